@@ -1,0 +1,329 @@
+//! Every exported C symbol, and nothing else.
+//!
+//! This file is what cbindgen reads: its comments are the header's. Each function checks its
+//! arguments, turns them into Rust, and hands over to the layer that does the work.
+
+#![allow(non_camel_case_types)]
+
+use core::ffi::{c_char, c_int, c_void};
+
+/// Done.
+pub const EBB_OK: c_int = 0;
+/// ebb_reclaim(): the budget ran out and more remains; call again.
+pub const EBB_MORE: c_int = 1;
+/// An argument is NULL or malformed.
+pub const EBB_ERR_ARGUMENT: c_int = -1;
+/// There is no option of that name.
+pub const EBB_ERR_OPTION: c_int = -2;
+/// The option does not take that value.
+pub const EBB_ERR_RANGE: c_int = -3;
+/// The option is fixed once the heap is made.
+pub const EBB_ERR_FIXED: c_int = -4;
+/// There is no room: address space or memory.
+pub const EBB_ERR_MEMORY: c_int = -5;
+/// The kernel refused; what could be done is done, and the heap goes on.
+pub const EBB_ERR_SYSTEM: c_int = -6;
+
+/// ebb_stats.flags: measure kernel_resident too. Takes time in proportion to the heap.
+pub const EBB_STATS_KERNEL: u32 = 1;
+
+/// The heap of one Lua VM. Opaque.
+pub struct ebb_heap {
+    _opaque: [u8; 0],
+}
+
+/// How a heap is made. Set size to sizeof(ebb_options) and the rest to 0, then
+/// what you want. A field that is 0 takes the value of the environment variable
+/// of the same name (EBBTIDE_RESERVE=4g; k, m, g and t are powers of 1024), or
+/// else the default.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_options {
+    /// sizeof(ebb_options).
+    pub size: usize,
+    /// Bytes of address space, from 1 MiB to 16 TiB: more than the heap can ever
+    /// hold at once. Costs no memory. When the kernel refuses, half is tried, and
+    /// so on down to 1 MiB. Default: 64 GiB, or less when other heaps or a limit
+    /// on address space leave less. Fixed once the heap is made.
+    pub reserve: i64,
+    /// 1 leaves transparent huge pages to the system's setting, 0 keeps them off
+    /// for the heap, since they refill the holes that reclaim made. Default: 0.
+    pub thp: i64,
+    /// Blocks of this many bytes and more are moved by remapping their pages
+    /// instead of copying them, from 4 KiB to 16 TiB. Default: 128 KiB.
+    pub remap_min: i64,
+}
+
+/// How much ebb_reclaim() may do.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_reclaim_options {
+    /// sizeof(ebb_reclaim_options).
+    pub size: usize,
+    /// Microseconds after which to stop; 0: no limit.
+    pub budget_us: u32,
+}
+
+/// What ebb_reclaim() did. Bytes, unless a name says otherwise.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_reclaim_report {
+    /// sizeof(ebb_reclaim_report); set it before the call.
+    pub size: usize,
+    /// Given back to the kernel by this call.
+    pub returned: u64,
+    /// In live blocks.
+    pub live: u64,
+    /// Held resident after the call, by the heap's own account.
+    pub resident: u64,
+    /// Microseconds that the call took.
+    pub elapsed_us: u64,
+    /// madvise calls that it took.
+    pub purge_calls: u64,
+}
+
+/// One size class, as ebb_stats_read() reports it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_class_stats {
+    /// Bytes per slot.
+    pub slot_size: u32,
+    /// Bytes per span.
+    pub span_size: u32,
+    /// Live blocks.
+    pub blocks: u64,
+    /// Spans.
+    pub spans: u64,
+}
+
+/// What a heap holds. Bytes, unless a name says otherwise. At every moment
+///
+///     committed = live + waste + free_resident + returned
+///               + never_touched + metadata
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_stats {
+    /// sizeof(ebb_stats); set it before the call.
+    pub size: usize,
+    /// In: 0, or EBB_STATS_KERNEL.
+    pub flags: u32,
+    /// In: how many entries classes has room for. Out: how many there are, at
+    /// most that many.
+    pub class_count: u32,
+    /// In: NULL, or room for the table by size class, smallest first.
+    pub classes: *mut ebb_class_stats,
+
+    /// Address space of the heap.
+    pub reserved: u64,
+    /// Of that, readable and writable.
+    pub committed: u64,
+    /// In live blocks, as asked for. Relies on the osize given to ebb_alloc()
+    /// and is kept within what the size classes allow.
+    pub live: u64,
+    /// Lost in live blocks to rounding, and at the ends of spans.
+    pub waste: u64,
+    /// Free, and held resident.
+    pub free_resident: u64,
+    /// Free, and given back to the kernel.
+    pub returned: u64,
+    /// Committed and not used yet.
+    pub never_touched: u64,
+    /// The heap's own tables.
+    pub metadata: u64,
+
+    /// live + waste + free_resident + metadata. A page counts from the moment a
+    /// block or span is placed on it, so the kernel may count fewer.
+    pub resident: u64,
+    /// The most that resident has been.
+    pub resident_peak: u64,
+    /// What the kernel says is resident of the heap's range. 0 unless asked for.
+    pub kernel_resident: u64,
+
+    /// Live blocks (a count).
+    pub blocks: u64,
+    /// Of these, large ones: whole pages (a count).
+    pub large_blocks: u64,
+    /// Spans of small blocks (a count).
+    pub spans: u64,
+
+    /// mprotect calls, to grow (a count).
+    pub commit_calls: u64,
+    /// madvise calls, to give back (a count).
+    pub purge_calls: u64,
+    /// mremap calls, to move large blocks (a count).
+    pub remap_calls: u64,
+    /// System calls that failed (a count).
+    pub failed_calls: u64,
+    /// ebb_reclaim() calls (a count).
+    pub reclaim_passes: u64,
+    /// Given back over the life of the heap.
+    pub returned_total: u64,
+}
+
+/// Makes a heap.
+///
+/// options   NULL for the defaults and the environment.
+///
+/// Returns the heap; NULL when an option or environment variable makes no
+/// sense or there is no address space: ebb_strerror(0) then says why.
+/// Delete it with ebb_heap_delete(). A heap belongs to one thread at a time,
+/// not to one thread for ever.
+///
+/// # Safety
+///
+/// `options` is NULL or points to `options->size` readable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_heap {
+    let _ = options;
+    core::ptr::null_mut()
+}
+
+/// Deletes a heap and every block in it. NULL is allowed.
+///
+/// heap      from ebb_heap_new(). After lua_close(), if a VM ran on it.
+///
+/// # Safety
+///
+/// `heap` is NULL or a heap that is not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
+    let _ = heap;
+}
+
+/// Allocates, resizes or frees one block. The signature is lua_Alloc's:
+/// lua_newstate(ebb_alloc, heap).
+///
+/// heap      from ebb_heap_new(). One thread at a time.
+/// ptr       NULL, or a live block of this heap.
+/// osize     the size last asked for ptr. A hint for the statistics: a wrong
+///           value does no harm.
+/// nsize     bytes wanted; 0 frees.
+///
+/// Returns the block with its first min(osize, nsize) bytes kept; NULL when
+/// nsize is 0 and when memory ran out, and then ptr is untouched and still
+/// yours. Blocks are aligned to 8 bytes, those whose size is a multiple of 16
+/// to 16; their addresses are below 2^47. Shrinking never fails. Leaves errno
+/// alone.
+///
+/// A ptr that is no live block aborts the process with one line that says what
+/// is wrong. Told at once: a pointer from elsewhere, one into the middle of a
+/// block, a block freed twice while its slot is still free. Not told: a block
+/// freed twice after its memory was handed out anew, and writes past the end.
+///
+/// # Safety
+///
+/// `heap` is live and no other thread uses it; `ptr` is as above.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_alloc(
+    heap: *mut c_void,
+    ptr: *mut c_void,
+    osize: usize,
+    nsize: usize,
+) -> *mut c_void {
+    let _ = (heap, ptr, osize, nsize);
+    core::ptr::null_mut()
+}
+
+/// Gives free memory back to the kernel: every free page, those inside partly
+/// used spans included. Live blocks stay where they are.
+///
+/// heap      from ebb_heap_new(). One thread at a time.
+/// options   NULL: everything, at once.
+/// report    NULL, or room for what was done.
+///
+/// Returns EBB_OK when nothing is left to give back; EBB_MORE when the budget
+/// ran out (the next call goes on from there); EBB_ERR_ARGUMENT;
+/// EBB_ERR_SYSTEM when the kernel refused some of it (the report is valid).
+/// With a budget it overruns by at most one madvise of bounded length.
+///
+/// # Safety
+///
+/// `heap` is live and no other thread uses it; `options` and `report` are NULL
+/// or point to as many bytes as their `size` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_reclaim(
+    heap: *mut ebb_heap,
+    options: *const ebb_reclaim_options,
+    report: *mut ebb_reclaim_report,
+) -> c_int {
+    let _ = (heap, options, report);
+    EBB_ERR_ARGUMENT
+}
+
+/// Reads what the heap holds, in constant time unless a flag says otherwise.
+///
+/// heap      from ebb_heap_new(). One thread at a time.
+/// stats     size, flags, class_count and classes are read; the rest is filled.
+///
+/// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_SYSTEM when the kernel would not
+/// say what is resident (the rest is valid).
+///
+/// # Safety
+///
+/// `heap` is live and no other thread uses it; `stats` points to `stats->size`
+/// writable bytes, `stats->classes` to room for `stats->class_count` entries.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_stats) -> c_int {
+    let _ = (heap, stats);
+    EBB_ERR_ARGUMENT
+}
+
+/// Changes an option of a heap in use.
+///
+/// heap      from ebb_heap_new(). One thread at a time.
+/// name      the option's name, as in ebb_options.
+/// value     its new value.
+///
+/// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
+/// EBB_ERR_FIXED; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
+/// what it takes; nothing was changed.
+///
+/// # Safety
+///
+/// `heap` is live and no other thread uses it; `name` is NULL or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_set(heap: *mut ebb_heap, name: *const c_char, value: i64) -> c_int {
+    let _ = (heap, name, value);
+    EBB_ERR_ARGUMENT
+}
+
+/// Reads an option.
+///
+/// heap      from ebb_heap_new(). One thread at a time.
+/// name      the option's name, as in ebb_options.
+/// value     receives its value.
+///
+/// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION.
+///
+/// # Safety
+///
+/// `heap` is live and no other thread uses it; `name` is NULL or a C string;
+/// `value` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_get(
+    heap: *mut ebb_heap,
+    name: *const c_char,
+    value: *mut i64,
+) -> c_int {
+    let _ = (heap, name, value);
+    EBB_ERR_ARGUMENT
+}
+
+/// Says in words what a result means.
+///
+/// code      a result of this library; 0 for the reason of the last failure on
+///           this thread, with names, values and ranges.
+///
+/// Returns a static text, or for 0 one that holds until this thread's next
+/// failure. Never NULL; empty for 0 when nothing failed yet. Any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn ebb_strerror(code: c_int) -> *const c_char {
+    let _ = code;
+    c"".as_ptr()
+}
+
+/// Tells the version of the library, as "major.minor.patch". Any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn ebb_version() -> *const c_char {
+    c"0.1.0".as_ptr()
+}

@@ -1,0 +1,3 @@
+//! ebbtide.
+#![deny(missing_docs)]
+pub mod capi;

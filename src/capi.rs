@@ -5,7 +5,15 @@
 
 #![allow(non_camel_case_types)]
 
-use core::ffi::{c_char, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::{ptr, slice};
+
+use crate::error::{self, Error};
+use crate::heap::{self, class};
+use crate::options::Options;
+use crate::os::{Kernel, Os};
+use crate::reclaim::Budget;
+use crate::stats;
 
 /// Done.
 pub const EBB_OK: c_int = 0;
@@ -41,16 +49,16 @@ pub struct ebb_heap {
 pub struct ebb_options {
     /// sizeof(ebb_options).
     pub size: usize,
-    /// Bytes of address space, from 1 MiB to 16 TiB: more than the heap can ever
+    /// Bytes of address space, from 1 MiB to 8 TiB: more than the heap can ever
     /// hold at once. Costs no memory. When the kernel refuses, half is tried, and
     /// so on down to 1 MiB. Default: 64 GiB, or less when other heaps or a limit
     /// on address space leave less. Fixed once the heap is made.
     pub reserve: i64,
-    /// 1 leaves transparent huge pages to the system's setting, 0 keeps them off
-    /// for the heap, since they refill the holes that reclaim made. Default: 0.
+    /// 1 asks the kernel for transparent huge pages, 0 keeps them off the heap,
+    /// since they refill the holes that reclaim made. Default: 0.
     pub thp: i64,
     /// Blocks of this many bytes and more are moved by remapping their pages
-    /// instead of copying them, from 4 KiB to 16 TiB. Default: 128 KiB.
+    /// instead of copying them, from 4 KiB to 8 TiB. Default: 128 KiB.
     pub remap_min: i64,
 }
 
@@ -174,8 +182,12 @@ pub struct ebb_stats {
 /// `options` is NULL or points to `options->size` readable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_heap {
-    let _ = options;
-    core::ptr::null_mut()
+    // SAFETY: the caller's promise.
+    let options = unsafe { given_options(options) }.and_then(Options::resolve);
+    match options.and_then(|options| Heap::create(Kernel, options)) {
+        Ok(heap) => heap.cast(),
+        Err(_) => ptr::null_mut(),
+    }
 }
 
 /// Deletes a heap and every block in it. NULL is allowed.
@@ -187,7 +199,10 @@ pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_h
 /// `heap` is NULL or a heap that is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
-    let _ = heap;
+    if !heap.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { Heap::delete(heap.cast()) }
+    }
 }
 
 /// Allocates, resizes or frees one block. The signature is lua_Alloc's:
@@ -220,8 +235,8 @@ pub unsafe extern "C" fn ebb_alloc(
     osize: usize,
     nsize: usize,
 ) -> *mut c_void {
-    let _ = (heap, ptr, osize, nsize);
-    core::ptr::null_mut()
+    // SAFETY: the caller's promises.
+    unsafe { heap::alloc(heap.cast::<Heap>(), ptr.cast(), osize, nsize).cast() }
 }
 
 /// Gives free memory back to the kernel: every free page, those inside partly
@@ -246,8 +261,46 @@ pub unsafe extern "C" fn ebb_reclaim(
     options: *const ebb_reclaim_options,
     report: *mut ebb_reclaim_report,
 ) -> c_int {
-    let _ = (heap, options, report);
-    EBB_ERR_ARGUMENT
+    // SAFETY: the caller's promises, here and for the report.
+    let (heap, budget_us) = unsafe {
+        let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
+        if !report.is_null() && (*report).size < size_of::<usize>() {
+            return too_small("ebb_reclaim_report");
+        }
+        if options.is_null() {
+            (heap, 0)
+        } else if (*options).size < size_of::<ebb_reclaim_options>() {
+            return too_small("ebb_reclaim_options");
+        } else {
+            (heap, (*options).budget_us)
+        }
+    };
+    let start = heap.os.now_us();
+    let budget = match budget_us {
+        0 => Budget::Unlimited,
+        us => Budget::Until(start + u64::from(us)),
+    };
+    let outcome = heap.reclaim(budget);
+    if !report.is_null() {
+        let snapshot = heap.snapshot();
+        let done = ebb_reclaim_report {
+            size: 0,
+            returned: stats::bytes(outcome.returned),
+            live: snapshot.live as u64,
+            resident: snapshot.resident() as u64,
+            elapsed_us: heap.os.now_us() - start,
+            purge_calls: outcome.calls,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { fill(report, done) };
+    }
+    match outcome {
+        _ if outcome.refused > 0 => Error::System
+            .because(format_args!("reclaim: the kernel refused {} madvise calls", outcome.refused))
+            as c_int,
+        _ if outcome.more => EBB_MORE,
+        _ => EBB_OK,
+    }
 }
 
 /// Reads what the heap holds, in constant time unless a flag says otherwise.
@@ -264,8 +317,33 @@ pub unsafe extern "C" fn ebb_reclaim(
 /// writable bytes, `stats->classes` to room for `stats->class_count` entries.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_stats) -> c_int {
-    let _ = (heap, stats);
-    EBB_ERR_ARGUMENT
+    // SAFETY: the caller's promises.
+    unsafe {
+        let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
+        if stats.is_null() {
+            return null("stats");
+        }
+        if (*stats).size < core::mem::offset_of!(ebb_stats, reserved) {
+            return too_small("ebb_stats");
+        }
+        let asked = read_head(stats);
+        if asked.flags & !EBB_STATS_KERNEL != 0 {
+            return Error::Argument.because(format_args!("ebb_stats: unknown flags {}", asked.flags))
+                as c_int;
+        }
+        let kernel = if asked.flags & EBB_STATS_KERNEL != 0 {
+            heap.kernel_resident()
+        } else {
+            Some(0)
+        };
+        let class_count = fill_classes(heap, asked.classes, asked.class_count);
+        let told = tell(heap, kernel.unwrap_or(0), ebb_stats { class_count, ..asked });
+        fill(stats, told);
+        match kernel {
+            Some(_) => EBB_OK,
+            None => Error::System.because(format_args!("stats: the kernel refused mincore")) as c_int,
+        }
+    }
 }
 
 /// Changes an option of a heap in use.
@@ -283,8 +361,16 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
 /// `heap` is live and no other thread uses it; `name` is NULL or a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_set(heap: *mut ebb_heap, name: *const c_char, value: i64) -> c_int {
-    let _ = (heap, name, value);
-    EBB_ERR_ARGUMENT
+    // SAFETY: the caller's promises.
+    let (heap, name) = unsafe {
+        let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
+        if name.is_null() {
+            return null("name");
+        }
+        (heap, CStr::from_ptr(name))
+    };
+    let changed = Options::key(name).and_then(|key| heap.set_option(key, value));
+    changed.map_or_else(|error| error as c_int, |()| EBB_OK)
 }
 
 /// Reads an option.
@@ -305,8 +391,23 @@ pub unsafe extern "C" fn ebb_get(
     name: *const c_char,
     value: *mut i64,
 ) -> c_int {
-    let _ = (heap, name, value);
-    EBB_ERR_ARGUMENT
+    // SAFETY: the caller's promises.
+    unsafe {
+        let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
+        if name.is_null() {
+            return null("name");
+        }
+        if value.is_null() {
+            return null("value");
+        }
+        match Options::key(CStr::from_ptr(name)) {
+            Ok(key) => {
+                *value = heap.options.get(key);
+                EBB_OK
+            }
+            Err(error) => error as c_int,
+        }
+    }
 }
 
 /// Says in words what a result means.
@@ -318,12 +419,133 @@ pub unsafe extern "C" fn ebb_get(
 /// failure. Never NULL; empty for 0 when nothing failed yet. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn ebb_strerror(code: c_int) -> *const c_char {
-    let _ = code;
-    c"".as_ptr()
+    match code {
+        0 => error::last().cast(),
+        code => error::meaning(code).as_ptr(),
+    }
 }
 
 /// Tells the version of the library, as "major.minor.patch". Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn ebb_version() -> *const c_char {
-    c"0.1.0".as_ptr()
+    const VERSION: &CStr = {
+        match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+            Ok(version) => version,
+            Err(_) => unreachable!(),
+        }
+    };
+    VERSION.as_ptr()
+}
+
+type Heap = heap::Heap<Kernel>;
+
+fn null(argument: &str) -> c_int {
+    Error::Argument.because(format_args!("{argument} is NULL")) as c_int
+}
+
+fn too_small(structure: &str) -> c_int {
+    Error::Argument.because(format_args!("{structure}: size is not set, or too small")) as c_int
+}
+
+/// The option values of a structure, in the table's order. NULL has none.
+///
+/// # Safety
+///
+/// `options` is NULL or points to `options->size` readable bytes.
+unsafe fn given_options<'a>(options: *const ebb_options) -> Result<&'a [i64], Error> {
+    if options.is_null() {
+        return Ok(&[]);
+    }
+    // SAFETY: the caller's promise. Behind `size` there are only i64 fields.
+    unsafe {
+        let size = (*options).size;
+        if size < size_of::<usize>() || !size.is_multiple_of(size_of::<i64>()) {
+            return Err(Error::Argument
+                .because(format_args!("ebb_options: size is {size}, not sizeof(ebb_options)")));
+        }
+        let fields = options.byte_add(size_of::<usize>()).cast::<i64>();
+        Ok(slice::from_raw_parts(fields, size / size_of::<i64>() - 1))
+    }
+}
+
+/// Writes as much of `value` as the caller's structure has room for; its `size` stays.
+///
+/// # Safety
+///
+/// `to` points to as many writable bytes as its first field, a `usize`, says.
+unsafe fn fill<T>(to: *mut T, value: T) {
+    const HEAD: usize = size_of::<usize>();
+    // SAFETY: the caller's promise.
+    unsafe {
+        let size = to.cast::<usize>().read().min(size_of::<T>());
+        let from = (&raw const value).cast::<u8>();
+        ptr::copy_nonoverlapping(from.add(HEAD), to.cast::<u8>().add(HEAD), size - HEAD);
+    }
+}
+
+/// The fields that a caller of ebb_stats_read() sets.
+///
+/// # Safety
+///
+/// `stats` is readable up to `reserved`.
+unsafe fn read_head(stats: *const ebb_stats) -> ebb_stats {
+    // SAFETY: the caller's promise; all-zero bytes are a valid ebb_stats.
+    unsafe {
+        let mut head = core::mem::zeroed::<ebb_stats>();
+        (head.flags, head.class_count) = ((*stats).flags, (*stats).class_count);
+        head.classes = (*stats).classes;
+        head
+    }
+}
+
+/// Fills the table by size class; returns how many entries.
+///
+/// # Safety
+///
+/// `classes` is NULL or has room for `room` entries.
+unsafe fn fill_classes(heap: &Heap, classes: *mut ebb_class_stats, room: u32) -> u32 {
+    if classes.is_null() {
+        return 0;
+    }
+    let count = class::CLASS_COUNT.min(room as usize);
+    for (index, shape) in class::CLASSES[..count].iter().enumerate() {
+        let bin = &heap.bins[index];
+        let entry = ebb_class_stats {
+            slot_size: shape.slot_size,
+            span_size: shape.pages.bytes() as u32,
+            blocks: bin.live,
+            spans: bin.spans.into(),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { classes.add(index).write(entry) };
+    }
+    count as u32
+}
+
+fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
+    let snapshot = heap.snapshot();
+    let counts = &heap.counts;
+    ebb_stats {
+        reserved: heap.layout.reserved as u64,
+        committed: snapshot.committed as u64,
+        live: snapshot.live as u64,
+        waste: snapshot.waste as u64,
+        free_resident: snapshot.free_resident as u64,
+        returned: snapshot.returned as u64,
+        never_touched: snapshot.never_touched as u64,
+        metadata: snapshot.metadata as u64,
+        resident: snapshot.resident() as u64,
+        resident_peak: snapshot.resident_peak as u64,
+        kernel_resident,
+        blocks: snapshot.blocks,
+        large_blocks: counts.large_blocks,
+        spans: snapshot.spans,
+        commit_calls: counts.commit_calls,
+        purge_calls: counts.purge_calls,
+        remap_calls: counts.remap_calls,
+        failed_calls: counts.failed_calls,
+        reclaim_passes: counts.reclaim_passes,
+        returned_total: counts.returned_total,
+        ..head
+    }
 }

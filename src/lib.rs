@@ -1,3 +1,52 @@
-//! ebbtide.
+//! ebbtide: the memory allocator for LuaJIT that gives memory back.
+//!
+//! One heap per Lua VM, plugged in through `lua_newstate(ebb_alloc, heap)`. Small blocks live in
+//! spans whose free slots are bits in a descriptor out of band; large blocks are runs of pages.
+//! Nothing is ever written into free memory, so every free page can go back to the kernel at any
+//! time, between live neighbours too.
+//!
+//! # Layers
+//!
+//! Each module uses only those above its own row; `tests/house.rs` holds them to it.
+//!
+//! | module        | knows                                                                    |
+//! |---------------|--------------------------------------------------------------------------|
+//! | [`bug`]       | how to stop with one line when an invariant is broken                    |
+//! | [`units`]     | pages, page indices, all rounding                                        |
+//! | [`os`]        | the only system calls, behind one contract                               |
+//! | [`options`]   | every option: name, range, default, environment                          |
+//! | [`heap`]      | size classes, descriptors, page runs, spans, large blocks; the hot path  |
+//! | [`reclaim`]   | which resident pages are free, and handing them back in bounded steps    |
+//! | [`stats`]     | one snapshot of what every layer counts                                  |
+//! | [`capi`]      | the exported C symbols                                                   |
+//!
+//! # A first allocation, from the call down to the kernel and back
+//!
+//! 1. LuaJIT calls [`capi::ebb_alloc`]`(heap, NULL, 0, 40)`.
+//! 2. `heap::fast` looks up the bin of 40 bytes and reads the bitmap word that it points to: the
+//!    empty word, for no span was ever made.
+//! 3. `Heap::refill` finds no current span, no partial one, no spare.
+//! 4. `Heap::new_span` asks `Heap::take_pages` for one page.
+//! 5. `PageRuns::find` finds no free page below `top`, so `top` must rise.
+//! 6. `Heap::commit` finds it inside what the heap's creation made writable; otherwise it would
+//!    call `Os::commit` (mprotect) for the next step of pages and of their descriptors.
+//! 7. `new_span` fills in the page's descriptor: class, start, reciprocal, 102 free bits.
+//! 8. `refill` makes it the bin's current span: the bin now points at its first bitmap word.
+//! 9. The lowest set bit is slot 0. It is cleared, two counters are bumped, and the address is
+//!    the span's start plus 0 × 40.
+//!
+//! The next 101 allocations of 33 to 40 bytes end at steps 2 and 9 but for one turn to the second
+//! bitmap word. `ebb_alloc(heap, p, 40, 0)` finds the descriptor from the page of `p`, the slot by
+//! the reciprocal, and sets its bit.
+
 #![deny(missing_docs)]
+
+pub(crate) mod bug;
+pub(crate) mod error;
 pub mod capi;
+pub(crate) mod heap;
+pub(crate) mod options;
+pub(crate) mod os;
+pub(crate) mod reclaim;
+pub(crate) mod stats;
+pub(crate) mod units;

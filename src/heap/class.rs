@@ -1,0 +1,215 @@
+//! Size classes: which slot a small block gets, and how many slots a span has.
+//!
+//! Slots go up in steps of 8 bytes to 128, then in eight steps to each doubling, so that rounding
+//! costs at most 7 bytes, then at most 12.5 %. A span is as many pages as it takes to have enough
+//! slots to make a visit worth while, and to lose little at its end.
+
+#![forbid(unsafe_code)]
+
+use crate::units::{PAGE, Pages};
+
+/// The largest small block, in bytes. Larger ones get whole pages.
+pub(crate) const SMALL_MAX: usize = 8192;
+/// The smallest slot: 256 of them, all that a descriptor has bits for, fill a page.
+const SLOT_MIN: usize = 16;
+/// Up to here slots differ by 8 bytes.
+const FINE_MAX: usize = 128;
+const FINE_COUNT: usize = (FINE_MAX - SLOT_MIN) / 8 + 1;
+/// Doublings from `FINE_MAX` to `SMALL_MAX`, eight classes each.
+const COARSE_COUNT: usize = 8 * (SMALL_MAX / FINE_MAX).ilog2() as usize;
+/// How many size classes there are.
+pub(crate) const CLASS_COUNT: usize = FINE_COUNT + COARSE_COUNT;
+
+/// Most slots in a span: four words of bits.
+pub(crate) const SLOTS_MAX: usize = 256;
+/// Most pages in a span: one bit each in [`crate::heap::Descriptor::purged`].
+pub(crate) const SPAN_PAGES_MAX: usize = 16;
+
+/// Everything fixed about one size class.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Class {
+    /// Bytes per slot.
+    pub(crate) slot_size: u32,
+    /// Slots per span.
+    pub(crate) slots: u32,
+    /// Pages per span.
+    pub(crate) pages: Pages,
+    /// ceil(2^32 / slot_size): see [`slot_of`].
+    pub(crate) reciprocal: u32,
+}
+
+impl Class {
+    /// Bytes at the end of a span that no slot covers. Less than a page.
+    pub(crate) const fn tail(&self) -> usize {
+        self.pages.bytes() - (self.slots * self.slot_size) as usize
+    }
+
+    /// How many slots must be free before a full span is worth visiting again.
+    ///
+    /// An eighth: fewer, and an allocation pays for a visit that yields little; more, and memory
+    /// lies idle. (Measured on table churn by the design's prototype.)
+    pub(crate) const fn listable(&self) -> u32 {
+        if self.slots < 8 { 1 } else { self.slots / 8 }
+    }
+
+    /// Bitmap words in use.
+    pub(crate) const fn words(&self) -> u32 {
+        self.slots.div_ceil(64)
+    }
+
+    /// The slots that the `word`th bitmap word has bits for.
+    pub(crate) const fn word_mask(&self, word: u32) -> u64 {
+        let first = word * 64;
+        if self.slots <= first {
+            0
+        } else if self.slots - first >= 64 {
+            u64::MAX
+        } else {
+            (1 << (self.slots - first)) - 1
+        }
+    }
+}
+
+/// All size classes, smallest first.
+pub(crate) static CLASSES: [Class; CLASS_COUNT] = build_classes();
+
+/// The class of a block of `size` bytes stands at `(size - 1) / 8`, for sizes 1 to [`SMALL_MAX`].
+pub(crate) static CLASS_OF_SIZE: [u8; SMALL_MAX / 8] = build_class_of_size();
+
+/// The slot that starts `offset` bytes into a span, and whether one does.
+///
+/// With r = ceil(2^32 / size) the product offset × r has the quotient in its upper half, and its
+/// lower half is below r exactly when the division leaves nothing (Lemire, Kaser, Kurz: "Faster
+/// remainder by direct computation", 2019). The tests try every offset of every class.
+#[inline(always)]
+pub(crate) const fn slot_of(offset: u32, reciprocal: u32) -> (u32, bool) {
+    let product = offset as u64 * reciprocal as u64;
+    ((product >> 32) as u32, (product as u32) < reciprocal)
+}
+
+const fn slot_size(class: usize) -> usize {
+    if class < FINE_COUNT {
+        return SLOT_MIN + class * 8;
+    }
+    let step = class - FINE_COUNT;
+    let doubling = FINE_MAX << (step / 8);
+    doubling + doubling / 8 * (step % 8 + 1)
+}
+
+/// Enough slots that the visit of a span is shared by many allocations, fewer for large ones so
+/// that a span does not pin much memory.
+const fn slots_wanted(slot_size: usize) -> usize {
+    match slot_size {
+        ..=512 => 32,
+        513..=2048 => 16,
+        _ => 8,
+    }
+}
+
+const fn span_pages(slot_size: usize) -> usize {
+    let mut pages = 1;
+    while pages < SPAN_PAGES_MAX {
+        let slots = pages * PAGE / slot_size;
+        let tail = pages * PAGE - slots * slot_size;
+        if slots >= slots_wanted(slot_size) && tail * 32 <= pages * PAGE {
+            break;
+        }
+        pages += 1;
+    }
+    pages
+}
+
+const fn build_classes() -> [Class; CLASS_COUNT] {
+    let none = Class { slot_size: 0, slots: 0, pages: Pages::ZERO, reciprocal: 0 };
+    let mut classes = [none; CLASS_COUNT];
+    let mut index = 0;
+    while index < CLASS_COUNT {
+        let size = slot_size(index);
+        let pages = span_pages(size);
+        let slots = pages * PAGE / size;
+        assert!(slots <= SLOTS_MAX);
+        classes[index] = Class {
+            slot_size: size as u32,
+            slots: slots as u32,
+            pages: Pages(pages as u32),
+            reciprocal: (1u64 << 32).div_ceil(size as u64) as u32,
+        };
+        index += 1;
+    }
+    classes
+}
+
+const fn build_class_of_size() -> [u8; SMALL_MAX / 8] {
+    let mut table = [0; SMALL_MAX / 8];
+    let mut class = 0;
+    let mut index = 0;
+    while index < table.len() {
+        if slot_size(class) < (index + 1) * 8 {
+            class += 1;
+        }
+        table[index] = class as u8;
+        index += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class_of(size: usize) -> Class {
+        CLASSES[CLASS_OF_SIZE[(size - 1) / 8] as usize]
+    }
+
+    #[test]
+    fn every_size_gets_the_smallest_slot_that_holds_it() {
+        for size in 1..=SMALL_MAX {
+            let best = CLASSES.iter().find(|class| class.slot_size as usize >= size);
+            assert_eq!(class_of(size).slot_size, best.expect("a class").slot_size, "size {size}");
+        }
+    }
+
+    #[test]
+    fn rounding_wastes_at_most_seven_bytes_or_an_eighth() {
+        for size in 9..=SMALL_MAX {
+            let waste = class_of(size).slot_size as usize - size;
+            assert!(waste < 8 || waste * 8 <= size, "size {size} wastes {waste}");
+        }
+    }
+
+    #[test]
+    fn multiples_of_sixteen_are_aligned_to_sixteen() {
+        for size in (16..=SMALL_MAX).step_by(16) {
+            assert_eq!(class_of(size).slot_size % 16, 0, "size {size}");
+        }
+    }
+
+    #[test]
+    fn spans_fit_their_limits_and_lose_little() {
+        for class in &CLASSES {
+            assert!(class.pages.0 as usize <= SPAN_PAGES_MAX);
+            assert!((8..=SLOTS_MAX as u32).contains(&class.slots), "{class:?}");
+            assert!(class.tail() < PAGE, "{class:?}: the tail must lie in the last page");
+            assert!(class.tail() * 16 <= class.pages.bytes(), "{class:?} loses over 6 %");
+        }
+    }
+
+    #[test]
+    fn every_offset_of_every_class_divides_right() {
+        for class in &CLASSES {
+            for offset in 0..class.pages.bytes() as u32 {
+                let expected = (offset / class.slot_size, offset % class.slot_size == 0);
+                assert_eq!(slot_of(offset, class.reciprocal), expected, "{offset} in {class:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn word_masks_cover_the_slots() {
+        for class in &CLASSES {
+            let bits: u32 = (0..4).map(|word| class.word_mask(word).count_ones()).sum();
+            assert_eq!(bits, class.slots);
+            assert_ne!(class.word_mask(class.words() - 1), 0);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Large blocks: runs of whole pages.
+//!
+//! A block that grows takes the free pages behind it. When they are not free it moves, and for a
+//! long block the kernel moves the pages instead of the processor the bytes: 64 MB take it 0.04 ms,
+//! against 40 ms for a copy. See `scars` for what that leaves behind.
+
+use core::ptr;
+
+use super::descriptor::Descriptor;
+use super::Heap;
+use crate::options::Key;
+use crate::os::Os;
+use crate::units::{PageIndex, PageRange, Pages};
+
+impl<S: Os> Heap<S> {
+    /// Allocates a block of whole pages. Null for size 0 and when there is no memory.
+    pub(super) fn allocate_large(&mut self, size: usize) -> *mut u8 {
+        let count = Pages::holding(size).filter(|count| *count > Pages::ZERO);
+        let Some(page) = count.and_then(|count| self.place_large(count, size)) else {
+            return ptr::null_mut();
+        };
+        self.address(page)
+    }
+
+    fn place_large(&mut self, count: Pages, size: usize) -> Option<PageIndex> {
+        let page = self.take_pages(count)?;
+        *self.descriptor(page) = Descriptor::large(count, size);
+        self.counts.large_blocks += 1;
+        self.counts.large_pages += count;
+        self.counts.large_requested += size;
+        Some(page)
+    }
+
+    /// Pages of a large block, and the bytes asked for it.
+    pub(super) fn large_size(&mut self, page: PageIndex) -> (Pages, usize) {
+        let descriptor = self.descriptor(page);
+        (descriptor.large_pages(), descriptor.large_requested())
+    }
+
+    /// Frees a large block.
+    pub(super) fn free_large(&mut self, page: PageIndex) {
+        let range = PageRange::new(page, self.large_size(page).0);
+        self.forget_large(page);
+        self.give_back(range);
+    }
+
+    /// Takes a large block off the books; its pages stay in use.
+    fn forget_large(&mut self, page: PageIndex) {
+        let (count, size) = self.large_size(page);
+        *self.descriptor(page) = Descriptor::NONE;
+        self.counts.large_blocks -= 1;
+        self.counts.large_pages -= count;
+        self.counts.large_requested -= size;
+    }
+
+    /// Resizes a large block to at least one byte, with as many pages as that takes. Null when
+    /// there is no memory to grow; then nothing has changed.
+    pub(super) fn resize_large(&mut self, page: PageIndex, size: usize) -> *mut u8 {
+        let (old_count, _) = self.large_size(page);
+        let Some(count) = Pages::holding(size) else { return ptr::null_mut() };
+        if count <= old_count {
+            self.note_large_size(page, count, size);
+            self.give_back(PageRange { start: page + count, end: page + old_count });
+        } else if self.grow_in_place(page, old_count, count) {
+            self.note_large_size(page, count, size);
+        } else {
+            return self.grow_elsewhere(page, old_count, count, size);
+        }
+        self.address(page)
+    }
+
+    fn note_large_size(&mut self, page: PageIndex, count: Pages, size: usize) {
+        let (old_count, old_size) = self.large_size(page);
+        self.descriptor(page).set_large(count, size);
+        self.counts.large_pages = self.counts.large_pages - old_count + count;
+        self.counts.large_requested = self.counts.large_requested - old_size + size;
+    }
+
+    fn grow_in_place(&mut self, page: PageIndex, old_count: Pages, count: Pages) -> bool {
+        // Both counts are in range: a block that would end beyond the heap cannot grow here.
+        if count > self.layout.limit.since(page) {
+            return false;
+        }
+        let more = PageRange { start: page + old_count, end: page + count };
+        if !self.page_runs().can_extend(more) || !self.commit(more.end) {
+            return false;
+        }
+        self.page_runs().extend(more);
+        self.note_peak();
+        true
+    }
+
+    fn grow_elsewhere(
+        &mut self,
+        page: PageIndex,
+        old_count: Pages,
+        count: Pages,
+        size: usize,
+    ) -> *mut u8 {
+        let Some(new_page) = self.place_large(count, size) else { return ptr::null_mut() };
+        self.forget_large(page);
+        self.move_contents(PageRange::new(page, old_count), new_page);
+        self.address(new_page)
+    }
+
+    /// Moves the contents of a block that is off the books to the start of a new one and frees its
+    /// pages.
+    fn move_contents(&mut self, mut from: PageRange, mut to: PageIndex) {
+        let remap = self.can_remap(from, to);
+        while from.start < from.end {
+            let piece = if remap { self.scars.first_piece(from) } else { from };
+            if !(remap && self.remap(piece, to)) {
+                // SAFETY: both ranges are committed and in use, the old one by the block that
+                // moves, the new one by nothing yet; so they do not overlap.
+                unsafe {
+                    let (from, to) = (self.address(piece.start), self.address(to));
+                    ptr::copy_nonoverlapping(from, to, piece.count().bytes());
+                }
+                self.give_back(piece);
+            }
+            to = to + piece.count();
+            from.start = piece.end;
+        }
+    }
+
+    /// Whether a block is long enough to be moved by the kernel, lies right for it, and leaves no
+    /// more scars than can be kept.
+    fn can_remap(&self, from: PageRange, to: PageIndex) -> bool {
+        let target = PageRange::new(to, from.count());
+        from.count().bytes() >= self.options.bytes(Key::RemapMin)
+            && [from.start, from.end, to].iter().all(|page| self.is_aligned(*page))
+            && !self.scars.overlap(target)
+            && self.scars.pieces(from) <= self.scars.room()
+    }
+
+    /// Whether a kernel page starts with this page.
+    fn is_aligned(&self, page: PageIndex) -> bool {
+        page.offset().is_multiple_of(self.kernel_page)
+    }
+
+    /// Lets the kernel move one piece of a block. False: nothing was moved.
+    fn remap(&mut self, piece: PageRange, to: PageIndex) -> bool {
+        if !self.is_aligned(piece.start) || !self.is_aligned(piece.end) {
+            return false;
+        }
+        let bytes = piece.count().bytes();
+        self.counts.remap_calls += 1;
+        // SAFETY: both ranges are committed, on kernel pages, and apart; nothing is in the new one.
+        let moved =
+            unsafe { self.os.move_pages(self.address(piece.start), self.address(to), bytes) };
+        if !moved {
+            self.counts.failed_calls += 1;
+            return false;
+        }
+        self.scars.add(PageRange::new(to, piece.count()));
+        self.heal(piece);
+        self.page_runs().give_back(piece, false);
+        true
+    }
+
+    /// Frees pages in use, which may hold memory and scars.
+    fn give_back(&mut self, range: PageRange) {
+        self.page_runs().give_back(range, true);
+        self.heal(range);
+    }
+
+    /// Renews what is scarred in a range that holds nothing of value.
+    fn heal(&mut self, range: PageRange) {
+        while let Some(part) = self.scars.part_in(range) {
+            let (start, bytes) = (self.address(part.start), part.count().bytes());
+            if !self.is_aligned(part.start) || !self.is_aligned(part.end) {
+                return;
+            }
+            let huge_pages = self.options.get(Key::Thp) == 1;
+            // SAFETY: the part is committed, was moved as whole kernel pages, and is free.
+            if !unsafe { self.os.renew(start, bytes, huge_pages) } {
+                // It stays a mapping of its own: moves there will copy.
+                self.counts.failed_calls += 1;
+                return;
+            }
+            self.scars.remove(part);
+            self.page_runs().clean(part);
+        }
+    }
+}

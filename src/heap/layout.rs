@@ -1,0 +1,128 @@
+//! Where things lie in a heap's reservation. Computed first, mapped afterwards.
+//!
+//! ```text
+//!  reservation                     base
+//!  |                               |
+//!  | not yet    | descriptors      | header | groups | chunks | pages            | not yet      |
+//!  | committed  | <- of page n … 0 |   page 0, 1, … first - 1 | first … top ->   | committed    |
+//!  |            |--------------------- committed ---------------------------|                  |
+//! ```
+//!
+//! Pages grow upwards and their descriptors downwards, so that what is committed is one range, and
+//! a heap is two mappings to the kernel, which counts them. The base is what Lua holds as `ud`.
+//!
+//! - L1: the descriptors of all pages, the tables and the pages fit into the reservation.
+//! - L2: the base, `first` and both ends of what is committed are on kernel pages.
+
+#![forbid(unsafe_code)]
+
+use super::descriptor::Descriptor;
+use super::runs::{Chunk, Summary, chunk_count, group_count};
+use crate::units::{PAGE, PageIndex, round_down, round_up};
+
+/// A page and its descriptor.
+const PAGE_AND_DESCRIPTOR: usize = PAGE + size_of::<Descriptor>();
+
+/// The parts of one reservation. Offsets from the base are in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    /// Bytes of the whole reservation.
+    pub(crate) reserved: usize,
+    /// Bytes from the start of the reservation to the base: room for all descriptors.
+    pub(crate) base: usize,
+    /// Pages above the base, those of the tables included.
+    pub(crate) limit: PageIndex,
+    /// Where the groups lie.
+    pub(crate) groups: usize,
+    /// How many.
+    pub(crate) group_count: usize,
+    /// Where the chunks lie.
+    pub(crate) chunks: usize,
+    /// How many.
+    pub(crate) chunk_count: usize,
+    /// The first page for blocks.
+    pub(crate) first: PageIndex,
+}
+
+impl Layout {
+    /// Lays out `reserved` bytes, a multiple of `kernel_page`, for a header of `header` bytes.
+    /// `None` when not even one span of each class would fit.
+    pub(crate) fn new(reserved: usize, header: usize, kernel_page: usize) -> Option<Layout> {
+        let pages = reserved.checked_sub(kernel_page)? / PAGE_AND_DESCRIPTOR;
+        let base = round_up(pages * size_of::<Descriptor>(), kernel_page);
+        let limit = round_down(reserved - base, kernel_page) / PAGE;
+        let limit = limit.min(pages).min(u32::MAX as usize);
+        let (chunk_count, group_count) = (chunk_count(limit), group_count(limit));
+        let groups = round_up(header, align_of::<Summary>());
+        let chunks = round_up(groups + group_count * size_of::<Summary>(), align_of::<Chunk>());
+        let tables = round_up(chunks + chunk_count * size_of::<Chunk>(), kernel_page);
+        let first = PageIndex::of(tables);
+        let limit = PageIndex(limit as u32);
+        let room = limit.0.checked_sub(first.0)?;
+        const ROOM_MIN: u32 = 64;
+        let layout =
+            Layout { reserved, base, limit, groups, group_count, chunks, chunk_count, first };
+        (room >= ROOM_MIN).then_some(layout)
+    }
+
+    /// Bytes below the base that the descriptors of all pages below `end` take, on kernel pages.
+    pub(crate) fn descriptors(&self, end: PageIndex, kernel_page: usize) -> usize {
+        round_up(end.0 as usize * size_of::<Descriptor>(), kernel_page)
+    }
+
+    /// Bytes of tables and descriptors that serve pages up to `top`: what the heap itself holds.
+    pub(crate) fn metadata(&self, top: PageIndex) -> usize {
+        let chunks = chunk_count(top.0 as usize) * size_of::<Chunk>();
+        let tables = round_up(self.chunks + chunks, PAGE).min(self.first.offset());
+        let descriptors = |end: PageIndex| end.0 as usize * size_of::<Descriptor>();
+        // The tables' own descriptors are never touched, but for what shares a page.
+        let unused = round_down(descriptors(self.first), PAGE);
+        tables + round_up(descriptors(top), PAGE) - unused
+    }
+
+    /// Pages for blocks.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> crate::units::Pages {
+        self.limit.since(self.first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_fits_for_every_size_and_kernel_page() {
+        for kernel_page in [4096, 16384, 65536] {
+            for shift in 20..44 {
+                for extra in [0, 1, 7] {
+                    let reserved = (1 << shift) + extra * kernel_page;
+                    let Some(layout) = Layout::new(reserved, 5000, kernel_page) else {
+                        assert!(shift <= 20, "{reserved} bytes must do");
+                        continue;
+                    };
+                    check(&layout, kernel_page);
+                }
+            }
+        }
+    }
+
+    fn check(layout: &Layout, kernel_page: usize) {
+        let end = layout.base + layout.limit.offset();
+        assert!(end <= layout.reserved, "L1: {layout:?} ends at {end}");
+        assert!(layout.descriptors(layout.limit, kernel_page) <= layout.base, "L1: {layout:?}");
+        assert!(layout.chunks + layout.chunk_count * size_of::<Chunk>() <= layout.first.offset());
+        assert!(layout.groups + layout.group_count * size_of::<Summary>() <= layout.chunks);
+        assert_eq!(layout.base % kernel_page, 0, "L2: {layout:?}");
+        assert_eq!(layout.first.offset() % kernel_page, 0, "L2: {layout:?}");
+        let lost = layout.reserved - layout.room().bytes();
+        assert!(lost < layout.reserved / 60 + 3 * kernel_page + 8192 * 8, "{layout:?}: {lost}");
+    }
+
+    #[test]
+    fn too_little_is_refused() {
+        for reserved in [0, 4096, 65536, 256 << 10] {
+            assert!(Layout::new(reserved, 5000, 4096).is_none(), "{reserved}");
+        }
+    }
+}

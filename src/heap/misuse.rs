@@ -1,0 +1,77 @@
+//! Finds out what is wrong with a pointer that is no live block, and stops with a line that says
+//! so.
+
+use super::descriptor::Kind;
+use super::{Heap, class::slot_of};
+use crate::bug::bug;
+use crate::os::Os;
+use crate::units::PageIndex;
+
+/// The page of a large block; stops the process when `block` is not one.
+///
+/// Comes after the hot path has found that `block` is no live small block either.
+pub(super) fn large_block<S: Os>(heap: &mut Heap<S>, block: *mut u8) -> PageIndex {
+    let offset = block.addr().wrapping_sub(heap.base.addr());
+    if offset < heap.committed {
+        let page = PageIndex::of(offset);
+        if heap.descriptor(page).kind() == Kind::Large && page.offset() == offset {
+            return page;
+        }
+    }
+    report(heap, block, offset)
+}
+
+#[cold]
+fn report<S: Os>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> ! {
+    let base = heap.base;
+    let wrong = what_is_wrong(heap, block, offset);
+    bug!("heap {base:p}: pointer {block:p} {wrong}")
+}
+
+/// What a pointer is, as the end of a sentence.
+enum Wrong {
+    Elsewhere,
+    InTables,
+    OnFreePage,
+    InsideBlock(usize),
+    InsideLarge(usize),
+    Freed(usize),
+}
+
+impl core::fmt::Display for Wrong {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Wrong::Elsewhere => out.write_str("is not of this heap"),
+            Wrong::InTables => out.write_str("is in the heap's own tables, not a block"),
+            Wrong::OnFreePage => out.write_str("is not a live block: its page is free"),
+            Wrong::InsideBlock(size) => write!(out, "points inside a block of {size} bytes"),
+            Wrong::InsideLarge(size) => {
+                write!(out, "points inside the first page of a block of {size} bytes")
+            }
+            Wrong::Freed(size) => write!(out, "is a block of {size} bytes that was freed before"),
+        }
+    }
+}
+
+fn what_is_wrong<S: Os>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> Wrong {
+    if offset >= heap.committed {
+        return Wrong::Elsewhere;
+    }
+    let page = PageIndex::of(offset);
+    if page < heap.layout.first {
+        return Wrong::InTables;
+    }
+    let descriptor = heap.descriptor(page);
+    match descriptor.kind() {
+        Kind::None => Wrong::OnFreePage,
+        Kind::Large => Wrong::InsideLarge(descriptor.large_requested()),
+        Kind::Span | Kind::SpanRest => {
+            let in_span = (block.addr() as u32).wrapping_sub(descriptor.start);
+            let size = descriptor.shape().slot_size as usize;
+            match slot_of(in_span, descriptor.reciprocal) {
+                (_, true) => Wrong::Freed(size),
+                (_, false) => Wrong::InsideBlock(size),
+            }
+        }
+    }
+}

@@ -1,0 +1,601 @@
+//! Page runs: which pages are free, and which of those still hold memory.
+//!
+//! Two bits a page, 512 pages to a [`Chunk`]. Deliberately knows nothing of size classes, and
+//! makes no system call.
+//!
+//! ```text
+//!            0        first                        top             limit
+//!            | tables  | used and free pages        | never used    |
+//!    free    | 0 0 0 0 | 0 0 1 1 0 0 0 1 0 0 1 1 0 0 | 0 0 0 0 0 0 0 |
+//!    dirty   | 0 0 0 0 | 0 0 1 0 0 0 0 1 0 0 0 0 0 0 | 0 0 0 0 0 0 0 |
+//! ```
+//!
+//! - P1: a page that is dirty is free.
+//! - P2: a page at or above `top` is clean and unused, and in neither bitmap.
+//! - P3: the counts are the bitmaps' population.
+//! - P4: no page below `lowest` is free.
+//! - P5: a summary that is not stale is the summary of its pages.
+//!
+//! The lowest run of n pages is found from summaries of runs of pages: how many free pages stand
+//! at the start, at the end, and in the longest row. Two neighbours' summaries join into one, so
+//! chunks sum up words and groups sum up chunks. A change only marks its chunk and group as stale;
+//! the next search that comes by sums up anew. (Go's page allocator, Knyszek and Clements 2019,
+//! keeps the same three numbers in a tree of five levels, eagerly.)
+
+#![forbid(unsafe_code)]
+
+use crate::bug::ensure;
+use crate::units::{PageIndex, PageRange, Pages};
+
+/// Words of 64 pages in a chunk. Tests use small chunks, so that small heaps have many.
+const CHUNK_WORDS: usize = if cfg!(test) { 2 } else { 8 };
+/// Pages in a chunk.
+pub(crate) const CHUNK_PAGES: usize = CHUNK_WORDS * 64;
+/// Chunks in a group.
+const GROUP_CHUNKS: usize = if cfg!(test) { 4 } else { 16 };
+const GROUP_PAGES: usize = GROUP_CHUNKS * CHUNK_PAGES;
+
+/// Free pages in a row of pages: at its start, at its end, and most anywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    start: u16,
+    end: u16,
+    most: u16,
+    stale: bool,
+}
+
+impl Summary {
+    const EMPTY: Summary = Summary { start: 0, end: 0, most: 0, stale: false };
+
+    fn of_word(free: u64) -> Summary {
+        let mut most = 0;
+        // Each step shortens every run of ones by one.
+        let mut rest = free;
+        while rest != 0 {
+            rest &= rest << 1;
+            most += 1;
+        }
+        Summary {
+            start: free.trailing_ones() as u16,
+            end: free.leading_ones() as u16,
+            most,
+            stale: false,
+        }
+    }
+
+    /// The summary of a row of `len` pages followed by one of `next_len`.
+    fn join(self, len: usize, next: Summary, next_len: usize) -> Summary {
+        let whole = |summary: Summary, len: usize| summary.start as usize == len;
+        Summary {
+            start: if whole(self, len) { self.start + next.start } else { self.start },
+            end: if whole(next, next_len) { self.end + next.end } else { next.end },
+            most: self.most.max(next.most).max(self.end + next.start),
+            stale: false,
+        }
+    }
+
+    /// The summary of equal rows of `len` pages, one after the other.
+    fn of_rows(rows: impl Iterator<Item = Summary>, len: usize) -> Summary {
+        let mut total = Summary::EMPTY;
+        let mut total_len = 0;
+        for row in rows {
+            total = total.join(total_len, row, len);
+            total_len += len;
+        }
+        total
+    }
+}
+
+/// The bits of 512 pages.
+#[repr(C)]
+#[derive(Clone, Default)]
+pub(crate) struct Chunk {
+    free: [u64; CHUNK_WORDS],
+    dirty: [u64; CHUNK_WORDS],
+    /// Pages that the layer above wants to find again; no meaning here.
+    marked: [u64; CHUNK_WORDS],
+    summary: Summary,
+}
+
+impl Chunk {
+    fn refresh(&mut self) -> Summary {
+        if self.summary.stale {
+            self.summary = Summary::of_rows(self.free.iter().map(|w| Summary::of_word(*w)), 64);
+        }
+        self.summary
+    }
+}
+
+/// How many chunks hold `pages`.
+pub(crate) const fn chunk_count(pages: usize) -> usize {
+    pages.div_ceil(CHUNK_PAGES)
+}
+
+/// How many groups hold `pages`.
+pub(crate) const fn group_count(pages: usize) -> usize {
+    pages.div_ceil(GROUP_PAGES)
+}
+
+/// The numbers beside the bitmaps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunCounts {
+    /// The first page never used.
+    pub(crate) top: PageIndex,
+    /// No page below is free.
+    lowest: PageIndex,
+    /// Free pages below `top`, dirty ones included.
+    pub(crate) free: Pages,
+    /// Free pages that still hold memory.
+    pub(crate) dirty: Pages,
+}
+
+impl RunCounts {
+    /// All pages below `first` are used, all others were never used.
+    pub(crate) fn new(first: PageIndex) -> RunCounts {
+        RunCounts { top: first, lowest: first, ..RunCounts::default() }
+    }
+}
+
+/// The page runs of one heap: a view that lasts for one operation.
+pub(crate) struct PageRuns<'heap> {
+    pub(crate) counts: &'heap mut RunCounts,
+    pub(crate) chunks: &'heap mut [Chunk],
+    pub(crate) groups: &'heap mut [Summary],
+}
+
+/// One of the three bitmaps.
+#[derive(Clone, Copy)]
+enum Bits {
+    Free,
+    Dirty,
+    Marked,
+}
+
+impl PageRuns<'_> {
+    /// Takes the lowest free run of `count` pages below `top`. `None`: there is none.
+    pub(crate) fn take_lowest(&mut self, count: Pages) -> Option<PageIndex> {
+        if self.counts.free < count {
+            return None;
+        }
+        let page = self.find(count)?;
+        if count == Pages(1) {
+            self.counts.lowest = page;
+        }
+        self.take(PageRange::new(page, count));
+        Some(page)
+    }
+
+    /// Raises `top` by what is missing so that the last `count` pages below it can be used, takes
+    /// them, and returns the first. Free pages just below the old `top` are among them.
+    ///
+    /// The caller has made sure that the heap reaches so far: see [`PageRuns::top_after`].
+    pub(crate) fn take_at_top(&mut self, count: Pages) -> PageIndex {
+        let top = self.counts.top;
+        let free = self.free_before_top(count);
+        self.counts.top = self.top_after(count);
+        self.take(PageRange { start: top - free, end: top });
+        top - free
+    }
+
+    /// Where `top` will be after [`PageRuns::take_at_top`].
+    pub(crate) fn top_after(&self, count: Pages) -> PageIndex {
+        self.counts.top + (count - self.free_before_top(count))
+    }
+
+    /// Takes the free or never used pages of a range that touches or lies below `top`, for a block
+    /// that grows in place. See [`PageRuns::can_extend`].
+    pub(crate) fn extend(&mut self, range: PageRange) {
+        let top = self.counts.top;
+        self.take(PageRange { start: range.start, end: range.end.min(top) });
+        self.counts.top = top.max(range.end);
+    }
+
+    /// Whether every page of `range` is free or was never used.
+    pub(crate) fn can_extend(&self, range: PageRange) -> bool {
+        let below_top = PageRange { start: range.start, end: range.end.min(self.counts.top) };
+        self.run_end(Bits::Free, below_top) == below_top.end
+    }
+
+    /// Frees pages in use. `dirty`: they may hold memory.
+    pub(crate) fn give_back(&mut self, range: PageRange, dirty: bool) {
+        let count = range.count();
+        ensure!(range.end <= self.counts.top, "page runs: {range:?} freed beyond the top");
+        let freed = self.set(Bits::Free, range);
+        ensure!(freed == count, "page runs: {range:?} freed twice");
+        self.counts.free += count;
+        if dirty {
+            let dirtied = self.set(Bits::Dirty, range);
+            self.counts.dirty += dirtied;
+        }
+        self.counts.lowest = self.counts.lowest.min(range.start);
+    }
+
+    /// Notes that free pages hold no memory any more; returns how many held some.
+    pub(crate) fn clean(&mut self, range: PageRange) -> Pages {
+        let cleaned = self.clear(Bits::Dirty, range);
+        self.counts.dirty -= cleaned;
+        cleaned
+    }
+
+    /// Whether a page below `top` is free.
+    pub(crate) fn is_free(&self, page: PageIndex) -> bool {
+        self.bit(Bits::Free, page)
+    }
+
+    /// Whether a page is free and holds memory.
+    pub(crate) fn is_dirty(&self, page: PageIndex) -> bool {
+        self.bit(Bits::Dirty, page)
+    }
+
+    /// Marks a page for [`PageRuns::next_dirty_or_marked`], or unmarks it.
+    pub(crate) fn mark(&mut self, page: PageIndex, marked: bool) {
+        let range = PageRange::new(page, Pages(1));
+        if marked {
+            self.set(Bits::Marked, range);
+        } else {
+            self.clear(Bits::Marked, range);
+        }
+    }
+
+    /// Whether a page is marked.
+    #[cfg(test)]
+    pub(crate) fn is_marked(&self, page: PageIndex) -> bool {
+        self.bit(Bits::Marked, page)
+    }
+
+    /// The first page from `from` up to, not including, `end` that is dirty or marked.
+    pub(crate) fn next_dirty_or_marked(&self, from: PageIndex, end: PageIndex) -> Option<PageIndex> {
+        let mut page = from.0 as usize;
+        while page < end.0 as usize {
+            let chunk = &self.chunks[page / CHUNK_PAGES];
+            let word = page % CHUNK_PAGES / 64;
+            let bits = (chunk.dirty[word] | chunk.marked[word]) >> (page % 64);
+            if bits != 0 {
+                let found = PageIndex(page as u32 + bits.trailing_zeros());
+                return (found < end).then_some(found);
+            }
+            page = (page / 64 + 1) * 64;
+        }
+        None
+    }
+
+    /// Where the row of dirty pages that starts at `from` ends.
+    pub(crate) fn dirty_end(&self, from: PageIndex) -> PageIndex {
+        self.run_end(Bits::Dirty, PageRange { start: from, end: self.counts.top })
+    }
+
+    /// Where the row of free pages that starts at `from` ends.
+    pub(crate) fn free_end(&self, from: PageIndex) -> PageIndex {
+        self.run_end(Bits::Free, PageRange { start: from, end: self.counts.top })
+    }
+
+    fn find(&mut self, count: Pages) -> Option<PageIndex> {
+        let wanted = count.0 as usize;
+        if let Some(page) = self.find_near_lowest(wanted) {
+            return Some(page);
+        }
+        let group_end = group_count(self.counts.top.0 as usize);
+        // Free pages in a row up to where the search stands.
+        let mut row = 0;
+        for group in self.counts.lowest.0 as usize / GROUP_PAGES..group_end {
+            let summary = self.refresh_group(group);
+            let start = group * GROUP_PAGES;
+            if row + summary.start as usize >= wanted {
+                return Some(PageIndex((start - row) as u32));
+            }
+            if summary.most as usize >= wanted {
+                return Some(self.find_in_group(group, wanted));
+            }
+            let whole = summary.start as usize == GROUP_PAGES;
+            row = if whole { row + GROUP_PAGES } else { summary.end as usize };
+        }
+        None
+    }
+
+    /// The common case: one page, from the word where the last search ended.
+    fn find_near_lowest(&mut self, wanted: usize) -> Option<PageIndex> {
+        let lowest = self.counts.lowest.0 as usize;
+        let bits = self.chunks.get(lowest / CHUNK_PAGES)?.free[lowest % CHUNK_PAGES / 64];
+        if wanted > 1 || bits == 0 {
+            return None;
+        }
+        Some(PageIndex((lowest / 64 * 64) as u32 + bits.trailing_zeros()))
+    }
+
+    fn refresh_group(&mut self, group: usize) -> Summary {
+        if self.groups[group].stale {
+            let end = self.chunks.len().min((group + 1) * GROUP_CHUNKS);
+            let chunks = &mut self.chunks[group * GROUP_CHUNKS..end];
+            self.groups[group] = Summary::of_rows(chunks.iter_mut().map(Chunk::refresh), CHUNK_PAGES);
+        }
+        self.groups[group]
+    }
+
+    /// The lowest run in a group that has one. Its chunks' summaries are fresh.
+    fn find_in_group(&self, group: usize, wanted: usize) -> PageIndex {
+        let first = group * GROUP_CHUNKS;
+        let rows = self.chunks[first..].iter().map(|chunk| chunk.summary);
+        let (chunk, row) = match lowest_fit(rows, CHUNK_PAGES, wanted) {
+            Fit::Across(page) => return PageIndex((group * GROUP_PAGES + page) as u32),
+            Fit::Within(chunk) => (first + chunk, chunk),
+        };
+        debug_assert!(row < GROUP_CHUNKS);
+        let words = self.chunks[chunk].free.iter().map(|word| Summary::of_word(*word));
+        let page = match lowest_fit(words, 64, wanted) {
+            Fit::Across(page) => page,
+            Fit::Within(word) => word * 64 + lowest_in_word(self.chunks[chunk].free[word], wanted),
+        };
+        PageIndex((chunk * CHUNK_PAGES + page) as u32)
+    }
+
+    fn take(&mut self, range: PageRange) {
+        let taken = self.clear(Bits::Free, range);
+        ensure!(taken == range.count(), "page runs: {range:?} handed out twice");
+        self.counts.free -= taken;
+        let cleaned = self.clear(Bits::Dirty, range);
+        self.counts.dirty -= cleaned;
+        if range.start <= self.counts.lowest {
+            self.counts.lowest = self.counts.lowest.max(range.end);
+        }
+    }
+
+    /// Free pages in a row that end at `top`, counted to at most `most`.
+    fn free_before_top(&self, most: Pages) -> Pages {
+        let top = self.counts.top.0 as usize;
+        let mut page = top;
+        while page > 0 && top - page < most.0 as usize {
+            let last = page - 1;
+            let word = self.row(Bits::Free, last / CHUNK_PAGES)[last % CHUNK_PAGES / 64];
+            let ones = (word << (63 - last % 64)).leading_ones() as usize;
+            page -= ones;
+            if ones <= last % 64 {
+                break;
+            }
+        }
+        Pages((top - page) as u32).min(most)
+    }
+
+    fn row(&self, bits: Bits, chunk: usize) -> &[u64; CHUNK_WORDS] {
+        let chunk = &self.chunks[chunk];
+        match bits {
+            Bits::Free => &chunk.free,
+            Bits::Dirty => &chunk.dirty,
+            Bits::Marked => &chunk.marked,
+        }
+    }
+
+    fn bit(&self, bits: Bits, page: PageIndex) -> bool {
+        let page = page.0 as usize;
+        let row = self.row(bits, page / CHUNK_PAGES);
+        row[page % CHUNK_PAGES / 64] >> (page % 64) & 1 == 1
+    }
+
+    /// Where the row of ones that starts at `within.start` ends, at `within.end` at the latest.
+    fn run_end(&self, bits: Bits, within: PageRange) -> PageIndex {
+        let mut page = within.start;
+        while page < within.end {
+            let at = page.0 as usize;
+            let word = self.row(bits, at / CHUNK_PAGES)[at % CHUNK_PAGES / 64];
+            let ones = (word >> (at % 64)).trailing_ones();
+            page = page + Pages(ones);
+            if at % 64 + (ones as usize) < 64 {
+                break;
+            }
+        }
+        page.min(within.end)
+    }
+
+    /// Sets the bits of a range; returns how many were clear.
+    fn set(&mut self, bits: Bits, range: PageRange) -> Pages {
+        self.update(bits, range, |word, mask| (*word | mask, (mask & !*word).count_ones()))
+    }
+
+    /// Clears the bits of a range; returns how many were set.
+    fn clear(&mut self, bits: Bits, range: PageRange) -> Pages {
+        self.update(bits, range, |word, mask| (*word & !mask, (mask & *word).count_ones()))
+    }
+
+    /// Replaces every word of a range by what `change(word, bits of the range in it)` says, and
+    /// sums up its counts.
+    fn update(
+        &mut self,
+        bits: Bits,
+        range: PageRange,
+        change: impl Fn(&u64, u64) -> (u64, u32),
+    ) -> Pages {
+        let (mut page, end) = (range.start.0 as usize, range.end.0 as usize);
+        let mut changed = Pages::ZERO;
+        while page < end {
+            let word_end = end.min((page / 64 + 1) * 64);
+            let mask = u64::MAX >> (64 - (word_end - page)) << (page % 64);
+            let chunk = &mut self.chunks[page / CHUNK_PAGES];
+            let row = match bits {
+                Bits::Free => &mut chunk.free,
+                Bits::Dirty => &mut chunk.dirty,
+                Bits::Marked => &mut chunk.marked,
+            };
+            let word = &mut row[page % CHUNK_PAGES / 64];
+            let (new, count) = change(word, mask);
+            *word = new;
+            changed += Pages(count);
+            if matches!(bits, Bits::Free) {
+                chunk.summary.stale = true;
+                self.groups[page / GROUP_PAGES].stale = true;
+            }
+            page = word_end;
+        }
+        changed
+    }
+}
+
+/// Where a run was found among rows of pages.
+enum Fit {
+    /// From this page on, across rows.
+    Across(usize),
+    /// Somewhere within this row.
+    Within(usize),
+}
+
+/// The lowest run of `wanted` pages in rows that have one.
+fn lowest_fit(rows: impl Iterator<Item = Summary>, len: usize, wanted: usize) -> Fit {
+    let mut before = 0;
+    for (row, summary) in rows.enumerate() {
+        if before + summary.start as usize >= wanted {
+            return Fit::Across(row * len - before);
+        }
+        if summary.most as usize >= wanted {
+            return Fit::Within(row);
+        }
+        let whole = summary.start as usize == len;
+        before = if whole { before + len } else { summary.end as usize };
+    }
+    crate::bug::bug!("page runs: P5: a summary promised {wanted} pages that are not there")
+}
+
+/// The lowest run of `wanted` ones in a word that has one.
+fn lowest_in_word(word: u64, wanted: usize) -> usize {
+    // After k steps a bit is set where a run of k + 1 ones starts.
+    let starts = (1..wanted).fold(word, |starts, _| starts & (starts >> 1));
+    starts.trailing_zeros() as usize
+}
+
+#[cfg(test)]
+impl PageRuns<'_> {
+    /// Panics on the first broken invariant.
+    pub(crate) fn check(&mut self) {
+        let (mut free, mut dirty) = (Pages::ZERO, Pages::ZERO);
+        for page in (0..(self.chunks.len() * CHUNK_PAGES) as u32).map(PageIndex) {
+            let (is_free, is_dirty) = (self.is_free(page), self.is_dirty(page));
+            assert!(is_free || !is_dirty, "P1: {page:?} is dirty and in use");
+            assert!(page < self.counts.top || !is_free, "P2: {page:?} is above the top");
+            assert!(page >= self.counts.lowest || !is_free, "P4: {page:?} is below the lowest");
+            free += Pages(is_free.into());
+            dirty += Pages(is_dirty.into());
+        }
+        assert_eq!((free, dirty), (self.counts.free, self.counts.dirty), "P3: counts and bits");
+        for group in 0..self.groups.len() {
+            let kept = self.groups[group];
+            let end = self.chunks.len().min((group + 1) * GROUP_CHUNKS);
+            let chunks = &mut self.chunks[group * GROUP_CHUNKS..end];
+            for chunk in chunks.iter_mut().filter(|chunk| !chunk.summary.stale) {
+                let kept = chunk.summary;
+                chunk.summary.stale = true;
+                assert_eq!(chunk.refresh(), kept, "P5: a chunk's summary");
+            }
+            if !kept.stale {
+                self.groups[group].stale = true;
+                assert_eq!(self.refresh_group(group), kept, "P5: group {group}'s summary");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PAGES: usize = 3 * GROUP_PAGES - CHUNK_PAGES;
+    const FIRST: PageIndex = PageIndex(3);
+
+    /// Page runs with memory of their own.
+    struct Owned {
+        counts: RunCounts,
+        chunks: Vec<Chunk>,
+        groups: Vec<Summary>,
+    }
+
+    impl Owned {
+        fn new() -> Owned {
+            Owned {
+                counts: RunCounts::new(FIRST),
+                chunks: vec![Chunk::default(); chunk_count(PAGES)],
+                groups: vec![Summary::default(); group_count(PAGES)],
+            }
+        }
+
+        fn view(&mut self) -> PageRuns<'_> {
+            PageRuns {
+                counts: &mut self.counts,
+                chunks: &mut self.chunks,
+                groups: &mut self.groups,
+            }
+        }
+
+        fn allocate(&mut self, count: Pages) -> Option<PageIndex> {
+            let mut runs = self.view();
+            if let Some(page) = runs.take_lowest(count) {
+                return Some(page);
+            }
+            let fits = runs.top_after(count).0 as usize <= PAGES;
+            fits.then(|| runs.take_at_top(count))
+        }
+    }
+
+    /// The lowest free run by looking at every page.
+    fn lowest_by_sight(used: &[bool], count: usize) -> Option<usize> {
+        used.windows(count).position(|pages| pages.iter().all(|used| !used))
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_plain_array(steps in prop::collection::vec((0u32..300, any::<u16>()), 1..200)) {
+            let mut owned = Owned::new();
+            let mut used = vec![false; PAGES];
+            used[..FIRST.0 as usize].fill(true);
+            let mut live: Vec<PageRange> = Vec::new();
+            for (count, choice) in steps {
+                if choice % 3 == 0 && !live.is_empty() {
+                    let range = live.swap_remove(choice as usize % live.len());
+                    owned.view().give_back(range, choice % 2 == 0);
+                    used[range.start.0 as usize..range.end.0 as usize].fill(false);
+                } else {
+                    let count = if choice % 4 == 1 { 1 } else { count + 1 };
+                    let page = owned.allocate(Pages(count));
+                    let expected = lowest_by_sight(&used, count as usize);
+                    prop_assert_eq!(page.map(|page| page.0 as usize), expected);
+                    if let Some(page) = page {
+                        let range = PageRange::new(page, Pages(count));
+                        used[page.0 as usize..range.end.0 as usize].fill(true);
+                        live.push(range);
+                    }
+                }
+                owned.view().check();
+            }
+        }
+
+        #[test]
+        fn summaries_join(words in prop::collection::vec(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 1..6)) {
+            let joined = Summary::of_rows(words.iter().map(|word| Summary::of_word(*word)), 64);
+            let bits: Vec<bool> = words.iter().flat_map(|w| (0..64).map(move |i| w >> i & 1 == 1)).collect();
+            let rows = bits.split(|bit| !bit).map(<[bool]>::len).max().unwrap_or(0);
+            prop_assert_eq!(joined.most as usize, rows);
+            prop_assert_eq!(joined.start as usize, bits.iter().take_while(|bit| **bit).count());
+            prop_assert_eq!(joined.end as usize, bits.iter().rev().take_while(|bit| **bit).count());
+        }
+    }
+
+    #[test]
+    fn cleaning_counts_what_held_memory() {
+        let mut owned = Owned::new();
+        let page = owned.allocate(Pages(10)).expect("room");
+        owned.view().give_back(PageRange::new(page, Pages(10)), true);
+        assert_eq!(owned.view().clean(PageRange::new(page, Pages(4))), Pages(4));
+        assert_eq!(owned.view().clean(PageRange::new(page, Pages(10))), Pages(6));
+        assert_eq!(owned.counts.dirty, Pages::ZERO);
+        owned.view().check();
+    }
+
+    #[test]
+    fn growing_in_place_stops_at_a_neighbour() {
+        let mut owned = Owned::new();
+        let low = owned.allocate(Pages(2)).expect("room");
+        let high = owned.allocate(Pages(1)).expect("room");
+        let after = |page: PageIndex, skip, count| PageRange::new(page + Pages(skip), Pages(count));
+        assert!(!owned.view().can_extend(after(low, 2, 1)));
+        assert!(owned.view().can_extend(after(high, 1, 100)));
+        owned.view().extend(after(high, 1, 100));
+        assert_eq!(owned.counts.top, high + Pages(101));
+        owned.view().check();
+    }
+}

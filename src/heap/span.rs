@@ -1,0 +1,286 @@
+//! Spans: rows of equal slots, and the life of one.
+//!
+//! ```text
+//!                 new_span            retire, few free           frees reach `listable`
+//!   page runs ───────────────▶ Current ───────────────▶ Full ───────────────────────────┐
+//!       ▲                       ▲ ▲ │                                                   ▼
+//!       │ release               │ │ └─ retire, enough free ────────────────────────▶ Listed
+//!       │                       │ └──── refill takes the list's head ◀──────────────────┤
+//!       └───────────── Spare ───┘                                                       │
+//!       ▲                ▲    refill, when the list is empty                            │
+//!       └────────────────┴───────────────── the last live slot is freed ◀───────────────┘
+//! ```
+//!
+//! The hot path touches none of this: it clears bits in the current span and sets bits in any. Two
+//! things call here: a bitmap word that ran out, and a countdown of frees that ended.
+//!
+//! - S1: a current span's countdown is not counted on; a full one's is `listable` less its free
+//!   slots; a listed one's is its live slots.
+//! - S2: a span is listed exactly when it has `listable` free slots or more, is not empty, and is
+//!   neither current nor spare.
+//! - S3: a spare is empty.
+//! - S4: a current span has no purged pages.
+
+use core::array;
+
+use super::class::{CLASS_COUNT, CLASSES};
+use super::descriptor::{Descriptor, NEVER, Place};
+use super::{Bin, Heap};
+use crate::bug::{bug, ensure};
+use crate::os::Os;
+use crate::units::{PageIndex, PageRange, Pages};
+
+const NO_PAGE: PageIndex = PageIndex(0);
+
+/// The bins of a heap that lies at `base` and has no spans.
+pub(super) fn empty_bins(base: *mut u8) -> [Bin; CLASS_COUNT] {
+    array::from_fn(|class| Bin {
+        word: empty_word(base),
+        base,
+        slot_size: CLASSES[class].slot_size as usize,
+        live: 0,
+        current: NO_PAGE,
+        cursor: 0,
+        listed: NO_PAGE,
+        spare: NO_PAGE,
+        spans: 0,
+    })
+}
+
+/// Where a heap at `base` keeps its empty word.
+fn empty_word(base: *mut u8) -> *mut u64 {
+    base.wrapping_add(core::mem::offset_of!(Heap<()>, empty_word)).cast()
+}
+
+impl<S: Os> Heap<S> {
+    /// Points a bin whose word ran out at one with free slots. False: there is no memory.
+    pub(super) fn refill(&mut self, class: usize) -> bool {
+        if self.advance(class) {
+            return true;
+        }
+        self.retire(class);
+        let Some(page) = self.next_span(class) else { return false };
+        self.make_current(class, page);
+        self.advance(class)
+    }
+
+    /// Points a bin at the next word of its current span that has free slots.
+    fn advance(&mut self, class: usize) -> bool {
+        let Bin { current, cursor, .. } = self.bins[class];
+        if current == NO_PAGE {
+            return false;
+        }
+        let shape = &CLASSES[class];
+        let free = self.descriptor(current).free;
+        let Some(word) = (cursor..shape.words()).find(|word| free[*word as usize] != 0) else {
+            return false;
+        };
+        ensure!(
+            free[word as usize] & !shape.word_mask(word) == 0,
+            "heap {:p}: D2: a span at {:p} of {} byte slots has free slots past its end",
+            self.base,
+            self.address(current),
+            shape.slot_size
+        );
+        let descriptor = self.descriptor_at(current);
+        let slots_before = (word * 64 * shape.slot_size) as usize;
+        let base = self.address(current).wrapping_add(slots_before);
+        let bin = &mut self.bins[class];
+        // SAFETY: the descriptor is committed, and `word` is one of its four.
+        bin.word = unsafe { (&raw mut (*descriptor).free).cast::<u64>().add(word as usize) };
+        bin.base = base;
+        bin.cursor = word + 1;
+        true
+    }
+
+    fn make_current(&mut self, class: usize, page: PageIndex) {
+        self.count_as_resident(page);
+        let descriptor = self.descriptor(page);
+        descriptor.set_place(Place::Current);
+        descriptor.countdown = NEVER;
+        let bin = &mut self.bins[class];
+        bin.current = page;
+        bin.cursor = 0;
+    }
+
+    /// Takes the current span away from its bin and puts it where its free slots say.
+    pub(crate) fn retire(&mut self, class: usize) {
+        let page = self.bins[class].current;
+        if page == NO_PAGE {
+            return;
+        }
+        let bin = &mut self.bins[class];
+        bin.current = NO_PAGE;
+        bin.cursor = 0;
+        bin.word = empty_word(self.base);
+        bin.base = self.base;
+        self.place_by_free_slots(class, page);
+    }
+
+    /// Gives a span that is current or full the place that its free slots ask for.
+    fn place_by_free_slots(&mut self, class: usize, page: PageIndex) {
+        let shape = &CLASSES[class];
+        let descriptor = self.descriptor(page);
+        let free = descriptor.free_slots();
+        if free == shape.slots {
+            self.put_empty(class, page);
+        } else if free >= shape.listable() {
+            self.list(class, page, shape.slots - free);
+        } else {
+            descriptor.set_place(Place::Full);
+            descriptor.countdown = shape.listable() - free;
+        }
+    }
+
+    /// The span to take slots from next: partial, empty, or new.
+    fn next_span(&mut self, class: usize) -> Option<PageIndex> {
+        let Bin { listed, spare, .. } = self.bins[class];
+        if listed != NO_PAGE {
+            self.unlist(class, listed);
+            return Some(listed);
+        }
+        if spare != NO_PAGE {
+            self.bins[class].spare = NO_PAGE;
+            return Some(spare);
+        }
+        self.new_span(class)
+    }
+
+    fn new_span(&mut self, class: usize) -> Option<PageIndex> {
+        let shape = &CLASSES[class];
+        let first = self.take_pages(shape.pages)?;
+        let start = self.address(first).addr();
+        for page in 0..shape.pages.0 {
+            let fresh = Descriptor::span_page(class as u8, page, start);
+            *self.descriptor(first + Pages(page)) = fresh;
+        }
+        if shape.pages > Pages(1) {
+            self.page_runs().mark(first, true);
+        }
+        self.bins[class].spans += 1;
+        self.counts.span_pages += shape.pages;
+        self.counts.tails += shape.tail();
+        Some(first)
+    }
+
+    /// Gives an empty span's pages back to the page runs.
+    fn release(&mut self, class: usize, first: PageIndex) {
+        let shape = &CLASSES[class];
+        let purged = self.descriptor(first).purged;
+        self.count_as_resident(first);
+        for page in 0..shape.pages.0 {
+            *self.descriptor(first + Pages(page)) = Descriptor::NONE;
+        }
+        let mut runs = self.page_runs();
+        runs.mark(first, false);
+        runs.give_back(PageRange::new(first, shape.pages), true);
+        for page in (0..shape.pages.0).filter(|page| purged >> page & 1 == 1) {
+            runs.clean(PageRange::new(first + Pages(page), Pages(1)));
+        }
+        self.bins[class].spans -= 1;
+        self.counts.span_pages -= shape.pages;
+        self.counts.tails -= shape.tail();
+    }
+
+    /// A countdown of frees ended: the span has come into another place of its life.
+    pub(super) fn countdown_ended(&mut self, page: PageIndex) {
+        let descriptor = self.descriptor(page);
+        let class = descriptor.class as usize;
+        match descriptor.place() {
+            Place::Current => descriptor.countdown = NEVER,
+            Place::Full => self.place_by_free_slots(class, page),
+            Place::Listed => {
+                self.unlist(class, page);
+                self.put_empty(class, page);
+            }
+            Place::Spare => bug!("heap {:p}: S3: a slot of an empty span was freed", self.base),
+        }
+    }
+
+    /// Keeps an empty span if its bin has none; otherwise releases it.
+    fn put_empty(&mut self, class: usize, page: PageIndex) {
+        let shape = &CLASSES[class];
+        let descriptor = self.descriptor(page);
+        let free = descriptor.free_slots();
+        descriptor.set_place(Place::Spare);
+        descriptor.countdown = NEVER;
+        ensure!(
+            free == shape.slots,
+            "heap {:p}: S1: {free} of {} slots of {} bytes are free in a span held for empty",
+            self.base,
+            shape.slots,
+            shape.slot_size
+        );
+        if self.bins[class].spare == NO_PAGE {
+            self.bins[class].spare = page;
+        } else {
+            self.release(class, page);
+        }
+    }
+
+    /// Takes every bin's current span from it and releases the spares, so that all free memory is
+    /// in the page runs or in listed and full spans.
+    pub(crate) fn retire_all(&mut self) {
+        for class in 0..CLASS_COUNT {
+            self.retire(class);
+            let spare = self.bins[class].spare;
+            if spare != NO_PAGE {
+                self.bins[class].spare = NO_PAGE;
+                self.release(class, spare);
+            }
+        }
+    }
+
+    fn list(&mut self, class: usize, page: PageIndex, countdown: u32) {
+        let head = self.bins[class].listed;
+        let descriptor = self.descriptor(page);
+        descriptor.set_place(Place::Listed);
+        descriptor.countdown = countdown;
+        descriptor.next = head;
+        descriptor.previous = NO_PAGE;
+        if head != NO_PAGE {
+            self.descriptor(head).previous = page;
+        }
+        self.bins[class].listed = page;
+    }
+
+    fn unlist(&mut self, class: usize, page: PageIndex) {
+        let &mut Descriptor { next, previous, .. } = self.descriptor(page);
+        if previous == NO_PAGE {
+            self.bins[class].listed = next;
+        } else {
+            self.descriptor(previous).next = next;
+        }
+        if next != NO_PAGE {
+            self.descriptor(next).previous = previous;
+        }
+    }
+
+    /// Notes that pages inside a living span hold no memory any more. Returns how many did.
+    pub(crate) fn count_as_purged(&mut self, first: PageIndex, pages: u16) -> Pages {
+        let descriptor = self.descriptor(first);
+        let (shape, fresh) = (descriptor.shape(), pages & !descriptor.purged);
+        descriptor.purged |= fresh;
+        if fresh >> (shape.pages.0 - 1) & 1 == 1 {
+            self.counts.tails -= shape.tail();
+        }
+        let fresh = Pages(fresh.count_ones());
+        self.counts.purged += fresh;
+        fresh
+    }
+
+    /// Notes that a span's purged pages are about to be used, or freed, as a whole.
+    fn count_as_resident(&mut self, first: PageIndex) {
+        let descriptor = self.descriptor(first);
+        let (shape, purged) = (descriptor.shape(), descriptor.purged);
+        if purged == 0 {
+            return;
+        }
+        descriptor.purged = 0;
+        if purged >> (shape.pages.0 - 1) & 1 == 1 {
+            self.counts.tails += shape.tail();
+        }
+        self.counts.purged -= Pages(purged.count_ones());
+        self.note_peak();
+    }
+}

@@ -1,0 +1,253 @@
+//! Options: one table with each one's name, range and default.
+//!
+//! An option has one name everywhere: the field of `ebb_options`, the name for `ebb_set` and
+//! `ebb_get`, and, in capitals behind `EBBTIDE_`, the environment variable.
+
+use core::ffi::CStr;
+
+use crate::error::Error;
+
+/// One option. The variants stand in the order of the table and of the fields of `ebb_options`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    Reserve,
+    Thp,
+    RemapMin,
+}
+
+/// What the table says of an option.
+struct Spec {
+    key: Key,
+    name: &'static str,
+    variable: &'static CStr,
+    min: i64,
+    max: i64,
+    /// 0: worked out when the heap is made.
+    default: i64,
+    /// Whether it can change while the heap is in use.
+    live: bool,
+}
+
+/// The smallest reservation that is tried.
+pub(crate) const RESERVE_MIN: usize = 1 << 20;
+/// The largest: two page indices still add up in 32 bits.
+pub(crate) const RESERVE_MAX: usize = 1 << 43;
+
+#[rustfmt::skip]
+const TABLE: [Spec; 3] = [
+    Spec { key: Key::Reserve, name: "reserve", variable: c"EBBTIDE_RESERVE",
+           min: RESERVE_MIN as i64, max: RESERVE_MAX as i64, default: 0, live: false },
+    Spec { key: Key::Thp, name: "thp", variable: c"EBBTIDE_THP",
+           min: 0, max: 1, default: 0, live: true },
+    // Below 128 KiB a copy is cheaper than the kernel's work on the page tables.
+    Spec { key: Key::RemapMin, name: "remap_min", variable: c"EBBTIDE_REMAP_MIN",
+           min: 4096, max: RESERVE_MAX as i64, default: 128 << 10, live: true },
+];
+
+/// The values of all options for one heap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Options([i64; TABLE.len()]);
+
+impl Options {
+    /// The defaults.
+    pub(crate) const DEFAULT: Options = {
+        let mut values = [0; TABLE.len()];
+        let mut index = 0;
+        while index < TABLE.len() {
+            assert!(TABLE[index].key as usize == index);
+            values[index] = TABLE[index].default;
+            index += 1;
+        }
+        Options(values)
+    };
+
+    /// The values given, in the table's order; where there is none or it is 0, that of the
+    /// environment; else the default.
+    pub(crate) fn resolve(given: &[i64]) -> Result<Options, Error> {
+        Options::resolve_with(given, environment)
+    }
+
+    fn resolve_with<'env>(
+        given: &[i64],
+        variable: impl Fn(&CStr) -> Option<&'env CStr>,
+    ) -> Result<Options, Error> {
+        let (known, unknown) = given.split_at(given.len().min(TABLE.len()));
+        if unknown.iter().any(|value| *value != 0) {
+            return Err(Error::Argument.because(format_args!(
+                "ebb_options: fields are set that this version, {}, does not have",
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        let mut options = Options::DEFAULT;
+        for (index, spec) in TABLE.iter().enumerate() {
+            let value = match known.get(index) {
+                Some(value) if *value != 0 => Some(*value),
+                _ => variable(spec.variable).map(|text| spec.parse(text)).transpose()?,
+            };
+            if let Some(value) = value {
+                options.0[index] = spec.in_range(value)?;
+            }
+        }
+        Ok(options)
+    }
+
+    pub(crate) fn get(&self, key: Key) -> i64 {
+        self.0[key as usize]
+    }
+
+    /// A value as a size. No option takes negative ones.
+    pub(crate) fn bytes(&self, key: Key) -> usize {
+        self.get(key) as usize
+    }
+
+    /// Notes a value that was checked, or that the heap worked out.
+    pub(crate) fn put(&mut self, key: Key, value: i64) {
+        self.0[key as usize] = value;
+    }
+
+    /// Finds an option by name.
+    pub(crate) fn key(name: &CStr) -> Result<Key, Error> {
+        let found = TABLE.iter().find(|spec| spec.name.as_bytes() == name.to_bytes());
+        found.map(|spec| spec.key).ok_or_else(|| {
+            let name = name.to_str().unwrap_or("(not UTF-8)");
+            Error::Option.because(format_args!("{name}: there is no such option"))
+        })
+    }
+
+    /// Checks that an option of a heap in use takes a value.
+    pub(crate) fn check_change(key: Key, value: i64) -> Result<(), Error> {
+        let spec = &TABLE[key as usize];
+        if !spec.live {
+            let name = spec.name;
+            return Err(Error::Fixed
+                .because(format_args!("{name}: is fixed once the heap is made; set it before")));
+        }
+        spec.in_range(value).map(drop)
+    }
+}
+
+impl Spec {
+    fn in_range(&self, value: i64) -> Result<i64, Error> {
+        let Spec { name, min, max, .. } = self;
+        if (*min..=*max).contains(&value) {
+            return Ok(value);
+        }
+        Err(Error::Range.because(format_args!("{name}: {value} is not from {min} to {max}")))
+    }
+
+    fn parse(&self, text: &CStr) -> Result<i64, Error> {
+        parse_size(text.to_bytes()).filter(|value| (self.min..=self.max).contains(value)).ok_or_else(
+            || {
+                let Spec { variable, min, max, .. } = self;
+                let variable = variable.to_str().unwrap_or_default();
+                let text = text.to_str().unwrap_or("(not UTF-8)");
+                Error::Range.because(format_args!(
+                    "{variable}={text}: takes a number from {min} to {max}; \
+                     k, m, g and t behind it are powers of 1024"
+                ))
+            },
+        )
+    }
+}
+
+/// A whole number, with k, m, g or t for powers of 1024 behind it.
+fn parse_size(text: &[u8]) -> Option<i64> {
+    let (digits, shift) = match text.split_last()? {
+        (b'k' | b'K', digits) => (digits, 10),
+        (b'm' | b'M', digits) => (digits, 20),
+        (b'g' | b'G', digits) => (digits, 30),
+        (b't' | b'T', digits) => (digits, 40),
+        _ => (text, 0),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    let number = digits.iter().try_fold(0i64, |number, digit| {
+        let digit = (*digit as char).to_digit(10)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })?;
+    number.checked_mul(1 << shift)
+}
+
+fn environment(name: &CStr) -> Option<&'static CStr> {
+    // SAFETY: `name` is a C string. The result is read before this call returns to the host, which
+    // must not change its environment in another thread meanwhile: getenv's own rule.
+    unsafe {
+        let value = libc::getenv(name.as_ptr());
+        (!value.is_null()).then(|| CStr::from_ptr(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::last_text;
+
+    fn none(_: &CStr) -> Option<&'static CStr> {
+        None
+    }
+
+    #[test]
+    fn sizes_are_numbers_with_a_power_of_1024() {
+        for (text, value) in [
+            ("0", Some(0)),
+            ("17", Some(17)),
+            ("4k", Some(4096)),
+            ("4K", Some(4096)),
+            ("2g", Some(2 << 30)),
+            ("8388607t", Some(8388607 << 40)),
+            ("8388608t", None),
+            ("9223372036854775808", None),
+            ("", None),
+            ("k", None),
+            ("-1", None),
+            ("+1", None),
+            (" 1", None),
+            ("1.5g", None),
+            ("1gb", None),
+            ("banana", None),
+        ] {
+            assert_eq!(parse_size(text.as_bytes()), value, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_wins_over_the_environment_and_that_over_the_default() {
+        let variable = |name: &CStr| (name == c"EBBTIDE_RESERVE").then_some(c"4g");
+        let options = Options::resolve_with(&[], variable).expect("good values");
+        assert_eq!(options.get(Key::Reserve), 4 << 30);
+        assert_eq!(options.get(Key::RemapMin), 128 << 10);
+        let options = Options::resolve_with(&[2 << 30, 1, 0], variable).expect("good values");
+        assert_eq!((options.get(Key::Reserve), options.get(Key::Thp)), (2 << 30, 1));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name_with_the_range() {
+        let variable = |_: &CStr| Some(c"banana");
+        assert_eq!(Options::resolve_with(&[], variable), Err(Error::Range));
+        assert!(last_text().starts_with("EBBTIDE_RESERVE=banana: takes a number from 1048576 to"));
+        assert_eq!(Options::resolve_with(&[3], none), Err(Error::Range));
+        assert_eq!(last_text(), "reserve: 3 is not from 1048576 to 8796093022208");
+        assert_eq!(Options::resolve_with(&[0, -1], none), Err(Error::Range));
+        assert_eq!(Options::resolve_with(&[0, 0, 0, 7], none), Err(Error::Argument));
+        assert!(Options::resolve_with(&[0; 9], none).is_ok());
+    }
+
+    #[test]
+    fn names_are_found_and_changes_checked() {
+        assert_eq!(Options::key(c"remap_min"), Ok(Key::RemapMin));
+        assert_eq!(Options::key(c"remap"), Err(Error::Option));
+        assert_eq!(last_text(), "remap: there is no such option");
+        assert_eq!(Options::check_change(Key::Reserve, 1 << 30), Err(Error::Fixed));
+        assert_eq!(Options::check_change(Key::Thp, 2), Err(Error::Range));
+        assert_eq!(Options::check_change(Key::Thp, 1), Ok(()));
+    }
+
+    #[test]
+    fn every_variable_is_the_name_in_capitals() {
+        for spec in &TABLE {
+            let variable = spec.variable.to_str().expect("ASCII");
+            assert_eq!(variable, format!("EBBTIDE_{}", spec.name.to_uppercase()));
+        }
+    }
+}

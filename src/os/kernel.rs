@@ -1,0 +1,173 @@
+//! The real system calls, for Linux.
+
+use core::ptr;
+
+use super::{ADDRESS_LIMIT, Os};
+use crate::bug::bug;
+
+/// The kernel this process runs on.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel;
+
+const FRESH: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+/// Runs system calls and puts `errno` back: callers of the allocator do not expect it to change.
+fn keeping_errno<T>(calls: impl FnOnce() -> T) -> T {
+    // SAFETY: the location is this thread's own and valid for its life.
+    let errno = unsafe { &mut *libc::__errno_location() };
+    let saved = *errno;
+    let result = calls();
+    *errno = saved;
+    result
+}
+
+/// Maps inaccessible memory at `hint` or wherever the kernel likes.
+fn map_inaccessible(hint: *mut u8, bytes: usize) -> Option<*mut u8> {
+    // SAFETY: without MAP_FIXED a new mapping replaces nothing.
+    let at = unsafe { libc::mmap(hint.cast(), bytes, libc::PROT_NONE, FRESH, -1, 0) };
+    (at != libc::MAP_FAILED).then_some(at.cast())
+}
+
+fn fits(at: *mut u8, bytes: usize) -> bool {
+    at.addr().checked_add(bytes).is_some_and(|end| end <= ADDRESS_LIMIT)
+}
+
+/// Kernels with more than 47 bits of user addresses may place a mapping too high; a hint brings it
+/// down. Tried from high to low, where programs map least.
+fn map_below_limit(bytes: usize) -> Option<*mut u8> {
+    const HINTS: u32 = 32;
+    let spacing = ADDRESS_LIMIT / (HINTS as usize + 1);
+    (1..=HINTS as usize).rev().find_map(|step| {
+        let at = map_inaccessible(ptr::without_provenance_mut(step * spacing), bytes)?;
+        if fits(at, bytes) {
+            return Some(at);
+        }
+        // SAFETY: this mapping was made just now and nobody else knows of it.
+        unsafe { libc::munmap(at.cast(), bytes) };
+        None
+    })
+}
+
+impl Os for Kernel {
+    fn page_size(&self) -> usize {
+        // SAFETY: sysconf has no preconditions.
+        let size = keeping_errno(|| unsafe { libc::sysconf(libc::_SC_PAGESIZE) });
+        usize::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
+    }
+
+    fn address_space(&self) -> usize {
+        let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: 0 };
+        // SAFETY: `limit` is writable.
+        keeping_errno(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
+        usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX).min(ADDRESS_LIMIT)
+    }
+
+    fn reserve(&self, bytes: usize) -> Option<*mut u8> {
+        keeping_errno(|| {
+            let at = map_inaccessible(ptr::null_mut(), bytes)?;
+            if fits(at, bytes) {
+                return Some(at);
+            }
+            // SAFETY: this mapping was made just now and nobody else knows of it.
+            unsafe { libc::munmap(at.cast(), bytes) };
+            map_below_limit(bytes)
+        })
+    }
+
+    unsafe fn release(&self, start: *mut u8, bytes: usize) {
+        // SAFETY: the caller's promise.
+        let failed = keeping_errno(|| unsafe { libc::munmap(start.cast(), bytes) }) != 0;
+        if failed {
+            bug!("heap {start:p}: the kernel refused to unmap its own {bytes} bytes");
+        }
+    }
+
+    unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the caller's promise; access is only added.
+        keeping_errno(|| unsafe { libc::mprotect(start.cast(), bytes, access) == 0 })
+    }
+
+    unsafe fn purge(&self, start: *mut u8, bytes: usize) -> bool {
+        // SAFETY: the caller's promise.
+        keeping_errno(|| unsafe {
+            libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) == 0
+        })
+    }
+
+    unsafe fn move_pages(&self, from: *mut u8, to: *mut u8, bytes: usize) -> bool {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+        keeping_errno(|| {
+            // SAFETY: the caller's promise; DONTUNMAP leaves `from` mapped and empty.
+            let moved = unsafe { libc::mremap(from.cast(), bytes, bytes, flags, to.cast::<u8>()) };
+            if moved != libc::MAP_FAILED {
+                return true;
+            }
+            // Some kernels unmap the target before they find a reason to refuse.
+            // SAFETY: the caller's promise: the target holds nothing of value.
+            if unsafe { !map_fresh(to, bytes) } {
+                bug!("{to:p}: the kernel took {bytes} bytes of a heap away and gives no others");
+            }
+            false
+        })
+    }
+
+    unsafe fn renew(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool {
+        keeping_errno(|| {
+            // SAFETY: the caller's promise, here and below.
+            let renewed = unsafe { map_fresh(start, bytes) };
+            // Refusal costs a mapping of its own, nothing else.
+            let _ = renewed && unsafe { self.set_huge_pages(start, bytes, huge_pages) };
+            renewed
+        })
+    }
+
+    unsafe fn set_huge_pages(&self, start: *mut u8, bytes: usize, wanted: bool) -> bool {
+        let advice = if wanted { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+        keeping_errno(|| {
+            // SAFETY: the advice changes no contents.
+            let done = unsafe { libc::madvise(start.cast(), bytes, advice) == 0 };
+            // A kernel built without huge pages refuses both: there are none to forbid.
+            done || !wanted
+        })
+    }
+
+    fn resident(&self, start: *mut u8, bytes: usize) -> Option<u64> {
+        let page = self.page_size();
+        let mut flags = [0u8; 4096];
+        keeping_errno(|| {
+            let mut resident = 0;
+            for offset in (0..bytes).step_by(flags.len() * page) {
+                let window = (bytes - offset).min(flags.len() * page);
+                let at = start.wrapping_add(offset);
+                // SAFETY: mincore writes one byte per page of the window: at most flags.len().
+                let done = unsafe { libc::mincore(at.cast(), window, flags.as_mut_ptr()) } == 0;
+                if !done {
+                    return None;
+                }
+                let here = flags[..window / page].iter().filter(|flag| **flag & 1 == 1).count();
+                resident += (here * page) as u64;
+            }
+            Some(resident)
+        })
+    }
+
+    fn now_us(&self) -> u64 {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `now` is writable.
+        keeping_errno(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) });
+        now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+    }
+}
+
+/// Maps fresh writable memory over a range, in place of what was there.
+///
+/// # Safety
+///
+/// As for [`Os::renew`].
+unsafe fn map_fresh(at: *mut u8, bytes: usize) -> bool {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the caller's promise: whatever MAP_FIXED replaces holds nothing of value.
+    let mapped = unsafe { libc::mmap(at.cast(), bytes, access, FRESH | libc::MAP_FIXED, -1, 0) };
+    mapped != libc::MAP_FAILED
+}

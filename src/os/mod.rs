@@ -1,0 +1,79 @@
+//! The operating system, behind one contract.
+//!
+//! Every system call that a heap makes is a method of [`Os`]. The calls keep `errno`, know nothing
+//! of heaps, and report failure by value. [`Kernel`] is the real one; [`fake`] is the double that
+//! tests use: it fails on schedule, pretends other page sizes, and checks each call's arguments.
+
+mod kernel;
+
+#[cfg(test)]
+pub(crate) mod fake;
+
+pub(crate) use kernel::Kernel;
+
+/// Addresses of blocks stay below this: LuaJIT keeps type tags in the bits above.
+pub(crate) const ADDRESS_LIMIT: usize = 1 << 47;
+
+/// What a heap asks of the operating system.
+///
+/// Ranges start and end on kernel pages. `bool` results: true when done; false when refused, and
+/// then nothing has changed.
+pub(crate) trait Os {
+    /// Bytes in a kernel page: a power of two, 4 KiB or more.
+    fn page_size(&self) -> usize;
+
+    /// Bytes of address space that the process may map in all.
+    fn address_space(&self) -> usize;
+
+    /// Reserves `bytes` of address space, inaccessible, wholly below [`ADDRESS_LIMIT`].
+    fn reserve(&self, bytes: usize) -> Option<*mut u8>;
+
+    /// Gives a reservation back.
+    ///
+    /// # Safety
+    ///
+    /// The range is a whole reservation, and nothing in it is used again.
+    unsafe fn release(&self, start: *mut u8, bytes: usize);
+
+    /// Makes a range of a reservation readable and writable. New pages read as zero.
+    ///
+    /// # Safety
+    ///
+    /// The range lies in a reservation of the caller's.
+    unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool;
+
+    /// Gives the memory behind a committed range back. The range stays usable and reads as zero.
+    ///
+    /// # Safety
+    ///
+    /// The range lies in a reservation of the caller's and holds nothing of value.
+    unsafe fn purge(&self, start: *mut u8, bytes: usize) -> bool;
+
+    /// Moves the memory behind one committed range to another; `from` then reads as zero.
+    ///
+    /// # Safety
+    ///
+    /// Both lie in reservations of the caller's and do not overlap; `to` holds nothing of value.
+    unsafe fn move_pages(&self, from: *mut u8, to: *mut u8, bytes: usize) -> bool;
+
+    /// Replaces a committed range by a fresh one that reads as zero, so that the kernel can keep
+    /// it in one mapping with its neighbours again after [`Os::move_pages`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Os::purge`].
+    unsafe fn renew(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool;
+
+    /// Asks for transparent huge pages in a range, or forbids them.
+    ///
+    /// # Safety
+    ///
+    /// The range lies in a reservation of the caller's.
+    unsafe fn set_huge_pages(&self, start: *mut u8, bytes: usize, wanted: bool) -> bool;
+
+    /// Bytes of a range that the kernel holds resident; `None` when it will not say.
+    fn resident(&self, start: *mut u8, bytes: usize) -> Option<u64>;
+
+    /// Microseconds on a clock that never goes back.
+    fn now_us(&self) -> u64;
+}

@@ -1,0 +1,116 @@
+//! The truth about a heap, as one snapshot.
+//!
+//! Every layer keeps its own counts; this adds them up, in constant time. At every moment
+//!
+//! ```text
+//! committed = live + waste + free_resident + returned + never_touched + metadata
+//! ```
+//!
+//! Small blocks are counted in slots by their bins, on the hot path. What was asked for in them is
+//! the sum of the sizes given less the sum of the sizes taken back, so a host that frees with a
+//! wrong `osize` falsifies it; it is therefore kept within what the size classes allow.
+
+#![forbid(unsafe_code)]
+
+use crate::heap::Heap;
+use crate::heap::class::{CLASS_COUNT, CLASSES};
+use crate::os::Os;
+use crate::units::Pages;
+
+/// Bytes by what they are used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) committed: usize,
+    pub(crate) live: usize,
+    pub(crate) waste: usize,
+    pub(crate) free_resident: usize,
+    pub(crate) returned: usize,
+    pub(crate) never_touched: usize,
+    pub(crate) metadata: usize,
+    pub(crate) resident_peak: usize,
+    /// Live blocks.
+    pub(crate) blocks: u64,
+    /// Spans.
+    pub(crate) spans: u64,
+}
+
+/// What live small blocks add up to.
+#[derive(Default)]
+struct Small {
+    blocks: u64,
+    spans: u64,
+    slot_bytes: usize,
+    /// The least that can have been asked for: one byte more than the next smaller class holds.
+    least: usize,
+}
+
+impl<S: Os> Heap<S> {
+    /// Adds up what the heap holds.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let small = self.count_small();
+        let counts = &self.counts;
+        let requested = self.small_requested.cast_signed().max(0) as usize;
+        let small_live = requested.clamp(small.least, small.slot_bytes);
+        let live = small_live + counts.large_requested;
+        let rounding = small.slot_bytes - small_live;
+        let large_rounding = counts.large_pages.bytes() - counts.large_requested;
+        // A span is slots and a tail. Purged pages hold neither live slots nor a counted tail.
+        let spans_resident = (counts.span_pages - counts.purged).bytes();
+        let free_in_spans = spans_resident - counts.tails - small.slot_bytes;
+        let clean = self.runs.free - self.runs.dirty;
+        let (_, committed) = self.committed_range();
+        let metadata = self.layout.metadata(self.runs.top);
+        let used = self.runs.top.since(self.layout.first).bytes();
+        Snapshot {
+            committed,
+            live,
+            waste: rounding + large_rounding + counts.tails,
+            free_resident: free_in_spans + self.runs.dirty.bytes(),
+            returned: (clean + counts.purged).bytes(),
+            never_touched: committed - used - metadata,
+            metadata,
+            resident_peak: counts.resident_peak.bytes() + metadata,
+            blocks: small.blocks + counts.large_blocks,
+            spans: small.spans,
+        }
+    }
+
+    fn count_small(&self) -> Small {
+        let mut small = Small::default();
+        let mut next_smaller = 0;
+        for class in 0..CLASS_COUNT {
+            let (bin, slot_size) = (&self.bins[class], CLASSES[class].slot_size as usize);
+            small.blocks += bin.live;
+            small.spans += u64::from(bin.spans);
+            small.slot_bytes += bin.live as usize * slot_size;
+            small.least += bin.live as usize * (next_smaller + 1);
+            next_smaller = slot_size;
+        }
+        small
+    }
+
+    /// What the kernel holds resident of the committed range; `None` when it will not say.
+    pub(crate) fn kernel_resident(&self) -> Option<u64> {
+        let (start, bytes) = self.committed_range();
+        self.os.resident(start, bytes)
+    }
+}
+
+impl Snapshot {
+    /// Bytes that hold memory, by our own account.
+    pub(crate) fn resident(&self) -> usize {
+        self.live + self.waste + self.free_resident + self.metadata
+    }
+
+    /// Panics unless the parts add up to the whole.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let parts = self.resident() + self.returned + self.never_touched;
+        assert_eq!(parts, self.committed, "{self:?}");
+    }
+}
+
+/// Pages as bytes, for reports.
+pub(crate) fn bytes(pages: Pages) -> u64 {
+    pages.bytes() as u64
+}

@@ -331,17 +331,16 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
             return Error::Argument.because(format_args!("ebb_stats: unknown flags {}", asked.flags))
                 as c_int;
         }
-        let kernel = if asked.flags & EBB_STATS_KERNEL != 0 {
-            heap.kernel_resident()
-        } else {
-            Some(0)
-        };
+        let kernel =
+            if asked.flags & EBB_STATS_KERNEL != 0 { heap.kernel_resident() } else { Some(0) };
         let class_count = fill_classes(heap, asked.classes, asked.class_count);
         let told = tell(heap, kernel.unwrap_or(0), ebb_stats { class_count, ..asked });
         fill(stats, told);
         match kernel {
             Some(_) => EBB_OK,
-            None => Error::System.because(format_args!("stats: the kernel refused mincore")) as c_int,
+            None => {
+                Error::System.because(format_args!("stats: the kernel refused mincore")) as c_int
+            }
         }
     }
 }

@@ -42,8 +42,8 @@
 #![deny(missing_docs)]
 
 pub(crate) mod bug;
-pub(crate) mod error;
 pub mod capi;
+pub(crate) mod error;
 pub(crate) mod heap;
 pub(crate) mod options;
 pub(crate) mod os;

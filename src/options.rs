@@ -136,8 +136,9 @@ impl Spec {
     }
 
     fn parse(&self, text: &CStr) -> Result<i64, Error> {
-        parse_size(text.to_bytes()).filter(|value| (self.min..=self.max).contains(value)).ok_or_else(
-            || {
+        parse_size(text.to_bytes())
+            .filter(|value| (self.min..=self.max).contains(value))
+            .ok_or_else(|| {
                 let Spec { variable, min, max, .. } = self;
                 let variable = variable.to_str().unwrap_or_default();
                 let text = text.to_str().unwrap_or("(not UTF-8)");
@@ -145,8 +146,7 @@ impl Spec {
                     "{variable}={text}: takes a number from {min} to {max}; \
                      k, m, g and t behind it are powers of 1024"
                 ))
-            },
-        )
+            })
     }
 }
 

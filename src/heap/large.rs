@@ -6,8 +6,8 @@
 
 use core::ptr;
 
-use super::descriptor::Descriptor;
 use super::Heap;
+use super::descriptor::Descriptor;
 use crate::options::Key;
 use crate::os::Os;
 use crate::units::{PageIndex, PageRange, Pages};

@@ -244,7 +244,11 @@ impl PageRuns<'_> {
     }
 
     /// The first page from `from` up to, not including, `end` that is dirty or marked.
-    pub(crate) fn next_dirty_or_marked(&self, from: PageIndex, end: PageIndex) -> Option<PageIndex> {
+    pub(crate) fn next_dirty_or_marked(
+        &self,
+        from: PageIndex,
+        end: PageIndex,
+    ) -> Option<PageIndex> {
         let mut page = from.0 as usize;
         while page < end.0 as usize {
             let chunk = &self.chunks[page / CHUNK_PAGES];
@@ -306,7 +310,8 @@ impl PageRuns<'_> {
         if self.groups[group].stale {
             let end = self.chunks.len().min((group + 1) * GROUP_CHUNKS);
             let chunks = &mut self.chunks[group * GROUP_CHUNKS..end];
-            self.groups[group] = Summary::of_rows(chunks.iter_mut().map(Chunk::refresh), CHUNK_PAGES);
+            self.groups[group] =
+                Summary::of_rows(chunks.iter_mut().map(Chunk::refresh), CHUNK_PAGES);
         }
         self.groups[group]
     }

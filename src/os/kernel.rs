@@ -90,9 +90,7 @@ impl Os for Kernel {
 
     unsafe fn purge(&self, start: *mut u8, bytes: usize) -> bool {
         // SAFETY: the caller's promise.
-        keeping_errno(|| unsafe {
-            libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) == 0
-        })
+        keeping_errno(|| unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) == 0 })
     }
 
     unsafe fn move_pages(&self, from: *mut u8, to: *mut u8, bytes: usize) -> bool {

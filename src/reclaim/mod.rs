@@ -7,4 +7,3 @@
 mod purge;
 
 pub(crate) use purge::Budget;
-

@@ -1,0 +1,165 @@
+//! What a well-formed heap is: every invariant of every layer, by a walk over all pages.
+//!
+//! Knows nothing that the heap could have counted wrong: it starts from the descriptors and the
+//! bitmaps and works out what the counts must be.
+
+use super::class::{CLASS_COUNT, CLASSES};
+use super::descriptor::{Descriptor, Kind, NEVER, Place};
+use super::{Counts, Heap};
+use crate::os::Os;
+use crate::units::{PageIndex, PageRange, Pages};
+
+/// What the walk over the pages adds up.
+struct Tally {
+    classes: [ClassTally; CLASS_COUNT],
+    counts: Counts,
+}
+
+/// The same for one class.
+#[derive(Clone, Copy, Default)]
+struct ClassTally {
+    live: u64,
+    spans: u32,
+    listed: u32,
+}
+
+impl<S: Os> Heap<S> {
+    /// Panics on the first broken invariant.
+    pub(crate) fn check(&mut self) {
+        self.page_runs().check();
+        self.scars.check();
+        let mut tally =
+            Tally { classes: [ClassTally::default(); CLASS_COUNT], counts: Counts::default() };
+        let mut page = self.layout.first;
+        while page < self.runs.top {
+            page = self.check_page(page, &mut tally);
+        }
+        assert_eq!(page, self.runs.top, "H2: the last block ends beyond the top");
+        (0..CLASS_COUNT).for_each(|class| self.check_bin(class, &tally));
+        self.check_counts(&tally.counts);
+        self.snapshot().check();
+    }
+
+    /// Checks what starts at a page; returns where that ends.
+    fn check_page(&mut self, page: PageIndex, tally: &mut Tally) -> PageIndex {
+        let end = match self.descriptor(page).kind() {
+            Kind::None => {
+                assert!(self.page_runs().is_free(page), "H2: {page:?} belongs to nothing");
+                assert_eq!(self.descriptor(page).reciprocal, 0, "D1: {page:?}");
+                return page + Pages(1);
+            }
+            Kind::SpanRest => panic!("H2: {page:?} is the rest of no span"),
+            Kind::Span => self.check_span(page, tally),
+            Kind::Large => self.check_large(page, tally),
+        };
+        for page in (page.0..end.0).map(PageIndex) {
+            assert!(!self.page_runs().is_free(page), "H2: {page:?} is in use and free");
+        }
+        end
+    }
+
+    fn check_large(&mut self, page: PageIndex, tally: &mut Tally) -> PageIndex {
+        let (count, requested) = self.large_size(page);
+        assert!(requested <= count.bytes(), "{page:?}: {requested} bytes in {count:?}");
+        tally.counts.large_blocks += 1;
+        tally.counts.large_pages += count;
+        tally.counts.large_requested += requested;
+        let range = PageRange::new(page, count);
+        for rest in (range.start.0 + 1..range.end.0).map(PageIndex) {
+            let descriptor = self.descriptor(rest);
+            assert_eq!((descriptor.kind(), descriptor.reciprocal), (Kind::None, 0), "D1: {rest:?}");
+        }
+        range.end
+    }
+
+    fn check_span(&mut self, first: PageIndex, tally: &mut Tally) -> PageIndex {
+        let start = self.address(first).addr();
+        let class = self.descriptor(first).class;
+        let shape = &CLASSES[class as usize];
+        for page in 0..shape.pages.0 {
+            let fresh = Descriptor::span_page(class, page, start);
+            let descriptor = self.descriptor(first + Pages(page));
+            assert_eq!(descriptor.kind(), fresh.kind(), "{first:?} + {page}");
+            assert_eq!(descriptor.to_first, fresh.to_first, "{first:?} + {page}");
+            assert_eq!(descriptor.start, fresh.start, "{first:?} + {page}");
+            assert_eq!(descriptor.reciprocal, fresh.reciprocal, "{first:?} + {page}");
+            assert_eq!(descriptor.class, fresh.class, "{first:?} + {page}");
+        }
+        assert_eq!(self.page_runs().is_marked(first), shape.pages > Pages(1), "{first:?}: mark");
+        self.check_slots(first);
+        let descriptor = self.descriptor(first);
+        let in_class = &mut tally.classes[class as usize];
+        in_class.spans += 1;
+        in_class.live += u64::from(shape.slots - descriptor.free_slots());
+        in_class.listed += u32::from(descriptor.place() == Place::Listed);
+        tally.counts.span_pages += shape.pages;
+        tally.counts.purged += Pages(descriptor.purged.count_ones());
+        if descriptor.purged >> (shape.pages.0 - 1) & 1 == 0 {
+            tally.counts.tails += shape.tail();
+        }
+        first + shape.pages
+    }
+
+    /// Checks a span's bits against its place.
+    fn check_slots(&mut self, first: PageIndex) {
+        let base = self.base;
+        let descriptor = self.descriptor(first);
+        let shape = descriptor.shape();
+        let free = descriptor.free_slots();
+        let live = shape.slots - free;
+        for word in 0..4 {
+            let outside = descriptor.free[word] & !shape.word_mask(word as u32);
+            assert_eq!(outside, 0, "D2: {first:?}");
+        }
+        assert!(descriptor.countdown > 0, "D3: {first:?}");
+        assert_eq!(
+            descriptor.purged & !descriptor.hole_pages(),
+            0,
+            "{first:?}: a live slot purged"
+        );
+        let (place, countdown) = (descriptor.place(), descriptor.countdown);
+        let enough = free >= shape.listable() && live > 0;
+        match place {
+            Place::Current => assert_eq!(descriptor.purged, 0, "S4: {first:?}"),
+            Place::Full => assert_eq!(countdown, shape.listable() - free, "S1: {first:?}"),
+            Place::Listed => assert_eq!(countdown, live, "S1: {first:?}"),
+            Place::Spare => assert_eq!((live, countdown), (0, NEVER), "S3: {first:?}"),
+        }
+        assert!(place == Place::Current || enough == (place == Place::Listed), "S2: {first:?}");
+        let class = descriptor.class as usize;
+        let bin = &self.bins[class];
+        assert_eq!(place == Place::Current, bin.current == first, "H3: {first:?} of {base:p}");
+        assert_eq!(place == Place::Spare, bin.spare == first, "S3: {first:?}");
+    }
+
+    fn check_bin(&mut self, class: usize, tally: &Tally) {
+        let bin = &self.bins[class];
+        assert_eq!(bin.live, tally.classes[class].live, "H4: live blocks of class {class}");
+        assert_eq!(bin.spans, tally.classes[class].spans, "H4: spans of class {class}");
+        let (mut page, mut previous, mut length) = (bin.listed, PageIndex(0), 0);
+        while page != PageIndex(0) {
+            let descriptor = self.descriptor(page);
+            assert_eq!(
+                descriptor.place(),
+                Place::Listed,
+                "S2: {page:?} is in class {class}'s list"
+            );
+            assert_eq!(descriptor.class as usize, class, "{page:?} is in class {class}'s list");
+            assert_eq!(descriptor.previous, previous, "{page:?}: its way back");
+            (previous, page) = (page, descriptor.next);
+            length += 1;
+        }
+        assert_eq!(length, tally.classes[class].listed, "S2: class {class}'s list");
+    }
+
+    fn check_counts(&self, tally: &Counts) {
+        let counts = &self.counts;
+        assert_eq!(counts.span_pages, tally.span_pages, "H4: pages of spans");
+        assert_eq!(counts.purged, tally.purged, "H4: purged pages in spans");
+        assert_eq!(counts.tails, tally.tails, "H4: tails");
+        assert_eq!(counts.large_blocks, tally.large_blocks, "H4: large blocks");
+        assert_eq!(counts.large_pages, tally.large_pages, "H4: pages of large blocks");
+        assert_eq!(counts.large_requested, tally.large_requested, "H4: bytes of large blocks");
+        assert!(counts.resident_peak >= self.resident_pages(), "H4: the peak was passed");
+    }
+}

@@ -1,0 +1,177 @@
+//! An operating system for tests: the real one behind a hand that can hold it back.
+//!
+//! It fails calls on schedule or by a limit, pretends a page size and a clock, and checks that
+//! every call keeps the contract: on kernel pages, inside a reservation, purged only if committed.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::{Kernel, Os};
+
+/// What the calls of a test's heaps see and did.
+#[derive(Default)]
+pub(crate) struct World {
+    /// The pretended kernel page.
+    pub(crate) page_size: usize,
+    /// Whether each coming call that can fail does; calls beyond the end succeed.
+    pub(crate) failures: VecDeque<bool>,
+    /// Most bytes that may be committed at once: strict overcommit.
+    pub(crate) commit_limit: Option<usize>,
+    /// Most bytes that one reservation may have.
+    pub(crate) reserve_limit: Option<usize>,
+    /// Microseconds that pass from one look at the clock to the next.
+    pub(crate) tick_us: u64,
+    /// Calls of each kind that did their work.
+    pub(crate) purges: u64,
+    pub(crate) moves: u64,
+    pub(crate) renewals: u64,
+    /// The longest range that one purge covered.
+    pub(crate) longest_purge: usize,
+    now_us: u64,
+    reservation: Range<usize>,
+    committed: Vec<Range<usize>>,
+    committed_bytes: usize,
+}
+
+/// A handle on a [`World`] that a heap can own.
+#[derive(Clone)]
+pub(crate) struct FakeOs(Rc<RefCell<World>>);
+
+impl FakeOs {
+    pub(crate) fn new(page_size: usize) -> FakeOs {
+        FakeOs(Rc::new(RefCell::new(World { page_size, ..World::default() })))
+    }
+
+    /// The world, to set it up and to look at what happened.
+    pub(crate) fn world(&self) -> std::cell::RefMut<'_, World> {
+        self.0.borrow_mut()
+    }
+
+    /// Checks a call's range; true when the call is to fail.
+    fn enter(&self, start: *mut u8, bytes: usize) -> bool {
+        let mut world = self.world();
+        let range = world.check_range(start, bytes);
+        assert!(world.reservation.contains(&range.start), "{start:p} is not reserved");
+        assert!(range.end <= world.reservation.end, "{start:p} + {bytes} is not reserved");
+        world.failures.pop_front().unwrap_or(false)
+    }
+}
+
+impl World {
+    fn check_range(&self, start: *mut u8, bytes: usize) -> Range<usize> {
+        assert!(bytes > 0, "an empty range");
+        assert_eq!(start.addr() % self.page_size, 0, "{start:p} is not on a kernel page");
+        assert_eq!(bytes % self.page_size, 0, "{bytes} bytes are not whole kernel pages");
+        start.addr()..start.addr() + bytes
+    }
+
+    fn is_committed(&self, range: Range<usize>) -> bool {
+        let mut at = range.start;
+        while at < range.end {
+            match self.committed.iter().find(|part| part.contains(&at)) {
+                Some(part) => at = part.end,
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
+impl Os for FakeOs {
+    fn page_size(&self) -> usize {
+        self.world().page_size
+    }
+
+    fn address_space(&self) -> usize {
+        Kernel.address_space()
+    }
+
+    fn reserve(&self, bytes: usize) -> Option<*mut u8> {
+        let mut world = self.world();
+        if world.reserve_limit.is_some_and(|limit| bytes > limit) {
+            return None;
+        }
+        // The real pages may be smaller than the pretended ones: leave room to align.
+        let start = Kernel.reserve(bytes + world.page_size)?;
+        let start = start.wrapping_add(start.align_offset(world.page_size));
+        world.reservation = world.check_range(start, bytes);
+        Some(start)
+    }
+
+    unsafe fn release(&self, start: *mut u8, bytes: usize) {
+        let mut world = self.world();
+        assert_eq!(world.check_range(start, bytes), world.reservation, "released in part");
+        world.reservation = 0..0;
+        world.committed.clear();
+        world.committed_bytes = 0;
+        // SAFETY: the caller's promise; what was reserved for alignment stays, inaccessible.
+        unsafe { Kernel.release(start, bytes) }
+    }
+
+    unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool {
+        let fails = self.enter(start, bytes);
+        let mut world = self.world();
+        let total = world.committed_bytes + bytes;
+        if fails || world.commit_limit.is_some_and(|limit| total > limit) {
+            return false;
+        }
+        world.committed_bytes = total;
+        let range = start.addr()..start.addr() + bytes;
+        world.committed.push(range);
+        // SAFETY: the caller's promise.
+        unsafe { Kernel.commit(start, bytes) }
+    }
+
+    unsafe fn purge(&self, start: *mut u8, bytes: usize) -> bool {
+        let fails = self.enter(start, bytes);
+        let mut world = self.world();
+        assert!(world.is_committed(start.addr()..start.addr() + bytes), "purged beyond the heap");
+        if fails {
+            return false;
+        }
+        world.purges += 1;
+        world.longest_purge = world.longest_purge.max(bytes);
+        // SAFETY: the caller's promise.
+        unsafe { Kernel.purge(start, bytes) }
+    }
+
+    unsafe fn move_pages(&self, from: *mut u8, to: *mut u8, bytes: usize) -> bool {
+        self.world().check_range(from, bytes);
+        if self.enter(to, bytes) {
+            return false;
+        }
+        assert!(from.addr().abs_diff(to.addr()) >= bytes, "the ranges overlap");
+        self.world().moves += 1;
+        // SAFETY: the caller's promise.
+        unsafe { Kernel.move_pages(from, to, bytes) }
+    }
+
+    unsafe fn renew(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool {
+        if self.enter(start, bytes) {
+            return false;
+        }
+        self.world().renewals += 1;
+        // SAFETY: the caller's promise.
+        unsafe { Kernel.renew(start, bytes, huge_pages) }
+    }
+
+    unsafe fn set_huge_pages(&self, start: *mut u8, bytes: usize, wanted: bool) -> bool {
+        // SAFETY: the caller's promise.
+        !self.enter(start, bytes) && unsafe { Kernel.set_huge_pages(start, bytes, wanted) }
+    }
+
+    fn resident(&self, start: *mut u8, bytes: usize) -> Option<u64> {
+        if self.enter(start, bytes) {
+            return None;
+        }
+        Kernel.resident(start, bytes)
+    }
+
+    fn now_us(&self) -> u64 {
+        let mut world = self.world();
+        world.now_us += world.tick_us;
+        world.now_us
+    }
+}

@@ -12,6 +12,7 @@
 //! | module        | knows                                                                    |
 //! |---------------|--------------------------------------------------------------------------|
 //! | [`bug`]       | how to stop with one line when an invariant is broken                    |
+//! | [`error`]     | what can go wrong, as codes and as words                                 |
 //! | [`units`]     | pages, page indices, all rounding                                        |
 //! | [`os`]        | the only system calls, behind one contract                               |
 //! | [`options`]   | every option: name, range, default, environment                          |

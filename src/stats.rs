@@ -13,7 +13,7 @@
 #![forbid(unsafe_code)]
 
 use crate::heap::Heap;
-use crate::heap::class::{CLASS_COUNT, CLASSES};
+use crate::heap::class::CLASSES;
 use crate::os::Os;
 use crate::units::Pages;
 
@@ -78,8 +78,8 @@ impl<S: Os> Heap<S> {
     fn count_small(&self) -> Small {
         let mut small = Small::default();
         let mut next_smaller = 0;
-        for class in 0..CLASS_COUNT {
-            let (bin, slot_size) = (&self.bins[class], CLASSES[class].slot_size as usize);
+        for (bin, class) in self.bins.iter().zip(&CLASSES) {
+            let slot_size = class.slot_size as usize;
             small.blocks += bin.live;
             small.spans += u64::from(bin.spans);
             small.slot_bytes += bin.live as usize * slot_size;

@@ -2,8 +2,8 @@
 //!
 //! A heap counts in logical pages of 4 KiB, whatever the kernel's pages are. An index names one
 //! page, a count is how many, bytes are plain `usize`. Indices count from the heap's base, so they
-//! are the same in a parent and its fork. A heap is at most 8 TiB, so the sum of an index and a count
-//! stays in 32 bits.
+//! are the same in a parent and its fork. A heap is at most 8 TiB, so the sum of an index and a
+//! count stays in 32 bits.
 
 #![forbid(unsafe_code)]
 

@@ -1,11 +1,11 @@
 //! Where things lie in a heap's reservation. Computed first, mapped afterwards.
 //!
 //! ```text
-//!  reservation                     base
-//!  |                               |
-//!  | not yet    | descriptors      | header | groups | chunks | pages            | not yet      |
-//!  | committed  | <- of page n … 0 |   page 0, 1, … first - 1 | first … top ->   | committed    |
-//!  |            |--------------------- committed ---------------------------|                  |
+//!  reservation                    base
+//!  |                              |
+//!  | not yet   | descriptors      | header | groups | chunks | pages          | not yet   |
+//!  | committed | <- of page n … 0 | page 0, 1, … first - 1   | first … top -> | committed |
+//!  |           |----------------------- committed -----------------------|                |
 //! ```
 //!
 //! Pages grow upwards and their descriptors downwards, so that what is committed is one range, and

@@ -1,6 +1,8 @@
 //! Finds out what is wrong with a pointer that is no live block, and stops with a line that says
 //! so.
 
+#![forbid(unsafe_code)]
+
 use super::descriptor::Kind;
 use super::{Heap, class::slot_of};
 use crate::bug::bug;

@@ -544,7 +544,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_plain_array(steps in prop::collection::vec((0u32..300, any::<u16>()), 1..200)) {
+        fn agrees_with_a_plain_array(
+            steps in prop::collection::vec((0u32..300, any::<u16>()), 1..200),
+        ) {
             let mut owned = Owned::new();
             let mut used = vec![false; PAGES];
             used[..FIRST.0 as usize].fill(true);
@@ -570,9 +572,13 @@ mod tests {
         }
 
         #[test]
-        fn summaries_join(words in prop::collection::vec(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 1..6)) {
+        fn summaries_join(
+            words in prop::collection::vec(
+                prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 1..6),
+        ) {
             let joined = Summary::of_rows(words.iter().map(|word| Summary::of_word(*word)), 64);
-            let bits: Vec<bool> = words.iter().flat_map(|w| (0..64).map(move |i| w >> i & 1 == 1)).collect();
+            let bit = |page: usize| words[page / 64] >> (page % 64) & 1 == 1;
+            let bits: Vec<bool> = (0..words.len() * 64).map(bit).collect();
             let rows = bits.split(|bit| !bit).map(<[bool]>::len).max().unwrap_or(0);
             prop_assert_eq!(joined.most as usize, rows);
             prop_assert_eq!(joined.start as usize, bits.iter().take_while(|bit| **bit).count());

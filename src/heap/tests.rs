@@ -60,8 +60,8 @@ enum Step {
     Resize(usize, usize, OldSize),
     /// Frees about three in four, as a dropped data structure does.
     Drop,
-    Reclaim,
-    ReclaimStep,
+    ReclaimAll,
+    ReclaimSome,
 }
 
 /// What the host says a block's size was.
@@ -155,8 +155,8 @@ impl Tested {
                     self.free(index, OldSize::Right);
                 }
             }
-            Step::Reclaim => drop(self.heap().reclaim(Budget::Unlimited)),
-            Step::ReclaimStep => drop(self.heap().reclaim(Budget::Until(0))),
+            Step::ReclaimAll => drop(self.heap().reclaim(Budget::Unlimited)),
+            Step::ReclaimSome => drop(self.heap().reclaim(Budget::Until(0))),
             Step::Free(..) | Step::Resize(..) => {}
         }
         self.heap().check();
@@ -203,8 +203,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (any::<usize>(), old_size()).prop_map(|(which, old)| Step::Free(which, old)),
         4 => (any::<usize>(), size(), old_size()).prop_map(|(i, n, old)| Step::Resize(i, n, old)),
         1 => Just(Step::Drop),
-        1 => Just(Step::Reclaim),
-        1 => Just(Step::ReclaimStep),
+        1 => Just(Step::ReclaimAll),
+        1 => Just(Step::ReclaimSome),
     ]
 }
 

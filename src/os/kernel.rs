@@ -112,11 +112,13 @@ impl Os for Kernel {
 
     unsafe fn renew(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool {
         keeping_errno(|| {
-            // SAFETY: the caller's promise, here and below.
-            let renewed = unsafe { map_fresh(start, bytes) };
-            // Refusal costs a mapping of its own, nothing else.
-            let _ = renewed && unsafe { self.set_huge_pages(start, bytes, huge_pages) };
-            renewed
+            // SAFETY: the caller's promise.
+            unsafe {
+                let renewed = map_fresh(start, bytes);
+                // Refusal costs a mapping of its own, nothing else.
+                let _ = renewed && self.set_huge_pages(start, bytes, huge_pages);
+                renewed
+            }
         })
     }
 

@@ -188,10 +188,11 @@ impl<S: Os> Heap<S> {
         if per_kernel_page == 1 {
             return Some(range);
         }
-        while range.start.0 % per_kernel_page != 0 && self.holds_nothing(range.start - Pages(1)) {
+        let starts_one = |page: PageIndex| page.0.is_multiple_of(per_kernel_page);
+        while !starts_one(range.start) && self.holds_nothing(range.start - Pages(1)) {
             range.start = range.start - Pages(1);
         }
-        while range.end.0 % per_kernel_page != 0 && self.holds_nothing(range.end) {
+        while !starts_one(range.end) && self.holds_nothing(range.end) {
             range.end = range.end + Pages(1);
         }
         let start = range.start.0.next_multiple_of(per_kernel_page);

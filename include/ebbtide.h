@@ -72,20 +72,20 @@ typedef struct ebb_options {
    */
   size_t size;
   /**
-   * Bytes of address space, from 1 MiB to 16 TiB: more than the heap can ever
+   * Bytes of address space, from 1 MiB to 8 TiB: more than the heap can ever
    * hold at once. Costs no memory. When the kernel refuses, half is tried, and
    * so on down to 1 MiB. Default: 64 GiB, or less when other heaps or a limit
    * on address space leave less. Fixed once the heap is made.
    */
   int64_t reserve;
   /**
-   * 1 leaves transparent huge pages to the system's setting, 0 keeps them off
-   * for the heap, since they refill the holes that reclaim made. Default: 0.
+   * 1 asks the kernel for transparent huge pages, 0 keeps them off the heap,
+   * since they refill the holes that reclaim made. Default: 0.
    */
   int64_t thp;
   /**
    * Blocks of this many bytes and more are moved by remapping their pages
-   * instead of copying them, from 4 KiB to 16 TiB. Default: 128 KiB.
+   * instead of copying them, from 4 KiB to 8 TiB. Default: 128 KiB.
    */
   int64_t remap_min;
 } ebb_options;
@@ -282,6 +282,9 @@ struct ebb_heap *ebb_heap_new(const struct ebb_options *options);
 
 /**
  * Deletes a heap and every block in it. NULL is allowed.
+ *
+ * The process keeps the heap that was deleted last, if it was small, and 512
+ * KiB of its memory, so that the next heap is made faster.
  *
  * heap      from ebb_heap_new(). After lua_close(), if a VM ran on it.
  */

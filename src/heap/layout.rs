@@ -3,7 +3,7 @@
 //! ```text
 //!  reservation                    base
 //!  |                              |
-//!  | not yet   | descriptors      | header | groups | chunks | pages          | not yet   |
+//!  | not yet   | descriptors      | header | chunks          | pages          | not yet   |
 //!  | committed | <- of page n … 0 | page 0, 1, … first - 1   | first … top -> | committed |
 //!  |           |----------------------- committed -----------------------|                |
 //! ```
@@ -17,11 +17,11 @@
 #![forbid(unsafe_code)]
 
 use super::descriptor::Descriptor;
-use super::runs::{Chunk, Summary, chunk_count, group_count};
+use super::runs::{Chunk, chunk_count};
 use crate::units::{PAGE, PageIndex, round_down, round_up};
 
-/// A page and its descriptor.
-const PAGE_AND_DESCRIPTOR: usize = PAGE + size_of::<Descriptor>();
+/// Bytes of a descriptor.
+pub(super) const DESCRIPTOR: usize = size_of::<Descriptor>();
 
 /// The parts of one reservation. Offsets from the base are in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +32,6 @@ pub(crate) struct Layout {
     pub(crate) base: usize,
     /// Pages above the base, those of the tables included.
     pub(crate) limit: PageIndex,
-    /// Where the groups lie.
-    pub(crate) groups: usize,
-    /// How many.
-    pub(crate) group_count: usize,
     /// Where the chunks lie.
     pub(crate) chunks: usize,
     /// How many.
@@ -48,33 +44,31 @@ impl Layout {
     /// Lays out `reserved` bytes, a multiple of `kernel_page`, for a header of `header` bytes.
     /// `None` when not even one span of each class would fit.
     pub(crate) fn new(reserved: usize, header: usize, kernel_page: usize) -> Option<Layout> {
-        let pages = reserved.checked_sub(kernel_page)? / PAGE_AND_DESCRIPTOR;
-        let base = round_up(pages * size_of::<Descriptor>(), kernel_page);
+        let pages = reserved.checked_sub(kernel_page)? / (PAGE + DESCRIPTOR);
+        let base = round_up(pages * DESCRIPTOR, kernel_page);
         let limit = round_down(reserved - base, kernel_page) / PAGE;
         let limit = limit.min(pages).min(u32::MAX as usize);
-        let (chunk_count, group_count) = (chunk_count(limit), group_count(limit));
-        let groups = round_up(header, align_of::<Summary>());
-        let chunks = round_up(groups + group_count * size_of::<Summary>(), align_of::<Chunk>());
+        let chunk_count = chunk_count(limit);
+        let chunks = round_up(header, align_of::<Chunk>());
         let tables = round_up(chunks + chunk_count * size_of::<Chunk>(), kernel_page);
         let first = PageIndex::of(tables);
         let limit = PageIndex(limit as u32);
         let room = limit.0.checked_sub(first.0)?;
         const ROOM_MIN: u32 = 64;
-        let layout =
-            Layout { reserved, base, limit, groups, group_count, chunks, chunk_count, first };
+        let layout = Layout { reserved, base, limit, chunks, chunk_count, first };
         (room >= ROOM_MIN).then_some(layout)
     }
 
     /// Bytes below the base that the descriptors of all pages below `end` take, on kernel pages.
     pub(crate) fn descriptors(&self, end: PageIndex, kernel_page: usize) -> usize {
-        round_up(end.0 as usize * size_of::<Descriptor>(), kernel_page)
+        round_up(end.0 as usize * DESCRIPTOR, kernel_page)
     }
 
     /// Bytes of tables and descriptors that serve pages up to `top`: what the heap itself holds.
     pub(crate) fn metadata(&self, top: PageIndex) -> usize {
         let chunks = chunk_count(top.0 as usize) * size_of::<Chunk>();
         let tables = round_up(self.chunks + chunks, PAGE).min(self.first.offset());
-        let descriptors = |end: PageIndex| end.0 as usize * size_of::<Descriptor>();
+        let descriptors = |end: PageIndex| end.0 as usize * DESCRIPTOR;
         // The tables' own descriptors are never touched, but for what shares a page.
         let unused = round_down(descriptors(self.first), PAGE);
         tables + round_up(descriptors(top), PAGE) - unused
@@ -112,7 +106,6 @@ mod tests {
         assert!(end <= layout.reserved, "L1: {layout:?} ends at {end}");
         assert!(layout.descriptors(layout.limit, kernel_page) <= layout.base, "L1: {layout:?}");
         assert!(layout.chunks + layout.chunk_count * size_of::<Chunk>() <= layout.first.offset());
-        assert!(layout.groups + layout.group_count * size_of::<Summary>() <= layout.chunks);
         assert_eq!(layout.base % kernel_page, 0, "L2: {layout:?}");
         assert_eq!(layout.first.offset() % kernel_page, 0, "L2: {layout:?}");
         let lost = layout.reserved - layout.room().bytes();

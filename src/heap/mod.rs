@@ -9,6 +9,7 @@
 //! | `reserve`       | how much address space a heap takes                              | no     |
 //! | `scars`         | ranges that are kernel mappings of their own                     | no     |
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
+//! | `park`          | keeping one deleted heap for the next                            | yes    |
 //! | `span`          | spans: filled, listed, emptied                                   | yes    |
 //! | `large`         | large blocks: placed, grown, moved                               | yes    |
 //! | `fast`          | allocate, free, resize: the hot path                             | yes    |
@@ -27,6 +28,7 @@ mod fast;
 mod large;
 mod layout;
 mod misuse;
+pub(crate) mod park;
 mod reserve;
 mod runs;
 mod scars;
@@ -47,7 +49,7 @@ pub(crate) use runs::{PageRuns, RunCounts};
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
 use crate::os::Os;
-use crate::units::{PAGE, PageIndex, Pages, round_up};
+use crate::units::{PageIndex, Pages, round_up};
 use class::CLASS_COUNT;
 use scars::Scars;
 
@@ -179,18 +181,16 @@ impl<S: Os> Heap<S> {
         Ok(base.cast())
     }
 
-    /// Deletes a heap and all that is in it.
+    /// Gives a heap's reservation back, with all that is in it.
     ///
     /// # Safety
     ///
     /// `heap` came from [`Heap::create`], and neither it nor any block in it is used again.
-    pub(crate) unsafe fn delete(heap: *mut Heap<S>) {
+    unsafe fn release(heap: *mut Heap<S>) {
         // SAFETY: the caller's promise; the header is moved out before its memory goes.
         unsafe {
             let heap = heap.read();
-            let start = heap.base.sub(heap.layout.base);
-            heap.os.release(start, heap.layout.reserved);
-            reserve::note_deleted(heap.layout.reserved);
+            heap.os.release(heap.reservation(), heap.layout.reserved);
         }
     }
 
@@ -225,19 +225,13 @@ impl<S: Os> Heap<S> {
 
     /// The page runs.
     pub(crate) fn page_runs(&mut self) -> PageRuns<'_> {
-        let Layout { groups, group_count, chunks, chunk_count, .. } = self.layout;
-        // SAFETY: L1: both tables lie between the header and the first page, apart and aligned;
-        // they are committed, and zeroed memory is a valid chunk and summary. The heap is borrowed
-        // for as long, so nobody else has them.
-        unsafe {
-            let groups = self.base.add(groups).cast();
-            let chunks = self.base.add(chunks).cast();
-            PageRuns {
-                counts: &mut self.runs,
-                chunks: slice::from_raw_parts_mut(chunks, chunk_count),
-                groups: slice::from_raw_parts_mut(groups, group_count),
-            }
-        }
+        let Layout { chunks, chunk_count, .. } = self.layout;
+        // SAFETY: L1: the table lies between the header and the first page, aligned; it is
+        // committed, and zeroed memory is valid chunks. The heap is borrowed for as long, so nobody
+        // else has them.
+        let chunks =
+            unsafe { slice::from_raw_parts_mut(self.base.add(chunks).cast(), chunk_count) };
+        PageRuns { counts: &mut self.runs, chunks }
     }
 
     /// Takes a run of pages, the lowest there is. `None`: no room or no memory.
@@ -331,10 +325,7 @@ fn reserve_somewhere<S: Os>(
     options: &Options,
     kernel_page: usize,
 ) -> Result<(*mut u8, Layout), Error> {
-    let wanted = match options.bytes(Key::Reserve) {
-        0 => reserve::next_share(os.address_space()),
-        bytes => round_up(bytes, kernel_page.max(PAGE)),
-    };
+    let wanted = reserve::wanted(os.address_space(), options, kernel_page);
     let mut bytes = wanted;
     while bytes >= RESERVE_MIN {
         let layout = Layout::new(bytes, size_of::<Heap<S>>(), kernel_page);

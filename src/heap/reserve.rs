@@ -16,8 +16,9 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::options::RESERVE_MIN;
+use crate::options::{Key, Options, RESERVE_MIN};
 use crate::os::ADDRESS_LIMIT;
+use crate::units::round_up;
 
 /// What one heap gets at most.
 const SHARE_MAX: usize = 64 << 30;
@@ -28,9 +29,12 @@ static RESERVED: AtomicUsize = AtomicUsize::new(0);
 /// Heaps alive in the process.
 static HEAPS: AtomicUsize = AtomicUsize::new(0);
 
-/// The share of the next heap in a process with this much address space.
-pub(super) fn next_share(address_space: usize) -> usize {
-    share(budget(address_space), RESERVED.load(Relaxed), HEAPS.load(Relaxed))
+/// What the next heap should reserve in a process with this much address space.
+pub(super) fn wanted(address_space: usize, options: &Options, kernel_page: usize) -> usize {
+    match options.bytes(Key::Reserve) {
+        0 => share(budget(address_space), RESERVED.load(Relaxed), HEAPS.load(Relaxed)),
+        bytes => round_up(bytes, kernel_page),
+    }
 }
 
 /// Notes that a heap was made.

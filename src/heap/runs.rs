@@ -16,11 +16,11 @@
 //! - P4: no page below `lowest` is free.
 //! - P5: a summary that is not stale is the summary of its pages.
 //!
-//! The lowest run of n pages is found from summaries of runs of pages: how many free pages stand
-//! at the start, at the end, and in the longest row. Two neighbours' summaries join into one, so
-//! chunks sum up words and groups sum up chunks. A change only marks its chunk and group as stale;
-//! the next search that comes by sums up anew. (Go's page allocator, Knyszek and Clements 2019,
-//! keeps the same three numbers in a tree of five levels, eagerly.)
+//! The lowest run of n pages is found from summaries of rows of pages: how many free pages stand
+//! at the start, at the end, and in the longest run. Two neighbours' summaries join into one, so
+//! chunks sum up words, and the first chunk of a group sums up the group. A change only marks its
+//! chunk and group as stale; the next search that comes by sums up anew. (Go's page allocator,
+//! Knyszek and Clements 2019, keeps the same three numbers in a tree of five levels, eagerly.)
 
 #![forbid(unsafe_code)]
 
@@ -37,7 +37,7 @@ const GROUP_PAGES: usize = GROUP_CHUNKS * CHUNK_PAGES;
 
 /// Free pages in a row of pages: at its start, at its end, and most anywhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Summary {
+struct Summary {
     start: u16,
     end: u16,
     most: u16,
@@ -88,13 +88,15 @@ impl Summary {
 
 /// The bits of 512 pages.
 #[repr(C)]
-#[derive(Clone, Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Chunk {
     free: [u64; CHUNK_WORDS],
     dirty: [u64; CHUNK_WORDS],
     /// Pages that the layer above wants to find again; no meaning here.
     marked: [u64; CHUNK_WORDS],
     summary: Summary,
+    /// In the first chunk of a group: the group's summary.
+    group: Summary,
 }
 
 impl Chunk {
@@ -109,11 +111,6 @@ impl Chunk {
 /// How many chunks hold `pages`.
 pub(crate) const fn chunk_count(pages: usize) -> usize {
     pages.div_ceil(CHUNK_PAGES)
-}
-
-/// How many groups hold `pages`.
-pub(crate) const fn group_count(pages: usize) -> usize {
-    pages.div_ceil(GROUP_PAGES)
 }
 
 /// The numbers beside the bitmaps.
@@ -140,7 +137,6 @@ impl RunCounts {
 pub(crate) struct PageRuns<'heap> {
     pub(crate) counts: &'heap mut RunCounts,
     pub(crate) chunks: &'heap mut [Chunk],
-    pub(crate) groups: &'heap mut [Summary],
 }
 
 /// One of the three bitmaps.
@@ -152,6 +148,12 @@ enum Bits {
 }
 
 impl PageRuns<'_> {
+    /// Forgets everything: no page is free, dirty or marked. The counts are the caller's to set.
+    pub(crate) fn clear(&mut self) {
+        let used = chunk_count(self.counts.top.0 as usize);
+        self.chunks[..used].fill(Chunk::default());
+    }
+
     /// Takes the lowest free run of `count` pages below `top`. `None`: there is none.
     pub(crate) fn take_lowest(&mut self, count: Pages) -> Option<PageIndex> {
         if self.counts.free < count {
@@ -212,7 +214,7 @@ impl PageRuns<'_> {
 
     /// Notes that free pages hold no memory any more; returns how many held some.
     pub(crate) fn clean(&mut self, range: PageRange) -> Pages {
-        let cleaned = self.clear(Bits::Dirty, range);
+        let cleaned = self.unset(Bits::Dirty, range);
         self.counts.dirty -= cleaned;
         cleaned
     }
@@ -233,7 +235,7 @@ impl PageRuns<'_> {
         if marked {
             self.set(Bits::Marked, range);
         } else {
-            self.clear(Bits::Marked, range);
+            self.unset(Bits::Marked, range);
         }
     }
 
@@ -278,7 +280,7 @@ impl PageRuns<'_> {
         if let Some(page) = self.find_near_lowest(wanted) {
             return Some(page);
         }
-        let group_end = group_count(self.counts.top.0 as usize);
+        let group_end = (self.counts.top.0 as usize).div_ceil(GROUP_PAGES);
         // Free pages in a row up to where the search stands.
         let mut row = 0;
         for group in self.counts.lowest.0 as usize / GROUP_PAGES..group_end {
@@ -307,13 +309,13 @@ impl PageRuns<'_> {
     }
 
     fn refresh_group(&mut self, group: usize) -> Summary {
-        if self.groups[group].stale {
-            let end = self.chunks.len().min((group + 1) * GROUP_CHUNKS);
-            let chunks = &mut self.chunks[group * GROUP_CHUNKS..end];
-            self.groups[group] =
-                Summary::of_rows(chunks.iter_mut().map(Chunk::refresh), CHUNK_PAGES);
+        let first = group * GROUP_CHUNKS;
+        if self.chunks[first].group.stale {
+            let end = self.chunks.len().min(first + GROUP_CHUNKS);
+            let rows = self.chunks[first..end].iter_mut().map(Chunk::refresh);
+            self.chunks[first].group = Summary::of_rows(rows, CHUNK_PAGES);
         }
-        self.groups[group]
+        self.chunks[first].group
     }
 
     /// The lowest run in a group that has one. Its chunks' summaries are fresh.
@@ -334,10 +336,10 @@ impl PageRuns<'_> {
     }
 
     fn take(&mut self, range: PageRange) {
-        let taken = self.clear(Bits::Free, range);
+        let taken = self.unset(Bits::Free, range);
         ensure!(taken == range.count(), "page runs: {range:?} handed out twice");
         self.counts.free -= taken;
-        let cleaned = self.clear(Bits::Dirty, range);
+        let cleaned = self.unset(Bits::Dirty, range);
         self.counts.dirty -= cleaned;
         if range.start <= self.counts.lowest {
             self.counts.lowest = self.counts.lowest.max(range.end);
@@ -396,7 +398,7 @@ impl PageRuns<'_> {
     }
 
     /// Clears the bits of a range; returns how many were set.
-    fn clear(&mut self, bits: Bits, range: PageRange) -> Pages {
+    fn unset(&mut self, bits: Bits, range: PageRange) -> Pages {
         self.update(bits, range, |word, mask| (*word & !mask, (mask & *word).count_ones()))
     }
 
@@ -425,7 +427,7 @@ impl PageRuns<'_> {
             changed += Pages(count);
             if matches!(bits, Bits::Free) {
                 chunk.summary.stale = true;
-                self.groups[page / GROUP_PAGES].stale = true;
+                self.chunks[page / GROUP_PAGES * GROUP_CHUNKS].group.stale = true;
             }
             page = word_end;
         }
@@ -478,18 +480,15 @@ impl PageRuns<'_> {
             dirty += Pages(is_dirty.into());
         }
         assert_eq!((free, dirty), (self.counts.free, self.counts.dirty), "P3: counts and bits");
-        for group in 0..self.groups.len() {
-            let kept = self.groups[group];
-            let end = self.chunks.len().min((group + 1) * GROUP_CHUNKS);
-            let chunks = &mut self.chunks[group * GROUP_CHUNKS..end];
-            for chunk in chunks.iter_mut().filter(|chunk| !chunk.summary.stale) {
-                let kept = chunk.summary;
-                chunk.summary.stale = true;
-                assert_eq!(chunk.refresh(), kept, "P5: a chunk's summary");
+        for index in 0..self.chunks.len() {
+            let Chunk { summary, group, .. } = self.chunks[index];
+            if !summary.stale {
+                self.chunks[index].summary.stale = true;
+                assert_eq!(self.chunks[index].refresh(), summary, "P5: chunk {index}");
             }
-            if !kept.stale {
-                self.groups[group].stale = true;
-                assert_eq!(self.refresh_group(group), kept, "P5: group {group}'s summary");
+            if index % GROUP_CHUNKS == 0 && !group.stale {
+                self.chunks[index].group.stale = true;
+                assert_eq!(self.refresh_group(index / GROUP_CHUNKS), group, "P5: group of {index}");
             }
         }
     }
@@ -507,7 +506,6 @@ mod tests {
     struct Owned {
         counts: RunCounts,
         chunks: Vec<Chunk>,
-        groups: Vec<Summary>,
     }
 
     impl Owned {
@@ -515,16 +513,11 @@ mod tests {
             Owned {
                 counts: RunCounts::new(FIRST),
                 chunks: vec![Chunk::default(); chunk_count(PAGES)],
-                groups: vec![Summary::default(); group_count(PAGES)],
             }
         }
 
         fn view(&mut self) -> PageRuns<'_> {
-            PageRuns {
-                counts: &mut self.counts,
-                chunks: &mut self.chunks,
-                groups: &mut self.groups,
-            }
+            PageRuns { counts: &mut self.counts, chunks: &mut self.chunks }
         }
 
         fn allocate(&mut self, count: Pages) -> Option<PageIndex> {

@@ -164,7 +164,7 @@ impl<S: Os> Heap<S> {
     }
 
     /// Gives an empty span's pages back to the page runs.
-    fn release(&mut self, class: usize, first: PageIndex) {
+    fn release_span(&mut self, class: usize, first: PageIndex) {
         let shape = &CLASSES[class];
         let purged = self.descriptor(first).purged;
         self.count_as_resident(first);
@@ -214,7 +214,7 @@ impl<S: Os> Heap<S> {
         if self.bins[class].spare == NO_PAGE {
             self.bins[class].spare = page;
         } else {
-            self.release(class, page);
+            self.release_span(class, page);
         }
     }
 
@@ -226,7 +226,7 @@ impl<S: Os> Heap<S> {
             let spare = self.bins[class].spare;
             if spare != NO_PAGE {
                 self.bins[class].spare = NO_PAGE;
-                self.release(class, spare);
+                self.release_span(class, spare);
             }
         }
     }

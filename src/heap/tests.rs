@@ -178,7 +178,10 @@ impl Tested {
 impl Drop for Tested {
     fn drop(&mut self) {
         // SAFETY: nothing uses the heap after this.
-        unsafe { Heap::delete(self.heap) }
+        unsafe {
+            super::reserve::note_deleted((*self.heap).layout.reserved);
+            Heap::release(self.heap)
+        }
     }
 }
 
@@ -413,4 +416,38 @@ fn heaps_are_placed_below_the_address_limit_on_the_real_kernel() {
     assert!(at.addr() + (1 << 36) <= crate::os::ADDRESS_LIMIT);
     // SAFETY: reserved just now.
     unsafe { Kernel.release(at, 1 << 36) };
+}
+
+#[test]
+fn a_wiped_heap_is_as_new() {
+    for size in [100, 5000, 50_000] {
+        let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
+        for round in 1..4 {
+            (0..round * 40).for_each(|_| assert!(tested.allocate(size)));
+            tested.live.clear();
+            assert!(tested.heap().wipe(), "{size} bytes, round {round}");
+            tested.heap().check();
+            let snapshot = tested.heap().snapshot();
+            assert_eq!((snapshot.live, snapshot.blocks, snapshot.spans), (0, 0, 0));
+            assert!(snapshot.free_resident <= super::park::KEPT_PAGES as usize * 4096);
+            let kernel = tested.heap().kernel_resident().expect("mincore") as usize;
+            assert!(kernel <= snapshot.resident(), "{kernel} of {snapshot:?}");
+        }
+        (0..100).for_each(|_| assert!(tested.allocate(size)));
+        tested.heap().check();
+        tested.free_all();
+    }
+}
+
+#[test]
+fn a_heap_that_the_kernel_will_not_purge_or_that_grew_long_is_not_kept() {
+    let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
+    (0..40).for_each(|_| assert!(tested.allocate(50_000)));
+    tested.os.world().failures = vec![true].into();
+    tested.live.clear();
+    assert!(!tested.heap().wipe());
+    let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+    assert!(tested.allocate(10 << 20));
+    tested.live.clear();
+    assert!(!tested.heap().wipe());
 }

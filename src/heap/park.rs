@@ -1,0 +1,129 @@
+//! One deleted heap is parked for the next one.
+//!
+//! Hosts that make a VM per request delete and make heaps all day. To the kernel that is a mapping,
+//! its page tables and a fault for each page, over and over: 35 µs of it for an empty heap. So the
+//! heap that was deleted last is kept, wiped, with its first [`KEEP`] bytes still resident, and the
+//! next one that asks for the same reservation gets it, in under 1 µs. A process parks one heap and
+//! no more, and only one that was small.
+
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use super::{Heap, RunCounts, layout, reserve, scars::Scars, span};
+use crate::error::Error;
+use crate::heap::{Counts, Descriptor};
+use crate::options::{Key, Options};
+use crate::os::{Kernel, Os};
+use crate::units::{PageIndex, PageRange, round_up};
+
+/// Bytes for blocks that stay resident in a parked heap.
+const KEEP: usize = 512 << 10;
+/// A heap that committed more than this is not parked.
+const COMMITTED_MAX: usize = 8 << 20;
+
+/// A heap on the real kernel: what C sees.
+pub(crate) type KernelHeap = Heap<Kernel>;
+
+/// The parked heap, or null. Whoever swaps it out owns it.
+static PARKED: AtomicPtr<KernelHeap> = AtomicPtr::new(ptr::null_mut());
+
+/// Makes a heap, from the parked one if that fits.
+pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
+    let parked = PARKED.swap(ptr::null_mut(), Ordering::Acquire);
+    // SAFETY: swapping it out has made it ours.
+    if let Some(heap) = unsafe { parked.as_mut() } {
+        if heap.suits(&options) {
+            heap.reopen(options);
+            return Ok(parked);
+        }
+        // SAFETY: as above; it is not used again.
+        unsafe { Heap::release(parked) };
+    }
+    Heap::create(Kernel, options)
+}
+
+/// Deletes a heap, or parks it.
+///
+/// # Safety
+///
+/// As for [`Heap::delete`].
+pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
+    // SAFETY: the caller's promise; whichever heap comes out of the swap is ours.
+    unsafe {
+        reserve::note_deleted((*heap).layout.reserved);
+        if !(*heap).wipe() {
+            return Heap::release(heap);
+        }
+        let before = PARKED.swap(heap, Ordering::AcqRel);
+        if !before.is_null() {
+            Heap::release(before);
+        }
+    }
+}
+
+impl<S: Os> Heap<S> {
+    /// Whether a heap made with these options would be like this one.
+    fn suits(&self, options: &Options) -> bool {
+        let wanted = reserve::wanted(self.os.address_space(), options, self.kernel_page);
+        wanted == self.layout.reserved && options.get(Key::Thp) == self.options.get(Key::Thp)
+    }
+
+    /// Turns a wiped heap into one made with these options.
+    pub(super) fn reopen(&mut self, mut options: Options) {
+        options.put(Key::Reserve, self.layout.reserved as i64);
+        self.options = options;
+        reserve::note_made(self.layout.reserved);
+    }
+
+    /// Makes the heap as new, but that its first pages are free and resident. False: it is too
+    /// large to be worth it, or the kernel refused; then it can only be released.
+    pub(super) fn wipe(&mut self) -> bool {
+        if self.committed > COMMITTED_MAX || self.scars.room() < Scars::CAPACITY {
+            return false;
+        }
+        let first = self.layout.first;
+        let keep = PageIndex::of(round_up(first.offset() + KEEP, self.kernel_page));
+        let top = self.runs.top.min(keep);
+        if keep < self.runs.top && !self.purge_beyond(keep) {
+            return false;
+        }
+        for page in (first.0..top.0).map(PageIndex) {
+            *self.descriptor(page) = Descriptor::NONE;
+        }
+        self.page_runs().clear();
+        self.runs = RunCounts::new(first);
+        self.bins = span::empty_bins(self.base);
+        self.counts = Counts::default();
+        self.small_requested = 0;
+        self.reclaim_cursor = PageIndex(0);
+        if first < top {
+            let kept = PageRange { start: first, end: top };
+            self.page_runs().take_at_top(kept.count());
+            self.page_runs().give_back(kept, true);
+            self.note_peak();
+        }
+        true
+    }
+
+    /// Gives back the memory of all pages from `keep` on, and of their descriptors.
+    fn purge_beyond(&mut self, keep: PageIndex) -> bool {
+        let below = self.layout.descriptors(keep, self.kernel_page);
+        let (start, _) = self.committed_range();
+        // A page of descriptors may serve pages on both sides of `keep`.
+        let end = PageIndex((below / layout::DESCRIPTOR) as u32);
+        for page in (keep.0..end.0.min(self.runs.top.0)).map(PageIndex) {
+            *self.descriptor(page) = Descriptor::NONE;
+        }
+        // SAFETY: both ranges are committed and on kernel pages; nothing is in use.
+        unsafe {
+            let pages = self.committed - keep.offset();
+            let descriptors = self.committed_below - below;
+            self.os.purge(self.address(keep), pages)
+                && (descriptors == 0 || self.os.purge(start, descriptors))
+        }
+    }
+}
+
+/// Pages that a parked heap keeps at most.
+#[cfg(test)]
+pub(super) const KEPT_PAGES: u32 = (KEEP / crate::units::PAGE) as u32;

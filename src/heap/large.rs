@@ -127,7 +127,8 @@ impl<S: Os> Heap<S> {
     /// more scars than can be kept.
     fn can_remap(&self, from: PageRange, to: PageIndex) -> bool {
         let target = PageRange::new(to, from.count());
-        from.count().bytes() >= self.options.bytes(Key::RemapMin)
+        !self.remap_refused
+            && from.count().bytes() >= self.options.bytes(Key::RemapMin)
             && [from.start, from.end, to].iter().all(|page| self.is_aligned(*page))
             && !self.scars.overlap(target)
             && self.scars.pieces(from) <= self.scars.room()
@@ -145,10 +146,12 @@ impl<S: Os> Heap<S> {
         }
         let bytes = piece.count().bytes();
         self.counts.remap_calls += 1;
+        let (from, target) = (self.address(piece.start), self.address(to));
+        let huge_pages = self.options.get(Key::Thp) == 1;
         // SAFETY: both ranges are committed, on kernel pages, and apart; nothing is in the new one.
-        let moved =
-            unsafe { self.os.move_pages(self.address(piece.start), self.address(to), bytes) };
-        if !moved {
+        if !unsafe { self.os.move_pages(from, target, bytes, huge_pages) } {
+            // The kernel is too old for it, or has no mappings left: it would refuse again.
+            self.remap_refused = true;
             self.counts.failed_calls += 1;
             return false;
         }

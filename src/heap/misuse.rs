@@ -36,7 +36,7 @@ enum Wrong {
     InTables,
     OnFreePage,
     InsideBlock(usize),
-    InsideLarge(usize),
+    InsideLarge,
     Freed(usize),
 }
 
@@ -47,9 +47,7 @@ impl core::fmt::Display for Wrong {
             Wrong::InTables => out.write_str("is in the heap's own tables, not a block"),
             Wrong::OnFreePage => out.write_str("is not a live block: its page is free"),
             Wrong::InsideBlock(size) => write!(out, "points inside a block of {size} bytes"),
-            Wrong::InsideLarge(size) => {
-                write!(out, "points inside the first page of a block of {size} bytes")
-            }
+            Wrong::InsideLarge => out.write_str("points inside a large block"),
             Wrong::Freed(size) => write!(out, "is a block of {size} bytes that was freed before"),
         }
     }
@@ -63,10 +61,13 @@ fn what_is_wrong<S: Os>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> Wr
     if page < heap.layout.first {
         return Wrong::InTables;
     }
+    let in_use = page < heap.runs.top && !heap.page_runs().is_free(page);
     let descriptor = heap.descriptor(page);
     match descriptor.kind() {
+        Kind::Large => Wrong::InsideLarge,
+        // H2: a page in use that has no kind is a further page of a large block.
+        Kind::None if in_use => Wrong::InsideLarge,
         Kind::None => Wrong::OnFreePage,
-        Kind::Large => Wrong::InsideLarge(descriptor.large_requested()),
         Kind::Span | Kind::SpanRest => {
             let in_span = (block.addr() as u32).wrapping_sub(descriptor.start);
             let size = descriptor.shape().slot_size as usize;

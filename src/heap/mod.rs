@@ -129,6 +129,8 @@ pub(crate) struct Heap<S> {
     /// Bytes below the base that are committed.
     committed_below: usize,
     scars: Scars,
+    /// The kernel refused to move pages once; from then on they are copied.
+    remap_refused: bool,
     /// Where the next step of a reclaim pass begins; page 0: with a new pass.
     pub(crate) reclaim_cursor: PageIndex,
     pub(crate) kernel_page: usize,
@@ -157,6 +159,7 @@ impl<S: Os> Heap<S> {
             options,
             committed_below,
             scars: Scars::NONE,
+            remap_refused: false,
             reclaim_cursor: PageIndex(0),
             kernel_page,
             os,
@@ -313,6 +316,7 @@ impl<S: Os> Heap<S> {
                     .because(format_args!("thp: the kernel refused to change huge pages")));
             }
         }
+        self.remap_refused &= key != Key::RemapMin;
         self.options.put(key, value);
         Ok(())
     }

@@ -137,7 +137,13 @@ impl Os for FakeOs {
         unsafe { Kernel.purge(start, bytes) }
     }
 
-    unsafe fn move_pages(&self, from: *mut u8, to: *mut u8, bytes: usize) -> bool {
+    unsafe fn move_pages(
+        &self,
+        from: *mut u8,
+        to: *mut u8,
+        bytes: usize,
+        huge_pages: bool,
+    ) -> bool {
         self.world().check_range(from, bytes);
         if self.enter(to, bytes) {
             return false;
@@ -145,7 +151,7 @@ impl Os for FakeOs {
         assert!(from.addr().abs_diff(to.addr()) >= bytes, "the ranges overlap");
         self.world().moves += 1;
         // SAFETY: the caller's promise.
-        unsafe { Kernel.move_pages(from, to, bytes) }
+        unsafe { Kernel.move_pages(from, to, bytes, huge_pages) }
     }
 
     unsafe fn renew(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool {

@@ -93,7 +93,13 @@ impl Os for Kernel {
         keeping_errno(|| unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) == 0 })
     }
 
-    unsafe fn move_pages(&self, from: *mut u8, to: *mut u8, bytes: usize) -> bool {
+    unsafe fn move_pages(
+        &self,
+        from: *mut u8,
+        to: *mut u8,
+        bytes: usize,
+        huge_pages: bool,
+    ) -> bool {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
         keeping_errno(|| {
             // SAFETY: the caller's promise; DONTUNMAP leaves `from` mapped and empty.
@@ -103,7 +109,7 @@ impl Os for Kernel {
             }
             // Some kernels unmap the target before they find a reason to refuse.
             // SAFETY: the caller's promise: the target holds nothing of value.
-            if unsafe { !map_fresh(to, bytes) } {
+            if unsafe { !self.renew(to, bytes, huge_pages) } {
                 bug!("{to:p}: the kernel took {bytes} bytes of a heap away and gives no others");
             }
             false

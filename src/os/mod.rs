@@ -49,12 +49,14 @@ pub(crate) trait Os {
     /// The range lies in a reservation of the caller's and holds nothing of value.
     unsafe fn purge(&self, start: *mut u8, bytes: usize) -> bool;
 
-    /// Moves the memory behind one committed range to another; `from` then reads as zero.
+    /// Moves the memory behind one committed range to another; `from` then reads as zero. When the
+    /// kernel refuses, `to` may have been renewed: see [`Os::renew`] for `huge_pages`.
     ///
     /// # Safety
     ///
     /// Both lie in reservations of the caller's and do not overlap; `to` holds nothing of value.
-    unsafe fn move_pages(&self, from: *mut u8, to: *mut u8, bytes: usize) -> bool;
+    unsafe fn move_pages(&self, from: *mut u8, to: *mut u8, bytes: usize, huge_pages: bool)
+    -> bool;
 
     /// Replaces a committed range by a fresh one that reads as zero, so that the kernel can keep
     /// it in one mapping with its neighbours again after [`Os::move_pages`].

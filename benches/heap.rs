@@ -2,62 +2,14 @@
 //!
 //! Whole LuaJIT programs against the built-in allocator are in `benches/programs`.
 
+mod common;
+
 use std::ffi::c_void;
 use std::hint::black_box;
 use std::ptr;
 
+use common::{Heap, Random};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ebbtide::capi::{ebb_alloc, ebb_heap, ebb_heap_delete, ebb_heap_new, ebb_reclaim};
-
-/// A heap that is deleted at the end of its scope.
-struct Heap(*mut ebb_heap);
-
-impl Heap {
-    fn new() -> Heap {
-        // SAFETY: NULL options are the defaults.
-        let heap = unsafe { ebb_heap_new(ptr::null()) };
-        assert!(!heap.is_null(), "a heap");
-        Heap(heap)
-    }
-
-    fn call(&self, block: *mut c_void, old: usize, new: usize) -> *mut c_void {
-        // SAFETY: the benches pass live blocks of this heap.
-        unsafe { ebb_alloc(self.0.cast(), block, old, new) }
-    }
-
-    fn allocate(&self, size: usize) -> *mut c_void {
-        self.call(ptr::null_mut(), 0, size)
-    }
-
-    fn free(&self, block: *mut c_void, size: usize) {
-        self.call(block, size, 0);
-    }
-
-    fn reclaim(&self) {
-        // SAFETY: NULL options and report are allowed.
-        let result = unsafe { ebb_reclaim(self.0, ptr::null(), ptr::null_mut()) };
-        assert_eq!(result, 0, "a whole pass");
-    }
-}
-
-impl Drop for Heap {
-    fn drop(&mut self) {
-        // SAFETY: nothing uses the heap after this.
-        unsafe { ebb_heap_delete(self.0) }
-    }
-}
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit
-    }
-}
 
 fn pairs(c: &mut Criterion) {
     let mut group = c.benchmark_group("allocate+free");
@@ -142,7 +94,7 @@ fn reclaim(c: &mut Criterion) {
     let mut group = c.benchmark_group("reclaim");
     group.sample_size(20).throughput(Throughput::Bytes((COUNT * 104) as u64));
     group.bench_function("64 MB in a thousand holes", |b| {
-        b.iter_batched_ref(|| fragmented(COUNT), |heap| heap.reclaim(), BatchSize::PerIteration);
+        b.iter_batched_ref(|| fragmented(COUNT), |heap| heap.reclaim(0), BatchSize::PerIteration);
     });
     group.finish();
 }

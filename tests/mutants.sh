@@ -1,0 +1,76 @@
+#!/bin/sh
+# Breaks each invariant once and looks whether a test of the library sees it.
+#
+# Every line of the table names an invariant, a file, and a sed expression that breaks it. The
+# change is made in a copy under target/; the library's tests must fail there. Prints one line for
+# each, with the first test that failed, and exits with 1 when a broken library passed or an
+# expression changed nothing. Takes about a minute for each two: `make mutants`.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+copy=target/mutants/source
+mkdir -p "$copy"
+survivors=0
+
+table() {
+    cat <<'TABLE'
+P1 dirty is free|src/heap/runs.rs|s/let cleaned = self.unset(Bits::Dirty, range);/let cleaned = Pages::ZERO;/
+P2 nothing above top|src/heap/runs.rs|s/self.counts.top = self.top_after(count);/self.counts.top = self.top_after(count) - Pages(count.0 \& 1);/
+P3 counts are the bits|src/heap/runs.rs|s/self.counts.free += count;/self.counts.free += count + Pages(1);/
+P4 lowest free page|src/heap/runs.rs|s/self.counts.lowest = self.counts.lowest.min(range.start);//
+P5 summaries|src/heap/runs.rs|s/                chunk.summary.stale = true;//
+P5 group summaries|src/heap/runs.rs|s/self.chunks\[page \/ GROUP_PAGES \* GROUP_CHUNKS\].group.stale = true;//
+lowest fit|src/heap/runs.rs|s/if before + summary.start as usize >= wanted/if before + summary.start as usize > wanted/
+L1 parts fit|src/heap/layout.rs|s/let limit = limit.min(pages)/let limit = (limit + 40).min(pages + 40)/
+L2 kernel pages|src/heap/layout.rs|s/let base = round_up(pages \* DESCRIPTOR, kernel_page)/let base = round_up(pages * DESCRIPTOR, 64)/
+R1 scars apart|src/heap/scars.rs|s/        self.count -= 1;//
+R1 scars renewed|src/heap/large.rs|s/        self.heal(range);//
+D1 reciprocal 0 outside spans|src/heap/span.rs|s/\*self.descriptor(first + Pages(page)) = Descriptor::NONE;//
+D2 bits are slots|src/heap/class.rs|s/(1 << (self.slots - first)) - 1/u64::MAX/
+D3 countdown|src/heap/span.rs|s/descriptor.countdown = shape.listable() - free;/descriptor.countdown = 0;/
+S1 listed countdown|src/heap/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
+S2 listed when worth it|src/heap/span.rs|s/} else if free >= shape.listable() {/} else if free > shape.listable() {/
+S3 a spare is empty|src/heap/span.rs|s/if free == shape.slots {/if free + 1 >= shape.slots {/
+S4 current is not purged|src/heap/span.rs|s/        self.count_as_resident(page);//
+H1 commit before use|src/heap/mod.rs|s/if top.offset() <= self.committed {/if top.offset() <= self.committed + 8192 {/
+H2 every page has an owner|src/heap/large.rs|s/start: page + count, end: page + old_count/start: page + count, end: page + count/
+H3 current is in no list|src/heap/span.rs|s/            self.unlist(class, listed);//
+H4 live counts|src/heap/fast.rs|s/(\*bin).live += 1;//
+double free|src/heap/fast.rs|s/if flipped < bits {/if flipped < bits \&\& flipped == 1 {/
+old contents kept|src/heap/fast.rs|s/slot_size.min(new_size)/old_size.min(new_size).min(slot_size)/
+shrink never fails|src/heap/fast.rs|s/if new_size > slot_size {/if new_size > 0 {/
+pages moved whole|src/heap/large.rs|s/to = to + piece.count();//
+no live page purged|src/heap/descriptor.rs|s/let end = ((page + 1) \* page_bytes).div_ceil(shape.slot_size)/let end = ((page + 1) * page_bytes \/ shape.slot_size)/
+holes found|src/reclaim/purge.rs|s/if let Some(hole) = self.hole_from(from) {/if let (Some(hole), true) = (self.hole_from(from), false) {/
+whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
+budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => top.since(range.start),/
+parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
+reciprocals|src/heap/class.rs|s/(1u64 << 32).div_ceil(size as u64)/((1u64 << 32) \/ size as u64)/
+shares of address space|src/heap/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
+wiped is as new|src/heap/park.rs|s/        self.page_runs().clear();//
+TABLE
+}
+
+table >target/mutants/table
+while IFS='|' read -r name file expression; do
+    rm -rf "$copy"
+    mkdir -p "$copy"
+    cp -r Cargo.toml Cargo.lock build.rs cbindgen.toml src benches tests ffi-tests "$copy"
+    sed -i "$expression" "$copy/$file"
+    if cmp -s "$file" "$copy/$file"; then
+        echo "UNCHANGED  $name: the expression no longer applies to $file"
+        survivors=$((survivors + 1))
+        continue
+    fi
+    if (cd "$copy" && CARGO_TARGET_DIR=../build RUSTFLAGS=--cap-lints=allow PROPTEST_MAX_SHRINK_ITERS=0 \
+        timeout 300 cargo test -q --lib) >target/mutants/log 2>&1 </dev/null; then
+        echo "SURVIVED   $name"
+        survivors=$((survivors + 1))
+    elif grep -q '^error\(\[\|: could not\)' target/mutants/log; then
+        echo "NOT BUILT  $name: $(grep -m 1 '^error' target/mutants/log)"
+        survivors=$((survivors + 1))
+    else
+        seen=$(sed -n 's/^---- \(.*\) stdout ----$/\1/p' target/mutants/log | head -n 1)
+        echo "caught     $name: ${seen:-the process stopped}"
+    fi
+done <target/mutants/table
+[ "$survivors" -eq 0 ]

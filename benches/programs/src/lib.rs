@@ -1,1 +1,34 @@
-//! ebbtide-programs.
+//! Whole Lua programs, run on one allocator after another, and what there is to see of it.
+//!
+//! A program is a Lua script in `lua/`, run by `ffi-tests/host.c` in a process of its own, so that
+//! nothing of one run is left in the next. From outside a run shows its CPU time, its peak and,
+//! when sampled, its memory over time; from inside it reports events: what is live at each phase,
+//! what reclaim returned.
+//!
+//! ```text
+//!   host      which allocators there are, and the host program built for them
+//!   process   one run: spawn, watch, wait, whatever happens to us meanwhile
+//!   event     the lines by which the host reports
+//!   memory    what the kernel counts, and bytes in words
+//!   numbers   median, spread, geometric mean
+//!   suite     the programs and their results; figures: what they must reach
+//!   live      the display while the demo runs; chart: its picture; table: aligned text
+//! ```
+//!
+//! The binaries are `demo`, which shows the breathing curve of a service, and `programs`, which
+//! measures.
+#![deny(unsafe_code)]
+
+pub mod chart;
+pub mod event;
+pub mod figures;
+pub mod host;
+pub mod live;
+pub mod memory;
+pub mod numbers;
+pub mod process;
+pub mod suite;
+pub mod table;
+
+/// What goes wrong is said in one line, to whoever started the program.
+pub type Result<T> = std::result::Result<T, String>;

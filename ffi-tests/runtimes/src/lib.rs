@@ -1,1 +1,128 @@
-//! ebbtide-runtimes.
+//! The Lua runtimes that ebbtide is tested and measured with, and the host program for each.
+//!
+//! The build script compiles them from the sources that mlua vendors. Here is where they lie, and
+//! how `ffi-tests/host.c` is compiled against one of them and an ebbtide library.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// One Lua runtime, built as a static library.
+#[derive(Clone, Copy, Debug)]
+pub struct Runtime {
+    /// Name, fit for a file name.
+    pub name: &'static str,
+    /// The folder with `lua.h`.
+    pub include_dir: &'static str,
+    /// The static library.
+    pub library: &'static str,
+    /// What a program that links the library needs besides.
+    pub link_flags: &'static [&'static str],
+}
+
+macro_rules! runtime {
+    ($name:literal, $library:literal) => {
+        Runtime {
+            name: $name,
+            include_dir: concat!(env!("OUT_DIR"), "/", $name, "/include"),
+            library: concat!(env!("OUT_DIR"), "/", $name, "/lib/", $library),
+            link_flags: &["-lm", "-ldl", "-Wl,-E"],
+        }
+    };
+}
+
+/// LuaJIT 2.1 (OpenResty branch) as one would ship it.
+pub const LUAJIT: Runtime = runtime!("luajit", "libluajit.a");
+/// The same source with LuaJIT's assertions and API checks on.
+pub const LUAJIT_CHECKED: Runtime = runtime!("luajit-checked", "libluajit.a");
+/// PUC Lua 5.1.
+pub const LUA51: Runtime = runtime!("lua5.1", "liblua5.1.a");
+/// PUC Lua 5.2.
+pub const LUA52: Runtime = runtime!("lua5.2", "liblua5.2.a");
+/// PUC Lua 5.3.
+pub const LUA53: Runtime = runtime!("lua5.3", "liblua5.3.a");
+/// PUC Lua 5.4.
+pub const LUA54: Runtime = runtime!("lua5.4", "liblua5.4.a");
+
+/// Every runtime.
+pub const ALL: &[Runtime] = &[LUAJIT, LUAJIT_CHECKED, LUA51, LUA52, LUA53, LUA54];
+
+/// The compiler flags that C sources of this project must pass without a warning.
+pub const C_FLAGS: &[&str] =
+    &["-std=c99", "-O2", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+
+/// What a program needs besides when it links `libebbtide.a`.
+pub const EBBTIDE_LINK_FLAGS: &[&str] = &["-lgcc_s", "-lpthread", "-lm", "-ldl"];
+
+/// The name by which the loader looks for `libebbtide.so`.
+pub const SONAME: &str = "libebbtide.so.0";
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    root.pop();
+    root
+}
+
+/// Compiles `ffi-tests/host.c` against `runtime` and `ebbtide` (`libebbtide.a` or `.so`, by its
+/// path) into the program `output`. With a `.so`, a link named [`SONAME`] is put beside `output`.
+/// The compiler is `$CC`, or else `cc`.
+///
+/// The error is one line that says what failed, and below it what the compiler said.
+pub fn build_host(runtime: &Runtime, ebbtide: &Path, output: &Path) -> Result<(), String> {
+    let root = repository();
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut command = Command::new(&compiler);
+    command
+        .args(C_FLAGS)
+        .arg("-I")
+        .arg(root.join("include"))
+        .arg("-isystem")
+        .arg(runtime.include_dir)
+        .arg("-o")
+        .arg(output)
+        .arg(root.join("ffi-tests/host.c"))
+        .arg(ebbtide)
+        .arg(runtime.library)
+        .args(runtime.link_flags)
+        .args(EBBTIDE_LINK_FLAGS);
+    if ebbtide.extension().is_some_and(|extension| extension == "so") {
+        command.arg("-Wl,-rpath,$ORIGIN");
+        link_by_soname(ebbtide, output)?;
+    }
+    let result = command.output().map_err(|error| format!("cannot run {compiler:?}: {error}"))?;
+    match result.status.success() {
+        true => Ok(()),
+        false => Err(format!(
+            "cannot compile host.c for {}:\n{}",
+            runtime.name,
+            String::from_utf8_lossy(&result.stderr).trim_end()
+        )),
+    }
+}
+
+/// The loader asks for the soname, which only an installed library has for a file name.
+fn link_by_soname(library: &Path, program: &Path) -> Result<(), String> {
+    let link = program.with_file_name(SONAME);
+    let target = library.canonicalize().map_err(|e| format!("{}: {e}", library.display()))?;
+    match std::os::unix::fs::symlink(&target, &link) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(format!("{}: {error}", link.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_was_built() {
+        for runtime in ALL {
+            assert!(Path::new(runtime.library).is_file(), "{}", runtime.library);
+            assert!(Path::new(runtime.include_dir).join("lua.h").is_file(), "{}", runtime.name);
+        }
+    }
+}

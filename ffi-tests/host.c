@@ -1,0 +1,437 @@
+/* A small Lua host: runs one script on the allocator that is asked for.
+ *
+ *   host [--allocator builtin|malloc|ebbtide] [--jit on|off] [--events]
+ *        script.lua [argument...]
+ *   host --version
+ *
+ * Built against LuaJIT or PUC Lua 5.1 to 5.4, and against ebbtide. The script
+ * finds its arguments in `arg`, and these globals:
+ *
+ *   wait_until(s)   sleeps until s seconds after the start; at once if past
+ *   replace_blocks(live, count)
+ *                   on the VM's allocator, without Lua: see below
+ *   event(label)    with --events: says what is live in Lua and resident
+ *   reclaim()       on ebbtide: gives all free memory back, returns the report
+ *   heap_stats()    on ebbtide: what ebb_stats_read() says, as a table
+ *
+ * With --events, event() and reclaim() write one line each to standard output:
+ * the word "event", then key=value fields, separated by tabs. Sizes are bytes.
+ *
+ * After lua_close() the ebbtide heap must hold nothing. Whatever is wrong is
+ * said in one line, and the exit status is 1 (2 for a wrong command line).
+ */
+
+#define _POSIX_C_SOURCE 200809L
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <lua.h>
+#include <lauxlib.h>
+#include <lualib.h>
+#ifdef LUA_JITLIBNAME
+#include <luajit.h>
+#endif
+
+#include "ebbtide.h"
+
+#ifdef LUAJIT_VERSION
+#define RUNTIME LUAJIT_VERSION
+#else
+#define RUNTIME LUA_RELEASE
+#endif
+
+typedef enum { BUILTIN, MALLOC, EBBTIDE } allocator_kind;
+
+typedef struct {
+  allocator_kind allocator;
+  int jit;          /* 1 on, 0 off, -1 as the runtime has it */
+  int events;
+  int script;       /* index into argv */
+  int argc;
+  char **argv;
+  ebb_heap *heap;   /* NULL but on ebbtide */
+  struct timespec start;
+} host;
+
+/* One host per process: C functions that Lua calls find it here. */
+static host self;
+
+static void fail(int status, const char *format, ...)
+{
+  va_list arguments;
+
+  fflush(stdout);
+  fputs("host: ", stderr);
+  va_start(arguments, format);
+  vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  fputc('\n', stderr);
+  exit(status);
+}
+
+/* Allocators */
+
+/* The C library's, or whatever is preloaded in its place. */
+static void *malloc_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
+{
+  (void)ud;
+  (void)osize;
+  if (nsize == 0) {
+    free(ptr);
+    return NULL;
+  }
+  return realloc(ptr, nsize);
+}
+
+static lua_State *new_vm(void)
+{
+  switch (self.allocator) {
+  case MALLOC:
+    return lua_newstate(malloc_alloc, NULL);
+  case EBBTIDE:
+    self.heap = ebb_heap_new(NULL);
+    if (self.heap == NULL)
+      fail(1, "no ebbtide heap: %s", ebb_strerror(0));
+    return lua_newstate(ebb_alloc, self.heap);
+  default:
+    return luaL_newstate();
+  }
+}
+
+static void read_stats(ebb_stats *stats)
+{
+  int result;
+
+  memset(stats, 0, sizeof(*stats));
+  stats->size = sizeof(*stats);
+  result = ebb_stats_read(self.heap, stats);
+  if (result != EBB_OK)
+    fail(1, "ebb_stats_read: %s", ebb_strerror(result));
+}
+
+/* The VM is closed: what it asked for must have come back. */
+static void delete_heap(void)
+{
+  ebb_stats stats;
+
+  read_stats(&stats);
+  if (stats.blocks != 0 || stats.live != 0)
+    fail(1, "the heap holds %llu blocks, %llu bytes after lua_close",
+         (unsigned long long)stats.blocks, (unsigned long long)stats.live);
+  ebb_heap_delete(self.heap);
+}
+
+/* What scripts call */
+
+/* A line of smaps_rollup, in bytes. Allocates nothing. */
+static long long resident(const char *text, const char *field)
+{
+  const char *line = strstr(text, field);
+
+  return line == NULL ? -1 : 1024 * strtoll(line + strlen(field), NULL, 10);
+}
+
+static int l_event(lua_State *L)
+{
+  const char *label = luaL_checkstring(L, 1);
+  long long live = 1024LL * lua_gc(L, LUA_GCCOUNT, 0)
+    + lua_gc(L, LUA_GCCOUNTB, 0);
+  char text[2048];
+  size_t length = 0;
+  FILE *file = fopen("/proc/self/smaps_rollup", "r");
+
+  if (file != NULL) {
+    length = fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+  }
+  text[length] = '\0';
+  printf("event\tlabel=%s\tlive=%lld\trss=%lld\tpss=%lld\n", label, live,
+         resident(text, "\nRss:"), resident(text, "\nPss:"));
+  fflush(stdout);
+  return 0;
+}
+
+static int l_wait_until(lua_State *L)
+{
+  double seconds = luaL_checknumber(L, 1);
+  struct timespec until = self.start;
+  long nanoseconds;
+
+  luaL_argcheck(L, seconds >= 0 && seconds < 1e9, 1, "from 0 to 1e9 seconds");
+  until.tv_sec += (time_t)seconds;
+  nanoseconds = until.tv_nsec + (long)((seconds - (time_t)seconds) * 1e9);
+  until.tv_sec += nanoseconds / 1000000000;
+  until.tv_nsec = nanoseconds % 1000000000;
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL)
+         == EINTR)
+    ;
+  return 0;
+}
+
+static void set_field(lua_State *L, const char *name, uint64_t value)
+{
+  lua_pushnumber(L, (lua_Number)value);
+  lua_setfield(L, -2, name);
+}
+
+static int l_reclaim(lua_State *L)
+{
+  ebb_reclaim_report report;
+  int result;
+
+  memset(&report, 0, sizeof(report));
+  report.size = sizeof(report);
+  result = ebb_reclaim(self.heap, NULL, &report);
+  if (result != EBB_OK)
+    return luaL_error(L, "ebb_reclaim: %s", ebb_strerror(result));
+  if (self.events) {
+    printf("event\tlabel=reclaim\treturned=%llu\tlive=%llu\tresident=%llu"
+           "\telapsed_us=%llu\tpurge_calls=%llu\n",
+           (unsigned long long)report.returned,
+           (unsigned long long)report.live,
+           (unsigned long long)report.resident,
+           (unsigned long long)report.elapsed_us,
+           (unsigned long long)report.purge_calls);
+    fflush(stdout);
+  }
+  lua_newtable(L);
+  set_field(L, "returned", report.returned);
+  set_field(L, "live", report.live);
+  set_field(L, "resident", report.resident);
+  set_field(L, "elapsed_us", report.elapsed_us);
+  set_field(L, "purge_calls", report.purge_calls);
+  return 1;
+}
+
+/* A block as Lua has them: its first word tells what it is. */
+typedef struct {
+  size_t size;
+} block;
+
+static uint64_t next_random(uint64_t *state)
+{
+  *state ^= *state << 13;
+  *state ^= *state >> 7;
+  *state ^= *state << 17;
+  return *state;
+}
+
+static block *new_block(lua_Alloc alloc, void *ud, uint64_t random)
+{
+  size_t size = 16 + 8 * (size_t)((random >> 32) % 18);
+  block *fresh = (block *)alloc(ud, NULL, 0, size);
+
+  if (fresh == NULL)
+    fail(1, "replace_blocks: out of memory");
+  fresh->size = size;
+  return fresh;
+}
+
+/* Keeps live blocks of 16 to 152 bytes, and replaces count of them at random.
+ * Returns the nanoseconds of CPU time that a replacement takes. */
+static int l_replace_blocks(lua_State *L)
+{
+  lua_Number live_wanted = luaL_checknumber(L, 1);
+  size_t live = (size_t)live_wanted;
+  long count = (long)luaL_checknumber(L, 2);
+  void *ud;
+  lua_Alloc alloc = lua_getallocf(L, &ud);
+  block **blocks;
+  uint64_t state = 88172645463325252u;
+  clock_t start;
+  size_t i;
+  long n;
+
+  luaL_argcheck(L, live_wanted >= 1 && live_wanted < 4e9, 1, "1 to 4e9 blocks");
+  blocks = (block **)malloc(live * sizeof(*blocks));
+  if (blocks == NULL)
+    return luaL_error(L, "replace_blocks: out of memory");
+  for (i = 0; i < live; i++)
+    blocks[i] = new_block(alloc, ud, next_random(&state));
+  start = clock();
+  for (n = 0; n < count; n++) {
+    uint64_t random = next_random(&state);
+    block **victim = &blocks[(random & 0xffffffff) * live >> 32];
+
+    alloc(ud, *victim, (*victim)->size, 0);
+    *victim = new_block(alloc, ud, random);
+  }
+  lua_pushnumber(L, (double)(clock() - start) * 1e9 / CLOCKS_PER_SEC / count);
+  for (i = 0; i < live; i++)
+    alloc(ud, blocks[i], blocks[i]->size, 0);
+  free(blocks);
+  return 1;
+}
+
+#define STATS_FIELD(name) { #name, offsetof(ebb_stats, name) }
+
+static const struct {
+  const char *name;
+  size_t offset;
+} stats_fields[] = {
+  STATS_FIELD(reserved),       STATS_FIELD(committed),
+  STATS_FIELD(live),           STATS_FIELD(waste),
+  STATS_FIELD(free_resident),  STATS_FIELD(returned),
+  STATS_FIELD(never_touched),  STATS_FIELD(metadata),
+  STATS_FIELD(resident),       STATS_FIELD(resident_peak),
+  STATS_FIELD(blocks),         STATS_FIELD(large_blocks),
+  STATS_FIELD(spans),          STATS_FIELD(commit_calls),
+  STATS_FIELD(purge_calls),    STATS_FIELD(remap_calls),
+  STATS_FIELD(failed_calls),   STATS_FIELD(reclaim_passes),
+  STATS_FIELD(returned_total)
+};
+
+static int l_heap_stats(lua_State *L)
+{
+  ebb_stats stats;
+  uint64_t value;
+  size_t i;
+
+  read_stats(&stats);
+  lua_newtable(L);
+  for (i = 0; i < sizeof(stats_fields) / sizeof(*stats_fields); i++) {
+    memcpy(&value, (const char *)&stats + stats_fields[i].offset,
+           sizeof(value));
+    set_field(L, stats_fields[i].name, value);
+  }
+  return 1;
+}
+
+/* The run */
+
+static void set_globals(lua_State *L)
+{
+  int i;
+
+  lua_newtable(L);
+  for (i = 0; i < self.argc; i++) {
+    lua_pushstring(L, self.argv[i]);
+    lua_rawseti(L, -2, i - self.script);
+  }
+  lua_setglobal(L, "arg");
+  lua_register(L, "wait_until", l_wait_until);
+  lua_register(L, "replace_blocks", l_replace_blocks);
+  if (self.events)
+    lua_register(L, "event", l_event);
+  if (self.heap != NULL) {
+    lua_register(L, "reclaim", l_reclaim);
+    lua_register(L, "heap_stats", l_heap_stats);
+  }
+}
+
+static void set_jit(lua_State *L)
+{
+  if (self.jit < 0)
+    return;
+#ifdef LUAJIT_VERSION
+  if (!luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE
+                      | (self.jit ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF)))
+    luaL_error(L, "this LuaJIT cannot set --jit");
+#else
+  luaL_error(L, "--jit: " RUNTIME " has no JIT");
+#endif
+}
+
+/* Runs protected, so that every error comes out in one place. */
+static int run(lua_State *L)
+{
+  luaL_openlibs(L);
+  set_globals(L);
+  set_jit(L);
+  if (luaL_loadfile(L, self.argv[self.script]) != 0)
+    return lua_error(L);
+  lua_call(L, 0, 0);
+  return 0;
+}
+
+static int panic(lua_State *L)
+{
+  const char *message = lua_tostring(L, -1);
+
+  fail(1, "outside protection: %s", message ? message : "(no message)");
+  return 0;
+}
+
+static void run_script(void)
+{
+  const char *message;
+  lua_State *L = new_vm();
+
+  if (L == NULL)
+    fail(1, "cannot create a VM: out of memory, or an address the VM refuses");
+  lua_atpanic(L, panic);
+  lua_pushcfunction(L, run);
+  if (lua_pcall(L, 0, 0, 0) != 0) {
+    message = lua_tostring(L, -1);
+    fail(1, "%s", message ? message : "(the error is not a string)");
+  }
+  lua_close(L);
+  if (self.heap != NULL)
+    delete_heap();
+}
+
+/* The command line */
+
+static void usage(const char *what, const char *value)
+{
+  fail(2, "%s%s; usage: host [--allocator builtin|malloc|ebbtide] "
+       "[--jit on|off] [--events] script.lua [argument...]", what, value);
+}
+
+/* Which of the names value is. */
+static int choose(const char *option, const char *value, const char **names)
+{
+  int i;
+
+  for (i = 0; value != NULL && names[i] != NULL; i++) {
+    if (strcmp(value, names[i]) == 0)
+      return i;
+  }
+  usage("no such value for ", option);
+  return -1;
+}
+
+static void parse(int argc, char **argv)
+{
+  static const char *allocators[] = { "builtin", "malloc", "ebbtide", NULL };
+  static const char *switches[] = { "off", "on", NULL };
+  int i;
+
+  self.argc = argc;
+  self.argv = argv;
+  self.jit = -1;
+  for (i = 1; i < argc && strncmp(argv[i], "--", 2) == 0; i++) {
+    if (strcmp(argv[i], "--allocator") == 0) {
+      self.allocator = choose(argv[i], argv[i + 1], allocators);
+      i++;
+    } else if (strcmp(argv[i], "--jit") == 0) {
+      self.jit = choose(argv[i], argv[i + 1], switches);
+      i++;
+    } else if (strcmp(argv[i], "--events") == 0) {
+      self.events = 1;
+    } else if (strcmp(argv[i], "--version") == 0) {
+      printf("%s\nebbtide %s\n", RUNTIME, ebb_version());
+      exit(0);
+    } else {
+      usage("no such option: ", argv[i]);
+    }
+  }
+  if (i >= argc)
+    usage("no script", "");
+  self.script = i;
+}
+
+int main(int argc, char **argv)
+{
+  clock_gettime(CLOCK_MONOTONIC, &self.start);
+  parse(argc, argv);
+  run_script();
+  return 0;
+}

@@ -1,0 +1,144 @@
+/* Processes whose address space or memory is limited: heaps make do with less,
+ * and say why when there is none. */
+
+#include "check.h"
+
+#include <sys/resource.h>
+
+static void limit(int resource, size_t bytes)
+{
+  struct rlimit limit;
+
+  REQUIRE(getrlimit(resource, &limit) == 0);
+  limit.rlim_cur = bytes;
+  REQUIRE(setrlimit(resource, &limit) == 0);
+}
+
+static void use(ebb_heap *heap, uint64_t seed)
+{
+  static struct block blocks[2000];
+  struct rng rng = { seed };
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(blocks); i++) {
+    block_new(heap, &blocks[i], rng_size(&rng, 60000), seed + i);
+    REQUIRE(blocks[i].at != NULL);
+  }
+  for (i = 0; i < COUNT_OF(blocks); i++) {
+    block_end(heap, &blocks[i]);
+  }
+  CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
+}
+
+/* The first heap must leave room for the others and for everything else. */
+static void with_two_gib(const void *argument)
+{
+  ebb_heap *heaps[8];
+  void *elsewhere;
+  size_t i;
+
+  (void)argument;
+  limit(RLIMIT_AS, 2 * GIB);
+  for (i = 0; i < COUNT_OF(heaps); i++) {
+    heaps[i] = heap_of(0);
+    use(heaps[i], i + 1);
+  }
+  elsewhere = malloc(256 * MIB);
+  CHECK(elsewhere != NULL);
+  free(elsewhere);
+  for (i = 0; i < COUNT_OF(heaps); i++) {
+    use(heaps[i], i + 1);
+    heap_ends_empty(heaps[i]);
+  }
+}
+
+static void with_next_to_none(const void *argument)
+{
+  size_t in_use = proc_bytes("/proc/self/status", "VmSize:");
+
+  (void)argument;
+  limit(RLIMIT_AS, in_use + 512 * KIB);
+  errno = ERRNO_MARK;
+  CHECK(ebb_heap_new(NULL) == NULL);
+  check_errno();
+  CHECK(ebb_strerror(0)[0] != '\0');
+}
+
+/* What was asked for is more than there is: half is tried, and so on. */
+static void with_less_than_asked_for(const void *argument)
+{
+  ebb_heap *heap;
+  ebb_stats stats;
+
+  (void)argument;
+  limit(RLIMIT_AS, 2 * GIB);
+  errno = ERRNO_MARK;
+  heap = heap_of((int64_t)GIB * 8);
+  check_errno();
+  stats = stats_of(heap, 0);
+  CHECK(stats.reserved < 2 * GIB);
+  CHECK(stats.reserved >= 512 * MIB);
+  use(heap, 5);
+  heap_ends_empty(heap);
+}
+
+/* There is address space, but the kernel gives no memory for it. */
+static void with_little_memory(const void *argument)
+{
+  static struct block blocks[100000];
+  ebb_heap *heap = heap_of(0);
+  size_t in_use = proc_bytes("/proc/self/status", "VmData:");
+  size_t count = 0, i;
+
+  (void)argument;
+  use(heap, 6);
+  limit(RLIMIT_DATA, in_use + 8 * MIB);
+  errno = ERRNO_MARK;
+  CHECK(ebb_alloc(heap, NULL, 0, 64 * MIB) == NULL);
+  check_errno();
+  do {
+    block_new(heap, &blocks[count], 1000, count);
+    check_errno();
+  } while (blocks[count++].at != NULL && count < COUNT_OF(blocks));
+  count--;
+  CHECK(count > 4000 && count < 16000);
+  CHECK(stats_of(heap, 0).failed_calls > 0);
+  CHECK(!block_resize(heap, &blocks[0], 1000, 64 * MIB, 0));
+  check_errno();
+  limit(RLIMIT_DATA, in_use + 512 * MIB);
+  CHECK(block_resize(heap, &blocks[0], 1000, 64 * MIB, 0));
+  for (i = 0; i < count; i++) {
+    block_end(heap, &blocks[i]);
+  }
+  use(heap, 7);
+  heap_ends_empty(heap);
+}
+
+static void heaps_live_within_two_gib(void)
+{
+  CHECK_EQ(in_child(with_two_gib, NULL), 0);
+}
+
+static void heaps_shrink_to_what_there_is(void)
+{
+  CHECK_EQ(in_child(with_less_than_asked_for, NULL), 0);
+}
+
+static void a_heap_survives_refusal(void)
+{
+  CHECK_EQ(in_child(with_little_memory, NULL), 0);
+}
+
+static void no_room_at_all_has_a_reason(void)
+{
+  CHECK_EQ(in_child(with_next_to_none, NULL), 0);
+}
+
+int main(void)
+{
+  RUN(heaps_live_within_two_gib);
+  RUN(heaps_shrink_to_what_there_is);
+  RUN(a_heap_survives_refusal);
+  RUN(no_room_at_all_has_a_reason);
+  return check_status();
+}

@@ -1,0 +1,114 @@
+/* Random programs against a model of what each block holds: with right and
+ * with wrong old sizes, with reclaim between the steps. */
+
+#include "check.h"
+
+#define BLOCKS 3000
+
+static struct block blocks[BLOCKS];
+
+/* What a library that calls the allocator carelessly gives as the old size. */
+static size_t wrong_osize(struct rng *rng, size_t size)
+{
+  switch (rng_below(rng, 8)) {
+  case 0:
+    return 0;
+  case 1:
+    return 1;
+  case 2:
+    return size / 2;
+  case 3:
+    return size - 1;
+  case 4:
+    return size + 1;
+  case 5:
+    return size * 3 + 5000;
+  case 6:
+    return SIZE_MAX;
+  default:
+    return rng_below(rng, 100000);
+  }
+}
+
+static size_t right_osize(struct rng *rng, size_t size)
+{
+  (void)rng;
+  return size;
+}
+
+typedef size_t osize_function(struct rng *rng, size_t size);
+
+static void step(ebb_heap *heap, struct rng *rng, osize_function *osize)
+{
+  struct block *block = &blocks[rng_below(rng, BLOCKS)];
+  uint64_t seed = rng_next(rng);
+  size_t size = rng_size(rng, MIB);
+
+  if (block->at == NULL) {
+    block_new(heap, block, size, seed);
+    REQUIRE(block->at != NULL);
+  } else if (rng_below(rng, 3) == 0) {
+    size_t told = osize(rng, block->size);
+
+    REQUIRE(block_resize(heap, block, told, size, seed));
+    CHECK(block_placed(block->at, size));
+  } else {
+    CHECK(block_kept(block, block->at, block->size));
+    ebb_alloc(heap, block->at, osize(rng, block->size), 0);
+    block->at = NULL;
+  }
+}
+
+static void reclaim_some(ebb_heap *heap, struct rng *rng)
+{
+  ebb_reclaim_options options;
+  int result;
+
+  memset(&options, 0, sizeof options);
+  options.size = sizeof options;
+  options.budget_us = (uint32_t)rng_below(rng, 50);
+  result = ebb_reclaim(heap, &options, NULL);
+  CHECK(result == EBB_OK || (result == EBB_MORE && options.budget_us > 0));
+}
+
+static void run_program(uint64_t seed, osize_function *osize)
+{
+  struct rng rng = { seed };
+  ebb_heap *heap = heap_of(0);
+  unsigned i;
+
+  for (i = 0; i < steps(200000); i++) {
+    step(heap, &rng, osize);
+    if (rng_below(&rng, 5000) == 0) {
+      reclaim_some(heap, &rng);
+    }
+  }
+  for (i = 0; i < BLOCKS; i++) {
+    if (blocks[i].at != NULL) {
+      CHECK(block_kept(&blocks[i], blocks[i].at, blocks[i].size));
+      ebb_alloc(heap, blocks[i].at, osize(&rng, blocks[i].size), 0);
+      blocks[i].at = NULL;
+    }
+  }
+  CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
+  heap_ends_empty(heap);
+}
+
+static void contents_survive(void)
+{
+  run_program(1, right_osize);
+  run_program(2, right_osize);
+}
+
+static void contents_survive_wrong_old_sizes(void)
+{
+  run_program(3, wrong_osize);
+  run_program(4, wrong_osize);
+}
+
+int main(void)
+{
+  RUN(contents_survive);
+  RUN(contents_survive_wrong_old_sizes);
+  return check_status();
+}

@@ -1,0 +1,48 @@
+#!/bin/sh
+# What `make test` needs from the system. What is missing is installed where
+# that is allowed (apt-get as root, rustup), and otherwise named in one line;
+# the tests that need it then fail.
+set -u
+
+missing=
+
+# needs "PACKAGES" COMMAND...: the packages provide what the command tries.
+needs() {
+  packages=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing="$missing $packages"
+}
+
+look() {
+  missing=
+  needs "gcc libc6-dev" "${CC:-cc}" --version
+  needs "g++" "${CXX:-c++}" --version
+  needs "binutils" readelf --version
+  needs "pkg-config" pkg-config --version
+  needs "valgrind libc6-dbg" valgrind --quiet true
+  missing=${missing# }
+}
+
+apt_install() {
+  [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 1
+  echo "installing: $*"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq && apt-get install -qq -y --no-install-recommends "$@"
+}
+
+# rust_needs COMPONENT COMMAND: a cargo command that a small toolchain lacks.
+rust_needs() {
+  "${CARGO:-cargo}" "$2" --version >/dev/null 2>&1 && return
+  rustup component add "$1" || echo "missing: the Rust component $1"
+}
+
+look
+if [ -n "$missing" ]; then
+  # shellcheck disable=SC2086 # a list of packages
+  apt_install $missing
+  look
+fi
+[ -z "$missing" ] || echo "missing, and not to be had here: $missing"
+rust_needs rustfmt fmt
+rust_needs clippy clippy
+exit 0

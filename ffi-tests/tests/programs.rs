@@ -1,0 +1,28 @@
+//! The C and C++ programs of `ffi-tests/c`, each in the ways in which it says something new.
+
+/// One test for each program and way of running it.
+macro_rules! programs {
+    ($($program:ident.$extension:ident: $($way:ident)+;)+) => {
+        $(mod $program {
+            $(#[test]
+            fn $way() {
+                let source = concat!(stringify!($program), ".", stringify!($extension));
+                ebbtide_ffi_tests::$way(source);
+            })+
+        })+
+    };
+}
+
+programs! {
+    header.c: shared archive cplusplus sanitized;
+    calls.c: shared archive sanitized valgrind;
+    model.c: shared archive sanitized valgrind;
+    hostile.c: shared archive sanitized;
+    reclaim.c: shared archive sanitized;
+    stats.c: shared archive sanitized valgrind;
+    options.c: shared archive sanitized;
+    limits.c: shared;
+    many.c: shared;
+    handover.c: shared archive sanitized valgrind;
+    allocator.cpp: cplusplus;
+}

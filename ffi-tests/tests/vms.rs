@@ -1,0 +1,126 @@
+//! Lua VMs on ebbtide, from `lua_newstate` to `lua_close`, after which the heap must hold nothing:
+//! the host program checks that, and these tests that it ends well.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use ebbtide_ffi_tests::{clean, finish, installed, scratch, under_valgrind};
+use ebbtide_runtimes as runtimes;
+use ebbtide_runtimes::{Runtime, build_host, repository};
+
+/// The host program for `runtime`, built with the others at its first use.
+fn host(runtime: &Runtime) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = scratch("hosts");
+        for runtime in runtimes::ALL {
+            build_host(runtime, &installed().shared(), &folder.join(runtime.name))
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+        folder
+    });
+    folder.join(runtime.name)
+}
+
+/// One of the scripts of `ffi-tests/lua`.
+fn stress(name: &str) -> PathBuf {
+    repository().join("ffi-tests/lua").join(name)
+}
+
+/// One of the workloads that the benchmarks run.
+fn workload(name: &str) -> PathBuf {
+    repository().join("benches/programs/lua").join(name)
+}
+
+/// `program` on ebbtide with these host options.
+fn on_ebbtide(mut program: Command, options: &[&str], script: &Path, scale: &[&str]) -> Command {
+    program.args(["--allocator", "ebbtide"]).args(options).arg(script).args(scale);
+    program
+}
+
+fn run(runtime: &Runtime, options: &[&str], script: &Path, scale: &[&str]) {
+    finish(&mut on_ebbtide(clean(host(runtime)), options, script, scale));
+}
+
+/// The workloads, each scaled down to a second or so with LuaJIT's assertions on.
+const WORKLOADS: &[(&str, &[&str])] = &[
+    ("tables.lua", &["300000"]),
+    ("strings.lua", &["500000"]),
+    ("closures.lua", &["500000"]),
+    ("json.lua", &["60"]),
+    ("growth.lua", &["10"]),
+    ("service.lua", &["15000"]),
+    ("scatter.lua", &["300000"]),
+];
+
+/// Every Lua runtime can run these.
+const STRESS: &[&str] = &["text.lua", "coroutines.lua", "big_tables.lua"];
+
+fn run_workloads(runtime: &Runtime, options: &[&str]) {
+    for (name, scale) in WORKLOADS {
+        run(runtime, options, &workload(name), scale);
+    }
+}
+
+fn run_stress(runtime: &Runtime, options: &[&str]) {
+    for name in STRESS {
+        run(runtime, options, &stress(name), &["2"]);
+    }
+}
+
+/// In a heap so small that memory runs out.
+fn run_exhaustion(runtime: &Runtime, options: &[&str]) {
+    let program = clean(host(runtime));
+    let mut command = on_ebbtide(program, options, &stress("exhaustion.lua"), &[]);
+    finish(command.env("EBBTIDE_RESERVE", "32m"));
+}
+
+#[test]
+fn luajit_with_assertions_runs_the_workloads() {
+    run_workloads(&runtimes::LUAJIT_CHECKED, &[]);
+}
+
+#[test]
+fn luajit_with_assertions_runs_the_stress_scripts() {
+    run_stress(&runtimes::LUAJIT_CHECKED, &[]);
+    run(&runtimes::LUAJIT_CHECKED, &[], &stress("cdata.lua"), &["2"]);
+}
+
+#[test]
+fn luajit_with_assertions_survives_exhaustion() {
+    run_exhaustion(&runtimes::LUAJIT_CHECKED, &[]);
+}
+
+#[test]
+fn luajit_runs_everything_compiled() {
+    run_workloads(&runtimes::LUAJIT, &["--jit", "on"]);
+    run_stress(&runtimes::LUAJIT, &["--jit", "on"]);
+    run(&runtimes::LUAJIT, &["--jit", "on"], &stress("cdata.lua"), &["5"]);
+    run_exhaustion(&runtimes::LUAJIT, &["--jit", "on"]);
+}
+
+#[test]
+fn luajit_runs_everything_interpreted() {
+    run_workloads(&runtimes::LUAJIT, &["--jit", "off"]);
+    run_stress(&runtimes::LUAJIT, &["--jit", "off"]);
+    run(&runtimes::LUAJIT, &["--jit", "off"], &stress("cdata.lua"), &["2"]);
+    run_exhaustion(&runtimes::LUAJIT, &["--jit", "off"]);
+}
+
+#[test]
+fn luajit_runs_under_valgrind() {
+    let mut program = under_valgrind();
+    // LuaJIT reads strings a word at a time, past their ends but never past their blocks.
+    program.arg(host(&runtimes::LUAJIT));
+    finish(&mut on_ebbtide(program, &["--jit", "off"], &stress("smoke.lua"), &[]));
+}
+
+#[test]
+fn plain_lua_runs_the_stress_scripts() {
+    for runtime in [runtimes::LUA51, runtimes::LUA52, runtimes::LUA53, runtimes::LUA54] {
+        run(&runtime, &[], &stress("smoke.lua"), &[]);
+        run_stress(&runtime, &[]);
+        run_exhaustion(&runtime, &[]);
+    }
+}

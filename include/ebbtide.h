@@ -129,7 +129,8 @@ typedef struct ebb_reclaim_report {
    */
   uint64_t elapsed_us;
   /**
-   * madvise calls that it took.
+   * Calls to the kernel that it took (a count). One call takes many ranges
+   * where the kernel can: Linux 6.14 and later.
    */
   uint64_t purge_calls;
 } ebb_reclaim_report;
@@ -243,7 +244,7 @@ typedef struct ebb_stats {
    */
   uint64_t commit_calls;
   /**
-   * madvise calls, to give back (a count).
+   * madvise and process_madvise calls, to give back (a count).
    */
   uint64_t purge_calls;
   /**
@@ -324,7 +325,7 @@ void *ebb_alloc(void *heap, void *ptr, size_t osize, size_t nsize);
  * Returns EBB_OK when nothing is left to give back; EBB_MORE when the budget
  * ran out (the next call goes on from there); EBB_ERR_ARGUMENT;
  * EBB_ERR_SYSTEM when the kernel refused some of it (the report is valid).
- * With a budget it overruns by at most one madvise of bounded length.
+ * With a budget it overruns by at most one call to the kernel, of at most 1 MiB.
  */
 int ebb_reclaim(struct ebb_heap *heap,
                 const struct ebb_reclaim_options *options,

@@ -87,7 +87,8 @@ pub struct ebb_reclaim_report {
     pub resident: u64,
     /// Microseconds that the call took.
     pub elapsed_us: u64,
-    /// madvise calls that it took.
+    /// Calls to the kernel that it took (a count). One call takes many ranges
+    /// where the kernel can: Linux 6.14 and later.
     pub purge_calls: u64,
 }
 
@@ -157,7 +158,7 @@ pub struct ebb_stats {
 
     /// mprotect calls, to grow (a count).
     pub commit_calls: u64,
-    /// madvise calls, to give back (a count).
+    /// madvise and process_madvise calls, to give back (a count).
     pub purge_calls: u64,
     /// mremap calls, to move large blocks (a count).
     pub remap_calls: u64,
@@ -253,7 +254,7 @@ pub unsafe extern "C" fn ebb_alloc(
 /// Returns EBB_OK when nothing is left to give back; EBB_MORE when the budget
 /// ran out (the next call goes on from there); EBB_ERR_ARGUMENT;
 /// EBB_ERR_SYSTEM when the kernel refused some of it (the report is valid).
-/// With a budget it overruns by at most one madvise of bounded length.
+/// With a budget it overruns by at most one call to the kernel, of at most 1 MiB.
 ///
 /// # Safety
 ///
@@ -300,7 +301,7 @@ pub unsafe extern "C" fn ebb_reclaim(
     }
     match outcome {
         _ if outcome.refused > 0 => Error::System
-            .because(format_args!("reclaim: the kernel refused {} madvise calls", outcome.refused))
+            .because(format_args!("reclaim: the kernel refused {} ranges", outcome.refused))
             as c_int,
         _ if outcome.more => EBB_MORE,
         _ => EBB_OK,

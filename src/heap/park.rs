@@ -13,7 +13,7 @@ use super::{Heap, RunCounts, layout, reserve, scars::Scars, span};
 use crate::error::Error;
 use crate::heap::{Counts, Descriptor};
 use crate::options::{Key, Options};
-use crate::os::{Kernel, Os};
+use crate::os::{Kernel, MemoryRange, Os};
 use crate::units::{PageIndex, PageRange, round_up};
 
 /// Bytes for blocks that stay resident in a parked heap.
@@ -114,13 +114,13 @@ impl<S: Os> Heap<S> {
         for page in (keep.0..end.0.min(self.runs.top.0)).map(PageIndex) {
             *self.descriptor(page) = Descriptor::NONE;
         }
+        let pages =
+            MemoryRange { start: self.address(keep), bytes: self.committed - keep.offset() };
+        let descriptors = MemoryRange { start, bytes: self.committed_below - below };
+        let ranges = [pages, descriptors];
+        let ranges = &ranges[..if descriptors.bytes > 0 { 2 } else { 1 }];
         // SAFETY: both ranges are committed and on kernel pages; nothing is in use.
-        unsafe {
-            let pages = self.committed - keep.offset();
-            let descriptors = self.committed_below - below;
-            self.os.purge(self.address(keep), pages)
-                && (descriptors == 0 || self.os.purge(start, descriptors))
-        }
+        unsafe { self.os.purge(ranges).ranges == ranges.len() }
     }
 }
 

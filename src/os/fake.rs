@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::{Kernel, Os};
+use super::{Kernel, MemoryRange, Os, Purged};
 
 /// What the calls of a test's heaps see and did.
 #[derive(Default)]
@@ -24,10 +24,9 @@ pub(crate) struct World {
     /// Microseconds that pass from one look at the clock to the next.
     pub(crate) tick_us: u64,
     /// Calls of each kind that did their work.
-    pub(crate) purges: u64,
     pub(crate) moves: u64,
     pub(crate) renewals: u64,
-    /// The longest range that one purge covered.
+    /// The most bytes that one purge covered.
     pub(crate) longest_purge: usize,
     now_us: u64,
     reservation: Range<usize>,
@@ -124,17 +123,22 @@ impl Os for FakeOs {
         unsafe { Kernel.commit(start, bytes) }
     }
 
-    unsafe fn purge(&self, start: *mut u8, bytes: usize) -> bool {
-        let fails = self.enter(start, bytes);
+    unsafe fn purge(&self, ranges: &[MemoryRange]) -> Purged {
+        let mut bytes = 0;
+        let refused = |range: &MemoryRange| {
+            let fails = self.enter(range.start, range.bytes);
+            let addresses = range.start.addr()..range.start.addr() + range.bytes;
+            assert!(self.world().is_committed(addresses), "purged beyond the heap");
+            bytes += range.bytes;
+            fails
+        };
+        let done = ranges.iter().position(refused).unwrap_or(ranges.len());
         let mut world = self.world();
-        assert!(world.is_committed(start.addr()..start.addr() + bytes), "purged beyond the heap");
-        if fails {
-            return false;
-        }
-        world.purges += 1;
         world.longest_purge = world.longest_purge.max(bytes);
         // SAFETY: the caller's promise.
-        unsafe { Kernel.purge(start, bytes) }
+        let purged = unsafe { Kernel.purge(&ranges[..done]) };
+        assert_eq!(purged.ranges, done, "the real kernel refuses nothing");
+        Purged { ranges: done, calls: 1 }
     }
 
     unsafe fn move_pages(

@@ -1,8 +1,9 @@
 //! The real system calls, for Linux.
 
 use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::{ADDRESS_LIMIT, Os};
+use super::{ADDRESS_LIMIT, MemoryRange, Os, Purged};
 use crate::bug::bug;
 
 /// The kernel this process runs on.
@@ -88,9 +89,21 @@ impl Os for Kernel {
         keeping_errno(|| unsafe { libc::mprotect(start.cast(), bytes, access) == 0 })
     }
 
-    unsafe fn purge(&self, start: *mut u8, bytes: usize) -> bool {
-        // SAFETY: the caller's promise.
-        keeping_errno(|| unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) == 0 })
+    unsafe fn purge(&self, ranges: &[MemoryRange]) -> Purged {
+        keeping_errno(|| {
+            if ranges.len() > 1 && BATCHES.load(Relaxed) {
+                // SAFETY: the caller's promise.
+                if let Some(purged) = unsafe { purge_at_once(ranges) } {
+                    return purged;
+                }
+            }
+            let discard = |range: &MemoryRange| {
+                // SAFETY: the caller's promise.
+                unsafe { libc::madvise(range.start.cast(), range.bytes, libc::MADV_DONTNEED) == 0 }
+            };
+            let done = ranges.iter().position(|range| !discard(range)).unwrap_or(ranges.len());
+            Purged { ranges: done, calls: ranges.len().min(done + 1) as u64 }
+        })
     }
 
     unsafe fn move_pages(
@@ -164,6 +177,38 @@ impl Os for Kernel {
         keeping_errno(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) });
         now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
     }
+}
+
+/// Whether the kernel may know how to discard several ranges at once: Linux 6.14 and later.
+static BATCHES: AtomicBool = AtomicBool::new(true);
+
+/// "This process", where a pidfd is asked for.
+const PIDFD_SELF: libc::c_int = -10000;
+
+/// Discards ranges in one call, with one flush of the processor's translations for all: three times
+/// as fast as one call each where holes are single pages. `None`: the kernel cannot.
+///
+/// # Safety
+///
+/// As for [`Os::purge`].
+unsafe fn purge_at_once(ranges: &[MemoryRange]) -> Option<Purged> {
+    let (advice, flags) = (libc::MADV_DONTNEED, 0u32);
+    let (list, count) = (ranges.as_ptr(), ranges.len());
+    // SAFETY: the caller's promise; a MemoryRange is laid out as an iovec.
+    let bytes =
+        unsafe { libc::syscall(libc::SYS_process_madvise, PIDFD_SELF, list, count, advice, flags) };
+    let Ok(mut bytes) = usize::try_from(bytes) else {
+        BATCHES.store(false, Relaxed);
+        return None;
+    };
+    // The kernel counts what it discarded up to the first range that it refused.
+    let covered = |range: &MemoryRange| {
+        let whole = range.bytes <= bytes;
+        bytes = bytes.saturating_sub(range.bytes);
+        whole
+    };
+    let done = ranges.iter().map(covered).position(|whole| !whole).unwrap_or(count);
+    Some(Purged { ranges: done, calls: 1 })
 }
 
 /// Maps fresh writable memory over a range, in place of what was there.

@@ -14,6 +14,23 @@ pub(crate) use kernel::Kernel;
 /// Addresses of blocks stay below this: LuaJIT keeps type tags in the bits above.
 pub(crate) const ADDRESS_LIMIT: usize = 1 << 47;
 
+/// A range of addresses, as `struct iovec` has it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct MemoryRange {
+    pub(crate) start: *mut u8,
+    pub(crate) bytes: usize,
+}
+
+/// How far [`Os::purge`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Purged {
+    /// Ranges given back, from the first.
+    pub(crate) ranges: usize,
+    /// System calls that it took.
+    pub(crate) calls: u64,
+}
+
 /// What a heap asks of the operating system.
 ///
 /// Ranges start and end on kernel pages. `bool` results: true when done; false when refused, and
@@ -42,12 +59,13 @@ pub(crate) trait Os {
     /// The range lies in a reservation of the caller's.
     unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool;
 
-    /// Gives the memory behind a committed range back. The range stays usable and reads as zero.
+    /// Gives the memory behind committed ranges back, in their order, up to the first that is
+    /// refused. The ranges stay usable and read as zero.
     ///
     /// # Safety
     ///
-    /// The range lies in a reservation of the caller's and holds nothing of value.
-    unsafe fn purge(&self, start: *mut u8, bytes: usize) -> bool;
+    /// The ranges lie in reservations of the caller's and hold nothing of value.
+    unsafe fn purge(&self, ranges: &[MemoryRange]) -> Purged;
 
     /// Moves the memory behind one committed range to another; `from` then reads as zero. When the
     /// kernel refuses, `to` may have been renewed: see [`Os::renew`] for `huge_pages`.

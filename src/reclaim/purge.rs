@@ -9,11 +9,14 @@
 //! ones a range is first widened over free pages that hold nothing, then cut to whole ones.
 
 use crate::heap::{Heap, Kind, Place};
-use crate::os::Os;
+use crate::os::{MemoryRange, Os};
 use crate::units::{PAGE, PageIndex, PageRange, Pages};
 
-/// Most bytes that one madvise covers in a pass with a budget: about 150 µs of the kernel's time.
+/// Most pages that go back in one call of a pass with a budget: about 150 µs of the kernel's time.
 const STEP: Pages = Pages((1 << 20) / PAGE as u32);
+/// Most ranges that go back in one call. (Measured on holes of one page: 1.7 GB/s by single calls,
+/// 4.9 with 64 at once, and no more with 1024.)
+const BATCH: usize = 64;
 /// Pages that are walked between two looks at the clock.
 const WALK: Pages = Pages(1024);
 
@@ -31,12 +34,35 @@ pub(crate) enum Budget {
 pub(crate) struct Outcome {
     /// Pages given back.
     pub(crate) returned: Pages,
-    /// madvise calls.
+    /// Calls to the kernel.
     pub(crate) calls: u64,
-    /// Of these, refused.
+    /// Ranges that the kernel refused.
     pub(crate) refused: u64,
     /// The budget ran out before the pass ended.
     pub(crate) more: bool,
+}
+
+/// Ranges that go back in one call.
+struct Batch {
+    ranges: [PageRange; BATCH],
+    count: usize,
+}
+
+impl Batch {
+    const EMPTY: Batch =
+        Batch { ranges: [PageRange { start: PageIndex(0), end: PageIndex(0) }; BATCH], count: 0 };
+
+    /// Adds a range behind those that are there. With large kernel pages the widened range may
+    /// begin where the last one ended, or before.
+    fn add(&mut self, mut range: PageRange) {
+        if let Some(last) = self.ranges[..self.count].last() {
+            range.start = range.start.max(last.end);
+        }
+        if range.start < range.end {
+            self.ranges[self.count] = range;
+            self.count += 1;
+        }
+    }
 }
 
 impl<S: Os> Heap<S> {
@@ -70,21 +96,45 @@ impl<S: Os> Heap<S> {
         }
     }
 
-    /// Gives back the next range of idle pages from `from` on, or walks on where there is none
-    /// near. Returns where the next step begins.
+    /// Gives back a batch of idle pages from `from` on. Returns where the next step begins.
     fn reclaim_step(
         &mut self,
         from: PageIndex,
         budget: Budget,
         outcome: &mut Outcome,
     ) -> PageIndex {
-        let top = self.runs.top;
-        let near = (from + WALK).min(top);
-        let Some(mut range) = self.next_idle(from, near) else { return near };
-        let most = match budget {
-            Budget::Unlimited => top.since(range.start),
+        let end = (from + WALK).min(self.runs.top);
+        let mut room = match budget {
+            Budget::Unlimited => self.runs.top.since(from),
             Budget::Until(_) => STEP,
         };
+        let mut batch = Batch::EMPTY;
+        let mut cursor = from;
+        while cursor < end && room > Pages::ZERO && batch.count < BATCH {
+            let Some(range) = self.next_idle_range(cursor, end, room) else {
+                cursor = end;
+                break;
+            };
+            cursor = range.end;
+            room -= range.count();
+            if let Some(whole) = self.whole_kernel_pages(range) {
+                batch.add(whole);
+            }
+        }
+        self.give_to_kernel(&batch, outcome);
+        cursor
+    }
+
+    /// The first range of idle pages that starts in `from` to `end`, with all idle rows that touch,
+    /// but at most `most` pages.
+    fn next_idle_range(
+        &mut self,
+        from: PageIndex,
+        end: PageIndex,
+        most: Pages,
+    ) -> Option<PageRange> {
+        let mut range = self.next_idle(from, end)?;
+        let top = self.runs.top;
         while range.count() < most {
             match self.next_idle(range.end, (range.end + Pages(1)).min(top)) {
                 Some(next) if next.start == range.end => range.end = next.end,
@@ -92,8 +142,7 @@ impl<S: Os> Heap<S> {
             }
         }
         range.end = range.end.min(range.start + most);
-        self.give_to_kernel(range, outcome);
-        range.end
+        Some(range)
     }
 
     /// The first row of idle pages that starts in `from` to `end`: dirty ones, or a hole in a span.
@@ -145,21 +194,31 @@ impl<S: Os> Heap<S> {
         Some((first, u32::from(descriptor.hole_pages() & !descriptor.purged)))
     }
 
-    fn give_to_kernel(&mut self, range: PageRange, outcome: &mut Outcome) {
-        let Some(range) = self.whole_kernel_pages(range) else { return };
-        self.counts.purge_calls += 1;
-        outcome.calls += 1;
-        // SAFETY: the range is committed, on kernel pages, and holds only free pages and pages of
-        // spans without a live slot.
-        let done = unsafe { self.os.purge(self.address(range.start), range.count().bytes()) };
-        if !done {
-            self.counts.failed_calls += 1;
-            outcome.refused += 1;
-            return;
+    /// Gives a batch back. A range that the kernel refuses is passed over.
+    fn give_to_kernel(&mut self, batch: &Batch, outcome: &mut Outcome) {
+        let memory = batch.ranges.map(|range| MemoryRange {
+            start: self.address(range.start),
+            bytes: range.count().bytes(),
+        });
+        let mut done = 0;
+        while done < batch.count {
+            // SAFETY: the ranges are committed, on kernel pages, and hold only free pages and pages
+            // of spans without a live slot.
+            let purged = unsafe { self.os.purge(&memory[done..batch.count]) };
+            self.counts.purge_calls += purged.calls;
+            outcome.calls += purged.calls;
+            for range in &batch.ranges[done..done + purged.ranges] {
+                let returned = self.note_returned(*range);
+                self.counts.returned_total += returned.bytes() as u64;
+                outcome.returned += returned;
+            }
+            done += purged.ranges;
+            if done < batch.count {
+                self.counts.failed_calls += 1;
+                outcome.refused += 1;
+                done += 1;
+            }
         }
-        let returned = self.note_returned(range);
-        self.counts.returned_total += returned.bytes() as u64;
-        outcome.returned += returned;
     }
 
     /// Takes a range that was purged off the account; returns how many pages were on it.

@@ -33,7 +33,8 @@ Cflags: -I$${includedir}
 endef
 export PKG_CONFIG_FILE
 
-.PHONY: all header test setup format lint cargo-test bench demo install uninstall clean help
+.PHONY: all header test setup format lint cargo-test bench demo mutants disassemble install \
+	uninstall clean help
 
 all: ## build the library: target/release/libebbtide.so and .a
 	$(CARGO) build --release
@@ -66,6 +67,13 @@ bench: ## benchmarks of the library, then LuaJIT workloads against other allocat
 
 demo: ## a service on the built-in allocator and on ebbtide, side by side
 	$(CARGO) run --release --package ebbtide-programs --bin demo
+
+mutants: ## break each invariant once; a test must see it (long)
+	sh tests/mutants.sh
+
+disassemble: ## show the machine code of the hot path
+	$(CARGO) build --release
+	objdump --disassemble=ebb_alloc --no-show-raw-insn "$(RELEASE)/libebbtide.so"
 
 install: ## install what `make` built under PREFIX (/usr/local), below DESTDIR if set
 	@test -f "$(RELEASE)/libebbtide.so" || $(MAKE) all

@@ -159,9 +159,8 @@ typedef struct ebb_class_stats {
 
 /**
  * What a heap holds. Bytes, unless a name says otherwise. At every moment
- *
- *     committed = live + waste + free_resident + returned
- *               + never_touched + metadata
+ * committed is the sum of live, waste, free_resident, returned, never_touched
+ * and metadata.
  */
 typedef struct ebb_stats {
   /**

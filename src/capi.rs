@@ -107,9 +107,8 @@ pub struct ebb_class_stats {
 }
 
 /// What a heap holds. Bytes, unless a name says otherwise. At every moment
-///
-///     committed = live + waste + free_resident + returned
-///               + never_touched + metadata
+/// committed is the sum of live, waste, free_resident, returned, never_touched
+/// and metadata.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ebb_stats {

@@ -18,7 +18,7 @@ use crate::units::{PageIndex, PageRange, round_up};
 
 /// Bytes for blocks that stay resident in a parked heap.
 const KEEP: usize = 512 << 10;
-/// A heap that committed more than this is not parked.
+/// A heap that committed more than this for blocks is not parked.
 const COMMITTED_MAX: usize = 8 << 20;
 
 /// A heap on the real kernel: what C sees.
@@ -78,10 +78,11 @@ impl<S: Os> Heap<S> {
     /// Makes the heap as new, but that its first pages are free and resident. False: it is too
     /// large to be worth it, or the kernel refused; then it can only be released.
     pub(super) fn wipe(&mut self) -> bool {
-        if self.committed > COMMITTED_MAX || self.scars.room() < Scars::CAPACITY {
+        let first = self.layout.first;
+        let for_blocks = self.committed - first.offset();
+        if for_blocks > COMMITTED_MAX || self.scars.room() < Scars::CAPACITY {
             return false;
         }
-        let first = self.layout.first;
         let keep = PageIndex::of(round_up(first.offset() + KEEP, self.kernel_page));
         let top = self.runs.top.min(keep);
         if keep < self.runs.top && !self.purge_beyond(keep) {

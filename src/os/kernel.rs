@@ -198,7 +198,10 @@ unsafe fn purge_at_once(ranges: &[MemoryRange]) -> Option<Purged> {
     let bytes =
         unsafe { libc::syscall(libc::SYS_process_madvise, PIDFD_SELF, list, count, advice, flags) };
     let Ok(mut bytes) = usize::try_from(bytes) else {
-        BATCHES.store(false, Relaxed);
+        // SAFETY: the location is this thread's own.
+        let errno = unsafe { *libc::__errno_location() };
+        let unknown = [libc::ENOSYS, libc::EBADF, libc::EINVAL, libc::EPERM].contains(&errno);
+        BATCHES.fetch_and(!unknown, Relaxed);
         return None;
     };
     // The kernel counts what it discarded up to the first range that it refused.
@@ -221,4 +224,137 @@ unsafe fn map_fresh(at: *mut u8, bytes: usize) -> bool {
     // SAFETY: the caller's promise: whatever MAP_FIXED replaces holds nothing of value.
     let mapped = unsafe { libc::mmap(at.cast(), bytes, access, FRESH | libc::MAP_FIXED, -1, 0) };
     mapped != libc::MAP_FAILED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGES: usize = 16;
+
+    /// A few committed pages, filled with ones.
+    struct Memory(*mut u8);
+
+    impl Memory {
+        fn new() -> Memory {
+            let at = Kernel.reserve(Memory::bytes()).expect("address space");
+            // SAFETY: reserved just now, and committed before it is written.
+            unsafe {
+                assert!(Kernel.commit(at, Memory::bytes()));
+                at.write_bytes(1, Memory::bytes());
+            }
+            Memory(at)
+        }
+
+        fn bytes() -> usize {
+            PAGES * Kernel.page_size()
+        }
+
+        fn page(&self, index: usize) -> *mut u8 {
+            self.0.wrapping_add(index * Kernel.page_size())
+        }
+
+        /// Which pages read as zero.
+        fn zeroed(&self) -> Vec<usize> {
+            // SAFETY: all pages are committed.
+            (0..PAGES).filter(|index| unsafe { *self.page(*index) } == 0).collect()
+        }
+
+        fn range(&self, first: usize, count: usize) -> MemoryRange {
+            MemoryRange { start: self.page(first), bytes: count * Kernel.page_size() }
+        }
+    }
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            // SAFETY: a whole reservation that is not used again.
+            unsafe { Kernel.release(self.0, Memory::bytes()) }
+        }
+    }
+
+    fn errno() -> i32 {
+        std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+    }
+
+    #[test]
+    fn ranges_go_back_at_once_and_one_by_one() {
+        for batches in [true, false] {
+            BATCHES.store(batches, Relaxed);
+            let memory = Memory::new();
+            let ranges = [memory.range(1, 1), memory.range(4, 3), memory.range(9, 1)];
+            // SAFETY: the pages hold nothing of value.
+            let purged = unsafe { Kernel.purge(&ranges) };
+            assert_eq!(purged.ranges, 3);
+            assert!(purged.calls <= 3);
+            assert_eq!(memory.zeroed(), [1, 4, 5, 6, 9]);
+        }
+        BATCHES.store(true, Relaxed);
+    }
+
+    #[test]
+    fn a_refused_range_stops_a_purge_there() {
+        for batches in [true, false] {
+            BATCHES.store(batches, Relaxed);
+            let memory = Memory::new();
+            let nowhere = MemoryRange { start: ptr::without_provenance_mut(1), bytes: 4096 };
+            // SAFETY: the pages hold nothing of value, and nothing is mapped at address 1.
+            let purged =
+                unsafe { Kernel.purge(&[memory.range(2, 1), nowhere, memory.range(5, 1)]) };
+            assert_eq!(purged.ranges, 1);
+            assert_eq!(memory.zeroed(), [2]);
+        }
+        BATCHES.store(true, Relaxed);
+    }
+
+    #[test]
+    fn pages_move_with_their_contents() {
+        let memory = Memory::new();
+        // SAFETY: the ranges are committed and apart; the target holds nothing of value.
+        unsafe {
+            memory.page(2).write(7);
+            let bytes = 3 * Kernel.page_size();
+            if Kernel.move_pages(memory.page(2), memory.page(8), bytes, false) {
+                assert_eq!(*memory.page(8), 7);
+                assert_eq!(memory.zeroed(), [2, 3, 4]);
+                assert!(Kernel.renew(memory.page(8), bytes, false));
+                assert_eq!(memory.zeroed(), [2, 3, 4, 8, 9, 10]);
+            } else {
+                // A kernel before 5.7, or valgrind: nothing has moved.
+                assert_eq!(*memory.page(2), 7);
+            }
+        }
+    }
+
+    #[test]
+    fn a_hint_brings_a_reservation_below_the_limit() {
+        let bytes = 1 << 30;
+        let at = map_below_limit(bytes).expect("address space");
+        assert!(fits(at, bytes) && !fits(at, ADDRESS_LIMIT));
+        // SAFETY: mapped just now.
+        unsafe { Kernel.release(at, bytes) };
+    }
+
+    #[test]
+    fn resident_pages_are_those_that_were_written() {
+        let memory = Memory::new();
+        assert_eq!(Kernel.resident(memory.0, Memory::bytes()), Some(Memory::bytes() as u64));
+        // SAFETY: the page holds nothing of value.
+        unsafe { Kernel.purge(&[memory.range(3, 1)]) };
+        let left = (Memory::bytes() - Kernel.page_size()) as u64;
+        assert_eq!(Kernel.resident(memory.0, Memory::bytes()), Some(left));
+    }
+
+    #[test]
+    fn failing_calls_leave_errno_alone() {
+        // SAFETY: errno is this thread's own; nothing is mapped at address 1.
+        unsafe {
+            *libc::__errno_location() = 77;
+            let nowhere = ptr::without_provenance_mut::<u8>(1);
+            assert!(!Kernel.commit(nowhere, 4096));
+            assert_eq!(Kernel.purge(&[MemoryRange { start: nowhere, bytes: 4096 }]).ranges, 0);
+            assert_eq!(Kernel.resident(nowhere, 4096), None);
+            assert!(Kernel.reserve(usize::MAX / 2).is_none());
+        }
+        assert_eq!(errno(), 77);
+    }
 }

@@ -1,0 +1,48 @@
+//! What the README shows compiles and runs as it stands there.
+
+use std::process::Command;
+
+use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch};
+use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
+
+/// The blocks of C code in the README.
+fn c_blocks() -> Vec<String> {
+    let readme = std::fs::read_to_string(repository().join("README.md")).expect("the README");
+    let blocks = readme.split("```c\n").skip(1);
+    blocks.filter_map(|block| block.split("```").next()).map(str::to_owned).collect()
+}
+
+/// Compiles a C program against LuaJIT and ebbtide.
+fn compile(name: &str, text: &str) -> Command {
+    let source = scratch("readme").join(format!("{name}.c"));
+    std::fs::write(&source, text).expect("the target directory can be written");
+    let program = source.with_extension("");
+    let mut command = compiler(Language::C);
+    command.arg("-I").arg(installed().include()).args(["-I", LUAJIT.include_dir, "-o"]);
+    command.arg(&program).arg(&source).args(["-x", "none"]).arg(installed().archive());
+    command.arg(LUAJIT.library).args(LUAJIT.link_flags).args(EBBTIDE_LINK_FLAGS);
+    finish(&mut command);
+    clean(program)
+}
+
+#[test]
+fn the_synopsis_runs_and_gives_memory_back() {
+    let output = finish(&mut compile("synopsis", &c_blocks()[0]));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let returned: u64 =
+        text.split(' ').next().and_then(|word| word.parse().ok()).expect("a number");
+    assert!(returned > 50_000_000, "a million tables were dropped: {text}");
+}
+
+#[test]
+fn the_other_pieces_compile_and_tell_the_truth() {
+    let blocks = c_blocks();
+    let [step, stats] = [1, 2].map(|index| blocks[index].replace("static const ", "const "));
+    let check = "if (stats.committed != stats.live + stats.waste + stats.free_resident\n\
+                 + stats.returned + stats.never_touched + stats.metadata) return 1;";
+    let program = format!(
+        "#include <ebbtide.h>\nint main(void) {{\nebb_heap *heap = ebb_heap_new(NULL);\n\
+         {{ {step} }}\n{{ {stats}\n{check} }}\nebb_heap_delete(heap);\nreturn 0;\n}}\n"
+    );
+    finish(&mut compile("pieces", &program));
+}

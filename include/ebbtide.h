@@ -133,6 +133,10 @@ typedef struct ebb_reclaim_report {
    * where the kernel can: Linux 6.14 and later.
    */
   uint64_t purge_calls;
+  /**
+   * Ranges that the kernel refused since the pass began (a count).
+   */
+  uint64_t refused;
 } ebb_reclaim_report;
 
 /**
@@ -210,7 +214,8 @@ typedef struct ebb_stats {
    */
   uint64_t never_touched;
   /**
-   * The heap's own tables.
+   * The heap's own tables, with a descriptor of 64 bytes for each page, those
+   * inside large blocks included, though they are never written.
    */
   uint64_t metadata;
   /**
@@ -274,7 +279,7 @@ extern "C" {
  * options   NULL for the defaults and the environment.
  *
  * Returns the heap; NULL when an option or environment variable makes no
- * sense or there is no address space: ebb_strerror(0) then says why.
+ * sense or there is no address space or memory: ebb_strerror(0) then says why.
  * Delete it with ebb_heap_delete(). A heap belongs to one thread at a time,
  * not to one thread for ever.
  */
@@ -321,10 +326,12 @@ void *ebb_alloc(void *heap, void *ptr, size_t osize, size_t nsize);
  * options   NULL: everything, at once.
  * report    NULL, or room for what was done.
  *
- * Returns EBB_OK when nothing is left to give back; EBB_MORE when the budget
- * ran out (the next call goes on from there); EBB_ERR_ARGUMENT;
- * EBB_ERR_SYSTEM when the kernel refused some of it (the report is valid).
- * With a budget it overruns by at most one call to the kernel, of at most 1 MiB.
+ * Returns EBB_MORE when the budget ran out: the next call with a budget goes
+ * on from there, and what is freed meanwhile may have to wait for the pass
+ * after. At the end of a pass EBB_OK, or EBB_ERR_SYSTEM when the kernel
+ * refused some of it; the report is valid in each case. EBB_ERR_ARGUMENT.
+ * A call with a budget takes one step of at most 1 MiB at least, and stops
+ * when another would not fit.
  */
 int ebb_reclaim(struct ebb_heap *heap,
                 const struct ebb_reclaim_options *options,

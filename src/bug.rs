@@ -3,40 +3,23 @@
 //! Errors are handled; bugs, ours or the host's, abort. The line goes to standard error without
 //! allocating, since the allocator that would be asked may be the one that is broken.
 
-use core::fmt::{self, Write};
+use core::fmt;
 
-/// A line under construction, on the stack. What does not fit is cut off.
-struct Line {
-    text: [u8; Line::CAPACITY],
-    len: usize,
-}
-
-impl Line {
-    const CAPACITY: usize = 400;
-}
-
-impl Write for Line {
-    fn write_str(&mut self, part: &str) -> fmt::Result {
-        // One byte stays free for the newline.
-        let room = Self::CAPACITY - 1 - self.len;
-        let kept = &part.as_bytes()[..part.len().min(room)];
-        self.text[self.len..self.len + kept.len()].copy_from_slice(kept);
-        self.len += kept.len();
-        Ok(())
-    }
-}
+use crate::line::Line;
 
 /// Writes `ebbtide: message` to standard error and aborts. Use [`bug!`].
 #[cold]
 #[inline(never)]
 pub(crate) fn stop(message: fmt::Arguments<'_>) -> ! {
-    let mut line = Line { text: [0; Line::CAPACITY], len: 0 };
-    // Line never fails, and a formatting error would still leave what was written so far.
-    let _ = write!(line, "ebbtide: {message}");
-    line.text[line.len] = b'\n';
-    // SAFETY: the buffer holds line.len + 1 initialised bytes; write and abort touch nothing else.
+    let line = Line::new(format_args!("ebbtide: {message}"));
+    let part = |bytes: &[u8]| libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let parts = [part(line.as_bytes()), part(b"\n")];
+    // SAFETY: both parts are as long as they say, and are only read.
     unsafe {
-        libc::write(libc::STDERR_FILENO, line.text.as_ptr().cast(), line.len + 1);
+        libc::writev(libc::STDERR_FILENO, parts.as_ptr(), parts.len() as libc::c_int);
         libc::abort()
     }
 }

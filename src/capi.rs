@@ -90,6 +90,8 @@ pub struct ebb_reclaim_report {
     /// Calls to the kernel that it took (a count). One call takes many ranges
     /// where the kernel can: Linux 6.14 and later.
     pub purge_calls: u64,
+    /// Ranges that the kernel refused since the pass began (a count).
+    pub refused: u64,
 }
 
 /// One size class, as ebb_stats_read() reports it.
@@ -137,7 +139,8 @@ pub struct ebb_stats {
     pub returned: u64,
     /// Committed and not used yet.
     pub never_touched: u64,
-    /// The heap's own tables.
+    /// The heap's own tables, with a descriptor of 64 bytes for each page, those
+    /// inside large blocks included, though they are never written.
     pub metadata: u64,
 
     /// live + waste + free_resident + metadata. A page counts from the moment a
@@ -174,7 +177,7 @@ pub struct ebb_stats {
 /// options   NULL for the defaults and the environment.
 ///
 /// Returns the heap; NULL when an option or environment variable makes no
-/// sense or there is no address space: ebb_strerror(0) then says why.
+/// sense or there is no address space or memory: ebb_strerror(0) then says why.
 /// Delete it with ebb_heap_delete(). A heap belongs to one thread at a time,
 /// not to one thread for ever.
 ///
@@ -250,10 +253,12 @@ pub unsafe extern "C" fn ebb_alloc(
 /// options   NULL: everything, at once.
 /// report    NULL, or room for what was done.
 ///
-/// Returns EBB_OK when nothing is left to give back; EBB_MORE when the budget
-/// ran out (the next call goes on from there); EBB_ERR_ARGUMENT;
-/// EBB_ERR_SYSTEM when the kernel refused some of it (the report is valid).
-/// With a budget it overruns by at most one call to the kernel, of at most 1 MiB.
+/// Returns EBB_MORE when the budget ran out: the next call with a budget goes
+/// on from there, and what is freed meanwhile may have to wait for the pass
+/// after. At the end of a pass EBB_OK, or EBB_ERR_SYSTEM when the kernel
+/// refused some of it; the report is valid in each case. EBB_ERR_ARGUMENT.
+/// A call with a budget takes one step of at most 1 MiB at least, and stops
+/// when another would not fit.
 ///
 /// # Safety
 ///
@@ -294,15 +299,16 @@ pub unsafe extern "C" fn ebb_reclaim(
             resident: snapshot.resident() as u64,
             elapsed_us: heap.os.now_us() - start,
             purge_calls: outcome.calls,
+            refused: outcome.refused,
         };
         // SAFETY: the caller's promise.
         unsafe { fill(report, done) };
     }
     match outcome {
+        _ if outcome.more => EBB_MORE,
         _ if outcome.refused > 0 => Error::System
             .because(format_args!("reclaim: the kernel refused {} ranges", outcome.refused))
             as c_int,
-        _ if outcome.more => EBB_MORE,
         _ => EBB_OK,
     }
 }

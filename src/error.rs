@@ -6,7 +6,9 @@
 
 use core::cell::RefCell;
 use core::ffi::CStr;
-use core::fmt::{self, Write};
+use core::fmt;
+
+use crate::line::Line;
 
 /// Why a call failed. Its number is the negative code that C sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +32,7 @@ impl Error {
     /// Leaves the reason for this thread to read and returns the error.
     #[cold]
     pub(crate) fn because(self, reason: fmt::Arguments<'_>) -> Error {
-        LAST.with_borrow_mut(|line| {
-            *line = Line::EMPTY;
-            // A line that is full has dropped the rest; there is nothing else to do.
-            let _ = line.write_fmt(reason);
-        });
+        LAST.set(Line::new(reason));
         self
     }
 }
@@ -59,29 +57,6 @@ pub(crate) fn last() -> *const u8 {
     LAST.with(|line| line.as_ptr().cast())
 }
 
-/// A C string under construction. What does not fit is cut off. The text comes first: see [`last`].
-#[repr(C)]
-struct Line {
-    text: [u8; Line::CAPACITY],
-    len: usize,
-}
-
-impl Line {
-    const CAPACITY: usize = 256;
-    const EMPTY: Line = Line { text: [0; Line::CAPACITY], len: 0 };
-}
-
-impl Write for Line {
-    fn write_str(&mut self, part: &str) -> fmt::Result {
-        // The last byte stays 0.
-        let room = Line::CAPACITY - 1 - self.len;
-        let kept = &part.as_bytes()[..part.len().min(room)];
-        self.text[self.len..self.len + kept.len()].copy_from_slice(kept);
-        self.len += kept.len();
-        Ok(())
-    }
-}
-
 thread_local! {
     static LAST: RefCell<Line> = const { RefCell::new(Line::EMPTY) };
 }
@@ -89,7 +64,7 @@ thread_local! {
 /// This thread's last reason as text.
 #[cfg(test)]
 pub(crate) fn last_text() -> String {
-    LAST.with_borrow(|line| String::from_utf8_lossy(&line.text[..line.len]).into_owned())
+    LAST.with_borrow(|line| String::from_utf8_lossy(line.as_bytes()).into_owned())
 }
 
 #[cfg(test)]
@@ -97,9 +72,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_reason_is_kept_and_cut_to_fit() {
-        Error::Range.because(format_args!("{}", "x".repeat(1000)));
-        assert_eq!(last_text(), "x".repeat(255));
+    fn the_last_reason_is_kept() {
+        Error::Range.because(format_args!("depth: {} is too deep", 7));
+        assert_eq!(last_text(), "depth: 7 is too deep");
         assert_eq!(Error::Option.because(format_args!("no option depth")), Error::Option);
         assert_eq!(last_text(), "no option depth");
     }

@@ -11,6 +11,7 @@
 //!
 //! | module        | knows                                                                    |
 //! |---------------|--------------------------------------------------------------------------|
+//! | [`line`]      | a line of text without allocating                                        |
 //! | [`bug`]       | how to stop with one line when an invariant is broken                    |
 //! | [`error`]     | what can go wrong, as codes and as words                                 |
 //! | [`units`]     | pages, page indices, all rounding                                        |
@@ -34,7 +35,7 @@
 //! 7. `new_span` fills in the page's descriptor: class, start, reciprocal, 102 free bits.
 //! 8. `refill` makes it the bin's current span: the bin now points at its first bitmap word.
 //! 9. The lowest set bit is slot 0. It is cleared, two counters are bumped, and the address is
-//!    the span's start plus 0 × 40.
+//!    that of the span's first slot plus 0 × 40.
 //!
 //! The next 101 allocations of 33 to 40 bytes end at steps 2 and 9 but for one turn to the second
 //! bitmap word. `ebb_alloc(heap, p, 40, 0)` finds the descriptor from the page of `p`, the slot by
@@ -46,6 +47,7 @@ pub(crate) mod bug;
 pub mod capi;
 pub(crate) mod error;
 pub(crate) mod heap;
+pub(crate) mod line;
 pub(crate) mod options;
 pub(crate) mod os;
 pub(crate) mod reclaim;

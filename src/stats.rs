@@ -54,9 +54,9 @@ impl<S: Os> Heap<S> {
         let live = small_live + counts.large_requested;
         let rounding = small.slot_bytes - small_live;
         let large_rounding = counts.large_pages.bytes() - counts.large_requested;
-        // A span is slots and a tail. Purged pages hold neither live slots nor a counted tail.
+        // A span is a lead and slots. Purged pages hold neither live slots nor a counted lead.
         let spans_resident = (counts.span_pages - counts.purged).bytes();
-        let free_in_spans = spans_resident - counts.tails - small.slot_bytes;
+        let free_in_spans = spans_resident - counts.leads - small.slot_bytes;
         let clean = self.runs.free - self.runs.dirty;
         let (_, committed) = self.committed_range();
         let metadata = self.layout.metadata(self.runs.top);
@@ -64,7 +64,7 @@ impl<S: Os> Heap<S> {
         Snapshot {
             committed,
             live,
-            waste: rounding + large_rounding + counts.tails,
+            waste: rounding + large_rounding + counts.leads,
             free_resident: free_in_spans + self.runs.dirty.bytes(),
             returned: (clean + counts.purged).bytes(),
             never_touched: committed - used - metadata,

@@ -25,6 +25,7 @@ L2 kernel pages|src/heap/layout.rs|s/let base = round_up(pages \* DESCRIPTOR, ke
 R1 scars apart|src/heap/scars.rs|s/        self.count -= 1;//
 R1 scars renewed|src/heap/large.rs|s/        self.heal(range);//
 D1 reciprocal 0 outside spans|src/heap/span.rs|s/\*self.descriptor(first + Pages(page)) = Descriptor::NONE;//
+no slot past the end|src/heap/class.rs|s/self.pages.bytes() - (self.slots \* self.slot_size) as usize/0/
 D2 bits are slots|src/heap/class.rs|s/(1 << (self.slots - first)) - 1/u64::MAX/
 D3 countdown|src/heap/span.rs|s/descriptor.countdown = shape.listable() - free;/descriptor.countdown = 0;/
 S1 listed countdown|src/heap/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
@@ -41,8 +42,11 @@ shrink never fails|src/heap/fast.rs|s/if new_size > slot_size {/if new_size > 0 
 pages moved whole|src/heap/large.rs|s/to = to + piece.count();//
 no live page purged|src/heap/descriptor.rs|s/let end = ((page + 1) \* page_bytes).div_ceil(shape.slot_size)/let end = ((page + 1) * page_bytes \/ shape.slot_size)/
 holes found|src/reclaim/purge.rs|s/if let Some(hole) = self.hole_from(from) {/if let (Some(hole), true) = (self.hole_from(from), false) {/
+refused moves are not tried again|src/heap/large.rs|s/            self.remap_refused = true;//
+many ranges at once|src/os/kernel.rs|s/    Some(Purged { ranges: done, calls: 1 })/    Some(Purged { ranges: done, calls: 2 })/
+refusals are told at the end|src/reclaim/purge.rs|s/                self.reclaim_refused = outcome.refused;//
 whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
-budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => top.since(range.start),/
+budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => self.runs.top.since(from),/
 parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
 reciprocals|src/heap/class.rs|s/(1u64 << 32).div_ceil(size as u64)/((1u64 << 32) \/ size as u64)/
 shares of address space|src/heap/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/

@@ -176,6 +176,25 @@ static void pages_inside_a_large_block(void)
   ebb_heap_delete(heap);
 }
 
+/* A span of 40 byte slots has 16 bytes over, where no slot starts. */
+static void addresses_just_past_a_row_of_slots(void)
+{
+  ebb_heap *heap = heap_of(0);
+  char *first = (char *)ebb_alloc(heap, NULL, 0, 40);
+  char *page = first - (uintptr_t)first % 4096;
+  size_t at;
+
+  for (at = 0; at < 48; at += 8) {
+    if ((page + at - first) % 40 != 0) {
+      attempt_all(heap, page + at, INSIDE);
+    }
+    if ((page + 4088 - at - first) % 40 != 0) {
+      attempt_all(heap, page + 4088 - at, INSIDE);
+    }
+  }
+  ebb_heap_delete(heap);
+}
+
 /* A small one among others, and one whose span is empty after it. */
 static void small_blocks_freed_twice(void)
 {
@@ -225,6 +244,7 @@ int main(void)
   RUN(pointers_into_the_heaps_own_tables);
   RUN(pointers_to_pages_never_used);
   RUN(pointers_into_a_block);
+  RUN(addresses_just_past_a_row_of_slots);
   RUN(pages_inside_a_large_block);
   RUN(small_blocks_freed_twice);
   RUN(large_blocks_freed_twice);

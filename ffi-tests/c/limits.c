@@ -3,6 +3,7 @@
 
 #include "check.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 static void limit(int resource, size_t bytes)
@@ -134,11 +135,43 @@ static void no_room_at_all_has_a_reason(void)
   CHECK_EQ(in_child(with_next_to_none, NULL), 0);
 }
 
+/* A process may have only so many mappings. At that limit the kernel moves no
+ * pages and renews none, and a block that must move is copied. */
+static void at_the_limit_of_mappings(const void *unused)
+{
+  const int access[] = { PROT_READ, PROT_NONE };
+  ebb_heap *heap = heap_of(0);
+  struct block block, neighbour;
+  unsigned n;
+
+  (void)unused;
+  block_new(heap, &block, MIB, 1);
+  block_new(heap, &neighbour, MIB, 2);
+  /* What the block will move to is committed already. */
+  ebb_alloc(heap, ebb_alloc(heap, NULL, 0, 16 * MIB), 16 * MIB, 0);
+  /* Neighbours of unlike access do not merge. */
+  for (n = 0; n < 1000000; n++) {
+    if (mmap(NULL, 4096, access[n % 2], MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        == MAP_FAILED) {
+      break;
+    }
+  }
+  CHECK(block_resize(heap, &block, MIB, 2 * MIB, 3));
+  CHECK(block_kept(&neighbour, neighbour.at, MIB));
+  _exit(check_status());
+}
+
+static void moving_needs_no_mapping(void)
+{
+  CHECK_EQ(in_child(at_the_limit_of_mappings, NULL), 0);
+}
+
 int main(void)
 {
   RUN(heaps_live_within_two_gib);
   RUN(heaps_shrink_to_what_there_is);
   RUN(a_heap_survives_refusal);
   RUN(no_room_at_all_has_a_reason);
+  RUN(moving_needs_no_mapping);
   return check_status();
 }

@@ -94,8 +94,8 @@ impl<S: Os> Heap<S> {
         in_class.listed += u32::from(descriptor.place() == Place::Listed);
         tally.counts.span_pages += shape.pages;
         tally.counts.purged += Pages(descriptor.purged.count_ones());
-        if descriptor.purged >> (shape.pages.0 - 1) & 1 == 0 {
-            tally.counts.tails += shape.tail();
+        if descriptor.purged & 1 == 0 {
+            tally.counts.leads += shape.lead();
         }
         first + shape.pages
     }
@@ -156,7 +156,7 @@ impl<S: Os> Heap<S> {
         let counts = &self.counts;
         assert_eq!(counts.span_pages, tally.span_pages, "H4: pages of spans");
         assert_eq!(counts.purged, tally.purged, "H4: purged pages in spans");
-        assert_eq!(counts.tails, tally.tails, "H4: tails");
+        assert_eq!(counts.leads, tally.leads, "H4: leads");
         assert_eq!(counts.large_blocks, tally.large_blocks, "H4: large blocks");
         assert_eq!(counts.large_pages, tally.large_pages, "H4: pages of large blocks");
         assert_eq!(counts.large_requested, tally.large_requested, "H4: bytes of large blocks");

@@ -2,7 +2,7 @@
 //!
 //! Slots go up in steps of 8 bytes to 128, then in eight steps to each doubling, so that rounding
 //! costs at most 7 bytes, then at most 12.5 %. A span is as many pages as it takes to have enough
-//! slots to make a visit worth while, and to lose little at its end.
+//! slots to make a visit worth while, and to lose little to the remainder.
 
 #![forbid(unsafe_code)]
 
@@ -39,8 +39,12 @@ pub(crate) struct Class {
 }
 
 impl Class {
-    /// Bytes at the end of a span that no slot covers. Less than a page.
-    pub(crate) const fn tail(&self) -> usize {
+    /// Bytes at the start of a span, before its first slot. Less than a slot, and than a page.
+    ///
+    /// They lie at the start, not at the end, so that every address of a span that is a whole
+    /// number of slots away from the first slot is a slot: a pointer past the last would have
+    /// passed for one.
+    pub(crate) const fn lead(&self) -> usize {
         self.pages.bytes() - (self.slots * self.slot_size) as usize
     }
 
@@ -76,7 +80,8 @@ pub(crate) static CLASSES: [Class; CLASS_COUNT] = build_classes();
 /// The class of a block of `size` bytes stands at `(size - 1) / 8`, for sizes 1 to [`SMALL_MAX`].
 pub(crate) static CLASS_OF_SIZE: [u8; SMALL_MAX / 8] = build_class_of_size();
 
-/// The slot that starts `offset` bytes into a span, and whether one does.
+/// The slot that starts `offset` bytes behind the first one of its span, and whether one does. An
+/// address before the first one has a huge offset, and starts none.
 ///
 /// With r = ceil(2^32 / size) the product offset × r has the quotient in its upper half, and its
 /// lower half is below r exactly when the division leaves nothing (Lemire, Kaser, Kurz: "Faster
@@ -110,8 +115,8 @@ const fn span_pages(slot_size: usize) -> usize {
     let mut pages = 1;
     while pages < SPAN_PAGES_MAX {
         let slots = pages * PAGE / slot_size;
-        let tail = pages * PAGE - slots * slot_size;
-        if slots >= slots_wanted(slot_size) && tail * 32 <= pages * PAGE {
+        let lead = pages * PAGE - slots * slot_size;
+        if slots >= slots_wanted(slot_size) && lead * 32 <= pages * PAGE {
             break;
         }
         pages += 1;
@@ -189,17 +194,25 @@ mod tests {
         for class in &CLASSES {
             assert!(class.pages.0 as usize <= SPAN_PAGES_MAX);
             assert!((8..=SLOTS_MAX as u32).contains(&class.slots), "{class:?}");
-            assert!(class.tail() < PAGE, "{class:?}: the tail must lie in the last page");
-            assert!(class.tail() * 16 <= class.pages.bytes(), "{class:?} loses over 6 %");
+            assert!(class.lead() < PAGE, "{class:?}: the lead must lie in the first page");
+            assert_eq!(class.lead() % 8, 0);
+            assert!(class.slot_size % 16 > 0 || class.lead() % 16 == 0, "{class:?}: alignment");
+            assert!(class.lead() * 16 <= class.pages.bytes(), "{class:?} loses over 6 %");
         }
     }
 
     #[test]
-    fn every_offset_of_every_class_divides_right() {
+    fn the_starts_of_slots_and_no_other_addresses_of_a_span_are_slots() {
         for class in &CLASSES {
-            for offset in 0..class.pages.bytes() as u32 {
-                let expected = (offset / class.slot_size, offset % class.slot_size == 0);
-                assert_eq!(slot_of(offset, class.reciprocal), expected, "{offset} in {class:?}");
+            let lead = class.lead() as u32;
+            for at in 0..class.pages.bytes() as u32 {
+                let (slot, exact) = slot_of(at.wrapping_sub(lead), class.reciprocal);
+                let starts_one = at >= lead && (at - lead).is_multiple_of(class.slot_size);
+                assert_eq!(exact, starts_one, "{at} in {class:?}");
+                if exact {
+                    assert_eq!(slot, (at - lead) / class.slot_size, "{at} in {class:?}");
+                    assert!(slot < class.slots, "{at} in {class:?}");
+                }
             }
         }
     }

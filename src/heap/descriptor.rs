@@ -55,7 +55,7 @@ pub(crate) struct Descriptor {
     pub(crate) free: [u64; 4],
     /// Bytes from this descriptor to that of the first page. (Span, SpanRest)
     pub(crate) to_first: u64,
-    /// The low half of the address at which the span starts. (Span, SpanRest)
+    /// The low half of the address of the span's first slot. (Span, SpanRest)
     pub(crate) start: u32,
     /// The class's reciprocal. (Span, SpanRest; 0 for all others)
     pub(crate) reciprocal: u32,
@@ -98,7 +98,7 @@ impl Descriptor {
         let shape = &CLASSES[class as usize];
         let mut descriptor = Descriptor {
             to_first: u64::from(page) * size_of::<Descriptor>() as u64,
-            start: start as u32,
+            start: (start + shape.lead()) as u32,
             reciprocal: shape.reciprocal,
             class,
             ..Descriptor::NONE
@@ -175,10 +175,11 @@ impl Descriptor {
     /// Pages of a span that hold no live block, one bit each.
     pub(crate) fn hole_pages(&self) -> u16 {
         let (shape, page_bytes) = (self.shape(), Pages(1).bytes() as u32);
+        let lead = shape.lead() as u32;
         let mut holes = 0;
         for page in 0..shape.pages.0 {
-            let first = page * page_bytes / shape.slot_size;
-            let end = ((page + 1) * page_bytes).div_ceil(shape.slot_size).min(shape.slots);
+            let first = (page * page_bytes).saturating_sub(lead) / shape.slot_size;
+            let end = ((page + 1) * page_bytes - lead).div_ceil(shape.slot_size);
             if self.all_free(first, end) {
                 holes |= 1 << page;
             }
@@ -207,8 +208,8 @@ mod tests {
         let mut holes = (1u32 << shape.pages.0) - 1;
         for slot in 0..shape.slots {
             if descriptor.free[slot as usize / 64] >> (slot % 64) & 1 == 0 {
-                let start = (slot * shape.slot_size) as usize / PAGE;
-                let last = ((slot + 1) * shape.slot_size - 1) as usize / PAGE;
+                let at = shape.lead() + (slot * shape.slot_size) as usize;
+                let (start, last) = (at / PAGE, (at + shape.slot_size as usize - 1) / PAGE);
                 (start..=last).for_each(|page| holes &= !(1 << page));
             }
         }

@@ -108,6 +108,7 @@ impl<S: Os> Heap<S> {
     fn move_contents(&mut self, mut from: PageRange, mut to: PageIndex) {
         let remap = self.can_remap(from, to);
         while from.start < from.end {
+            let remap = remap && !self.remap_refused;
             let piece = if remap { self.scars.first_piece(from) } else { from };
             if !(remap && self.remap(piece, to)) {
                 // SAFETY: both ranges are committed and in use, the old one by the block that

@@ -46,8 +46,8 @@ impl Layout {
     pub(crate) fn new(reserved: usize, header: usize, kernel_page: usize) -> Option<Layout> {
         let pages = reserved.checked_sub(kernel_page)? / (PAGE + DESCRIPTOR);
         let base = round_up(pages * DESCRIPTOR, kernel_page);
-        let limit = round_down(reserved - base, kernel_page) / PAGE;
-        let limit = limit.min(pages).min(u32::MAX as usize);
+        let limit = (reserved - base).min(pages * PAGE);
+        let limit = round_down(limit, kernel_page) / PAGE;
         let chunk_count = chunk_count(limit);
         let chunks = round_up(header, align_of::<Chunk>());
         let tables = round_up(chunks + chunk_count * size_of::<Chunk>(), kernel_page);
@@ -108,8 +108,9 @@ mod tests {
         assert!(layout.chunks + layout.chunk_count * size_of::<Chunk>() <= layout.first.offset());
         assert_eq!(layout.base % kernel_page, 0, "L2: {layout:?}");
         assert_eq!(layout.first.offset() % kernel_page, 0, "L2: {layout:?}");
+        assert_eq!(layout.limit.offset() % kernel_page, 0, "L2: {layout:?}");
         let lost = layout.reserved - layout.room().bytes();
-        assert!(lost < layout.reserved / 60 + 3 * kernel_page + 8192 * 8, "{layout:?}: {lost}");
+        assert!(lost < layout.reserved / 60 + 4 * kernel_page + 8192 * 8, "{layout:?}: {lost}");
     }
 
     #[test]

@@ -97,8 +97,8 @@ pub(crate) struct Counts {
     pub(crate) span_pages: Pages,
     /// Of these, given back: the pages whose bits are set in [`Descriptor::purged`].
     pub(crate) purged: Pages,
-    /// Bytes at the ends of spans that no slot covers, where their page is not purged.
-    pub(crate) tails: usize,
+    /// Bytes at the starts of spans that no slot covers, where their page is not purged.
+    pub(crate) leads: usize,
     pub(crate) large_blocks: u64,
     pub(crate) large_pages: Pages,
     /// Bytes asked for large blocks.
@@ -133,6 +133,8 @@ pub(crate) struct Heap<S> {
     remap_refused: bool,
     /// Where the next step of a reclaim pass begins; page 0: with a new pass.
     pub(crate) reclaim_cursor: PageIndex,
+    /// Ranges that the kernel refused in the pass that goes on there.
+    pub(crate) reclaim_refused: u64,
     pub(crate) kernel_page: usize,
     pub(crate) os: S,
 }
@@ -161,6 +163,7 @@ impl<S: Os> Heap<S> {
             scars: Scars::NONE,
             remap_refused: false,
             reclaim_cursor: PageIndex(0),
+            reclaim_refused: 0,
             kernel_page,
             os,
         };

@@ -46,7 +46,7 @@ pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
 ///
 /// # Safety
 ///
-/// As for [`Heap::delete`].
+/// As for `Heap::release`.
 pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
     // SAFETY: the caller's promise; whichever heap comes out of the swap is ours.
     unsafe {
@@ -97,6 +97,7 @@ impl<S: Os> Heap<S> {
         self.counts = Counts::default();
         self.small_requested = 0;
         self.reclaim_cursor = PageIndex(0);
+        self.remap_refused = false;
         if first < top {
             let kept = PageRange { start: first, end: top };
             self.page_runs().take_at_top(kept.count());

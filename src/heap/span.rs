@@ -84,7 +84,7 @@ impl<S: Os> Heap<S> {
         );
         let descriptor = self.descriptor_at(current);
         let slots_before = (word * 64 * shape.slot_size) as usize;
-        let base = self.address(current).wrapping_add(slots_before);
+        let base = self.address(current).wrapping_add(shape.lead() + slots_before);
         let bin = &mut self.bins[class];
         // SAFETY: the descriptor is committed, and `word` is one of its four.
         bin.word = unsafe { (&raw mut (*descriptor).free).cast::<u64>().add(word as usize) };
@@ -159,7 +159,7 @@ impl<S: Os> Heap<S> {
         }
         self.bins[class].spans += 1;
         self.counts.span_pages += shape.pages;
-        self.counts.tails += shape.tail();
+        self.counts.leads += shape.lead();
         Some(first)
     }
 
@@ -179,7 +179,7 @@ impl<S: Os> Heap<S> {
         }
         self.bins[class].spans -= 1;
         self.counts.span_pages -= shape.pages;
-        self.counts.tails -= shape.tail();
+        self.counts.leads -= shape.lead();
     }
 
     /// A countdown of frees ended: the span has come into another place of its life.
@@ -261,8 +261,8 @@ impl<S: Os> Heap<S> {
         let descriptor = self.descriptor(first);
         let (shape, fresh) = (descriptor.shape(), pages & !descriptor.purged);
         descriptor.purged |= fresh;
-        if fresh >> (shape.pages.0 - 1) & 1 == 1 {
-            self.counts.tails -= shape.tail();
+        if fresh & 1 == 1 {
+            self.counts.leads -= shape.lead();
         }
         let fresh = Pages(fresh.count_ones());
         self.counts.purged += fresh;
@@ -277,8 +277,8 @@ impl<S: Os> Heap<S> {
             return;
         }
         descriptor.purged = 0;
-        if purged >> (shape.pages.0 - 1) & 1 == 1 {
-            self.counts.tails += shape.tail();
+        if purged & 1 == 1 {
+            self.counts.leads += shape.lead();
         }
         self.counts.purged -= Pages(purged.count_ones());
         self.note_peak();

@@ -82,10 +82,14 @@ impl OldSize {
 
 impl Tested {
     fn new(os: FakeOs, reserve: i64) -> Tested {
+        Tested::try_new(os, reserve).expect("a heap")
+    }
+
+    fn try_new(os: FakeOs, reserve: i64) -> Result<Tested, Error> {
         // Moving by remapping from two pages on, so that small tests reach it.
         let options = Options::resolve(&[reserve, 0, 8192]).expect("good options");
-        let heap = Heap::create(os.clone(), options).expect("a heap");
-        Tested { os, heap, live: Vec::new(), made: 0 }
+        let heap = Heap::create(os.clone(), options)?;
+        Ok(Tested { os, heap, live: Vec::new(), made: 0 })
     }
 
     fn heap(&mut self) -> &mut Heap<FakeOs> {
@@ -145,6 +149,11 @@ impl Tested {
     }
 
     fn run(&mut self, step: &Step) {
+        self.act(step);
+        self.heap().check();
+    }
+
+    fn act(&mut self, step: &Step) {
         let count = self.live.len();
         match *step {
             Step::Allocate(size) => drop(self.allocate(size)),
@@ -159,7 +168,6 @@ impl Tested {
             Step::ReclaimSome => drop(self.heap().reclaim(Budget::Until(0))),
             Step::Free(..) | Step::Resize(..) => {}
         }
-        self.heap().check();
     }
 
     fn check_contents(&self) {
@@ -509,4 +517,73 @@ fn a_pointer_that_is_no_live_block_stops_the_process_with_one_line() {
     }
     tested.check_contents();
     tested.free_all();
+}
+
+/// A program that makes every kind of system call: it grows, moves, heals and reclaims, twice.
+fn eventful(tested: &mut Tested) {
+    for _ in 0..2 {
+        for size in [40, 700, 5000, 20_000, 70_000] {
+            (0..20).for_each(|_| tested.act(&Step::Allocate(size)));
+        }
+        (0..30).for_each(|block| tested.act(&Step::Resize(block * 3, 30_000, OldSize::Right)));
+        tested.run(&Step::Drop);
+        tested.run(&Step::ReclaimSome);
+        tested.run(&Step::ReclaimAll);
+    }
+    tested.check_contents();
+}
+
+#[test]
+fn each_system_call_fails_once() {
+    let mut refused_heaps = 0;
+    for call in 0.. {
+        let os = FakeOs::new(4096);
+        os.world().failures = (0..=call).map(|at| at == call).collect();
+        let Ok(mut tested) = Tested::try_new(os.clone(), 16 << 20) else {
+            refused_heaps += 1;
+            continue;
+        };
+        eventful(&mut tested);
+        tested.free_all();
+        tested.heap().reclaim(Budget::Unlimited);
+        tested.heap().reclaim(Budget::Unlimited);
+        assert_eq!(tested.heap().snapshot().free_resident, 0, "call {call}");
+        if !os.world().failures.is_empty() {
+            assert!(call > 50, "{call} calls were made to fail");
+            break;
+        }
+    }
+    assert_eq!(refused_heaps, 1, "only the first commit is vital");
+}
+
+#[test]
+fn heaps_of_odd_sizes_fill_up_on_every_kernel_page() {
+    for kernel_page in KERNEL_PAGES {
+        for reserve in [1 << 20, 1_200_000, 3 << 20, 5_000_000] {
+            let mut tested = Tested::new(FakeOs::new(kernel_page), reserve);
+            while tested.allocate(12_000) {}
+            while tested.allocate(100) {}
+            tested.heap().check();
+            tested.free_all();
+        }
+    }
+}
+
+#[test]
+fn a_refusal_is_told_at_the_end_of_the_pass_and_not_before() {
+    let os = FakeOs::new(4096);
+    let mut tested = Tested::new(os.clone(), 64 << 20);
+    (0..4).for_each(|_| assert!(tested.allocate(4 << 20)));
+    tested.free_all();
+    os.world().failures = vec![true].into();
+    os.world().tick_us = 10;
+    let mut outcome = tested.heap().reclaim(Budget::Until(0));
+    assert!(outcome.more && outcome.refused == 1, "{outcome:?}");
+    while outcome.more {
+        outcome = tested.heap().reclaim(Budget::Until(0));
+    }
+    assert_eq!(outcome.refused, 1, "the pass remembers");
+    assert_eq!(tested.heap().snapshot().free_resident, 1 << 20, "what was refused is left");
+    assert_eq!(tested.heap().reclaim(Budget::Unlimited).refused, 0);
+    assert_eq!(tested.heap().snapshot().free_resident, 0);
 }

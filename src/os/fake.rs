@@ -89,7 +89,8 @@ impl Os for FakeOs {
 
     fn reserve(&self, bytes: usize) -> Option<*mut u8> {
         let mut world = self.world();
-        if world.reserve_limit.is_some_and(|limit| bytes > limit) {
+        let fails = world.failures.pop_front().unwrap_or(false);
+        if fails || world.reserve_limit.is_some_and(|limit| bytes > limit) {
             return None;
         }
         // The real pages may be smaller than the pretended ones: leave room to align.
@@ -150,6 +151,9 @@ impl Os for FakeOs {
     ) -> bool {
         self.world().check_range(from, bytes);
         if self.enter(to, bytes) {
+            // As kernels do that unmap the target before they refuse.
+            // SAFETY: the caller's promise: nothing of value is in it.
+            assert!(unsafe { Kernel.renew(to, bytes, huge_pages) });
             return false;
         }
         assert!(from.addr().abs_diff(to.addr()) >= bytes, "the ranges overlap");

@@ -36,10 +36,32 @@ pub(crate) struct Outcome {
     pub(crate) returned: Pages,
     /// Calls to the kernel.
     pub(crate) calls: u64,
-    /// Ranges that the kernel refused.
+    /// Ranges that the kernel refused since the pass began.
     pub(crate) refused: u64,
     /// The budget ran out before the pass ended.
     pub(crate) more: bool,
+}
+
+/// How long the steps of one call take.
+struct StepClock {
+    last_us: u64,
+    longest_us: u64,
+}
+
+impl StepClock {
+    fn new(now_us: u64) -> StepClock {
+        StepClock { last_us: now_us, longest_us: 0 }
+    }
+
+    /// Whether one more step, as long as the longest so far, would overrun the budget.
+    fn is_spent(&mut self, budget: Budget, now_us: u64) -> bool {
+        self.longest_us = self.longest_us.max(now_us - self.last_us);
+        self.last_us = now_us;
+        match budget {
+            Budget::Unlimited => false,
+            Budget::Until(deadline) => now_us + self.longest_us >= deadline,
+        }
+    }
 }
 
 /// Ranges that go back in one call.
@@ -76,10 +98,15 @@ impl<S: Os> Heap<S> {
             Budget::Unlimited => self.layout.first,
             Budget::Until(_) => self.reclaim_cursor.max(self.layout.first),
         };
+        if start > self.layout.first {
+            outcome.refused = self.reclaim_refused;
+        }
         let mut cursor = start;
+        let mut clock = StepClock::new(self.os.now_us());
         while cursor < self.runs.top {
-            if self.is_spent(budget) && cursor > start {
+            if cursor > start && clock.is_spent(budget, self.os.now_us()) {
                 self.reclaim_cursor = cursor;
+                self.reclaim_refused = outcome.refused;
                 outcome.more = true;
                 return outcome;
             }
@@ -87,13 +114,6 @@ impl<S: Os> Heap<S> {
         }
         self.reclaim_cursor = PageIndex(0);
         outcome
-    }
-
-    fn is_spent(&self, budget: Budget) -> bool {
-        match budget {
-            Budget::Unlimited => false,
-            Budget::Until(deadline) => self.os.now_us() >= deadline,
-        }
     }
 
     /// Gives back a batch of idle pages from `from` on. Returns where the next step begins.

@@ -1,0 +1,56 @@
+//! One line of text on the stack: what is said without allocating.
+
+#![forbid(unsafe_code)]
+
+use core::fmt::{self, Write};
+
+/// A C string under construction. What does not fit is cut off.
+///
+/// The text comes first: a pointer to a line is a pointer to its text.
+#[repr(C)]
+pub(crate) struct Line {
+    text: [u8; Line::CAPACITY],
+    len: usize,
+}
+
+impl Line {
+    const CAPACITY: usize = 320;
+
+    pub(crate) const EMPTY: Line = Line { text: [0; Line::CAPACITY], len: 0 };
+
+    /// A line that says `message`.
+    pub(crate) fn new(message: fmt::Arguments<'_>) -> Line {
+        let mut line = Line::EMPTY;
+        // A line never fails; a message that does would still leave what it wrote so far.
+        let _ = line.write_fmt(message);
+        line
+    }
+
+    /// The text without its end.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.len]
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        // The last byte stays 0.
+        let room = Line::CAPACITY - 1 - self.len;
+        let kept = &part.as_bytes()[..part.len().min(room)];
+        self.text[self.len..self.len + kept.len()].copy_from_slice(kept);
+        self.len += kept.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_cut_off() {
+        let line = Line::new(format_args!("{}{}", "x".repeat(200), "y".repeat(1000)));
+        assert_eq!(line.as_bytes(), [[b'x'; 200].as_slice(), &[b'y'; 119]].concat());
+        assert_eq!(line.text[Line::CAPACITY - 1], 0);
+    }
+}

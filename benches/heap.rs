@@ -108,5 +108,20 @@ fn creation(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, pairs, sweep, ladder, replace, reclaim, creation);
+fn many(c: &mut Criterion) {
+    const COUNT: usize = 1000;
+    let mut group = c.benchmark_group("make 1000 heaps, one block in each, delete them");
+    group.sample_size(20).throughput(Throughput::Elements(COUNT as u64));
+    group.bench_function("all alive at once", |b| {
+        b.iter(|| {
+            let heaps: Vec<Heap> = (0..COUNT).map(|_| Heap::new()).collect();
+            for heap in &heaps {
+                black_box(heap.allocate(100));
+            }
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, pairs, sweep, ladder, replace, reclaim, creation, many);
 criterion_main!(benches);

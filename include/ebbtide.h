@@ -23,32 +23,32 @@
 /**
  * An argument is NULL or malformed.
  */
-#define EBB_ERR_ARGUMENT -1
+#define EBB_ERR_ARGUMENT (-1)
 
 /**
  * There is no option of that name.
  */
-#define EBB_ERR_OPTION -2
+#define EBB_ERR_OPTION (-2)
 
 /**
  * The option does not take that value.
  */
-#define EBB_ERR_RANGE -3
+#define EBB_ERR_RANGE (-3)
 
 /**
  * The option is fixed once the heap is made.
  */
-#define EBB_ERR_FIXED -4
+#define EBB_ERR_FIXED (-4)
 
 /**
  * There is no room: address space or memory.
  */
-#define EBB_ERR_MEMORY -5
+#define EBB_ERR_MEMORY (-5)
 
 /**
  * The kernel refused; what could be done is done, and the heap goes on.
  */
-#define EBB_ERR_SYSTEM -6
+#define EBB_ERR_SYSTEM (-6)
 
 /**
  * ebb_stats.flags: measure kernel_resident too. Takes time in proportion to the heap.

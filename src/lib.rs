@@ -11,20 +11,20 @@
 //!
 //! | module        | knows                                                                    |
 //! |---------------|--------------------------------------------------------------------------|
-//! | [`line`]      | a line of text without allocating                                        |
-//! | [`bug`]       | how to stop with one line when an invariant is broken                    |
-//! | [`error`]     | what can go wrong, as codes and as words                                 |
-//! | [`units`]     | pages, page indices, all rounding                                        |
-//! | [`os`]        | the only system calls, behind one contract                               |
-//! | [`options`]   | every option: name, range, default, environment                          |
-//! | [`heap`]      | size classes, descriptors, page runs, spans, large blocks; the hot path  |
-//! | [`reclaim`]   | which resident pages are free, and handing them back in bounded steps    |
-//! | [`stats`]     | one snapshot of what every layer counts                                  |
-//! | [`capi`]      | the exported C symbols                                                   |
+//! | `line`        | a line of text without allocating                                        |
+//! | `bug`         | how to stop with one line when an invariant is broken                    |
+//! | `error`       | what can go wrong, as codes and as words                                 |
+//! | `units`       | pages, page indices, all rounding                                        |
+//! | `os`          | the only system calls, behind one contract                               |
+//! | `options`     | every option: name, range, default, environment                          |
+//! | `heap`        | size classes, descriptors, page runs, spans, large blocks; the hot path  |
+//! | `reclaim`     | which resident pages are free, and handing them back in bounded steps    |
+//! | `stats`       | one snapshot of what every layer counts                                  |
+//! | `capi`        | the exported C symbols                                                   |
 //!
 //! # A first allocation, from the call down to the kernel and back
 //!
-//! 1. LuaJIT calls [`capi::ebb_alloc`]`(heap, NULL, 0, 40)`.
+//! 1. LuaJIT calls `ebb_alloc(heap, NULL, 0, 40)`: [`capi::ebb_alloc`].
 //! 2. `heap::fast` looks up the bin of 40 bytes and reads the bitmap word that it points to: the
 //!    empty word, for no span was ever made.
 //! 3. `Heap::refill` finds no current span, no partial one, no spare.

@@ -28,6 +28,14 @@ fn header_is_current() {
     assert!(committed == fresh, "include/ebbtide.h is stale: run `make header` and commit it");
 }
 
+/// `#define NAME -1` with its value in parentheses, so that it is safe in any expression.
+fn in_parentheses(line: &str) -> String {
+    match line.split_once(" -") {
+        Some((define, value)) if define.starts_with("#define ") => format!("{define} (-{value})"),
+        _ => line.to_owned(),
+    }
+}
+
 /// Rust's `# Safety` sections say in Rust's terms what the C comment has said already.
 fn without_safety_sections(header: &str) -> String {
     let mut kept = String::new();
@@ -36,7 +44,7 @@ fn without_safety_sections(header: &str) -> String {
         skipping |= line == " * # Safety";
         skipping &= line != " */";
         if !skipping {
-            kept.push_str(line);
+            kept.push_str(&in_parentheses(line));
             kept.push('\n');
         }
     }

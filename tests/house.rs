@@ -40,7 +40,7 @@ fn sources() -> Vec<Source> {
 /// The layers in the order of the table in `src/lib.rs`, lowest first.
 fn layers() -> Vec<String> {
     let text = fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs");
-    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | [`"));
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | `"));
     rows.filter_map(|row| row.split('`').next()).map(str::to_owned).collect()
 }
 

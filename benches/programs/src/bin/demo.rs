@@ -26,6 +26,8 @@ const LOAD: [&str; 3] = ["100000", "2.6", "1.6"];
 const RUN_LENGTH: Duration = Duration::from_millis(800 + 3 * 4200 + 1600);
 /// ebbtide's memory after the last peak may be this share of the built-in allocator's.
 const SHARE_MAX: f64 = 0.5;
+/// And this much more than at the start when everything was dropped.
+const OVER_START_MAX_MB: f64 = 4.0;
 
 /// A run, and how it is shown.
 struct Subject {
@@ -247,16 +249,26 @@ fn write(path: &Path, content: &str) -> Result<()> {
         .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// Whether ebbtide did what it is for.
+/// Whether ebbtide did what it is for: down after the last peak, back to the start when all was
+/// dropped, and something returned each time.
 fn judge(outcomes: &[Outcome; 2]) -> Result<()> {
-    let pss = |outcome: &Outcome| outcome.event("idle 3").map_or(0, |event| event.get("pss"));
-    let [builtin, ebbtide] = outcomes.each_ref().map(pss);
-    match ebbtide > 0 && (ebbtide as f64) < SHARE_MAX * builtin as f64 {
-        true => Ok(()),
-        false => Err(format!(
-            "memory did not go back: after the last peak ebbtide holds {} MB, built-in {} MB",
-            in_megabytes(ebbtide),
-            in_megabytes(builtin)
-        )),
+    let pss = |outcome: &Outcome, phase: &str| {
+        outcome.event(phase).map_or(0.0, |event| megabytes(event.get("pss")))
+    };
+    let [builtin, ebbtide] = outcomes.each_ref().map(|outcome| pss(outcome, "idle 3"));
+    if ebbtide >= SHARE_MAX * builtin {
+        return Err(format!(
+            "memory did not go back: after the last peak ebbtide holds {ebbtide:.1} MB, \
+             built-in {builtin:.1} MB"
+        ));
+    }
+    let over = pss(&outcomes[1], "idle empty") - pss(&outcomes[1], "start");
+    if over > OVER_START_MAX_MB {
+        return Err(format!("all was dropped, and ebbtide holds {over:.1} MB more than at first"));
+    }
+    let reclaims = outcomes[1].events.iter().filter(|event| event.label == "reclaim");
+    match reclaims.filter(|reclaim| reclaim.get("returned") > 0).count() {
+        count if count > PEAKS.len() => Ok(()),
+        count => Err(format!("only {count} calls of reclaim() returned anything")),
     }
 }

@@ -40,7 +40,7 @@ double free|src/heap/fast.rs|s/if flipped < bits {/if flipped < bits \&\& flippe
 old contents kept|src/heap/fast.rs|s/slot_size.min(new_size)/old_size.min(new_size).min(slot_size)/
 shrink never fails|src/heap/fast.rs|s/if new_size > slot_size {/if new_size > 0 {/
 pages moved whole|src/heap/large.rs|s/to = to + piece.count();//
-no live page purged|src/heap/descriptor.rs|s/let end = ((page + 1) \* page_bytes).div_ceil(shape.slot_size)/let end = ((page + 1) * page_bytes \/ shape.slot_size)/
+no live page purged|src/heap/descriptor.rs|s/page_bytes - lead).div_ceil(shape.slot_size);/page_bytes - lead) \/ shape.slot_size;/
 holes found|src/reclaim/purge.rs|s/if let Some(hole) = self.hole_from(from) {/if let (Some(hole), true) = (self.hole_from(from), false) {/
 refused moves are not tried again|src/heap/large.rs|s/            self.remap_refused = true;//
 many ranges at once|src/os/kernel.rs|s/    Some(Purged { ranges: done, calls: 1 })/    Some(Purged { ranges: done, calls: 2 })/

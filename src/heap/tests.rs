@@ -390,6 +390,26 @@ fn a_long_block_is_moved_by_the_kernel_and_leaves_no_scar_behind() {
 }
 
 #[test]
+fn a_block_that_moved_and_grew_moves_again_in_pieces() {
+    let os = FakeOs::new(4096);
+    let mut tested = Tested::new(os.clone(), 64 << 20);
+    assert!(tested.allocate(1 << 16) && tested.allocate(1 << 15));
+    // `resize` puts the block last.
+    tested.resize(0, 1 << 17, OldSize::Right);
+    assert_eq!(os.world().moves, 1);
+    tested.resize(1, 1 << 18, OldSize::Right);
+    assert_eq!(os.world().moves, 1, "it grew in place behind its scar");
+    // Too long for the place that the block left.
+    assert!(tested.allocate(1 << 17));
+    tested.resize(1, 1 << 19, OldSize::Right);
+    assert_eq!(os.world().moves, 3, "the scar and what is behind it moved apart");
+    tested.heap().check();
+    tested.check_contents();
+    tested.free_all();
+    assert_eq!(tested.heap().scars.room(), super::Scars::CAPACITY);
+}
+
+#[test]
 fn a_refused_reservation_is_halved_until_it_fits() {
     let os = FakeOs::new(4096);
     os.world().reserve_limit = Some(5 << 20);

@@ -410,6 +410,26 @@ fn a_block_that_moved_and_grew_moves_again_in_pieces() {
 }
 
 #[test]
+fn after_a_refused_move_blocks_are_copied() {
+    let os = FakeOs::new(4096);
+    let mut tested = Tested::new(os.clone(), 64 << 20);
+    // So that the first call to come is a move.
+    assert!(tested.allocate(4 << 20));
+    tested.free(0, OldSize::Right);
+    (0..8).for_each(|_| assert!(tested.allocate(1 << 16)));
+    os.world().failures = vec![true].into();
+    // `resize` puts the block last: these are four blocks, each with a neighbour.
+    (0..4).for_each(|_| tested.resize(0, 1 << 17, OldSize::Right));
+    assert_eq!(os.world().moves, 0);
+    assert_eq!(tested.heap().counts.remap_calls, 1, "it is not tried again");
+    tested.heap().set_option(crate::options::Key::RemapMin, 8192).expect("in range");
+    (0..8).for_each(|_| tested.resize(0, 1 << 19, OldSize::Right));
+    assert!(os.world().moves > 0, "but for when the host asks anew");
+    tested.heap().check();
+    tested.free_all();
+}
+
+#[test]
 fn a_refused_reservation_is_halved_until_it_fits() {
     let os = FakeOs::new(4096);
     os.world().reserve_limit = Some(5 << 20);
@@ -452,6 +472,10 @@ fn a_wiped_heap_is_as_new() {
         let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
         for round in 1..4 {
             (0..round * 40).for_each(|_| assert!(tested.allocate(size)));
+            // Some of it is free, and some of that is clean, when the heap is deleted.
+            (0..round * 10).for_each(|_| tested.free(0, OldSize::Right));
+            tested.heap().reclaim(Budget::Unlimited);
+            (0..round * 10).for_each(|_| tested.free(0, OldSize::Right));
             tested.live.clear();
             assert!(tested.heap().wipe(), "{size} bytes, round {round}");
             tested.heap().check();

@@ -47,7 +47,9 @@ fn layers() -> Vec<String> {
 impl Source {
     /// Whether the whole file is for tests.
     fn is_test(&self) -> bool {
-        ["tests.rs", "check.rs", "fake.rs"].iter().any(|name| self.path.ends_with(name))
+        let names = ["tests.rs", "check.rs", "fake.rs"];
+        names.iter().any(|name| self.path.ends_with(name))
+            || self.path.parent().is_some_and(|folder| folder.ends_with("tests"))
     }
 
     /// The text up to the tests at its end.

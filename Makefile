@@ -33,7 +33,7 @@ Cflags: -I$${includedir}
 endef
 export PKG_CONFIG_FILE
 
-.PHONY: all header test setup format lint cargo-test bench demo mutants disassemble install \
+.PHONY: all header test setup format lint cargo-test bench demo policy mutants disassemble install \
 	uninstall clean help
 
 all: ## build the library: target/release/libebbtide.so and .a
@@ -67,6 +67,9 @@ bench: ## benchmarks of the library, then LuaJIT workloads against other allocat
 
 demo: ## a service on the built-in allocator and on ebbtide, side by side
 	$(CARGO) run --release --package ebbtide-programs --bin demo
+
+policy: ## play the policy against demand of many shapes
+	$(CARGO) test --release --package ebbtide --lib policy_table -- --nocapture
 
 mutants: ## break each invariant once; a test must see it (long)
 	sh tests/mutants.sh

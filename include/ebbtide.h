@@ -16,7 +16,7 @@
 #define EBB_OK 0
 
 /**
- * ebb_reclaim(): the budget ran out and more remains; call again.
+ * ebb_reclaim(), ebb_tick(): the budget ran out and more remains; call again.
  */
 #define EBB_MORE 1
 
@@ -51,6 +51,61 @@
 #define EBB_ERR_SYSTEM (-6)
 
 /**
+ * ebb_next_tick(): never. As a timeout it is 24 days, which does no harm.
+ */
+#define EBB_NEVER 2147483647
+
+/**
+ * In a field of ebb_options: 0, where a field that is 0 takes another value.
+ */
+#define EBB_ZERO (-1)
+
+/**
+ * The value of limit_soft that takes the limit from the cgroup.
+ */
+#define EBB_CGROUP (-2)
+
+/**
+ * ebb_stats.mood: demand is higher than it was. Nothing goes back.
+ */
+#define EBB_MOOD_GROWING 1
+
+/**
+ * ebb_stats.mood: demand comes and goes as before.
+ */
+#define EBB_MOOD_STEADY 2
+
+/**
+ * ebb_stats.mood: memory goes back, and new blocks go into the fullest spans.
+ */
+#define EBB_MOOD_SHRINKING 3
+
+/**
+ * ebb_stats.floor_reason: there is no floor.
+ */
+#define EBB_FLOOR_NONE 0
+
+/**
+ * ebb_stats.floor_reason: the option retain.
+ */
+#define EBB_FLOOR_RETAIN 1
+
+/**
+ * ebb_stats.floor_reason: demand swings, and has come back before.
+ */
+#define EBB_FLOOR_SWING 2
+
+/**
+ * ebb_stats.floor_reason: memory was needed again soon after it went back.
+ */
+#define EBB_FLOOR_REGRET 3
+
+/**
+ * ebb_stats.floor_reason: none, for the heap holds more than limit_soft.
+ */
+#define EBB_FLOOR_LIMIT 4
+
+/**
  * ebb_stats.flags: measure kernel_resident too. Takes time in proportion to the heap.
  */
 #define EBB_STATS_KERNEL 1
@@ -63,8 +118,8 @@ typedef struct ebb_heap ebb_heap;
 /**
  * How a heap is made. Set size to sizeof(ebb_options) and the rest to 0, then
  * what you want. A field that is 0 takes the value of the environment variable
- * of the same name (EBBTIDE_RESERVE=4g; k, m, g and t are powers of 1024), or
- * else the default.
+ * of the same name (EBBTIDE_RESERVE=4g; k, m, g and t are powers of 1024, and
+ * switches take on and off), or else the default. EBB_ZERO stands for 0.
  */
 typedef struct ebb_options {
   /**
@@ -88,6 +143,52 @@ typedef struct ebb_options {
    * instead of copying them, from 4 KiB to 8 TiB. Default: 128 KiB.
    */
   int64_t remap_min;
+  /**
+   * Milliseconds that free memory stays, in case it is needed again; then it
+   * goes over half as long again. From 0, for at once, to 3600000. Shorter
+   * saves memory and costs page faults. Default: 1000.
+   */
+  int64_t decay_ms;
+  /**
+   * Bytes of free memory that may always stay, but above limit_soft. For a
+   * service whose next request must find memory ready. Default: 0.
+   */
+  int64_t retain;
+  /**
+   * Bytes of free memory that may stay at most, however soon they will be
+   * needed. Default: 1 GiB.
+   */
+  int64_t retain_max;
+  /**
+   * Bytes held resident above which nothing idle stays, and what is idle goes
+   * back before the heap grows; it grows nonetheless. EBB_CGROUP
+   * (EBBTIDE_LIMIT_SOFT=cgroup): what the limits of the process's cgroup leave,
+   * read again every second of activity. 0: no limit. Default: 0.
+   */
+  int64_t limit_soft;
+  /**
+   * Bytes held resident that the heap does not cross: what does not fit, even
+   * after all free memory went back, is refused. Small blocks may still fit on
+   * pages that are there. 0: no limit. Default: 0.
+   */
+  int64_t limit_hard;
+  /**
+   * Microseconds that memory may go back for at a time inside of ebb_alloc(),
+   * from 1 to 1000000. One call to the kernel is made in any case: at most
+   * 1 MiB, about 150 us. Default: 250.
+   */
+  int64_t step_us;
+  /**
+   * 1: memory goes back inside of ebb_alloc() too, off the hot path; 0: only
+   * in ebb_tick() and ebb_reclaim(), and at the limits. In C the field is
+   * auto_, for auto is a keyword; everywhere else the name is auto. Default: 1.
+   */
+  int64_t auto_;
+  /**
+   * 1 takes a sample of the heap every second of activity, for
+   * ebb_history_read(). The last 256 are kept, in 16 KiB. Default: 0.
+   */
+  int64_t history;
 } ebb_options;
 
 /**
@@ -267,7 +368,158 @@ typedef struct ebb_stats {
    * Given back over the life of the heap.
    */
   uint64_t returned_total;
+  /**
+   * What the heap was doing when it was last looked at: EBB_MOOD_GROWING,
+   * EBB_MOOD_STEADY or EBB_MOOD_SHRINKING.
+   */
+  uint64_t mood;
+  /**
+   * Free memory that may stay for now.
+   */
+  uint64_t keep;
+  /**
+   * Of that, what stays for longer than decay_ms while the heap is busy.
+   */
+  uint64_t floor;
+  /**
+   * What the floor rests on: EBB_FLOOR_NONE and so on.
+   */
+  uint64_t floor_reason;
+  /**
+   * Free memory that should go back now.
+   */
+  uint64_t due;
+  /**
+   * How long free memory outside of spans has been free, in milliseconds, on
+   * average.
+   */
+  uint64_t idle_age_ms;
+  /**
+   * The limits in force; 0: none. With EBB_CGROUP the soft one moves.
+   */
+  uint64_t limit_soft;
+  /**
+   * See limit_soft.
+   */
+  uint64_t limit_hard;
+  /**
+   * What ebb_pressure() says.
+   */
+  uint64_t pressure;
+  /**
+   * Steps in which memory went back in ebb_alloc() or ebb_tick() (a count).
+   */
+  uint64_t steps;
+  /**
+   * Microseconds that half of the steps did not exceed, to a fifth.
+   */
+  uint64_t step_p50_us;
+  /**
+   * Microseconds that 99 of 100 steps did not exceed, to a fifth.
+   */
+  uint64_t step_p99_us;
+  /**
+   * Microseconds that the longest step took.
+   */
+  uint64_t step_max_us;
+  /**
+   * Given back because the host asked, over the life of the heap.
+   */
+  uint64_t returned_asked;
+  /**
+   * Given back because it was idle.
+   */
+  uint64_t returned_idle;
+  /**
+   * Given back because of a limit.
+   */
+  uint64_t returned_limit;
+  /**
+   * Of returned_asked, used again. To 256 KiB: see regretted_asked.
+   */
+  uint64_t refaulted_asked;
+  /**
+   * Of returned_idle, used again.
+   */
+  uint64_t refaulted_idle;
+  /**
+   * Of returned_limit, used again.
+   */
+  uint64_t refaulted_limit;
+  /**
+   * Of refaulted_asked, used again within a second. When memory went back is
+   * kept for each 256 KiB, so this is rather too much than too little.
+   */
+  uint64_t regretted_asked;
+  /**
+   * Of refaulted_idle, used again within a second: a mistake.
+   */
+  uint64_t regretted_idle;
+  /**
+   * Of refaulted_limit, used again within a second.
+   */
+  uint64_t regretted_limit;
 } ebb_stats;
+
+/**
+ * A heap at a moment, from its history. Bytes, unless a name says otherwise.
+ */
+typedef struct ebb_sample {
+  /**
+   * Milliseconds on the system's monotonic clock.
+   */
+  uint64_t time_ms;
+  /**
+   * In live blocks.
+   */
+  uint64_t live;
+  /**
+   * Held resident, by the heap's own account.
+   */
+  uint64_t resident;
+  /**
+   * Of that, free.
+   */
+  uint64_t free_resident;
+  /**
+   * Given back over the life of the heap.
+   */
+  uint64_t returned_total;
+  /**
+   * Of that, used again.
+   */
+  uint64_t refaulted_total;
+  /**
+   * As from ebb_pressure().
+   */
+  uint64_t pressure;
+  /**
+   * As in ebb_stats.
+   */
+  uint64_t mood;
+} ebb_sample;
+
+/**
+ * Where ebb_history_read() writes.
+ */
+typedef struct ebb_history {
+  /**
+   * sizeof(ebb_history); set it before the call.
+   */
+  size_t size;
+  /**
+   * In: sizeof(ebb_sample).
+   */
+  size_t sample_size;
+  /**
+   * Room for samples. The oldest comes first.
+   */
+  struct ebb_sample *samples;
+  /**
+   * In: how many samples there is room for. Out: how many there are.
+   */
+  size_t count;
+} ebb_history;
 
 #ifdef __cplusplus
 extern "C" {
@@ -338,6 +590,43 @@ int ebb_reclaim(struct ebb_heap *heap,
                 struct ebb_reclaim_report *report);
 
 /**
+ * Does what is due: memory that was free for long enough goes back. For event
+ * loops and idle callbacks, so that memory goes down when nothing happens too.
+ *
+ * heap      from ebb_heap_new(). One thread at a time.
+ * budget_us  microseconds after which to stop; 0: no limit.
+ *
+ * Returns EBB_MORE when the budget ran out and more is due; EBB_OK when all is
+ * done that is due now; EBB_ERR_SYSTEM when the kernel refused some of it,
+ * which is tried again later; EBB_ERR_ARGUMENT. Takes one step of at most
+ * 1 MiB at least if anything is due, and stops when another would not fit.
+ */
+int ebb_tick(struct ebb_heap *heap, uint32_t budget_us);
+
+/**
+ * Tells when to call ebb_tick() next. Cheap enough to be asked before each wait
+ * of an event loop: about the time of a look at the clock.
+ *
+ * heap      from ebb_heap_new(). One thread at a time.
+ *
+ * Returns milliseconds; 0 when something is due now; EBB_NEVER when nothing will
+ * be unless the heap is used again: ask anew after that. EBB_ERR_ARGUMENT.
+ */
+int ebb_next_tick(struct ebb_heap *heap);
+
+/**
+ * Tells how near the heap is to its memory limit, so that a host can drive its
+ * garbage collector: step it from 50 on, say, and collect in full from 90 on.
+ *
+ * heap      from ebb_heap_new(). One thread at a time.
+ *
+ * Returns 0 while memory that cannot go back is up to half of limit_soft (or of
+ * limit_hard if that is lower), then more, up to 100 when it is all of it; 0
+ * without a limit. EBB_ERR_ARGUMENT.
+ */
+int ebb_pressure(struct ebb_heap *heap);
+
+/**
  * Reads what the heap holds, in constant time unless a flag says otherwise.
  *
  * heap      from ebb_heap_new(). One thread at a time.
@@ -347,6 +636,20 @@ int ebb_reclaim(struct ebb_heap *heap,
  * say what is resident (the rest is valid).
  */
 int ebb_stats_read(struct ebb_heap *heap, struct ebb_stats *stats);
+
+/**
+ * Copies out the newest samples of a heap's history: one for each second in
+ * which it was used or ticked, and at most 256. Between two samples a heap was
+ * what it was at the first.
+ *
+ * heap      from ebb_heap_new(), with the option history on. One thread at a
+ *           time.
+ * history   size, sample_size, samples and count are read; count is set.
+ *
+ * Returns EBB_OK; EBB_ERR_ARGUMENT. No samples were taken while the option was
+ * off.
+ */
+int ebb_history_read(struct ebb_heap *heap, struct ebb_history *history);
 
 /**
  * Changes an option of a heap in use.

@@ -1,176 +1,23 @@
 //! Every exported C symbol, and nothing else.
 //!
-//! This file is what cbindgen reads: its comments are the header's. Each function checks its
-//! arguments, turns them into Rust, and hands over to the layer that does the work.
+//! This file and [`types`] are what cbindgen reads: their comments are the header's. Each function
+//! checks its arguments, turns them into Rust, and hands over to the layer that does the work.
 
-#![allow(non_camel_case_types)]
+mod types;
+
+pub use types::*;
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::{ptr, slice};
 
 use crate::error::{self, Error};
 use crate::heap::park::KernelHeap as Heap;
-use crate::heap::{self, class};
+use crate::heap::{self, NO_GATE, class};
 use crate::options::Options;
 use crate::os::Os;
-use crate::reclaim::Budget;
+use crate::reclaim::{Budget, Outcome, Sample};
 use crate::stats;
-
-/// Done.
-pub const EBB_OK: c_int = 0;
-/// ebb_reclaim(): the budget ran out and more remains; call again.
-pub const EBB_MORE: c_int = 1;
-/// An argument is NULL or malformed.
-pub const EBB_ERR_ARGUMENT: c_int = -1;
-/// There is no option of that name.
-pub const EBB_ERR_OPTION: c_int = -2;
-/// The option does not take that value.
-pub const EBB_ERR_RANGE: c_int = -3;
-/// The option is fixed once the heap is made.
-pub const EBB_ERR_FIXED: c_int = -4;
-/// There is no room: address space or memory.
-pub const EBB_ERR_MEMORY: c_int = -5;
-/// The kernel refused; what could be done is done, and the heap goes on.
-pub const EBB_ERR_SYSTEM: c_int = -6;
-
-/// ebb_stats.flags: measure kernel_resident too. Takes time in proportion to the heap.
-pub const EBB_STATS_KERNEL: u32 = 1;
-
-/// The heap of one Lua VM. Opaque.
-pub struct ebb_heap {
-    _opaque: [u8; 0],
-}
-
-/// How a heap is made. Set size to sizeof(ebb_options) and the rest to 0, then
-/// what you want. A field that is 0 takes the value of the environment variable
-/// of the same name (EBBTIDE_RESERVE=4g; k, m, g and t are powers of 1024), or
-/// else the default.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ebb_options {
-    /// sizeof(ebb_options).
-    pub size: usize,
-    /// Bytes of address space, from 1 MiB to 8 TiB: more than the heap can ever
-    /// hold at once. Costs no memory. When the kernel refuses, half is tried, and
-    /// so on down to 1 MiB. Default: 64 GiB, or less when other heaps or a limit
-    /// on address space leave less. Fixed once the heap is made.
-    pub reserve: i64,
-    /// 1 asks the kernel for transparent huge pages, 0 keeps them off the heap,
-    /// since they refill the holes that reclaim made. Default: 0.
-    pub thp: i64,
-    /// Blocks of this many bytes and more are moved by remapping their pages
-    /// instead of copying them, from 4 KiB to 8 TiB. Default: 128 KiB.
-    pub remap_min: i64,
-}
-
-/// How much ebb_reclaim() may do.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ebb_reclaim_options {
-    /// sizeof(ebb_reclaim_options).
-    pub size: usize,
-    /// Microseconds after which to stop; 0: no limit.
-    pub budget_us: u32,
-}
-
-/// What ebb_reclaim() did. Bytes, unless a name says otherwise.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ebb_reclaim_report {
-    /// sizeof(ebb_reclaim_report); set it before the call.
-    pub size: usize,
-    /// Given back to the kernel by this call.
-    pub returned: u64,
-    /// In live blocks.
-    pub live: u64,
-    /// Held resident after the call, by the heap's own account.
-    pub resident: u64,
-    /// Microseconds that the call took.
-    pub elapsed_us: u64,
-    /// Calls to the kernel that it took (a count). One call takes many ranges
-    /// where the kernel can: Linux 6.14 and later.
-    pub purge_calls: u64,
-    /// Ranges that the kernel refused since the pass began (a count).
-    pub refused: u64,
-}
-
-/// One size class, as ebb_stats_read() reports it.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ebb_class_stats {
-    /// Bytes per slot.
-    pub slot_size: u32,
-    /// Bytes per span.
-    pub span_size: u32,
-    /// Live blocks.
-    pub blocks: u64,
-    /// Spans.
-    pub spans: u64,
-}
-
-/// What a heap holds. Bytes, unless a name says otherwise. At every moment
-/// committed is the sum of live, waste, free_resident, returned, never_touched
-/// and metadata.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ebb_stats {
-    /// sizeof(ebb_stats); set it before the call.
-    pub size: usize,
-    /// In: 0, or EBB_STATS_KERNEL.
-    pub flags: u32,
-    /// In: how many entries classes has room for. Out: how many there are, at
-    /// most that many.
-    pub class_count: u32,
-    /// In: NULL, or room for the table by size class, smallest first.
-    pub classes: *mut ebb_class_stats,
-
-    /// Address space of the heap.
-    pub reserved: u64,
-    /// Of that, readable and writable.
-    pub committed: u64,
-    /// In live blocks, as asked for. Relies on the osize given to ebb_alloc()
-    /// and is kept within what the size classes allow.
-    pub live: u64,
-    /// Lost in live blocks to rounding, and at the ends of spans.
-    pub waste: u64,
-    /// Free, and held resident.
-    pub free_resident: u64,
-    /// Free, and given back to the kernel.
-    pub returned: u64,
-    /// Committed and not used yet.
-    pub never_touched: u64,
-    /// The heap's own tables, with a descriptor of 64 bytes for each page, those
-    /// inside large blocks included, though they are never written.
-    pub metadata: u64,
-
-    /// live + waste + free_resident + metadata. A page counts from the moment a
-    /// block or span is placed on it, so the kernel may count fewer.
-    pub resident: u64,
-    /// The most that resident has been.
-    pub resident_peak: u64,
-    /// What the kernel says is resident of the heap's range. 0 unless asked for.
-    pub kernel_resident: u64,
-
-    /// Live blocks (a count).
-    pub blocks: u64,
-    /// Of these, large ones: whole pages (a count).
-    pub large_blocks: u64,
-    /// Spans of small blocks (a count).
-    pub spans: u64,
-
-    /// mprotect calls, to grow (a count).
-    pub commit_calls: u64,
-    /// madvise and process_madvise calls, to give back (a count).
-    pub purge_calls: u64,
-    /// mremap calls, to move large blocks (a count).
-    pub remap_calls: u64,
-    /// System calls that failed (a count).
-    pub failed_calls: u64,
-    /// ebb_reclaim() calls (a count).
-    pub reclaim_passes: u64,
-    /// Given back over the life of the heap.
-    pub returned_total: u64,
-}
+use crate::units::PAGE;
 
 /// Makes a heap.
 ///
@@ -285,11 +132,7 @@ pub unsafe extern "C" fn ebb_reclaim(
         }
     };
     let start = heap.os.now_us();
-    let budget = match budget_us {
-        0 => Budget::Unlimited,
-        us => Budget::Until(start + u64::from(us)),
-    };
-    let outcome = heap.reclaim(budget);
+    let outcome = heap.reclaim(Budget::from_us(start, budget_us));
     if !report.is_null() {
         let snapshot = heap.snapshot();
         let done = ebb_reclaim_report {
@@ -297,20 +140,73 @@ pub unsafe extern "C" fn ebb_reclaim(
             returned: stats::bytes(outcome.returned),
             live: snapshot.live as u64,
             resident: snapshot.resident() as u64,
-            elapsed_us: heap.os.now_us() - start,
+            elapsed_us: heap.os.now_us().saturating_sub(start),
             purge_calls: outcome.calls,
             refused: outcome.refused,
         };
         // SAFETY: the caller's promise.
         unsafe { fill(report, done) };
     }
-    match outcome {
-        _ if outcome.more => EBB_MORE,
-        _ if outcome.refused > 0 => Error::System
-            .because(format_args!("reclaim: the kernel refused {} ranges", outcome.refused))
-            as c_int,
-        _ => EBB_OK,
-    }
+    result_of("reclaim", &outcome)
+}
+
+/// Does what is due: memory that was free for long enough goes back. For event
+/// loops and idle callbacks, so that memory goes down when nothing happens too.
+///
+/// heap      from ebb_heap_new(). One thread at a time.
+/// budget_us  microseconds after which to stop; 0: no limit.
+///
+/// Returns EBB_MORE when the budget ran out and more is due; EBB_OK when all is
+/// done that is due now; EBB_ERR_SYSTEM when the kernel refused some of it,
+/// which is tried again later; EBB_ERR_ARGUMENT. Takes one step of at most
+/// 1 MiB at least if anything is due, and stops when another would not fit.
+///
+/// # Safety
+///
+/// `heap` is NULL, or live and no other thread uses it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_tick(heap: *mut ebb_heap, budget_us: u32) -> c_int {
+    // SAFETY: the caller's promise.
+    let Some(heap) = (unsafe { heap.cast::<Heap>().as_mut() }) else { return null("heap") };
+    result_of("tick", &heap.tick(budget_us))
+}
+
+/// Tells when to call ebb_tick() next. Cheap enough to be asked before each wait
+/// of an event loop: about the time of a look at the clock.
+///
+/// heap      from ebb_heap_new(). One thread at a time.
+///
+/// Returns milliseconds; 0 when something is due now; EBB_NEVER when nothing will
+/// be unless the heap is used again: ask anew after that. EBB_ERR_ARGUMENT.
+///
+/// # Safety
+///
+/// `heap` is NULL, or live and no other thread uses it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_next_tick(heap: *mut ebb_heap) -> c_int {
+    // SAFETY: the caller's promise.
+    let Some(heap) = (unsafe { heap.cast::<Heap>().as_mut() }) else { return null("heap") };
+    let milliseconds = heap.next_tick_us().map(|us| us.div_ceil(1000));
+    milliseconds.map_or(EBB_NEVER, |ms| c_int::try_from(ms).unwrap_or(EBB_NEVER))
+}
+
+/// Tells how near the heap is to its memory limit, so that a host can drive its
+/// garbage collector: step it from 50 on, say, and collect in full from 90 on.
+///
+/// heap      from ebb_heap_new(). One thread at a time.
+///
+/// Returns 0 while memory that cannot go back is up to half of limit_soft (or of
+/// limit_hard if that is lower), then more, up to 100 when it is all of it; 0
+/// without a limit. EBB_ERR_ARGUMENT.
+///
+/// # Safety
+///
+/// `heap` is NULL, or live and no other thread uses it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_pressure(heap: *mut ebb_heap) -> c_int {
+    // SAFETY: the caller's promise.
+    let Some(heap) = (unsafe { heap.cast::<Heap>().as_mut() }) else { return null("heap") };
+    heap.pressure() as c_int
 }
 
 /// Reads what the heap holds, in constant time unless a flag says otherwise.
@@ -353,6 +249,49 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
             }
         }
     }
+}
+
+/// Copies out the newest samples of a heap's history: one for each second in
+/// which it was used or ticked, and at most 256. Between two samples a heap was
+/// what it was at the first.
+///
+/// heap      from ebb_heap_new(), with the option history on. One thread at a
+///           time.
+/// history   size, sample_size, samples and count are read; count is set.
+///
+/// Returns EBB_OK; EBB_ERR_ARGUMENT. No samples were taken while the option was
+/// off.
+///
+/// # Safety
+///
+/// `heap` is live and no other thread uses it; `history` points to
+/// `history->size` bytes, `history->samples` to room for `history->count` times
+/// `history->sample_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb_history) -> c_int {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
+        let Some(history) = history.as_mut() else { return null("history") };
+        if history.size < size_of::<ebb_history>() {
+            return too_small("ebb_history");
+        }
+        if history.sample_size < size_of::<u64>() {
+            return too_small("ebb_sample");
+        }
+        if history.samples.is_null() && history.count > 0 {
+            return null("history->samples");
+        }
+        let samples = heap.history(history.count);
+        history.count = samples.len();
+        for (index, sample) in samples.enumerate() {
+            let to = history.samples.byte_add(index * history.sample_size);
+            let told = tell_sample(&sample);
+            let bytes = history.sample_size.min(size_of::<ebb_sample>());
+            ptr::copy_nonoverlapping((&raw const told).cast::<u8>(), to.cast(), bytes);
+        }
+    }
+    EBB_OK
 }
 
 /// Changes an option of a heap in use.
@@ -446,6 +385,17 @@ pub extern "C" fn ebb_version() -> *const c_char {
     VERSION.as_ptr()
 }
 
+/// What a call that returned memory tells its caller.
+fn result_of(call: &str, outcome: &Outcome) -> c_int {
+    match outcome {
+        _ if outcome.more => EBB_MORE,
+        _ if outcome.refused > 0 => Error::System
+            .because(format_args!("{call}: the kernel refused {} ranges", outcome.refused))
+            as c_int,
+        _ => EBB_OK,
+    }
+}
+
 fn null(argument: &str) -> c_int {
     Error::Argument.because(format_args!("{argument} is NULL")) as c_int
 }
@@ -529,9 +479,27 @@ unsafe fn fill_classes(heap: &Heap, classes: *mut ebb_class_stats, room: u32) ->
     count as u32
 }
 
+fn tell_sample(sample: &Sample) -> ebb_sample {
+    ebb_sample {
+        time_ms: sample.now_us / 1000,
+        live: sample.live,
+        resident: sample.resident,
+        free_resident: sample.free_resident,
+        returned_total: sample.returned_total,
+        refaulted_total: sample.refaulted_total,
+        pressure: sample.pressure,
+        mood: sample.mood,
+    }
+}
+
 fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
     let snapshot = heap.snapshot();
-    let counts = &heap.counts;
+    let (counts, recall) = (&heap.counts, &heap.runs.recall);
+    let (verdict, times, limits) = (&heap.above.verdict, &heap.above.times, heap.limits());
+    let limit = |limit: usize| if limit == NO_GATE { 0 } else { limit as u64 };
+    let [returned_asked, returned_idle, returned_limit] = recall.returned.map(page_bytes);
+    let [refaulted_asked, refaulted_idle, refaulted_limit] = recall.refaulted.map(page_bytes);
+    let [regretted_asked, regretted_idle, regretted_limit] = recall.regretted.map(page_bytes);
     ebb_stats {
         reserved: heap.layout.reserved as u64,
         committed: snapshot.committed as u64,
@@ -552,7 +520,34 @@ fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
         remap_calls: counts.remap_calls,
         failed_calls: counts.failed_calls,
         reclaim_passes: counts.reclaim_passes,
-        returned_total: counts.returned_total,
+        returned_total: returned_asked + returned_idle + returned_limit,
+        mood: verdict.mood as u64,
+        keep: stats::bytes(verdict.keep),
+        floor: stats::bytes(verdict.floor),
+        floor_reason: verdict.reason as u64,
+        due: stats::bytes(heap.due()),
+        idle_age_ms: heap.idle_age_us() / 1000,
+        limit_soft: limit(limits.soft),
+        limit_hard: limit(limits.hard),
+        pressure: heap.pressure().into(),
+        steps: times.count,
+        step_p50_us: times.percentile_us(50),
+        step_p99_us: times.percentile_us(99),
+        step_max_us: times.longest_us,
+        returned_asked,
+        returned_idle,
+        returned_limit,
+        refaulted_asked,
+        refaulted_idle,
+        refaulted_limit,
+        regretted_asked,
+        regretted_idle,
+        regretted_limit,
         ..head
     }
+}
+
+/// A count of pages as bytes.
+fn page_bytes(pages: u64) -> u64 {
+    pages * PAGE as u64
 }

@@ -16,10 +16,11 @@
 //! | `error`       | what can go wrong, as codes and as words                                 |
 //! | `units`       | pages, page indices, all rounding                                        |
 //! | `os`          | the only system calls, behind one contract                               |
+//! | `cgroup`      | the memory limits of the cgroup that the process is in                   |
 //! | `options`     | every option: name, range, default, environment                          |
 //! | `heap`        | size classes, descriptors, page runs, spans, large blocks; the hot path  |
-//! | `reclaim`     | which resident pages are free, and handing them back in bounded steps    |
-//! | `stats`       | one snapshot of what every layer counts                                  |
+//! | `stats`       | one snapshot of what a heap counts                                       |
+//! | `reclaim`     | what may stay, what goes back and when, in bounded steps; memory limits  |
 //! | `capi`        | the exported C symbols                                                   |
 //!
 //! # A first allocation, from the call down to the kernel and back
@@ -45,6 +46,7 @@
 
 pub(crate) mod bug;
 pub mod capi;
+pub(crate) mod cgroup;
 pub(crate) mod error;
 pub(crate) mod heap;
 pub(crate) mod line;

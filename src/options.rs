@@ -13,7 +13,20 @@ pub(crate) enum Key {
     Reserve,
     Thp,
     RemapMin,
+    DecayMs,
+    Retain,
+    RetainMax,
+    LimitSoft,
+    LimitHard,
+    StepUs,
+    Auto,
+    History,
 }
+
+/// In a field of `ebb_options`: 0, where an unset field would take another value.
+pub(crate) const ZERO: i64 = -1;
+/// The value of a limit that is read from the cgroup.
+pub(crate) const CGROUP: i64 = -2;
 
 /// What the table says of an option.
 struct Spec {
@@ -26,22 +39,46 @@ struct Spec {
     default: i64,
     /// Whether it can change while the heap is in use.
     live: bool,
+    /// Values that have a name.
+    words: &'static [(&'static str, i64)],
 }
 
 /// The smallest reservation that is tried.
 pub(crate) const RESERVE_MIN: usize = 1 << 20;
 /// The largest: two page indices still add up in 32 bits.
 pub(crate) const RESERVE_MAX: usize = 1 << 43;
+const BYTES_MAX: i64 = RESERVE_MAX as i64;
+
+const SWITCH: &[(&str, i64)] = &[("off", 0), ("on", 1)];
+const NO_WORDS: &[(&str, i64)] = &[];
 
 #[rustfmt::skip]
-const TABLE: [Spec; 3] = [
+const TABLE: [Spec; 11] = [
     Spec { key: Key::Reserve, name: "reserve", variable: c"EBBTIDE_RESERVE",
-           min: RESERVE_MIN as i64, max: RESERVE_MAX as i64, default: 0, live: false },
+           min: RESERVE_MIN as i64, max: BYTES_MAX, default: 0, live: false, words: NO_WORDS },
     Spec { key: Key::Thp, name: "thp", variable: c"EBBTIDE_THP",
-           min: 0, max: 1, default: 0, live: true },
+           min: 0, max: 1, default: 0, live: true, words: SWITCH },
     // Below 128 KiB a copy is cheaper than the kernel's work on the page tables.
     Spec { key: Key::RemapMin, name: "remap_min", variable: c"EBBTIDE_REMAP_MIN",
-           min: 4096, max: RESERVE_MAX as i64, default: 128 << 10, live: true },
+           min: 4096, max: BYTES_MAX, default: 128 << 10, live: true, words: NO_WORDS },
+    // Long enough that what comes and goes within a second is never returned.
+    Spec { key: Key::DecayMs, name: "decay_ms", variable: c"EBBTIDE_DECAY_MS",
+           min: 0, max: 3_600_000, default: 1000, live: true, words: NO_WORDS },
+    Spec { key: Key::Retain, name: "retain", variable: c"EBBTIDE_RETAIN",
+           min: 0, max: BYTES_MAX, default: 0, live: true, words: NO_WORDS },
+    Spec { key: Key::RetainMax, name: "retain_max", variable: c"EBBTIDE_RETAIN_MAX",
+           min: 0, max: BYTES_MAX, default: 1 << 30, live: true, words: NO_WORDS },
+    Spec { key: Key::LimitSoft, name: "limit_soft", variable: c"EBBTIDE_LIMIT_SOFT",
+           min: 0, max: BYTES_MAX, default: 0, live: true, words: &[("cgroup", CGROUP)] },
+    Spec { key: Key::LimitHard, name: "limit_hard", variable: c"EBBTIDE_LIMIT_HARD",
+           min: 0, max: BYTES_MAX, default: 0, live: true, words: NO_WORDS },
+    // One call that returns 1 MiB takes about 150 µs.
+    Spec { key: Key::StepUs, name: "step_us", variable: c"EBBTIDE_STEP_US",
+           min: 1, max: 1_000_000, default: 250, live: true, words: NO_WORDS },
+    Spec { key: Key::Auto, name: "auto", variable: c"EBBTIDE_AUTO",
+           min: 0, max: 1, default: 1, live: true, words: SWITCH },
+    Spec { key: Key::History, name: "history", variable: c"EBBTIDE_HISTORY",
+           min: 0, max: 1, default: 0, live: true, words: SWITCH },
 ];
 
 /// The values of all options for one heap.
@@ -61,8 +98,8 @@ impl Options {
         Options(values)
     };
 
-    /// The values given, in the table's order; where there is none or it is 0, that of the
-    /// environment; else the default.
+    /// The values given, in the table's order, [`ZERO`] for 0; where there is none or it is 0, that
+    /// of the environment; else the default.
     pub(crate) fn resolve(given: &[i64]) -> Result<Options, Error> {
         Options::resolve_with(given, environment)
     }
@@ -81,6 +118,7 @@ impl Options {
         let mut options = Options::DEFAULT;
         for (index, spec) in TABLE.iter().enumerate() {
             let value = match known.get(index) {
+                Some(&ZERO) => Some(0),
                 Some(value) if *value != 0 => Some(*value),
                 _ => variable(spec.variable).map(|text| spec.parse(text)).transpose()?,
             };
@@ -95,7 +133,7 @@ impl Options {
         self.0[key as usize]
     }
 
-    /// A value as a size. No option takes negative ones.
+    /// A value as a size. Of an option that takes no negative ones.
     pub(crate) fn bytes(&self, key: Key) -> usize {
         self.get(key) as usize
     }
@@ -129,21 +167,32 @@ impl Options {
 impl Spec {
     fn in_range(&self, value: i64) -> Result<i64, Error> {
         let Spec { name, min, max, .. } = self;
-        if (*min..=*max).contains(&value) {
+        if (*min..=*max).contains(&value) || self.words.iter().any(|(_, named)| *named == value) {
             return Ok(value);
         }
-        Err(Error::Range.because(format_args!("{name}: {value} is not from {min} to {max}")))
+        let or = self.words_but_numbers();
+        Err(Error::Range.because(format_args!("{name}: {value} is not from {min} to {max}{or}")))
+    }
+
+    /// The words that say what no number does, as the end of a message.
+    fn words_but_numbers(&self) -> &'static str {
+        if self.words.iter().any(|(_, value)| *value == CGROUP) { " or cgroup" } else { "" }
     }
 
     fn parse(&self, text: &CStr) -> Result<i64, Error> {
+        let named = self.words.iter().find(|(word, _)| word.as_bytes() == text.to_bytes());
+        if let Some((_, value)) = named {
+            return Ok(*value);
+        }
         parse_size(text.to_bytes())
             .filter(|value| (self.min..=self.max).contains(value))
             .ok_or_else(|| {
                 let Spec { variable, min, max, .. } = self;
+                let or = self.words_but_numbers();
                 let variable = variable.to_str().unwrap_or_default();
                 let text = text.to_str().unwrap_or("(not UTF-8)");
                 Error::Range.because(format_args!(
-                    "{variable}={text}: takes a number from {min} to {max}; \
+                    "{variable}={text}: takes a number from {min} to {max}{or}; \
                      k, m, g and t behind it are powers of 1024"
                 ))
             })
@@ -228,9 +277,38 @@ mod tests {
         assert!(last_text().starts_with("EBBTIDE_RESERVE=banana: takes a number from 1048576 to"));
         assert_eq!(Options::resolve_with(&[3], none), Err(Error::Range));
         assert_eq!(last_text(), "reserve: 3 is not from 1048576 to 8796093022208");
-        assert_eq!(Options::resolve_with(&[0, -1], none), Err(Error::Range));
-        assert_eq!(Options::resolve_with(&[0, 0, 0, 7], none), Err(Error::Argument));
-        assert!(Options::resolve_with(&[0; 9], none).is_ok());
+        assert_eq!(Options::resolve_with(&[0, -3], none), Err(Error::Range));
+        assert_eq!(Options::resolve_with(&[ZERO], none), Err(Error::Range));
+        assert_eq!(last_text(), "reserve: 0 is not from 1048576 to 8796093022208");
+        let unknown = [[0; TABLE.len()].as_slice(), &[7]].concat();
+        assert_eq!(Options::resolve_with(&unknown, none), Err(Error::Argument));
+        assert!(Options::resolve_with(&[0; TABLE.len() + 5], none).is_ok());
+    }
+
+    #[test]
+    fn zero_can_be_asked_for_where_an_unset_field_means_something_else() {
+        let mut given = [0; TABLE.len()];
+        let auto = Key::Auto as usize;
+        let value = |given: &[i64]| Options::resolve_with(given, none).map(|o| o.get(Key::Auto));
+        assert_eq!(value(&given), Ok(1));
+        given[auto] = ZERO;
+        assert_eq!(value(&given), Ok(0));
+    }
+
+    #[test]
+    fn words_stand_for_values() {
+        let from = |variable: &'static CStr, text: &'static CStr| {
+            Options::resolve_with(&[], move |name| (name == variable).then_some(text))
+        };
+        let auto = from(c"EBBTIDE_AUTO", c"off").expect("a switch");
+        assert_eq!(auto.get(Key::Auto), 0);
+        let soft = from(c"EBBTIDE_LIMIT_SOFT", c"cgroup").expect("a limit");
+        assert_eq!(soft.get(Key::LimitSoft), CGROUP);
+        assert_eq!(Options::check_change(Key::LimitSoft, CGROUP), Ok(()));
+        assert_eq!(from(c"EBBTIDE_LIMIT_HARD", c"cgroup"), Err(Error::Range));
+        assert_eq!(Options::check_change(Key::LimitSoft, -5), Err(Error::Range));
+        assert!(last_text().ends_with("8796093022208 or cgroup"), "{}", last_text());
+        assert_eq!(from(c"EBBTIDE_RETAIN", c"on"), Err(Error::Range));
     }
 
     #[test]

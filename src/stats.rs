@@ -12,9 +12,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::heap::Heap;
 use crate::heap::class::CLASSES;
-use crate::os::Os;
+use crate::heap::{Above, Heap};
 use crate::units::Pages;
 
 /// Bytes by what they are used for.
@@ -44,7 +43,7 @@ struct Small {
     least: usize,
 }
 
-impl<S: Os> Heap<S> {
+impl<S: Above> Heap<S> {
     /// Adds up what the heap holds.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let small = self.count_small();
@@ -54,12 +53,10 @@ impl<S: Os> Heap<S> {
         let live = small_live + counts.large_requested;
         let rounding = small.slot_bytes - small_live;
         let large_rounding = counts.large_pages.bytes() - counts.large_requested;
-        // A span is a lead and slots. Purged pages hold neither live slots nor a counted lead.
-        let spans_resident = (counts.span_pages - counts.purged).bytes();
-        let free_in_spans = spans_resident - counts.leads - small.slot_bytes;
+        let free_in_spans = self.free_in_spans_of(&small);
         let clean = self.runs.free - self.runs.dirty;
         let (_, committed) = self.committed_range();
-        let metadata = self.layout.metadata(self.runs.top);
+        let metadata = self.metadata();
         let used = self.runs.top.since(self.layout.first).bytes();
         Snapshot {
             committed,
@@ -73,6 +70,17 @@ impl<S: Os> Heap<S> {
             blocks: small.blocks + counts.large_blocks,
             spans: small.spans,
         }
+    }
+
+    /// Bytes of free slots on pages of spans that hold memory.
+    pub(crate) fn free_in_spans(&self) -> usize {
+        self.free_in_spans_of(&self.count_small())
+    }
+
+    /// A span is a lead and slots. Purged pages hold neither live slots nor a counted lead.
+    fn free_in_spans_of(&self, small: &Small) -> usize {
+        let spans_resident = (self.counts.span_pages - self.counts.purged).bytes();
+        spans_resident - self.counts.leads - small.slot_bytes
     }
 
     fn count_small(&self) -> Small {

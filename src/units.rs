@@ -35,6 +35,16 @@ impl Pages {
     pub(crate) const fn bytes(self) -> usize {
         (self.0 as usize) << PAGE_SHIFT
     }
+
+    /// How many more than `other`; none if it is fewer.
+    pub(crate) fn beyond(self, other: Pages) -> Pages {
+        Pages(self.0.saturating_sub(other.0))
+    }
+
+    /// The sum, or the most that can be said.
+    pub(crate) fn and_more(self, other: Pages) -> Pages {
+        Pages(self.0.saturating_add(other.0))
+    }
 }
 
 impl PageIndex {

@@ -1,4 +1,4 @@
-//! `include/ebbtide.h` is what cbindgen makes of `src/capi.rs` today.
+//! `include/ebbtide.h` is what cbindgen makes of `src/capi.rs` and `src/capi/types.rs` today.
 
 use std::path::Path;
 
@@ -15,9 +15,10 @@ fn header_is_current() {
              #define EBB_VERSION \"{}\"",
             env!("CARGO_PKG_VERSION")
         ))
+        .with_src(root.join("src/capi/types.rs"))
         .with_src(root.join("src/capi.rs"))
         .generate()
-        .expect("cbindgen reads src/capi.rs")
+        .expect("cbindgen reads src/capi")
         .write(&mut fresh);
     let fresh = without_safety_sections(&String::from_utf8(fresh).expect("the header is UTF-8"));
     let path = root.join("include/ebbtide.h");

@@ -14,13 +14,13 @@ survivors=0
 table() {
     cat <<'TABLE'
 P1 dirty is free|src/heap/runs.rs|s/let cleaned = self.unset(Bits::Dirty, range);/let cleaned = Pages::ZERO;/
-P2 nothing above top|src/heap/runs.rs|s/self.counts.top = self.top_after(count);/self.counts.top = self.top_after(count) - Pages(count.0 \& 1);/
+P2 nothing above top|src/heap/runs.rs|s/self.counts.top = self.counts.top.max(range.end);/self.counts.top = self.counts.top.max(range.end - Pages(range.count().0 \& 1));/
 P3 counts are the bits|src/heap/runs.rs|s/self.counts.free += count;/self.counts.free += count + Pages(1);/
 P4 lowest free page|src/heap/runs.rs|s/self.counts.lowest = self.counts.lowest.min(range.start);//
 P5 summaries|src/heap/runs.rs|s/                chunk.summary.stale = true;//
 P5 group summaries|src/heap/runs.rs|s/self.chunks\[page \/ GROUP_PAGES \* GROUP_CHUNKS\].group.stale = true;//
 lowest fit|src/heap/runs.rs|s/if before + summary.start as usize >= wanted/if before + summary.start as usize > wanted/
-L1 parts fit|src/heap/layout.rs|s/let limit = limit.min(pages)/let limit = (limit + 40).min(pages + 40)/
+L1 parts fit|src/heap/layout.rs|s/let limit = PageIndex(limit as u32);/let limit = PageIndex(limit as u32 + 40);/
 L2 kernel pages|src/heap/layout.rs|s/let base = round_up(pages \* DESCRIPTOR, kernel_page)/let base = round_up(pages * DESCRIPTOR, 64)/
 R1 scars apart|src/heap/scars.rs|s/        self.count -= 1;//
 R1 scars renewed|src/heap/large.rs|s/        self.heal(range);//
@@ -34,23 +34,40 @@ S3 a spare is empty|src/heap/span.rs|s/if free == shape.slots {/if free + 1 >= s
 S4 current is not purged|src/heap/span.rs|s/        self.count_as_resident(page);//
 H1 commit before use|src/heap/mod.rs|s/if top.offset() <= self.committed {/if top.offset() <= self.committed + 8192 {/
 H2 every page has an owner|src/heap/large.rs|s/start: page + count, end: page + old_count/start: page + count, end: page + count/
-H3 current is in no list|src/heap/span.rs|s/            self.unlist(class, listed);//
+H3 current is in no list|src/heap/span.rs|s/            self.unlist(class, chosen);//
 H4 live counts|src/heap/fast.rs|s/(\*bin).live += 1;//
 double free|src/heap/fast.rs|s/if flipped < bits {/if flipped < bits \&\& flipped == 1 {/
 old contents kept|src/heap/fast.rs|s/slot_size.min(new_size)/old_size.min(new_size).min(slot_size)/
 shrink never fails|src/heap/fast.rs|s/if new_size > slot_size {/if new_size > 0 {/
 pages moved whole|src/heap/large.rs|s/to = to + piece.count();//
 no live page purged|src/heap/descriptor.rs|s/page_bytes - lead).div_ceil(shape.slot_size);/page_bytes - lead) \/ shape.slot_size;/
-holes found|src/reclaim/purge.rs|s/if let Some(hole) = self.hole_from(from) {/if let (Some(hole), true) = (self.hole_from(from), false) {/
+holes found|src/reclaim/purge.rs|s/(room.holes, self.hole_from(from))/(false, self.hole_from(from))/
 refused moves are not tried again|src/heap/large.rs|s/            self.remap_refused = true;//
 many ranges at once|src/os/kernel.rs|s/    Some(Purged { ranges: done, calls: 1 })/    Some(Purged { ranges: done, calls: 2 })/
-refusals are told at the end|src/reclaim/purge.rs|s/                self.reclaim_refused = outcome.refused;//
+refusals are told at the end|src/reclaim/breath.rs|s/        outcome.refused = going.refused;//
 whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
 budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => self.runs.top.since(from),/
 parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
 reciprocals|src/heap/class.rs|s/(1u64 << 32).div_ceil(size as u64)/((1u64 << 32) \/ size as u64)/
 shares of address space|src/heap/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
 wiped is as new|src/heap/park.rs|s/        self.page_runs().clear();//
+P6 the end of the dirty pages|src/heap/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
+returned pages are recalled|src/heap/mod.rs|s/            self.page_runs().recall(known, now_us);//
+too soon is a second|src/heap/recall.rs|s/units < SOON/units < 4 * SOON/
+the gate holds|src/heap/mod.rs|s/let open = self.resident().saturating_add(pages.bytes()) <= self.gate;/let open = true;/
+the gate closes again|src/reclaim/breath.rs|s/        heap.gate = heap.above.limits.gate();/        heap.gate = heap.above.limits.hard;/
+room is made at the limit|src/reclaim/room.rs|s/        self.shed(keep, Cause::Limit, Budget::Unlimited);//
+no emergency in vain|src/reclaim/room.rs|s/self.above.no_room = (!found).then_some(self.live_bytes());//
+fullest spans first|src/heap/span.rs|s/if free < fewest {/if free > fewest || fewest == u32::MAX {/
+what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.beyond(sweep.keep),/dirty: self.runs.dirty,/
+the slow path looks|src/heap/above.rs|s/            S::pages_moved(self);//
+auto off is off|src/reclaim/breath.rs|s/let auto = heap.options.get(Key::Auto) == 1;/let auto = true;/
+a refusing kernel is left alone|src/reclaim/breath.rs|s/self.until_us = if refused { now_us + self.lasts_us } else { now_us };/self.until_us = now_us;/
+the clock may go back|src/reclaim/breath.rs|s/self.now_us += shown_us.saturating_sub(before_us);/self.now_us = shown_us;/
+percentiles|src/reclaim/times.rs|s/(all \* percent).div_ceil(100)/all * percent \/ 200/
+history is a ring|src/reclaim/history.rs|s/let count = count.min(self.taken).min(SAMPLES);/let count = count.min(self.taken);/
+pressure starts at half|src/reclaim/limits.rs|s/let half = limit \/ 2;/let half = limit \/ 4;/
+page cache is not used memory|src/cgroup.rs|s/usage.saturating_sub(self.cache().unwrap_or(0))/usage/
 TABLE
 }
 

@@ -1,11 +1,15 @@
 //! What the benches of the heap share.
+// Not every bench uses all of it.
+#![allow(dead_code)]
 
 use std::ffi::c_void;
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use ebbtide::capi::{
-    EBB_MORE, ebb_alloc, ebb_heap, ebb_heap_delete, ebb_heap_new, ebb_reclaim, ebb_reclaim_options,
-    ebb_reclaim_report,
+    EBB_MORE, EBB_NEVER, ebb_alloc, ebb_heap, ebb_heap_delete, ebb_heap_new, ebb_next_tick,
+    ebb_options, ebb_reclaim, ebb_reclaim_options, ebb_reclaim_report, ebb_stats, ebb_stats_read,
+    ebb_tick,
 };
 
 /// A heap that is deleted at the end of its scope.
@@ -14,10 +18,66 @@ pub struct Heap(*mut ebb_heap);
 impl Heap {
     /// A heap with the default options.
     pub fn new() -> Heap {
-        // SAFETY: NULL options are the defaults.
-        let heap = unsafe { ebb_heap_new(ptr::null()) };
+        Heap::with(|_| {})
+    }
+
+    /// A heap with other options.
+    pub fn with(set: impl Fn(&mut ebb_options)) -> Heap {
+        // SAFETY: all-zero bytes are valid options: none is set.
+        let mut options: ebb_options = unsafe { std::mem::zeroed() };
+        options.size = size_of::<ebb_options>();
+        set(&mut options);
+        // SAFETY: the structure is whole.
+        let heap = unsafe { ebb_heap_new(&options) };
         assert!(!heap.is_null(), "a heap");
         Heap(heap)
+    }
+
+    /// What the heap holds.
+    pub fn stats(&self) -> ebb_stats {
+        // SAFETY: all-zero bytes are valid statistics, and the structure is whole.
+        unsafe {
+            let mut stats: ebb_stats = std::mem::zeroed();
+            stats.size = size_of::<ebb_stats>();
+            assert_eq!(ebb_stats_read(self.0, &mut stats), 0);
+            stats
+        }
+    }
+
+    /// Does what is due within a budget; tells whether more is.
+    pub fn tick(&self, budget_us: u32) -> bool {
+        // SAFETY: the heap is live and this thread's.
+        let result = unsafe { ebb_tick(self.0, budget_us) };
+        assert!(result >= 0, "tick failed: {result}");
+        result == EBB_MORE
+    }
+
+    /// How long until the next tick makes sense; `None`: it does not.
+    pub fn next_tick(&self) -> Option<Duration> {
+        // SAFETY: the heap is live and this thread's.
+        let milliseconds = unsafe { ebb_next_tick(self.0) };
+        (milliseconds != EBB_NEVER).then(|| Duration::from_millis(milliseconds as u64))
+    }
+
+    /// Ticks when the heap asks for it, as an event loop at rest does, until a time has passed.
+    /// Returns how often it woke up.
+    pub fn idle(&self, lasting: Duration) -> usize {
+        let start = Instant::now();
+        let mut wakeups = 0;
+        loop {
+            let left = lasting.saturating_sub(start.elapsed());
+            match self.next_tick() {
+                Some(pause) if pause <= left && left > Duration::ZERO => {
+                    std::thread::sleep(pause);
+                    self.tick(500);
+                    wakeups += 1;
+                }
+                _ => {
+                    std::thread::sleep(left);
+                    return wakeups;
+                }
+            }
+        }
     }
 
     /// Calls `ebb_alloc`.
@@ -54,6 +114,22 @@ impl Drop for Heap {
         // SAFETY: nothing uses the heap after this.
         unsafe { ebb_heap_delete(self.0) }
     }
+}
+
+/// CPU time of this thread.
+pub fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Bytes that the kernel counts as resident in this process.
+pub fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").expect("smaps_rollup");
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("Rss");
+    let kilobytes = line.trim().trim_end_matches(" kB").trim();
+    kilobytes.parse::<u64>().expect("a number") * 1024
 }
 
 /// xorshift64*.

@@ -5,8 +5,7 @@
 
 use super::class::{CLASS_COUNT, CLASSES};
 use super::descriptor::{Descriptor, Kind, NEVER, Place};
-use super::{Counts, Heap};
-use crate::os::Os;
+use super::{Above, Counts, Heap};
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// What the walk over the pages adds up.
@@ -23,7 +22,7 @@ struct ClassTally {
     listed: u32,
 }
 
-impl<S: Os> Heap<S> {
+impl<S: Above> Heap<S> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
         self.page_runs().check();

@@ -10,8 +10,7 @@ use core::ptr;
 
 use super::class::{CLASS_OF_SIZE, CLASSES, SMALL_MAX, slot_of};
 use super::descriptor::{Descriptor, Kind};
-use super::{Bin, Heap, misuse};
-use crate::os::Os;
+use super::{Above, Bin, Heap, misuse};
 use crate::units::{PAGE_SHIFT, PageIndex};
 
 /// Allocates, resizes or frees one block, by the rules of lua_Alloc.
@@ -21,7 +20,7 @@ use crate::units::{PAGE_SHIFT, PageIndex};
 /// 1. `heap` is live and nobody else uses it during the call.
 /// 2. `block` is null or a live block of the heap. (Most of what breaks this is found out.)
 #[inline(always)]
-pub(crate) unsafe fn alloc<S: Os>(
+pub(crate) unsafe fn alloc<S: Above>(
     heap: *mut Heap<S>,
     block: *mut u8,
     old_size: usize,
@@ -43,7 +42,7 @@ pub(crate) unsafe fn alloc<S: Os>(
 ///
 /// As for [`alloc`].
 #[inline(always)]
-unsafe fn allocate<S: Os>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+unsafe fn allocate<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // Size 0 wraps and leaves with the large ones.
     let last = size.wrapping_sub(1);
     if last >= SMALL_MAX {
@@ -67,7 +66,7 @@ unsafe fn allocate<S: Os>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
 ///
 /// `class` is a size class, and `heap` is live.
 #[inline(always)]
-unsafe fn bin<S>(heap: *mut Heap<S>, class: usize) -> *mut Bin {
+unsafe fn bin<S: Above>(heap: *mut Heap<S>, class: usize) -> *mut Bin {
     // SAFETY: the caller's promise.
     unsafe { (&raw mut (*heap).bins).cast::<Bin>().add(class) }
 }
@@ -78,7 +77,7 @@ unsafe fn bin<S>(heap: *mut Heap<S>, class: usize) -> *mut Bin {
 ///
 /// The heap is live, the bin is one of its, and its word is not 0.
 #[inline(always)]
-unsafe fn take_slot<S>(heap: *mut Heap<S>, bin: *mut Bin, size: usize) -> *mut u8 {
+unsafe fn take_slot<S: Above>(heap: *mut Heap<S>, bin: *mut Bin, size: usize) -> *mut u8 {
     // SAFETY: the caller's promise. A word that is not 0 is in the current span (the empty word
     // is), its bits are slots (D2), and so the address lies in the span.
     unsafe {
@@ -98,13 +97,16 @@ unsafe fn take_slot<S>(heap: *mut Heap<S>, bin: *mut Bin, size: usize) -> *mut u
 /// As for [`alloc`]; `class` is the size's.
 #[cold]
 #[inline(never)]
-unsafe fn refill_and_allocate<S: Os>(heap: *mut Heap<S>, class: usize, size: usize) -> *mut u8 {
+unsafe fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, class: usize, size: usize) -> *mut u8 {
     // SAFETY: the caller's promises: nobody else uses the heap. After a refill the word is not 0.
     unsafe {
-        if !(*heap).refill(class) {
+        let refilled = (*heap).with_room(|heap| heap.refill(class).then_some(()));
+        if refilled.is_none() {
             return ptr::null_mut();
         }
-        take_slot(heap, bin(heap, class), size)
+        let block = take_slot(heap, bin(heap, class), size);
+        (*heap).settle();
+        block
     }
 }
 
@@ -113,9 +115,18 @@ unsafe fn refill_and_allocate<S: Os>(heap: *mut Heap<S>, class: usize, size: usi
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe fn allocate_large<S: Os>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+unsafe fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
-    unsafe { (*heap).allocate_large(size) }
+    unsafe {
+        let place = |heap: &mut Heap<S>| non_null(heap.allocate_large(size));
+        let block = (*heap).with_room(place).unwrap_or(ptr::null_mut());
+        (*heap).settle();
+        block
+    }
+}
+
+fn non_null(block: *mut u8) -> Option<*mut u8> {
+    (!block.is_null()).then_some(block)
 }
 
 /// The descriptor of the page that lies `offset` bytes above the heap's base.
@@ -124,7 +135,7 @@ unsafe fn allocate_large<S: Os>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
 ///
 /// `offset` is below what the heap has committed.
 #[inline(always)]
-unsafe fn descriptor_of<S>(heap: *mut Heap<S>, offset: usize) -> *mut Descriptor {
+unsafe fn descriptor_of<S: Above>(heap: *mut Heap<S>, offset: usize) -> *mut Descriptor {
     // Page n's descriptor starts 64 × (n + 1) bytes below the base, and the complement of an
     // offset in page n, divided by the page size and rounded down, is -(n + 1).
     let index = (!offset).cast_signed() >> PAGE_SHIFT;
@@ -136,7 +147,7 @@ unsafe fn descriptor_of<S>(heap: *mut Heap<S>, offset: usize) -> *mut Descriptor
 ///
 /// As for [`alloc`]; `block` is not null.
 #[inline(always)]
-unsafe fn free<S: Os>(heap: *mut Heap<S>, block: *mut u8, size: usize) -> *mut u8 {
+unsafe fn free<S: Above>(heap: *mut Heap<S>, block: *mut u8, size: usize) -> *mut u8 {
     let offset = block.addr().wrapping_sub(heap.addr());
     // SAFETY: the caller's promises. The descriptor is there because the offset is below
     // `committed`; a reciprocal other than 0 means a span (D1), whose first descriptor is
@@ -175,11 +186,14 @@ unsafe fn free<S: Os>(heap: *mut Heap<S>, block: *mut u8, size: usize) -> *mut u
 /// The heap is live and nobody else uses it; `first` is the first descriptor of a span of its.
 #[cold]
 #[inline(never)]
-unsafe fn end_countdown<S: Os>(heap: *mut Heap<S>, first: *mut Descriptor) -> *mut u8 {
+unsafe fn end_countdown<S: Above>(heap: *mut Heap<S>, first: *mut Descriptor) -> *mut u8 {
     let below = heap.addr() - first.addr();
     let page = PageIndex((below / size_of::<Descriptor>()) as u32 - 1);
     // SAFETY: the caller's promise.
-    unsafe { (*heap).countdown_ended(page) };
+    unsafe {
+        (*heap).countdown_ended(page);
+        (*heap).settle();
+    }
     opaque_null()
 }
 
@@ -190,11 +204,12 @@ unsafe fn end_countdown<S: Os>(heap: *mut Heap<S>, first: *mut Descriptor) -> *m
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe fn free_elsewhere<S: Os>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
+unsafe fn free_elsewhere<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         let page = misuse::large_block(&mut *heap, block);
         (*heap).free_large(page);
+        (*heap).settle();
     }
     opaque_null()
 }
@@ -212,7 +227,7 @@ fn opaque_null() -> *mut u8 {
 ///
 /// As for [`alloc`]; `block` is not null and `new_size` not 0.
 #[inline(never)]
-unsafe fn resize<S: Os>(
+unsafe fn resize<S: Above>(
     heap: *mut Heap<S>,
     block: *mut u8,
     old_size: usize,
@@ -248,7 +263,7 @@ unsafe fn resize<S: Os>(
 /// # Safety
 ///
 /// The heap is live.
-unsafe fn note_requested<S>(heap: *mut Heap<S>, old_size: usize, new_size: usize) {
+unsafe fn note_requested<S: Above>(heap: *mut Heap<S>, old_size: usize, new_size: usize) {
     let change = (new_size as u64).wrapping_sub(old_size as u64);
     // SAFETY: the caller's promise.
     unsafe { (*heap).small_requested = (*heap).small_requested.wrapping_add(change) };
@@ -260,7 +275,7 @@ unsafe fn note_requested<S>(heap: *mut Heap<S>, old_size: usize, new_size: usize
 ///
 /// As for [`alloc`].
 #[inline(always)]
-unsafe fn small_block<S: Os>(heap: *mut Heap<S>, block: *mut u8) -> Option<usize> {
+unsafe fn small_block<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> Option<usize> {
     let offset = block.addr().wrapping_sub(heap.addr());
     // SAFETY: as in `free`.
     unsafe {
@@ -281,7 +296,7 @@ unsafe fn small_block<S: Os>(heap: *mut Heap<S>, block: *mut u8) -> Option<usize
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe fn resize_large<S: Os>(heap: *mut Heap<S>, block: *mut u8, new_size: usize) -> *mut u8 {
+unsafe fn resize_large<S: Above>(heap: *mut Heap<S>, block: *mut u8, new_size: usize) -> *mut u8 {
     // SAFETY: the caller's promises. The old block stays live and whole until it is freed, and the
     // new one is another.
     unsafe {
@@ -296,6 +311,9 @@ unsafe fn resize_large<S: Os>(heap: *mut Heap<S>, block: *mut u8, new_size: usiz
                 return new;
             }
         }
-        (*heap).resize_large(page, new_size)
+        let resize = |heap: &mut Heap<S>| non_null(heap.resize_large(page, new_size));
+        let block = (*heap).with_room(resize).unwrap_or(ptr::null_mut());
+        (*heap).settle();
+        block
     }
 }

@@ -6,24 +6,23 @@
 
 use core::ptr;
 
-use super::Heap;
 use super::descriptor::Descriptor;
+use super::{Above, Heap};
 use crate::options::Key;
-use crate::os::Os;
 use crate::units::{PageIndex, PageRange, Pages};
 
-impl<S: Os> Heap<S> {
+impl<S: Above> Heap<S> {
     /// Allocates a block of whole pages. Null for size 0 and when there is no memory.
     pub(super) fn allocate_large(&mut self, size: usize) -> *mut u8 {
         let count = Pages::holding(size).filter(|count| *count > Pages::ZERO);
-        let Some(page) = count.and_then(|count| self.place_large(count, size)) else {
+        let Some(page) = count.and_then(|count| self.place_large(count, size, Pages::ZERO)) else {
             return ptr::null_mut();
         };
         self.address(page)
     }
 
-    fn place_large(&mut self, count: Pages, size: usize) -> Option<PageIndex> {
-        let page = self.take_pages(count)?;
+    fn place_large(&mut self, count: Pages, size: usize, in_return: Pages) -> Option<PageIndex> {
+        let page = self.take_pages(count, in_return)?;
         *self.descriptor(page) = Descriptor::large(count, size);
         self.counts.large_blocks += 1;
         self.counts.large_pages += count;
@@ -82,11 +81,12 @@ impl<S: Os> Heap<S> {
             return false;
         }
         let more = PageRange { start: page + old_count, end: page + count };
-        if !self.page_runs().can_extend(more) || !self.commit(more.end) {
+        let possible = self.page_runs().can_extend(more) && self.commit(more.end);
+        if !possible || !self.admit(more, Pages::ZERO) {
             return false;
         }
-        self.page_runs().extend(more);
-        self.note_peak();
+        self.page_runs().take(more);
+        self.note_peak(Pages::ZERO);
         true
     }
 
@@ -97,9 +97,13 @@ impl<S: Os> Heap<S> {
         count: Pages,
         size: usize,
     ) -> *mut u8 {
-        let Some(new_page) = self.place_large(count, size) else { return ptr::null_mut() };
+        let in_return = if self.is_long(old_count) { old_count } else { Pages::ZERO };
+        let Some(new_page) = self.place_large(count, size, in_return) else {
+            return ptr::null_mut();
+        };
         self.forget_large(page);
         self.move_contents(PageRange::new(page, old_count), new_page);
+        self.note_peak(Pages::ZERO);
         self.address(new_page)
     }
 
@@ -128,11 +132,15 @@ impl<S: Os> Heap<S> {
     /// more scars than can be kept.
     fn can_remap(&self, from: PageRange, to: PageIndex) -> bool {
         let target = PageRange::new(to, from.count());
-        !self.remap_refused
-            && from.count().bytes() >= self.options.bytes(Key::RemapMin)
+        self.is_long(from.count())
             && [from.start, from.end, to].iter().all(|page| self.is_aligned(*page))
             && !self.scars.overlap(target)
             && self.scars.pieces(from) <= self.scars.room()
+    }
+
+    /// Whether so many pages are worth being moved by the kernel.
+    fn is_long(&self, count: Pages) -> bool {
+        !self.remap_refused && count.bytes() >= self.options.bytes(Key::RemapMin)
     }
 
     /// Whether a kernel page starts with this page.

@@ -3,7 +3,7 @@
 //! ```text
 //!  reservation                    base
 //!  |                              |
-//!  | not yet   | descriptors      | header | chunks          | pages          | not yet   |
+//!  | not yet   | descriptors      | header | chunks | words  | pages          | not yet   |
 //!  | committed | <- of page n … 0 | page 0, 1, … first - 1   | first … top -> | committed |
 //!  |           |----------------------- committed -----------------------|                |
 //! ```
@@ -36,14 +36,21 @@ pub(crate) struct Layout {
     pub(crate) chunks: usize,
     /// How many.
     pub(crate) chunk_count: usize,
+    /// Where the words of the layer above lie, on pages of their own.
+    pub(crate) words: usize,
     /// The first page for blocks.
     pub(crate) first: PageIndex,
 }
 
 impl Layout {
-    /// Lays out `reserved` bytes, a multiple of `kernel_page`, for a header of `header` bytes.
-    /// `None` when not even one span of each class would fit.
-    pub(crate) fn new(reserved: usize, header: usize, kernel_page: usize) -> Option<Layout> {
+    /// Lays out `reserved` bytes, a multiple of `kernel_page`, for a header of `header` bytes and
+    /// `words` for the layer above. `None` when not even one span of each class would fit.
+    pub(crate) fn new(
+        reserved: usize,
+        header: usize,
+        words: usize,
+        kernel_page: usize,
+    ) -> Option<Layout> {
         let pages = reserved.checked_sub(kernel_page)? / (PAGE + DESCRIPTOR);
         let base = round_up(pages * DESCRIPTOR, kernel_page);
         let limit = (reserved - base).min(pages * PAGE);
@@ -51,11 +58,11 @@ impl Layout {
         let chunk_count = chunk_count(limit);
         let chunks = round_up(header, align_of::<Chunk>());
         let tables = round_up(chunks + chunk_count * size_of::<Chunk>(), kernel_page);
-        let first = PageIndex::of(tables);
+        let first = PageIndex::of(tables + round_up(words * size_of::<u64>(), kernel_page));
         let limit = PageIndex(limit as u32);
         let room = limit.0.checked_sub(first.0)?;
         const ROOM_MIN: u32 = 64;
-        let layout = Layout { reserved, base, limit, chunks, chunk_count, first };
+        let layout = Layout { reserved, base, limit, chunks, chunk_count, words: tables, first };
         (room >= ROOM_MIN).then_some(layout)
     }
 
@@ -65,9 +72,10 @@ impl Layout {
     }
 
     /// Bytes of tables and descriptors that serve pages up to `top`: what the heap itself holds.
+    /// The words of the layer above are not in it.
     pub(crate) fn metadata(&self, top: PageIndex) -> usize {
         let chunks = chunk_count(top.0 as usize) * size_of::<Chunk>();
-        let tables = round_up(self.chunks + chunks, PAGE).min(self.first.offset());
+        let tables = round_up(self.chunks + chunks, PAGE).min(self.words);
         let descriptors = |end: PageIndex| end.0 as usize * DESCRIPTOR;
         // The tables' own descriptors are never touched, but for what shares a page.
         let unused = round_down(descriptors(self.first), PAGE);
@@ -91,7 +99,7 @@ mod tests {
             for shift in 20..44 {
                 for extra in [0, 1, 7] {
                     let reserved = (1 << shift) + extra * kernel_page;
-                    let Some(layout) = Layout::new(reserved, 5000, kernel_page) else {
+                    let Some(layout) = Layout::new(reserved, 5000, 100, kernel_page) else {
                         assert!(shift <= 20, "{reserved} bytes must do");
                         continue;
                     };
@@ -105,18 +113,19 @@ mod tests {
         let end = layout.base + layout.limit.offset();
         assert!(end <= layout.reserved, "L1: {layout:?} ends at {end}");
         assert!(layout.descriptors(layout.limit, kernel_page) <= layout.base, "L1: {layout:?}");
-        assert!(layout.chunks + layout.chunk_count * size_of::<Chunk>() <= layout.first.offset());
+        assert!(layout.chunks + layout.chunk_count * size_of::<Chunk>() <= layout.words);
+        assert!(layout.words + 100 * size_of::<u64>() <= layout.first.offset());
         assert_eq!(layout.base % kernel_page, 0, "L2: {layout:?}");
         assert_eq!(layout.first.offset() % kernel_page, 0, "L2: {layout:?}");
         assert_eq!(layout.limit.offset() % kernel_page, 0, "L2: {layout:?}");
         let lost = layout.reserved - layout.room().bytes();
-        assert!(lost < layout.reserved / 60 + 4 * kernel_page + 8192 * 8, "{layout:?}: {lost}");
+        assert!(lost < layout.reserved / 60 + 5 * kernel_page + 8192 * 8, "{layout:?}: {lost}");
     }
 
     #[test]
     fn too_little_is_refused() {
         for reserved in [0, 4096, 65536, 256 << 10] {
-            assert!(Layout::new(reserved, 5000, 4096).is_none(), "{reserved}");
+            assert!(Layout::new(reserved, 5000, 100, 4096).is_none(), "{reserved}");
         }
     }
 }

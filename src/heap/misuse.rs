@@ -4,15 +4,14 @@
 #![forbid(unsafe_code)]
 
 use super::descriptor::Kind;
-use super::{Heap, class::slot_of};
+use super::{Above, Heap, class::slot_of};
 use crate::bug::bug;
-use crate::os::Os;
 use crate::units::PageIndex;
 
 /// The page of a large block; stops the process when `block` is not one.
 ///
 /// Comes after the hot path has found that `block` is no live small block either.
-pub(super) fn large_block<S: Os>(heap: &mut Heap<S>, block: *mut u8) -> PageIndex {
+pub(super) fn large_block<S: Above>(heap: &mut Heap<S>, block: *mut u8) -> PageIndex {
     let offset = block.addr().wrapping_sub(heap.base.addr());
     if offset < heap.committed {
         let page = PageIndex::of(offset);
@@ -24,7 +23,7 @@ pub(super) fn large_block<S: Os>(heap: &mut Heap<S>, block: *mut u8) -> PageInde
 }
 
 #[cold]
-fn report<S: Os>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> ! {
+fn report<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> ! {
     let base = heap.base;
     let wrong = what_is_wrong(heap, block, offset);
     bug!("heap {base:p}: pointer {block:p} {wrong}")
@@ -53,7 +52,7 @@ impl core::fmt::Display for Wrong {
     }
 }
 
-fn what_is_wrong<S: Os>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> Wrong {
+fn what_is_wrong<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> Wrong {
     if offset >= heap.committed {
         return Wrong::Elsewhere;
     }

@@ -5,9 +5,11 @@
 //! | `class`         | size classes; offset to slot                                     | no     |
 //! | `descriptor`    | what is known about a page                                       | no     |
 //! | `runs`          | free and dirty pages                                             | no     |
+//! | `recall`        | what was returned, and what of it was needed again               | no     |
 //! | `layout`        | where the parts lie in the reservation                           | no     |
 //! | `reserve`       | how much address space a heap takes                              | no     |
 //! | `scars`         | ranges that are kernel mappings of their own                     | no     |
+//! | `above`         | what the layer above keeps with a heap, and when it is called    | no     |
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
 //! | `park`          | keeping one deleted heap for the next                            | yes    |
 //! | `span`          | spans: filled, listed, emptied                                   | yes    |
@@ -22,6 +24,7 @@
 //! two places only: on the hot path, and where a descriptor or a block is reached from the base.
 //! All other code holds `&mut Heap` and names pages by index.
 
+mod above;
 pub(crate) mod class;
 mod descriptor;
 mod fast;
@@ -29,6 +32,7 @@ mod large;
 mod layout;
 mod misuse;
 pub(crate) mod park;
+pub(crate) mod recall;
 mod reserve;
 mod runs;
 mod scars;
@@ -41,6 +45,7 @@ mod tests;
 
 use core::slice;
 
+pub(crate) use above::Above;
 pub(crate) use descriptor::{Descriptor, Kind, Place};
 pub(crate) use fast::alloc;
 pub(crate) use layout::Layout;
@@ -48,8 +53,7 @@ pub(crate) use runs::{PageRuns, RunCounts};
 
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
-use crate::os::Os;
-use crate::units::{PageIndex, Pages, round_up};
+use crate::units::{PageIndex, PageRange, Pages, round_up};
 use class::CLASS_COUNT;
 use scars::Scars;
 
@@ -90,7 +94,6 @@ pub(crate) struct Counts {
     pub(crate) remap_calls: u64,
     pub(crate) failed_calls: u64,
     pub(crate) reclaim_passes: u64,
-    pub(crate) returned_total: u64,
     /// The most pages that were resident, the tables not counted.
     pub(crate) resident_peak: Pages,
     /// Pages of all spans.
@@ -112,7 +115,7 @@ pub(crate) struct Counts {
 /// - H3: a bin's current span is in no list; its words before the cursor may have free slots.
 /// - H4: the counts are what a walk over all descriptors finds.
 #[repr(C)]
-pub(crate) struct Heap<S> {
+pub(crate) struct Heap<S: Above> {
     /// Bytes above the base that have descriptors and are committed.
     committed: usize,
     /// Bytes asked for in live small blocks, as far as `osize` can be trusted. Wraps.
@@ -131,15 +134,26 @@ pub(crate) struct Heap<S> {
     scars: Scars,
     /// The kernel refused to move pages once; from then on they are copied.
     remap_refused: bool,
-    /// Where the next step of a reclaim pass begins; page 0: with a new pass.
-    pub(crate) reclaim_cursor: PageIndex,
-    /// Ranges that the kernel refused in the pass that goes on there.
-    pub(crate) reclaim_refused: u64,
+    /// Bytes that the heap may hold resident: growth beyond is refused.
+    pub(crate) gate: usize,
+    /// Pages by which the heap was to grow when the gate refused it; none if it did not.
+    pub(crate) refused: Pages,
+    /// The layer above is told when so many pages have changed hands.
+    pub(crate) look_at: Pages,
+    /// Bytes of the words of the layer above that may have been touched.
+    pub(crate) words_touched: usize,
+    /// New blocks go into the fullest spans, so that sparse ones drain.
+    pub(crate) packing: bool,
     pub(crate) kernel_page: usize,
+    /// What the layer above keeps with the heap.
+    pub(crate) above: S::State,
     pub(crate) os: S,
 }
 
-impl<S: Os> Heap<S> {
+/// No gate: the heap may grow to the end of its reservation.
+pub(crate) const NO_GATE: usize = usize::MAX;
+
+impl<S: Above> Heap<S> {
     /// Makes a heap.
     pub(crate) fn create(os: S, mut options: Options) -> Result<*mut Heap<S>, Error> {
         let kernel_page = os.page_size();
@@ -153,7 +167,7 @@ impl<S: Os> Heap<S> {
             committed,
             small_requested: 0,
             empty_word: 0,
-            bins: span::empty_bins(base),
+            bins: span::empty_bins::<S>(base),
             base,
             runs: RunCounts::new(layout.first),
             layout,
@@ -162,9 +176,13 @@ impl<S: Os> Heap<S> {
             committed_below,
             scars: Scars::NONE,
             remap_refused: false,
-            reclaim_cursor: PageIndex(0),
-            reclaim_refused: 0,
+            gate: NO_GATE,
+            refused: Pages::ZERO,
+            look_at: Pages(u32::MAX),
+            words_touched: 0,
+            packing: false,
             kernel_page,
+            above: S::State::default(),
             os,
         };
         // SAFETY: the reservation is ours; L1 and L2 hold for the range; the base is page-aligned
@@ -182,9 +200,11 @@ impl<S: Os> Heap<S> {
             // A kernel that knows no huge pages refuses; there is nothing to keep off then.
             heap.os.set_huge_pages(start, heap.layout.reserved, huge_pages);
             reserve::note_made(heap.layout.reserved);
-            base.cast::<Heap<S>>().write(heap);
+            let at = base.cast::<Heap<S>>();
+            at.write(heap);
+            S::options_changed(&mut *at);
+            Ok(at)
         }
-        Ok(base.cast())
     }
 
     /// Gives a heap's reservation back, with all that is in it.
@@ -240,22 +260,69 @@ impl<S: Os> Heap<S> {
         PageRuns { counts: &mut self.runs, chunks }
     }
 
-    /// Takes a run of pages, the lowest there is. `None`: no room or no memory.
-    fn take_pages(&mut self, count: Pages) -> Option<PageIndex> {
-        let page = match self.page_runs().take_lowest(count) {
-            Some(page) => page,
-            None => self.take_pages_at_top(count)?,
-        };
-        self.note_peak();
-        Some(page)
+    /// The words of the layer above. Zero at first.
+    pub(crate) fn words(&mut self) -> &mut [u64] {
+        // SAFETY: L1: they lie behind the chunks, aligned and committed, and any bytes are words.
+        // The heap is borrowed for as long, so nobody else has them.
+        unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.words).cast(), S::WORDS) }
     }
 
-    fn take_pages_at_top(&mut self, count: Pages) -> Option<PageIndex> {
+    /// Takes a run of pages, the lowest there is. `in_return` pages in use will hold no memory any
+    /// more when this is done. `None`: there is no room or no memory, or the gate is closed.
+    fn take_pages(&mut self, count: Pages, in_return: Pages) -> Option<PageIndex> {
+        let range = match self.page_runs().find_lowest(count) {
+            Some(range) => range,
+            None => self.range_at_top(count)?,
+        };
+        if !self.admit(range, in_return) {
+            return None;
+        }
+        self.page_runs().take(range);
+        self.note_peak(in_return);
+        Some(range.start)
+    }
+
+    fn range_at_top(&mut self, count: Pages) -> Option<PageRange> {
         if count > self.layout.limit.since(self.layout.first) {
             return None;
         }
-        let top = self.page_runs().top_after(count);
-        self.commit(top).then(|| self.page_runs().take_at_top(count))
+        let range = self.page_runs().at_top(count);
+        self.commit(range.end).then_some(range)
+    }
+
+    /// Whether free or never used pages may be used, and a note of those that had been returned.
+    fn admit(&mut self, range: PageRange, in_return: Pages) -> bool {
+        let known = self.page_runs().below_top(range);
+        let returned = known.count() - self.page_runs().dirty_in(known);
+        let fresh = range.count() - known.count();
+        if !self.may_grow((returned + fresh).beyond(in_return)) {
+            return false;
+        }
+        if returned > Pages::ZERO {
+            let now_us = self.os.now_us();
+            self.page_runs().recall(known, now_us);
+        }
+        true
+    }
+
+    /// Whether the gate lets the heap hold so many more pages.
+    fn may_grow(&mut self, pages: Pages) -> bool {
+        if self.gate == NO_GATE || pages == Pages::ZERO {
+            return true;
+        }
+        let open = self.resident().saturating_add(pages.bytes()) <= self.gate;
+        self.refused = if open { Pages::ZERO } else { pages };
+        open
+    }
+
+    /// Bytes that hold memory, by our own account, the tables included.
+    pub(crate) fn resident(&self) -> usize {
+        self.resident_pages().bytes() + self.metadata()
+    }
+
+    /// Bytes of the heap's own tables that it uses.
+    pub(crate) fn metadata(&self) -> usize {
+        self.layout.metadata(self.runs.top) + self.words_touched
     }
 
     /// Pages that hold memory, by our own account: all below `top` but the clean and the purged.
@@ -264,8 +331,10 @@ impl<S: Os> Heap<S> {
         self.runs.top.since(self.layout.first) - clean - self.counts.purged
     }
 
-    fn note_peak(&mut self) {
-        self.counts.resident_peak = self.counts.resident_peak.max(self.resident_pages());
+    /// Notes how much is resident, less what will not be in a moment.
+    fn note_peak(&mut self, in_return: Pages) {
+        let resident = self.resident_pages().beyond(in_return);
+        self.counts.resident_peak = self.counts.resident_peak.max(resident);
     }
 
     /// Makes sure that pages below `top` and their descriptors are committed.
@@ -321,13 +390,14 @@ impl<S: Os> Heap<S> {
         }
         self.remap_refused &= key != Key::RemapMin;
         self.options.put(key, value);
+        S::options_changed(self);
         Ok(())
     }
 }
 
 /// Reserves address space: what the options say, or a fair share; half as much as long as the
 /// kernel refuses.
-fn reserve_somewhere<S: Os>(
+fn reserve_somewhere<S: Above>(
     os: &S,
     options: &Options,
     kernel_page: usize,
@@ -335,7 +405,7 @@ fn reserve_somewhere<S: Os>(
     let wanted = reserve::wanted(os.address_space(), options, kernel_page);
     let mut bytes = wanted;
     while bytes >= RESERVE_MIN {
-        let layout = Layout::new(bytes, size_of::<Heap<S>>(), kernel_page);
+        let layout = Layout::new(bytes, size_of::<Heap<S>>(), S::WORDS, kernel_page);
         if let Some((layout, start)) = layout.zip(os.reserve(bytes)) {
             return Ok((start, layout));
         }

@@ -9,12 +9,12 @@
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use super::{Heap, RunCounts, layout, reserve, scars::Scars, span};
+use super::{Above, Heap, NO_GATE, RunCounts, layout, reserve, scars::Scars, span};
 use crate::error::Error;
 use crate::heap::{Counts, Descriptor};
 use crate::options::{Key, Options};
-use crate::os::{Kernel, MemoryRange, Os};
-use crate::units::{PageIndex, PageRange, round_up};
+use crate::os::{Kernel, MemoryRange};
+use crate::units::{PageIndex, PageRange, Pages, round_up};
 
 /// Bytes for blocks that stay resident in a parked heap.
 const KEEP: usize = 512 << 10;
@@ -61,7 +61,7 @@ pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
     }
 }
 
-impl<S: Os> Heap<S> {
+impl<S: Above> Heap<S> {
     /// Whether a heap made with these options would be like this one.
     fn suits(&self, options: &Options) -> bool {
         let wanted = reserve::wanted(self.os.address_space(), options, self.kernel_page);
@@ -72,6 +72,8 @@ impl<S: Os> Heap<S> {
     pub(super) fn reopen(&mut self, mut options: Options) {
         options.put(Key::Reserve, self.layout.reserved as i64);
         self.options = options;
+        self.above = S::State::default();
+        S::options_changed(self);
         reserve::note_made(self.layout.reserved);
     }
 
@@ -93,16 +95,17 @@ impl<S: Os> Heap<S> {
         }
         self.page_runs().clear();
         self.runs = RunCounts::new(first);
-        self.bins = span::empty_bins(self.base);
+        self.bins = span::empty_bins::<S>(self.base);
         self.counts = Counts::default();
         self.small_requested = 0;
-        self.reclaim_cursor = PageIndex(0);
+        self.gate = NO_GATE;
+        self.packing = false;
         self.remap_refused = false;
         if first < top {
             let kept = PageRange { start: first, end: top };
-            self.page_runs().take_at_top(kept.count());
+            self.page_runs().take(kept);
             self.page_runs().give_back(kept, true);
-            self.note_peak();
+            self.note_peak(Pages::ZERO);
         }
         true
     }

@@ -15,6 +15,7 @@
 //! - P3: the counts are the bitmaps' population.
 //! - P4: no page below `lowest` is free.
 //! - P5: a summary that is not stale is the summary of its pages.
+//! - P6: no page at or above `dirty_end` is dirty.
 //!
 //! The lowest run of n pages is found from summaries of rows of pages: how many free pages stand
 //! at the start, at the end, and in the longest run. Two neighbours' summaries join into one, so
@@ -24,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::recall::{Recall, Stamp};
 use crate::bug::ensure;
 use crate::units::{PageIndex, PageRange, Pages};
 
@@ -94,6 +96,8 @@ pub(crate) struct Chunk {
     dirty: [u64; CHUNK_WORDS],
     /// Pages that the layer above wants to find again; no meaning here.
     marked: [u64; CHUNK_WORDS],
+    /// When memory of a word's pages was returned last.
+    stamps: [Stamp; CHUNK_WORDS],
     summary: Summary,
     /// In the first chunk of a group: the group's summary.
     group: Summary,
@@ -124,6 +128,11 @@ pub(crate) struct RunCounts {
     pub(crate) free: Pages,
     /// Free pages that still hold memory.
     pub(crate) dirty: Pages,
+    /// No page at or above is dirty.
+    dirty_end: PageIndex,
+    /// Pages taken and given back, until the layer above takes note.
+    pub(crate) moved: Pages,
+    pub(crate) recall: Recall,
 }
 
 impl RunCounts {
@@ -154,8 +163,8 @@ impl PageRuns<'_> {
         self.chunks[..used].fill(Chunk::default());
     }
 
-    /// Takes the lowest free run of `count` pages below `top`. `None`: there is none.
-    pub(crate) fn take_lowest(&mut self, count: Pages) -> Option<PageIndex> {
+    /// Finds the lowest free run of `count` pages below `top`. `None`: there is none.
+    pub(crate) fn find_lowest(&mut self, count: Pages) -> Option<PageRange> {
         if self.counts.free < count {
             return None;
         }
@@ -163,38 +172,67 @@ impl PageRuns<'_> {
         if count == Pages(1) {
             self.counts.lowest = page;
         }
-        self.take(PageRange::new(page, count));
-        Some(page)
+        Some(PageRange::new(page, count))
     }
 
-    /// Raises `top` by what is missing so that the last `count` pages below it can be used, takes
-    /// them, and returns the first. Free pages just below the old `top` are among them.
-    ///
-    /// The caller has made sure that the heap reaches so far: see [`PageRuns::top_after`].
-    pub(crate) fn take_at_top(&mut self, count: Pages) -> PageIndex {
+    /// The `count` pages that end where `top` will be when they are taken. Free pages just below
+    /// the `top` of now are among them.
+    pub(crate) fn at_top(&self, count: Pages) -> PageRange {
+        PageRange::new(self.counts.top - self.free_before_top(count), count)
+    }
+
+    /// Takes the free or never used pages of a range that touches or lies below `top`, and raises
+    /// `top` if the range ends above. The caller has made sure that the heap reaches so far.
+    pub(crate) fn take(&mut self, range: PageRange) {
+        let below_top = self.below_top(range);
+        let taken = self.unset(Bits::Free, below_top);
+        ensure!(taken == below_top.count(), "page runs: {range:?} handed out twice");
+        self.counts.free -= taken;
+        let cleaned = self.unset(Bits::Dirty, below_top);
+        self.counts.dirty -= cleaned;
+        if range.start <= self.counts.lowest {
+            self.counts.lowest = self.counts.lowest.max(below_top.end);
+        }
+        self.counts.top = self.counts.top.max(range.end);
+        self.counts.moved = self.counts.moved.and_more(range.count());
+    }
+
+    /// The part of a range that has been used before.
+    pub(crate) fn below_top(&self, range: PageRange) -> PageRange {
         let top = self.counts.top;
-        let free = self.free_before_top(count);
-        self.counts.top = self.top_after(count);
-        self.take(PageRange { start: top - free, end: top });
-        top - free
+        PageRange { start: range.start.min(top), end: range.end.min(top) }
     }
 
-    /// Where `top` will be after [`PageRuns::take_at_top`].
-    pub(crate) fn top_after(&self, count: Pages) -> PageIndex {
-        self.counts.top + (count - self.free_before_top(count))
+    /// How many pages of a range below `top` hold memory though they are free.
+    pub(crate) fn dirty_in(&mut self, range: PageRange) -> Pages {
+        self.update(Bits::Dirty, range, |word, mask| (*word, (word & mask).count_ones()))
     }
 
-    /// Takes the free or never used pages of a range that touches or lies below `top`, for a block
-    /// that grows in place. See [`PageRuns::can_extend`].
-    pub(crate) fn extend(&mut self, range: PageRange) {
-        let top = self.counts.top;
-        self.take(PageRange { start: range.start, end: range.end.min(top) });
-        self.counts.top = top.max(range.end);
+    /// Puts a stamp on a range whose memory was returned.
+    pub(crate) fn stamp(&mut self, range: PageRange, stamp: Stamp) {
+        for word in range.start.0 as usize / 64..(range.end.0 as usize).div_ceil(64) {
+            self.chunks[word / CHUNK_WORDS].stamps[word % CHUNK_WORDS] = stamp;
+        }
+    }
+
+    /// Notes that the free pages without memory of a range below `top` are about to be used.
+    pub(crate) fn recall(&mut self, range: PageRange, now_us: u64) {
+        for part in words_of(range) {
+            let pages = part.count() - self.dirty_in(part);
+            self.recall_pages(part.start, pages, now_us);
+        }
+    }
+
+    /// Notes that so many pages without memory, in the row of 64 of `page`, are about to be used.
+    pub(crate) fn recall_pages(&mut self, page: PageIndex, pages: Pages, now_us: u64) {
+        let page = page.0 as usize;
+        let stamp = self.chunks[page / CHUNK_PAGES].stamps[page % CHUNK_PAGES / 64];
+        self.counts.recall.note_used(stamp, pages, now_us);
     }
 
     /// Whether every page of `range` is free or was never used.
     pub(crate) fn can_extend(&self, range: PageRange) -> bool {
-        let below_top = PageRange { start: range.start, end: range.end.min(self.counts.top) };
+        let below_top = self.below_top(range);
         self.run_end(Bits::Free, below_top) == below_top.end
     }
 
@@ -208,8 +246,10 @@ impl PageRuns<'_> {
         if dirty {
             let dirtied = self.set(Bits::Dirty, range);
             self.counts.dirty += dirtied;
+            self.counts.dirty_end = self.counts.dirty_end.max(range.end);
         }
         self.counts.lowest = self.counts.lowest.min(range.start);
+        self.counts.moved = self.counts.moved.and_more(count);
     }
 
     /// Notes that free pages hold no memory any more; returns how many held some.
@@ -245,17 +285,20 @@ impl PageRuns<'_> {
         self.bit(Bits::Marked, page)
     }
 
-    /// The first page from `from` up to, not including, `end` that is dirty or marked.
-    pub(crate) fn next_dirty_or_marked(
+    /// The first page from `from` up to, not including, `end` that is dirty or, if asked for,
+    /// marked.
+    pub(crate) fn next_dirty(
         &self,
         from: PageIndex,
         end: PageIndex,
+        or_marked: bool,
     ) -> Option<PageIndex> {
         let mut page = from.0 as usize;
         while page < end.0 as usize {
             let chunk = &self.chunks[page / CHUNK_PAGES];
             let word = page % CHUNK_PAGES / 64;
-            let bits = (chunk.dirty[word] | chunk.marked[word]) >> (page % 64);
+            let marked = if or_marked { chunk.marked[word] } else { 0 };
+            let bits = (chunk.dirty[word] | marked) >> (page % 64);
             if bits != 0 {
                 let found = PageIndex(page as u32 + bits.trailing_zeros());
                 return (found < end).then_some(found);
@@ -265,8 +308,25 @@ impl PageRuns<'_> {
         None
     }
 
+    /// Where the highest dirty page ends.
+    pub(crate) fn dirty_end(&mut self) -> PageIndex {
+        let mut end = self.counts.dirty_end.0 as usize;
+        while end > 0 {
+            let last = end - 1;
+            let word = self.chunks[last / CHUNK_PAGES].dirty[last % CHUNK_PAGES / 64];
+            let upto = word << (63 - last % 64);
+            if upto != 0 {
+                end -= upto.leading_zeros() as usize;
+                break;
+            }
+            end = last / 64 * 64;
+        }
+        self.counts.dirty_end = PageIndex(end as u32);
+        self.counts.dirty_end
+    }
+
     /// Where the row of dirty pages that starts at `from` ends.
-    pub(crate) fn dirty_end(&self, from: PageIndex) -> PageIndex {
+    pub(crate) fn dirty_end_of(&self, from: PageIndex) -> PageIndex {
         self.run_end(Bits::Dirty, PageRange { start: from, end: self.counts.top })
     }
 
@@ -335,17 +395,6 @@ impl PageRuns<'_> {
         PageIndex((chunk * CHUNK_PAGES + page) as u32)
     }
 
-    fn take(&mut self, range: PageRange) {
-        let taken = self.unset(Bits::Free, range);
-        ensure!(taken == range.count(), "page runs: {range:?} handed out twice");
-        self.counts.free -= taken;
-        let cleaned = self.unset(Bits::Dirty, range);
-        self.counts.dirty -= cleaned;
-        if range.start <= self.counts.lowest {
-            self.counts.lowest = self.counts.lowest.max(range.end);
-        }
-    }
-
     /// Free pages in a row that end at `top`, counted to at most `most`.
     fn free_before_top(&self, most: Pages) -> Pages {
         let top = self.counts.top.0 as usize;
@@ -410,11 +459,10 @@ impl PageRuns<'_> {
         range: PageRange,
         change: impl Fn(&u64, u64) -> (u64, u32),
     ) -> Pages {
-        let (mut page, end) = (range.start.0 as usize, range.end.0 as usize);
         let mut changed = Pages::ZERO;
-        while page < end {
-            let word_end = end.min((page / 64 + 1) * 64);
-            let mask = u64::MAX >> (64 - (word_end - page)) << (page % 64);
+        for part in words_of(range) {
+            let page = part.start.0 as usize;
+            let mask = u64::MAX >> (64 - part.count().0) << (page % 64);
             let chunk = &mut self.chunks[page / CHUNK_PAGES];
             let row = match bits {
                 Bits::Free => &mut chunk.free,
@@ -429,10 +477,19 @@ impl PageRuns<'_> {
                 chunk.summary.stale = true;
                 self.chunks[page / GROUP_PAGES * GROUP_CHUNKS].group.stale = true;
             }
-            page = word_end;
         }
         changed
     }
+}
+
+/// A range in parts that each lie in one word.
+fn words_of(range: PageRange) -> impl Iterator<Item = PageRange> {
+    let mut page = range.start;
+    core::iter::from_fn(move || {
+        let start = page;
+        page = range.end.min(PageIndex((start.0 / 64 + 1) * 64));
+        (start < range.end).then_some(PageRange { start, end: page })
+    })
 }
 
 /// Where a run was found among rows of pages.
@@ -476,6 +533,7 @@ impl PageRuns<'_> {
             assert!(is_free || !is_dirty, "P1: {page:?} is dirty and in use");
             assert!(page < self.counts.top || !is_free, "P2: {page:?} is above the top");
             assert!(page >= self.counts.lowest || !is_free, "P4: {page:?} is below the lowest");
+            assert!(page < self.counts.dirty_end || !is_dirty, "P6: {page:?} is beyond the end");
             free += Pages(is_free.into());
             dirty += Pages(is_dirty.into());
         }
@@ -497,6 +555,7 @@ impl PageRuns<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::heap::recall::Cause;
     use proptest::prelude::*;
 
     const PAGES: usize = 3 * GROUP_PAGES - CHUNK_PAGES;
@@ -522,11 +581,10 @@ mod tests {
 
         fn allocate(&mut self, count: Pages) -> Option<PageIndex> {
             let mut runs = self.view();
-            if let Some(page) = runs.take_lowest(count) {
-                return Some(page);
-            }
-            let fits = runs.top_after(count).0 as usize <= PAGES;
-            fits.then(|| runs.take_at_top(count))
+            let range = runs.find_lowest(count).unwrap_or_else(|| runs.at_top(count));
+            let fits = range.end.0 as usize <= PAGES;
+            fits.then(|| runs.take(range))?;
+            Some(range.start)
         }
     }
 
@@ -591,6 +649,39 @@ mod tests {
     }
 
     #[test]
+    fn the_highest_dirty_page_is_found() {
+        let mut owned = Owned::new();
+        let page = owned.allocate(Pages(200)).expect("room");
+        for (from, count) in [(0, 1), (63, 1), (64, 3), (150, 40)] {
+            owned.view().give_back(PageRange::new(page + Pages(from), Pages(count)), true);
+        }
+        for (from, count) in [(150, 40), (66, 1), (64, 2), (63, 1)] {
+            let end = page + Pages(from + count);
+            assert_eq!(owned.view().dirty_end(), end);
+            owned.view().clean(PageRange { start: page + Pages(from), end });
+            owned.view().check();
+        }
+        assert_eq!(owned.view().dirty_end(), page + Pages(1));
+        owned.view().clean(PageRange::new(page, Pages(1)));
+        assert_eq!(owned.view().dirty_end(), PageIndex(0));
+    }
+
+    #[test]
+    fn what_was_returned_is_recalled_by_its_stamp() {
+        let mut owned = Owned::new();
+        let page = owned.allocate(Pages(100)).expect("room");
+        let range = PageRange::new(page, Pages(100));
+        let mut runs = owned.view();
+        runs.give_back(range, true);
+        let half = PageRange::new(page, Pages(50));
+        runs.clean(half);
+        runs.stamp(half, Stamp::new(0, Cause::Idle));
+        runs.recall(range, 1000);
+        assert_eq!(owned.counts.recall.refaulted, [0, 50, 0]);
+        assert_eq!(owned.counts.recall.mistakes(), 50);
+    }
+
+    #[test]
     fn growing_in_place_stops_at_a_neighbour() {
         let mut owned = Owned::new();
         let low = owned.allocate(Pages(2)).expect("room");
@@ -598,7 +689,7 @@ mod tests {
         let after = |page: PageIndex, skip, count| PageRange::new(page + Pages(skip), Pages(count));
         assert!(!owned.view().can_extend(after(low, 2, 1)));
         assert!(owned.view().can_extend(after(high, 1, 100)));
-        owned.view().extend(after(high, 1, 100));
+        owned.view().take(after(high, 1, 100));
         assert_eq!(owned.counts.top, high + Pages(101));
         owned.view().check();
     }

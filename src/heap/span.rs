@@ -20,22 +20,26 @@
 //!   neither current nor spare.
 //! - S3: a spare is empty.
 //! - S4: a current span has no purged pages.
+//!
+//! Which listed span is filled next: the one touched last, for it is in the caches; when the heap
+//! should shrink, the fullest of the first few, so that sparse ones drain and go.
 
 use core::array;
 
 use super::class::{CLASS_COUNT, CLASSES};
 use super::descriptor::{Descriptor, NEVER, Place};
-use super::{Bin, Heap};
+use super::{Above, Bin, Heap};
 use crate::bug::{bug, ensure};
-use crate::os::Os;
 use crate::units::{PageIndex, PageRange, Pages};
 
 const NO_PAGE: PageIndex = PageIndex(0);
+/// How many listed spans are looked at for the fullest.
+const PACKING_LOOK: usize = 16;
 
 /// The bins of a heap that lies at `base` and has no spans.
-pub(super) fn empty_bins(base: *mut u8) -> [Bin; CLASS_COUNT] {
+pub(super) fn empty_bins<S: Above>(base: *mut u8) -> [Bin; CLASS_COUNT] {
     array::from_fn(|class| Bin {
-        word: empty_word(base),
+        word: empty_word::<S>(base),
         base,
         slot_size: CLASSES[class].slot_size as usize,
         live: 0,
@@ -48,11 +52,11 @@ pub(super) fn empty_bins(base: *mut u8) -> [Bin; CLASS_COUNT] {
 }
 
 /// Where a heap at `base` keeps its empty word.
-fn empty_word(base: *mut u8) -> *mut u64 {
-    base.wrapping_add(core::mem::offset_of!(Heap<()>, empty_word)).cast()
+fn empty_word<S: Above>(base: *mut u8) -> *mut u64 {
+    base.wrapping_add(core::mem::offset_of!(Heap<S>, empty_word)).cast()
 }
 
-impl<S: Os> Heap<S> {
+impl<S: Above> Heap<S> {
     /// Points a bin whose word ran out at one with free slots. False: there is no memory.
     pub(super) fn refill(&mut self, class: usize) -> bool {
         if self.advance(class) {
@@ -94,6 +98,7 @@ impl<S: Os> Heap<S> {
     }
 
     fn make_current(&mut self, class: usize, page: PageIndex) {
+        self.recall_span(page);
         self.count_as_resident(page);
         let descriptor = self.descriptor(page);
         descriptor.set_place(Place::Current);
@@ -112,7 +117,7 @@ impl<S: Os> Heap<S> {
         let bin = &mut self.bins[class];
         bin.current = NO_PAGE;
         bin.cursor = 0;
-        bin.word = empty_word(self.base);
+        bin.word = empty_word::<S>(self.base);
         bin.base = self.base;
         self.place_by_free_slots(class, page);
     }
@@ -136,8 +141,13 @@ impl<S: Os> Heap<S> {
     fn next_span(&mut self, class: usize) -> Option<PageIndex> {
         let Bin { listed, spare, .. } = self.bins[class];
         if listed != NO_PAGE {
-            self.unlist(class, listed);
-            return Some(listed);
+            let chosen = if self.packing { self.fullest_listed(listed) } else { listed };
+            let purged = Pages(self.descriptor(chosen).purged.count_ones());
+            if !self.may_grow(purged) {
+                return None;
+            }
+            self.unlist(class, chosen);
+            return Some(chosen);
         }
         if spare != NO_PAGE {
             self.bins[class].spare = NO_PAGE;
@@ -146,9 +156,26 @@ impl<S: Os> Heap<S> {
         self.new_span(class)
     }
 
+    /// The listed span with the fewest free slots, among the first from `head` on.
+    fn fullest_listed(&mut self, head: PageIndex) -> PageIndex {
+        let (mut fullest, mut fewest, mut page) = (head, u32::MAX, head);
+        for _ in 0..PACKING_LOOK {
+            let descriptor = self.descriptor(page);
+            let (free, next) = (descriptor.free_slots(), descriptor.next);
+            if free < fewest {
+                (fullest, fewest) = (page, free);
+            }
+            if next == NO_PAGE {
+                break;
+            }
+            page = next;
+        }
+        fullest
+    }
+
     fn new_span(&mut self, class: usize) -> Option<PageIndex> {
         let shape = &CLASSES[class];
-        let first = self.take_pages(shape.pages)?;
+        let first = self.take_pages(shape.pages, Pages::ZERO)?;
         let start = self.address(first).addr();
         for page in 0..shape.pages.0 {
             let fresh = Descriptor::span_page(class as u8, page, start);
@@ -269,6 +296,18 @@ impl<S: Os> Heap<S> {
         fresh
     }
 
+    /// Notes that those pages of a span that were returned are about to be used again.
+    fn recall_span(&mut self, first: PageIndex) {
+        let purged = self.descriptor(first).purged;
+        if purged == 0 {
+            return;
+        }
+        let now_us = self.os.now_us();
+        for page in (0..16).filter(|page| purged >> page & 1 == 1) {
+            self.page_runs().recall_pages(first + Pages(page), Pages(1), now_us);
+        }
+    }
+
     /// Notes that a span's purged pages are about to be used, or freed, as a whole.
     fn count_as_resident(&mut self, first: PageIndex) {
         let descriptor = self.descriptor(first);
@@ -281,6 +320,6 @@ impl<S: Os> Heap<S> {
             self.counts.leads += shape.lead();
         }
         self.counts.purged -= Pages(purged.count_ones());
-        self.note_peak();
+        self.note_peak(Pages::ZERO);
     }
 }

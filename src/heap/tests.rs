@@ -1,5 +1,6 @@
 //! Random programs against a model, with every invariant checked after every step.
 
+mod breathing;
 mod refusals;
 
 use std::ptr;
@@ -9,7 +10,7 @@ use proptest::prelude::*;
 use super::class::SMALL_MAX;
 use super::{Heap, alloc};
 use crate::error::Error;
-use crate::options::Options;
+use crate::options::{Key, Options};
 use crate::os::fake::FakeOs;
 use crate::os::{Kernel, Os};
 use crate::reclaim::Budget;
@@ -64,6 +65,9 @@ enum Step {
     Drop,
     ReclaimAll,
     ReclaimSome,
+    /// Time passes, then the heap is ticked, with a budget in microseconds or none.
+    Tick(u64, u32),
+    Set(Key, i64),
 }
 
 /// What the host says a block's size was.
@@ -168,6 +172,11 @@ impl Tested {
             }
             Step::ReclaimAll => drop(self.heap().reclaim(Budget::Unlimited)),
             Step::ReclaimSome => drop(self.heap().reclaim(Budget::Until(0))),
+            Step::Tick(after_us, budget_us) => {
+                self.os.world().now_us += after_us;
+                self.heap().tick(budget_us);
+            }
+            Step::Set(key, value) => self.heap().set_option(key, value).expect("in range"),
             Step::Free(..) | Step::Resize(..) => {}
         }
     }
@@ -218,6 +227,23 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Drop),
         1 => Just(Step::ReclaimAll),
         1 => Just(Step::ReclaimSome),
+        2 => (0u64..2_000_000, 0u32..3).prop_map(|(after_us, budget_us)| {
+            Step::Tick(after_us, budget_us)
+        }),
+        1 => setting(),
+    ]
+}
+
+fn setting() -> impl Strategy<Value = Step> {
+    let bytes = || prop_oneof![Just(0), 100_000i64..4_000_000];
+    prop_oneof![
+        (0i64..2000).prop_map(|ms| Step::Set(Key::DecayMs, ms)),
+        bytes().prop_map(|bytes| Step::Set(Key::Retain, bytes)),
+        bytes().prop_map(|bytes| Step::Set(Key::RetainMax, bytes)),
+        bytes().prop_map(|bytes| Step::Set(Key::LimitSoft, bytes)),
+        bytes().prop_map(|bytes| Step::Set(Key::LimitHard, bytes)),
+        (0i64..2).prop_map(|on| Step::Set(Key::Auto, on)),
+        (0i64..2).prop_map(|on| Step::Set(Key::History, on)),
     ]
 }
 
@@ -235,6 +261,8 @@ proptest! {
     #[test]
     fn random_programs_keep_every_invariant(program in program(), page in 0usize..3) {
         let mut tested = Tested::new(FakeOs::new(KERNEL_PAGES[page]), 4 << 20);
+        // So that the slow path looks again and again.
+        tested.os.world().tick_us = 1000;
         for step in &program {
             tested.run(step);
         }
@@ -256,6 +284,7 @@ proptest! {
         tested.check_contents();
         tested.os.world().failures.clear();
         tested.free_all();
+        tested.run(&Step::Set(Key::LimitHard, 0));
         prop_assert!(tested.allocate(100_000), "the heap goes on");
         tested.free_all();
         tested.heap().reclaim(Budget::Unlimited);
@@ -320,14 +349,14 @@ fn size_nought_is_nothing() {
 }
 
 #[test]
-fn everything_freed_goes_back_in_one_call_each() {
+fn everything_freed_goes_back_in_one_call_a_window() {
     let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
     for size in [24, 700, 5000, 30_000] {
         (0..200).for_each(|_| assert!(tested.allocate(size)));
     }
     tested.free_all();
     let outcome = tested.heap().reclaim(Budget::Unlimited);
-    assert_eq!(outcome.calls, 1, "all that was used is one range: {outcome:?}");
+    assert_eq!(outcome.calls, 2, "one range in each of two windows: {outcome:?}");
     let snapshot = tested.heap().snapshot();
     assert_eq!((snapshot.live, snapshot.waste, snapshot.free_resident), (0, 0, 0));
     assert_eq!(snapshot.returned, outcome.returned.bytes());

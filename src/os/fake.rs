@@ -4,7 +4,8 @@
 //! every call keeps the contract: on kernel pages, inside a reservation, purged only if committed.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::{CStr, CString};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -23,12 +24,15 @@ pub(crate) struct World {
     pub(crate) reserve_limit: Option<usize>,
     /// Microseconds that pass from one look at the clock to the next.
     pub(crate) tick_us: u64,
+    /// The files that there are.
+    pub(crate) files: BTreeMap<CString, Vec<u8>>,
     /// Calls of each kind that did their work.
     pub(crate) moves: u64,
     pub(crate) renewals: u64,
     /// The most bytes that one purge covered.
     pub(crate) longest_purge: usize,
-    now_us: u64,
+    /// What the clock shows.
+    pub(crate) now_us: u64,
     reservation: Range<usize>,
     committed: Vec<Range<usize>>,
     committed_bytes: usize,
@@ -181,6 +185,14 @@ impl Os for FakeOs {
             return None;
         }
         Kernel.resident(start, bytes)
+    }
+
+    fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize> {
+        let world = self.world();
+        let text = world.files.get(path)?;
+        let length = text.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&text[..length]);
+        Some(length)
     }
 
     fn now_us(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! The real system calls, for Linux.
 
+use core::ffi::CStr;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -167,12 +168,45 @@ impl Os for Kernel {
         })
     }
 
+    fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize> {
+        keeping_errno(|| {
+            // SAFETY: `path` is a C string.
+            let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+            if file < 0 {
+                return None;
+            }
+            let length = fill_from(file, buffer);
+            // SAFETY: opened just now, and nobody else knows of it.
+            unsafe { libc::close(file) };
+            length
+        })
+    }
+
     fn now_us(&self) -> u64 {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `now` is writable.
         keeping_errno(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) });
         now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
     }
+}
+
+/// Fills `buffer` from a file until one of them ends, whatever signals arrive meanwhile.
+fn fill_from(file: libc::c_int, buffer: &mut [u8]) -> Option<usize> {
+    let mut length = 0;
+    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        // SAFETY: all of `rest` is writable; errno's location is this thread's own.
+        let (count, errno) = unsafe {
+            let count = libc::read(file, rest.as_mut_ptr().cast(), rest.len());
+            (count, *libc::__errno_location())
+        };
+        match usize::try_from(count) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(_) if errno == libc::EINTR => {}
+            Err(_) => return None,
+        }
+    }
+    Some(length)
 }
 
 /// Whether every page of a range is part of some mapping.
@@ -360,6 +394,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_read_as_far_as_it_fits() {
+        let mut whole = [0; 4096];
+        let length = Kernel.read_file(c"/proc/self/cmdline", &mut whole).expect("a file");
+        assert_eq!(whole[..length], std::fs::read("/proc/self/cmdline").expect("a file"));
+        let mut beginning = [7; 4];
+        assert_eq!(Kernel.read_file(c"/proc/self/cmdline", &mut beginning[..3]), Some(3));
+        assert_eq!(beginning, [whole[0], whole[1], whole[2], 7]);
+        assert_eq!(Kernel.read_file(c"/dev/null", &mut whole), Some(0));
+        assert_eq!(Kernel.read_file(c"/proc/self/missing", &mut whole), None);
+        // A directory opens, but cannot be read.
+        assert_eq!(Kernel.read_file(c"/proc/self", &mut whole), None);
+    }
+
+    #[test]
     fn failing_calls_leave_errno_alone() {
         // SAFETY: errno is this thread's own; nothing is mapped at address 1.
         unsafe {
@@ -370,6 +418,8 @@ mod tests {
             assert_eq!(Kernel.purge(&[MemoryRange { start: nowhere, bytes: 4096 }]).ranges, 0);
             assert_eq!(Kernel.resident(nowhere, 4096), None);
             assert!(Kernel.reserve(usize::MAX / 2).is_none());
+            assert_eq!(Kernel.read_file(c"/proc", &mut [0]), None);
+            assert_eq!(Kernel.read_file(c"/missing", &mut [0]), None);
         }
         assert_eq!(errno(), 77);
     }

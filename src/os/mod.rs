@@ -9,6 +9,8 @@ mod kernel;
 #[cfg(test)]
 pub(crate) mod fake;
 
+use core::ffi::CStr;
+
 pub(crate) use kernel::Kernel;
 
 /// Addresses of blocks stay below this: LuaJIT keeps type tags in the bits above.
@@ -93,6 +95,10 @@ pub(crate) trait Os {
 
     /// Bytes of a range that the kernel holds resident; `None` when it will not say.
     fn resident(&self, start: *mut u8, bytes: usize) -> Option<u64>;
+
+    /// Reads a file into `buffer`, as much of it as fits; how many bytes that were. `None` when it
+    /// cannot be opened or read.
+    fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize>;
 
     /// Microseconds on a clock that never goes back.
     fn now_us(&self) -> u64;

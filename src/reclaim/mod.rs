@@ -1,9 +1,22 @@
 //! Giving memory back.
 //!
-//! [`purge`] finds pages that hold memory and nothing of value, and hands them to the kernel in
-//! steps bounded by a budget. What decides when that happens by itself will stand beside it; today
-//! the host asks.
+//! | file      | concern                                                                |
+//! |-----------|------------------------------------------------------------------------|
+//! | `policy`  | how much free memory may stay: a pure function of counters and time    |
+//! | `purge`   | finding pages that hold memory for nothing, and handing them back      |
+//! | `breath`  | when to look, and doing what the policy says                           |
+//! | `room`    | what is done at a memory limit                                         |
+//! | `limits`  | where the memory limits stand, and how near they are                   |
+//! | `times`   | how long bounded steps took                                            |
+//! | `history` | a few minutes of samples                                               |
 
+mod breath;
+mod history;
+mod limits;
+mod policy;
 mod purge;
+mod room;
+mod times;
 
-pub(crate) use purge::Budget;
+pub(crate) use history::Sample;
+pub(crate) use purge::{Budget, Outcome};

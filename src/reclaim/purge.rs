@@ -1,32 +1,61 @@
-//! Hole purge: gives every free resident page back, between live blocks too.
+//! Hole purge: gives free resident pages back, between live blocks too.
 //!
-//! A pass walks the pages once, lowest first. Two kinds of pages hold memory for nothing: dirty
-//! ones in the page runs, and those of living spans on which no slot is live. Where they touch they
-//! go back in one call. A pass that runs out of budget leaves a cursor and the next goes on there;
-//! what is freed behind the cursor meanwhile waits for the pass after.
+//! A sweep walks the pages in windows, the highest first, since blocks are placed on the lowest
+//! free pages and those will be needed again sooner. Two kinds of pages hold memory for nothing:
+//! dirty ones in the page runs, and holes: pages of living spans on which no slot is live. Dirty
+//! pages have a bitmap, and a sweep for them alone is cheap; for holes every span of several pages
+//! is looked at. Where idle pages touch they go back as one range. A sweep that runs out of budget
+//! leaves a cursor, and the next goes on there; what is freed behind the cursor meanwhile waits for
+//! the sweep after.
 //!
 //! Counting is logical pages of 4 KiB. The kernel takes only its own, so on kernels with larger
 //! ones a range is first widened over free pages that hold nothing, then cut to whole ones.
 
-use crate::heap::{Heap, Kind, Place};
-use crate::os::{MemoryRange, Os};
+use crate::heap::recall::{Cause, Stamp};
+use crate::heap::{Above, Heap, Kind, Place};
+use crate::os::MemoryRange;
 use crate::units::{PAGE, PageIndex, PageRange, Pages};
 
-/// Most pages that go back in one call of a pass with a budget: about 150 µs of the kernel's time.
+/// Most pages that go back in one call of a sweep with a budget: about 150 µs of the kernel's time.
 const STEP: Pages = Pages((1 << 20) / PAGE as u32);
 /// Most ranges that go back in one call. (Measured on holes of one page: 1.7 GB/s by single calls,
 /// 4.9 with 64 at once, and no more with 1024.)
 const BATCH: usize = 64;
-/// Pages that are walked between two looks at the clock.
-const WALK: Pages = Pages(1024);
+/// Pages in a window: as many are walked between two looks at the clock.
+const WINDOW: u32 = 1024;
 
-/// When a pass must stop, on the clock of [`Os::now_us`].
-#[derive(Clone, Copy)]
+/// When a sweep must stop, on the clock of [`crate::os::Os::now_us`].
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Budget {
     /// When it is done.
     Unlimited,
     /// At this time.
     Until(u64),
+}
+
+impl Budget {
+    /// So many microseconds from a time on; 0 is no limit.
+    pub(crate) fn from_us(start_us: u64, us: u32) -> Budget {
+        match us {
+            0 => Budget::Unlimited,
+            us => Budget::Until(start_us + u64::from(us)),
+        }
+    }
+
+    pub(crate) fn is_spent(self, now_us: u64) -> bool {
+        matches!(self, Budget::Until(deadline) if now_us >= deadline)
+    }
+}
+
+/// What a sweep looks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sweep {
+    /// Dirty pages that stay.
+    pub(crate) keep: Pages,
+    /// Whether spans are searched for holes. If not, the sweep ends as soon as no more than `keep`
+    /// pages are dirty.
+    pub(crate) holes: bool,
+    pub(crate) cause: Cause,
 }
 
 /// What one call did.
@@ -36,10 +65,50 @@ pub(crate) struct Outcome {
     pub(crate) returned: Pages,
     /// Calls to the kernel.
     pub(crate) calls: u64,
-    /// Ranges that the kernel refused since the pass began.
+    /// Ranges that the kernel refused.
     pub(crate) refused: u64,
-    /// The budget ran out before the pass ended.
+    /// The budget ran out before the sweep ended.
     pub(crate) more: bool,
+}
+
+impl Outcome {
+    /// This one and what was done next.
+    pub(crate) fn and(self, next: Outcome) -> Outcome {
+        Outcome {
+            returned: self.returned + next.returned,
+            calls: self.calls + next.calls,
+            refused: self.refused + next.refused,
+            more: next.more,
+        }
+    }
+}
+
+/// Where a sweep goes on: within a window upwards, then with the window below.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cursor {
+    page: PageIndex,
+    window: PageRange,
+}
+
+impl Cursor {
+    /// A sweep of everything below a page.
+    fn below(end: PageIndex) -> Cursor {
+        Cursor { page: end, window: PageRange { start: end, end } }
+    }
+
+    /// Moves on to the next window when this one is done. False: there is none above `first`.
+    fn advance(&mut self, first: PageIndex) -> bool {
+        if self.page < self.window.end {
+            return true;
+        }
+        let end = self.window.start;
+        if end <= first {
+            return false;
+        }
+        let start = PageIndex((end.0 - 1) / WINDOW * WINDOW).max(first);
+        *self = Cursor { page: start, window: PageRange { start, end } };
+        true
+    }
 }
 
 /// How long the steps of one call take.
@@ -55,7 +124,7 @@ impl StepClock {
 
     /// Whether one more step, as long as the longest so far, would overrun the budget.
     fn is_spent(&mut self, budget: Budget, now_us: u64) -> bool {
-        self.longest_us = self.longest_us.max(now_us - self.last_us);
+        self.longest_us = self.longest_us.max(now_us.saturating_sub(self.last_us));
         self.last_us = now_us;
         match budget {
             Budget::Unlimited => false,
@@ -87,100 +156,117 @@ impl Batch {
     }
 }
 
-impl<S: Os> Heap<S> {
-    /// Gives free memory back until the pass has ended or the budget is spent.
-    pub(crate) fn reclaim(&mut self, budget: Budget) -> Outcome {
-        self.counts.reclaim_passes += 1;
-        self.retire_all();
+/// What one step may still take.
+struct Room {
+    holes: bool,
+    pages: Pages,
+    dirty: Pages,
+}
+
+impl<S: Above> Heap<S> {
+    /// Where a sweep begins.
+    pub(crate) fn sweep_from(&mut self, sweep: &Sweep) -> Cursor {
+        Cursor::below(if sweep.holes { self.runs.top } else { self.page_runs().dirty_end() })
+    }
+
+    /// Gives memory back from the cursor on until the sweep has ended or the budget is spent.
+    pub(crate) fn sweep(&mut self, sweep: &Sweep, cursor: &mut Cursor, budget: Budget) -> Outcome {
         let mut outcome = Outcome::default();
-        // Without a budget the pass is whole, wherever an earlier one stopped.
-        let start = match budget {
-            Budget::Unlimited => self.layout.first,
-            Budget::Until(_) => self.reclaim_cursor.max(self.layout.first),
-        };
-        if start > self.layout.first {
-            outcome.refused = self.reclaim_refused;
-        }
-        let mut cursor = start;
         let mut clock = StepClock::new(self.os.now_us());
-        while cursor < self.runs.top {
-            if cursor > start && clock.is_spent(budget, self.os.now_us()) {
-                self.reclaim_cursor = cursor;
-                self.reclaim_refused = outcome.refused;
-                outcome.more = true;
-                return outcome;
+        let mut begun = false;
+        while cursor.advance(self.layout.first) {
+            if !sweep.holes && self.runs.dirty <= sweep.keep {
+                break;
             }
-            cursor = self.reclaim_step(cursor, budget, &mut outcome);
+            if begun && clock.is_spent(budget, self.os.now_us()) {
+                outcome.more = true;
+                break;
+            }
+            begun = true;
+            self.sweep_step(sweep, cursor, budget, &mut outcome);
         }
-        self.reclaim_cursor = PageIndex(0);
         outcome
     }
 
-    /// Gives back a batch of idle pages from `from` on. Returns where the next step begins.
-    fn reclaim_step(
+    /// Gives back a batch of idle pages of the cursor's window, and moves the cursor on.
+    fn sweep_step(
         &mut self,
-        from: PageIndex,
+        sweep: &Sweep,
+        cursor: &mut Cursor,
         budget: Budget,
         outcome: &mut Outcome,
-    ) -> PageIndex {
-        let end = (from + WALK).min(self.runs.top);
-        let mut room = match budget {
-            Budget::Unlimited => self.runs.top.since(from),
-            Budget::Until(_) => STEP,
+    ) {
+        let end = cursor.window.end.min(self.runs.top);
+        let mut room = Room {
+            holes: sweep.holes,
+            pages: match budget {
+                Budget::Unlimited => Pages(WINDOW),
+                Budget::Until(_) => STEP,
+            },
+            dirty: self.runs.dirty.beyond(sweep.keep),
         };
         let mut batch = Batch::EMPTY;
-        let mut cursor = from;
-        while cursor < end && room > Pages::ZERO && batch.count < BATCH {
-            let Some(range) = self.next_idle_range(cursor, end, room) else {
-                cursor = end;
+        while room.pages > Pages::ZERO && batch.count < BATCH {
+            let Some(range) = self.next_idle_range(cursor.page, end, &mut room) else {
+                cursor.page = cursor.window.end;
                 break;
             };
-            cursor = range.end;
-            room -= range.count();
+            cursor.page = range.end;
             if let Some(whole) = self.whole_kernel_pages(range) {
                 batch.add(whole);
             }
         }
-        self.give_to_kernel(&batch, outcome);
-        cursor
+        self.give_to_kernel(&batch, sweep.cause, outcome);
     }
 
-    /// The first range of idle pages that starts in `from` to `end`, with all idle rows that touch,
-    /// but at most `most` pages.
+    /// The first range of idle pages in `from` to `end`, with all idle rows that touch, as far as
+    /// there is room.
     fn next_idle_range(
         &mut self,
         from: PageIndex,
         end: PageIndex,
-        most: Pages,
+        room: &mut Room,
     ) -> Option<PageRange> {
-        let mut range = self.next_idle(from, end)?;
-        let top = self.runs.top;
-        while range.count() < most {
-            match self.next_idle(range.end, (range.end + Pages(1)).min(top)) {
+        let mut range = self.next_idle(from, end, room)?;
+        while range.end < end && range.count() < room.pages {
+            match self.next_idle(range.end, range.end + Pages(1), room) {
                 Some(next) if next.start == range.end => range.end = next.end,
                 _ => break,
             }
         }
-        range.end = range.end.min(range.start + most);
+        range.end = range.end.min(end).min(range.start + room.pages);
+        room.pages -= range.count();
         Some(range)
     }
 
     /// The first row of idle pages that starts in `from` to `end`: dirty ones, or a hole in a span.
-    fn next_idle(&mut self, mut from: PageIndex, end: PageIndex) -> Option<PageRange> {
+    fn next_idle(
+        &mut self,
+        mut from: PageIndex,
+        end: PageIndex,
+        room: &mut Room,
+    ) -> Option<PageRange> {
         // A span that began before `from` may have holes behind it.
-        if let Some(hole) = self.hole_from(from) {
-            return Some(hole);
+        if let (true, Some(hole)) = (room.holes, self.hole_from(from)) {
+            return (hole.start < end).then_some(hole);
         }
-        loop {
-            let page = self.page_runs().next_dirty_or_marked(from, end)?;
-            if self.page_runs().is_dirty(page) {
-                return Some(PageRange { start: page, end: self.page_runs().dirty_end(page) });
+        while let Some(page) = self.page_runs().next_dirty(from, end, room.holes) {
+            if !self.page_runs().is_dirty(page) {
+                match self.hole_from(page) {
+                    Some(hole) if hole.start < end => return Some(hole),
+                    _ => from = page + Pages(1),
+                }
+                continue;
             }
-            match self.hole_from(page) {
-                Some(hole) if hole.start < end => return Some(hole),
-                _ => from = page + Pages(1),
+            let row = PageRange { start: page, end: self.page_runs().dirty_end_of(page) };
+            let taken = row.count().min(room.dirty);
+            if taken > Pages::ZERO {
+                room.dirty -= taken;
+                return Some(PageRange::new(page, taken));
             }
+            from = row.end;
         }
+        None
     }
 
     /// The first hole at or after `from` in the span that `from` lies in: pages without a live
@@ -215,7 +301,11 @@ impl<S: Os> Heap<S> {
     }
 
     /// Gives a batch back. A range that the kernel refuses is passed over.
-    fn give_to_kernel(&mut self, batch: &Batch, outcome: &mut Outcome) {
+    fn give_to_kernel(&mut self, batch: &Batch, cause: Cause, outcome: &mut Outcome) {
+        if batch.count == 0 {
+            return;
+        }
+        let stamp = Stamp::new(self.os.now_us(), cause);
         let memory = batch.ranges.map(|range| MemoryRange {
             start: self.address(range.start),
             bytes: range.count().bytes(),
@@ -229,7 +319,8 @@ impl<S: Os> Heap<S> {
             outcome.calls += purged.calls;
             for range in &batch.ranges[done..done + purged.ranges] {
                 let returned = self.note_returned(*range);
-                self.counts.returned_total += returned.bytes() as u64;
+                self.page_runs().stamp(*range, stamp);
+                self.runs.recall.note_returned(cause, returned);
                 outcome.returned += returned;
             }
             done += purged.ranges;

@@ -1,0 +1,307 @@
+//! The constants and structures of the C interface.
+//!
+//! Structures begin with their own size and only grow at the end, so that a program built with an
+//! older header keeps working.
+
+#![allow(non_camel_case_types)]
+#![forbid(unsafe_code)]
+
+use core::ffi::c_int;
+
+/// Done.
+pub const EBB_OK: c_int = 0;
+/// ebb_reclaim(), ebb_tick(): the budget ran out and more remains; call again.
+pub const EBB_MORE: c_int = 1;
+/// An argument is NULL or malformed.
+pub const EBB_ERR_ARGUMENT: c_int = -1;
+/// There is no option of that name.
+pub const EBB_ERR_OPTION: c_int = -2;
+/// The option does not take that value.
+pub const EBB_ERR_RANGE: c_int = -3;
+/// The option is fixed once the heap is made.
+pub const EBB_ERR_FIXED: c_int = -4;
+/// There is no room: address space or memory.
+pub const EBB_ERR_MEMORY: c_int = -5;
+/// The kernel refused; what could be done is done, and the heap goes on.
+pub const EBB_ERR_SYSTEM: c_int = -6;
+
+/// ebb_next_tick(): never. As a timeout it is 24 days, which does no harm.
+pub const EBB_NEVER: c_int = 2147483647;
+
+/// In a field of ebb_options: 0, where a field that is 0 takes another value.
+pub const EBB_ZERO: i64 = -1;
+/// The value of limit_soft that takes the limit from the cgroup.
+pub const EBB_CGROUP: i64 = -2;
+
+/// ebb_stats.mood: demand is higher than it was. Nothing goes back.
+pub const EBB_MOOD_GROWING: u64 = 1;
+/// ebb_stats.mood: demand comes and goes as before.
+pub const EBB_MOOD_STEADY: u64 = 2;
+/// ebb_stats.mood: memory goes back, and new blocks go into the fullest spans.
+pub const EBB_MOOD_SHRINKING: u64 = 3;
+
+/// ebb_stats.floor_reason: there is no floor.
+pub const EBB_FLOOR_NONE: u64 = 0;
+/// ebb_stats.floor_reason: the option retain.
+pub const EBB_FLOOR_RETAIN: u64 = 1;
+/// ebb_stats.floor_reason: demand swings, and has come back before.
+pub const EBB_FLOOR_SWING: u64 = 2;
+/// ebb_stats.floor_reason: memory was needed again soon after it went back.
+pub const EBB_FLOOR_REGRET: u64 = 3;
+/// ebb_stats.floor_reason: none, for the heap holds more than limit_soft.
+pub const EBB_FLOOR_LIMIT: u64 = 4;
+
+/// ebb_stats.flags: measure kernel_resident too. Takes time in proportion to the heap.
+pub const EBB_STATS_KERNEL: u32 = 1;
+
+/// The heap of one Lua VM. Opaque.
+pub struct ebb_heap {
+    _opaque: [u8; 0],
+}
+
+/// How a heap is made. Set size to sizeof(ebb_options) and the rest to 0, then
+/// what you want. A field that is 0 takes the value of the environment variable
+/// of the same name (EBBTIDE_RESERVE=4g; k, m, g and t are powers of 1024, and
+/// switches take on and off), or else the default. EBB_ZERO stands for 0.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_options {
+    /// sizeof(ebb_options).
+    pub size: usize,
+    /// Bytes of address space, from 1 MiB to 8 TiB: more than the heap can ever
+    /// hold at once. Costs no memory. When the kernel refuses, half is tried, and
+    /// so on down to 1 MiB. Default: 64 GiB, or less when other heaps or a limit
+    /// on address space leave less. Fixed once the heap is made.
+    pub reserve: i64,
+    /// 1 asks the kernel for transparent huge pages, 0 keeps them off the heap,
+    /// since they refill the holes that reclaim made. Default: 0.
+    pub thp: i64,
+    /// Blocks of this many bytes and more are moved by remapping their pages
+    /// instead of copying them, from 4 KiB to 8 TiB. Default: 128 KiB.
+    pub remap_min: i64,
+    /// Milliseconds that free memory stays, in case it is needed again; then it
+    /// goes over half as long again. From 0, for at once, to 3600000. Shorter
+    /// saves memory and costs page faults. Default: 1000.
+    pub decay_ms: i64,
+    /// Bytes of free memory that may always stay, but above limit_soft. For a
+    /// service whose next request must find memory ready. Default: 0.
+    pub retain: i64,
+    /// Bytes of free memory that may stay at most, however soon they will be
+    /// needed. Default: 1 GiB.
+    pub retain_max: i64,
+    /// Bytes held resident above which nothing idle stays, and what is idle goes
+    /// back before the heap grows; it grows nonetheless. EBB_CGROUP
+    /// (EBBTIDE_LIMIT_SOFT=cgroup): what the limits of the process's cgroup leave,
+    /// read again every second of activity. 0: no limit. Default: 0.
+    pub limit_soft: i64,
+    /// Bytes held resident that the heap does not cross: what does not fit, even
+    /// after all free memory went back, is refused. Small blocks may still fit on
+    /// pages that are there. 0: no limit. Default: 0.
+    pub limit_hard: i64,
+    /// Microseconds that memory may go back for at a time inside of ebb_alloc(),
+    /// from 1 to 1000000. One call to the kernel is made in any case: at most
+    /// 1 MiB, about 150 us. Default: 250.
+    pub step_us: i64,
+    /// 1: memory goes back inside of ebb_alloc() too, off the hot path; 0: only
+    /// in ebb_tick() and ebb_reclaim(), and at the limits. In C the field is
+    /// auto_, for auto is a keyword; everywhere else the name is auto. Default: 1.
+    pub auto: i64,
+    /// 1 takes a sample of the heap every second of activity, for
+    /// ebb_history_read(). The last 256 are kept, in 16 KiB. Default: 0.
+    pub history: i64,
+}
+
+/// How much ebb_reclaim() may do.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_reclaim_options {
+    /// sizeof(ebb_reclaim_options).
+    pub size: usize,
+    /// Microseconds after which to stop; 0: no limit.
+    pub budget_us: u32,
+}
+
+/// What ebb_reclaim() did. Bytes, unless a name says otherwise.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_reclaim_report {
+    /// sizeof(ebb_reclaim_report); set it before the call.
+    pub size: usize,
+    /// Given back to the kernel by this call.
+    pub returned: u64,
+    /// In live blocks.
+    pub live: u64,
+    /// Held resident after the call, by the heap's own account.
+    pub resident: u64,
+    /// Microseconds that the call took.
+    pub elapsed_us: u64,
+    /// Calls to the kernel that it took (a count). One call takes many ranges
+    /// where the kernel can: Linux 6.14 and later.
+    pub purge_calls: u64,
+    /// Ranges that the kernel refused since the pass began (a count).
+    pub refused: u64,
+}
+
+/// One size class, as ebb_stats_read() reports it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_class_stats {
+    /// Bytes per slot.
+    pub slot_size: u32,
+    /// Bytes per span.
+    pub span_size: u32,
+    /// Live blocks.
+    pub blocks: u64,
+    /// Spans.
+    pub spans: u64,
+}
+
+/// What a heap holds. Bytes, unless a name says otherwise. At every moment
+/// committed is the sum of live, waste, free_resident, returned, never_touched
+/// and metadata.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_stats {
+    /// sizeof(ebb_stats); set it before the call.
+    pub size: usize,
+    /// In: 0, or EBB_STATS_KERNEL.
+    pub flags: u32,
+    /// In: how many entries classes has room for. Out: how many there are, at
+    /// most that many.
+    pub class_count: u32,
+    /// In: NULL, or room for the table by size class, smallest first.
+    pub classes: *mut ebb_class_stats,
+
+    /// Address space of the heap.
+    pub reserved: u64,
+    /// Of that, readable and writable.
+    pub committed: u64,
+    /// In live blocks, as asked for. Relies on the osize given to ebb_alloc()
+    /// and is kept within what the size classes allow.
+    pub live: u64,
+    /// Lost in live blocks to rounding, and at the ends of spans.
+    pub waste: u64,
+    /// Free, and held resident.
+    pub free_resident: u64,
+    /// Free, and given back to the kernel.
+    pub returned: u64,
+    /// Committed and not used yet.
+    pub never_touched: u64,
+    /// The heap's own tables, with a descriptor of 64 bytes for each page, those
+    /// inside large blocks included, though they are never written.
+    pub metadata: u64,
+
+    /// live + waste + free_resident + metadata. A page counts from the moment a
+    /// block or span is placed on it, so the kernel may count fewer.
+    pub resident: u64,
+    /// The most that resident has been.
+    pub resident_peak: u64,
+    /// What the kernel says is resident of the heap's range. 0 unless asked for.
+    pub kernel_resident: u64,
+
+    /// Live blocks (a count).
+    pub blocks: u64,
+    /// Of these, large ones: whole pages (a count).
+    pub large_blocks: u64,
+    /// Spans of small blocks (a count).
+    pub spans: u64,
+
+    /// mprotect calls, to grow (a count).
+    pub commit_calls: u64,
+    /// madvise and process_madvise calls, to give back (a count).
+    pub purge_calls: u64,
+    /// mremap calls, to move large blocks (a count).
+    pub remap_calls: u64,
+    /// System calls that failed (a count).
+    pub failed_calls: u64,
+    /// ebb_reclaim() calls (a count).
+    pub reclaim_passes: u64,
+    /// Given back over the life of the heap.
+    pub returned_total: u64,
+
+    /// What the heap was doing when it was last looked at: EBB_MOOD_GROWING,
+    /// EBB_MOOD_STEADY or EBB_MOOD_SHRINKING.
+    pub mood: u64,
+    /// Free memory that may stay for now.
+    pub keep: u64,
+    /// Of that, what stays for longer than decay_ms while the heap is busy.
+    pub floor: u64,
+    /// What the floor rests on: EBB_FLOOR_NONE and so on.
+    pub floor_reason: u64,
+    /// Free memory that should go back now.
+    pub due: u64,
+    /// How long free memory outside of spans has been free, in milliseconds, on
+    /// average.
+    pub idle_age_ms: u64,
+    /// The limits in force; 0: none. With EBB_CGROUP the soft one moves.
+    pub limit_soft: u64,
+    /// See limit_soft.
+    pub limit_hard: u64,
+    /// What ebb_pressure() says.
+    pub pressure: u64,
+
+    /// Steps in which memory went back in ebb_alloc() or ebb_tick() (a count).
+    pub steps: u64,
+    /// Microseconds that half of the steps did not exceed, to a fifth.
+    pub step_p50_us: u64,
+    /// Microseconds that 99 of 100 steps did not exceed, to a fifth.
+    pub step_p99_us: u64,
+    /// Microseconds that the longest step took.
+    pub step_max_us: u64,
+
+    /// Given back because the host asked, over the life of the heap.
+    pub returned_asked: u64,
+    /// Given back because it was idle.
+    pub returned_idle: u64,
+    /// Given back because of a limit.
+    pub returned_limit: u64,
+    /// Of returned_asked, used again. To 256 KiB: see regretted_asked.
+    pub refaulted_asked: u64,
+    /// Of returned_idle, used again.
+    pub refaulted_idle: u64,
+    /// Of returned_limit, used again.
+    pub refaulted_limit: u64,
+    /// Of refaulted_asked, used again within a second. When memory went back is
+    /// kept for each 256 KiB, so this is rather too much than too little.
+    pub regretted_asked: u64,
+    /// Of refaulted_idle, used again within a second: a mistake.
+    pub regretted_idle: u64,
+    /// Of refaulted_limit, used again within a second.
+    pub regretted_limit: u64,
+}
+
+/// A heap at a moment, from its history. Bytes, unless a name says otherwise.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_sample {
+    /// Milliseconds on the system's monotonic clock.
+    pub time_ms: u64,
+    /// In live blocks.
+    pub live: u64,
+    /// Held resident, by the heap's own account.
+    pub resident: u64,
+    /// Of that, free.
+    pub free_resident: u64,
+    /// Given back over the life of the heap.
+    pub returned_total: u64,
+    /// Of that, used again.
+    pub refaulted_total: u64,
+    /// As from ebb_pressure().
+    pub pressure: u64,
+    /// As in ebb_stats.
+    pub mood: u64,
+}
+
+/// Where ebb_history_read() writes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_history {
+    /// sizeof(ebb_history); set it before the call.
+    pub size: usize,
+    /// In: sizeof(ebb_sample).
+    pub sample_size: usize,
+    /// Room for samples. The oldest comes first.
+    pub samples: *mut ebb_sample,
+    /// In: how many samples there is room for. Out: how many there are.
+    pub count: usize,
+}

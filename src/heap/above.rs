@@ -1,0 +1,63 @@
+//! What the layer above keeps with a heap, and when the heap calls for it.
+//!
+//! The heap never decides to give memory back, nor what to do at a memory limit. It knows two
+//! moments at which somebody should: when pages have changed hands, and when its gate was closed
+//! to an allocation. Both are off the hot path.
+
+#![forbid(unsafe_code)]
+
+use super::{Heap, NO_GATE};
+use crate::os::Os;
+use crate::units::Pages;
+
+/// The layer above, as the heap sees it. Implemented once, by `reclaim`, for every [`Os`].
+pub(crate) trait Above: Os + Sized {
+    /// What it keeps with each heap. The heap does not look inside.
+    type State: Default;
+    /// Words of memory that it wants besides, untouched until it asks for them: [`Heap::words`].
+    const WORDS: usize;
+
+    /// The heap is new, or an option was changed.
+    fn options_changed(heap: &mut Heap<Self>);
+
+    /// [`Heap::look_at`] pages or more changed hands since it was called last.
+    fn pages_moved(heap: &mut Heap<Self>);
+
+    /// The gate was closed to [`Heap::refused`] pages. Makes room, and opens the gate as far as it
+    /// may be for one more attempt.
+    fn make_room(heap: &mut Heap<Self>);
+
+    /// That attempt is over.
+    fn close_gate(heap: &mut Heap<Self>);
+}
+
+impl<S: Above> Heap<S> {
+    /// Tells the layer above when it is time. The last thing that every operation off the hot path
+    /// does.
+    #[inline]
+    pub(super) fn settle(&mut self) {
+        if self.runs.moved >= self.look_at {
+            S::pages_moved(self);
+        }
+    }
+
+    /// Does something that takes memory; once more when it was the gate that refused it, after room
+    /// was made.
+    pub(super) fn with_room<T>(
+        &mut self,
+        mut attempt: impl FnMut(&mut Heap<S>) -> Option<T>,
+    ) -> Option<T> {
+        if self.gate == NO_GATE {
+            return attempt(self);
+        }
+        self.refused = Pages::ZERO;
+        let done = attempt(self);
+        if done.is_some() || self.refused == Pages::ZERO {
+            return done;
+        }
+        S::make_room(self);
+        let done = attempt(self);
+        S::close_gate(self);
+        done
+    }
+}

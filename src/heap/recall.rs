@@ -1,0 +1,132 @@
+//! What was returned, why, and what of it was needed again.
+//!
+//! A row of 64 pages bears a stamp: when memory of its was returned last, and why. When a page that
+//! holds no memory is used again, the stamp of its row tells whether that was too soon. Pages of a
+//! row that were returned earlier pass for returned when the last one was, so mistakes are counted
+//! rather too high than too low.
+
+#![forbid(unsafe_code)]
+
+use crate::units::Pages;
+
+/// Why memory was returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The host asked for it.
+    Asked = 1,
+    /// The policy found it idle.
+    Idle = 2,
+    /// A memory limit left no room for it.
+    Limit = 3,
+}
+
+/// How many causes there are.
+const CAUSES: usize = 3;
+
+/// When memory was returned, in units of about 0.13 s, and why. 0: never. Comes round after 36
+/// minutes, so that one in a thousand very old returns passes for a fresh one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp(u16);
+
+/// log2 of the microseconds in a stamp's unit.
+const UNIT_SHIFT: u32 = 17;
+/// Needed again before so many units have passed, memory was returned in error: a second, and what
+/// the units blur.
+const SOON: u16 = (1_000_000 >> UNIT_SHIFT) as u16 + 2;
+
+impl Stamp {
+    pub(crate) fn new(now_us: u64, cause: Cause) -> Stamp {
+        Stamp((now_us >> UNIT_SHIFT << 2) as u16 | cause as u16)
+    }
+
+    fn cause(self) -> Option<usize> {
+        usize::from(self.0 & 3).checked_sub(1)
+    }
+
+    fn is_fresh(self, now_us: u64) -> bool {
+        let units = ((now_us >> UNIT_SHIFT << 2) as u16).wrapping_sub(self.0 & !3) >> 2;
+        units < SOON
+    }
+}
+
+/// Pages by the cause of their return.
+pub(crate) type ByCause = [u64; CAUSES];
+
+/// The counts over the life of a heap.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recall {
+    pub(crate) returned: ByCause,
+    /// Of these, used again.
+    pub(crate) refaulted: ByCause,
+    /// Of these, within a second.
+    pub(crate) regretted: ByCause,
+}
+
+impl Recall {
+    /// Notes that pages were returned.
+    pub(crate) fn note_returned(&mut self, cause: Cause, pages: Pages) {
+        self.returned[cause as usize - 1] += u64::from(pages.0);
+    }
+
+    /// Notes that pages of a row with this stamp, which hold no memory, are used again.
+    pub(crate) fn note_used(&mut self, stamp: Stamp, pages: Pages, now_us: u64) {
+        let Some(cause) = stamp.cause() else { return };
+        self.refaulted[cause] += u64::from(pages.0);
+        if stamp.is_fresh(now_us) {
+            self.regretted[cause] += u64::from(pages.0);
+        }
+    }
+
+    /// Pages that the policy returned in error.
+    pub(crate) fn mistakes(&self) -> u64 {
+        self.regretted[Cause::Idle as usize - 1]
+    }
+}
+
+/// The sum over all causes.
+pub(crate) fn total(counts: &ByCause) -> u64 {
+    counts.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    #[test]
+    fn what_is_used_within_a_second_is_regretted() {
+        for start in [0, 1, SECOND, 77 * SECOND, (1 << 33) - 1, 1 << 50] {
+            let stamp = Stamp::new(start, Cause::Idle);
+            let regretted = |after_us: u64| {
+                let mut recall = Recall::default();
+                recall.note_used(stamp, Pages(5), start + after_us);
+                assert_eq!(recall.refaulted, [0, 5, 0]);
+                recall.mistakes()
+            };
+            assert_eq!((regretted(0), regretted(SECOND - 1)), (5, 5), "from {start}");
+            assert_eq!((regretted(SECOND + SECOND / 5), regretted(600 * SECOND)), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_was_never_returned_is_not_counted() {
+        let mut recall = Recall::default();
+        recall.note_used(Stamp::default(), Pages(5), 0);
+        assert_eq!((total(&recall.refaulted), total(&recall.regretted)), (0, 0));
+    }
+
+    #[test]
+    fn causes_are_counted_apart() {
+        let mut recall = Recall::default();
+        for (index, cause) in [Cause::Asked, Cause::Idle, Cause::Limit].into_iter().enumerate() {
+            recall.note_returned(cause, Pages(index as u32 + 1));
+            recall.note_used(Stamp::new(SECOND, cause), Pages(1), SECOND);
+        }
+        assert_eq!(
+            (recall.returned, recall.refaulted, recall.regretted),
+            ([1, 2, 3], [1; 3], [1; 3])
+        );
+        assert_eq!(recall.mistakes(), 1);
+    }
+}

@@ -1,0 +1,379 @@
+//! Breathing: memory goes back by itself.
+//!
+//! The heap is looked at on the slow path of allocation and free, and whenever the host ticks. A
+//! look shows the policy what there is and takes its verdict; a breath then returns what is due,
+//! until its budget is spent. What no budget was left for is done by the next.
+//!
+//! ```text
+//!   slow path ──▶ pages_moved ──┐                       ┌──▶ shed    dirty pages beyond `keep`
+//!   host ───────▶ tick ─────────┼──▶ look ──▶ breathe ──┤
+//!                               │    (policy)           └──▶ search  spans, for holes
+//!   gate closed ▶ make_room ────┴──▶ (see `room`)
+//! ```
+//!
+//! The clock is looked at once for every [`LOOK`] pages that change hands, which costs a
+//! nanosecond a page, so that no coarser clock is needed.
+
+#![forbid(unsafe_code)]
+
+use super::history::{self, History, Sample};
+use super::limits::Limits;
+use super::policy::{Mood, Policy, Settings, Sight, Verdict};
+use super::purge::{Budget, Cursor, Outcome, Sweep};
+use super::times::Times;
+use crate::heap::recall::{self, Cause};
+use crate::heap::{Above, Heap};
+use crate::options::Key;
+use crate::os::Os;
+use crate::units::{PAGE, Pages};
+
+/// Pages that change hands between two looks of the slow path.
+const LOOK: Pages = Pages(32);
+/// Microseconds between two looks of the slow path at least.
+const LOOK_EVERY_US: u64 = 4000;
+/// On the slow path returning takes at most one part in so many of the time.
+const SLOW_PATH_SHARE: u64 = 16;
+/// The host is asked to come back after so many microseconds when there is something new to see.
+const NEWS_US: u64 = 50_000;
+/// How long to let a kernel be that refused, at first and at most, in microseconds.
+const REST_US: (u64, u64) = (1_000_000, 64_000_000);
+
+/// What breathing keeps with each heap.
+#[derive(Default)]
+pub(crate) struct Breath {
+    policy: Policy,
+    pub(crate) verdict: Verdict,
+    clock: Clock,
+    pub(super) limits: Limits,
+    /// When the slow path looks again.
+    look_again_us: u64,
+    /// The policy's own search for holes, while it goes on.
+    pub(super) search: Option<Search>,
+    /// The host's.
+    asked: Option<Search>,
+    rest: Rest,
+    /// Pages regretted that the policy knows of.
+    regretted: u64,
+    /// Live bytes when there was no room to make at the hard limit.
+    pub(super) no_room: Option<usize>,
+    /// When room was last searched for in spans, above the soft limit.
+    pub(super) room_searched_us: u64,
+    pub(crate) times: Times,
+    history: History,
+}
+
+/// Time since the heap was made, which goes on when the system's clock goes back.
+#[derive(Default)]
+struct Clock {
+    shown_us: Option<u64>,
+    now_us: u64,
+}
+
+impl Clock {
+    fn advance(&mut self, shown_us: u64) -> u64 {
+        let before_us = self.shown_us.replace(shown_us).unwrap_or(shown_us);
+        self.now_us += shown_us.saturating_sub(before_us);
+        self.now_us
+    }
+}
+
+/// A sweep that looks into spans, while it goes on.
+pub(super) struct Search {
+    cursor: Cursor,
+    returned: Pages,
+    refused: u64,
+}
+
+/// After a sweep that could not return what it should, trying again at once would only spin. What
+/// the kernel refused is tried again, more and more rarely; parts of kernel pages, which it does
+/// not take, wait for their other parts.
+#[derive(Default)]
+struct Rest {
+    until_us: u64,
+    lasts_us: u64,
+    /// Dirty pages that were left.
+    left: Pages,
+}
+
+impl Rest {
+    /// Whether trying again makes sense with so many dirty pages.
+    fn is_over(&self, now_us: u64, dirty: Pages) -> bool {
+        let hopeless = self.lasts_us >= REST_US.1 && dirty <= self.left;
+        now_us >= self.until_us && !hopeless
+    }
+
+    fn begin(&mut self, now_us: u64, left: Pages, refused: bool) {
+        self.left = left;
+        self.lasts_us =
+            if refused { (self.lasts_us * 2).clamp(REST_US.0, REST_US.1) } else { REST_US.1 };
+        self.until_us = if refused { now_us + self.lasts_us } else { now_us };
+    }
+}
+
+impl<S: Os> Above for S {
+    type State = Breath;
+    const WORDS: usize = history::WORDS;
+
+    fn options_changed(heap: &mut Heap<S>) {
+        let auto = heap.options.get(Key::Auto) == 1;
+        heap.look_at = if auto { LOOK } else { Pages(u32::MAX) };
+        heap.above.limits = Limits::new(&heap.options);
+        heap.above.no_room = None;
+        let now_us = heap.above.clock.now_us;
+        heap.refresh_limits(now_us);
+    }
+
+    fn pages_moved(heap: &mut Heap<S>) {
+        let start_us = heap.os.now_us();
+        let now_us = heap.above.clock.advance(start_us);
+        if now_us < heap.above.look_again_us {
+            heap.look_at = heap.runs.moved.and_more(LOOK);
+            return;
+        }
+        heap.look_at = LOOK;
+        heap.look(now_us);
+        let budget = Budget::Until(start_us + heap.options.get(Key::StepUs) as u64);
+        let took_us = heap.timed_breath(start_us, budget).1;
+        heap.above.look_again_us = now_us + LOOK_EVERY_US.max(SLOW_PATH_SHARE * took_us);
+    }
+
+    fn make_room(heap: &mut Heap<S>) {
+        heap.make_room();
+    }
+
+    fn close_gate(heap: &mut Heap<S>) {
+        heap.gate = heap.above.limits.gate();
+    }
+}
+
+impl<S: Os> Heap<S> {
+    /// Looks, and returns what is due until the budget is spent.
+    pub(crate) fn tick(&mut self, budget_us: u32) -> Outcome {
+        let start_us = self.os.now_us();
+        let now_us = self.above.clock.advance(start_us);
+        self.look(now_us);
+        let budget = Budget::from_us(start_us, budget_us);
+        self.timed_breath(start_us, budget).0
+    }
+
+    /// In how many microseconds a tick makes sense. `None`: never, unless something happens first.
+    pub(crate) fn next_tick_us(&mut self) -> Option<u64> {
+        let shown_us = self.os.now_us();
+        let now_us = self.above.clock.advance(shown_us);
+        if self.above.search.is_some() || self.above.verdict.holes {
+            return Some(0);
+        }
+        let news = (self.runs.moved > Pages::ZERO).then_some(NEWS_US);
+        let next = self.above.verdict.next_us.map(|at_us| at_us.saturating_sub(now_us));
+        let due = self.due() > Pages::ZERO && self.rest_is_possible();
+        let due = due.then(|| self.above.rest.until_us.saturating_sub(now_us));
+        [news, next, due].into_iter().flatten().min()
+    }
+
+    /// Gives everything back that the host asks for: until the sweep has ended or the budget is
+    /// spent.
+    pub(crate) fn reclaim(&mut self, budget: Budget) -> Outcome {
+        self.counts.reclaim_passes += 1;
+        let sweep = Sweep { keep: Pages::ZERO, holes: true, cause: Cause::Asked };
+        let mut search = self.above.asked.take();
+        // Without a budget the sweep is whole, wherever an earlier one stopped.
+        if matches!(budget, Budget::Unlimited) {
+            search = None;
+        }
+        let outcome = self.search(&sweep, &mut search, budget);
+        self.above.asked = search;
+        outcome
+    }
+
+    /// Free pages that should go back now.
+    pub(crate) fn due(&self) -> Pages {
+        self.runs.dirty.beyond(self.above.verdict.keep)
+    }
+
+    /// How near the memory limit is: 0 to 100.
+    pub(crate) fn pressure(&self) -> u32 {
+        let held = self.resident() - self.runs.dirty.bytes();
+        self.above.limits.pressure(held)
+    }
+
+    /// The limits as they stand: soft and hard.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.above.limits
+    }
+
+    /// How long what is free now has been so on average, in microseconds.
+    pub(crate) fn idle_age_us(&self) -> u64 {
+        if self.runs.dirty == Pages::ZERO {
+            return 0;
+        }
+        self.above.policy.idle_age_us(&self.settings())
+    }
+
+    /// The newest samples, at most `count`, the oldest of them first.
+    pub(crate) fn history(&mut self, count: usize) -> impl ExactSizeIterator<Item = Sample> + '_ {
+        let history = self.above.history;
+        history.newest(self.words(), count)
+    }
+
+    fn settings(&self) -> Settings {
+        let pages = |key| Pages((self.options.bytes(key) / PAGE) as u32);
+        Settings {
+            decay_us: self.options.get(Key::DecayMs) as u64 * 1000,
+            retain: pages(Key::Retain),
+            retain_max: pages(Key::RetainMax),
+        }
+    }
+
+    /// Shows the policy what there is, and takes its verdict.
+    fn look(&mut self, now_us: u64) {
+        self.refresh_limits(now_us);
+        let mistakes = self.runs.recall.mistakes();
+        let regretted = mistakes - core::mem::replace(&mut self.above.regretted, mistakes);
+        let sight = Sight {
+            now_us,
+            used: self.runs.top.since(self.layout.first) - self.runs.free,
+            dirty: self.runs.dirty,
+            sparse: Pages((self.free_in_spans() / PAGE) as u32),
+            moved: core::mem::take(&mut self.runs.moved),
+            regretted: Pages(u32::try_from(regretted).unwrap_or(u32::MAX)),
+            over_limit: self.resident() > self.above.limits.soft,
+        };
+        let settings = self.settings();
+        self.above.verdict = self.above.policy.judge(&settings, sight);
+        self.packing = self.above.verdict.mood == Mood::Shrinking;
+        self.take_sample(now_us);
+    }
+
+    fn refresh_limits(&mut self, now_us: u64) {
+        let resident = self.resident();
+        self.above.limits.refresh(&self.os, now_us, resident);
+        self.gate = self.above.limits.gate();
+    }
+
+    fn take_sample(&mut self, now_us: u64) {
+        if self.options.get(Key::History) == 0 || !self.above.history.is_due(now_us) {
+            return;
+        }
+        let snapshot = self.snapshot();
+        let sample = Sample {
+            now_us: self.above.clock.shown_us.unwrap_or_default(),
+            live: snapshot.live as u64,
+            resident: snapshot.resident() as u64,
+            free_resident: snapshot.free_resident as u64,
+            returned_total: recall::total(&self.runs.recall.returned) * PAGE as u64,
+            refaulted_total: recall::total(&self.runs.recall.refaulted) * PAGE as u64,
+            pressure: self.pressure().into(),
+            mood: self.above.verdict.mood as u64,
+        };
+        let mut history = self.above.history;
+        self.words_touched = history::WORDS * size_of::<u64>();
+        history.add(self.words(), now_us, sample);
+        self.above.history = history;
+    }
+
+    /// A breath, and how many microseconds it took since `start_us` if it did anything.
+    fn timed_breath(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
+        let outcome = self.breathe(budget);
+        if outcome.calls == 0 && !outcome.more {
+            return (outcome, 0);
+        }
+        let took_us = self.os.now_us().saturating_sub(start_us);
+        self.above.times.note(took_us);
+        (outcome, took_us)
+    }
+
+    /// Returns what is due, dirty pages first, until the budget is spent.
+    fn breathe(&mut self, budget: Budget) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.due() > Pages::ZERO && self.rest_is_over() {
+            outcome = self.shed(self.above.verdict.keep, self.cause(), budget);
+        }
+        if !(self.above.verdict.holes || self.above.search.is_some()) {
+            return outcome;
+        }
+        if outcome.more || budget.is_spent(self.os.now_us()) {
+            return Outcome { more: true, ..outcome };
+        }
+        let sweep = Sweep { keep: self.above.verdict.keep, holes: true, cause: self.cause() };
+        let mut search = self.above.search.take();
+        let searched = self.search(&sweep, &mut search, budget);
+        self.above.search = search;
+        self.above.verdict.holes &= searched.more;
+        outcome.and(searched)
+    }
+
+    fn cause(&self) -> Cause {
+        let over = self.resident() > self.above.limits.soft;
+        if over { Cause::Limit } else { Cause::Idle }
+    }
+
+    fn rest_is_over(&self) -> bool {
+        self.above.rest.is_over(self.above.clock.now_us, self.runs.dirty)
+    }
+
+    /// Whether the rest will be over at some time.
+    fn rest_is_possible(&self) -> bool {
+        self.above.rest.is_over(u64::MAX, self.runs.dirty)
+    }
+
+    /// Returns dirty pages, the highest first, until no more than `keep` are left.
+    pub(super) fn shed(&mut self, keep: Pages, cause: Cause, budget: Budget) -> Outcome {
+        let sweep = Sweep { keep, holes: false, cause };
+        let mut cursor = self.sweep_from(&sweep);
+        let outcome = self.sweep_and_tell(&sweep, &mut cursor, budget);
+        if self.runs.dirty <= keep {
+            self.above.rest = Rest::default();
+        } else if !outcome.more {
+            let now_us = self.above.clock.now_us;
+            self.above.rest.begin(now_us, self.runs.dirty, outcome.refused > 0);
+        }
+        outcome
+    }
+
+    /// Goes on with a sweep that looks into spans, or begins one. The outcome's refusals are those
+    /// of the whole sweep.
+    pub(super) fn search(
+        &mut self,
+        sweep: &Sweep,
+        search: &mut Option<Search>,
+        budget: Budget,
+    ) -> Outcome {
+        self.retire_spans();
+        let mut going = search.take().unwrap_or_else(|| self.begin_search(sweep));
+        let mut outcome = self.sweep_and_tell(sweep, &mut going.cursor, budget);
+        going.returned += outcome.returned;
+        going.refused += outcome.refused;
+        outcome.refused = going.refused;
+        if outcome.more {
+            *search = Some(going);
+        } else {
+            let settings = self.settings();
+            self.above.policy.note_holes(&settings, going.returned);
+        }
+        outcome
+    }
+
+    fn begin_search(&mut self, sweep: &Sweep) -> Search {
+        let settings = self.settings();
+        self.above.policy.note_search_begins(&settings);
+        Search { cursor: self.sweep_from(sweep), returned: Pages::ZERO, refused: 0 }
+    }
+
+    /// Takes the spans from all bins. What is empty of them did not change hands, nor was it freed
+    /// just now.
+    fn retire_spans(&mut self) {
+        let (moved, dirty) = (self.runs.moved, self.runs.dirty);
+        self.retire_all();
+        self.runs.moved = moved;
+        let settings = self.settings();
+        self.above.policy.note_found(&settings, self.runs.dirty.beyond(dirty));
+    }
+
+    fn sweep_and_tell(&mut self, sweep: &Sweep, cursor: &mut Cursor, budget: Budget) -> Outcome {
+        let dirty = self.runs.dirty;
+        let outcome = self.sweep(sweep, cursor, budget);
+        let settings = self.settings();
+        self.above.policy.note_returned(&settings, dirty.beyond(self.runs.dirty));
+        outcome
+    }
+}

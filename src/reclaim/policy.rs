@@ -1,0 +1,410 @@
+//! The policy: how much free memory may stay resident now.
+//!
+//! Pure: it is shown the heap's counters with the time ([`Sight`]) and answers with a [`Verdict`].
+//! It makes no system call, has no clock, and never looks at a heap.
+//!
+//! ```text
+//! keep = above a memory limit     nothing
+//!      | growing                  everything, up to the cap
+//!      | otherwise                max(decay, floor), up to the cap
+//! ```
+//!
+//! - **Decay.** What became free in an eighth of `decay_us` is remembered together. It may stay for
+//!   `decay_us`, then goes in four steps over half as long again. Whatever is needed again sooner
+//!   is never returned. (The ring of epochs and the smooth step are those of jemalloc's decay; the
+//!   plateau is not: jemalloc begins to return at once.)
+//! - **Floor.** What will be needed again: up to the level that demand has come back to before, if
+//!   returning the difference each time would cost more than a hundredth of the time; and what was
+//!   needed again within a second of being returned, if that did. Both are believed for a while,
+//!   and only as long as the heap is busy.
+//! - **Cap.** `retain_max`, and for the floor also twice the mean demand, so that a rare spike does
+//!   not hold memory for the next one.
+//!
+//! Sights of the same moment are merged before anything is concluded from them, so their order does
+//! not matter. Where a constant says what it buys, that is by the table that `policy_table` in the
+//! tests prints.
+
+#![forbid(unsafe_code)]
+
+mod decay;
+mod holes;
+mod tide;
+
+use crate::units::Pages;
+use decay::{Decay, EPOCHS, epoch_us, faded};
+use holes::Holes;
+use tide::Tide;
+
+/// What it costs to return a page and to fault it in again, in microseconds. Measured: 0.3 to give
+/// a page back and 2.5 for the fault on a virtual machine; a machine of one's own takes about 1.
+const ROUND_TRIP_US: u64 = 3;
+/// Returning may cost one part in so many of the time.
+const COST_SHARE: u64 = 100;
+/// What was learned is forgotten after so many microseconds. The mean demand is that of the same
+/// time: over 10 s it follows a slow swing, and so caps the floor too low when demand is low.
+const MEMORY_US: u64 = 60_000_000;
+/// The floor is at most this many times the mean demand: what a sawtooth, or a square wave that is
+/// low half of the time, needs. Spikes of 300 MB every 20 s hold 70 MB on average, with 4 times
+/// 140.
+const FLOOR_PER_MEAN: f64 = 2.0;
+/// Less than this, or than a sixteenth of what is free, is not worth a call or a wake-up as long
+/// as more will follow. Saves half of the wake-ups of an hour of waves; 256 KiB.
+const WORTH_MIN: Pages = Pages(64);
+/// Fewer pages than this that change hands in an epoch, or than a 64th of the free ones, are no
+/// activity: a timer that goes off now and then must not keep memory from going.
+const ACTIVITY_MIN: Pages = Pages(16);
+/// After a fall, new blocks are packed for so many times `decay_us`.
+const PACKING_DECAYS: u64 = 10;
+/// Demand counts as growing for so many epochs after it was higher than before.
+const GROWING_EPOCHS: u64 = 2;
+
+/// What the options say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) decay_us: u64,
+    /// Free memory that may always stay.
+    pub(crate) retain: Pages,
+    /// Free memory that may ever stay.
+    pub(crate) retain_max: Pages,
+}
+
+/// What there is to see of a heap at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sight {
+    /// A clock that does not go back.
+    pub(crate) now_us: u64,
+    /// Demand: pages in use.
+    pub(crate) used: Pages,
+    /// Pages that are free and hold memory.
+    pub(crate) dirty: Pages,
+    /// Free slots in spans, in pages: no more holes than that can be found.
+    pub(crate) sparse: Pages,
+    /// Pages that changed hands since the sight before.
+    pub(crate) moved: Pages,
+    /// Of these, pages that had been returned less than a second ago.
+    pub(crate) regretted: Pages,
+    /// The heap stands above its memory limit.
+    pub(crate) over_limit: bool,
+}
+
+/// What the heap is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// Demand is higher than it was: give nothing, be fast.
+    Growing = 1,
+    #[default]
+    Steady = 2,
+    /// Demand has fallen and is not expected back: new blocks are packed so that more can go.
+    Shrinking = 3,
+}
+
+/// What the floor rests on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// There is none.
+    #[default]
+    Nothing = 0,
+    /// The option `retain`.
+    Retain = 1,
+    /// Demand swings, and has come back before.
+    Swing = 2,
+    /// Memory was needed again soon after it had been returned.
+    Regret = 3,
+    /// There would be one, but the heap stands above its memory limit.
+    Limit = 4,
+}
+
+/// The judgement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Free pages that may stay resident.
+    pub(crate) keep: Pages,
+    /// Of these, those that will not go by the passing of time alone while the heap is busy.
+    pub(crate) floor: Pages,
+    pub(crate) reason: Reason,
+    pub(crate) mood: Mood,
+    /// Spans should be searched for holes.
+    pub(crate) holes: bool,
+    /// When less may stay, or a search is due, though nothing else changes. `None`: never.
+    pub(crate) next_us: Option<u64>,
+}
+
+/// The policy's memory of one heap.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policy {
+    /// All that was concluded from the moments before that of `sight`.
+    past: Past,
+    /// What was seen at the last moment, all of its sights merged.
+    sight: Sight,
+}
+
+impl Policy {
+    /// Takes note of a sight and judges. The time must not go back.
+    pub(crate) fn judge(&mut self, settings: &Settings, sight: Sight) -> Verdict {
+        if sight.now_us > self.sight.now_us {
+            self.past = self.past.after(settings, &self.sight);
+            self.sight = sight;
+        } else {
+            self.sight = self.sight.merged(&sight);
+        }
+        self.past.after(settings, &self.sight).verdict(settings, &self.sight)
+    }
+
+    /// Takes note that a search of all spans for holes begins.
+    pub(crate) fn note_search_begins(&mut self, settings: &Settings) {
+        self.conclude(settings);
+        self.past.holes.note_search_begins();
+    }
+
+    /// Takes note that a search of all spans for holes has ended: pages that it returned.
+    pub(crate) fn note_holes(&mut self, settings: &Settings, returned: Pages) {
+        self.conclude(settings);
+        let at_rest = self.past.is_at_rest(settings, self.sight.now_us);
+        self.past.holes.note_search(&self.sight, at_rest, returned);
+    }
+
+    /// Takes note that free pages were returned.
+    pub(crate) fn note_returned(&mut self, settings: &Settings, pages: Pages) {
+        self.conclude(settings);
+        self.past.decay.note_returned(pages);
+        self.sight.dirty = self.sight.dirty.beyond(pages);
+    }
+
+    /// Takes note that pages came to light that have been free for long.
+    pub(crate) fn note_found(&mut self, settings: &Settings, pages: Pages) {
+        self.conclude(settings);
+        self.past.decay.note_found(pages);
+        self.sight.dirty = self.sight.dirty.and_more(pages);
+    }
+
+    /// Makes the last moment past, so that what follows at the same time is told from it.
+    fn conclude(&mut self, settings: &Settings) {
+        self.past = self.past.after(settings, &self.sight);
+        self.sight = Sight { moved: Pages::ZERO, regretted: Pages::ZERO, ..self.sight };
+    }
+
+    /// How long the memory that is free now has been so on average.
+    pub(crate) fn idle_age_us(&self, settings: &Settings) -> u64 {
+        let past = self.past.after(settings, &self.sight);
+        past.now_us - past.idle_since_us
+    }
+}
+
+impl Sight {
+    /// Two sights of one moment as one, whichever came first.
+    fn merged(&self, other: &Sight) -> Sight {
+        Sight {
+            now_us: self.now_us,
+            used: self.used.max(other.used),
+            dirty: self.dirty.max(other.dirty),
+            sparse: self.sparse.max(other.sparse),
+            moved: self.moved.and_more(other.moved),
+            regretted: self.regretted.and_more(other.regretted),
+            over_limit: self.over_limit | other.over_limit,
+        }
+    }
+}
+
+/// Pages whose return was a mistake, and until when that is believed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Regret {
+    pages: Pages,
+    until_us: u64,
+}
+
+impl Regret {
+    fn at(&self, now_us: u64) -> Pages {
+        if now_us < self.until_us { self.pages } else { Pages::ZERO }
+    }
+
+    /// More pages, each of which prolongs the belief by the time in which it is affordable.
+    fn add(&mut self, now_us: u64, pages: Pages) {
+        let until_us = self.until_us.max(now_us) + affordable_us(pages);
+        let pages = self.at(now_us).and_more(pages);
+        *self = Regret { pages, until_us: until_us.min(now_us + MEMORY_US) };
+    }
+}
+
+/// What is remembered of all moments up to one.
+#[derive(Clone, Debug, Default)]
+struct Past {
+    now_us: u64,
+    decay: Decay,
+    tide: Tide,
+    holes: Holes,
+    regret: Regret,
+    used: Pages,
+    mean_used: f64,
+    mean_span_us: u64,
+    /// When the heap was busy last.
+    active_us: u64,
+    /// Pages that changed hands since a time within the last epoch.
+    moved: Pages,
+    moved_since_us: u64,
+    /// When the free pages became free, on average.
+    idle_since_us: u64,
+}
+
+impl Past {
+    /// What will be remembered when `sight` is past too.
+    fn after(&self, settings: &Settings, sight: &Sight) -> Past {
+        let mut next = self.clone();
+        let now_us = sight.now_us;
+        let epoch_us = epoch_us(settings.decay_us);
+        next.note_idle(sight);
+        next.note_mean(sight);
+        next.note_activity(epoch_us, sight);
+        next.decay.note(epoch_us, now_us, sight.dirty);
+        next.tide.note(now_us, sight.used);
+        next.holes.note(sight);
+        next.regret.add(now_us, sight.regretted);
+        next.now_us = now_us;
+        next
+    }
+
+    /// Pages that became free are young; which ones went, nobody knows.
+    fn note_idle(&mut self, sight: &Sight) {
+        let fresh = sight.dirty.beyond(self.decay.dirty());
+        if fresh > Pages::ZERO {
+            let ahead_us = (sight.now_us - self.idle_since_us) as f64;
+            let share = f64::from(fresh.0) / f64::from(sight.dirty.0);
+            self.idle_since_us += (ahead_us * share) as u64;
+        }
+    }
+
+    fn note_mean(&mut self, sight: &Sight) {
+        self.mean_used = self.mean_at(sight.now_us);
+        self.mean_span_us = self.mean_span_at(sight.now_us);
+        self.used = sight.used;
+    }
+
+    /// The mean demand if it stays until a time as it was seen last.
+    fn mean_at(&self, at_us: u64) -> f64 {
+        let elapsed_us = self.mean_span_at(at_us).min(at_us - self.now_us);
+        let weight = elapsed_us as f64 / self.mean_span_at(at_us).max(1) as f64;
+        self.mean_used + (f64::from(self.used.0) - self.mean_used) * weight
+    }
+
+    /// Of how long a time it is the mean.
+    fn mean_span_at(&self, at_us: u64) -> u64 {
+        let elapsed_us = if self.now_us == 0 { 0 } else { at_us - self.now_us };
+        (self.mean_span_us + elapsed_us).min(MEMORY_US)
+    }
+
+    fn note_activity(&mut self, epoch_us: u64, sight: &Sight) {
+        if sight.now_us >= self.moved_since_us + epoch_us {
+            self.moved_since_us = sight.now_us;
+            self.moved = Pages::ZERO;
+        }
+        self.moved = self.moved.and_more(sight.moved);
+        if self.moved >= ACTIVITY_MIN.max(Pages(sight.dirty.0 / 64)) {
+            self.moved = Pages::ZERO;
+            self.active_us = sight.now_us;
+        }
+    }
+
+    fn verdict(&self, settings: &Settings, sight: &Sight) -> Verdict {
+        let now_us = self.now_us;
+        let keep = self.keep_after(settings, sight, sight.dirty, 0);
+        let (floor, reason) = self.floor_at(settings, sight, now_us);
+        let mood = self.mood_at(settings, sight, now_us);
+        let holes_us = self.holes.next(settings.decay_us, sight, self.active_us);
+        let holes = mood != Mood::Growing && holes_us.is_some_and(|at_us| at_us <= now_us);
+        let kept = sight.dirty.min(keep);
+        let next_us = self.next_change(settings, sight, kept, holes_us);
+        Verdict { keep, floor, reason, mood, holes, next_us }
+    }
+
+    /// What may stay of `dirty` pages when so many epochs more have ended and nothing changed.
+    fn keep_after(&self, settings: &Settings, sight: &Sight, dirty: Pages, epochs: u64) -> Pages {
+        let at_us = self.time_after(settings, epochs);
+        if sight.over_limit {
+            return Pages::ZERO;
+        }
+        if self.mood_at(settings, sight, at_us) == Mood::Growing {
+            return settings.retain_max;
+        }
+        let (floor, _) = self.floor_at(settings, sight, at_us);
+        let keep = self.decay.keep_after(epochs).max(floor).min(settings.retain_max);
+        let worth = WORTH_MIN.max(Pages(sight.used.and_more(dirty).0 / 64));
+        if !self.is_at_rest(settings, at_us) && dirty.beyond(keep) < worth {
+            return keep.max(dirty).min(settings.retain_max);
+        }
+        keep
+    }
+
+    /// When so many epochs more have ended; 0: now.
+    fn time_after(&self, settings: &Settings, epochs: u64) -> u64 {
+        let end_us = self.decay.epoch_start_us() + epochs * epoch_us(settings.decay_us);
+        end_us.max(self.now_us)
+    }
+
+    /// Nothing has happened for so long that nothing more is expected.
+    fn is_at_rest(&self, settings: &Settings, at_us: u64) -> bool {
+        self.idle_epochs(settings, at_us) >= EPOCHS
+    }
+
+    fn idle_epochs(&self, settings: &Settings, at_us: u64) -> u64 {
+        (at_us - self.active_us) / epoch_us(settings.decay_us)
+    }
+
+    fn floor_at(&self, settings: &Settings, sight: &Sight, at_us: u64) -> (Pages, Reason) {
+        if sight.over_limit {
+            return (Pages::ZERO, Reason::Limit);
+        }
+        let swing = self.tide.believed(at_us).beyond(sight.used);
+        let (learned, reason) = match self.regret.at(at_us) {
+            regret if regret > swing => (regret, Reason::Regret),
+            _ => (swing, Reason::Swing),
+        };
+        let most = FLOOR_PER_MEAN * self.mean_at(at_us).max(f64::from(sight.used.0));
+        let learned = faded(learned.min(Pages(most as u32)), self.idle_epochs(settings, at_us));
+        let (floor, reason) = if learned > settings.retain {
+            (learned, reason)
+        } else {
+            (settings.retain, Reason::Retain)
+        };
+        let reason = if floor == Pages::ZERO { Reason::Nothing } else { reason };
+        (floor.min(settings.retain_max), reason)
+    }
+
+    /// A heap at rest is steady, whatever it did before.
+    fn mood_at(&self, settings: &Settings, sight: &Sight, at_us: u64) -> Mood {
+        let growing_us = GROWING_EPOCHS * epoch_us(settings.decay_us);
+        if sight.over_limit {
+            Mood::Shrinking
+        } else if self.is_at_rest(settings, at_us) {
+            Mood::Steady
+        } else if at_us < self.tide.grown_us() + growing_us {
+            Mood::Growing
+        } else if self.tide.has_fallen(at_us, PACKING_DECAYS * settings.decay_us) {
+            Mood::Shrinking
+        } else {
+            Mood::Steady
+        }
+    }
+
+    /// The next time at which something is due though nothing happens, when `kept` is what the
+    /// verdict leaves.
+    fn next_change(
+        &self,
+        settings: &Settings,
+        sight: &Sight,
+        kept: Pages,
+        holes_us: Option<u64>,
+    ) -> Option<u64> {
+        let goes = |epochs: &u64| self.keep_after(settings, sight, kept, *epochs) < kept;
+        let goes_at = (1..=EPOCHS + 1).find(goes).map(|epochs| self.time_after(settings, epochs));
+        // A search that is due now may take several breaths.
+        let holes_us = holes_us.map(|at_us| at_us.max(self.time_after(settings, 1)));
+        [goes_at, holes_us].into_iter().flatten().min()
+    }
+}
+
+/// In how much time it is affordable to return so many pages and to fault them in again.
+fn affordable_us(pages: Pages) -> u64 {
+    u64::from(pages.0) * ROUND_TRIP_US * COST_SHARE
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! How old the free pages are, and what may stay of them.
+
+#![forbid(unsafe_code)]
+
+use crate::units::Pages;
+
+/// Epochs until memory begins to go: parts of `decay_us` that are remembered apart. Twice as many
+/// return and refault as much, and take twice the wake-ups.
+const EPOCHS_PER_DECAY: u64 = 8;
+/// Epochs over which it goes then. At once would be as good for most programs, but a tenth of the
+/// time is a long call for a large heap.
+const EPOCHS_OF_FADE: u64 = 4;
+/// Epochs until all has gone.
+pub(super) const EPOCHS: u64 = EPOCHS_PER_DECAY + EPOCHS_OF_FADE;
+/// The shortest epoch, in microseconds: decisions are not made more often.
+const EPOCH_MIN_US: u64 = 1000;
+
+/// How long an epoch is.
+pub(super) fn epoch_us(decay_us: u64) -> u64 {
+    (decay_us / EPOCHS_PER_DECAY).max(EPOCH_MIN_US)
+}
+
+/// What may stay of memory that was idle for so many epochs: all up to `decay_us`, nothing after
+/// one and a half times that, and a smooth step (3x² - 2x³) in between.
+pub(super) fn faded(pages: Pages, epochs: u64) -> Pages {
+    let left = EPOCHS.saturating_sub(epochs).min(EPOCHS_OF_FADE);
+    let share = left * left * (3 * EPOCHS_OF_FADE - 2 * left);
+    Pages((u64::from(pages.0) * share / EPOCHS_OF_FADE.pow(3)) as u32)
+}
+
+/// What became free in each of the last epochs, as far as it still is.
+///
+/// What is taken is what became free last, for blocks go to the lowest addresses and so come back
+/// to the same pages. What is returned is taken from no epoch: the share that may stay is one of
+/// what became free and was not needed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Decay {
+    epoch_start_us: u64,
+    /// By the number of epochs that ended since; 0 is the epoch that goes on.
+    freed: [Pages; EPOCHS as usize + 1],
+    /// All free pages; those that are in no entry are older.
+    dirty: Pages,
+}
+
+impl Decay {
+    pub(super) fn epoch_start_us(&self) -> u64 {
+        self.epoch_start_us
+    }
+
+    pub(super) fn dirty(&self) -> Pages {
+        self.dirty
+    }
+
+    pub(super) fn note(&mut self, epoch_us: u64, now_us: u64, dirty: Pages) {
+        let ended = (now_us - self.epoch_start_us) / epoch_us;
+        self.epoch_start_us += ended * epoch_us;
+        let count = self.freed.len();
+        let shift = ended.min(count as u64) as usize;
+        self.freed.copy_within(..count - shift, shift);
+        self.freed[..shift].fill(Pages::ZERO);
+        self.freed[0] = self.freed[0].and_more(dirty.beyond(self.dirty));
+        self.take(self.dirty.beyond(dirty));
+        self.dirty = dirty;
+    }
+
+    /// Takes pages, as far as they go.
+    fn take(&mut self, mut pages: Pages) {
+        for entry in &mut self.freed {
+            let part = pages.min(*entry);
+            *entry -= part;
+            pages -= part;
+        }
+    }
+
+    /// So many pages were returned.
+    pub(super) fn note_returned(&mut self, pages: Pages) {
+        self.dirty = self.dirty.beyond(pages);
+    }
+
+    /// So many pages came to light that have been free for longer than is remembered.
+    pub(super) fn note_found(&mut self, pages: Pages) {
+        self.dirty = self.dirty.and_more(pages);
+    }
+
+    /// What may stay of it after so many epochs more. What became free in an epoch counts from
+    /// its end.
+    pub(super) fn keep_after(&self, epochs: u64) -> Pages {
+        let part = |(ended, pages): (u64, Pages)| faded(pages, (ended + epochs).saturating_sub(1));
+        let parts = (0..).zip(self.freed).map(part);
+        parts.fold(Pages::ZERO, |sum, part| sum.and_more(part))
+    }
+}

@@ -1,0 +1,86 @@
+//! When spans are searched for holes: that takes a walk over all of them.
+
+#![forbid(unsafe_code)]
+
+use super::decay::{EPOCHS, epoch_us};
+use super::{MEMORY_US, Sight, affordable_us};
+use crate::units::Pages;
+
+/// A busy heap is searched every so many epochs at first, 5 s by default, and at most so many
+/// times more rarely when that yields little or is regretted.
+const EVERY_EPOCHS: u64 = 40;
+const RARER_MAX: u32 = 16;
+/// And only when so large a part of it is free slots.
+const BUSY_SHARE: u32 = 8;
+/// What yields less than so small a part of a heap is not worth a search, and when less changed
+/// there is nothing new to find.
+const WORTH_SHARE: u32 = 64;
+/// Nor when fewer pages changed than this.
+const MOVED_MIN: Pages = Pages(32);
+
+/// What is remembered of searches.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Holes {
+    searched_us: u64,
+    /// The last search was while the heap was idle.
+    idle: bool,
+    /// When all searches up to the last one were affordable.
+    paid_us: u64,
+    /// Pages that changed hands since it began, and slots that became free.
+    moved: Pages,
+    sparse: Pages,
+    /// How many times rarer than at first a busy heap is searched, less 1.
+    rarer: u32,
+    /// What the last search returned, and what of all was regretted since.
+    returned: Pages,
+    regretted: Pages,
+}
+
+impl Holes {
+    pub(super) fn note(&mut self, sight: &Sight) {
+        let emptied = sight.sparse.beyond(self.sparse);
+        self.sparse = sight.sparse;
+        self.moved = self.moved.and_more(sight.moved).and_more(emptied);
+        self.regretted = self.regretted.and_more(sight.regretted);
+    }
+
+    /// Takes note that a search begins: what changes from now on may be behind it.
+    pub(super) fn note_search_begins(&mut self) {
+        self.moved = Pages::ZERO;
+    }
+
+    /// Takes note of a search that has ended: whether the heap was idle then, and what it returned.
+    pub(super) fn note_search(&mut self, sight: &Sight, idle: bool, returned: Pages) {
+        let regretted = self.regretted.0 > self.returned.0 / 8;
+        let fruitless = returned.0 < sight.used.0 / WORTH_SHARE;
+        let rarer = if fruitless || regretted { 2 * self.rarer + 1 } else { 0 };
+        let paid_us = self.paid_us.max(sight.now_us);
+        *self = Holes {
+            searched_us: sight.now_us,
+            idle,
+            paid_us: (paid_us + affordable_us(returned)).min(sight.now_us + MEMORY_US),
+            moved: self.moved,
+            sparse: self.sparse,
+            rarer: rarer.min(RARER_MAX - 1),
+            returned,
+            regretted: Pages::ZERO,
+        };
+    }
+
+    /// When the next search is due: once after the heap went idle, and from time to time while it
+    /// is busy and has many free slots, or has too little memory.
+    pub(super) fn next(&self, decay_us: u64, sight: &Sight, active_us: u64) -> Option<u64> {
+        let worth = Pages(sight.used.0 / WORTH_SHARE);
+        if sight.sparse <= worth || self.moved < worth.max(MOVED_MIN) {
+            return None;
+        }
+        let epoch_us = epoch_us(decay_us);
+        // The end of a load is searched at once; a heap that idles every few seconds is not.
+        let rest_us = if self.idle { self.paid_us } else { 0 };
+        let idle_us = rest_us.max(active_us + EPOCHS * epoch_us);
+        let every_us = EVERY_EPOCHS * epoch_us * u64::from(self.rarer + 1);
+        let again_us = self.paid_us.max(self.searched_us + every_us);
+        let many = sight.sparse.0 >= sight.used.0 / BUSY_SHARE || sight.over_limit;
+        Some(if many { idle_us.min(again_us) } else { idle_us })
+    }
+}

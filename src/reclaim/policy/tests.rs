@@ -1,0 +1,10 @@
+//! The policy by its parts, by its laws, by its promises, and on curves of demand in simulated
+//! time.
+
+mod curves;
+mod laws;
+mod parts;
+mod promises;
+mod recorded;
+mod sim;
+mod table;

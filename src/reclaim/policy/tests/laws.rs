@@ -1,0 +1,241 @@
+//! What holds for every sequence of sights.
+
+use proptest::prelude::*;
+
+use super::sim::SECOND_US;
+use crate::reclaim::policy::decay::epoch_us;
+use crate::reclaim::policy::{Policy, Settings, Sight, Verdict};
+use crate::units::Pages;
+
+/// The most pages that a heap has.
+const PAGES_MAX: u32 = 1 << 31;
+const TIME_MAX_US: u64 = 1 << 50;
+/// Wake-ups until a heap is at rest: an epoch each, a search, and those of a heap that grew.
+const WAKES_MAX: usize = 20;
+
+/// What happens to a policy.
+#[derive(Clone, Debug)]
+enum Event {
+    /// After so long, a sight whose time is not set.
+    Seen(u64, Sight),
+    /// So many 256ths of what should go were returned.
+    Returned(u8),
+    Searched(Pages),
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let decay = prop_oneof![Just(SECOND_US), Just(0), 0..100_000_u64, Just(3_600 * SECOND_US),];
+    let retain = prop_oneof![Just(0), 0..5000_u32, 0..=PAGES_MAX];
+    let retain_max = prop_oneof![Just(1 << 18), 0..5000_u32, 0..=PAGES_MAX];
+    (decay, retain, retain_max).prop_map(|(decay_us, retain, retain_max)| Settings {
+        decay_us,
+        retain: Pages(retain),
+        retain_max: Pages(retain_max),
+    })
+}
+
+fn pages() -> impl Strategy<Value = u32> {
+    prop_oneof![Just(0), 0..100_u32, 0..1_000_000_u32, 0..=PAGES_MAX]
+}
+
+fn sight() -> impl Strategy<Value = Sight> {
+    let flags = prop_oneof![9 => Just(false), 1 => Just(true)];
+    (pages(), pages(), pages(), pages(), pages(), flags).prop_map(
+        |(used, dirty, sparse, moved, regretted, over_limit)| Sight {
+            now_us: 0,
+            used: Pages(used),
+            dirty: Pages(dirty.min(PAGES_MAX - used)),
+            sparse: Pages(sparse.min(used)),
+            moved: Pages(moved),
+            regretted: Pages(regretted.min(moved)),
+            over_limit,
+        },
+    )
+}
+
+/// Nothing, a slow path later, an epoch later, soon, or in a very long time.
+fn pause_us() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        2 => Just(0),
+        4 => 4000..10_000_u64,
+        2 => Just(SECOND_US / 8),
+        4 => 0..3 * SECOND_US,
+        1 => 0..200 * SECOND_US,
+        1 => 0..TIME_MAX_US / 1000,
+    ]
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        6 => (pause_us(), sight()).prop_map(|(pause_us, sight)| Event::Seen(pause_us, sight)),
+        2 => any::<u8>().prop_map(Event::Returned),
+        1 => pages().prop_map(|pages| Event::Searched(Pages(pages))),
+    ];
+    prop::collection::vec(event, 1..60)
+}
+
+/// A policy, and what it was shown and said last.
+#[derive(Clone)]
+struct Judge {
+    settings: Settings,
+    policy: Policy,
+    sight: Sight,
+    verdict: Verdict,
+}
+
+impl Judge {
+    fn new(settings: Settings, start_us: u64) -> Judge {
+        let sight = Sight { now_us: start_us, ..Sight::default() };
+        Judge { settings, policy: Policy::default(), sight, verdict: Verdict::default() }
+    }
+
+    fn see(&mut self, sight: Sight) {
+        self.sight = sight;
+        self.verdict = self.policy.judge(&self.settings, sight);
+        let Verdict { keep, floor, next_us, .. } = self.verdict;
+        assert!(floor <= keep && keep <= self.settings.retain_max, "{:?}", self.verdict);
+        assert!(!sight.over_limit || keep == Pages::ZERO, "{:?}", self.verdict);
+        assert!(next_us.is_none_or(|at_us| at_us > sight.now_us), "{:?}", self.verdict);
+        assert!(self.policy.idle_age_us(&self.settings) <= sight.now_us);
+    }
+
+    fn give_back(&mut self, pages: Pages) {
+        self.sight.dirty -= pages;
+        self.policy.note_returned(&self.settings, pages);
+    }
+
+    fn happen(&mut self, event: &Event) {
+        match event {
+            Event::Seen(pause_us, sight) => {
+                self.see(Sight { now_us: self.sight.now_us + pause_us, ..*sight });
+            }
+            Event::Returned(share) => {
+                let due = u64::from(self.sight.dirty.beyond(self.verdict.keep).0);
+                self.give_back(Pages((due * u64::from(*share) / 256) as u32));
+            }
+            Event::Searched(returned) => self.note_search(*returned),
+        }
+    }
+
+    fn note_search(&mut self, returned: Pages) {
+        self.policy.note_search_begins(&self.settings);
+        self.policy.note_holes(&self.settings, returned);
+    }
+
+    /// Nothing happens any more, but what the verdicts say. Counts the wake-ups.
+    fn come_to_rest(&mut self, kernel_refuses: bool) -> usize {
+        for wakes in 0..WAKES_MAX {
+            self.obey(kernel_refuses);
+            let Some(next_us) = self.verdict.next_us else { return wakes };
+            self.see_nothing_new(next_us);
+        }
+        panic!("no rest after {WAKES_MAX} wake-ups: {:?}", self.verdict);
+    }
+
+    /// What was asked for happens.
+    fn obey(&mut self, kernel_refuses: bool) {
+        let due = self.sight.dirty.beyond(self.verdict.keep);
+        if !kernel_refuses && due > Pages::ZERO {
+            self.give_back(due);
+        }
+        if self.verdict.holes {
+            self.note_search(self.sight.sparse);
+        }
+    }
+
+    fn see_nothing_new(&mut self, now_us: u64) {
+        let (moved, regretted) = (Pages::ZERO, Pages::ZERO);
+        self.see(Sight { now_us, moved, regretted, ..self.sight });
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_sequence_of_events_breaks_the_bounds(
+        settings in settings(), start_us in 0..TIME_MAX_US / 2, events in events(),
+    ) {
+        let mut judge = Judge::new(settings, start_us);
+        for event in &events {
+            judge.happen(event);
+        }
+    }
+
+    #[test]
+    fn every_heap_comes_to_rest_by_its_wake_ups_alone(
+        settings in settings(), start_us in 0..TIME_MAX_US / 2, events in events(),
+        last in sight(), later_us in prop::collection::vec(pause_us(), 5),
+    ) {
+        let mut judge = Judge::new(settings, start_us);
+        for event in &events {
+            judge.happen(event);
+        }
+        judge.happen(&Event::Seen(5000, last));
+        judge.come_to_rest(false);
+        let retain = if last.over_limit { Pages::ZERO } else { settings.retain };
+        prop_assert!(judge.sight.dirty <= retain.min(settings.retain_max));
+        for later_us in later_us {
+            judge.see_nothing_new(judge.sight.now_us + later_us);
+            prop_assert!(judge.sight.dirty <= judge.verdict.keep && !judge.verdict.holes);
+            prop_assert_eq!(judge.verdict.next_us, None);
+        }
+    }
+
+    #[test]
+    fn nothing_becomes_due_an_epoch_before_the_wake_up(
+        settings in settings(), start_us in 0..TIME_MAX_US / 2, events in events(),
+        last in sight(),
+    ) {
+        let mut judge = Judge::new(settings, start_us);
+        for event in &events {
+            judge.happen(event);
+        }
+        judge.happen(&Event::Seen(5000, last));
+        judge.obey(false);
+        let epoch_us = epoch_us(settings.decay_us);
+        for half_epochs in 1..30 {
+            let mut later = judge.clone();
+            later.see_nothing_new(judge.sight.now_us + half_epochs * epoch_us / 2);
+            let due = later.sight.dirty > later.verdict.keep || later.verdict.holes;
+            let wakes = judge.verdict.next_us.is_some_and(|at_us| {
+                at_us <= later.sight.now_us + epoch_us
+            });
+            prop_assert!(wakes || !due, "{:?} became {:?}", judge.verdict, later.verdict);
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_is_not_asked_for_ever(
+        settings in settings(), start_us in 0..TIME_MAX_US / 2, events in events(),
+        last in sight(),
+    ) {
+        let mut judge = Judge::new(settings, start_us);
+        for event in &events {
+            judge.happen(event);
+        }
+        judge.happen(&Event::Seen(5000, last));
+        judge.come_to_rest(true);
+    }
+
+    #[test]
+    fn the_order_of_sights_of_one_moment_does_not_matter(
+        settings in settings(),
+        moments in prop::collection::vec(
+            (1..3 * SECOND_US, prop::collection::vec(sight(), 1..5).prop_flat_map(|sights| {
+                (Just(sights.clone()), Just(sights).prop_shuffle())
+            })),
+            1..20,
+        ),
+    ) {
+        let mut judges = [Judge::new(settings, 0), Judge::new(settings, 0)];
+        let mut now_us = 0;
+        for (pause_us, (one, other)) in moments {
+            now_us += pause_us;
+            for (judge, sights) in judges.iter_mut().zip([one, other]) {
+                for sight in sights {
+                    judge.see(Sight { now_us, ..sight });
+                }
+            }
+            prop_assert_eq!(judges[0].verdict, judges[1].verdict);
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The policy's parts, one by one.
+
+use super::sim::{MB, SECOND_US, SETTINGS, START_US};
+use crate::reclaim::policy::decay::{Decay, EPOCHS, epoch_us, faded};
+use crate::reclaim::policy::holes::Holes;
+use crate::reclaim::policy::tide::Tide;
+use crate::reclaim::policy::{Mood, Policy, Reason, Regret, Settings, Sight, Verdict};
+use crate::units::Pages;
+
+const MB_32: Pages = Pages(32 * MB);
+const EPOCH_US: u64 = SECOND_US / 8;
+
+#[test]
+fn idle_memory_stays_then_goes_smoothly() {
+    let shares: Vec<u32> = (0..16).map(|epochs| faded(Pages(256), epochs).0).collect();
+    assert_eq!(shares[..9], [256; 9]);
+    assert_eq!(shares[9..], [216, 128, 40, 0, 0, 0, 0]);
+    assert_eq!(faded(Pages(u32::MAX), 0), Pages(u32::MAX));
+}
+
+#[test]
+fn an_epoch_is_an_eighth_of_the_decay_but_never_nothing() {
+    assert_eq!((epoch_us(SECOND_US), epoch_us(0), epoch_us(7999)), (EPOCH_US, 1000, 1000));
+}
+
+/// A ring that saw so many dirty pages at such times.
+fn decay_of(seen: &[(u64, u32)]) -> Decay {
+    let mut decay = Decay::default();
+    for (now_us, dirty) in seen {
+        decay.note(EPOCH_US, *now_us, Pages(*dirty));
+    }
+    decay
+}
+
+#[test]
+fn the_ring_remembers_when_memory_became_free() {
+    let decay = decay_of(&[(0, 100), (EPOCH_US, 300), (2 * EPOCH_US, 300)]);
+    let keep: Vec<u32> = (6..13).map(|epochs| decay.keep_after(epochs).0).collect();
+    let parts = |first: u32, second: u32| 100 * first / 64 + 200 * second / 64;
+    let kept = [(64, 64), (64, 64), (54, 64), (32, 54), (10, 32), (0, 10), (0, 0)];
+    assert_eq!(keep, kept.map(|(first, second)| parts(first, second)));
+}
+
+#[test]
+fn the_memory_that_became_free_last_is_used_first() {
+    let old_and_new = [(0, 1000), (6 * EPOCH_US, 1500)];
+    let mut decay = decay_of(&old_and_new);
+    decay.note(EPOCH_US, 7 * EPOCH_US, Pages(900));
+    assert_eq!(decay.keep_after(0), Pages(900));
+    assert_eq!(decay.keep_after(4), Pages(900 * 32 / 64), "all of it is old");
+}
+
+#[test]
+fn what_was_returned_makes_no_more_go() {
+    let mut decay = decay_of(&[(0, 1000), (10 * EPOCH_US, 1000)]);
+    let keep = decay.keep_after(0);
+    assert!(keep < Pages(1000) && keep > Pages::ZERO);
+    decay.note_returned(Pages(1000) - keep);
+    assert_eq!((decay.dirty(), decay.keep_after(0)), (keep, keep));
+    decay.note(EPOCH_US, 10 * EPOCH_US + 1, keep);
+    assert_eq!(decay.keep_after(0), keep);
+}
+
+#[test]
+fn a_ring_that_slept_for_long_is_empty() {
+    for slept_us in [13 * EPOCH_US, 1000 * SECOND_US, 1 << 50] {
+        let mut decay = decay_of(&[(1, 1000)]);
+        decay.note(EPOCH_US, 1 + slept_us, Pages(1000));
+        assert_eq!(decay.keep_after(0), Pages::ZERO);
+    }
+}
+
+/// Demand in megabytes at times in seconds, seen every 10 ms in between.
+fn tide_of(corners: &[(f64, f64)]) -> (Tide, u64) {
+    let mut tide = Tide::default();
+    let at_us = |seconds: f64| START_US + (seconds * 1e6) as u64;
+    for pair in corners.windows(2) {
+        let [(from_s, from), (to_s, to)] = pair else { unreachable!() };
+        let steps = ((to_s - from_s) * 100.0).max(1.0) as u64;
+        for step in 0..=steps {
+            let part = step as f64 / steps as f64;
+            let used = (from + (to - from) * part) * f64::from(MB);
+            tide.note(at_us(from_s + (to_s - from_s) * part), Pages(used as u32));
+        }
+    }
+    let last_s = corners.last().map_or(0.0, |corner| corner.0);
+    (tide, at_us(last_s))
+}
+
+fn believed_mb(corners: &[(f64, f64)]) -> u32 {
+    let (tide, now_us) = tide_of(corners);
+    tide.believed(now_us).0 / MB
+}
+
+#[test]
+fn demand_that_came_back_is_believed_to_do_so_again() {
+    assert_eq!(believed_mb(&[(0.0, 500.0), (0.1, 100.0), (5.0, 100.0)]), 0);
+    let back = [(0.0, 500.0), (0.1, 100.0), (5.0, 100.0), (5.1, 500.0), (5.2, 100.0)];
+    assert_eq!(believed_mb(&back), 500);
+}
+
+#[test]
+fn it_is_waited_for_twice_as_long_as_it_was_away() {
+    let back = [(0.0, 500.0), (0.1, 100.0), (5.0, 100.0), (5.1, 500.0), (9.0, 500.0)];
+    for (until_s, believed) in [(18.0, 500), (20.0, 0)] {
+        let then = [(9.1, 100.0), (until_s, 100.0)];
+        assert_eq!(believed_mb(&[&back[..], &then].concat()), believed, "{until_s} s");
+    }
+}
+
+#[test]
+fn a_swing_that_costs_little_is_not_waited_for() {
+    // 32 MB cost 25 ms, a hundredth of 2.5 s.
+    for (away_s, believed) in [(2.0, 132), (3.0, 0)] {
+        let back_s = 0.1 + away_s;
+        let back = [(0.0, 132.0), (0.1, 100.0), (back_s, 100.0), (back_s, 132.0)];
+        assert_eq!(believed_mb(&back), believed, "{away_s} s");
+    }
+}
+
+#[test]
+fn small_swings_on_top_do_not_hide_the_large_one() {
+    let mut corners = vec![(0.0, 600.0), (0.1, 100.0)];
+    for tenth in 2..50 {
+        let slow = 100.0 + f64::from(tenth);
+        let swing = if tenth % 2 == 0 { 60.0 } else { 0.0 };
+        corners.push((f64::from(tenth) / 10.0, slow + swing));
+    }
+    corners.extend([(5.0, 590.0), (5.5, 590.0), (5.6, 100.0), (7.0, 100.0)]);
+    assert_eq!(believed_mb(&corners), 600);
+}
+
+#[test]
+fn what_was_learned_is_forgotten_after_a_minute() {
+    let back = [(0.0, 500.0), (0.1, 100.0), (20.0, 100.0), (20.1, 500.0)];
+    for (stays_s, believed) in [(70.0, 500), (90.0, 0)] {
+        let then = [(stays_s, 500.0), (stays_s + 0.1, 100.0)];
+        assert_eq!(believed_mb(&[&back[..], &then].concat()), believed, "{stays_s} s");
+    }
+    let away = [(0.0, 500.0), (0.1, 100.0), (70.0, 100.0), (70.1, 500.0), (70.2, 100.0)];
+    assert_eq!(believed_mb(&away), 0, "away for more than a minute");
+}
+
+#[test]
+fn what_was_learned_is_learned_anew_before_it_is_forgotten() {
+    let mut corners = vec![(0.0, 500.0), (0.1, 100.0), (20.0, 100.0), (20.1, 500.0)];
+    for turn in 1..6 {
+        let start_s = 5.0 + 16.0 * f64::from(turn);
+        let turn = [(0.0, 500.0), (0.1, 100.0), (15.0, 100.0), (15.1, 500.0)];
+        corners.extend(turn.map(|(s, mb)| (start_s + s, mb)));
+    }
+    let low = corners.partition_point(|(seconds, _)| *seconds < 86.0);
+    corners.truncate(low);
+    corners.push((95.0, 100.0));
+    assert_eq!(believed_mb(&corners), 500, "each return was a little sooner than the first");
+}
+
+#[test]
+fn a_short_swing_is_learned_when_the_long_one_is_forgotten() {
+    let long = [(0.0, 500.0), (0.1, 100.0), (20.0, 100.0), (20.1, 500.0), (85.0, 500.0)];
+    let short = [(85.1, 100.0), (86.0, 100.0), (86.1, 500.0), (86.2, 100.0)];
+    assert_eq!(believed_mb(&[&long[..], &short].concat()), 500);
+}
+
+#[test]
+fn the_highest_levels_are_remembered_however_many_there_were() {
+    let stairs = (0..40).map(|i| (f64::from(i) / 10.0, 1000.0 * 0.8_f64.powi(i)));
+    let mut corners: Vec<(f64, f64)> = stairs.collect();
+    corners.extend([(4.1, 1000.0), (4.2, 1.0)]);
+    assert_eq!(believed_mb(&corners), 1000);
+}
+
+#[test]
+fn demand_has_fallen_until_it_is_back_or_long_ago() {
+    let fallen = |corners: &[(f64, f64)]| {
+        let (tide, now_us) = tide_of(corners);
+        tide.has_fallen(now_us, 10 * SECOND_US)
+    };
+    let fall = [(0.0, 500.0), (0.1, 100.0)];
+    assert!(!fallen(&fall[..1]) && fallen(&fall));
+    assert!(!fallen(&[(0.0, 500.0), (0.1, 480.0)]), "within the tolerance");
+    assert!(fallen(&[&fall[..], &[(9.0, 100.0)]].concat()));
+    assert!(!fallen(&[&fall[..], &[(11.0, 100.0)]].concat()), "long ago");
+    let swing = [(2.0, 100.0), (2.1, 500.0), (2.2, 100.0)];
+    assert!(!fallen(&[&fall[..], &swing].concat()), "expected back");
+}
+
+const LOAD: Sight = Sight {
+    now_us: START_US,
+    used: Pages(100 * MB),
+    dirty: Pages::ZERO,
+    sparse: Pages(40 * MB),
+    moved: Pages(100 * MB),
+    regretted: Pages::ZERO,
+    over_limit: false,
+};
+
+/// Searches as often as there are results, each as soon as it is due. A result is what a search
+/// returned and what of it was regretted. Tells in seconds how long each had to be waited for.
+fn searched(busy: bool, results: &[(Pages, Pages)]) -> Vec<f64> {
+    let mut holes = Holes::default();
+    let mut sight = if busy { LOAD } else { Sight { sparse: Pages(10 * MB), ..LOAD } };
+    let mut waits = Vec::new();
+    for (returned, regretted) in results {
+        holes.note(&sight);
+        let active_us = if busy { u64::MAX / 2 } else { sight.now_us };
+        let due_us = holes.next(SECOND_US, &sight, active_us).expect("a search is due");
+        waits.push(due_us.saturating_sub(sight.now_us) as f64 / 1e6);
+        sight.now_us = sight.now_us.max(due_us);
+        holes.note_search_begins();
+        holes.note_search(&sight, !busy, *returned);
+        sight.regretted = *regretted;
+    }
+    waits
+}
+
+#[test]
+fn a_busy_heap_is_searched_more_rarely_when_that_yields_little() {
+    let (little, much) = (Pages(MB), Pages(10 * MB));
+    let fruitless = [(little, Pages::ZERO); 7];
+    assert_eq!(searched(true, &fruitless)[1..], [10.0, 20.0, 40.0, 80.0, 80.0, 80.0]);
+    let fruitful = [little, little, much, much, little].map(|pages| (pages, Pages::ZERO));
+    assert_eq!(searched(true, &fruitful)[1..], [10.0, 20.0, 5.0, 5.0]);
+}
+
+#[test]
+fn a_busy_heap_is_searched_more_rarely_when_that_is_regretted() {
+    let much = Pages(16 * MB);
+    let results = [(much, Pages(3 * MB)), (much, Pages(MB)), (much, Pages::ZERO)];
+    assert_eq!(searched(true, &results)[1..], [5.0, 10.0]);
+}
+
+#[test]
+fn an_idle_heap_is_searched_at_once_but_no_more_often_than_is_affordable() {
+    let at_once = EPOCHS as f64 / 8.0;
+    let small = [(Pages(MB), Pages::ZERO); 3];
+    assert_eq!(searched(false, &small), [at_once; 3]);
+    let large = [(MB_32, Pages::ZERO); 3];
+    assert_eq!(searched(false, &large), [at_once, 2.4576, 2.4576]);
+    let huge = [(Pages(1000 * MB), Pages::ZERO); 2];
+    assert_eq!(searched(false, &huge), [at_once, 60.0]);
+}
+
+#[test]
+fn the_end_of_a_load_is_searched_at_once_whatever_was_searched_before() {
+    let mut holes = Holes::default();
+    holes.note(&LOAD);
+    holes.note_search_begins();
+    holes.note_search(&LOAD, false, Pages(100 * MB));
+    holes.note(&LOAD);
+    let due_us = holes.next(SECOND_US, &LOAD, LOAD.now_us);
+    assert_eq!(due_us, Some(LOAD.now_us + EPOCHS * EPOCH_US));
+}
+
+#[test]
+fn a_busy_heap_with_few_free_slots_is_searched_above_a_memory_limit_only() {
+    let due_s = |over_limit| {
+        let few = Sight { sparse: Pages(5 * MB), over_limit, ..LOAD };
+        let mut holes = Holes::default();
+        holes.note_search_begins();
+        holes.note_search(&few, false, Pages(2 * MB));
+        holes.note(&few);
+        let active_us = LOAD.now_us + 100 * SECOND_US;
+        holes.next(SECOND_US, &few, active_us).map(|at_us| (at_us - LOAD.now_us) as f64 / 1e6)
+    };
+    assert_eq!((due_s(true), due_s(false)), (Some(5.0), Some(101.5)));
+}
+
+#[test]
+fn nothing_is_searched_where_nothing_new_can_be_found() {
+    let due = |sight: Sight| {
+        let mut holes = Holes::default();
+        holes.note(&LOAD);
+        holes.note_search_begins();
+        holes.note_search(&LOAD, true, Pages(MB));
+        holes.note(&sight);
+        holes.next(SECOND_US, &sight, START_US).is_some()
+    };
+    let still = Sight { moved: Pages::ZERO, ..LOAD };
+    assert!(due(LOAD), "pages changed hands");
+    assert!(!due(Sight { moved: Pages(MB), ..LOAD }), "few of them");
+    assert!(!due(Sight { sparse: Pages(MB), ..LOAD }), "hardly a slot is free");
+    assert!(!due(still), "nothing changed");
+    assert!(due(Sight { sparse: Pages(60 * MB), ..still }), "slots became free");
+}
+
+#[test]
+fn regret_lasts_as_long_as_it_may_cost() {
+    let mut regret = Regret::default();
+    regret.add(START_US, MB_32);
+    let until_us = START_US + 2_457_600;
+    assert_eq!((regret.at(until_us - 1), regret.at(until_us)), (MB_32, Pages::ZERO));
+    regret.add(until_us - 1, MB_32);
+    assert_eq!(regret.at(until_us + 2_000_000), Pages(64 * MB));
+    for second in 0..100 {
+        regret.add(START_US + second * SECOND_US, Pages(10));
+    }
+    assert_eq!(regret.at(START_US + 99 * SECOND_US), Pages(10), "few pages are no matter");
+    let mut regret = Regret::default();
+    regret.add(START_US, Pages(2000 * MB));
+    assert_eq!(regret.at(START_US + 60 * SECOND_US), Pages::ZERO);
+}
+
+/// Shows the policy one sight after another.
+fn judged(settings: &Settings, sights: &[Sight]) -> Verdict {
+    let mut policy = Policy::default();
+    let verdicts = sights.iter().map(|sight| policy.judge(settings, *sight));
+    verdicts.last().expect("a sight")
+}
+
+fn seen(seconds: f64, used_mb: u32, dirty_mb: u32) -> Sight {
+    Sight {
+        now_us: START_US + (seconds * 1e6) as u64,
+        used: Pages(used_mb * MB),
+        dirty: Pages(dirty_mb * MB),
+        moved: Pages(20 * MB),
+        ..Sight::default()
+    }
+}
+
+#[test]
+fn what_became_free_may_stay_for_a_second() {
+    let mut sights = vec![seen(0.0, 500, 0), seen(0.1, 100, 400)];
+    sights.push(seen(1.0, 100, 400));
+    assert_eq!(judged(&SETTINGS, &sights).keep, Pages(400 * MB));
+    sights[2] = seen(1.4, 100, 400);
+    let keep = judged(&SETTINGS, &sights).keep;
+    assert!(keep > Pages::ZERO && keep < Pages(400 * MB), "{keep:?}");
+    sights[2] = seen(1.8, 100, 400);
+    assert_eq!(judged(&SETTINGS, &sights).keep, Pages::ZERO);
+}
+
+#[test]
+fn the_time_of_the_wake_up_does_not_depend_on_when_one_looks() {
+    let mut policy = Policy::default();
+    policy.judge(&SETTINGS, seen(0.0, 500, 0));
+    policy.judge(&SETTINGS, seen(0.1, 100, 400));
+    let mut sight = Sight { moved: Pages::ZERO, ..seen(0.4, 100, 400) };
+    let next_us = policy.judge(&SETTINGS, sight).next_us.expect("memory will go");
+    for before_us in [400_000, 100_000, 50_000, 1] {
+        sight.now_us = next_us - before_us;
+        assert_eq!(policy.judge(&SETTINGS, sight).next_us, Some(next_us));
+    }
+    sight.now_us = next_us;
+    assert!(policy.judge(&SETTINGS, sight).keep < Pages(400 * MB));
+}
+
+#[test]
+fn nothing_stays_above_a_memory_limit() {
+    let over = Sight { over_limit: true, ..seen(0.1, 100, 400) };
+    let verdict = judged(&Settings { retain: MB_32, ..SETTINGS }, &[seen(0.0, 500, 0), over]);
+    assert_eq!((verdict.keep, verdict.floor), (Pages::ZERO, Pages::ZERO));
+    assert_eq!((verdict.reason, verdict.mood), (Reason::Limit, Mood::Shrinking));
+}
+
+#[test]
+fn what_is_to_be_retained_stays_for_ever() {
+    let settings = Settings { retain: MB_32, ..SETTINGS };
+    let verdict = judged(&settings, &[seen(0.0, 500, 0), seen(0.1, 100, 400), seen(9.0, 100, 32)]);
+    assert_eq!((verdict.keep, verdict.floor, verdict.reason), (MB_32, MB_32, Reason::Retain));
+    let capped = Settings { retain: Pages(64 * MB), retain_max: MB_32, ..SETTINGS };
+    assert_eq!(judged(&capped, &[seen(0.0, 100, 100)]).keep, MB_32);
+}
+
+#[test]
+fn never_more_stays_than_the_cap() {
+    let settings = Settings { retain_max: MB_32, ..SETTINGS };
+    assert_eq!(judged(&settings, &[seen(0.0, 500, 0)]).keep, MB_32, "growing");
+    assert_eq!(judged(&settings, &[seen(0.0, 500, 0), seen(0.3, 100, 400)]).keep, MB_32);
+}
+
+#[test]
+fn a_swing_is_kept_up_to_twice_the_mean_demand() {
+    let swing = |low_tenths: u32| {
+        let back = 10 + low_tenths;
+        let level = |tenth| if (10..back).contains(&tenth) { (20, 480) } else { (500, 0) };
+        let at = |tenth: u32| seen(f64::from(tenth) / 10.0, level(tenth).0, level(tenth).1);
+        let mut sights: Vec<Sight> = (0..back + 5).map(at).collect();
+        sights.push(seen(f64::from(back + 6) / 10.0, 20, 480));
+        judged(&SETTINGS, &sights)
+    };
+    let verdict = swing(10);
+    assert_eq!((verdict.floor, verdict.reason), (Pages(480 * MB), Reason::Swing));
+    let capped = swing(190).floor.0 / MB;
+    assert!((100..160).contains(&capped), "{capped} MB; demand was 55 MB on average");
+}
+
+#[test]
+fn a_spike_after_a_long_silence_does_not_count_as_the_mean() {
+    let spike = |at_s: f64| [seen(at_s, 500, 0), seen(at_s + 0.3, 20, 480)];
+    let sights = [spike(0.0), spike(10.0), spike(20.0)].concat();
+    let floor_mb = judged(&SETTINGS, &sights).floor.0 / MB;
+    assert!((60..90).contains(&floor_mb), "{floor_mb} MB; demand was 34 MB on average");
+}
+
+#[test]
+fn what_was_regretted_stays_for_a_while() {
+    let regretted = |pages| Sight { regretted: pages, ..seen(1.0, 100, 0) };
+    let after =
+        |pages| judged(&SETTINGS, &[seen(0.0, 100, 0), regretted(pages), seen(3.0, 68, 32)]);
+    let verdict = after(MB_32);
+    assert_eq!((verdict.floor, verdict.reason), (MB_32, Reason::Regret));
+    assert_eq!(after(Pages(16 * MB)).reason, Reason::Nothing, "it is affordable by now");
+}
+
+#[test]
+fn demand_that_is_higher_than_before_is_growing() {
+    let mut sights: Vec<Sight> = (0..10).map(|i| seen(f64::from(i), 100 + 50 * i, 0)).collect();
+    assert_eq!(judged(&SETTINGS, &sights).mood, Mood::Growing);
+    assert_eq!(judged(&SETTINGS, &sights).keep, SETTINGS.retain_max);
+    sights.push(seen(9.3, 550, 0));
+    assert_eq!(judged(&SETTINGS, &sights).mood, Mood::Steady);
+    sights.push(seen(9.4, 300, 250));
+    assert_eq!(judged(&SETTINGS, &sights).mood, Mood::Shrinking);
+    let rest = Sight { moved: Pages::ZERO, ..seen(11.0, 300, 0) };
+    for (sight, mood) in [
+        (rest, Mood::Steady),
+        (seen(19.0, 300, 0), Mood::Shrinking),
+        (seen(20.0, 300, 0), Mood::Steady),
+    ] {
+        sights.push(sight);
+        assert_eq!(judged(&SETTINGS, &sights).mood, mood);
+    }
+}
+
+#[test]
+fn memory_of_different_age_is_as_old_as_its_mean() {
+    let mut policy = Policy::default();
+    policy.judge(&SETTINGS, seen(0.0, 400, 0));
+    policy.judge(&SETTINGS, seen(1.0, 300, 100));
+    policy.judge(&SETTINGS, seen(3.0, 100, 300));
+    policy.judge(&SETTINGS, seen(4.0, 100, 300));
+    let age_us = policy.idle_age_us(&SETTINGS);
+    assert!(age_us.abs_diff(5 * SECOND_US / 3) < 10, "a third for 3 s, the rest for 1 s: {age_us}");
+}
+
+#[test]
+fn sights_of_one_moment_count_together() {
+    let parts = [10, 10].map(|moved| Sight { moved: Pages(moved), ..seen(1.0, 100, 0) });
+    let idle = Sight { moved: Pages::ZERO, ..seen(3.0, 100, 0) };
+    let mut policy = Policy::default();
+    for sight in [seen(0.0, 100, 0), parts[0], parts[1], idle] {
+        policy.judge(&SETTINGS, sight);
+    }
+    assert_eq!(policy.past.active_us, START_US + SECOND_US);
+}
+
+#[test]
+fn what_changes_during_a_search_is_searched_again() {
+    let mut holes = Holes::default();
+    holes.note(&LOAD);
+    holes.note_search_begins();
+    holes.note(&Sight { sparse: LOAD.sparse.and_more(Pages(10 * MB)), ..LOAD });
+    holes.note_search(&LOAD, false, Pages(MB));
+    assert!(holes.next(SECOND_US, &LOAD, LOAD.now_us).is_some());
+}

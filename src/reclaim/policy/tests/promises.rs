@@ -1,0 +1,122 @@
+//! What the policy promises to those who use it, in simulated time.
+
+use super::curves::{
+    busy, noisy_sawtooth, oscillating_part, quiet, sawtooth, square, swing_that_ends, triangle,
+};
+use super::sim::{Demand, MB, Manner, SETTINGS, Shape, Simulation};
+use crate::reclaim::policy::{Mood, Settings};
+use crate::units::Pages;
+
+/// What is left when a load has ended: a part of it free slots.
+fn left(used_mb: f64) -> Demand {
+    Demand { sparse: 5 * MB, ..quiet(used_mb) }
+}
+
+fn simulated(demand: &dyn Fn(f64) -> Demand) -> Simulation<'_> {
+    Simulation::new(Manner::Policy(SETTINGS), demand)
+}
+
+/// Loads of ten seconds that end in very different ways.
+fn loads() -> [(&'static str, Shape); 6] {
+    [
+        ("sawtooth of 1 s", |s| sawtooth(s, 1.0, 256.0)),
+        ("sawtooth of 3 s", |s| sawtooth(s, 3.0, 256.0)),
+        ("sawtooth of 40 ms", |s| sawtooth(s, 0.04, 64.0)),
+        ("only growing", |s| busy(50.0 * s)),
+        ("steady", |_| busy(300.0)),
+        ("small", |s| busy(1.0 + 3.0 * (s / 0.3).fract())),
+    ]
+}
+
+#[test]
+fn two_seconds_after_the_load_all_free_memory_is_returned_and_nothing_wakes_the_host() {
+    for (name, load) in loads() {
+        for used_mb in [0.0, 1.0, 20.0] {
+            let demand = |s| if s < 10.0 { load(s) } else { left(used_mb) };
+            let mut simulation = simulated(&demand);
+            simulation.run(10.0);
+            let before = simulation.tally.clone();
+            simulation.run(12.0);
+            assert_eq!(simulation.dirty, 0, "{name}");
+            assert_eq!(simulation.verdict.next_us, None, "{name}");
+            assert_eq!(simulation.verdict.mood, Mood::Steady, "{name}");
+            let searches = simulation.tally.searches - before.searches;
+            assert_eq!(searches, u64::from(used_mb > 0.0), "{name}");
+            assert!(simulation.tally.wakes - before.wakes < 10, "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_to_be_retained_is_all_that_stays_after_the_load() {
+    let settings = Settings { retain: Pages(50 * MB), ..SETTINGS };
+    let demand = |s| if s < 5.0 { sawtooth(s, 1.0, 256.0) } else { left(20.0) };
+    let mut simulation = Simulation::new(Manner::Policy(settings), &demand);
+    simulation.run(7.0);
+    assert_eq!((simulation.dirty, simulation.verdict.next_us), (50 * MB, None));
+}
+
+#[test]
+fn memory_that_comes_and_goes_within_a_second_is_never_returned() {
+    let shapes: [(&str, Shape); 5] = [
+        ("sawtooth of 1 s", |s| sawtooth(s, 1.0, 256.0)),
+        ("sawtooth of 100 ms", |s| sawtooth(s, 0.1, 256.0)),
+        ("sawtooth of 10 ms", |s| sawtooth(s, 0.01, 16.0)),
+        ("triangle of 1 s", triangle),
+        ("square of 1 s", |s| square(s, 1.0)),
+    ];
+    for (name, shape) in shapes {
+        let mut simulation = simulated(&shape);
+        simulation.run(30.0);
+        assert_eq!(simulation.tally.returned, 0, "{name}");
+        assert!(simulation.tally.moods < 6, "{name}: {} moods", simulation.tally.moods);
+    }
+}
+
+#[test]
+fn a_swing_of_ten_seconds_costs_less_than_a_hundredth_of_the_time() {
+    let shapes: [(&str, Shape); 4] = [
+        ("small", |s| sawtooth(s, 10.0, 64.0)),
+        ("large", |s| sawtooth(s, 10.0, 512.0)),
+        ("noisy", noisy_sawtooth),
+        ("square", |s| busy(if s % 10.0 < 7.0 { 600.0 } else { 200.0 })),
+    ];
+    for (name, shape) in shapes {
+        let mut simulation = simulated(&shape);
+        simulation.run(100.0);
+        assert!(simulation.tally.cost() < 1.0, "{name}: {:.2} %", simulation.tally.cost());
+    }
+}
+
+#[test]
+fn memory_that_stays_free_is_returned_although_other_memory_churns() {
+    let mut simulation = simulated(&oscillating_part);
+    simulation.run(6.0);
+    assert!(simulation.dirty_mb() > 390.0, "{} MB", simulation.dirty_mb());
+    simulation.run(7.0);
+    assert!(simulation.dirty_mb() < 110.0, "{} MB", simulation.dirty_mb());
+    assert_eq!(simulation.tally.refaulted, 0);
+}
+
+#[test]
+fn a_timer_does_not_keep_what_a_swing_needed() {
+    for churn in [1, 4] {
+        let timer = Demand { churn, ..left(20.0) };
+        let rest = |s: f64| if (s * 50.0).fract() < 0.05 { timer } else { left(20.0) };
+        let demand = |s| if s < 40.0 { sawtooth(s, 10.0, 512.0) } else { rest(s) };
+        let mut simulation = simulated(&demand);
+        simulation.run(39.9);
+        assert!(simulation.verdict.floor > Pages::ZERO);
+        simulation.run(42.0);
+        assert!(simulation.dirty_mb() < 8.0, "{} MB", simulation.dirty_mb());
+    }
+}
+
+#[test]
+fn a_swing_that_ended_is_soon_no_longer_waited_for() {
+    let mut simulation = simulated(&swing_that_ends);
+    simulation.run(61.0);
+    assert!(simulation.dirty_mb() > 400.0, "{} MB", simulation.dirty_mb());
+    simulation.run(80.0);
+    assert!(simulation.dirty_mb() < 30.0, "{} MB", simulation.dirty_mb());
+}

@@ -1,0 +1,137 @@
+//! How demand swings, and what it will come back to.
+
+#![forbid(unsafe_code)]
+
+use super::{MEMORY_US, affordable_us};
+use crate::units::Pages;
+
+/// Levels of demand that are told apart at a time. With 2, an hour of waves returns twice as much
+/// in vain; more than 4 change nothing.
+const STAIRS: usize = 4;
+/// Levels that are as close as this, or as an eighth, are one: what requests add at random is no
+/// swing. 256 KiB.
+const STAIR_MIN: Pages = Pages(64);
+/// Demand that came back is waited for so many times as long as it was away. A swing is never quite
+/// regular; with 1.25 instead of 2 an hour of waves returns a tenth more in vain.
+const PATIENCE: u64 = 2;
+/// And at least so long, in microseconds.
+const PATIENCE_MIN_US: u64 = 1_000_000;
+
+/// A level that demand was at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stair {
+    level: Pages,
+    /// When demand was there last.
+    at_us: u64,
+    /// The lowest demand since.
+    low: Pages,
+    /// How long it is waited for.
+    patience_us: u64,
+    /// When it came back as late as that.
+    returned_us: u64,
+}
+
+impl Stair {
+    fn new(now_us: u64, used: Pages) -> Stair {
+        Stair { level: used, at_us: now_us, low: used, ..Stair::default() }
+    }
+
+    fn tolerance(&self) -> Pages {
+        STAIR_MIN.max(Pages(self.level.0 / 8))
+    }
+
+    fn is_above(&self, used: Pages) -> bool {
+        used < self.level.beyond(self.tolerance())
+    }
+
+    fn is_believed(&self, now_us: u64) -> bool {
+        now_us < self.at_us + self.patience_us && now_us < self.returned_us + MEMORY_US
+    }
+
+    /// Demand is here. If it was away, and keeping the memory was cheaper than returning it, it
+    /// will be waited for the next time.
+    fn reach(&mut self, now_us: u64, used: Pages) {
+        let swing = self.level.beyond(self.low);
+        let away_us = now_us - self.at_us;
+        if self.is_above(self.low) && away_us <= affordable_us(swing) {
+            self.learn(now_us, (PATIENCE * away_us).clamp(PATIENCE_MIN_US, MEMORY_US));
+        }
+        *self = Stair { level: self.level.max(used), at_us: now_us, low: used, ..*self };
+    }
+
+    /// A small swing on top of a large one does not make what the large one taught forgotten.
+    fn learn(&mut self, now_us: u64, patience_us: u64) {
+        let outdated = now_us >= self.returned_us + MEMORY_US;
+        if outdated || patience_us >= self.patience_us / 2 {
+            *self = Stair { patience_us, returned_us: now_us, ..*self };
+        }
+    }
+}
+
+/// How demand came down to where it is: levels that it was at and has not come back to, each lower
+/// and later than the one before. The last one is where it is now.
+///
+/// ```text
+/// ●╮
+///  │   ╭╮          stairs: ●, ○ and now. At ╳ the last two become one: demand has come
+///  ╰╮  │╰○╮   ╳    back to ○.
+///   ╰──╯  ╰───╯now
+/// ```
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tide {
+    stairs: [Stair; STAIRS],
+    count: usize,
+    grown_us: u64,
+}
+
+impl Tide {
+    fn stairs(&self) -> &[Stair] {
+        &self.stairs[..self.count]
+    }
+
+    /// When demand was higher than ever before that is remembered.
+    pub(super) fn grown_us(&self) -> u64 {
+        self.grown_us
+    }
+
+    pub(super) fn note(&mut self, now_us: u64, used: Pages) {
+        self.forget(now_us);
+        if self.stairs().iter().all(|stair| stair.level < used) {
+            self.grown_us = now_us;
+        }
+        let above = self.stairs().iter().take_while(|stair| stair.is_above(used)).count();
+        if above < self.count {
+            self.stairs[above].reach(now_us, used);
+            self.count = above + 1;
+        } else {
+            // When there are too many, the lowest gives way: the next higher one stands for it.
+            self.count = (above + 1).min(STAIRS);
+            self.stairs[self.count - 1] = Stair::new(now_us, used);
+        }
+        for stair in &mut self.stairs[..self.count] {
+            stair.low = stair.low.min(used);
+        }
+    }
+
+    /// Forgets what demand has not been at for too long.
+    fn forget(&mut self, now_us: u64) {
+        let old = self.stairs().iter().take_while(|stair| now_us - stair.at_us > MEMORY_US);
+        let old = old.count();
+        self.stairs.copy_within(old..self.count, 0);
+        self.count -= old;
+    }
+
+    /// The highest level that demand is believed to come back to.
+    pub(super) fn believed(&self, now_us: u64) -> Pages {
+        let found = self.stairs().iter().find(|stair| stair.is_believed(now_us));
+        found.map_or(Pages::ZERO, |stair| stair.level)
+    }
+
+    /// Demand has fallen not longer ago than `recent_us`, and is not believed to come back.
+    pub(super) fn has_fallen(&self, now_us: u64, recent_us: u64) -> bool {
+        let expected =
+            self.believed(now_us).max(self.stairs().last().map_or(Pages::ZERO, |s| s.level));
+        let recent = self.stairs().iter().find(|stair| now_us - stair.at_us < recent_us);
+        recent.is_some_and(|stair| stair.is_above(expected))
+    }
+}

@@ -7,12 +7,17 @@
  * Built against LuaJIT or PUC Lua 5.1 to 5.4, and against ebbtide. The script
  * finds its arguments in `arg`, and these globals:
  *
- *   wait_until(s)   sleeps until s seconds after the start; at once if past
+ *   wait_until(s)   sleeps until s seconds after the start, not if that is
+ *                   past; on ebbtide as an event loop does, with ticks for the
+ *                   heap. Returns the seconds since the start
  *   replace_blocks(live, count)
  *                   on the VM's allocator, without Lua: see below
- *   event(label)    with --events: says what is live in Lua and resident
+ *   event(label)    with --events: says what is live in Lua and resident, and
+ *                   on ebbtide what heap_stats() says, with heap_ before it
  *   reclaim()       on ebbtide: gives all free memory back, returns the report
  *   heap_stats()    on ebbtide: what ebb_stats_read() says, as a table
+ *   set(name, value)
+ *                   on ebbtide: changes an option; an error says why it did not
  *
  * With --events, event() and reclaim() write one line each to standard output:
  * the word "event", then key=value fields, separated by tabs. Sizes are bytes.
@@ -57,7 +62,7 @@ typedef struct {
   int argc;
   char **argv;
   ebb_heap *heap;   /* NULL but on ebbtide */
-  struct timespec start;
+  int64_t start;    /* nanoseconds on the monotonic clock */
 } host;
 
 /* One host per process: C functions that Lua calls find it here. */
@@ -74,6 +79,31 @@ static void fail(int status, const char *format, ...)
   va_end(arguments);
   fputc('\n', stderr);
   exit(status);
+}
+
+/* Time: nanoseconds on the monotonic clock */
+
+#define NS_PER_MS INT64_C(1000000)
+#define NS_PER_S INT64_C(1000000000)
+
+static int64_t now_ns(void)
+{
+  struct timespec now;
+
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+/* Returns at once when that time is past. */
+static void sleep_until(int64_t time)
+{
+  struct timespec until;
+
+  until.tv_sec = (time_t)(time / NS_PER_S);
+  until.tv_nsec = (long)(time % NS_PER_S);
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL)
+         == EINTR)
+    ;
 }
 
 /* Allocators */
@@ -130,6 +160,58 @@ static void delete_heap(void)
 
 /* What scripts call */
 
+/* All but kernel_resident, which takes time in proportion to the heap. */
+#define STATS_FIELD(name) { #name, offsetof(ebb_stats, name) }
+
+static const struct {
+  const char *name;
+  size_t offset;
+} stats_fields[] = {
+  STATS_FIELD(reserved),        STATS_FIELD(committed),
+  STATS_FIELD(live),            STATS_FIELD(waste),
+  STATS_FIELD(free_resident),   STATS_FIELD(returned),
+  STATS_FIELD(never_touched),   STATS_FIELD(metadata),
+  STATS_FIELD(resident),        STATS_FIELD(resident_peak),
+  STATS_FIELD(blocks),          STATS_FIELD(large_blocks),
+  STATS_FIELD(spans),           STATS_FIELD(commit_calls),
+  STATS_FIELD(purge_calls),     STATS_FIELD(remap_calls),
+  STATS_FIELD(failed_calls),    STATS_FIELD(reclaim_passes),
+  STATS_FIELD(returned_total),  STATS_FIELD(mood),
+  STATS_FIELD(keep),            STATS_FIELD(floor),
+  STATS_FIELD(floor_reason),    STATS_FIELD(due),
+  STATS_FIELD(idle_age_ms),     STATS_FIELD(limit_soft),
+  STATS_FIELD(limit_hard),      STATS_FIELD(pressure),
+  STATS_FIELD(steps),           STATS_FIELD(step_p50_us),
+  STATS_FIELD(step_p99_us),     STATS_FIELD(step_max_us),
+  STATS_FIELD(returned_asked),  STATS_FIELD(returned_idle),
+  STATS_FIELD(returned_limit),  STATS_FIELD(refaulted_asked),
+  STATS_FIELD(refaulted_idle),  STATS_FIELD(refaulted_limit),
+  STATS_FIELD(regretted_asked), STATS_FIELD(regretted_idle),
+  STATS_FIELD(regretted_limit)
+};
+
+#define STATS_FIELDS (sizeof(stats_fields) / sizeof(*stats_fields))
+
+static uint64_t stats_value(const ebb_stats *stats, size_t field)
+{
+  uint64_t value;
+
+  memcpy(&value, (const char *)stats + stats_fields[field].offset,
+         sizeof(value));
+  return value;
+}
+
+static void print_stats(void)
+{
+  ebb_stats stats;
+  size_t i;
+
+  read_stats(&stats);
+  for (i = 0; i < STATS_FIELDS; i++)
+    printf("\theap_%s=%llu", stats_fields[i].name,
+           (unsigned long long)stats_value(&stats, i));
+}
+
 /* A line of smaps_rollup, in bytes. Allocates nothing. */
 static long long resident(const char *text, const char *field)
 {
@@ -152,27 +234,46 @@ static int l_event(lua_State *L)
     fclose(file);
   }
   text[length] = '\0';
-  printf("event\tlabel=%s\tlive=%lld\trss=%lld\tpss=%lld\n", label, live,
+  printf("event\tlabel=%s\tlive=%lld\trss=%lld\tpss=%lld", label, live,
          resident(text, "\nRss:"), resident(text, "\nPss:"));
+  if (self.heap != NULL)
+    print_stats();
+  putchar('\n');
   fflush(stdout);
   return 0;
+}
+
+/* What an event loop lets the heap take of its time at once. */
+#define TICK_BUDGET_US 500
+
+/* Sleeps until the heap wants a tick, or until then, and lets it tick. */
+static void wait_for_tick(int64_t until)
+{
+  int next_ms = ebb_next_tick(self.heap);
+  int64_t wake;
+  int result;
+
+  if (next_ms < 0)
+    fail(1, "ebb_next_tick: %s", ebb_strerror(next_ms));
+  wake = now_ns() + next_ms * NS_PER_MS;
+  sleep_until(wake < until ? wake : until);
+  result = ebb_tick(self.heap, TICK_BUDGET_US);
+  if (result != EBB_OK && result != EBB_MORE)
+    fail(1, "ebb_tick: %s", ebb_strerror(result));
 }
 
 static int l_wait_until(lua_State *L)
 {
   double seconds = luaL_checknumber(L, 1);
-  struct timespec until = self.start;
-  long nanoseconds;
+  int64_t until;
 
   luaL_argcheck(L, seconds >= 0 && seconds < 1e9, 1, "from 0 to 1e9 seconds");
-  until.tv_sec += (time_t)seconds;
-  nanoseconds = until.tv_nsec + (long)((seconds - (time_t)seconds) * 1e9);
-  until.tv_sec += nanoseconds / 1000000000;
-  until.tv_nsec = nanoseconds % 1000000000;
-  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL)
-         == EINTR)
-    ;
-  return 0;
+  until = self.start + (int64_t)(seconds * NS_PER_S);
+  while (self.heap != NULL && now_ns() < until)
+    wait_for_tick(until);
+  sleep_until(until);
+  lua_pushnumber(L, (lua_Number)(now_ns() - self.start) / NS_PER_S);
+  return 1;
 }
 
 static void set_field(lua_State *L, const char *name, uint64_t value)
@@ -280,38 +381,27 @@ static int l_replace_blocks(lua_State *L)
   return 1;
 }
 
-#define STATS_FIELD(name) { #name, offsetof(ebb_stats, name) }
-
-static const struct {
-  const char *name;
-  size_t offset;
-} stats_fields[] = {
-  STATS_FIELD(reserved),       STATS_FIELD(committed),
-  STATS_FIELD(live),           STATS_FIELD(waste),
-  STATS_FIELD(free_resident),  STATS_FIELD(returned),
-  STATS_FIELD(never_touched),  STATS_FIELD(metadata),
-  STATS_FIELD(resident),       STATS_FIELD(resident_peak),
-  STATS_FIELD(blocks),         STATS_FIELD(large_blocks),
-  STATS_FIELD(spans),          STATS_FIELD(commit_calls),
-  STATS_FIELD(purge_calls),    STATS_FIELD(remap_calls),
-  STATS_FIELD(failed_calls),   STATS_FIELD(reclaim_passes),
-  STATS_FIELD(returned_total)
-};
-
 static int l_heap_stats(lua_State *L)
 {
   ebb_stats stats;
-  uint64_t value;
   size_t i;
 
   read_stats(&stats);
   lua_newtable(L);
-  for (i = 0; i < sizeof(stats_fields) / sizeof(*stats_fields); i++) {
-    memcpy(&value, (const char *)&stats + stats_fields[i].offset,
-           sizeof(value));
-    set_field(L, stats_fields[i].name, value);
-  }
+  for (i = 0; i < STATS_FIELDS; i++)
+    set_field(L, stats_fields[i].name, stats_value(&stats, i));
   return 1;
+}
+
+static int l_set(lua_State *L)
+{
+  const char *name = luaL_checkstring(L, 1);
+  lua_Number value = luaL_checknumber(L, 2);
+
+  luaL_argcheck(L, value > -9e18 && value < 9e18, 2, "beyond 64 bits");
+  if (ebb_set(self.heap, name, (int64_t)value) != EBB_OK)
+    return luaL_error(L, "%s", ebb_strerror(0));
+  return 0;
 }
 
 /* The run */
@@ -333,6 +423,7 @@ static void set_globals(lua_State *L)
   if (self.heap != NULL) {
     lua_register(L, "reclaim", l_reclaim);
     lua_register(L, "heap_stats", l_heap_stats);
+    lua_register(L, "set", l_set);
   }
 }
 
@@ -440,7 +531,7 @@ static void parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-  clock_gettime(CLOCK_MONOTONIC, &self.start);
+  self.start = now_ns();
   parse(argc, argv);
   run_script();
   return 0;

@@ -9,6 +9,6 @@ return event or function(label)
   local file = assert(io.open("/proc/self/smaps_rollup"))
   local text = file:read("*a")
   file:close()
-  io.write(string.format("%-12s live %7.1f  rss %7.1f  pss %7.1f MB\n", label,
+  io.write(string.format("%-17s live %7.1f  rss %7.1f  pss %7.1f MB\n", label,
     collectgarbage("count") / 1024, read("Rss", text), read("Pss", text)))
 end

@@ -11,7 +11,7 @@ const HEIGHT: f64 = 480.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 784.0;
 const TOP: f64 = 112.0;
-const BOTTOM: f64 = 404.0;
+const BOTTOM: f64 = 396.0;
 /// Labels at the ends of curves keep this distance, from baseline to baseline.
 const LABEL_GAP: f64 = 52.0;
 
@@ -19,6 +19,7 @@ const INK: &str = "#1f2a30";
 const FAINT_INK: &str = "#6b7880";
 const GRID: &str = "#dfe4e6";
 const BAND: &str = "#f3f6f7";
+const BAND_HALF: &str = "#f9fbfb";
 
 /// What the picture shows.
 #[derive(Debug, Default)]
@@ -27,8 +28,8 @@ pub struct Chart {
     pub title: String,
     /// What is drawn, and its unit.
     pub subtitle: String,
-    /// What one should know besides, below the picture.
-    pub footnote: String,
+    /// What one should know besides, line by line below the picture.
+    pub footnotes: Vec<String>,
     /// The curves, the ones at the back first.
     pub series: Vec<Series>,
     /// Stretches of time to set off.
@@ -62,14 +63,40 @@ pub struct Note {
 /// A stretch of time.
 #[derive(Debug)]
 pub struct Band {
-    /// Its name, at the top.
+    /// Its name, at the top if there is room.
     pub label: String,
     /// In seconds.
     pub from: f64,
     /// In seconds.
     pub to: f64,
-    /// Whether it is shaded.
-    pub shaded: bool,
+    /// How dark its ground is.
+    pub shade: Shade,
+}
+
+/// How dark a ground is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shade {
+    /// White.
+    None,
+    /// Between the two.
+    Half,
+    /// Pale grey.
+    Full,
+}
+
+impl Shade {
+    fn colour(self) -> &'static str {
+        match self {
+            Shade::None => "none",
+            Shade::Half => BAND_HALF,
+            Shade::Full => BAND,
+        }
+    }
+}
+
+/// About how wide the label of a band is.
+fn width_of(label: &str) -> f64 {
+    5.4 * label.chars().count() as f64
 }
 
 /// Seconds and MB on the drawing area.
@@ -146,26 +173,30 @@ impl Chart {
         );
         text(svg, (24.0, 40.0), 21, INK, "font-weight=\"600\"", &self.title);
         text(svg, (24.0, 63.0), 13, FAINT_INK, "", &self.subtitle);
-        text(svg, (24.0, HEIGHT - 18.0), 11, FAINT_INK, "", &self.footnote);
+        for (above, line) in self.footnotes.iter().rev().enumerate() {
+            let y = HEIGHT - 16.0 - 16.0 * above as f64;
+            text(svg, (24.0, y), 11, FAINT_INK, "", line);
+        }
     }
 
     fn draw_bands(&self, svg: &mut String, plane: &Plane) {
         for band in &self.bands {
             let (from, to) = (plane.x(band.from), plane.x(band.to));
-            if band.shaded {
-                put(
-                    svg,
-                    format_args!(
-                        "<rect x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" \
-                         fill=\"{BAND}\"/>",
-                        TOP - 24.0,
-                        to - from,
-                        BOTTOM - TOP + 24.0
-                    ),
-                );
+            let top = TOP - 24.0;
+            put(
+                svg,
+                format_args!(
+                    "<rect x=\"{from:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" \
+                     fill=\"{}\"/>",
+                    to - from,
+                    BOTTOM - top,
+                    band.shade.colour()
+                ),
+            );
+            if width_of(&band.label) <= to - from {
+                let middle = ((from + to) / 2.0, TOP - 8.0);
+                text(svg, middle, 11, FAINT_INK, "text-anchor=\"middle\"", &band.label);
             }
-            let middle = ((from + to) / 2.0, TOP - 8.0);
-            text(svg, middle, 11, FAINT_INK, "text-anchor=\"middle\"", &band.label);
         }
     }
 
@@ -316,6 +347,18 @@ mod tests {
         let plane = Plane::of(&[series]);
         assert_eq!((plane.x(0.0), plane.x(10.0)), (LEFT, RIGHT));
         assert_eq!((plane.y(0.0), plane.y(100.0)), (BOTTOM, TOP));
+    }
+
+    #[test]
+    fn a_label_without_room_is_left_out() {
+        let points = vec![(0.0, 0.0), (100.0, 96.0)];
+        let (label, notes) = (String::new(), Vec::new());
+        let series = vec![Series { label, colour: "black", tint: "grey", points, notes }];
+        let band =
+            |label: &str, from, to| Band { label: label.to_owned(), from, to, shade: Shade::Full };
+        let bands = vec![band("narrow", 0.0, 1.0), band("wide", 1.0, 100.0)];
+        let svg = Chart { series, bands, ..Chart::default() }.to_svg();
+        assert!(svg.contains(">wide<") && !svg.contains("narrow"));
     }
 
     #[test]

@@ -12,14 +12,18 @@
 //!   memory    what the kernel counts, and bytes in words
 //!   numbers   median, spread, geometric mean
 //!   suite     the programs and their results; figures: what they must reach
+//!   tide      the schedules of the demo's program; curve: its memory over time
+//!   breathing what the demo's two runs show, and whether the memory went back
 //!   live      the display while the demo runs; chart: its picture; table: aligned text
 //! ```
 //!
-//! The binaries are `demo`, which shows the breathing curve of a service, and `programs`, which
-//! measures.
+//! The binaries are `demo`, which shows the breathing curve of a service, for a minute or as a
+//! soak, and `programs`, which measures.
 #![deny(unsafe_code)]
 
+pub mod breathing;
 pub mod chart;
+pub mod curve;
 pub mod event;
 pub mod figures;
 pub mod host;
@@ -29,6 +33,7 @@ pub mod numbers;
 pub mod process;
 pub mod suite;
 pub mod table;
+pub mod tide;
 
 /// What goes wrong is said in one line, to whoever started the program.
 pub type Result<T> = std::result::Result<T, String>;

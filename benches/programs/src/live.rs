@@ -8,11 +8,12 @@ use std::time::Duration;
 use crate::chart::axis_end;
 use crate::event::Event;
 use crate::memory::{Sample, in_megabytes, megabytes};
+use crate::tide;
 
 const COLUMNS: usize = 60;
 const ROWS: usize = 4;
 /// The label of the event after which a program does nothing more.
-const LAST_PHASE: &str = "end";
+const LAST_PHASE: &str = tide::END;
 const EIGHTHS: [char; 8] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'];
 
 /// The display of some runs, one after another.
@@ -59,7 +60,7 @@ impl Live {
         if !self.terminal {
             let name = self.curves[run].name;
             println!("{name:<9} {:5.1} s  {}", event.at.as_secs_f64(), describe(event));
-        } else if event.label != "reclaim" {
+        } else {
             self.curves[run].phase.clone_from(&event.label);
         }
     }
@@ -155,19 +156,13 @@ fn bars(points: &[(Duration, u64)], lasted: Duration, end_megabytes: f64) -> Vec
 
 fn describe(event: &Event) -> String {
     let size = |key| in_megabytes(event.get(key));
-    match event.label.as_str() {
-        "reclaim" => format!(
-            "reclaim returned {} MB in {:.1} ms",
-            size("returned"),
-            event.get("elapsed_us") as f64 / 1e3
-        ),
-        label => format!(
-            "{label:<15} live {:>6}  RSS {:>6}  PSS {:>6} MB",
-            size("live"),
-            size("rss"),
-            size("pss")
-        ),
-    }
+    format!(
+        "{:<18} live {:>6}  RSS {:>6}  PSS {:>6} MB",
+        event.label,
+        size("live"),
+        size("rss"),
+        size("pss")
+    )
 }
 
 #[cfg(test)]

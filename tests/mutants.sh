@@ -61,7 +61,9 @@ no emergency in vain|src/reclaim/room.rs|s/self.above.no_room = (!found).then_so
 fullest spans first|src/heap/span.rs|s/if free < fewest {/if free > fewest || fewest == u32::MAX {/
 what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.beyond(sweep.keep),/dirty: self.runs.dirty,/
 the slow path looks|src/heap/above.rs|s/            S::pages_moved(self);//
-auto off is off|src/reclaim/breath.rs|s/let auto = heap.options.get(Key::Auto) == 1;/let auto = true;/
+auto off is off|src/reclaim/breath.rs|s/if self.options.get(Key::Auto) == 1 { LOOK }/if true { LOOK }/
+what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
+empty spans are old|src/reclaim/breath.rs|s/        self.above.policy.note_found(\&settings, self.runs.dirty.beyond(dirty));//
 a refusing kernel is left alone|src/reclaim/breath.rs|s/self.until_us = if refused { now_us + self.lasts_us } else { now_us };/self.until_us = now_us;/
 the clock may go back|src/reclaim/breath.rs|s/self.now_us += shown_us.saturating_sub(before_us);/self.now_us = shown_us;/
 percentiles|src/reclaim/times.rs|s/(all \* percent).div_ceil(100)/all * percent \/ 200/

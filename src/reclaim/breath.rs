@@ -115,8 +115,7 @@ impl<S: Os> Above for S {
     const WORDS: usize = history::WORDS;
 
     fn options_changed(heap: &mut Heap<S>) {
-        let auto = heap.options.get(Key::Auto) == 1;
-        heap.look_at = if auto { LOOK } else { Pages(u32::MAX) };
+        heap.look_at = heap.first_look();
         heap.above.limits = Limits::new(&heap.options);
         heap.above.no_room = None;
         let now_us = heap.above.clock.now_us;
@@ -130,7 +129,6 @@ impl<S: Os> Above for S {
             heap.look_at = heap.runs.moved.and_more(LOOK);
             return;
         }
-        heap.look_at = LOOK;
         heap.look(now_us);
         let budget = Budget::Until(start_us + heap.options.get(Key::StepUs) as u64);
         let took_us = heap.timed_breath(start_us, budget).1;
@@ -224,8 +222,14 @@ impl<S: Os> Heap<S> {
         }
     }
 
+    /// How many pages must change hands before the slow path looks.
+    fn first_look(&self) -> Pages {
+        if self.options.get(Key::Auto) == 1 { LOOK } else { Pages(u32::MAX) }
+    }
+
     /// Shows the policy what there is, and takes its verdict.
     fn look(&mut self, now_us: u64) {
+        self.look_at = self.first_look();
         self.refresh_limits(now_us);
         let mistakes = self.runs.recall.mistakes();
         let regretted = mistakes - core::mem::replace(&mut self.above.regretted, mistakes);

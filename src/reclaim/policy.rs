@@ -40,22 +40,24 @@ use tide::Tide;
 const ROUND_TRIP_US: u64 = 3;
 /// Returning may cost one part in so many of the time.
 const COST_SHARE: u64 = 100;
-/// What was learned is forgotten after so many microseconds. The mean demand is that of the same
-/// time: over 10 s it follows a slow swing, and so caps the floor too low when demand is low.
+/// What was learned is forgotten after so many microseconds, and of that time is the mean demand.
+/// Over 10 s it would follow a slow swing and cap the floor when it is needed: 1 GB that is free
+/// for 20 s in 40 costs 2 % of the time instead of 0.4.
 const MEMORY_US: u64 = 60_000_000;
-/// The floor is at most this many times the mean demand: what a sawtooth, or a square wave that is
-/// low half of the time, needs. Spikes of 300 MB every 20 s hold 70 MB on average, with 4 times
-/// 140.
+/// The floor is at most this many times the mean demand: what a sawtooth needs, or a square wave
+/// that is low half of the time. Spikes of 300 MB every 20 s hold 70 MB on average; with 4, 140.
 const FLOOR_PER_MEAN: f64 = 2.0;
-/// Less than this, or than a sixteenth of what is free, is not worth a call or a wake-up as long
-/// as more will follow. Saves half of the wake-ups of an hour of waves; 256 KiB.
+/// Less than this, 256 KiB, or than a 64th of the heap, is not worth a call or a wake-up until the
+/// heap is at rest. Without it the top of a sawtooth, which falls between two sights, is returned
+/// in each turn, and the wave of an hour takes twice the calls and wake-ups.
 const WORTH_MIN: Pages = Pages(64);
 /// Fewer pages than this that change hands in an epoch, or than a 64th of the free ones, are no
-/// activity: a timer that goes off now and then must not keep memory from going.
+/// activity: a timer that moves 20 pages a second must not keep what a swing needed.
 const ACTIVITY_MIN: Pages = Pages(16);
 /// After a fall, new blocks are packed for so many times `decay_us`.
 const PACKING_DECAYS: u64 = 10;
-/// Demand counts as growing for so many epochs after it was higher than before.
+/// Demand counts as growing for so many epochs after it was higher than before. That nothing goes
+/// then saves no refault; it keeps calls out of the way.
 const GROWING_EPOCHS: u64 = 2;
 
 /// What the options say.
@@ -205,7 +207,8 @@ impl Sight {
     }
 }
 
-/// Pages whose return was a mistake, and until when that is believed.
+/// Pages whose return was a mistake, and until when that is believed. Saves little where levels of
+/// demand tell what is needed; it is for where they do not: free memory that does not fit.
 #[derive(Clone, Copy, Debug, Default)]
 struct Regret {
     pages: Pages,

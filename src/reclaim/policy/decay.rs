@@ -4,11 +4,10 @@
 
 use crate::units::Pages;
 
-/// Epochs until memory begins to go: parts of `decay_us` that are remembered apart. Twice as many
-/// return and refault as much, and take twice the wake-ups.
+/// Epochs until memory begins to go: parts of `decay_us` that are remembered apart. With 16, as much
+/// is returned and refaulted, by more wake-ups.
 const EPOCHS_PER_DECAY: u64 = 8;
-/// Epochs over which it goes then. At once would be as good for most programs, but a tenth of the
-/// time is a long call for a large heap.
+/// Epochs over which it goes then. All at once refaults a tenth more, and is one long call.
 const EPOCHS_OF_FADE: u64 = 4;
 /// Epochs until all has gone.
 pub(super) const EPOCHS: u64 = EPOCHS_PER_DECAY + EPOCHS_OF_FADE;

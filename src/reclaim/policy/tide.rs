@@ -5,16 +5,16 @@
 use super::{MEMORY_US, affordable_us};
 use crate::units::Pages;
 
-/// Levels of demand that are told apart at a time. With 2, an hour of waves returns twice as much
-/// in vain; more than 4 change nothing.
+/// Levels of demand that are told apart at a time. With 2, the wave of an hour refaults 70 % more;
+/// more than 4 change nothing.
 const STAIRS: usize = 4;
-/// Levels that are as close as this, or as an eighth, are one: what requests add at random is no
-/// swing. 256 KiB.
+/// Levels that are as close as this, 256 KiB, or as an eighth, are one: what requests add at random
+/// is no swing. With a sixteenth the wave of an hour refaults a quarter more.
 const STAIR_MIN: Pages = Pages(64);
-/// Demand that came back is waited for so many times as long as it was away. A swing is never quite
-/// regular; with 1.25 instead of 2 an hour of waves returns a tenth more in vain.
+/// Demand that came back is waited for so many times as long as it was away, for swings are never
+/// quite regular. With 1, the wave of an hour refaults more than twice as much.
 const PATIENCE: u64 = 2;
-/// And at least so long, in microseconds.
+/// And at least so long, in microseconds: the mood does not follow the turns of a fast swing.
 const PATIENCE_MIN_US: u64 = 1_000_000;
 
 /// A level that demand was at.
@@ -69,14 +69,8 @@ impl Stair {
 }
 
 /// How demand came down to where it is: levels that it was at and has not come back to, each lower
-/// and later than the one before. The last one is where it is now.
-///
-/// ```text
-/// ●╮
-///  │   ╭╮          stairs: ●, ○ and now. At ╳ the last two become one: demand has come
-///  ╰╮  │╰○╮   ╳    back to ○.
-///   ╰──╯  ╰───╯now
-/// ```
+/// and later than the one before. The last is where it is now. When it rises to one of them, those
+/// below are forgotten: small swings come and go while a large one lasts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tide {
     stairs: [Stair; STAIRS],
@@ -129,8 +123,8 @@ impl Tide {
 
     /// Demand has fallen not longer ago than `recent_us`, and is not believed to come back.
     pub(super) fn has_fallen(&self, now_us: u64, recent_us: u64) -> bool {
-        let expected =
-            self.believed(now_us).max(self.stairs().last().map_or(Pages::ZERO, |s| s.level));
+        let [.., here] = self.stairs() else { return false };
+        let expected = self.believed(now_us).max(here.level);
         let recent = self.stairs().iter().find(|stair| now_us - stair.at_us < recent_us);
         recent.is_some_and(|stair| stair.is_above(expected))
     }

@@ -29,7 +29,7 @@ const fn curve(
 
 pub(super) const CURVES: [Curve; 31] = [
     curve("step", 30, 10.0, 0.01, |s| busy(if s < 10.0 { 500.0 } else { 100.0 })),
-    curve("sawtooth 10 ms", 10, 100.0, 0.01, |s| sawtooth(s, 0.01, 16.0)),
+    curve("sawtooth 10 ms", 10, 100.0, 0.1, |s| sawtooth(s, 0.01, 16.0)),
     curve("sawtooth 100 ms", 20, 100.0, 0.01, |s| sawtooth(s, 0.1, 256.0)),
     curve("sawtooth 1 s", 60, 100.0, 0.01, |s| sawtooth(s, 1.0, 256.0)),
     curve("sawtooth 2 s", 60, 100.0, 0.5, |s| sawtooth(s, 2.0, 256.0)),

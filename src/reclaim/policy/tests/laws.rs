@@ -21,6 +21,8 @@ enum Event {
     /// So many 256ths of what should go were returned.
     Returned(u8),
     Searched(Pages),
+    /// Pages came to light.
+    Found(Pages),
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
@@ -70,6 +72,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         6 => (pause_us(), sight()).prop_map(|(pause_us, sight)| Event::Seen(pause_us, sight)),
         2 => any::<u8>().prop_map(Event::Returned),
         1 => pages().prop_map(|pages| Event::Searched(Pages(pages))),
+        1 => pages().prop_map(|pages| Event::Found(Pages(pages))),
     ];
     prop::collection::vec(event, 1..60)
 }
@@ -114,12 +117,13 @@ impl Judge {
                 self.give_back(Pages((due * u64::from(*share) / 256) as u32));
             }
             Event::Searched(returned) => self.note_search(*returned),
+            Event::Found(pages) => {
+                let pages = (*pages).min(self.sight.used);
+                self.sight.used -= pages;
+                self.sight.dirty += pages;
+                self.policy.note_found(&self.settings, pages);
+            }
         }
-    }
-
-    fn note_search(&mut self, returned: Pages) {
-        self.policy.note_search_begins(&self.settings);
-        self.policy.note_holes(&self.settings, returned);
     }
 
     /// Nothing happens any more, but what the verdicts say. Counts the wake-ups.
@@ -130,6 +134,11 @@ impl Judge {
             self.see_nothing_new(next_us);
         }
         panic!("no rest after {WAKES_MAX} wake-ups: {:?}", self.verdict);
+    }
+
+    fn note_search(&mut self, returned: Pages) {
+        self.policy.note_search_begins(&self.settings);
+        self.policy.note_holes(&self.settings, returned);
     }
 
     /// What was asked for happens.

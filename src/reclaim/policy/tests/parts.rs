@@ -149,9 +149,9 @@ fn what_was_learned_is_learned_anew_before_it_is_forgotten() {
         let turn = [(0.0, 500.0), (0.1, 100.0), (15.0, 100.0), (15.1, 500.0)];
         corners.extend(turn.map(|(s, mb)| (start_s + s, mb)));
     }
-    let low = corners.partition_point(|(seconds, _)| *seconds < 86.0);
+    let low = corners.partition_point(|(seconds, _)| *seconds < 70.0);
     corners.truncate(low);
-    corners.push((95.0, 100.0));
+    corners.push((82.0, 100.0));
     assert_eq!(believed_mb(&corners), 500, "each return was a little sooner than the first");
 }
 
@@ -190,7 +190,7 @@ const LOAD: Sight = Sight {
     used: Pages(100 * MB),
     dirty: Pages::ZERO,
     sparse: Pages(40 * MB),
-    moved: Pages(100 * MB),
+    moved: Pages(50 * MB),
     regretted: Pages::ZERO,
     over_limit: false,
 };
@@ -242,6 +242,16 @@ fn an_idle_heap_is_searched_at_once_but_no_more_often_than_is_affordable() {
 }
 
 #[test]
+fn what_searches_cost_adds_up() {
+    let sight = Sight { sparse: Pages(10 * MB), ..LOAD };
+    let mut holes = Holes::default();
+    holes.note_search(&sight, false, MB_32);
+    holes.note_search(&sight, true, MB_32);
+    holes.note(&sight);
+    assert_eq!(holes.next(SECOND_US, &sight, LOAD.now_us), Some(LOAD.now_us + 2 * 2_457_600));
+}
+
+#[test]
 fn the_end_of_a_load_is_searched_at_once_whatever_was_searched_before() {
     let mut holes = Holes::default();
     holes.note(&LOAD);
@@ -250,6 +260,20 @@ fn the_end_of_a_load_is_searched_at_once_whatever_was_searched_before() {
     holes.note(&LOAD);
     let due_us = holes.next(SECOND_US, &LOAD, LOAD.now_us);
     assert_eq!(due_us, Some(LOAD.now_us + EPOCHS * EPOCH_US));
+}
+
+#[test]
+fn an_idle_heap_in_which_much_was_done_is_searched_at_once() {
+    let due_s = |moved| {
+        let mut holes = Holes::default();
+        holes.note(&LOAD);
+        holes.note_search_begins();
+        holes.note_search(&LOAD, true, MB_32);
+        let sight = Sight { sparse: Pages(10 * MB), moved, ..LOAD };
+        holes.note(&sight);
+        holes.next(SECOND_US, &sight, LOAD.now_us).map(|at_us| (at_us - LOAD.now_us) as f64 / 1e6)
+    };
+    assert_eq!((due_s(Pages(100 * MB)), due_s(Pages(128 * MB))), (Some(2.4576), Some(1.5)));
 }
 
 #[test]

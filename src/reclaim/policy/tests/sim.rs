@@ -8,8 +8,8 @@
 use crate::reclaim::policy::{Policy, Settings, Sight, Verdict};
 use crate::units::Pages;
 
-/// The clock does not begin at 0: a machine has been up for a while.
-pub(super) const START_US: u64 = 7_654_321_000;
+/// The clock begins at no round time.
+pub(super) const START_US: u64 = 321_000;
 /// Pages in a megabyte.
 pub(super) const MB: u32 = 256;
 pub(super) const SECOND_US: u64 = 1_000_000;
@@ -268,9 +268,9 @@ impl<'demand> Simulation<'demand> {
     fn search_holes(&mut self, settings: &Settings) {
         let found = self.sparse - self.hollow.pages;
         self.hollow = Gone { pages: self.sparse, at_us: self.now_us };
+        self.policy.note_search_begins(settings);
         self.tally.searches += 1;
         self.tally.returned += u64::from(found);
-        self.policy.note_search_begins(settings);
         self.policy.note_holes(settings, Pages(found));
     }
 }

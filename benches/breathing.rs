@@ -206,8 +206,8 @@ fn speed(shape: &Shape, report: &mut Report) {
         megabytes(returned),
         megabytes(regretted)
     );
-    if shape.returns_in_time {
-        report.judge(regretted <= returned / 20, text + ", under 5 %");
+    if shape.returns_in_time && returned > 0 {
+        report.judge(regretted * 20 < returned, text + ", under 5 %");
     } else {
         println!("{text}");
     }

@@ -162,20 +162,22 @@ typedef struct ebb_options {
   /**
    * Bytes held resident above which nothing idle stays, and what is idle goes
    * back before the heap grows; it grows nonetheless. EBB_CGROUP
-   * (EBBTIDE_LIMIT_SOFT=cgroup): what the limits of the process's cgroup leave,
-   * read again every second of activity. 0: no limit. Default: 0.
+   * (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
+   * cgroup leave, read again every second in which memory changes hands or the
+   * heap is ticked. 0: no limit. Default: 0.
    */
   int64_t limit_soft;
   /**
-   * Bytes held resident that the heap does not cross: what does not fit, even
-   * after all free memory went back, is refused. Small blocks may still fit on
-   * pages that are there. 0: no limit. Default: 0.
+   * Bytes held resident, its tables included, up to which the heap grows: what
+   * does not fit, even after all free memory went back, is refused. Small
+   * blocks may still fit on pages that are there. Set below what is held, it
+   * returns what is free, at once. 0: no limit. Default: 0.
    */
   int64_t limit_hard;
   /**
    * Microseconds that memory may go back for at a time inside of ebb_alloc(),
    * from 1 to 1000000. One call to the kernel is made in any case: at most
-   * 1 MiB, about 150 us. Default: 250.
+   * 1 MiB, about 150 us. At a limit it may take longer. Default: 250.
    */
   int64_t step_us;
   /**
@@ -407,7 +409,8 @@ typedef struct ebb_stats {
    */
   uint64_t pressure;
   /**
-   * Steps in which memory went back in ebb_alloc() or ebb_tick() (a count).
+   * Steps in which memory went back in ebb_alloc() or ebb_tick(), those at a
+   * limit included (a count).
    */
   uint64_t steps;
   /**
@@ -620,9 +623,9 @@ int ebb_next_tick(struct ebb_heap *heap);
  *
  * heap      from ebb_heap_new(). One thread at a time.
  *
- * Returns 0 while memory that cannot go back is up to half of limit_soft (or of
- * limit_hard if that is lower), then more, up to 100 when it is all of it; 0
- * without a limit. EBB_ERR_ARGUMENT.
+ * Returns 0 while live blocks, what is wasted in them, and the heap's tables
+ * take up to half of limit_soft (or of limit_hard if that is lower), then more,
+ * up to 100 when they take all of it; 0 without a limit. EBB_ERR_ARGUMENT.
  */
 int ebb_pressure(struct ebb_heap *heap);
 

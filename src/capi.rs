@@ -195,9 +195,9 @@ pub unsafe extern "C" fn ebb_next_tick(heap: *mut ebb_heap) -> c_int {
 ///
 /// heap      from ebb_heap_new(). One thread at a time.
 ///
-/// Returns 0 while memory that cannot go back is up to half of limit_soft (or of
-/// limit_hard if that is lower), then more, up to 100 when it is all of it; 0
-/// without a limit. EBB_ERR_ARGUMENT.
+/// Returns 0 while live blocks, what is wasted in them, and the heap's tables
+/// take up to half of limit_soft (or of limit_hard if that is lower), then more,
+/// up to 100 when they take all of it; 0 without a limit. EBB_ERR_ARGUMENT.
 ///
 /// # Safety
 ///

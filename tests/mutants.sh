@@ -56,8 +56,13 @@ returned pages are recalled|src/heap/mod.rs|s/            self.page_runs().recal
 too soon is a second|src/heap/recall.rs|s/units < SOON/units < 4 * SOON/
 the gate holds|src/heap/mod.rs|s/let open = self.resident().saturating_add(pages.bytes()) <= self.gate;/let open = true;/
 the gate closes again|src/reclaim/breath.rs|s/        heap.gate = heap.above.limits.gate();/        heap.gate = heap.above.limits.hard;/
-room is made at the limit|src/reclaim/room.rs|s/        self.shed(keep, Cause::Limit, Budget::Unlimited);//
-no emergency in vain|src/reclaim/room.rs|s/self.above.no_room = (!found).then_some(self.live_bytes());//
+room is made at the limit|src/reclaim/room.rs|s/            self.shed(keep, Cause::Limit, Budget::Unlimited);//
+no emergency in vain|src/reclaim/room.rs|s/(!found).then_some((self.free_resident(), believed_us));/None.filter(|_: \&(usize, u64)| found);/
+holes alone are news|src/reclaim/breath.rs|s/ || emptied >= NEWS_BYTES;/;/
+every call takes a step|src/reclaim/breath.rs|s/let stepped = outcome.calls > 0;/let stepped = true;/
+a changed option is news|src/reclaim/breath.rs|s/heap.above.outdated = heap.above.clock.shown_us.is_some();//
+only what is remapped is in return|src/heap/large.rs|s/contents.filter(|from| self.can_remap(\*from, page))/contents/
+refused requests commit nothing|src/heap/mod.rs|s/if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end)/if !self.commit(range.end) || !self.may_grow((returned + fresh).beyond(in_return))/
 fullest spans first|src/heap/span.rs|s/if free < fewest {/if free > fewest || fewest == u32::MAX {/
 what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.beyond(sweep.keep),/dirty: self.runs.dirty,/
 the slow path looks|src/heap/above.rs|s/            S::pages_moved(self);//

@@ -91,16 +91,18 @@ pub struct ebb_options {
     pub retain_max: i64,
     /// Bytes held resident above which nothing idle stays, and what is idle goes
     /// back before the heap grows; it grows nonetheless. EBB_CGROUP
-    /// (EBBTIDE_LIMIT_SOFT=cgroup): what the limits of the process's cgroup leave,
-    /// read again every second of activity. 0: no limit. Default: 0.
+    /// (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
+    /// cgroup leave, read again every second in which memory changes hands or the
+    /// heap is ticked. 0: no limit. Default: 0.
     pub limit_soft: i64,
-    /// Bytes held resident that the heap does not cross: what does not fit, even
-    /// after all free memory went back, is refused. Small blocks may still fit on
-    /// pages that are there. 0: no limit. Default: 0.
+    /// Bytes held resident, its tables included, up to which the heap grows: what
+    /// does not fit, even after all free memory went back, is refused. Small
+    /// blocks may still fit on pages that are there. Set below what is held, it
+    /// returns what is free, at once. 0: no limit. Default: 0.
     pub limit_hard: i64,
     /// Microseconds that memory may go back for at a time inside of ebb_alloc(),
     /// from 1 to 1000000. One call to the kernel is made in any case: at most
-    /// 1 MiB, about 150 us. Default: 250.
+    /// 1 MiB, about 150 us. At a limit it may take longer. Default: 250.
     pub step_us: i64,
     /// 1: memory goes back inside of ebb_alloc() too, off the hot path; 0: only
     /// in ebb_tick() and ebb_reclaim(), and at the limits. In C the field is
@@ -240,7 +242,8 @@ pub struct ebb_stats {
     /// What ebb_pressure() says.
     pub pressure: u64,
 
-    /// Steps in which memory went back in ebb_alloc() or ebb_tick() (a count).
+    /// Steps in which memory went back in ebb_alloc() or ebb_tick(), those at a
+    /// limit included (a count).
     pub steps: u64,
     /// Microseconds that half of the steps did not exceed, to a fifth.
     pub step_p50_us: u64,

@@ -20,7 +20,7 @@ pub(crate) trait Above: Os + Sized {
     /// The heap is new, or an option was changed.
     fn options_changed(heap: &mut Heap<Self>);
 
-    /// [`Heap::look_at`] pages or more changed hands since it was called last.
+    /// More than [`Heap::look_at`] pages changed hands since it took note last.
     fn pages_moved(heap: &mut Heap<Self>);
 
     /// The gate was closed to [`Heap::refused`] pages. Makes room, and opens the gate as far as it
@@ -36,7 +36,7 @@ impl<S: Above> Heap<S> {
     /// does.
     #[inline]
     pub(super) fn settle(&mut self) {
-        if self.runs.moved >= self.look_at {
+        if self.runs.moved > self.look_at {
             S::pages_moved(self);
         }
     }

@@ -308,6 +308,7 @@ unsafe fn resize_large<S: Above>(heap: *mut Heap<S>, block: *mut u8, new_size: u
             if !new.is_null() {
                 ptr::copy_nonoverlapping(block, new, old_size.min(new_size));
                 (*heap).free_large(page);
+                (*heap).settle();
                 return new;
             }
         }

@@ -15,14 +15,25 @@ impl<S: Above> Heap<S> {
     /// Allocates a block of whole pages. Null for size 0 and when there is no memory.
     pub(super) fn allocate_large(&mut self, size: usize) -> *mut u8 {
         let count = Pages::holding(size).filter(|count| *count > Pages::ZERO);
-        let Some(page) = count.and_then(|count| self.place_large(count, size, Pages::ZERO)) else {
+        let Some(page) = count.and_then(|count| self.place_large(count, size, None)) else {
             return ptr::null_mut();
         };
         self.address(page)
     }
 
-    fn place_large(&mut self, count: Pages, size: usize, in_return: Pages) -> Option<PageIndex> {
-        let page = self.take_pages(count, in_return)?;
+    /// Places a block, maybe one that will take the contents of another.
+    fn place_large(
+        &mut self,
+        count: Pages,
+        size: usize,
+        contents: Option<PageRange>,
+    ) -> Option<PageIndex> {
+        let range = self.find_pages(count)?;
+        let page = range.start;
+        let moved = contents.filter(|from| self.can_remap(*from, page));
+        if !self.take_pages(range, moved.map_or(Pages::ZERO, PageRange::count)) {
+            return None;
+        }
         *self.descriptor(page) = Descriptor::large(count, size);
         self.counts.large_blocks += 1;
         self.counts.large_pages += count;
@@ -81,13 +92,7 @@ impl<S: Above> Heap<S> {
             return false;
         }
         let more = PageRange { start: page + old_count, end: page + count };
-        let possible = self.page_runs().can_extend(more) && self.commit(more.end);
-        if !possible || !self.admit(more, Pages::ZERO) {
-            return false;
-        }
-        self.page_runs().take(more);
-        self.note_peak(Pages::ZERO);
-        true
+        self.page_runs().can_extend(more) && self.take_pages(more, Pages::ZERO)
     }
 
     fn grow_elsewhere(
@@ -97,12 +102,12 @@ impl<S: Above> Heap<S> {
         count: Pages,
         size: usize,
     ) -> *mut u8 {
-        let in_return = if self.is_long(old_count) { old_count } else { Pages::ZERO };
-        let Some(new_page) = self.place_large(count, size, in_return) else {
+        let old = PageRange::new(page, old_count);
+        let Some(new_page) = self.place_large(count, size, Some(old)) else {
             return ptr::null_mut();
         };
         self.forget_large(page);
-        self.move_contents(PageRange::new(page, old_count), new_page);
+        self.move_contents(old, new_page);
         self.note_peak(Pages::ZERO);
         self.address(new_page)
     }
@@ -132,15 +137,11 @@ impl<S: Above> Heap<S> {
     /// more scars than can be kept.
     fn can_remap(&self, from: PageRange, to: PageIndex) -> bool {
         let target = PageRange::new(to, from.count());
-        self.is_long(from.count())
+        !self.remap_refused
+            && from.count().bytes() >= self.options.bytes(Key::RemapMin)
             && [from.start, from.end, to].iter().all(|page| self.is_aligned(*page))
             && !self.scars.overlap(target)
             && self.scars.pieces(from) <= self.scars.room()
-    }
-
-    /// Whether so many pages are worth being moved by the kernel.
-    fn is_long(&self, count: Pages) -> bool {
-        !self.remap_refused && count.bytes() >= self.options.bytes(Key::RemapMin)
     }
 
     /// Whether a kernel page starts with this page.

@@ -17,7 +17,7 @@
 #![forbid(unsafe_code)]
 
 use super::descriptor::Descriptor;
-use super::runs::{Chunk, chunk_count};
+use super::runs::{Chunk, GROUP_CHUNKS, chunk_count};
 use crate::units::{PAGE, PageIndex, round_down, round_up};
 
 /// Bytes of a descriptor.
@@ -71,10 +71,17 @@ impl Layout {
         round_up(end.0 as usize * DESCRIPTOR, kernel_page)
     }
 
+    /// Where the chunks of all pages below `end` end, on kernel pages.
+    pub(crate) fn chunks_end(&self, end: PageIndex, kernel_page: usize) -> usize {
+        round_up(self.chunks + chunk_count(end.0 as usize) * size_of::<Chunk>(), kernel_page)
+    }
+
     /// Bytes of tables and descriptors that serve pages up to `top`: what the heap itself holds.
     /// The words of the layer above are not in it.
     pub(crate) fn metadata(&self, top: PageIndex) -> usize {
-        let chunks = chunk_count(top.0 as usize) * size_of::<Chunk>();
+        // A group's summary is formed from all of its chunks.
+        let chunks = chunk_count(top.0 as usize).next_multiple_of(GROUP_CHUNKS);
+        let chunks = chunks * size_of::<Chunk>();
         let tables = round_up(self.chunks + chunks, PAGE).min(self.words);
         let descriptors = |end: PageIndex| end.0 as usize * DESCRIPTOR;
         // The tables' own descriptors are never touched, but for what shares a page.

@@ -53,7 +53,7 @@ pub(crate) use runs::{PageRuns, RunCounts};
 
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
-use crate::units::{PageIndex, PageRange, Pages, round_up};
+use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 use class::CLASS_COUNT;
 use scars::Scars;
 
@@ -267,50 +267,48 @@ impl<S: Above> Heap<S> {
         unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.words).cast(), S::WORDS) }
     }
 
-    /// Takes a run of pages, the lowest there is. `in_return` pages in use will hold no memory any
-    /// more when this is done. `None`: there is no room or no memory, or the gate is closed.
-    fn take_pages(&mut self, count: Pages, in_return: Pages) -> Option<PageIndex> {
-        let range = match self.page_runs().find_lowest(count) {
-            Some(range) => range,
-            None => self.range_at_top(count)?,
-        };
-        if !self.admit(range, in_return) {
-            return None;
+    /// Finds a run of pages, the lowest there is. `None`: there is no room.
+    fn find_pages(&mut self, count: Pages) -> Option<PageRange> {
+        if let Some(range) = self.page_runs().find_lowest(count) {
+            return Some(range);
         }
-        self.page_runs().take(range);
-        self.note_peak(in_return);
-        Some(range.start)
+        let fits = count <= self.layout.limit.since(self.layout.first);
+        fits.then(|| self.page_runs().at_top(count))
     }
 
-    fn range_at_top(&mut self, count: Pages) -> Option<PageRange> {
-        if count > self.layout.limit.since(self.layout.first) {
-            return None;
-        }
-        let range = self.page_runs().at_top(count);
-        self.commit(range.end).then_some(range)
-    }
-
-    /// Whether free or never used pages may be used, and a note of those that had been returned.
-    fn admit(&mut self, range: PageRange, in_return: Pages) -> bool {
+    /// Takes free or never used pages. `in_return` pages in use will hold no memory any more when
+    /// this is done. False: there is no memory, or the gate is closed.
+    fn take_pages(&mut self, range: PageRange, in_return: Pages) -> bool {
         let known = self.page_runs().below_top(range);
         let returned = known.count() - self.page_runs().dirty_in(known);
-        let fresh = range.count() - known.count();
-        if !self.may_grow((returned + fresh).beyond(in_return)) {
+        let fresh = range.count() - known.count() + self.tables_for(range.end);
+        if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end) {
             return false;
         }
         if returned > Pages::ZERO {
             let now_us = self.os.now_us();
             self.page_runs().recall(known, now_us);
         }
+        self.page_runs().take(range);
+        self.note_peak(in_return);
         true
+    }
+
+    /// Pages by which the tables grow when pages up to `end` are used.
+    fn tables_for(&self, end: PageIndex) -> Pages {
+        let top = self.runs.top;
+        if self.gate == NO_GATE || end <= top {
+            return Pages::ZERO;
+        }
+        let bytes = self.layout.metadata(end) - self.layout.metadata(top);
+        Pages((bytes / PAGE) as u32)
     }
 
     /// Whether the gate lets the heap hold so many more pages.
     fn may_grow(&mut self, pages: Pages) -> bool {
-        if self.gate == NO_GATE || pages == Pages::ZERO {
-            return true;
-        }
-        let open = self.resident().saturating_add(pages.bytes()) <= self.gate;
+        let open = self.gate == NO_GATE
+            || pages == Pages::ZERO
+            || self.resident().saturating_add(pages.bytes()) <= self.gate;
         self.refused = if open { Pages::ZERO } else { pages };
         open
     }

@@ -87,13 +87,13 @@ impl<S: Above> Heap<S> {
         }
         let keep = PageIndex::of(round_up(first.offset() + KEEP, self.kernel_page));
         let top = self.runs.top.min(keep);
+        self.page_runs().clear();
         if keep < self.runs.top && !self.purge_beyond(keep) {
             return false;
         }
         for page in (first.0..top.0).map(PageIndex) {
             *self.descriptor(page) = Descriptor::NONE;
         }
-        self.page_runs().clear();
         self.runs = RunCounts::new(first);
         self.bins = span::empty_bins::<S>(self.base);
         self.counts = Counts::default();
@@ -110,9 +110,12 @@ impl<S: Above> Heap<S> {
         true
     }
 
-    /// Gives back the memory of all pages from `keep` on, and of their descriptors.
+    /// Gives back the memory of all pages from `keep` on, of their descriptors, and of their
+    /// chunks, which are clear.
     fn purge_beyond(&mut self, keep: PageIndex) -> bool {
         let below = self.layout.descriptors(keep, self.kernel_page);
+        let [chunks, chunks_end] =
+            [keep, self.runs.top].map(|end| self.layout.chunks_end(end, self.kernel_page));
         let (start, _) = self.committed_range();
         // A page of descriptors may serve pages on both sides of `keep`.
         let end = PageIndex((below / layout::DESCRIPTOR) as u32);
@@ -122,10 +125,14 @@ impl<S: Above> Heap<S> {
         let pages =
             MemoryRange { start: self.address(keep), bytes: self.committed - keep.offset() };
         let descriptors = MemoryRange { start, bytes: self.committed_below - below };
-        let ranges = [pages, descriptors];
-        let ranges = &ranges[..if descriptors.bytes > 0 { 2 } else { 1 }];
-        // SAFETY: both ranges are committed and on kernel pages; nothing is in use.
-        unsafe { self.os.purge(ranges).ranges == ranges.len() }
+        let chunks =
+            MemoryRange { start: self.base.wrapping_add(chunks), bytes: chunks_end - chunks };
+        let ranges = [pages, descriptors, chunks];
+        let purge = |range: MemoryRange| {
+            // SAFETY: each range is committed and on kernel pages; nothing is in use.
+            range.bytes == 0 || unsafe { self.os.purge(&[range]).ranges == 1 }
+        };
+        ranges.into_iter().all(purge)
     }
 }
 

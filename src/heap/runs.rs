@@ -34,7 +34,7 @@ const CHUNK_WORDS: usize = if cfg!(test) { 2 } else { 8 };
 /// Pages in a chunk.
 pub(crate) const CHUNK_PAGES: usize = CHUNK_WORDS * 64;
 /// Chunks in a group.
-const GROUP_CHUNKS: usize = if cfg!(test) { 4 } else { 16 };
+pub(crate) const GROUP_CHUNKS: usize = if cfg!(test) { 4 } else { 16 };
 const GROUP_PAGES: usize = GROUP_CHUNKS * CHUNK_PAGES;
 
 /// Free pages in a row of pages: at its start, at its end, and most anywhere.

@@ -100,6 +100,7 @@ impl<S: Above> Heap<S> {
     fn make_current(&mut self, class: usize, page: PageIndex) {
         self.recall_span(page);
         self.count_as_resident(page);
+        self.note_peak(Pages::ZERO);
         let descriptor = self.descriptor(page);
         descriptor.set_place(Place::Current);
         descriptor.countdown = NEVER;
@@ -140,42 +141,51 @@ impl<S: Above> Heap<S> {
     /// The span to take slots from next: partial, empty, or new.
     fn next_span(&mut self, class: usize) -> Option<PageIndex> {
         let Bin { listed, spare, .. } = self.bins[class];
-        if listed != NO_PAGE {
-            let chosen = if self.packing { self.fullest_listed(listed) } else { listed };
-            let purged = Pages(self.descriptor(chosen).purged.count_ones());
-            if !self.may_grow(purged) {
-                return None;
-            }
+        if let Some(chosen) = self.choose_listed(listed) {
             self.unlist(class, chosen);
             return Some(chosen);
         }
-        if spare != NO_PAGE {
+        if spare != NO_PAGE && self.may_use(spare) {
             self.bins[class].spare = NO_PAGE;
             return Some(spare);
         }
         self.new_span(class)
     }
 
-    /// The listed span with the fewest free slots, among the first from `head` on.
-    fn fullest_listed(&mut self, head: PageIndex) -> PageIndex {
-        let (mut fullest, mut fewest, mut page) = (head, u32::MAX, head);
+    /// The span to take from a list that begins with `head`: that one, or the fullest of the first
+    /// few. At a limit only one whose pages the heap may hold.
+    fn choose_listed(&mut self, head: PageIndex) -> Option<PageIndex> {
+        if head != NO_PAGE && !self.packing && self.may_use(head) {
+            return Some(head);
+        }
+        let (mut chosen, mut fewest, mut page) = (None, u32::MAX, head);
         for _ in 0..PACKING_LOOK {
+            if page == NO_PAGE {
+                break;
+            }
             let descriptor = self.descriptor(page);
             let (free, next) = (descriptor.free_slots(), descriptor.next);
-            if free < fewest {
-                (fullest, fewest) = (page, free);
-            }
-            if next == NO_PAGE {
-                break;
+            if free < fewest && self.may_use(page) {
+                (chosen, fewest) = (Some(page), free);
             }
             page = next;
         }
-        fullest
+        chosen
+    }
+
+    /// Whether the heap may hold the pages of a span that were returned.
+    fn may_use(&mut self, page: PageIndex) -> bool {
+        let purged = Pages(self.descriptor(page).purged.count_ones());
+        self.may_grow(purged)
     }
 
     fn new_span(&mut self, class: usize) -> Option<PageIndex> {
         let shape = &CLASSES[class];
-        let first = self.take_pages(shape.pages, Pages::ZERO)?;
+        let range = self.find_pages(shape.pages)?;
+        if !self.take_pages(range, Pages::ZERO) {
+            return None;
+        }
+        let first = range.start;
         let start = self.address(first).addr();
         for page in 0..shape.pages.0 {
             let fresh = Descriptor::span_page(class as u8, page, start);
@@ -320,6 +330,5 @@ impl<S: Above> Heap<S> {
             self.counts.leads += shape.lead();
         }
         self.counts.purged -= Pages(purged.count_ones());
-        self.note_peak(Pages::ZERO);
     }
 }

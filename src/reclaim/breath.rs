@@ -20,6 +20,7 @@ use super::history::{self, History, Sample};
 use super::limits::Limits;
 use super::policy::{Mood, Policy, Settings, Sight, Verdict};
 use super::purge::{Budget, Cursor, Outcome, Sweep};
+use super::room::Rooms;
 use super::times::Times;
 use crate::heap::recall::{self, Cause};
 use crate::heap::{Above, Heap};
@@ -35,6 +36,8 @@ const LOOK_EVERY_US: u64 = 4000;
 const SLOW_PATH_SHARE: u64 = 16;
 /// The host is asked to come back after so many microseconds when there is something new to see.
 const NEWS_US: u64 = 50_000;
+/// So many bytes of slots that became free are news, though no page changed hands.
+const NEWS_BYTES: usize = 128 << 10;
 /// How long to let a kernel be that refused, at first and at most, in microseconds.
 const REST_US: (u64, u64) = (1_000_000, 64_000_000);
 
@@ -43,7 +46,9 @@ const REST_US: (u64, u64) = (1_000_000, 64_000_000);
 pub(crate) struct Breath {
     policy: Policy,
     pub(crate) verdict: Verdict,
-    clock: Clock,
+    /// An option was changed since: the verdict may be another.
+    outdated: bool,
+    pub(super) clock: Clock,
     pub(super) limits: Limits,
     /// When the slow path looks again.
     look_again_us: u64,
@@ -51,29 +56,33 @@ pub(crate) struct Breath {
     pub(super) search: Option<Search>,
     /// The host's.
     asked: Option<Search>,
-    rest: Rest,
+    pub(super) rest: Rest,
     /// Pages regretted that the policy knows of.
     regretted: u64,
-    /// Live bytes when there was no room to make at the hard limit.
-    pub(super) no_room: Option<usize>,
-    /// When room was last searched for in spans, above the soft limit.
-    pub(super) room_searched_us: u64,
+    /// Bytes of free slots that it knows of.
+    free_in_spans: usize,
+    pub(super) rooms: Rooms,
     pub(crate) times: Times,
     history: History,
 }
 
 /// Time since the heap was made, which goes on when the system's clock goes back.
 #[derive(Default)]
-struct Clock {
+pub(super) struct Clock {
     shown_us: Option<u64>,
-    now_us: u64,
+    pub(super) now_us: u64,
 }
 
 impl Clock {
-    fn advance(&mut self, shown_us: u64) -> u64 {
-        let before_us = self.shown_us.replace(shown_us).unwrap_or(shown_us);
-        self.now_us += shown_us.saturating_sub(before_us);
+    pub(super) fn advance(&mut self, shown_us: u64) -> u64 {
+        self.now_us = self.at(shown_us);
+        self.shown_us = Some(shown_us);
         self.now_us
+    }
+
+    /// What time it is when the system's clock shows that.
+    fn at(&self, shown_us: u64) -> u64 {
+        self.now_us + shown_us.saturating_sub(self.shown_us.unwrap_or(shown_us))
     }
 }
 
@@ -88,7 +97,7 @@ pub(super) struct Search {
 /// the kernel refused is tried again, more and more rarely; parts of kernel pages, which it does
 /// not take, wait for their other parts.
 #[derive(Default)]
-struct Rest {
+pub(super) struct Rest {
     until_us: u64,
     lasts_us: u64,
     /// Dirty pages that were left.
@@ -117,9 +126,13 @@ impl<S: Os> Above for S {
     fn options_changed(heap: &mut Heap<S>) {
         heap.look_at = heap.first_look();
         heap.above.limits = Limits::new(&heap.options);
-        heap.above.no_room = None;
+        heap.above.rooms = Rooms::default();
+        heap.above.outdated = heap.above.clock.shown_us.is_some();
         let now_us = heap.above.clock.now_us;
         heap.refresh_limits(now_us);
+        if heap.resident() > heap.above.limits.hard {
+            heap.emergency();
+        }
     }
 
     fn pages_moved(heap: &mut Heap<S>) {
@@ -158,10 +171,12 @@ impl<S: Os> Heap<S> {
     pub(crate) fn next_tick_us(&mut self) -> Option<u64> {
         let shown_us = self.os.now_us();
         let now_us = self.above.clock.advance(shown_us);
-        if self.above.search.is_some() || self.above.verdict.holes {
+        if self.above.search.is_some() || self.above.verdict.holes || self.above.outdated {
             return Some(0);
         }
-        let news = (self.runs.moved > Pages::ZERO).then_some(NEWS_US);
+        let emptied = self.free_in_spans().saturating_sub(self.above.free_in_spans);
+        let news = self.runs.moved > Pages::ZERO || emptied >= NEWS_BYTES;
+        let news = news.then_some(NEWS_US);
         let next = self.above.verdict.next_us.map(|at_us| at_us.saturating_sub(now_us));
         let due = self.due() > Pages::ZERO && self.rest_is_possible();
         let due = due.then(|| self.above.rest.until_us.saturating_sub(now_us));
@@ -185,12 +200,15 @@ impl<S: Os> Heap<S> {
 
     /// Free pages that should go back now.
     pub(crate) fn due(&self) -> Pages {
-        self.runs.dirty.beyond(self.above.verdict.keep)
+        match self.above.clock.shown_us {
+            None => Pages::ZERO,
+            Some(_) => self.runs.dirty.beyond(self.above.verdict.keep),
+        }
     }
 
     /// How near the memory limit is: 0 to 100.
     pub(crate) fn pressure(&self) -> u32 {
-        let held = self.resident() - self.runs.dirty.bytes();
+        let held = self.resident() - self.free_resident();
         self.above.limits.pressure(held)
     }
 
@@ -204,7 +222,13 @@ impl<S: Os> Heap<S> {
         if self.runs.dirty == Pages::ZERO {
             return 0;
         }
-        self.above.policy.idle_age_us(&self.settings())
+        let now_us = self.above.clock.at(self.os.now_us());
+        self.above.policy.idle_age_us(&self.settings(), now_us)
+    }
+
+    /// Bytes that are free and hold memory.
+    pub(super) fn free_resident(&self) -> usize {
+        self.free_in_spans() + self.runs.dirty.bytes()
     }
 
     /// The newest samples, at most `count`, the oldest of them first.
@@ -230,17 +254,19 @@ impl<S: Os> Heap<S> {
     /// Shows the policy what there is, and takes its verdict.
     fn look(&mut self, now_us: u64) {
         self.look_at = self.first_look();
+        self.above.outdated = false;
         self.refresh_limits(now_us);
+        self.above.free_in_spans = self.free_in_spans();
         let mistakes = self.runs.recall.mistakes();
         let regretted = mistakes - core::mem::replace(&mut self.above.regretted, mistakes);
         let sight = Sight {
             now_us,
             used: self.runs.top.since(self.layout.first) - self.runs.free,
             dirty: self.runs.dirty,
-            sparse: Pages((self.free_in_spans() / PAGE) as u32),
+            sparse: Pages((self.above.free_in_spans / PAGE) as u32),
             moved: core::mem::take(&mut self.runs.moved),
             regretted: Pages(u32::try_from(regretted).unwrap_or(u32::MAX)),
-            over_limit: self.resident() > self.above.limits.soft,
+            over_limit: self.resident() > self.above.limits.gate(),
         };
         let settings = self.settings();
         self.above.verdict = self.above.policy.judge(&settings, sight);
@@ -295,7 +321,9 @@ impl<S: Os> Heap<S> {
         if !(self.above.verdict.holes || self.above.search.is_some()) {
             return outcome;
         }
-        if outcome.more || budget.is_spent(self.os.now_us()) {
+        // A call takes one step at least, and this one may have taken none yet.
+        let stepped = outcome.calls > 0;
+        if outcome.more || stepped && budget.is_spent(self.os.now_us()) {
             return Outcome { more: true, ..outcome };
         }
         let sweep = Sweep { keep: self.above.verdict.keep, holes: true, cause: self.cause() };
@@ -307,11 +335,11 @@ impl<S: Os> Heap<S> {
     }
 
     fn cause(&self) -> Cause {
-        let over = self.resident() > self.above.limits.soft;
+        let over = self.resident() > self.above.limits.gate();
         if over { Cause::Limit } else { Cause::Idle }
     }
 
-    fn rest_is_over(&self) -> bool {
+    pub(super) fn rest_is_over(&self) -> bool {
         self.above.rest.is_over(self.above.clock.now_us, self.runs.dirty)
     }
 

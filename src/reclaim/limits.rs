@@ -63,7 +63,7 @@ impl Limits {
     }
 
     /// How near the first limit is, from 0 while no more than half of it is held to 100 when all of
-    /// it is. `held` is what no reclaim would return.
+    /// it is. `held` is what is not free.
     pub(crate) fn pressure(&self, held: usize) -> u32 {
         let limit = self.gate();
         if limit == NO_GATE {

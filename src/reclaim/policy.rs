@@ -6,7 +6,7 @@
 //! ```text
 //! keep = above a memory limit     nothing
 //!      | growing                  everything, up to the cap
-//!      | otherwise                max(decay, floor), up to the cap
+//!      | otherwise                max(decay, floor), up to the cap; all, when it is hardly more
 //! ```
 //!
 //! - **Decay.** What became free in an eighth of `decay_us` is remembered together. It may stay for
@@ -186,9 +186,9 @@ impl Policy {
     }
 
     /// How long the memory that is free now has been so on average.
-    pub(crate) fn idle_age_us(&self, settings: &Settings) -> u64 {
+    pub(crate) fn idle_age_us(&self, settings: &Settings, now_us: u64) -> u64 {
         let past = self.past.after(settings, &self.sight);
-        past.now_us - past.idle_since_us
+        now_us.max(past.now_us) - past.idle_since_us
     }
 }
 
@@ -328,7 +328,12 @@ impl Past {
             return settings.retain_max;
         }
         let (floor, _) = self.floor_at(settings, sight, at_us);
-        let keep = self.decay.keep_after(epochs).max(floor).min(settings.retain_max);
+        // An epoch cannot be shorter than it is, but no decay is none.
+        let decaying = match settings.decay_us {
+            0 => Pages::ZERO,
+            _ => self.decay.keep_after(epochs),
+        };
+        let keep = decaying.max(floor).min(settings.retain_max);
         let worth = WORTH_MIN.max(Pages(sight.used.and_more(dirty).0 / 64));
         if !self.is_at_rest(settings, at_us) && dirty.beyond(keep) < worth {
             return keep.max(dirty).min(settings.retain_max);

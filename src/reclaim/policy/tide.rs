@@ -29,6 +29,8 @@ struct Stair {
     patience_us: u64,
     /// When it came back as late as that.
     returned_us: u64,
+    /// Keeping the memory was cheaper than returning it.
+    is_dear: bool,
 }
 
 impl Stair {
@@ -44,26 +46,27 @@ impl Stair {
         used < self.level.beyond(self.tolerance())
     }
 
-    fn is_believed(&self, now_us: u64) -> bool {
+    fn is_expected(&self, now_us: u64) -> bool {
         now_us < self.at_us + self.patience_us && now_us < self.returned_us + MEMORY_US
     }
 
-    /// Demand is here. If it was away, and keeping the memory was cheaper than returning it, it
-    /// will be waited for the next time.
+    /// Demand is here. If it was away, it will be waited for the next time.
     fn reach(&mut self, now_us: u64, used: Pages) {
         let swing = self.level.beyond(self.low);
         let away_us = now_us - self.at_us;
-        if self.is_above(self.low) && away_us <= affordable_us(swing) {
-            self.learn(now_us, (PATIENCE * away_us).clamp(PATIENCE_MIN_US, MEMORY_US));
+        if self.is_above(self.low) {
+            self.learn(now_us, away_us, away_us <= affordable_us(swing));
         }
         *self = Stair { level: self.level.max(used), at_us: now_us, low: used, ..*self };
     }
 
     /// A small swing on top of a large one does not make what the large one taught forgotten.
-    fn learn(&mut self, now_us: u64, patience_us: u64) {
+    fn learn(&mut self, now_us: u64, away_us: u64, is_dear: bool) {
+        let patience_us = (PATIENCE * away_us).clamp(PATIENCE_MIN_US, MEMORY_US);
         let outdated = now_us >= self.returned_us + MEMORY_US;
-        if outdated || patience_us >= self.patience_us / 2 {
-            *self = Stair { patience_us, returned_us: now_us, ..*self };
+        let similar = is_dear == self.is_dear && patience_us >= self.patience_us / 2;
+        if outdated || similar || is_dear && !self.is_dear {
+            *self = Stair { patience_us, returned_us: now_us, is_dear, ..*self };
         }
     }
 }
@@ -115,17 +118,18 @@ impl Tide {
         self.count -= old;
     }
 
-    /// The highest level that demand is believed to come back to.
+    /// The highest level that demand is expected to come back to, and that is dear.
     pub(super) fn believed(&self, now_us: u64) -> Pages {
-        let found = self.stairs().iter().find(|stair| stair.is_believed(now_us));
+        let mut stairs = self.stairs().iter();
+        let found = stairs.find(|stair| stair.is_dear && stair.is_expected(now_us));
         found.map_or(Pages::ZERO, |stair| stair.level)
     }
 
-    /// Demand has fallen not longer ago than `recent_us`, and is not believed to come back.
+    /// Demand has fallen not longer ago than `recent_us`, and is not expected back.
     pub(super) fn has_fallen(&self, now_us: u64, recent_us: u64) -> bool {
-        let [.., here] = self.stairs() else { return false };
-        let expected = self.believed(now_us).max(here.level);
-        let recent = self.stairs().iter().find(|stair| now_us - stair.at_us < recent_us);
-        recent.is_some_and(|stair| stair.is_above(expected))
+        let [above @ .., here] = self.stairs() else { return false };
+        let expected = above.iter().find(|stair| stair.is_expected(now_us)).unwrap_or(here);
+        let recent = above.iter().find(|stair| now_us - stair.at_us < recent_us);
+        recent.is_some_and(|stair| stair.is_above(expected.level))
     }
 }

@@ -99,7 +99,7 @@ impl Judge {
         assert!(floor <= keep && keep <= self.settings.retain_max, "{:?}", self.verdict);
         assert!(!sight.over_limit || keep == Pages::ZERO, "{:?}", self.verdict);
         assert!(next_us.is_none_or(|at_us| at_us > sight.now_us), "{:?}", self.verdict);
-        assert!(self.policy.idle_age_us(&self.settings) <= sight.now_us);
+        assert!(self.policy.idle_age_us(&self.settings, 0) <= sight.now_us);
     }
 
     fn give_back(&mut self, pages: Pages) {

@@ -119,6 +119,24 @@ fn a_swing_that_costs_little_is_not_waited_for() {
 }
 
 #[test]
+fn a_swing_that_costs_little_is_expected_all_the_same() {
+    let back = [(0.0, 132.0), (0.1, 100.0), (4.0, 100.0), (4.0, 132.0), (4.1, 100.0)];
+    let (tide, now_us) = tide_of(&back);
+    assert_eq!(tide.believed(now_us), Pages::ZERO);
+    assert!(!tide.has_fallen(now_us, 10 * SECOND_US));
+    let (tide, now_us) = tide_of(&[&back[..], &[(13.0, 100.0)]].concat());
+    assert!(tide.has_fallen(now_us, 10 * SECOND_US), "waited for long enough");
+}
+
+#[test]
+fn a_swing_that_costs_little_does_not_make_a_dear_one_forgotten() {
+    let dear = [(0.0, 500.0), (0.1, 100.0), (5.0, 100.0), (5.1, 500.0)];
+    let cheap = [(5.2, 420.0), (35.0, 420.0), (35.1, 500.0), (35.2, 100.0), (36.0, 100.0)];
+    assert_eq!(believed_mb(&[&dear[..], &cheap].concat()), 500);
+    assert_eq!(believed_mb(&[&cheap[..], &[(36.1, 500.0), (36.2, 100.0)]].concat()), 500);
+}
+
+#[test]
 fn small_swings_on_top_do_not_hide_the_large_one() {
     let mut corners = vec![(0.0, 600.0), (0.1, 100.0)];
     for tenth in 2..50 {
@@ -448,13 +466,22 @@ fn demand_that_is_higher_than_before_is_growing() {
 }
 
 #[test]
+fn pages_that_came_to_light_are_old() {
+    let mut policy = Policy::default();
+    policy.judge(&SETTINGS, seen(0.0, 100, 0));
+    policy.judge(&SETTINGS, seen(5.0, 100, 0));
+    policy.note_found(&SETTINGS, MB_32);
+    assert_eq!(policy.judge(&SETTINGS, seen(5.1, 68, 32)).keep, Pages::ZERO);
+}
+
+#[test]
 fn memory_of_different_age_is_as_old_as_its_mean() {
     let mut policy = Policy::default();
     policy.judge(&SETTINGS, seen(0.0, 400, 0));
     policy.judge(&SETTINGS, seen(1.0, 300, 100));
     policy.judge(&SETTINGS, seen(3.0, 100, 300));
     policy.judge(&SETTINGS, seen(4.0, 100, 300));
-    let age_us = policy.idle_age_us(&SETTINGS);
+    let age_us = policy.idle_age_us(&SETTINGS, 0);
     assert!(age_us.abs_diff(5 * SECOND_US / 3) < 10, "a third for 3 s, the rest for 1 s: {age_us}");
 }
 

@@ -119,3 +119,18 @@ fn a_swing_that_ended_is_soon_no_longer_waited_for() {
     simulation.run(80.0);
     assert!(simulation.dirty_mb() < 30.0, "{} MB", simulation.dirty_mb());
 }
+
+#[test]
+fn the_mood_does_not_follow_a_regular_swing() {
+    let shapes: [(&str, Shape); 4] = [
+        ("small sawtooth of 2 s", |s| sawtooth(s, 2.0, 16.0)),
+        ("low sawtooth of 10 s", |s| sawtooth(s, 10.0, 64.0)),
+        ("sawtooth of 10 s", |s| sawtooth(s, 10.0, 512.0)),
+        ("square of 40 s", |s| square(s, 40.0)),
+    ];
+    for (name, shape) in shapes {
+        let mut simulation = simulated(&shape);
+        simulation.run(200.0);
+        assert!(simulation.tally.moods < 8, "{name}: {} moods", simulation.tally.moods);
+    }
+}

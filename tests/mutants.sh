@@ -54,7 +54,7 @@ wiped is as new|src/heap/park.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
 returned pages are recalled|src/heap/mod.rs|s/            self.page_runs().recall(known, now_us);//
 too soon is a second|src/heap/recall.rs|s/units < SOON/units < 4 * SOON/
-the gate holds|src/heap/mod.rs|s/let open = self.resident().saturating_add(pages.bytes()) <= self.gate;/let open = true;/
+the gate holds|src/heap/mod.rs|s/<= self.gate;/<= self.gate || true;/
 the gate closes again|src/reclaim/breath.rs|s/        heap.gate = heap.above.limits.gate();/        heap.gate = heap.above.limits.hard;/
 room is made at the limit|src/reclaim/room.rs|s/            self.shed(keep, Cause::Limit, Budget::Unlimited);//
 no emergency in vain|src/reclaim/room.rs|s/(!found).then_some((self.free_resident(), believed_us));/None.filter(|_: \&(usize, u64)| found);/
@@ -63,14 +63,14 @@ every call takes a step|src/reclaim/breath.rs|s/let stepped = outcome.calls > 0;
 a changed option is news|src/reclaim/breath.rs|s/heap.above.outdated = heap.above.clock.shown_us.is_some();//
 only what is remapped is in return|src/heap/large.rs|s/contents.filter(|from| self.can_remap(\*from, page))/contents/
 refused requests commit nothing|src/heap/mod.rs|s/if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end)/if !self.commit(range.end) || !self.may_grow((returned + fresh).beyond(in_return))/
-fullest spans first|src/heap/span.rs|s/if free < fewest {/if free > fewest || fewest == u32::MAX {/
+fullest spans first|src/heap/span.rs|s/if free < fewest \&\& self.may_use(page) {/if (free > fewest || fewest == u32::MAX) \&\& self.may_use(page) {/
 what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.beyond(sweep.keep),/dirty: self.runs.dirty,/
 the slow path looks|src/heap/above.rs|s/            S::pages_moved(self);//
 auto off is off|src/reclaim/breath.rs|s/if self.options.get(Key::Auto) == 1 { LOOK }/if true { LOOK }/
 what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
 empty spans are old|src/reclaim/breath.rs|s/        self.above.policy.note_found(\&settings, self.runs.dirty.beyond(dirty));//
 a refusing kernel is left alone|src/reclaim/breath.rs|s/self.until_us = if refused { now_us + self.lasts_us } else { now_us };/self.until_us = now_us;/
-the clock may go back|src/reclaim/breath.rs|s/self.now_us += shown_us.saturating_sub(before_us);/self.now_us = shown_us;/
+the clock may go back|src/reclaim/breath.rs|s/self.now_us = self.at(shown_us);/self.now_us = shown_us;/
 percentiles|src/reclaim/times.rs|s/(all \* percent).div_ceil(100)/all * percent \/ 200/
 history is a ring|src/reclaim/history.rs|s/let count = count.min(self.taken).min(SAMPLES);/let count = count.min(self.taken);/
 pressure starts at half|src/reclaim/limits.rs|s/let half = limit \/ 2;/let half = limit \/ 4;/

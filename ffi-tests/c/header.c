@@ -14,6 +14,7 @@ union room {
   ebb_reclaim_options reclaim_options;
   ebb_reclaim_report report;
   ebb_stats stats;
+  ebb_history history;
   unsigned char bytes[1024];
 };
 
@@ -51,22 +52,46 @@ static void current_sizes_are_accepted(void)
 }
 
 /* A program built with an older header knows only the first fields. */
-static void older_stats_are_filled_to_their_size(void)
+static void older_options_are_read_to_their_size(void)
 {
-  size_t size = offsetof(ebb_stats, live);
-  ebb_heap *heap = heap_of(0);
+  size_t size = offsetof(ebb_options, decay_ms);
+  int64_t value = 0;
   union room room;
+  ebb_heap *heap;
 
   memset(&room, CANARY, sizeof room);
-  room.stats.size = size;
-  room.stats.flags = 0;
-  room.stats.class_count = 0;
-  room.stats.classes = NULL;
-  CHECK_EQ(ebb_stats_read(heap, &room.stats), EBB_OK);
-  CHECK(room.stats.committed > 0);
-  CHECK(room.stats.committed <= room.stats.reserved);
-  CHECK_EQ(room.stats.size, size);
-  CHECK_EQ(bytes_changed_from(&room, size), 0);
+  memset(&room, 0, size);
+  room.options.size = size;
+  room.options.remap_min = 8192;
+  heap = heap_from(&room.options);
+  CHECK_EQ(ebb_get(heap, "remap_min", &value), EBB_OK);
+  CHECK_EQ(value, 8192);
+  CHECK_EQ(ebb_get(heap, "decay_ms", &value), EBB_OK);
+  CHECK_EQ(value, 1000);
+  heap_ends_empty(heap);
+}
+
+/* Whatever was the last field then. */
+static void older_stats_are_filled_to_their_size(void)
+{
+  ebb_heap *heap = heap_of(0);
+  ebb_stats all = stats_of(heap, 0);
+  size_t size;
+
+  for (size = offsetof(ebb_stats, reserved); size <= sizeof all; size++) {
+    union room room;
+
+    memset(&room, CANARY, sizeof room);
+    room.stats.size = size;
+    room.stats.flags = 0;
+    room.stats.class_count = 0;
+    room.stats.classes = NULL;
+    CHECK_EQ(ebb_stats_read(heap, &room.stats), EBB_OK);
+    CHECK_EQ(room.stats.size, size);
+    all.size = size;
+    CHECK(memcmp(&room, &all, size) == 0);
+    CHECK_EQ(bytes_changed_from(&room, size), 0);
+  }
   heap_ends_empty(heap);
 }
 
@@ -111,6 +136,18 @@ static void newer_structures_are_accepted(void)
   heap_ends_empty(heap);
 }
 
+/* What they ask for must not be lost in silence. */
+static void newer_options_are_refused_when_they_are_set(void)
+{
+  union room room;
+
+  memset(&room, 0, sizeof room);
+  room.options.size = sizeof room.options + 16;
+  room.bytes[sizeof room.options + 8] = 1;
+  CHECK(ebb_heap_new(&room.options) == NULL);
+  CHECK(strstr(ebb_strerror(0), ebb_version()) != NULL);
+}
+
 /* Too small to hold their own size. */
 static void stunted_structures_are_refused(void)
 {
@@ -126,7 +163,40 @@ static void stunted_structures_are_refused(void)
     CHECK_EQ(ebb_reclaim(heap, &room.reclaim_options, NULL), EBB_ERR_ARGUMENT);
     CHECK_EQ(ebb_reclaim(heap, NULL, &room.report), EBB_ERR_ARGUMENT);
     CHECK_EQ(ebb_stats_read(heap, &room.stats), EBB_ERR_ARGUMENT);
+    CHECK_EQ(ebb_history_read(heap, &room.history), EBB_ERR_ARGUMENT);
   }
+  heap_ends_empty(heap);
+}
+
+/* Each time with a reason that names the argument. */
+static void is_refused(int result, const char *argument)
+{
+  char reason[100];
+
+  snprintf(reason, sizeof reason, "%s is NULL", argument);
+  CHECK_EQ(result, EBB_ERR_ARGUMENT);
+  CHECK(strcmp(ebb_strerror(0), reason) == 0);
+}
+
+static void a_null_heap_is_refused(void)
+{
+  ebb_heap *heap = heap_of(0);
+  ebb_stats stats = stats_of(heap, 0);
+  ebb_history history;
+  int64_t value = 0;
+
+  memset(&history, 0, sizeof history);
+  history.size = sizeof history;
+  history.sample_size = sizeof(ebb_sample);
+  is_refused(ebb_reclaim(NULL, NULL, NULL), "heap");
+  is_refused(ebb_tick(NULL, 0), "heap");
+  is_refused(ebb_tick(NULL, 100), "heap");
+  is_refused(ebb_next_tick(NULL), "heap");
+  is_refused(ebb_pressure(NULL), "heap");
+  is_refused(ebb_stats_read(NULL, &stats), "heap");
+  is_refused(ebb_history_read(NULL, &history), "heap");
+  is_refused(ebb_set(NULL, "thp", 1), "heap");
+  is_refused(ebb_get(NULL, "thp", &value), "heap");
   heap_ends_empty(heap);
 }
 
@@ -135,10 +205,11 @@ static void null_arguments_are_refused(void)
   ebb_heap *heap = heap_of(0);
   int64_t value = 0;
 
-  CHECK_EQ(ebb_stats_read(heap, NULL), EBB_ERR_ARGUMENT);
-  CHECK_EQ(ebb_set(heap, NULL, 1), EBB_ERR_ARGUMENT);
-  CHECK_EQ(ebb_get(heap, NULL, &value), EBB_ERR_ARGUMENT);
-  CHECK_EQ(ebb_get(heap, "thp", NULL), EBB_ERR_ARGUMENT);
+  is_refused(ebb_stats_read(heap, NULL), "stats");
+  is_refused(ebb_history_read(heap, NULL), "history");
+  is_refused(ebb_set(heap, NULL, 1), "name");
+  is_refused(ebb_get(heap, NULL, &value), "name");
+  is_refused(ebb_get(heap, "thp", NULL), "value");
   ebb_heap_delete(NULL);
   heap_ends_empty(heap);
 }
@@ -166,10 +237,13 @@ int main(void)
 {
   RUN(version_is_the_librarys);
   RUN(current_sizes_are_accepted);
+  RUN(older_options_are_read_to_their_size);
   RUN(older_stats_are_filled_to_their_size);
   RUN(older_reports_are_filled_to_their_size);
   RUN(newer_structures_are_accepted);
+  RUN(newer_options_are_refused_when_they_are_set);
   RUN(stunted_structures_are_refused);
+  RUN(a_null_heap_is_refused);
   RUN(null_arguments_are_refused);
   RUN(every_code_has_a_text_of_its_own);
   return check_status();

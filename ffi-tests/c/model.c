@@ -1,7 +1,8 @@
 /* Random programs against a model of what each block holds: with right and
- * with wrong old sizes, with reclaim between the steps. */
+ * with wrong old sizes, with memory going back between the steps and in them.
+ */
 
-#include "check.h"
+#include "breath.h"
 
 #define BLOCKS 3000
 
@@ -69,12 +70,13 @@ static void reclaim_some(ebb_heap *heap, struct rng *rng)
   options.budget_us = (uint32_t)rng_below(rng, 50);
   result = ebb_reclaim(heap, &options, NULL);
   CHECK(result == EBB_OK || (result == EBB_MORE && options.budget_us > 0));
+  result = ebb_tick(heap, options.budget_us);
+  CHECK(result == EBB_OK || (result == EBB_MORE && options.budget_us > 0));
 }
 
-static void run_program(uint64_t seed, osize_function *osize)
+static void run_program(ebb_heap *heap, uint64_t seed, osize_function *osize)
 {
   struct rng rng = { seed };
-  ebb_heap *heap = heap_of(0);
   unsigned i;
 
   for (i = 0; i < steps(200000); i++) {
@@ -96,19 +98,32 @@ static void run_program(uint64_t seed, osize_function *osize)
 
 static void contents_survive(void)
 {
-  run_program(1, right_osize);
-  run_program(2, right_osize);
+  run_program(heap_of(0), 1, right_osize);
+  run_program(heap_of(0), 2, right_osize);
 }
 
 static void contents_survive_wrong_old_sizes(void)
 {
-  run_program(3, wrong_osize);
-  run_program(4, wrong_osize);
+  run_program(heap_of(0), 3, wrong_osize);
+  run_program(heap_of(0), 4, wrong_osize);
+}
+
+/* Everything goes back as soon as it is free. */
+static void contents_survive_restless_breathing(void)
+{
+  ebb_options options = no_options();
+
+  options.decay_ms = EBB_ZERO;
+  options.step_us = 1;
+  run_program(heap_from(&options), 5, right_osize);
+  options.limit_soft = MIB;
+  run_program(heap_from(&options), 6, wrong_osize);
 }
 
 int main(void)
 {
   RUN(contents_survive);
   RUN(contents_survive_wrong_old_sizes);
+  RUN(contents_survive_restless_breathing);
   return check_status();
 }

@@ -3,50 +3,143 @@
 
 #include "check.h"
 
+#include <stddef.h>
 #include <sys/resource.h>
+
+#define TIB ((int64_t)1 << 40)
+
+/* An option as the header documents it. */
+struct option {
+  const char *name;
+  int64_t min;
+  int64_t max;
+  int64_t value; /* by default; 0 for reserve, where it depends */
+  int fixed;
+  size_t field;
+};
+
+#define FIELD(name) offsetof(ebb_options, name)
+
+static const struct option all[] = {
+  { "reserve", 1 << 20, 8 * TIB, 0, 1, FIELD(reserve) },
+  { "thp", 0, 1, 0, 0, FIELD(thp) },
+  { "remap_min", 4096, 8 * TIB, 128 << 10, 0, FIELD(remap_min) },
+  { "decay_ms", 0, 3600000, 1000, 0, FIELD(decay_ms) },
+  { "retain", 0, 8 * TIB, 0, 0, FIELD(retain) },
+  { "retain_max", 0, 8 * TIB, 1 << 30, 0, FIELD(retain_max) },
+  { "limit_soft", 0, 8 * TIB, 0, 0, FIELD(limit_soft) },
+  { "limit_hard", 0, 8 * TIB, 0, 0, FIELD(limit_hard) },
+  { "step_us", 1, 1000000, 250, 0, FIELD(step_us) },
+  { "auto", 0, 1, 1, 0, FIELD(auto_) },
+  { "history", 0, 1, 0, 0, FIELD(history) },
+};
 
 /* An environment variable, and what a heap makes of it. */
 struct setting {
   const char *variable;
   const char *text;
-  const char *option;
   int64_t value;
 };
 
 static const struct setting good_settings[] = {
-  { "EBBTIDE_RESERVE", "4g", "reserve", (int64_t)4 << 30 },
-  { "EBBTIDE_RESERVE", "4G", "reserve", (int64_t)4 << 30 },
-  { "EBBTIDE_RESERVE", "1048576", "reserve", 1 << 20 },
-  { "EBBTIDE_RESERVE", "2048k", "reserve", 2 << 20 },
-  { "EBBTIDE_RESERVE", "512m", "reserve", 512 << 20 },
-  { "EBBTIDE_THP", "1", "thp", 1 },
-  { "EBBTIDE_THP", "0", "thp", 0 },
-  { "EBBTIDE_REMAP_MIN", "4k", "remap_min", 4096 },
-  { "EBBTIDE_REMAP_MIN", "8t", "remap_min", (int64_t)8 << 40 },
+  { "EBBTIDE_RESERVE", "4g", (int64_t)4 << 30 },
+  { "EBBTIDE_RESERVE", "4G", (int64_t)4 << 30 },
+  { "EBBTIDE_RESERVE", "1048576", 1 << 20 },
+  { "EBBTIDE_RESERVE", "2048k", 2 << 20 },
+  { "EBBTIDE_RESERVE", "512m", 512 << 20 },
+  { "EBBTIDE_THP", "1", 1 },
+  { "EBBTIDE_THP", "0", 0 },
+  { "EBBTIDE_THP", "on", 1 },
+  { "EBBTIDE_THP", "off", 0 },
+  { "EBBTIDE_REMAP_MIN", "4k", 4096 },
+  { "EBBTIDE_REMAP_MIN", "8t", 8 * TIB },
+  { "EBBTIDE_DECAY_MS", "0", 0 },
+  { "EBBTIDE_DECAY_MS", "100", 100 },
+  { "EBBTIDE_DECAY_MS", "3600000", 3600000 },
+  { "EBBTIDE_RETAIN", "64m", 64 << 20 },
+  { "EBBTIDE_RETAIN", "0", 0 },
+  { "EBBTIDE_RETAIN_MAX", "0", 0 },
+  { "EBBTIDE_RETAIN_MAX", "2g", (int64_t)2 << 30 },
+  { "EBBTIDE_LIMIT_SOFT", "cgroup", EBB_CGROUP },
+  { "EBBTIDE_LIMIT_SOFT", "100m", 100 << 20 },
+  { "EBBTIDE_LIMIT_SOFT", "0", 0 },
+  { "EBBTIDE_LIMIT_HARD", "1g", 1 << 30 },
+  { "EBBTIDE_LIMIT_HARD", "1", 1 },
+  { "EBBTIDE_STEP_US", "1", 1 },
+  { "EBBTIDE_STEP_US", "1000000", 1000000 },
+  { "EBBTIDE_STEP_US", "1k", 1024 },
+  { "EBBTIDE_AUTO", "off", 0 },
+  { "EBBTIDE_AUTO", "on", 1 },
+  { "EBBTIDE_AUTO", "0", 0 },
+  { "EBBTIDE_HISTORY", "on", 1 },
+  { "EBBTIDE_HISTORY", "1", 1 },
 };
 
 static const struct setting bad_settings[] = {
-  { "EBBTIDE_RESERVE", "banana", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "-1", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "3", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "1048575", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "9t", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "99999t", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "99999999999999999999", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "g", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "4gg", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "4 g", "reserve", 0 },
-  { "EBBTIDE_RESERVE", "4.5g", "reserve", 0 },
-  { "EBBTIDE_THP", "2", "thp", 0 },
-  { "EBBTIDE_THP", "yes", "thp", 0 },
-  { "EBBTIDE_REMAP_MIN", "1", "remap_min", 0 },
-  { "EBBTIDE_REMAP_MIN", "32t", "remap_min", 0 },
+  { "EBBTIDE_RESERVE", "banana", 0 },
+  { "EBBTIDE_RESERVE", "-1", 0 },
+  { "EBBTIDE_RESERVE", "3", 0 },
+  { "EBBTIDE_RESERVE", "1048575", 0 },
+  { "EBBTIDE_RESERVE", "9t", 0 },
+  { "EBBTIDE_RESERVE", "99999t", 0 },
+  { "EBBTIDE_RESERVE", "99999999999999999999", 0 },
+  { "EBBTIDE_RESERVE", "", 0 },
+  { "EBBTIDE_RESERVE", "g", 0 },
+  { "EBBTIDE_RESERVE", "4gg", 0 },
+  { "EBBTIDE_RESERVE", "4 g", 0 },
+  { "EBBTIDE_RESERVE", "4.5g", 0 },
+  { "EBBTIDE_RESERVE", "on", 0 },
+  { "EBBTIDE_RESERVE", "cgroup", 0 },
+  { "EBBTIDE_THP", "2", 0 },
+  { "EBBTIDE_THP", "yes", 0 },
+  { "EBBTIDE_THP", "ON", 0 },
+  { "EBBTIDE_REMAP_MIN", "1", 0 },
+  { "EBBTIDE_REMAP_MIN", "32t", 0 },
+  { "EBBTIDE_DECAY_MS", "3600001", 0 },
+  { "EBBTIDE_DECAY_MS", "1s", 0 },
+  { "EBBTIDE_DECAY_MS", "-1", 0 },
+  { "EBBTIDE_DECAY_MS", "off", 0 },
+  { "EBBTIDE_RETAIN", "9t", 0 },
+  { "EBBTIDE_RETAIN", "on", 0 },
+  { "EBBTIDE_RETAIN_MAX", "-1", 0 },
+  { "EBBTIDE_RETAIN_MAX", "all", 0 },
+  { "EBBTIDE_LIMIT_SOFT", "cgroups", 0 },
+  { "EBBTIDE_LIMIT_SOFT", "CGROUP", 0 },
+  { "EBBTIDE_LIMIT_SOFT", "-1", 0 },
+  { "EBBTIDE_LIMIT_SOFT", "-2", 0 },
+  { "EBBTIDE_LIMIT_SOFT", "9t", 0 },
+  { "EBBTIDE_LIMIT_HARD", "cgroup", 0 },
+  { "EBBTIDE_LIMIT_HARD", "", 0 },
+  { "EBBTIDE_STEP_US", "0", 0 },
+  { "EBBTIDE_STEP_US", "1000001", 0 },
+  { "EBBTIDE_AUTO", "2", 0 },
+  { "EBBTIDE_AUTO", "auto", 0 },
+  { "EBBTIDE_HISTORY", "true", 0 },
+  { "EBBTIDE_HISTORY", " on", 0 },
 };
+
+/* The option that a variable sets: its name is the same in capitals. */
+static const struct option *option_behind(const char *variable)
+{
+  size_t i, c;
+
+  for (i = 0; i < COUNT_OF(all); i++) {
+    const char *name = variable + strlen("EBBTIDE_");
+
+    for (c = 0; name[c] != '\0' && (name[c] | 0x20) == (all[i].name[c] | 0x20);
+         c++) {
+    }
+    if (name[c] == '\0' && all[i].name[c] == '\0') {
+      return &all[i];
+    }
+  }
+  REQUIRE(!"a variable without an option");
+  return NULL;
+}
 
 static int64_t option_of(ebb_heap *heap, const char *name)
 {
-  int64_t value = -1;
+  int64_t value = -77;
 
   CHECK_EQ(ebb_get(heap, name, &value), EBB_OK);
   return value;
@@ -57,16 +150,16 @@ static int says(const char *what)
   return strstr(ebb_strerror(0), what) != NULL;
 }
 
-/* An option's lowest and highest value, as the message must give them. */
-static int says_range_of(const char *option)
+/* The message gives the lowest and the highest value, and the words that are
+ * taken though they stand for no number. */
+static int says_range_of(const struct option *option)
 {
-  if (strcmp(option, "reserve") == 0) {
-    return says("1048576") && says("8796093022208");
-  }
-  if (strcmp(option, "thp") == 0) {
-    return says("0") && says("1");
-  }
-  return says("4096") && says("8796093022208");
+  char range[100];
+
+  snprintf(range, sizeof range, "from %" PRId64 " to %" PRId64, option->min,
+           option->max);
+  return says(range)
+         && says("cgroup") == (strcmp(option->name, "limit_soft") == 0);
 }
 
 static void with_good_setting(const void *argument)
@@ -76,18 +169,24 @@ static void with_good_setting(const void *argument)
 
   setenv(setting->variable, setting->text, 1);
   heap = heap_from(NULL);
-  CHECK_EQ(option_of(heap, setting->option), setting->value);
+  CHECK_EQ(option_of(heap, option_behind(setting->variable)->name),
+           setting->value);
   heap_ends_empty(heap);
 }
 
 static void with_bad_setting(const void *argument)
 {
   const struct setting *setting = (const struct setting *)argument;
+  char assignment[100];
 
   setenv(setting->variable, setting->text, 1);
   CHECK(ebb_heap_new(NULL) == NULL);
-  if (!says(setting->variable) || !says(setting->text)
-      || !says_range_of(setting->option)) {
+  snprintf(assignment, sizeof assignment, "%s=%s: ", setting->variable,
+           setting->text);
+  /* A word that is refused may be one that the message must not name. */
+  if (!says(assignment)
+      || (strstr(setting->text, "cgroup") == NULL
+          && !says_range_of(option_behind(setting->variable)))) {
     check_failed(setting->variable, __LINE__, ebb_strerror(0));
   }
 }
@@ -110,16 +209,45 @@ static void senseless_settings_are_refused_by_name(void)
   }
 }
 
-/* A field that is not 0 wins. */
+/* A structure with one field set. */
+static ebb_options with_field(const struct option *option, int64_t value)
+{
+  ebb_options options;
+
+  memset(&options, 0, sizeof options);
+  options.size = sizeof options;
+  memcpy((char *)&options + option->field, &value, sizeof value);
+  return options;
+}
+
+/* A field that is not 0 wins, and EBB_ZERO is not 0. */
 static void with_both(const void *argument)
 {
+  ebb_options options;
   ebb_heap *heap;
 
   (void)argument;
+  memset(&options, 0, sizeof options);
+  options.size = sizeof options;
+  options.reserve = GIB;
+  options.decay_ms = EBB_ZERO;
+  options.auto_ = EBB_ZERO;
+  options.limit_soft = EBB_ZERO;
+  options.limit_hard = 100 * MIB;
   setenv("EBBTIDE_RESERVE", "4g", 1);
-  heap = heap_of((int64_t)GIB);
+  setenv("EBBTIDE_DECAY_MS", "5000", 1);
+  setenv("EBBTIDE_AUTO", "on", 1);
+  setenv("EBBTIDE_LIMIT_SOFT", "1g", 1);
+  setenv("EBBTIDE_LIMIT_HARD", "2g", 1);
+  setenv("EBBTIDE_STEP_US", "77", 1);
+  heap = heap_from(&options);
   CHECK_EQ(option_of(heap, "reserve"), GIB);
   CHECK_EQ(stats_of(heap, 0).reserved, GIB);
+  CHECK_EQ(option_of(heap, "decay_ms"), 0);
+  CHECK_EQ(option_of(heap, "auto"), 0);
+  CHECK_EQ(option_of(heap, "limit_soft"), 0);
+  CHECK_EQ(option_of(heap, "limit_hard"), 100 * MIB);
+  CHECK_EQ(option_of(heap, "step_us"), 77);
   heap_ends_empty(heap);
 }
 
@@ -132,6 +260,7 @@ static void defaults_are_as_documented(void)
 {
   ebb_heap *heap = heap_from(NULL);
   struct rlimit space;
+  size_t i;
 
   /* A limit on address space makes it less. */
   CHECK_EQ(getrlimit(RLIMIT_AS, &space), 0);
@@ -139,87 +268,145 @@ static void defaults_are_as_documented(void)
     CHECK_EQ(option_of(heap, "reserve"), 64 * GIB);
   }
   CHECK_EQ(stats_of(heap, 0).reserved, option_of(heap, "reserve"));
-  CHECK_EQ(option_of(heap, "thp"), 0);
-  CHECK_EQ(option_of(heap, "remap_min"), 128 * KIB);
+  for (i = 1; i < COUNT_OF(all); i++) {
+    CHECK_EQ(option_of(heap, all[i].name), all[i].value);
+  }
   heap_ends_empty(heap);
 }
 
-static void refused(int64_t reserve, int64_t thp, int64_t remap_min,
-                    const char *option)
+static void field_is_taken(const struct option *option, int64_t field,
+                           int64_t value)
 {
-  ebb_options options;
+  ebb_options options = with_field(option, field);
+  ebb_heap *heap = heap_from(&options);
 
-  memset(&options, 0, sizeof options);
-  options.size = sizeof options;
-  options.reserve = reserve;
-  options.thp = thp;
-  options.remap_min = remap_min;
+  CHECK_EQ(option_of(heap, option->name), value);
+  heap_ends_empty(heap);
+}
+
+static void sensible_fields_are_taken(void)
+{
+  size_t i;
+
+  field_is_taken(&all[0], all[0].min, all[0].min);
+  for (i = 1; i < COUNT_OF(all); i++) {
+    if (all[i].min == 0) {
+      field_is_taken(&all[i], EBB_ZERO, 0);
+    } else {
+      field_is_taken(&all[i], all[i].min, all[i].min);
+    }
+    field_is_taken(&all[i], all[i].min + 1, all[i].min + 1);
+    field_is_taken(&all[i], all[i].max, all[i].max);
+  }
+  field_is_taken(option_behind("EBBTIDE_LIMIT_SOFT"), EBB_CGROUP, EBB_CGROUP);
+}
+
+static void field_is_refused(const struct option *option, int64_t value)
+{
+  ebb_options options = with_field(option, value);
+
   CHECK(ebb_heap_new(&options) == NULL);
-  CHECK(says(option));
-  CHECK(says_range_of(option));
+  CHECK(says(option->name) && says_range_of(option));
 }
 
 static void senseless_fields_are_refused_by_name(void)
 {
-  refused(-1, 0, 0, "reserve");
-  refused(3, 0, 0, "reserve");
-  refused(((int64_t)8 << 40) + 1, 0, 0, "reserve");
-  refused(INT64_MAX, 0, 0, "reserve");
-  refused(INT64_MIN, 0, 0, "reserve");
-  refused(0, 2, 0, "thp");
-  refused(0, -1, 0, "thp");
-  refused(0, 0, 4095, "remap_min");
-  refused(0, 0, ((int64_t)8 << 40) + 1, "remap_min");
-  refused(0, 0, -4096, "remap_min");
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(all); i++) {
+    field_is_refused(&all[i], all[i].max + 1);
+    field_is_refused(&all[i], INT64_MAX);
+    field_is_refused(&all[i], INT64_MIN);
+    field_is_refused(&all[i], -3);
+    if (all[i].min > 0) {
+      field_is_refused(&all[i], EBB_ZERO);
+    }
+    if (all[i].min > 1) {
+      field_is_refused(&all[i], all[i].min - 1);
+    }
+    if (strcmp(all[i].name, "limit_soft") != 0) {
+      field_is_refused(&all[i], EBB_CGROUP);
+    }
+  }
 }
 
+/* Sets each option to both ends of its range, with blocks alive. */
 static void options_are_set_in_use(void)
 {
   ebb_heap *heap = heap_from(NULL);
   struct block block;
+  size_t i;
 
-  CHECK_EQ(ebb_set(heap, "thp", 1), EBB_OK);
-  CHECK_EQ(option_of(heap, "thp"), 1);
-  CHECK_EQ(ebb_set(heap, "thp", 0), EBB_OK);
-  CHECK_EQ(option_of(heap, "thp"), 0);
-  CHECK_EQ(ebb_set(heap, "remap_min", (int64_t)8 << 40), EBB_OK);
-  CHECK_EQ(option_of(heap, "remap_min"), (int64_t)8 << 40);
   block_new(heap, &block, MIB, 1);
-  CHECK(block_resize(heap, &block, MIB, 4 * MIB, 2));
-  CHECK_EQ(ebb_set(heap, "remap_min", 4096), EBB_OK);
-  CHECK_EQ(option_of(heap, "remap_min"), 4096);
-  CHECK(block_resize(heap, &block, 4 * MIB, 9 * MIB, 3));
+  for (i = 0; i < COUNT_OF(all); i++) {
+    if (all[i].fixed) {
+      continue;
+    }
+    CHECK_EQ(ebb_set(heap, all[i].name, all[i].max), EBB_OK);
+    CHECK_EQ(option_of(heap, all[i].name), all[i].max);
+    CHECK(block_resize(heap, &block, block.size, 4 * MIB, i));
+    CHECK_EQ(ebb_set(heap, all[i].name, all[i].min), EBB_OK);
+    CHECK_EQ(option_of(heap, all[i].name), all[i].min);
+    CHECK(block_resize(heap, &block, block.size, 9 * MIB, i));
+    CHECK(block_resize(heap, &block, block.size, MIB, i));
+  }
+  CHECK_EQ(ebb_set(heap, "limit_soft", EBB_CGROUP), EBB_OK);
+  CHECK_EQ(option_of(heap, "limit_soft"), EBB_CGROUP);
   block_end(heap, &block);
   heap_ends_empty(heap);
 }
 
+static void unknown_names_are_refused(void)
+{
+  static const char *const names[] = {
+    "nonsense", "", "size", "thpx", "th", "auto_", "DECAY_MS", "decay", "none",
+  };
+  ebb_heap *heap = heap_from(NULL);
+  int64_t value = 77;
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(names); i++) {
+    CHECK_EQ(ebb_set(heap, names[i], 1), EBB_ERR_OPTION);
+    CHECK(says(names[i]));
+    CHECK_EQ(ebb_get(heap, names[i], &value), EBB_ERR_OPTION);
+    CHECK(says(names[i]));
+    CHECK_EQ(value, 77);
+  }
+  heap_ends_empty(heap);
+}
+
+static void set_is_refused(ebb_heap *heap, const struct option *option,
+                           int64_t value)
+{
+  int64_t before = option_of(heap, option->name);
+
+  if (option->fixed) {
+    CHECK_EQ(ebb_set(heap, option->name, value), EBB_ERR_FIXED);
+    CHECK(says(option->name));
+  } else {
+    CHECK_EQ(ebb_set(heap, option->name, value), EBB_ERR_RANGE);
+    CHECK(says(option->name) && says_range_of(option));
+  }
+  CHECK_EQ(option_of(heap, option->name), before);
+}
+
+/* EBB_ZERO is for fields. */
 static void a_refused_set_changes_nothing(void)
 {
   ebb_heap *heap = heap_from(NULL);
-  int64_t value = 77;
+  size_t i;
 
-  CHECK_EQ(ebb_set(heap, "nonsense", 1), EBB_ERR_OPTION);
-  CHECK(says("nonsense"));
-  CHECK_EQ(ebb_get(heap, "nonsense", &value), EBB_ERR_OPTION);
-  CHECK(says("nonsense"));
-  CHECK_EQ(value, 77);
-  CHECK_EQ(ebb_set(heap, "", 1), EBB_ERR_OPTION);
-  CHECK_EQ(ebb_set(heap, "size", 1), EBB_ERR_OPTION);
-  CHECK_EQ(ebb_set(heap, "thpx", 1), EBB_ERR_OPTION);
-
+  for (i = 0; i < COUNT_OF(all); i++) {
+    set_is_refused(heap, &all[i], all[i].max + 1);
+    set_is_refused(heap, &all[i], all[i].min - 1);
+    set_is_refused(heap, &all[i], EBB_ZERO);
+    set_is_refused(heap, &all[i], INT64_MAX);
+    set_is_refused(heap, &all[i], INT64_MIN);
+    if (strcmp(all[i].name, "limit_soft") != 0) {
+      set_is_refused(heap, &all[i], EBB_CGROUP);
+    }
+  }
   CHECK_EQ(ebb_set(heap, "reserve", (int64_t)1 << 30), EBB_ERR_FIXED);
-  CHECK(says("reserve"));
-  CHECK_EQ(option_of(heap, "reserve"), 64 * GIB);
-
-  CHECK_EQ(ebb_set(heap, "thp", 2), EBB_ERR_RANGE);
-  CHECK(says("thp") && says_range_of("thp"));
-  CHECK_EQ(ebb_set(heap, "thp", -1), EBB_ERR_RANGE);
-  CHECK_EQ(option_of(heap, "thp"), 0);
-  CHECK_EQ(ebb_set(heap, "remap_min", 0), EBB_ERR_RANGE);
-  CHECK_EQ(ebb_set(heap, "remap_min", 1), EBB_ERR_RANGE);
-  CHECK_EQ(ebb_set(heap, "remap_min", INT64_MAX), EBB_ERR_RANGE);
-  CHECK(says("remap_min") && says_range_of("remap_min"));
-  CHECK_EQ(option_of(heap, "remap_min"), 128 * KIB);
   heap_ends_empty(heap);
 }
 
@@ -236,8 +423,10 @@ int main(void)
   RUN(senseless_settings_are_refused_by_name);
   RUN(a_field_goes_before_the_environment);
   RUN(defaults_are_as_documented);
+  RUN(sensible_fields_are_taken);
   RUN(senseless_fields_are_refused_by_name);
   RUN(options_are_set_in_use);
+  RUN(unknown_names_are_refused);
   RUN(a_refused_set_changes_nothing);
   return check_status();
 }

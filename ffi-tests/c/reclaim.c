@@ -1,78 +1,18 @@
 /* Reclaim: the memory really goes, page by page, and nothing else does. */
 
-#include "check.h"
+#include "scatter.h"
 
 #define PAGE ((size_t)4096)
-#define BLOCKS_MAX 400000
 
-/* Freed blocks stay on record, for the pages that they lay on. */
-static struct block blocks[BLOCKS_MAX];
-static unsigned char live[BLOCKS_MAX];
-
-/* One of many sizes, about 200 bytes on average, up to several pages. */
-static size_t mixed_size(struct rng *rng)
+/* A heap that gives nothing back unless it is asked to. */
+static ebb_heap *heap_that_waits(void)
 {
-  size_t size = (size_t)16 << rng_below(rng, rng_below(rng, 16) == 0 ? 10 : 5);
+  ebb_options options;
 
-  return size + rng_below(rng, size);
-}
-
-static void take(ebb_heap *heap, size_t i, size_t size)
-{
-  block_new(heap, &blocks[i], size, i);
-  REQUIRE(blocks[i].at != NULL);
-  live[i] = 1;
-}
-
-static void drop(ebb_heap *heap, size_t i)
-{
-  struct block block = blocks[i];
-
-  block_end(heap, &block);
-  live[i] = 0;
-}
-
-/* Fills heap with blocks, and frees all but one in keep of them. */
-static void scatter(ebb_heap *heap, struct rng *rng, size_t count, size_t keep)
-{
-  size_t i;
-
-  for (i = 0; i < count; i++) {
-    take(heap, i, mixed_size(rng));
-  }
-  for (i = 0; i < count; i++) {
-    if (rng_below(rng, keep) != 0) {
-      drop(heap, i);
-    }
-  }
-}
-
-static void survivors_are_unchanged(size_t count)
-{
-  size_t i, changed = 0;
-
-  for (i = 0; i < count; i++) {
-    changed +=
-        live[i] && !block_kept(&blocks[i], blocks[i].at, blocks[i].size);
-  }
-  CHECK_EQ(changed, 0);
-}
-
-static void drop_survivors(ebb_heap *heap, size_t count)
-{
-  size_t i;
-
-  for (i = 0; i < count; i++) {
-    if (live[i]) {
-      drop(heap, i);
-    }
-  }
-}
-
-static void end_survivors(ebb_heap *heap, size_t count)
-{
-  drop_survivors(heap, count);
-  heap_ends_empty(heap);
+  memset(&options, 0, sizeof options);
+  options.size = sizeof options;
+  options.auto_ = EBB_ZERO;
+  return heap_from(&options);
 }
 
 static ebb_reclaim_report reclaim_all(ebb_heap *heap)
@@ -159,7 +99,7 @@ static void reclaim_and_check(ebb_heap *heap, size_t block_count)
 static void each_free_page_goes_back(void)
 {
   struct rng rng = { 11 };
-  ebb_heap *heap = heap_of(0);
+  ebb_heap *heap = heap_that_waits();
 
   scatter(heap, &rng, 300000, 400);
   reclaim_and_check(heap, 300000);
@@ -173,7 +113,7 @@ static void holes_inside_spans_go_back(void)
   size_t s, i;
 
   for (s = 0; s < COUNT_OF(sizes); s++) {
-    ebb_heap *heap = heap_of(0);
+    ebb_heap *heap = heap_that_waits();
 
     for (i = 0; i < 2000; i++) {
       take(heap, i, sizes[s]);
@@ -191,7 +131,7 @@ static void holes_inside_spans_go_back(void)
 static void the_report_agrees_with_the_kernel(void)
 {
   struct rng rng = { 12 };
-  ebb_heap *heap = heap_of(0);
+  ebb_heap *heap = heap_that_waits();
   ebb_stats before, after;
   ebb_reclaim_report report;
   size_t rss, gone;
@@ -220,7 +160,7 @@ static void the_report_agrees_with_the_kernel(void)
 static void a_second_pass_finds_nothing(void)
 {
   struct rng rng = { 13 };
-  ebb_heap *heap = heap_of(0);
+  ebb_heap *heap = heap_that_waits();
   ebb_reclaim_report report;
 
   scatter(heap, &rng, 20000, 50);
@@ -234,7 +174,7 @@ static void a_second_pass_finds_nothing(void)
 static void an_empty_heap_keeps_next_to_nothing(void)
 {
   struct rng rng = { 14 };
-  ebb_heap *heap = heap_of(0);
+  ebb_heap *heap = heap_that_waits();
   size_t rss;
 
   /* So that this program's own tables are resident before. */
@@ -286,7 +226,7 @@ static const ebb_reclaim_options one_microsecond = { sizeof one_microsecond,
 static void a_budget_stops_and_the_next_call_goes_on(void)
 {
   struct rng rng = { 16 };
-  ebb_heap *heap = heap_of(0);
+  ebb_heap *heap = heap_that_waits();
   ebb_reclaim_report report;
   struct pages pages;
   uint64_t resident, returned = 0;

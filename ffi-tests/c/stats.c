@@ -1,7 +1,7 @@
-/* Statistics: the parts add up to the whole at every moment, the counts are
- * exact, and the kernel agrees. */
+/* Statistics: the parts add up to the whole at every moment, also while memory
+ * breathes, the counts are exact, and the kernel agrees. */
 
-#include "check.h"
+#include "breath.h"
 
 #include <stddef.h>
 
@@ -19,6 +19,15 @@ static void parts_add_up(const ebb_stats *s)
   CHECK(s->resident <= s->resident_peak);
   CHECK(s->resident_peak <= s->reserved);
   CHECK(s->large_blocks <= s->blocks);
+  CHECK_EQ(s->returned_total,
+           s->returned_asked + s->returned_idle + s->returned_limit);
+  CHECK(s->regretted_asked <= s->refaulted_asked);
+  CHECK(s->regretted_idle <= s->refaulted_idle);
+  CHECK(s->regretted_limit <= s->refaulted_limit);
+  CHECK(s->floor <= s->keep || s->mood == EBB_MOOD_GROWING);
+  CHECK(s->due <= s->free_resident);
+  CHECK(s->mood >= EBB_MOOD_GROWING && s->mood <= EBB_MOOD_SHRINKING);
+  CHECK(s->pressure <= 100);
 }
 
 static void agrees_with_the_model(const ebb_stats *stats)
@@ -84,6 +93,51 @@ static void parts_add_up_after_every_step(void)
   end_all(heap);
 }
 
+/* Memory goes back for every reason there is, between the steps and in them. */
+static void parts_add_up_while_memory_breathes(void)
+{
+  struct rng rng = { 25 };
+  ebb_options options = no_options();
+  ebb_stats stats;
+  ebb_heap *heap;
+  unsigned i;
+
+  options.decay_ms = EBB_ZERO;
+  options.history = 1;
+  heap = heap_from(&options);
+  for (i = 0; i < steps(60000); i++) {
+    random_step(heap, &rng, 300000);
+    switch (rng_below(&rng, 400)) {
+    case 0:
+      CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
+      break;
+    case 1:
+      set(heap, "limit_soft", (int64_t)rng_below(&rng, 16 * MIB));
+      break;
+    case 2:
+      set(heap, "limit_hard", (int64_t)rng_below(&rng, 4) * 4 * MIB);
+      break;
+    case 3:
+      set(heap, "decay_ms", (int64_t)rng_below(&rng, 3));
+      break;
+    default:
+      CHECK(ebb_tick(heap, (uint32_t)rng_below(&rng, 20)) >= EBB_OK);
+    }
+    stats = stats_of(heap, 0);
+    parts_add_up(&stats);
+  }
+  CHECK(stats.returned_asked > 0);
+  CHECK(stats.returned_limit > 0);
+  set(heap, "limit_soft", 0);
+  set(heap, "limit_hard", 0);
+  leave_free(heap, MIB);
+  be_idle(heap);
+  stats = stats_of(heap, 0);
+  parts_add_up(&stats);
+  CHECK(stats.returned_idle > 0);
+  end_all(heap);
+}
+
 static void parts_add_up_when_full(void)
 {
   struct rng rng = { 22 };
@@ -138,6 +192,10 @@ static void the_kernel_agrees(void)
       random_step(heap, &rng, 60000);
     }
     kernel_within_bounds(heap);
+    set(heap, "decay_ms", 0);
+    CHECK_EQ(ebb_tick(heap, 0), EBB_OK);
+    kernel_within_bounds(heap);
+    set(heap, "decay_ms", 1000);
     CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
     kernel_within_bounds(heap);
   }
@@ -148,7 +206,7 @@ static void the_kernel_agrees(void)
 /* Whole pages, all written: nothing is left to round. */
 static void the_kernel_agrees_to_the_page(void)
 {
-  ebb_heap *heap = heap_of(0);
+  ebb_heap *heap = heap_of_decay(60000);
   unsigned char *at[50];
   ebb_stats stats;
   size_t i;
@@ -269,6 +327,7 @@ static void unknown_flags_are_refused(void)
 int main(void)
 {
   RUN(parts_add_up_after_every_step);
+  RUN(parts_add_up_while_memory_breathes);
   RUN(parts_add_up_when_full);
   RUN(a_fresh_heap_is_small);
   RUN(the_kernel_agrees);

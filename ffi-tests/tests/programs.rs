@@ -19,6 +19,13 @@ programs! {
     model.c: shared archive sanitized valgrind;
     hostile.c: shared archive sanitized;
     reclaim.c: shared archive sanitized;
+    breathing.c: shared;
+    steps.c: shared;
+    mood.c: shared;
+    pressure.c: shared;
+    hard_limit.c: shared;
+    history.c: shared sanitized;
+    refusal.c: shared;
     stats.c: shared archive sanitized valgrind;
     options.c: shared archive sanitized;
     limits.c: shared;

@@ -37,12 +37,12 @@ fn the_synopsis_runs_and_gives_memory_back() {
 #[test]
 fn the_other_pieces_compile_and_tell_the_truth() {
     let blocks = c_blocks();
-    let [step, stats] = [1, 2].map(|index| blocks[index].replace("static const ", "const "));
+    let [reclaim, pressure, stats] = [1, 2, 3].map(|index| &blocks[index]);
     let check = "if (stats.committed != stats.live + stats.waste + stats.free_resident\n\
                  + stats.returned + stats.never_touched + stats.metadata) return 1;";
     let program = format!(
         "#include <ebbtide.h>\nint main(void) {{\nebb_heap *heap = ebb_heap_new(NULL);\n\
-         {{ {step} }}\n{{ {stats}\n{check} }}\nebb_heap_delete(heap);\nreturn 0;\n}}\n"
+         {{ {reclaim} }}\n{{ {pressure} }}\n{{ {stats}\n{check} }}\nebb_heap_delete(heap);\nreturn 0;\n}}\n"
     );
     finish(&mut compile("pieces", &program));
 }

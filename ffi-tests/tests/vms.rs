@@ -69,11 +69,13 @@ fn run_stress(runtime: &Runtime, options: &[&str]) {
     }
 }
 
-/// In a heap so small that memory runs out.
+/// In a heap so small that memory runs out, and in one that may not hold more than its limit.
 fn run_exhaustion(runtime: &Runtime, options: &[&str]) {
-    let program = clean(host(runtime));
-    let mut command = on_ebbtide(program, options, &stress("exhaustion.lua"), &[]);
-    finish(command.env("EBBTIDE_RESERVE", "32m"));
+    for (variable, bytes) in [("EBBTIDE_RESERVE", "32m"), ("EBBTIDE_LIMIT_HARD", "16m")] {
+        let program = clean(host(runtime));
+        let mut command = on_ebbtide(program, options, &stress("exhaustion.lua"), &[]);
+        finish(command.env(variable, bytes));
+    }
 }
 
 #[test]
@@ -90,6 +92,16 @@ fn luajit_with_assertions_runs_the_stress_scripts() {
 #[test]
 fn luajit_with_assertions_survives_exhaustion() {
     run_exhaustion(&runtimes::LUAJIT_CHECKED, &[]);
+}
+
+/// Free memory goes back at once, and the heap stands above its soft limit all the time.
+#[test]
+fn luajit_with_assertions_runs_while_memory_never_rests() {
+    for script in STRESS.iter().chain(&["cdata.lua"]) {
+        let program = clean(host(&runtimes::LUAJIT_CHECKED));
+        let mut command = on_ebbtide(program, &[], &stress(script), &["2"]);
+        finish(command.env("EBBTIDE_DECAY_MS", "0").env("EBBTIDE_LIMIT_SOFT", "1m"));
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ use crate::units::{PageIndex, PageRange, Pages};
 
 const NO_PAGE: PageIndex = PageIndex(0);
 /// How many listed spans are looked at for the fullest.
-const PACKING_LOOK: usize = 16;
+const PACKING_LOOK: usize = 8;
 
 /// The bins of a heap that lies at `base` and has no spans.
 pub(super) fn empty_bins<S: Above>(base: *mut u8) -> [Bin; CLASS_COUNT] {

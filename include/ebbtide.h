@@ -608,7 +608,7 @@ int ebb_tick(struct ebb_heap *heap, uint32_t budget_us);
 
 /**
  * Tells when to call ebb_tick() next. Cheap enough to be asked before each wait
- * of an event loop: about the time of a look at the clock.
+ * of an event loop: two or three times a look at the clock.
  *
  * heap      from ebb_heap_new(). One thread at a time.
  *

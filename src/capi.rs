@@ -172,7 +172,7 @@ pub unsafe extern "C" fn ebb_tick(heap: *mut ebb_heap, budget_us: u32) -> c_int 
 }
 
 /// Tells when to call ebb_tick() next. Cheap enough to be asked before each wait
-/// of an event loop: about the time of a look at the clock.
+/// of an event loop: two or three times a look at the clock.
 ///
 /// heap      from ebb_heap_new(). One thread at a time.
 ///

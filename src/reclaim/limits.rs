@@ -1,9 +1,9 @@
 //! Memory limits: where the gate stands, and how near it is.
 //!
 //! `limit_soft` is a line above which nothing idle stays; `limit_hard` one beyond which the heap
-//! does not grow. Both are bytes that the heap holds resident, its tables included. A soft limit taken from
-//! the cgroup moves: it is what the heap holds now and what the cgroup has left besides, up to nine
-//! tenths of its limit, since the cgroup is shared with all that is not this heap.
+//! does not grow. Both are bytes that the heap holds resident, its tables included. A soft limit
+//! taken from the cgroup moves: it is what the heap holds now and what the cgroup has left besides,
+//! up to nine tenths of its limit, since the cgroup is shared with all that is not this heap.
 
 #![forbid(unsafe_code)]
 

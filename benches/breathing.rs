@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench breathing` prints the figures of memory that goes back by itself; with
 //! `-- --check` it fails when one is missed. Speed is compared by CPU time, a heap that breathes and
-//! one that does not at the same time, over rounds; what a shared machine does to every program is
-//! measured beside the pauses.
+//! one that does not taking turns every few milliseconds, so that what slows a shared machine down
+//! slows both; what it does to every program is measured beside the pauses.
 
 mod common;
 
@@ -12,7 +12,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use common::{Heap, Random, cpu_time, resident};
-use ebbtide::capi::{EBB_ZERO, ebb_stats};
 
 const MB: usize = 1 << 20;
 
@@ -122,26 +121,30 @@ impl Shape {
         }
     }
 
-    fn run(&self, load: &mut Load<'_>, periods: usize, churn: usize) {
-        for step in 0..periods * STEPS {
-            load.step(self.target(step % STEPS), churn);
-        }
-    }
-
-    /// How many blocks to replace in each step so that a period takes as long as it should.
+    /// How many blocks to replace in each step so that two heaps that take turns need as long for a
+    /// period as it should last.
     fn churn(&self) -> usize {
-        let heap = Heap::with(|options| options.auto = EBB_ZERO);
-        let mut load = Load::new(&heap);
-        let mut time = |churn| {
-            let start = cpu_time();
-            self.run(&mut load, 1, churn);
-            cpu_time() - start
-        };
+        let heaps = [Heap::still(), Heap::still()];
+        let time = |churn| self.run(&heaps, 1, churn).iter().sum::<Duration>();
         time(100);
         let (few, many) = (time(100), time(2100));
-        let each = (many.saturating_sub(few)).as_secs_f64() / (2000 * STEPS) as f64;
+        let each = many.saturating_sub(few).as_secs_f64() / (2000 * STEPS) as f64;
         let left = self.period.saturating_sub(few).as_secs_f64() / STEPS as f64;
         (left / each) as usize + 100
+    }
+
+    /// Plays the same load on two heaps, which take turns; the CPU time of each.
+    fn run(&self, heaps: &[Heap; 2], periods: usize, churn: usize) -> [Duration; 2] {
+        let mut loads = [Load::new(&heaps[0]), Load::new(&heaps[1])];
+        let mut took = [Duration::ZERO; 2];
+        for step in 0..periods * STEPS {
+            for turn in [step % 2, 1 - step % 2] {
+                let start = cpu_time();
+                loads[turn].step(self.target(step % STEPS), churn);
+                took[turn] += cpu_time() - start;
+            }
+        }
+        took
     }
 }
 
@@ -157,38 +160,25 @@ impl Report {
     }
 }
 
-/// CPU time of a shape on a fresh heap, and what the heap has to say afterwards.
-fn measure(shape: &Shape, churn: usize, auto: i64) -> (Duration, ebb_stats) {
-    let heap = Heap::with(|options| options.auto = auto);
-    let mut load = Load::new(&heap);
-    let start = cpu_time();
-    shape.run(&mut load, shape.periods, churn);
-    (cpu_time() - start, heap.stats())
-}
-
 /// Speed with breathing against without, and what of the returned memory was returned in error.
-/// Both run at the same time, each on a thread of its own, so that what slows the machine down slows
-/// both.
 fn speed(shape: &Shape, report: &mut Report) {
     let churn = shape.churn();
     let mut ratios = Vec::new();
-    let (mut returned, mut regretted, mut took) = (0, 0, Duration::ZERO);
+    let (mut returned, mut regretted, mut lasted) = (0, 0, Duration::ZERO);
     for _ in 0..shape.rounds {
-        let (off, (on, stats)) = std::thread::scope(|scope| {
-            let off = scope.spawn(|| measure(shape, churn, EBB_ZERO).0);
-            let on = measure(shape, churn, 1);
-            (off.join().expect("the other half"), on)
-        });
+        let heaps = [Heap::still(), Heap::new()];
+        let [off, on] = shape.run(&heaps, shape.periods, churn);
+        let stats = heaps[1].stats();
         returned += stats.returned_total;
         regretted += stats.regretted_idle;
-        took += on;
+        lasted += off + on;
         ratios.push(off.as_secs_f64() / on.as_secs_f64());
     }
     ratios.sort_by(f64::total_cmp);
     let median = ratios[ratios.len() / 2];
-    let period = took.as_secs_f64() / (shape.rounds * shape.periods) as f64;
+    let period = lasted.as_secs_f64() / (shape.rounds * shape.periods) as f64;
     let text = format!(
-        "{}: speed of breathing {median:.3} (rounds {:.3} to {:.3}, period {period:.2} s CPU), at \
+        "{}: speed of breathing {median:.3} (rounds {:.3} to {:.3}, period {period:.2} s), at \
          least {:.2}",
         shape.name,
         ratios[0],

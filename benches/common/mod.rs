@@ -7,9 +7,9 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use ebbtide::capi::{
-    EBB_MORE, EBB_NEVER, ebb_alloc, ebb_heap, ebb_heap_delete, ebb_heap_new, ebb_next_tick,
-    ebb_options, ebb_reclaim, ebb_reclaim_options, ebb_reclaim_report, ebb_stats, ebb_stats_read,
-    ebb_tick,
+    EBB_MORE, EBB_NEVER, EBB_ZERO, ebb_alloc, ebb_heap, ebb_heap_delete, ebb_heap_new,
+    ebb_next_tick, ebb_options, ebb_reclaim, ebb_reclaim_options, ebb_reclaim_report, ebb_stats,
+    ebb_stats_read, ebb_tick,
 };
 
 /// A heap that is deleted at the end of its scope.
@@ -19,6 +19,11 @@ impl Heap {
     /// A heap with the default options.
     pub fn new() -> Heap {
         Heap::with(|_| {})
+    }
+
+    /// A heap that does not breathe.
+    pub fn still() -> Heap {
+        Heap::with(|options| options.auto = EBB_ZERO)
     }
 
     /// A heap with other options.

@@ -104,7 +104,7 @@ const SHAPES: [Shape; 4] = [
     Shape { name: "sawtooth of 1 s", crest: 100 * MB, period: Duration::from_secs(1), rising: 80,
             periods: 3, rounds: 7, bound: 0.97, returns_in_time: true },
     Shape { name: "sawtooth of 10 s", crest: 200 * MB, period: Duration::from_secs(10), rising: 80,
-            periods: 2, rounds: 3, bound: 0.97, returns_in_time: false },
+            periods: 3, rounds: 3, bound: 0.97, returns_in_time: false },
 ];
 
 /// Steps in a period.
@@ -125,12 +125,15 @@ impl Shape {
     /// period as it should last.
     fn churn(&self) -> usize {
         let heaps = [Heap::still(), Heap::still()];
-        let time = |churn| self.run(&heaps, 1, churn).iter().sum::<Duration>();
-        time(100);
-        let (few, many) = (time(100), time(2100));
-        let each = many.saturating_sub(few).as_secs_f64() / (2000 * STEPS) as f64;
-        let left = self.period.saturating_sub(few).as_secs_f64() / STEPS as f64;
-        (left / each) as usize + 100
+        let mut churn = 100;
+        self.run(&heaps, 1, churn);
+        loop {
+            let took: Duration = self.run(&heaps, 1, churn).iter().sum();
+            if took >= self.period / 2 {
+                return (churn as f64 * self.period.div_duration_f64(took)) as usize;
+            }
+            churn *= 2;
+        }
     }
 
     /// Plays the same load on two heaps, which take turns; the CPU time of each.

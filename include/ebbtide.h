@@ -66,7 +66,7 @@
 #define EBB_CGROUP (-2)
 
 /**
- * ebb_stats.mood: demand is higher than it was. Nothing goes back.
+ * ebb_stats.mood: demand is higher than it was, or climbs back fast. Nothing goes back.
  */
 #define EBB_MOOD_GROWING 1
 

@@ -56,8 +56,8 @@ const WORTH_MIN: Pages = Pages(64);
 const ACTIVITY_MIN: Pages = Pages(16);
 /// After a fall, new blocks are packed for so many times `decay_us`.
 const PACKING_DECAYS: u64 = 10;
-/// Demand counts as growing for so many epochs after it was higher than before. That nothing goes
-/// then saves no refault; it keeps calls out of the way.
+/// Demand counts as growing for so many epochs after it was higher than before. Where it climbs
+/// back that saves a sawtooth of 10 s all refaults; elsewhere it keeps calls out of the way.
 const GROWING_EPOCHS: u64 = 2;
 
 /// What the options say.
@@ -92,7 +92,7 @@ pub(crate) struct Sight {
 /// What the heap is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Mood {
-    /// Demand is higher than it was: give nothing, be fast.
+    /// Demand is higher than it was, or climbs back fast: give nothing, be fast.
     Growing = 1,
     #[default]
     Steady = 2,

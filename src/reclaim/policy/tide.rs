@@ -23,8 +23,9 @@ struct Stair {
     level: Pages,
     /// When demand was there last.
     at_us: u64,
-    /// The lowest demand since.
+    /// The lowest demand since, and when it was there last.
     low: Pages,
+    low_us: u64,
     /// How long it is waited for.
     patience_us: u64,
     /// When it came back as late as that.
@@ -35,7 +36,7 @@ struct Stair {
 
 impl Stair {
     fn new(now_us: u64, used: Pages) -> Stair {
-        Stair { level: used, at_us: now_us, low: used, ..Stair::default() }
+        Stair { level: used, at_us: now_us, low: used, low_us: now_us, ..Stair::default() }
     }
 
     fn tolerance(&self) -> Pages {
@@ -50,6 +51,17 @@ impl Stair {
         now_us < self.at_us + self.patience_us && now_us < self.returned_us + MEMORY_US
     }
 
+    fn sink(&mut self, now_us: u64, used: Pages) {
+        if used <= self.low {
+            *self = Stair { low: used, low_us: now_us, ..*self };
+        }
+    }
+
+    /// Demand climbs back to here so fast that what is free is needed before its return would pay.
+    fn is_neared(&self, now_us: u64, used: Pages) -> bool {
+        now_us - self.low_us <= affordable_us(used.beyond(self.low))
+    }
+
     /// Demand is here. If it was away, it will be waited for the next time.
     fn reach(&mut self, now_us: u64, used: Pages) {
         let swing = self.level.beyond(self.low);
@@ -57,7 +69,8 @@ impl Stair {
         if self.is_above(self.low) {
             self.learn(now_us, away_us, away_us <= affordable_us(swing));
         }
-        *self = Stair { level: self.level.max(used), at_us: now_us, low: used, ..*self };
+        let level = self.level.max(used);
+        *self = Stair { level, at_us: now_us, low: used, low_us: now_us, ..*self };
     }
 
     /// A small swing on top of a large one does not make what the large one taught forgotten.
@@ -86,17 +99,17 @@ impl Tide {
         &self.stairs[..self.count]
     }
 
-    /// When demand was higher than ever before that is remembered.
+    /// When demand was higher than ever before that is remembered, or on its way back.
     pub(super) fn grown_us(&self) -> u64 {
         self.grown_us
     }
 
     pub(super) fn note(&mut self, now_us: u64, used: Pages) {
         self.forget(now_us);
-        if self.stairs().iter().all(|stair| stair.level < used) {
+        let above = self.stairs().iter().take_while(|stair| stair.is_above(used)).count();
+        if self.grows(now_us, used, above) {
             self.grown_us = now_us;
         }
-        let above = self.stairs().iter().take_while(|stair| stair.is_above(used)).count();
         if above < self.count {
             self.stairs[above].reach(now_us, used);
             self.count = above + 1;
@@ -105,9 +118,15 @@ impl Tide {
             self.count = (above + 1).min(STAIRS);
             self.stairs[self.count - 1] = Stair::new(now_us, used);
         }
-        for stair in &mut self.stairs[..self.count] {
-            stair.low = stair.low.min(used);
-        }
+        self.stairs[..self.count].iter_mut().for_each(|stair| stair.sink(now_us, used));
+    }
+
+    /// Demand is higher than it was and than is expected, with so many levels above it.
+    fn grows(&self, now_us: u64, used: Pages, above: usize) -> bool {
+        let (above, rest) = self.stairs().split_at(above);
+        rest.iter().all(|stair| stair.level < used)
+            && above.iter().all(|stair| !stair.is_expected(now_us))
+            && above.last().is_none_or(|stair| stair.is_neared(now_us, used))
     }
 
     /// Forgets what demand has not been at for too long.

@@ -27,7 +27,7 @@ const fn curve(
     Curve { name, length_s, held_max, cost_max, at }
 }
 
-pub(super) const CURVES: [Curve; 31] = [
+pub(super) const CURVES: [Curve; 32] = [
     curve("step", 30, 10.0, 0.01, |s| busy(if s < 10.0 { 500.0 } else { 100.0 })),
     curve("sawtooth 10 ms", 10, 100.0, 0.1, |s| sawtooth(s, 0.01, 16.0)),
     curve("sawtooth 100 ms", 20, 100.0, 0.01, |s| sawtooth(s, 0.1, 256.0)),
@@ -35,6 +35,7 @@ pub(super) const CURVES: [Curve; 31] = [
     curve("sawtooth 2 s", 60, 100.0, 0.5, |s| sawtooth(s, 2.0, 256.0)),
     curve("small sawtooth 2 s", 60, 95.0, 0.5, |s| sawtooth(s, 2.0, 16.0)),
     curve("sawtooth 10 s", 120, 100.0, 1.0, |s| sawtooth(s, 10.0, 512.0)),
+    curve("steep triangle 10 s", 120, 100.0, 0.1, steep_triangle),
     curve("low sawtooth 10 s", 120, 35.0, 1.0, |s| sawtooth(s, 10.0, 64.0)),
     curve("noisy sawtooth 10 s", 120, 100.0, 1.0, noisy_sawtooth),
     curve("sawtooth 100 s", 600, 5.0, 1.0, |s| sawtooth(s, 100.0, 512.0)),
@@ -87,6 +88,12 @@ pub(super) fn sawtooth(seconds: f64, period_s: f64, swing_mb: f64) -> Demand {
 
 pub(super) fn triangle(seconds: f64) -> Demand {
     busy(20.0 + 256.0 * (1.0 - (2.0 * tooth(seconds, 1.0) - 1.0).abs()))
+}
+
+/// Rises for 8 s and falls for 2.
+fn steep_triangle(seconds: f64) -> Demand {
+    let part = tooth(seconds, 10.0);
+    busy(20.0 + 200.0 * if part < 0.8 { part / 0.8 } else { (1.0 - part) / 0.2 })
 }
 
 /// Half of the time 276 MB and at work, half of it idle with 20 MB.

@@ -466,6 +466,23 @@ fn demand_that_is_higher_than_before_is_growing() {
 }
 
 #[test]
+fn demand_that_climbs_back_fast_is_growing() {
+    let grows = |corners: &[(f64, f64)]| {
+        let (tide, now_us) = tide_of(corners);
+        tide.grown_us() == now_us
+    };
+    let fall = [(0.0, 500.0), (2.0, 100.0)];
+    assert!(!grows(&fall));
+    assert!(grows(&[&fall[..], &[(3.0, 120.0)]].concat()), "20 MB in a second");
+    assert!(!grows(&[&fall[..], &[(3.0, 105.0)]].concat()), "5 MB in a second");
+    assert!(!grows(&[&fall[..], &[(3.0, 140.0), (3.1, 139.0)]].concat()), "no longer");
+    let away = [(6.0, 100.0), (7.0, 120.0)];
+    assert!(grows(&[&fall[..], &away].concat()), "it climbs from when it was lowest last");
+    let swing = [(3.0, 500.0), (3.1, 100.0), (3.5, 150.0)];
+    assert!(!grows(&[&fall[..], &swing].concat()), "that it comes back is expected");
+}
+
+#[test]
 fn pages_that_came_to_light_are_old() {
     let mut policy = Policy::default();
     policy.judge(&SETTINGS, seen(0.0, 100, 0));

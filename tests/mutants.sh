@@ -68,7 +68,8 @@ what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.beyond(sweep.
 the slow path looks|src/heap/above.rs|s/            S::pages_moved(self);//
 auto off is off|src/reclaim/breath.rs|s/if self.options.get(Key::Auto) == 1 { LOOK }/if true { LOOK }/
 what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
-a climb back is growth|src/reclaim/policy/tide.rs|s/is_none_or(|stair| stair.is_neared(now_us, used))/is_none()/
+a climb back keeps what it needs|src/reclaim/policy/tide.rs|s/Some(stair) if stair.is_neared(now_us, used)/Some(stair) if used > stair.level/
+what is free grows old|src/reclaim/policy/decay.rs|s/        self.age_by(ended, epoch_us);//
 empty spans are old|src/reclaim/breath.rs|s/        self.above.policy.note_found(\&settings, self.runs.dirty.beyond(dirty));//
 a refusing kernel is left alone|src/reclaim/breath.rs|s/self.until_us = if refused { now_us + self.lasts_us } else { now_us };/self.until_us = now_us;/
 the clock may go back|src/reclaim/breath.rs|s/self.now_us = self.at(shown_us);/self.now_us = shown_us;/

@@ -39,6 +39,8 @@ pub(super) struct Decay {
     freed: [Pages; EPOCHS as usize + 1],
     /// All free pages; those that are in no entry are older.
     dirty: Pages,
+    /// When those became free, on average.
+    older_since_us: u64,
 }
 
 impl Decay {
@@ -46,12 +48,9 @@ impl Decay {
         self.epoch_start_us
     }
 
-    pub(super) fn dirty(&self) -> Pages {
-        self.dirty
-    }
-
     pub(super) fn note(&mut self, epoch_us: u64, now_us: u64, dirty: Pages) {
         let ended = (now_us - self.epoch_start_us) / epoch_us;
+        self.age_by(ended, epoch_us);
         self.epoch_start_us += ended * epoch_us;
         let count = self.freed.len();
         let shift = ended.min(count as u64) as usize;
@@ -60,6 +59,49 @@ impl Decay {
         self.freed[0] = self.freed[0].and_more(dirty.beyond(self.dirty));
         self.take(self.dirty.beyond(dirty));
         self.dirty = dirty;
+    }
+
+    /// Notes what will be older than is remembered apart when so many epochs more have ended.
+    fn age_by(&mut self, ended: u64, epoch_us: u64) {
+        let remembered = self.freed.len() - ended.min(self.freed.len() as u64) as usize;
+        let mut older = self.older();
+        for index in remembered..self.freed.len() {
+            self.add_older(older, index, epoch_us);
+            older = older.and_more(self.freed[index]);
+        }
+    }
+
+    /// Counts the pages of an entry among so many older ones.
+    fn add_older(&mut self, older: Pages, index: usize, epoch_us: u64) {
+        let pages = self.freed[index];
+        let since_us = self.started_us(index as u64, epoch_us) as f64;
+        let share = f64::from(pages.0) / f64::from(older.and_more(pages).0.max(1));
+        let before_us = self.older_since_us as f64;
+        self.older_since_us = (before_us + (since_us - before_us) * share) as u64;
+    }
+
+    /// When the epoch began after which so many have ended.
+    fn started_us(&self, ended: u64, epoch_us: u64) -> u64 {
+        self.epoch_start_us.saturating_sub(ended * epoch_us)
+    }
+
+    /// Free pages that are in no entry.
+    pub(super) fn older(&self) -> Pages {
+        self.freed.iter().fold(self.dirty, |left, pages| left.beyond(*pages))
+    }
+
+    /// How long the free pages have been so on average.
+    pub(super) fn age_us(&self, epoch_us: u64, now_us: u64) -> u64 {
+        let age_us = |since_us: u64| now_us.saturating_sub(since_us);
+        let older = self.older();
+        let mut sum = u128::from(older.0) * u128::from(age_us(self.older_since_us));
+        let mut count = u64::from(older.0);
+        for (index, pages) in (0u64..).zip(&self.freed) {
+            let since_us = self.started_us(index, epoch_us);
+            sum += u128::from(pages.0) * u128::from(age_us(since_us));
+            count += u64::from(pages.0);
+        }
+        (sum / u128::from(count.max(1))) as u64
     }
 
     /// Takes pages, as far as they go.
@@ -77,7 +119,10 @@ impl Decay {
     }
 
     /// So many pages came to light that have been free for longer than is remembered.
-    pub(super) fn note_found(&mut self, pages: Pages) {
+    pub(super) fn note_found(&mut self, epoch_us: u64, pages: Pages) {
+        if self.older() == Pages::ZERO {
+            self.older_since_us = self.started_us(EPOCHS, epoch_us);
+        }
         self.dirty = self.dirty.and_more(pages);
     }
 

@@ -92,6 +92,9 @@ pub(super) struct Tide {
     stairs: [Stair; STAIRS],
     count: usize,
     grown_us: u64,
+    /// How far demand had climbed when it last climbed fast, and when that was.
+    climbed: Pages,
+    climbed_us: u64,
 }
 
 impl Tide {
@@ -99,7 +102,12 @@ impl Tide {
         &self.stairs[..self.count]
     }
 
-    /// When demand was higher than ever before that is remembered, or on its way back.
+    /// How far demand has climbed back if it did so fast, and not longer ago than `recent_us`.
+    pub(super) fn climbed(&self, now_us: u64, recent_us: u64) -> Pages {
+        if now_us < self.climbed_us + recent_us { self.climbed } else { Pages::ZERO }
+    }
+
+    /// When demand was higher than ever before that is remembered.
     pub(super) fn grown_us(&self) -> u64 {
         self.grown_us
     }
@@ -107,9 +115,7 @@ impl Tide {
     pub(super) fn note(&mut self, now_us: u64, used: Pages) {
         self.forget(now_us);
         let above = self.stairs().iter().take_while(|stair| stair.is_above(used)).count();
-        if self.grows(now_us, used, above) {
-            self.grown_us = now_us;
-        }
+        self.note_rise(now_us, used, above);
         if above < self.count {
             self.stairs[above].reach(now_us, used);
             self.count = above + 1;
@@ -121,12 +127,21 @@ impl Tide {
         self.stairs[..self.count].iter_mut().for_each(|stair| stair.sink(now_us, used));
     }
 
-    /// Demand is higher than it was and than is expected, with so many levels above it.
-    fn grows(&self, now_us: u64, used: Pages, above: usize) -> bool {
+    /// Takes note if demand is higher than it was and than is expected, with so many levels above.
+    fn note_rise(&mut self, now_us: u64, used: Pages, above: usize) {
         let (above, rest) = self.stairs().split_at(above);
-        rest.iter().all(|stair| stair.level < used)
-            && above.iter().all(|stair| !stair.is_expected(now_us))
-            && above.last().is_none_or(|stair| stair.is_neared(now_us, used))
+        let is_known = rest.iter().any(|stair| stair.level >= used)
+            || above.iter().any(|stair| stair.is_expected(now_us));
+        if is_known {
+            return;
+        }
+        match above.last().copied() {
+            None => self.grown_us = now_us,
+            Some(stair) if stair.is_neared(now_us, used) => {
+                (self.climbed, self.climbed_us) = (used.beyond(stair.low), now_us);
+            }
+            Some(_) => {}
+        }
     }
 
     /// Forgets what demand has not been at for too long.

@@ -27,7 +27,7 @@ const fn curve(
     Curve { name, length_s, held_max, cost_max, at }
 }
 
-pub(super) const CURVES: [Curve; 32] = [
+pub(super) const CURVES: [Curve; 33] = [
     curve("step", 30, 10.0, 0.01, |s| busy(if s < 10.0 { 500.0 } else { 100.0 })),
     curve("sawtooth 10 ms", 10, 100.0, 0.1, |s| sawtooth(s, 0.01, 16.0)),
     curve("sawtooth 100 ms", 20, 100.0, 0.01, |s| sawtooth(s, 0.1, 256.0)),
@@ -47,6 +47,7 @@ pub(super) const CURVES: [Curve; 32] = [
     curve("high square 40 s", 400, 100.0, 1.0, high_square),
     curve("square 60 s", 600, 8.0, 1.0, |s| square(s, 60.0)),
     curve("oscillating part", 60, 20.0, 0.1, oscillating_part),
+    curve("creeping crests", 120, 20.0, 0.1, creeping_crests),
     curve("swing that ends", 120, 60.0, 1.0, swing_that_ends),
     curve("swing, then timer", 120, 35.0, 1.0, swing_then_timer),
     curve("spikes every 20 s", 600, 40.0, 1.0, |s| spikes(s, 20.0)),
@@ -120,6 +121,12 @@ pub(super) fn noisy_sawtooth(s: f64) -> Demand {
 /// 600 MB, then 100 MB of which come and go five times a second.
 pub(super) fn oscillating_part(s: f64) -> Demand {
     busy(if s < 5.0 { 600.0 } else { 100.0 + 100.0 * tooth(s, 0.2) })
+}
+
+/// 400 MB, then bursts of 10 MB five times a second, each a little higher than the one before.
+pub(super) fn creeping_crests(s: f64) -> Demand {
+    let burst = if tooth(s, 0.2) < 0.1 { 10.0 + 0.5 * s } else { 0.0 };
+    busy(if s < 5.0 { 400.0 } else { 20.0 + burst })
 }
 
 /// A swing of 512 MB until half of the time, then one of 20 MB.

@@ -56,7 +56,7 @@ fn what_was_returned_makes_no_more_go() {
     let keep = decay.keep_after(0);
     assert!(keep < Pages(1000) && keep > Pages::ZERO);
     decay.note_returned(Pages(1000) - keep);
-    assert_eq!((decay.dirty(), decay.keep_after(0)), (keep, keep));
+    assert_eq!((decay.older(), decay.keep_after(0)), (Pages::ZERO, keep));
     decay.note(EPOCH_US, 10 * EPOCH_US + 1, keep);
     assert_eq!(decay.keep_after(0), keep);
 }
@@ -466,20 +466,29 @@ fn demand_that_is_higher_than_before_is_growing() {
 }
 
 #[test]
-fn demand_that_climbs_back_fast_is_growing() {
-    let grows = |corners: &[(f64, f64)]| {
+fn demand_that_climbs_back_fast_keeps_twice_what_it_climbed() {
+    let climbed_mb = |corners: &[(f64, f64)]| {
         let (tide, now_us) = tide_of(corners);
-        tide.grown_us() == now_us
+        tide.climbed(now_us, SECOND_US / 4).0 / MB
     };
     let fall = [(0.0, 500.0), (2.0, 100.0)];
-    assert!(!grows(&fall));
-    assert!(grows(&[&fall[..], &[(3.0, 120.0)]].concat()), "20 MB in a second");
-    assert!(!grows(&[&fall[..], &[(3.0, 105.0)]].concat()), "5 MB in a second");
-    assert!(!grows(&[&fall[..], &[(3.0, 140.0), (3.1, 139.0)]].concat()), "no longer");
+    assert_eq!(climbed_mb(&fall), 0);
+    assert_eq!(climbed_mb(&[&fall[..], &[(3.0, 120.0)]].concat()), 20, "20 MB in a second");
+    assert_eq!(climbed_mb(&[&fall[..], &[(3.0, 105.0)]].concat()), 0, "5 MB in a second");
+    let stays = [(3.0, 140.0), (3.2, 139.0)];
+    assert_eq!(climbed_mb(&[&fall[..], &stays].concat()), 40);
+    assert_eq!(climbed_mb(&[&fall[..], &stays, &[(3.4, 139.0)]].concat()), 0, "no longer");
     let away = [(6.0, 100.0), (7.0, 120.0)];
-    assert!(grows(&[&fall[..], &away].concat()), "it climbs from when it was lowest last");
+    assert_eq!(climbed_mb(&[&fall[..], &away].concat()), 20, "from when it was lowest last");
     let swing = [(3.0, 500.0), (3.1, 100.0), (3.5, 150.0)];
-    assert!(!grows(&[&fall[..], &swing].concat()), "that it comes back is expected");
+    assert_eq!(climbed_mb(&[&fall[..], &swing].concat()), 0, "that it comes back is expected");
+
+    let sights = [seen(0.0, 500, 0), seen(0.1, 100, 400), seen(1.6, 100, 400), seen(1.7, 130, 370)];
+    assert_eq!(judged(&SETTINGS, &sights[..3]).mood, Mood::Shrinking);
+    let verdict = judged(&SETTINGS, &sights);
+    assert_eq!((verdict.mood, verdict.reason), (Mood::Steady, Reason::Climb));
+    assert_eq!(verdict.floor, Pages(60 * MB));
+    assert!(verdict.keep < Pages(80 * MB), "{verdict:?}");
 }
 
 #[test]
@@ -499,7 +508,20 @@ fn memory_of_different_age_is_as_old_as_its_mean() {
     policy.judge(&SETTINGS, seen(3.0, 100, 300));
     policy.judge(&SETTINGS, seen(4.0, 100, 300));
     let age_us = policy.idle_age_us(&SETTINGS, 0);
-    assert!(age_us.abs_diff(5 * SECOND_US / 3) < 10, "a third for 3 s, the rest for 1 s: {age_us}");
+    let epoch_us = SECOND_US / 8;
+    assert!(age_us.abs_diff(5 * SECOND_US / 3) < epoch_us, "a third 3 s, the rest 1 s: {age_us}");
+}
+
+#[test]
+fn memory_that_comes_and_goes_does_not_make_what_stays_younger() {
+    let mut policy = Policy::default();
+    policy.judge(&SETTINGS, seen(0.0, 500, 0));
+    for i in 0..1000 {
+        let borrowed = 10 * (i % 2);
+        policy.judge(&SETTINGS, seen(1.0 + f64::from(i) / 10.0, 100 + borrowed, 400 - borrowed));
+    }
+    let age_us = policy.idle_age_us(&SETTINGS, 0);
+    assert!(age_us > 95 * SECOND_US, "{age_us}");
 }
 
 #[test]

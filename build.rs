@@ -1,4 +1,5 @@
-//! Gives the shared library its soname, so that programs linked with it ask for this ABI.
+//! Gives the shared library its soname, so that programs linked with it ask for this ABI, and keeps
+//! it loaded once it is: Lua unloads its modules before it frees its last blocks.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -6,5 +7,6 @@ fn main() {
     let major = std::env::var("CARGO_PKG_VERSION_MAJOR").unwrap_or_default();
     if os == "linux" {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libebbtide.so.{major}");
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }
 }

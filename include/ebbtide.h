@@ -10,6 +10,9 @@
 /** The version of this header; ebb_version() tells that of the library. */
 #define EBB_VERSION "0.1.0"
 
+/** A Lua VM, as lua.h declares it. */
+struct lua_State;
+
 /**
  * Done.
  */
@@ -49,6 +52,11 @@
  * The kernel refused; what could be done is done, and the heap goes on.
  */
 #define EBB_ERR_SYSTEM (-6)
+
+/**
+ * What the VM runs on is not known beyond doubt; nothing was touched.
+ */
+#define EBB_ERR_UNKNOWN (-7)
 
 /**
  * ebb_next_tick(): never. As a timeout it is 24 days, which does no harm.
@@ -106,9 +114,19 @@
 #define EBB_FLOOR_LIMIT 4
 
 /**
+ * ebb_stats.floor_reason: demand climbs back so fast that it will be needed.
+ */
+#define EBB_FLOOR_CLIMB 5
+
+/**
  * ebb_stats.flags: measure kernel_resident too. Takes time in proportion to the heap.
  */
 #define EBB_STATS_KERNEL 1
+
+/**
+ * Sizes of free chunks that are told apart: powers of two from 32 bytes on.
+ */
+#define EBB_FREE_SIZES 24
 
 /**
  * The heap of one Lua VM. Opaque.
@@ -462,6 +480,11 @@ typedef struct ebb_stats {
    * Of refaulted_limit, used again within a second.
    */
   uint64_t regretted_limit;
+  /**
+   * In blocks that the VM has had since before ebb_attach(), on LuaJIT's own
+   * allocator. In no other figure.
+   */
+  uint64_t former_live;
 } ebb_stats;
 
 /**
@@ -523,6 +546,87 @@ typedef struct ebb_history {
    */
   size_t count;
 } ebb_history;
+
+/**
+ * Free chunks of about one size.
+ */
+typedef struct ebb_free_chunks {
+  /**
+   * Bytes of the largest of them, at most.
+   */
+  uint64_t up_to;
+  /**
+   * How many there are (a count).
+   */
+  uint64_t count;
+  /**
+   * Bytes of all.
+   */
+  uint64_t bytes;
+  /**
+   * Of these, bytes on whole pages that hold memory and can go back.
+   */
+  uint64_t returnable;
+} ebb_free_chunks;
+
+/**
+ * What the heap of LuaJIT's own allocator holds. Blocks of 128 KiB and more are
+ * mapped apart and are in no figure. Bytes, unless a name says otherwise.
+ */
+typedef struct ebb_builtin_stats {
+  /**
+   * sizeof(ebb_builtin_stats); set it before the call.
+   */
+  size_t size;
+  /**
+   * Mapped, in all segments.
+   */
+  uint64_t reserved;
+  /**
+   * Segments (a count). One goes back only when it is wholly free.
+   */
+  uint64_t segments;
+  /**
+   * In blocks in use, 8 bytes for each included.
+   */
+  uint64_t live;
+  /**
+   * Blocks in use (a count).
+   */
+  uint64_t blocks;
+  /**
+   * The allocator's own. reserved is the sum of live, metadata and free.
+   */
+  uint64_t metadata;
+  /**
+   * In free chunks.
+   */
+  uint64_t free;
+  /**
+   * Free chunks (a count).
+   */
+  uint64_t free_chunks;
+  /**
+   * The largest free chunk.
+   */
+  uint64_t largest_free;
+  /**
+   * Whole pages inside free chunks that hold memory and can go back.
+   */
+  uint64_t returnable;
+  /**
+   * Whole pages inside free chunks that hold none.
+   */
+  uint64_t returned;
+  /**
+   * Held resident, as the kernel says.
+   */
+  uint64_t resident;
+  /**
+   * Free chunks by size; the last entry has all that are larger.
+   */
+  struct ebb_free_chunks free_by_size[EBB_FREE_SIZES];
+} ebb_builtin_stats;
 
 #ifdef __cplusplus
 extern "C" {
@@ -693,6 +797,118 @@ const char *ebb_strerror(int code);
  * Tells the version of the library, as "major.minor.patch". Any thread.
  */
 const char *ebb_version(void);
+
+/**
+ * Makes a VM on a heap of its own, which lua_close() deletes with it. Like
+ * luaL_newstate(), but without its panic function.
+ *
+ * options   as for ebb_heap_new().
+ *
+ * Returns the VM, or NULL: ebb_strerror(0) then says why. The Lua is the one
+ * that the process has; a 64-bit LuaJIT must be built with GC64, as it is by
+ * default.
+ */
+struct lua_State *ebb_newstate(const struct ebb_options *options);
+
+/**
+ * Changes a running VM over from LuaJIT's own allocator to a heap. The blocks
+ * that it has stay where they are and go back to that allocator when they are
+ * freed; what is resized moves over. At the end lua_close() unmaps the one and
+ * deletes the other.
+ *
+ * L         a VM of this thread's, or any coroutine of one, at any age.
+ * options   as for ebb_heap_new().
+ *
+ * Returns EBB_OK; EBB_MORE when the VM was on a heap already, and then nothing
+ * has changed; EBB_ERR_UNKNOWN when it does not run on LuaJIT's own allocator
+ * beyond doubt, and then nothing was touched; what else ebb_heap_new() can fail
+ * with. C modules that have kept the allocation function of before and go on
+ * using it for blocks of their own do no harm.
+ */
+int ebb_attach(struct lua_State *L,
+               const struct ebb_options *options);
+
+/**
+ * Finds the heap of a VM.
+ *
+ * L         a VM of this thread's, or any coroutine of one.
+ *
+ * Returns the heap, which is the VM's: do not delete it unless you made it.
+ * NULL when the VM runs on another allocator.
+ */
+struct ebb_heap *ebb_heap_of(struct lua_State *L);
+
+/**
+ * Looks at the heap of LuaJIT's own allocator, on which a VM runs or, if it was
+ * attached, has run before. Walks all of it, read-only: about 20 ms for each
+ * million blocks.
+ *
+ * L         a VM of this thread's, or any coroutine of one.
+ * stats     size is read; the rest is filled.
+ *
+ * Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN when it is another
+ * allocator, or a heap that does not add up.
+ */
+int ebb_builtin_read(struct lua_State *L, struct ebb_builtin_stats *stats);
+
+/**
+ * Gives free pages inside the heap of LuaJIT's own allocator back, in place.
+ * ebb_reclaim() does that too for a VM that was attached.
+ *
+ * L         a VM of this thread's that runs on that allocator.
+ * options   NULL: everything, at once. The first walk of all blocks is not held
+ *           to the budget.
+ * report    NULL, or room for what was done; live and resident are 0 when there
+ *           was a budget.
+ *
+ * Returns EBB_MORE when the budget ran out; EBB_OK; EBB_ERR_SYSTEM when the
+ * kernel refused some of it; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN, and then nothing
+ * was touched.
+ */
+int ebb_builtin_reclaim(struct lua_State *L,
+                        const struct ebb_reclaim_options *options,
+                        struct ebb_reclaim_report *report);
+
+/**
+ * For libebbtide_preload.so: makes a VM on a heap of its own, with the functions
+ * of the Lua that the program uses. Its heap notices which thread has the VM.
+ *
+ * Returns the VM, or NULL: ebb_strerror(0) then says why.
+ */
+struct lua_State *ebb_preload_newstate(void *newstate,
+                                       void *setallocf);
+
+/**
+ * For libebbtide_preload.so: does what is due in the heaps of those VMs made by
+ * ebb_preload_newstate() that the calling thread used last.
+ *
+ * budget_us  microseconds after which to stop, for all together.
+ *
+ * Returns in how many milliseconds to call again; EBB_NEVER.
+ */
+int ebb_preload_idle(uint32_t budget_us);
+
+/**
+ * For libebbtide_preload.so: tells on standard error what each VM made by
+ * ebb_preload_newstate() that is still open holds and gave back. When a VM is
+ * closed that is told if EBBTIDE_REPORT is in the environment.
+ */
+void ebb_preload_report(void);
+
+/**
+ * Opens the Lua module: leaves its table on the stack, as `require` expects. For hosts that
+ * preload it: put it into package.preload.ebbtide.
+ *
+ * L         a VM of this thread's.
+ *
+ * Returns 1. Throws a Lua error when memory runs out.
+ */
+int luaopen_ebbtide(struct lua_State *L);
+
+/**
+ * Opens `ebbtide.core`, which lua/ebbtide.lua asks for when it is loaded from a file.
+ */
+int luaopen_ebbtide_core(struct lua_State *L);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -4,8 +4,10 @@
 //! checks its arguments, turns them into Rust, and hands over to the layer that does the work.
 
 mod types;
+mod vm;
 
 pub use types::*;
+pub use vm::*;
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::{ptr, slice};
@@ -120,19 +122,18 @@ pub unsafe extern "C" fn ebb_reclaim(
     // SAFETY: the caller's promises, here and for the report.
     let (heap, budget_us) = unsafe {
         let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
-        if !report.is_null() && (*report).size < size_of::<usize>() {
-            return too_small("ebb_reclaim_report");
-        }
-        if options.is_null() {
-            (heap, 0)
-        } else if (*options).size < size_of::<ebb_reclaim_options>() {
-            return too_small("ebb_reclaim_options");
-        } else {
-            (heap, (*options).budget_us)
+        match budget_of(options, report) {
+            Ok(budget_us) => (heap, budget_us),
+            Err(code) => return code,
         }
     };
     let start = heap.os.now_us();
-    let outcome = heap.reclaim(Budget::from_us(start, budget_us));
+    let mut outcome = heap.reclaim(Budget::from_us(start, budget_us));
+    // SAFETY: the heap is live and this thread's.
+    if let Some(former) = unsafe { crate::vm::former_of(heap) } {
+        let deadline = (budget_us > 0).then(|| start + u64::from(budget_us));
+        former.reclaim(deadline, &mut outcome);
+    }
     if !report.is_null() {
         let snapshot = heap.snapshot();
         let done = ebb_reclaim_report {
@@ -396,6 +397,30 @@ fn result_of(call: &str, outcome: &Outcome) -> c_int {
     }
 }
 
+/// The budget in a pass's options, 0 for none; or the result that says what is wrong with them.
+///
+/// # Safety
+///
+/// Both are NULL or point to as many bytes as their `size` says.
+unsafe fn budget_of(
+    options: *const ebb_reclaim_options,
+    report: *const ebb_reclaim_report,
+) -> Result<u32, c_int> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !report.is_null() && (*report).size < size_of::<usize>() {
+            return Err(too_small("ebb_reclaim_report"));
+        }
+        if options.is_null() {
+            Ok(0)
+        } else if (*options).size < size_of::<ebb_reclaim_options>() {
+            Err(too_small("ebb_reclaim_options"))
+        } else {
+            Ok((*options).budget_us)
+        }
+    }
+}
+
 fn null(argument: &str) -> c_int {
     Error::Argument.because(format_args!("{argument} is NULL")) as c_int
 }
@@ -543,6 +568,7 @@ fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
         regretted_asked,
         regretted_idle,
         regretted_limit,
+        former_live: crate::vm::former_live(heap),
         ..head
     }
 }

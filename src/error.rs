@@ -26,6 +26,8 @@ pub(crate) enum Error {
     Memory = -5,
     /// The kernel refused.
     System = -6,
+    /// What a VM runs on is not known beyond doubt.
+    Unknown = -7,
 }
 
 impl Error {
@@ -47,6 +49,7 @@ pub(crate) fn meaning(code: i32) -> &'static CStr {
         -4 => c"the option is fixed once the heap is made",
         -5 => c"there is no room: address space or memory",
         -6 => c"the kernel refused; the heap goes on",
+        -7 => c"what the VM runs on is not known beyond doubt; nothing was touched",
         _ => c"not a result of this library",
     }
 }
@@ -81,7 +84,7 @@ mod tests {
 
     #[test]
     fn every_code_has_words_of_its_own() {
-        let texts: Vec<&CStr> = (-6..=1).filter(|code| *code != 0).map(meaning).collect();
+        let texts: Vec<&CStr> = (-7..=1).filter(|code| *code != 0).map(meaning).collect();
         for (index, text) in texts.iter().enumerate() {
             assert!(!text.is_empty() && !texts[..index].contains(text), "{text:?}");
         }

@@ -21,7 +21,11 @@
 //! | `heap`        | size classes, descriptors, page runs, spans, large blocks; the hot path  |
 //! | `stats`       | one snapshot of what a heap counts                                       |
 //! | `reclaim`     | what may stay, what goes back and when, in bounded steps; memory limits  |
+//! | `builtin`     | LuaJIT's own heap: recognised, walked, its free pages given back         |
+//! | `lua`         | the functions of Lua, looked up in the process                           |
+//! | `vm`          | a VM on a heap: made on it, changed over to it, closed                   |
 //! | `capi`        | the exported C symbols                                                   |
+//! | `binding`     | what Lua sees: `require "ebbtide"`                                       |
 //!
 //! # A first allocation, from the call down to the kernel and back
 //!
@@ -44,14 +48,18 @@
 
 #![deny(missing_docs)]
 
+pub mod binding;
 pub(crate) mod bug;
+pub(crate) mod builtin;
 pub mod capi;
 pub(crate) mod cgroup;
 pub(crate) mod error;
 pub(crate) mod heap;
 pub(crate) mod line;
+pub(crate) mod lua;
 pub(crate) mod options;
 pub(crate) mod os;
 pub(crate) mod reclaim;
 pub(crate) mod stats;
 pub(crate) mod units;
+pub(crate) mod vm;

@@ -81,6 +81,21 @@ const TABLE: [Spec; 11] = [
            min: 0, max: 1, default: 0, live: true, words: SWITCH },
 ];
 
+/// Values that somebody gives for a heap to be made, in the table's order; 0 where none is given.
+#[derive(Default)]
+pub(crate) struct Given([i64; TABLE.len()]);
+
+impl Given {
+    /// Gives a value, which may be 0.
+    pub(crate) fn put(&mut self, key: Key, value: i64) {
+        self.0[key as usize] = if value == 0 { ZERO } else { value };
+    }
+
+    pub(crate) fn values(&self) -> &[i64] {
+        &self.0
+    }
+}
+
 /// The values of all options for one heap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options([i64; TABLE.len()]);
@@ -120,7 +135,7 @@ impl Options {
             let value = match known.get(index) {
                 Some(&ZERO) => Some(0),
                 Some(value) if *value != 0 => Some(*value),
-                _ => variable(spec.variable).map(|text| spec.parse(text)).transpose()?,
+                _ => variable(spec.variable).map(|text| spec.parse_variable(text)).transpose()?,
             };
             if let Some(value) = value {
                 options.0[index] = spec.in_range(value)?;
@@ -152,6 +167,27 @@ impl Options {
         })
     }
 
+    /// All options by name, with their values.
+    pub(crate) fn by_name(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        TABLE.iter().map(|spec| spec.name).zip(self.0)
+    }
+
+    /// The value of an option that is given as text: a number, with k, m, g or t behind it, or one
+    /// of the option's words.
+    pub(crate) fn parse(key: Key, text: &CStr) -> Result<i64, Error> {
+        let spec = &TABLE[key as usize];
+        spec.parse(spec.name, text)
+    }
+
+    /// The value of an option that is given as a floating-point number.
+    pub(crate) fn whole(key: Key, number: f64) -> Result<i64, Error> {
+        if number.trunc() == number && number.abs() < (1u64 << 53) as f64 {
+            return Ok(number as i64);
+        }
+        let name = TABLE[key as usize].name;
+        Err(Error::Range.because(format_args!("{name}: {number} is not a whole number")))
+    }
+
     /// Checks that an option of a heap in use takes a value.
     pub(crate) fn check_change(key: Key, value: i64) -> Result<(), Error> {
         let spec = &TABLE[key as usize];
@@ -179,7 +215,11 @@ impl Spec {
         if self.words.iter().any(|(_, value)| *value == CGROUP) { " or cgroup" } else { "" }
     }
 
-    fn parse(&self, text: &CStr) -> Result<i64, Error> {
+    fn parse_variable(&self, text: &CStr) -> Result<i64, Error> {
+        self.parse(self.variable.to_str().unwrap_or_default(), text)
+    }
+
+    fn parse(&self, called: &str, text: &CStr) -> Result<i64, Error> {
         let named = self.words.iter().find(|(word, _)| word.as_bytes() == text.to_bytes());
         if let Some((_, value)) = named {
             return Ok(*value);
@@ -187,12 +227,11 @@ impl Spec {
         parse_size(text.to_bytes())
             .filter(|value| (self.min..=self.max).contains(value))
             .ok_or_else(|| {
-                let Spec { variable, min, max, .. } = self;
+                let Spec { min, max, .. } = self;
                 let or = self.words_but_numbers();
-                let variable = variable.to_str().unwrap_or_default();
                 let text = text.to_str().unwrap_or("(not UTF-8)");
                 Error::Range.because(format_args!(
-                    "{variable}={text}: takes a number from {min} to {max}{or}; \
+                    "{called}={text}: takes a number from {min} to {max}{or}; \
                      k, m, g and t behind it are powers of 1024"
                 ))
             })

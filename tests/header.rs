@@ -1,4 +1,4 @@
-//! `include/ebbtide.h` is what cbindgen makes of `src/capi.rs` and `src/capi/types.rs` today.
+//! `include/ebbtide.h` is what cbindgen makes of `src/capi`, and of `src/binding.rs`, today.
 
 use std::path::Path;
 
@@ -12,11 +12,15 @@ fn header_is_current() {
         .with_config(config)
         .with_after_include(format!(
             "\n/** The version of this header; ebb_version() tells that of the library. */\n\
-             #define EBB_VERSION \"{}\"",
+             #define EBB_VERSION \"{}\"\n\
+             \n/** A Lua VM, as lua.h declares it. */\n\
+             struct lua_State;",
             env!("CARGO_PKG_VERSION")
         ))
         .with_src(root.join("src/capi/types.rs"))
         .with_src(root.join("src/capi.rs"))
+        .with_src(root.join("src/capi/vm.rs"))
+        .with_src(root.join("src/binding.rs"))
         .generate()
         .expect("cbindgen reads src/capi")
         .write(&mut fresh);

@@ -54,7 +54,7 @@ impl Source {
 
     /// The text up to the tests at its end.
     fn shipped(&self) -> &str {
-        self.text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default()
+        self.text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
     }
 
     /// The root modules that the shipped text names by `crate::`, outside comments.

@@ -24,6 +24,8 @@ pub const EBB_ERR_FIXED: c_int = -4;
 pub const EBB_ERR_MEMORY: c_int = -5;
 /// The kernel refused; what could be done is done, and the heap goes on.
 pub const EBB_ERR_SYSTEM: c_int = -6;
+/// What the VM runs on is not known beyond doubt; nothing was touched.
+pub const EBB_ERR_UNKNOWN: c_int = -7;
 
 /// ebb_next_tick(): never. As a timeout it is 24 days, which does no harm.
 pub const EBB_NEVER: c_int = 2147483647;
@@ -50,6 +52,8 @@ pub const EBB_FLOOR_SWING: u64 = 2;
 pub const EBB_FLOOR_REGRET: u64 = 3;
 /// ebb_stats.floor_reason: none, for the heap holds more than limit_soft.
 pub const EBB_FLOOR_LIMIT: u64 = 4;
+/// ebb_stats.floor_reason: demand climbs back so fast that it will be needed.
+pub const EBB_FLOOR_CLIMB: u64 = 5;
 
 /// ebb_stats.flags: measure kernel_resident too. Takes time in proportion to the heap.
 pub const EBB_STATS_KERNEL: u32 = 1;
@@ -271,6 +275,60 @@ pub struct ebb_stats {
     pub regretted_idle: u64,
     /// Of refaulted_limit, used again within a second.
     pub regretted_limit: u64,
+
+    /// In blocks that the VM has had since before ebb_attach(), on LuaJIT's own
+    /// allocator. In no other figure.
+    pub former_live: u64,
+}
+
+/// Free chunks of about one size.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_free_chunks {
+    /// Bytes of the largest of them, at most.
+    pub up_to: u64,
+    /// How many there are (a count).
+    pub count: u64,
+    /// Bytes of all.
+    pub bytes: u64,
+    /// Of these, bytes on whole pages that hold memory and can go back.
+    pub returnable: u64,
+}
+
+/// Sizes of free chunks that are told apart: powers of two from 32 bytes on.
+pub const EBB_FREE_SIZES: usize = 24;
+
+/// What the heap of LuaJIT's own allocator holds. Blocks of 128 KiB and more are
+/// mapped apart and are in no figure. Bytes, unless a name says otherwise.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ebb_builtin_stats {
+    /// sizeof(ebb_builtin_stats); set it before the call.
+    pub size: usize,
+    /// Mapped, in all segments.
+    pub reserved: u64,
+    /// Segments (a count). One goes back only when it is wholly free.
+    pub segments: u64,
+    /// In blocks in use, 8 bytes for each included.
+    pub live: u64,
+    /// Blocks in use (a count).
+    pub blocks: u64,
+    /// The allocator's own. reserved is the sum of live, metadata and free.
+    pub metadata: u64,
+    /// In free chunks.
+    pub free: u64,
+    /// Free chunks (a count).
+    pub free_chunks: u64,
+    /// The largest free chunk.
+    pub largest_free: u64,
+    /// Whole pages inside free chunks that hold memory and can go back.
+    pub returnable: u64,
+    /// Whole pages inside free chunks that hold none.
+    pub returned: u64,
+    /// Held resident, as the kernel says.
+    pub resident: u64,
+    /// Free chunks by size; the last entry has all that are larger.
+    pub free_by_size: [ebb_free_chunks; EBB_FREE_SIZES],
 }
 
 /// A heap at a moment, from its history. Bytes, unless a name says otherwise.

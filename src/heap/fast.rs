@@ -18,7 +18,8 @@ use crate::units::{PAGE_SHIFT, PageIndex};
 /// # Safety
 ///
 /// 1. `heap` is live and nobody else uses it during the call.
-/// 2. `block` is null or a live block of the heap. (Most of what breaks this is found out.)
+/// 2. `block` is null, a live block of the heap, or one that its [`Outside`](super::Outside) takes
+///    care of. (Most of what breaks this is found out.)
 #[inline(always)]
 pub(crate) unsafe fn alloc<S: Above>(
     heap: *mut Heap<S>,
@@ -197,7 +198,7 @@ unsafe fn end_countdown<S: Above>(heap: *mut Heap<S>, first: *mut Descriptor) ->
     opaque_null()
 }
 
-/// Frees a large block, or finds out what is wrong with the pointer.
+/// Frees a large block or one from outside, or finds out what is wrong with the pointer.
 ///
 /// # Safety
 ///
@@ -207,6 +208,9 @@ unsafe fn end_countdown<S: Above>(heap: *mut Heap<S>, first: *mut Descriptor) ->
 unsafe fn free_elsewhere<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
+        if let Some(outside) = (*heap).outside_of(block) {
+            return (outside.resize)(outside.context, block, 0);
+        }
         let page = misuse::large_block(&mut *heap, block);
         (*heap).free_large(page);
         (*heap).settle();
@@ -300,6 +304,9 @@ unsafe fn resize_large<S: Above>(heap: *mut Heap<S>, block: *mut u8, new_size: u
     // SAFETY: the caller's promises. The old block stays live and whole until it is freed, and the
     // new one is another.
     unsafe {
+        if let Some(outside) = (*heap).outside_of(block) {
+            return (outside.resize)(outside.context, block, new_size);
+        }
         let page = misuse::large_block(&mut *heap, block);
         debug_assert_eq!((*heap).descriptor(page).kind(), Kind::Large);
         let (_, old_size) = (*heap).large_size(page);

@@ -9,6 +9,7 @@
 //! | `layout`        | where the parts lie in the reservation                           | no     |
 //! | `reserve`       | how much address space a heap takes                              | no     |
 //! | `scars`         | ranges that are kernel mappings of their own                     | no     |
+//! | `outside`       | blocks that the VM had before it had the heap                    | no     |
 //! | `above`         | what the layer above keeps with a heap, and when it is called    | no     |
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
 //! | `park`          | keeping one deleted heap for the next                            | yes    |
@@ -31,6 +32,7 @@ mod fast;
 mod large;
 mod layout;
 mod misuse;
+mod outside;
 pub(crate) mod park;
 pub(crate) mod recall;
 mod reserve;
@@ -49,6 +51,7 @@ pub(crate) use above::Above;
 pub(crate) use descriptor::{Descriptor, Kind, Place};
 pub(crate) use fast::alloc;
 pub(crate) use layout::Layout;
+pub(crate) use outside::Outside;
 pub(crate) use runs::{PageRuns, RunCounts};
 
 use crate::error::Error;
@@ -145,6 +148,8 @@ pub(crate) struct Heap<S: Above> {
     /// New blocks go into the fullest spans, so that sparse ones drain.
     pub(crate) packing: bool,
     pub(crate) kernel_page: usize,
+    /// Who takes care of blocks that are not of this heap.
+    pub(crate) outside: Option<Outside>,
     /// What the layer above keeps with the heap.
     pub(crate) above: S::State,
     pub(crate) os: S,
@@ -182,6 +187,7 @@ impl<S: Above> Heap<S> {
             words_touched: 0,
             packing: false,
             kernel_page,
+            outside: None,
             above: S::State::default(),
             os,
         };

@@ -100,6 +100,7 @@ impl<S: Above> Heap<S> {
         self.small_requested = 0;
         self.gate = NO_GATE;
         self.packing = false;
+        self.outside = None;
         self.remap_refused = false;
         if first < top {
             let kept = PageRange { start: first, end: top };

@@ -33,7 +33,11 @@ pub(crate) struct World {
     pub(crate) longest_purge: usize,
     /// What the clock shows.
     pub(crate) now_us: u64,
-    reservation: Range<usize>,
+    /// Bytes in the parts that a file is read in; 0 is all of it at once.
+    pub(crate) part_bytes: usize,
+    /// Ranges that were unmapped.
+    pub(crate) unmapped: Vec<Range<usize>>,
+    reservations: Vec<Range<usize>>,
     committed: Vec<Range<usize>>,
     committed_bytes: usize,
 }
@@ -56,8 +60,8 @@ impl FakeOs {
     fn enter(&self, start: *mut u8, bytes: usize) -> bool {
         let mut world = self.world();
         let range = world.check_range(start, bytes);
-        assert!(world.reservation.contains(&range.start), "{start:p} is not reserved");
-        assert!(range.end <= world.reservation.end, "{start:p} + {bytes} is not reserved");
+        let holds = |held: &Range<usize>| held.start <= range.start && range.end <= held.end;
+        assert!(world.reservations.iter().any(holds), "{start:p} + {bytes} is not reserved");
         world.failures.pop_front().unwrap_or(false)
     }
 }
@@ -68,6 +72,17 @@ impl World {
         assert_eq!(start.addr() % self.page_size, 0, "{start:p} is not on a kernel page");
         assert_eq!(bytes % self.page_size, 0, "{bytes} bytes are not whole kernel pages");
         start.addr()..start.addr() + bytes
+    }
+
+    pub(crate) fn has_reservations(&self) -> bool {
+        !self.reservations.is_empty()
+    }
+
+    fn uncommit(&mut self, range: Range<usize>) {
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            self.committed.drain(..).partition(|part| range.contains(&part.start));
+        self.committed = kept;
+        self.committed_bytes -= gone.iter().map(ExactSizeIterator::len).sum::<usize>();
     }
 
     fn is_committed(&self, range: Range<usize>) -> bool {
@@ -100,18 +115,27 @@ impl Os for FakeOs {
         // The real pages may be smaller than the pretended ones: leave room to align.
         let start = Kernel.reserve(bytes + world.page_size)?;
         let start = start.wrapping_add(start.align_offset(world.page_size));
-        world.reservation = world.check_range(start, bytes);
+        let range = world.check_range(start, bytes);
+        world.reservations.push(range);
         Some(start)
     }
 
     unsafe fn release(&self, start: *mut u8, bytes: usize) {
         let mut world = self.world();
-        assert_eq!(world.check_range(start, bytes), world.reservation, "released in part");
-        world.reservation = 0..0;
-        world.committed.clear();
-        world.committed_bytes = 0;
+        let range = world.check_range(start, bytes);
+        assert!(world.reservations.contains(&range), "released in part");
+        world.reservations.retain(|other| *other != range);
+        world.uncommit(range);
         // SAFETY: the caller's promise; what was reserved for alignment stays, inaccessible.
         unsafe { Kernel.release(start, bytes) }
+    }
+
+    unsafe fn unmap(&self, start: *mut u8, bytes: usize) -> bool {
+        let fails = self.enter(start, bytes);
+        if !fails {
+            self.world().unmapped.push(start.addr()..start.addr() + bytes);
+        }
+        !fails
     }
 
     unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool {
@@ -185,6 +209,27 @@ impl Os for FakeOs {
             return None;
         }
         Kernel.resident(start, bytes)
+    }
+
+    fn residency(&self, start: *mut u8, flags: &mut [u8]) -> bool {
+        let page = self.page_size();
+        if self.enter(start, flags.len() * page) {
+            return false;
+        }
+        // The real pages may be smaller than the pretended ones.
+        for (index, flag) in flags.iter_mut().enumerate() {
+            let resident = Kernel.resident(start.wrapping_add(index * page), page);
+            *flag = u8::from(resident.expect("a reservation is mapped") > 0);
+        }
+        true
+    }
+
+    fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> bool {
+        let world = self.world();
+        let Some(text) = world.files.get(path) else { return false };
+        let part = if world.part_bytes == 0 { text.len().max(1) } else { world.part_bytes };
+        text.chunks(part).for_each(visit);
+        true
     }
 
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize> {

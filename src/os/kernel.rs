@@ -84,6 +84,11 @@ impl Os for Kernel {
         }
     }
 
+    unsafe fn unmap(&self, start: *mut u8, bytes: usize) -> bool {
+        // SAFETY: the caller's promise.
+        keeping_errno(|| unsafe { libc::munmap(start.cast(), bytes) == 0 })
+    }
+
     unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the caller's promise; access is only added.
@@ -151,35 +156,43 @@ impl Os for Kernel {
     fn resident(&self, start: *mut u8, bytes: usize) -> Option<u64> {
         let page = self.page_size();
         let mut flags = [0u8; 4096];
-        keeping_errno(|| {
-            let mut resident = 0;
-            for offset in (0..bytes).step_by(flags.len() * page) {
-                let window = (bytes - offset).min(flags.len() * page);
-                let at = start.wrapping_add(offset);
-                // SAFETY: mincore writes one byte per page of the window: at most flags.len().
-                let done = unsafe { libc::mincore(at.cast(), window, flags.as_mut_ptr()) } == 0;
-                if !done {
-                    return None;
-                }
-                let here = flags[..window / page].iter().filter(|flag| **flag & 1 == 1).count();
-                resident += (here * page) as u64;
+        let mut resident = 0;
+        for offset in (0..bytes).step_by(flags.len() * page) {
+            let window = &mut flags[..((bytes - offset) / page).min(4096)];
+            if !self.residency(start.wrapping_add(offset), window) {
+                return None;
             }
-            Some(resident)
-        })
+            let here: usize = window.iter().map(|flag| usize::from(*flag)).sum();
+            resident += (here * page) as u64;
+        }
+        Some(resident)
+    }
+
+    fn residency(&self, start: *mut u8, flags: &mut [u8]) -> bool {
+        let bytes = flags.len() * self.page_size();
+        // SAFETY: mincore writes one byte per page of the range: exactly the flags.
+        let done =
+            keeping_errno(|| unsafe { libc::mincore(start.cast(), bytes, flags.as_mut_ptr()) });
+        // The other bits may mean something one day.
+        flags.iter_mut().for_each(|flag| *flag &= 1);
+        done == 0
     }
 
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize> {
-        keeping_errno(|| {
-            // SAFETY: `path` is a C string.
-            let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-            if file < 0 {
-                return None;
+        reading(path, |file| fill_from(file, buffer))
+    }
+
+    fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> bool {
+        let mut buffer = [0; 4096];
+        let read_all = |file| {
+            loop {
+                match fill_from(file, &mut buffer)? {
+                    0 => return Some(()),
+                    length => visit(&buffer[..length]),
+                }
             }
-            let length = fill_from(file, buffer);
-            // SAFETY: opened just now, and nobody else knows of it.
-            unsafe { libc::close(file) };
-            length
-        })
+        };
+        reading(path, read_all).is_some()
     }
 
     fn now_us(&self) -> u64 {
@@ -188,6 +201,22 @@ impl Os for Kernel {
         keeping_errno(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) });
         now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
     }
+}
+
+/// Opens a file, and closes it when `read` is done with it. `None`: it cannot be opened, or `read`
+/// says so.
+fn reading<T>(path: &CStr, read: impl FnOnce(libc::c_int) -> Option<T>) -> Option<T> {
+    keeping_errno(|| {
+        // SAFETY: `path` is a C string.
+        let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+        if file < 0 {
+            return None;
+        }
+        let result = read(file);
+        // SAFETY: opened just now, and nobody else knows of it.
+        unsafe { libc::close(file) };
+        result
+    })
 }
 
 /// Fills `buffer` from a file until one of them ends, whatever signals arrive meanwhile.
@@ -394,6 +423,43 @@ mod tests {
     }
 
     #[test]
+    fn residency_tells_which_pages() {
+        let memory = Memory::new();
+        // SAFETY: the page holds nothing of value.
+        unsafe { Kernel.purge(&[memory.range(3, 1)]) };
+        let mut flags = [7; 5];
+        assert!(Kernel.residency(memory.page(1), &mut flags));
+        assert_eq!(flags, [1, 1, 0, 1, 1]);
+        assert!(!Kernel.residency(ptr::without_provenance_mut(4096), &mut flags));
+    }
+
+    #[test]
+    fn memory_of_others_is_unmapped() {
+        let at = Kernel.reserve(1 << 16).expect("address space");
+        // SAFETY: reserved just now, and never used.
+        unsafe {
+            assert!(Kernel.unmap(at, 1 << 16));
+            assert!(!Kernel.unmap(ptr::without_provenance_mut(1), 4096));
+        }
+        assert!(!is_mapped(at, 1 << 16));
+    }
+
+    #[test]
+    fn a_long_file_is_read_in_parts() {
+        let path = c"/proc/self/maps";
+        let (mut text, mut parts) = (Vec::new(), 0);
+        assert!(Kernel.read_in_parts(path, &mut |part| {
+            text.extend_from_slice(part);
+            parts += 1;
+        }));
+        assert!(text.len() > 4096 && parts > 1, "{} bytes in {parts} parts", text.len());
+        assert_eq!(text.last(), Some(&b'\n'));
+        assert!(Kernel.read_in_parts(c"/dev/null", &mut |_| unreachable!()));
+        assert!(!Kernel.read_in_parts(c"/proc/self/missing", &mut |_| unreachable!()));
+        assert!(!Kernel.read_in_parts(c"/proc/self", &mut |_| unreachable!()));
+    }
+
+    #[test]
     fn a_file_is_read_as_far_as_it_fits() {
         let mut whole = [0; 4096];
         let length = Kernel.read_file(c"/proc/self/cmdline", &mut whole).expect("a file");
@@ -420,6 +486,9 @@ mod tests {
             assert!(Kernel.reserve(usize::MAX / 2).is_none());
             assert_eq!(Kernel.read_file(c"/proc", &mut [0]), None);
             assert_eq!(Kernel.read_file(c"/missing", &mut [0]), None);
+            assert!(!Kernel.residency(nowhere, &mut [0]));
+            assert!(!Kernel.unmap(ptr::without_provenance_mut(1), 4096));
+            assert!(!Kernel.read_in_parts(c"/missing", &mut |_| ()));
         }
         assert_eq!(errno(), 77);
     }

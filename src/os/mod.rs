@@ -54,6 +54,13 @@ pub(crate) trait Os {
     /// The range is a whole reservation, and nothing in it is used again.
     unsafe fn release(&self, start: *mut u8, bytes: usize);
 
+    /// Unmaps memory that somebody else has mapped.
+    ///
+    /// # Safety
+    ///
+    /// Nothing in the range is used again, by anybody.
+    unsafe fn unmap(&self, start: *mut u8, bytes: usize) -> bool;
+
     /// Makes a range of a reservation readable and writable. New pages read as zero.
     ///
     /// # Safety
@@ -66,7 +73,7 @@ pub(crate) trait Os {
     ///
     /// # Safety
     ///
-    /// The ranges lie in reservations of the caller's and hold nothing of value.
+    /// The ranges are private anonymous memory and hold nothing of value.
     unsafe fn purge(&self, ranges: &[MemoryRange]) -> Purged;
 
     /// Moves the memory behind one committed range to another; `from` then reads as zero. When the
@@ -96,9 +103,17 @@ pub(crate) trait Os {
     /// Bytes of a range that the kernel holds resident; `None` when it will not say.
     fn resident(&self, start: *mut u8, bytes: usize) -> Option<u64>;
 
+    /// Sets a flag for each page from `start` on: 1 when the kernel holds it resident, otherwise 0.
+    /// False when the kernel will not say; then the flags mean nothing.
+    fn residency(&self, start: *mut u8, flags: &mut [u8]) -> bool;
+
     /// Reads a file into `buffer`, as much of it as fits; how many bytes that were. `None` when it
     /// cannot be opened or read.
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize>;
+
+    /// Reads a whole file and hands it over in parts, which end anywhere. False when it cannot be
+    /// opened, or not be read to its end.
+    fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> bool;
 
     /// Microseconds on a clock that never goes back.
     fn now_us(&self) -> u64;

@@ -58,8 +58,8 @@ const ACTIVITY_MIN: Pages = Pages(16);
 /// After a fall, new blocks are packed for so many times `decay_us`.
 const PACKING_DECAYS: u64 = 10;
 /// While demand climbs back fast, so many times what it has climbed is kept for what it will climb
-/// yet. Before the swing is known, a sawtooth of 10 s refaults 366 MB of 512 with 1, 292 with 2, 178
-/// with 4; but crests that creep up hold as many times a crest.
+/// yet. Before the swing is known, a sawtooth of 10 s refaults 366 MB of 512 with 1, 292 with 2,
+/// 178 with 4; but crests that creep up hold as many times a crest.
 const CLIMBS_AHEAD: u32 = 2;
 /// Demand counts as growing, or climbing, for so many epochs after it was higher than before. Where
 /// it grows, that nothing goes then saves no refault; it keeps calls out of the way.

@@ -1,0 +1,2 @@
+-- The name by which OpenResty programs ask for it.
+return require "ebbtide"

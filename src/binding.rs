@@ -1,0 +1,381 @@
+//! What Lua sees: `require "ebbtide"`.
+//!
+//! The module is written in Lua (`lua/ebbtide.lua`, which is part of the library too) over the few
+//! functions here, `ebbtide.core`. Those take and give plain values, check nothing that the Lua
+//! side has checked, and hold nothing that an error thrown through them would leak.
+//!
+//! Numbers reach Lua as doubles: whole up to 2^53.
+
+mod stack;
+
+use core::ffi::{CStr, c_char, c_int, c_void};
+
+use crate::builtin::Progress;
+use crate::capi::{self, *};
+use crate::heap::park::KernelHeap;
+use crate::lua::{self, Lua, lua_CFunction, lua_State};
+use crate::options::Options;
+use crate::os::{Kernel, Os};
+use crate::vm;
+use stack::{Stack, call};
+
+/// The Lua half of the module.
+const SOURCE: &str = include_str!("../lua/ebbtide.lua");
+
+/// Opens the Lua module: leaves its table on the stack, as `require` expects. For hosts that
+/// preload it: put it into package.preload.ebbtide.
+///
+/// L         a VM of this thread's.
+///
+/// Returns 1. Throws a Lua error when memory runs out.
+///
+/// # Safety
+///
+/// `L` is a live VM that no other thread uses.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub unsafe extern "C-unwind" fn luaopen_ebbtide(L: *mut capi::lua_State) -> c_int {
+    // SAFETY: the caller's promise; the chunk gets the name that it would get from `require`, and
+    // the core.
+    unsafe {
+        if let Some(elsewhere) = other_instance(c"luaopen_ebbtide", luaopen_ebbtide as *const ()) {
+            return elsewhere(L.cast());
+        }
+        let Ok(lua) = Lua::get() else { return 0 };
+        let state = L.cast::<lua_State>();
+        let code = SOURCE.as_ptr().cast::<c_char>();
+        if (lua.luaL_loadbuffer)(state, code, SOURCE.len(), c"=ebbtide.lua".as_ptr()) != 0 {
+            return (lua.lua_error)(state);
+        }
+        (lua.lua_pushstring)(state, c"ebbtide".as_ptr());
+        push_core(lua, state);
+        (lua.lua_call)(state, 2, 1);
+    }
+    1
+}
+
+/// Opens `ebbtide.core`, which lua/ebbtide.lua asks for when it is loaded from a file.
+///
+/// # Safety
+///
+/// As for [`luaopen_ebbtide`].
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub unsafe extern "C-unwind" fn luaopen_ebbtide_core(L: *mut capi::lua_State) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let this = luaopen_ebbtide_core as *const ();
+        if let Some(elsewhere) = other_instance(c"luaopen_ebbtide_core", this) {
+            return elsewhere(L.cast());
+        }
+        let Ok(lua) = Lua::get() else { return 0 };
+        push_core(lua, L.cast());
+    }
+    1
+}
+
+/// The same function of a copy of this library that the process had before: linked into the
+/// program, or preloaded. The heaps are that one's, so it must speak for them.
+fn other_instance(name: &CStr, this: *const ()) -> Option<lua_CFunction> {
+    // SAFETY: `name` is a C string.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    let is_other = !found.is_null() && found.addr() != this.addr();
+    // SAFETY: a symbol of that name is that function.
+    is_other.then(|| unsafe { core::mem::transmute::<*mut c_void, lua_CFunction>(found) })
+}
+
+/// The functions of the core, by their names.
+const CORE: &[(&CStr, lua_CFunction)] = &[
+    (c"allocator", core_allocator),
+    (c"attach", core_attach),
+    (c"stats", core_stats),
+    (c"builtin", core_builtin),
+    (c"process", core_process),
+    (c"reclaim", core_reclaim),
+    (c"may_collect", core_may_collect),
+    (c"tick", core_tick),
+    (c"next_tick", core_next_tick),
+    (c"pressure", core_pressure),
+    (c"options", core_options),
+    (c"get", core_get),
+    (c"set", core_set),
+];
+
+/// # Safety
+///
+/// `state` is a live VM of this thread's.
+unsafe fn push_core(lua: &Lua, state: *mut lua_State) {
+    // SAFETY: the caller's promise; the memory is as large as a Progress, aligned to 8 bytes, and
+    // lives as long as one of the functions that have it as their upvalue.
+    unsafe {
+        (lua.lua_createtable)(state, 0, CORE.len() as c_int + 1);
+        let progress = (lua.lua_newuserdata)(state, size_of::<Progress>());
+        progress.cast::<Progress>().write(Progress::default());
+        for (name, function) in CORE {
+            (lua.lua_pushvalue)(state, -1);
+            (lua.lua_pushcclosure)(state, *function, 1);
+            (lua.lua_setfield)(state, -3, name.as_ptr());
+        }
+        (lua.lua_settop)(state, -2);
+        (lua.lua_pushstring)(state, ebb_version());
+        (lua.lua_setfield)(state, -2, c"version".as_ptr());
+    }
+}
+
+/// Defines functions of the core: each gets the stack of the VM that called.
+macro_rules! core {
+    ($($(#[doc = $doc:literal])* fn $name:ident($stack:ident) $body:block)*) => {$(
+        $(#[doc = $doc])*
+        ///
+        /// # Safety
+        ///
+        /// `state` is a live VM of this thread's, which calls this as a function of the core.
+        unsafe extern "C-unwind" fn $name(state: *mut lua_State) -> c_int {
+            // Without a Lua nobody could call.
+            let Ok(lua) = Lua::get() else { return 0 };
+            let $stack = Stack { lua, state };
+            $body
+        }
+    )*};
+}
+
+core! {
+    /// allocator() tells "ebbtide", "builtin" or nil and why it is neither; and whether the VM was
+    /// attached.
+    fn core_allocator(stack) {
+        let heap = stack.heap();
+        if !heap.is_null() {
+            call!(stack.lua_pushstring(c"ebbtide".as_ptr()));
+            return 1 + stack.tells(former_of(heap).is_some());
+        }
+        // SAFETY: the VM that called is live and this thread's.
+        match unsafe { vm::known_builtin(stack.lua, stack.state) } {
+            Ok(_) => call!(stack.lua_pushstring(c"builtin".as_ptr())),
+            Err(_) => return stack.failed(),
+        }
+        1
+    }
+
+    /// attach(options) tells "attached" or "already", or nil and why not.
+    fn core_attach(stack) {
+        let options = stack.given().and_then(|given| Options::resolve(given.values()));
+        let alloc = capi::alloc_function();
+        // SAFETY: the VM that called is live and this thread's.
+        let attached = options
+            .and_then(|options| unsafe { vm::attach(stack.lua, stack.state, options, alloc) });
+        match attached {
+            Ok(false) => call!(stack.lua_pushstring(c"attached".as_ptr())),
+            Ok(true) => call!(stack.lua_pushstring(c"already".as_ptr())),
+            Err(_) => return stack.failed(),
+        }
+        1
+    }
+
+    /// stats() tells what the VM's own heap holds, or nil and why there is none.
+    fn core_stats(stack) {
+        let Some(heap) = stack.own_heap() else { return stack.failed() };
+        // SAFETY: all-zero bytes are a valid ebb_stats; the heap is the VM's.
+        let stats = unsafe {
+            let mut stats = core::mem::zeroed::<ebb_stats>();
+            stats.size = size_of::<ebb_stats>();
+            ebb_stats_read(heap, &mut stats);
+            stats
+        };
+        stack.push_table(STATS.len() + 2);
+        for (name, field) in STATS {
+            stack.field(name, field(&stats));
+        }
+        stack.field(c"collected", stack.collected());
+        1
+    }
+
+    /// builtin() tells what the heap of LuaJIT's own allocator holds, or nil and why not.
+    fn core_builtin(stack) {
+        // SAFETY: all-zero bytes are valid statistics.
+        let mut stats = unsafe { core::mem::zeroed::<ebb_builtin_stats>() };
+        stats.size = size_of::<ebb_builtin_stats>();
+        // SAFETY: the VM that called is live and this thread's.
+        let result = unsafe { ebb_builtin_read(stack.state.cast(), &mut stats) };
+        if result < 0 {
+            return stack.failed();
+        }
+        stack.push_table(BUILTIN.len() + 2);
+        for (name, field) in BUILTIN {
+            stack.field(name, field(&stats));
+        }
+        stack.field(c"collected", stack.collected());
+        stack.push_table(0);
+        for (index, chunks) in stats.free_by_size.iter().enumerate() {
+            stack.push_table(4);
+            let all_larger = chunks.up_to == u64::MAX;
+            stack.push_number(if all_larger { f64::INFINITY } else { chunks.up_to as f64 });
+            stack.put(c"up_to");
+            stack.field(c"count", chunks.count);
+            stack.field(c"bytes", chunks.bytes);
+            stack.field(c"returnable", chunks.returnable);
+            call!(stack.lua_rawseti(-2, index as c_int + 1));
+        }
+        stack.put(c"free_by_size");
+        1
+    }
+
+    /// process() tells what the kernel holds resident for the whole process, in bytes; nil when it
+    /// will not say.
+    fn core_process(stack) {
+        match resident_of_process() {
+            Some(bytes) => stack.push_number(bytes as f64),
+            None => call!(stack.lua_pushnil()),
+        }
+        1
+    }
+
+    /// reclaim(budget_us) gives free memory back, and tells what it did, or nil and why not. 0: no
+    /// limit.
+    fn core_reclaim(stack) {
+        let budget_us = stack.microseconds(1);
+        let options = ebb_reclaim_options { size: size_of::<ebb_reclaim_options>(), budget_us };
+        // SAFETY: all-zero bytes are a valid report; the VM that called is live and this thread's.
+        let (report, result) = unsafe {
+            let mut report = core::mem::zeroed::<ebb_reclaim_report>();
+            report.size = size_of::<ebb_reclaim_report>();
+            let heap = stack.heap();
+            let result = if heap.is_null() {
+                let state = stack.state.cast();
+                // Every function of the core has it as its upvalue.
+                let progress = &mut *stack.progress();
+                capi::reclaim_builtin(state, &options, &mut report, progress)
+            } else {
+                ebb_reclaim(heap, &options, &mut report)
+            };
+            (report, result)
+        };
+        if result < 0 && result != EBB_ERR_SYSTEM {
+            return stack.failed();
+        }
+        stack.push_table(8);
+        stack.field(c"returned", report.returned);
+        stack.field(c"live", report.live);
+        stack.field(c"resident", report.resident);
+        stack.field(c"elapsed_us", report.elapsed_us);
+        stack.field(c"refused", report.refused);
+        stack.flag(c"more", result == EBB_MORE);
+        1
+    }
+
+    /// may_collect() tells whether a full collection may run now: not inside of a finalizer, in
+    /// which the collector stands still as it does when it is stopped.
+    fn core_may_collect(stack) {
+        stack.tells(call!(stack.lua_gc(lua::GC_IS_RUNNING, 0)) != 0)
+    }
+
+    /// tick(budget_us) does what is due and tells whether more is, or nil and why not.
+    fn core_tick(stack) {
+        let Some(heap) = stack.own_heap() else { return stack.failed() };
+        // SAFETY: the heap is the VM's, which is this thread's.
+        match unsafe { ebb_tick(heap, stack.microseconds(1)) } {
+            result if result < 0 => stack.failed(),
+            result => stack.tells(result == EBB_MORE),
+        }
+    }
+
+    /// next_tick() tells in how many milliseconds to call tick(), infinity for never, or nil and
+    /// why not.
+    fn core_next_tick(stack) {
+        let Some(heap) = stack.own_heap() else { return stack.failed() };
+        // SAFETY: the heap is the VM's, which is this thread's.
+        let milliseconds = unsafe { ebb_next_tick(heap) };
+        let never = milliseconds == EBB_NEVER;
+        stack.push_number(if never { f64::INFINITY } else { f64::from(milliseconds) });
+        1
+    }
+
+    /// pressure() tells how near the heap is to its limit, 0 to 100, or nil and why not.
+    fn core_pressure(stack) {
+        let Some(heap) = stack.own_heap() else { return stack.failed() };
+        // SAFETY: the heap is the VM's, which is this thread's.
+        stack.push_number(f64::from(unsafe { ebb_pressure(heap) }));
+        1
+    }
+
+    /// options() tells the values of all options, or nil and why not.
+    fn core_options(stack) {
+        let Some(heap) = stack.own_heap() else { return stack.failed() };
+        stack.push_table(16);
+        // SAFETY: the heap is the VM's, which is this thread's.
+        let options = unsafe { &(*heap.cast::<KernelHeap>()).options };
+        for (name, value) in options.by_name() {
+            call!(stack.lua_pushlstring(name.as_ptr().cast(), name.len()));
+            stack.push_number(value as f64);
+            call!(stack.lua_rawset(-3));
+        }
+        1
+    }
+
+    /// get(name) tells the value of an option, or nil and why not.
+    fn core_get(stack) {
+        let Some(heap) = stack.own_heap() else { return stack.failed() };
+        let (name, mut value) = (stack.text(1).unwrap_or_default(), 0);
+        // SAFETY: the heap is the VM's, which is this thread's.
+        if unsafe { ebb_get(heap, name.as_ptr(), &mut value) } < 0 {
+            return stack.failed();
+        }
+        stack.push_number(value as f64);
+        1
+    }
+
+    /// set(name, value) changes an option; tells true, or nil and why not.
+    fn core_set(stack) {
+        let Some(heap) = stack.own_heap() else { return stack.failed() };
+        let name = stack.text(1).unwrap_or_default();
+        let value = stack.option_value(name, 2);
+        // SAFETY: the heap is the VM's, which is this thread's.
+        match value.map(|value| unsafe { ebb_set(heap, name.as_ptr(), value) }) {
+            Ok(EBB_OK) => stack.tells(true),
+            _ => stack.failed(),
+        }
+    }
+}
+
+/// What the VM of a heap ran on before.
+fn former_of(heap: *mut ebb_heap) -> Option<&'static mut vm::Former> {
+    // SAFETY: the callers got the heap from a VM that is live and this thread's.
+    unsafe { vm::former_of(heap.cast()) }
+}
+
+/// What the kernel holds resident for this process, in bytes: the second number in statm.
+fn resident_of_process() -> Option<u64> {
+    let mut buffer = [0; 128];
+    let length = Kernel.read_file(c"/proc/self/statm", &mut buffer)?;
+    let text = core::str::from_utf8(&buffer[..length]).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * Kernel.page_size() as u64)
+}
+
+/// A number of a structure, by its name.
+type Field<T> = (&'static CStr, fn(&T) -> u64);
+
+macro_rules! fields {
+    ($structure:ty: $($name:ident)*) => {
+        &[$((
+            {
+                match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                    Ok(name) => name,
+                    Err(_) => unreachable!(),
+                }
+            },
+            |from: &$structure| from.$name,
+        ),)*]
+    };
+}
+
+const STATS: &[Field<ebb_stats>] = fields!(ebb_stats:
+    reserved committed live waste free_resident returned never_touched metadata resident
+    resident_peak blocks large_blocks spans commit_calls purge_calls remap_calls failed_calls
+    reclaim_passes returned_total mood keep floor floor_reason due idle_age_ms limit_soft limit_hard
+    pressure steps step_p50_us step_p99_us step_max_us returned_asked returned_idle returned_limit
+    refaulted_asked refaulted_idle refaulted_limit regretted_asked regretted_idle regretted_limit
+    former_live);
+
+const BUILTIN: &[Field<ebb_builtin_stats>] = fields!(ebb_builtin_stats:
+    reserved segments live blocks metadata free free_chunks largest_free returnable returned
+    resident);

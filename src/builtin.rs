@@ -1,0 +1,185 @@
+//! LuaJIT's own heap, from outside: walked, and its free pages given back in place.
+//!
+//! LuaJIT's allocator maps memory in segments and cuts them into chunks, each with its size in
+//! front. It never tells the kernel that pages inside of free chunks are free. That can be done
+//! for it: it keeps at most 64 bytes at the start of a free chunk, and its size behind the end,
+//! and reads nothing in between before it has written it. So whole pages there may be discarded
+//! while the program runs, and nothing else is ever done to that heap.
+//!
+//! Whether an address is that of LuaJIT's allocator is for the caller to know. What is found there
+//! must add up, or it is refused with the reason:
+//!
+//! - B1: state and segments are private anonymous memory, by the kernel's word ([`mappings`]).
+//! - B2: the segments end in the oldest, which holds the state; none overlap; each ends as the
+//!   allocator ends them ([`ground`]).
+//! - B3: chunks follow each other from a segment's start to its end, and every two neighbours
+//!   agree on what each of them is ([`walk`]).
+//! - B4: every free chunk is the top, the victim, or in its bin, once, and nothing else is in a
+//!   bin ([`bins`]).
+//!
+//! Nothing is read that was not found to be memory first, so that a damaged heap is refused, too.
+
+mod bins;
+mod ground;
+mod layout;
+mod list;
+mod mappings;
+mod residency;
+mod sweep;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+use core::ops::Range;
+use core::ptr;
+
+use crate::error::Error;
+use crate::os::Os;
+use crate::units::{round_down, round_up};
+use ground::{Chunk, Ground};
+use layout::{APART, CHUNK_MIN, CONTENTS, FLAGS, FOOT, HEAD, HEADER, PREVIOUS_IN_USE, WORD};
+use residency::Residency;
+pub(crate) use sweep::{Progress, Reclaimed, reclaim};
+
+/// Free chunks of sizes up to a power of two, above the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Chunks {
+    /// None of them is larger than this.
+    pub(crate) up_to: u64,
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+    /// Bytes of whole resident pages in them.
+    pub(crate) returnable: u64,
+}
+
+/// How many powers of two are told apart: from 32 bytes to 128 MiB, and what is larger.
+pub(crate) const SIZES: usize = 24;
+
+/// What a walk of the heap finds. `reserved == live + free + metadata`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Bytes of all segments.
+    pub(crate) reserved: u64,
+    pub(crate) segments: u64,
+    /// Bytes of chunks in use, with 8 bytes in each that are the allocator's.
+    pub(crate) live: u64,
+    /// How many these are. Blocks of 128 KiB and more are not in segments, and not among them.
+    pub(crate) blocks: u64,
+    /// Bytes of the allocator's state, and of what it keeps at the end of segments.
+    pub(crate) metadata: u64,
+    /// Bytes of free chunks.
+    pub(crate) free: u64,
+    pub(crate) free_chunks: u64,
+    pub(crate) largest_free: u64,
+    /// Bytes of whole kernel pages in free chunks that the kernel holds resident.
+    pub(crate) returnable: u64,
+    /// Bytes of such pages that are not: returned, swapped out or never touched.
+    pub(crate) returned: u64,
+    /// Bytes of all segments that the kernel holds resident.
+    pub(crate) resident: u64,
+    /// The free chunks by size.
+    pub(crate) histogram: [Chunks; SIZES],
+}
+
+/// Walks the heap of the allocator with this state.
+pub(crate) fn survey<S: Os>(os: &S, state: *const u8) -> Result<Survey, Error> {
+    let ground = Ground::read(os, state.expose_provenance())?;
+    let mut residency = Residency::new(&ground, residency::ALL)?;
+    let mut survey = Survey { segments: ground.segments().len() as u64, ..Survey::default() };
+    survey.name_sizes();
+    let census = walk::walk(&ground, |segment, chunk| {
+        let pages = idle_pages(chunk, ground.page);
+        let whole = pages.end - pages.start;
+        let resident = residency.count(segment, pages) * ground.page;
+        survey.add_free(chunk.size as u64, resident as u64, (whole - resident) as u64);
+    })?;
+    bins::check_bins(&ground, &census)?;
+    (survey.live, survey.blocks) = (census.live, census.blocks);
+    survey.metadata = census.metadata;
+    for segment in ground.segments() {
+        let all = segment.memory.start()..segment.memory.end();
+        survey.reserved += segment.memory.bytes() as u64;
+        survey.resident += (residency.count(segment, all) * ground.page) as u64;
+    }
+    if residency.refused {
+        return Err(Error::System.because(format_args!("the kernel refused mincore")));
+    }
+    Ok(survey)
+}
+
+/// Unmaps every segment of a heap; returns how many bytes that were.
+///
+/// # Safety
+///
+/// 1. `state` is that of LuaJIT's allocator.
+/// 2. No block of it is used again, and the allocator is not called again.
+pub(crate) unsafe fn release<S: Os>(os: &S, state: *mut u8) -> Result<u64, Error> {
+    let ground = Ground::read(os, state.expose_provenance())?;
+    let (mut released, mut kept) = (0, 0);
+    for segment in ground.segments() {
+        let bytes = segment.memory.bytes();
+        let start = ptr::with_exposed_provenance_mut(segment.memory.start());
+        // SAFETY: all of the segment is the allocator's, and the caller's promise covers it. The
+        // list of segments is not in them.
+        let done = unsafe { os.unmap(start, bytes) };
+        *(if done { &mut released } else { &mut kept }) += bytes as u64;
+    }
+    match kept {
+        0 => Ok(released),
+        _ => Err(Error::System.because(format_args!("the kernel refused to unmap {kept} bytes"))),
+    }
+}
+
+/// A block's bytes, and by how many it adds to [`Survey::live`]: none, if it is mapped apart.
+///
+/// # Safety
+///
+/// `block` is a live block of LuaJIT's allocator.
+pub(crate) unsafe fn block_size(block: *const u8) -> (usize, usize) {
+    let chunk = block.wrapping_sub(CONTENTS).cast::<usize>();
+    // SAFETY: in front of a block are the two words that its chunk begins with. The first one may
+    // belong to the block before, but is read only when it does not.
+    unsafe {
+        let head = chunk.add(HEAD / WORD).read();
+        let size = head & !FLAGS;
+        let is_apart = head & PREVIOUS_IN_USE == 0 && chunk.add(FOOT / WORD).read() & APART != 0;
+        if is_apart { (size - 2 * WORD, 0) } else { (size - WORD, size) }
+    }
+}
+
+/// The whole kernel pages of a free chunk that the allocator does not use.
+fn idle_pages(chunk: Chunk, page: usize) -> Range<usize> {
+    let start = round_up(chunk.at + HEADER, page);
+    start..round_down(chunk.at + chunk.size, page).max(start)
+}
+
+/// Refuses a heap.
+#[cold]
+fn unknown(reason: fmt::Arguments<'_>) -> Error {
+    Error::Unknown.because(format_args!("not LuaJIT's own heap: {reason}"))
+}
+
+impl Survey {
+    fn name_sizes(&mut self) {
+        for (power, chunks) in self.histogram.iter_mut().enumerate() {
+            chunks.up_to = (CHUNK_MIN as u64) << power;
+        }
+        self.histogram[SIZES - 1].up_to = u64::MAX;
+    }
+
+    /// Adds a free chunk.
+    fn add_free(&mut self, size: u64, returnable: u64, returned: u64) {
+        let power = size.div_ceil(CHUNK_MIN as u64).next_power_of_two().ilog2() as usize;
+        let chunks = &mut self.histogram[power.min(SIZES - 1)];
+        chunks.count += 1;
+        chunks.bytes += size;
+        chunks.returnable += returnable;
+        self.free_chunks += 1;
+        self.free += size;
+        self.largest_free = self.largest_free.max(size);
+        self.returnable += returnable;
+        self.returned += returned;
+    }
+}

@@ -1,0 +1,167 @@
+//! What the process may read and write: private anonymous memory, by the kernel's own list of it.
+//!
+//! Nothing of LuaJIT's heap is read before the kernel has said that it is such memory.
+
+use core::ptr;
+use core::str;
+
+use super::layout::WORD;
+use super::list::List;
+use super::unknown;
+use crate::error::Error;
+use crate::os::Os;
+
+/// Addresses of private anonymous memory that can be read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Memory {
+    start: usize,
+    end: usize,
+}
+
+impl Memory {
+    pub(super) fn start(&self) -> usize {
+        self.start
+    }
+
+    pub(super) fn end(&self) -> usize {
+        self.end
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether so many bytes from an address on are part of it.
+    pub(super) fn holds(&self, at: usize, bytes: usize) -> bool {
+        self.start <= at && at <= self.end && bytes <= self.end - at
+    }
+
+    /// So many bytes of it.
+    pub(super) fn part(&self, at: usize, bytes: usize) -> Option<Memory> {
+        self.holds(at, bytes).then_some(Memory { start: at, end: at.wrapping_add(bytes) })
+    }
+
+    /// The word at an address. `None`: there is none.
+    pub(super) fn word(&self, at: usize) -> Option<usize> {
+        if !self.holds(at, WORD) || !at.is_multiple_of(WORD) {
+            return None;
+        }
+        // SAFETY: the word is aligned and lies in memory that the kernel lists as readable. It
+        // belongs to LuaJIT, whose pointers are exposed to all; the VM does not run meanwhile.
+        Some(unsafe { ptr::with_exposed_provenance::<usize>(at).read() })
+    }
+}
+
+/// Has the processor fetch what is at an address, if anything is, for it will be read soon.
+pub(super) fn fetch_early(at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads nothing and never fails.
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(ptr::without_provenance(at));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(nostack, preserves_flags));
+    }
+}
+
+/// The process's memory, by address.
+pub(super) struct Mappings<'a, S: Os> {
+    memory: List<'a, S, Memory>,
+}
+
+impl<'a, S: Os> Mappings<'a, S> {
+    /// Asks the kernel.
+    pub(super) fn read(os: &'a S) -> Result<Mappings<'a, S>, Error> {
+        let mut reader = Reader { memory: List::new(os)?, line: Line::EMPTY, fine: true };
+        let complete = os.read_in_parts(c"/proc/self/maps", &mut |part| reader.read(part));
+        if !complete {
+            return Err(unknown(format_args!("/proc/self/maps cannot be read")));
+        }
+        if !reader.fine || reader.line.length > 0 || reader.memory.values().is_empty() {
+            return Err(unknown(format_args!("/proc/self/maps is not as Linux writes it")));
+        }
+        Ok(Mappings { memory: reader.memory })
+    }
+
+    /// The memory that is so many bytes from an address on. `None`: not all of that is memory.
+    pub(super) fn find(&self, at: usize, bytes: usize) -> Option<Memory> {
+        let behind = self.memory.values().partition_point(|memory| memory.start <= at);
+        self.memory.values()[..behind].last()?.part(at, bytes)
+    }
+}
+
+/// A line under construction. What is cut off at its end is only part of a name.
+struct Line {
+    text: [u8; 160],
+    length: usize,
+}
+
+impl Line {
+    const EMPTY: Line = Line { text: [0; 160], length: 0 };
+
+    fn add(&mut self, byte: u8) {
+        if let Some(place) = self.text.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+}
+
+/// Collects what the kernel lists, part by part.
+struct Reader<'a, S: Os> {
+    memory: List<'a, S, Memory>,
+    line: Line,
+    fine: bool,
+}
+
+impl<S: Os> Reader<'_, S> {
+    fn read(&mut self, part: &[u8]) {
+        for byte in part {
+            if *byte != b'\n' {
+                self.line.add(*byte);
+                continue;
+            }
+            let found = mapping(&self.line.text[..self.line.length]);
+            self.line.length = 0;
+            self.fine &= found.is_some_and(|found| self.note(found));
+        }
+    }
+
+    /// Notes a mapping of the kind that is looked for; false when there is no room. Adjoining ones
+    /// become one. Those that another thread made or changed while the list was read may overlap.
+    fn note(&mut self, found: Option<Memory>) -> bool {
+        let Some(found) = found else { return true };
+        match self.memory.values_mut().last_mut() {
+            Some(last) if found.start <= last.end => {
+                last.end = last.end.max(found.end);
+                found.start >= last.start
+            }
+            _ => self.memory.push(found),
+        }
+    }
+}
+
+/// What a line says: `Some(None)` for a mapping of another kind, `None` when it makes no sense.
+fn mapping(line: &[u8]) -> Option<Option<Memory>> {
+    let mut fields = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+    let mut bounds = fields.next()?.split(|byte| *byte == b'-');
+    let (start, end) = (number(bounds.next()?)?, number(bounds.next()?)?);
+    let access = fields.next().filter(|access| access.len() == 4)?;
+    let file = fields.nth(2)?;
+    let name = fields.next().unwrap_or_default();
+    if start >= end {
+        return None;
+    }
+    // Adjoining memory may be in one mapping with the C library's heap, and may be given a name.
+    let anonymous =
+        file == b"0" && (name.is_empty() || name == b"[heap]" || name.starts_with(b"[anon:"));
+    let wanted = anonymous && access.starts_with(b"rw") && access[3] == b'p';
+    Some(wanted.then_some(Memory { start, end }))
+}
+
+fn number(digits: &[u8]) -> Option<usize> {
+    usize::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
+}

@@ -1,0 +1,362 @@
+//! Gives free pages back, in steps.
+//!
+//! Chunks that can hold a whole page are the top, the victim, and in the trees. A sweep takes them
+//! in this order, and those in trees from the largest down, those of one size in the order of
+//! their ring. It asks the kernel which of their pages are resident, and returns those. A sweep
+//! that runs out of budget leaves word of where it was; the heap may have changed when it goes on,
+//! so that is a place in this order, not a chunk. Each chunk is checked again, against the trees
+//! that lead to it and against what comes behind it.
+
+use core::{mem, ptr};
+
+use super::bins::{Node, check_bins};
+use super::ground::{Chunk, Ground, Segment};
+use super::layout::*;
+use super::residency::{self, Residency};
+use super::walk::walk;
+use super::{idle_pages, unknown};
+use crate::error::Error;
+use crate::os::{MemoryRange, Os};
+
+/// Most ranges that go back in one call.
+const BATCH: usize = 64;
+/// Most chunks, or parts of one, that are looked at between two looks at the clock.
+const LOOKS: usize = 32;
+/// Most pages that count as one look.
+const WINDOW: usize = 512;
+/// Most bytes that go back in one step of a sweep with a deadline: about 150 µs.
+const STEP_BYTES: usize = 1 << 20;
+
+/// What one call did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reclaimed {
+    /// Bytes given back.
+    pub(crate) returned: u64,
+    /// Calls to the kernel that gave them back.
+    pub(crate) calls: u64,
+    /// The deadline came before the sweep ended.
+    pub(crate) more: bool,
+    /// The kernel refused to take some pages, or to say which are resident; they are passed over.
+    pub(crate) refused: bool,
+}
+
+/// What is known of a heap from one call to the next: that it was recognised, and how far the
+/// sweep has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The state of the heap that was recognised; 0: none.
+    state: usize,
+    mark: Mark,
+}
+
+/// A place in the order of the sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    stage: Stage,
+    /// No chunk of the stage is larger.
+    size: usize,
+    /// How many chunks of that size come before.
+    nth: usize,
+    /// In that chunk, all pages up to this address are done.
+    done: usize,
+}
+
+/// Where a chunk is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Top,
+    Victim,
+    /// This tree, then those of smaller chunks.
+    Tree(usize),
+}
+
+/// A chunk in the order of the sweep.
+#[derive(Clone, Copy)]
+struct Place {
+    stage: Stage,
+    chunk: Chunk,
+    /// How many chunks of its size come before, and the one that is in the tree.
+    nth: usize,
+    node: Option<Node>,
+}
+
+/// Ranges that go back in one call.
+struct Batch {
+    ranges: [MemoryRange; BATCH],
+    count: usize,
+    /// How many bytes, and how many looks at chunks, are left in this step.
+    room: usize,
+    looks: usize,
+}
+
+impl Mark {
+    const START: Mark = Mark { stage: Stage::Top, size: usize::MAX, nth: 0, done: 0 };
+}
+
+impl Default for Progress {
+    /// Of a heap that was not looked at yet.
+    fn default() -> Progress {
+        Progress { state: 0, mark: Mark::START }
+    }
+}
+
+/// Gives whole free pages of the heap with this state back, until the deadline. At least one step
+/// is done. A heap is recognised before anything is done to it for the first time, by a walk that
+/// the deadline does not end; `progress` remembers that, until the heap is refused.
+pub(crate) fn reclaim<S: Os>(
+    os: &S,
+    state: *const u8,
+    progress: &mut Progress,
+    deadline_us: Option<u64>,
+) -> Result<Reclaimed, Error> {
+    let Progress { state: known, mut mark } = mem::take(progress);
+    let state = state.expose_provenance();
+    let ground = Ground::read(os, state)?;
+    if known != state {
+        mark = Mark::START;
+        check_bins(&ground, &walk(&ground, |_, _| ())?)?;
+    }
+    let reclaimed = sweep(&ground, &mut mark, deadline_us)?;
+    *progress = Progress { state, mark };
+    Ok(reclaimed)
+}
+
+/// Goes on from a mark to the end of the sweep, or to the deadline.
+fn sweep<S: Os>(
+    ground: &Ground<'_, S>,
+    mark: &mut Mark,
+    deadline_us: Option<u64>,
+) -> Result<Reclaimed, Error> {
+    let mut reclaimed = Reclaimed::default();
+    let window = if deadline_us.is_some() { residency::SOME } else { residency::ALL };
+    let mut residency = Residency::new(ground, window)?;
+    let mut place = ground.place_at(mark)?;
+    let (mut last_us, mut longest_us) = (ground.os.now_us(), 0);
+    while let Some(here) = place {
+        let mut batch = Batch::new(deadline_us.is_some());
+        place = step(ground, &mut residency, here, mark, &mut batch)?;
+        give_to_kernel(ground, &batch, &mut reclaimed);
+        let now_us = ground.os.now_us();
+        longest_us = now_us.saturating_sub(last_us).max(longest_us);
+        last_us = now_us;
+        // Whether one more step, as long as the longest so far, would miss the deadline.
+        if deadline_us.is_some_and(|deadline| now_us + longest_us >= deadline) {
+            break;
+        }
+    }
+    match place {
+        Some(here) => mark.stand_at(here),
+        None => *mark = Mark::START,
+    }
+    reclaimed.more = place.is_some();
+    reclaimed.refused |= residency.refused;
+    Ok(reclaimed)
+}
+
+/// Collects what one call of the kernel may take, and returns where to go on.
+fn step<'a, S: Os>(
+    ground: &Ground<'a, S>,
+    residency: &mut Residency<'a, S>,
+    mut here: Place,
+    mark: &mut Mark,
+    batch: &mut Batch,
+) -> Result<Option<Place>, Error> {
+    while batch.looks > 0 {
+        batch.looks -= 1;
+        let segment = match here.stage {
+            Stage::Top => ground.newest(),
+            _ => ground.check_free(here.chunk)?,
+        };
+        if !collect(segment, residency, here.chunk, mark, batch) {
+            break;
+        }
+        match ground.place_after(&here)? {
+            Some(next) => here = next,
+            None => return Ok(None),
+        }
+        mark.done = 0;
+    }
+    Ok(Some(here))
+}
+
+/// Collects a chunk's resident pages that are not done; true when all of them are.
+fn collect<S: Os>(
+    segment: &Segment,
+    residency: &mut Residency<'_, S>,
+    chunk: Chunk,
+    mark: &mut Mark,
+    batch: &mut Batch,
+) -> bool {
+    let page = residency.page;
+    let pages = idle_pages(chunk, page);
+    let mut at = if pages.contains(&mark.done) { mark.done } else { pages.start };
+    while at < pages.end && batch.has_room(page) {
+        let window = at..pages.end.min(at + WINDOW * page);
+        let (resident, absent) = residency.runs(segment, window);
+        let fitted = batch.add(at, resident, page);
+        at += fitted * page;
+        if fitted == resident {
+            at += absent * page;
+        }
+    }
+    mark.done = at;
+    at >= pages.end
+}
+
+/// Gives a batch back. A range that the kernel refuses is passed over.
+fn give_to_kernel<S: Os>(ground: &Ground<'_, S>, batch: &Batch, reclaimed: &mut Reclaimed) {
+    let mut ranges = &batch.ranges[..batch.count];
+    while !ranges.is_empty() {
+        // SAFETY: the ranges are whole kernel pages in private anonymous memory. They lie in free
+        // chunks of LuaJIT's heap, behind all that its allocator keeps there and in front of the
+        // chunk's end, so that nothing is read from them before it is written.
+        let purged = unsafe { ground.os.purge(ranges) };
+        reclaimed.calls += purged.calls;
+        let (done, rest) = ranges.split_at(purged.ranges);
+        reclaimed.returned += done.iter().map(|range| range.bytes as u64).sum::<u64>();
+        reclaimed.refused |= !rest.is_empty();
+        ranges = rest.get(1..).unwrap_or_default();
+    }
+}
+
+impl Mark {
+    /// Here the sweep goes on.
+    fn stand_at(&mut self, place: Place) {
+        *self = Mark { stage: place.stage, size: place.chunk.size, nth: place.nth, ..*self };
+    }
+}
+
+impl Batch {
+    fn new(is_bounded: bool) -> Batch {
+        let none = MemoryRange { start: ptr::null_mut(), bytes: 0 };
+        let (room, looks) = if is_bounded { (STEP_BYTES, LOOKS) } else { (usize::MAX, usize::MAX) };
+        Batch { ranges: [none; BATCH], count: 0, room, looks }
+    }
+
+    /// Whether another range may be added. That is asked for each, so it counts as a look.
+    fn has_room(&mut self, page: usize) -> bool {
+        let room = self.looks > 0 && self.count < BATCH && self.room >= page;
+        self.looks = self.looks.saturating_sub(1);
+        room
+    }
+
+    /// Adds pages; returns how many of them there is room for.
+    fn add(&mut self, at: usize, pages: usize, page: usize) -> usize {
+        let fitting = pages.min(self.room / page);
+        if fitting > 0 {
+            let start = ptr::with_exposed_provenance_mut(at);
+            self.ranges[self.count] = MemoryRange { start, bytes: fitting * page };
+            self.count += 1;
+            self.room -= fitting * page;
+        }
+        fitting
+    }
+}
+
+impl<S: Os> Ground<'_, S> {
+    /// The first chunk of the sweep at or behind a mark.
+    fn place_at(&self, mark: &Mark) -> Result<Option<Place>, Error> {
+        let alone = |stage, chunk| Some(Place { stage, chunk, nth: 0, node: None });
+        match (mark.stage, self.state.victim) {
+            (Stage::Top, _) => Ok(alone(Stage::Top, self.state.top)),
+            (Stage::Victim, Some(victim)) => Ok(alone(Stage::Victim, victim)),
+            (Stage::Victim, None) => self.place_in_tree(TREE_COUNT - 1, usize::MAX, 0),
+            (Stage::Tree(tree), _) => self.place_in_tree(tree, mark.size, mark.nth),
+        }
+    }
+
+    /// The next chunk of the sweep.
+    fn place_after(&self, here: &Place) -> Result<Option<Place>, Error> {
+        match (here.stage, here.node) {
+            (Stage::Tree(tree), Some(node)) => {
+                let next = self.ring_next(tree, node.chunk, here.chunk.at)?;
+                if next != node.chunk.at {
+                    let chunk = Chunk { at: next, ..here.chunk };
+                    return Ok(Some(Place { chunk, nth: here.nth + 1, ..*here }));
+                }
+                self.place_in_tree(tree, here.chunk.size - 1, 0)
+            }
+            (Stage::Top, _) => self.place_at(&Mark { stage: Stage::Victim, ..Mark::START }),
+            _ => self.place_in_tree(TREE_COUNT - 1, usize::MAX, 0),
+        }
+    }
+
+    /// The nth of the chunks of a size in a tree, or the first smaller one. `None`: there is none
+    /// that could hold a whole page.
+    fn place_in_tree(&self, tree: usize, size: usize, nth: usize) -> Result<Option<Place>, Error> {
+        for tree in (0..=tree).rev() {
+            if tree_max(tree) < self.page + HEADER {
+                break;
+            }
+            let Some(node) = self.largest_up_to(tree, size)? else { continue };
+            if node.chunk.size < self.page + HEADER {
+                break;
+            }
+            let place =
+                Place { stage: Stage::Tree(tree), chunk: node.chunk, nth: 0, node: Some(node) };
+            if node.chunk.size < size {
+                return Ok(Some(place));
+            }
+            return self.place_in_ring(place, nth);
+        }
+        Ok(None)
+    }
+
+    /// The place so many places on in a ring, or behind the ring.
+    fn place_in_ring(&self, mut place: Place, nth: usize) -> Result<Option<Place>, Error> {
+        while place.nth < nth {
+            match self.place_after(&place)? {
+                Some(next) if next.nth > place.nth => place = next,
+                other => return Ok(other),
+            }
+        }
+        Ok(Some(place))
+    }
+
+    /// The largest chunk of a tree, of those up to a size.
+    fn largest_up_to(&self, tree: usize, size: usize) -> Result<Option<Node>, Error> {
+        if size < tree_min(tree) {
+            return Ok(None);
+        }
+        let mut path = tree_path(tree, size.min(tree_max(tree)));
+        let (mut at, mut parent) = (self.state.tree_root(tree)?, self.state.tree(tree));
+        let (mut best, mut smaller) = (None, None);
+        // Down to what branches off and from there to a leaf.
+        let mut levels = 2 * usize::BITS;
+        // Along the bits of the size; what branches off to the left is smaller, and of that the
+        // last is the largest.
+        while at != 0 {
+            let node = self.node(tree, at, parent)?;
+            best = larger(best, node, size);
+            let [left, right] = node.children;
+            let goes_right = path >> (usize::BITS - 1) == 1;
+            if goes_right && left != 0 {
+                smaller = Some((left, node.chunk.at));
+            }
+            (at, parent) = (if goes_right { right } else { left }, node.chunk.at);
+            path <<= 1;
+            levels = one_less(levels, tree)?;
+        }
+        // In there, what lies to the right is larger.
+        (at, parent) = smaller.unwrap_or_default();
+        while at != 0 {
+            let node = self.node(tree, at, parent)?;
+            best = larger(best, node, size);
+            let [left, right] = node.children;
+            (at, parent) = (if right != 0 { right } else { left }, node.chunk.at);
+            levels = one_less(levels, tree)?;
+        }
+        Ok(best)
+    }
+}
+
+/// The larger of two, if it is not above a size.
+fn larger(best: Option<Node>, node: Node, size: usize) -> Option<Node> {
+    let better = best.is_none_or(|best: Node| best.chunk.size < node.chunk.size);
+    if better && node.chunk.size <= size { Some(node) } else { best }
+}
+
+/// Counts the levels of a tree, which cannot have more than a size has bits.
+fn one_less(levels: u32, tree: usize) -> Result<u32, Error> {
+    levels.checked_sub(1).ok_or_else(|| unknown(format_args!("tree {tree} is too deep")))
+}

@@ -1,0 +1,328 @@
+//! Entry points that know Lua: a VM made on a heap, changed over to one, or looked at as it is.
+
+use core::ffi::{c_int, c_void};
+use core::mem::transmute;
+use core::ptr;
+
+use super::types::*;
+use super::{budget_of, ebb_alloc, fill, given_options, null, too_small};
+use crate::builtin::{self, Progress, Reclaimed};
+use crate::error::Error;
+use crate::lua::{self, Lua, NewState, SetAllocF, lua_Alloc};
+use crate::options::Options;
+use crate::os::{Kernel, Os};
+use crate::vm::{self, Factory};
+
+/// A Lua VM, as lua.h declares it.
+#[allow(non_camel_case_types)]
+pub struct lua_State {
+    _private: [u8; 0],
+}
+
+/// ebb_alloc as Lua takes it.
+pub(crate) fn alloc_function() -> lua_Alloc {
+    // SAFETY: the two types differ in whether an unwinding function may be behind them.
+    unsafe { transmute(ebb_alloc as unsafe extern "C" fn(_, _, _, _) -> _) }
+}
+
+fn inner(state: *mut lua_State) -> *mut lua::lua_State {
+    state.cast()
+}
+
+/// Makes a VM on a heap of its own, which lua_close() deletes with it. Like
+/// luaL_newstate(), but without its panic function.
+///
+/// options   as for ebb_heap_new().
+///
+/// Returns the VM, or NULL: ebb_strerror(0) then says why. The Lua is the one
+/// that the process has; a 64-bit LuaJIT must be built with GC64, as it is by
+/// default.
+///
+/// # Safety
+///
+/// `options` is NULL or points to `options->size` readable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_newstate(options: *const ebb_options) -> *mut lua_State {
+    // SAFETY: the caller's promise; the functions are those of one Lua.
+    unsafe {
+        let made = given_options(options).and_then(Options::resolve).and_then(|options| {
+            let lua = Lua::get()?;
+            let factory = Factory {
+                newstate: lua.lua_newstate,
+                setallocf: lua.lua_setallocf,
+                alloc: Some(alloc_function()),
+            };
+            vm::make(&factory, options)
+        });
+        made.map_or(ptr::null_mut(), |state| state.cast())
+    }
+}
+
+/// Changes a running VM over from LuaJIT's own allocator to a heap. The blocks
+/// that it has stay where they are and go back to that allocator when they are
+/// freed; what is resized moves over. At the end lua_close() unmaps the one and
+/// deletes the other.
+///
+/// L         a VM of this thread's, or any coroutine of one, at any age.
+/// options   as for ebb_heap_new().
+///
+/// Returns EBB_OK; EBB_MORE when the VM was on a heap already, and then nothing
+/// has changed; EBB_ERR_UNKNOWN when it does not run on LuaJIT's own allocator
+/// beyond doubt, and then nothing was touched; what else ebb_heap_new() can fail
+/// with. C modules that have kept the allocation function of before and go on
+/// using it for blocks of their own do no harm.
+///
+/// # Safety
+///
+/// `L` is NULL or a live VM that no other thread uses; `options` is NULL or points
+/// to `options->size` readable bytes.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub unsafe extern "C" fn ebb_attach(L: *mut lua_State, options: *const ebb_options) -> c_int {
+    if L.is_null() {
+        return null("L");
+    }
+    // SAFETY: the caller's promises.
+    let attached = unsafe {
+        given_options(options)
+            .and_then(Options::resolve)
+            .and_then(|options| vm::attach(Lua::get()?, inner(L), options, alloc_function()))
+    };
+    attached.map_or_else(|error| error as c_int, c_int::from)
+}
+
+/// Finds the heap of a VM.
+///
+/// L         a VM of this thread's, or any coroutine of one.
+///
+/// Returns the heap, which is the VM's: do not delete it unless you made it.
+/// NULL when the VM runs on another allocator.
+///
+/// # Safety
+///
+/// `L` is NULL or a live VM that no other thread uses.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub unsafe extern "C" fn ebb_heap_of(L: *mut lua_State) -> *mut ebb_heap {
+    let Some(lua) = Lua::get().ok().filter(|_| !L.is_null()) else { return ptr::null_mut() };
+    // SAFETY: the caller's promise.
+    unsafe { vm::heap_of(lua, inner(L), alloc_function()).cast() }
+}
+
+/// Looks at the heap of LuaJIT's own allocator, on which a VM runs or, if it was
+/// attached, has run before. Walks all of it, read-only: about 20 ms for each
+/// million blocks.
+///
+/// L         a VM of this thread's, or any coroutine of one.
+/// stats     size is read; the rest is filled.
+///
+/// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN when it is another
+/// allocator, or a heap that does not add up.
+///
+/// # Safety
+///
+/// `L` is NULL or a live VM that no other thread uses; `stats` is NULL or points
+/// to `stats->size` writable bytes.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub unsafe extern "C" fn ebb_builtin_read(
+    L: *mut lua_State,
+    stats: *mut ebb_builtin_stats,
+) -> c_int {
+    if L.is_null() {
+        return null("L");
+    }
+    if stats.is_null() {
+        return null("stats");
+    }
+    // SAFETY: the caller's promises.
+    unsafe {
+        if (*stats).size < size_of::<usize>() {
+            return too_small("ebb_builtin_stats");
+        }
+        match survey(inner(L)) {
+            Ok(told) => {
+                fill(stats, told);
+                EBB_OK
+            }
+            Err(error) => error as c_int,
+        }
+    }
+}
+
+/// # Safety
+///
+/// `state` is a live VM of this thread's.
+unsafe fn survey(state: *mut lua::lua_State) -> Result<ebb_builtin_stats, Error> {
+    let lua = Lua::get()?;
+    // SAFETY: the caller's promise.
+    let survey = unsafe {
+        let heap = vm::heap_of(lua, state, alloc_function());
+        match heap.is_null().then(|| vm::known_builtin(lua, state)) {
+            Some(builtin) => builtin::survey(&Kernel, builtin?.state)?,
+            None => match vm::former_of(heap) {
+                Some(former) => former.survey()?,
+                None => {
+                    return Err(Error::Unknown
+                        .because(format_args!("the VM has never run on LuaJIT's own allocator")));
+                }
+            },
+        }
+    };
+    Ok(ebb_builtin_stats {
+        size: 0,
+        reserved: survey.reserved,
+        segments: survey.segments,
+        live: survey.live,
+        blocks: survey.blocks,
+        metadata: survey.metadata,
+        free: survey.free,
+        free_chunks: survey.free_chunks,
+        largest_free: survey.largest_free,
+        returnable: survey.returnable,
+        returned: survey.returned,
+        resident: survey.resident,
+        free_by_size: survey.histogram.map(|chunks| ebb_free_chunks {
+            up_to: chunks.up_to,
+            count: chunks.count,
+            bytes: chunks.bytes,
+            returnable: chunks.returnable,
+        }),
+    })
+}
+
+/// Gives free pages inside the heap of LuaJIT's own allocator back, in place.
+/// ebb_reclaim() does that too for a VM that was attached.
+///
+/// L         a VM of this thread's that runs on that allocator.
+/// options   NULL: everything, at once. The first walk of all blocks is not held
+///           to the budget.
+/// report    NULL, or room for what was done; live and resident are 0 when there
+///           was a budget.
+///
+/// Returns EBB_MORE when the budget ran out; EBB_OK; EBB_ERR_SYSTEM when the
+/// kernel refused some of it; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN, and then nothing
+/// was touched.
+///
+/// # Safety
+///
+/// `L` is NULL or a live VM that no other thread uses; `options` and `report` are
+/// NULL or point to as many bytes as their `size` says.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub unsafe extern "C" fn ebb_builtin_reclaim(
+    L: *mut lua_State,
+    options: *const ebb_reclaim_options,
+    report: *mut ebb_reclaim_report,
+) -> c_int {
+    // SAFETY: the caller's promises.
+    unsafe { reclaim_builtin(L, options, report, &mut Progress::default()) }
+}
+
+/// [`ebb_builtin_reclaim`] for those who remember how far they came.
+///
+/// # Safety
+///
+/// As for [`ebb_builtin_reclaim`]; the progress is that of this VM.
+pub(crate) unsafe fn reclaim_builtin(
+    state: *mut lua_State,
+    options: *const ebb_reclaim_options,
+    report: *mut ebb_reclaim_report,
+    progress: &mut Progress,
+) -> c_int {
+    if state.is_null() {
+        return null("L");
+    }
+    let start = Kernel.now_us();
+    // SAFETY: the caller's promises.
+    unsafe {
+        let budget_us = match budget_of(options, report) {
+            Ok(budget_us) => budget_us,
+            Err(code) => return code,
+        };
+        let deadline = (budget_us > 0).then(|| start + u64::from(budget_us));
+        let done = Lua::get().and_then(|lua| {
+            let heap = vm::known_builtin(lua, inner(state))?.state;
+            let done = builtin::reclaim(&Kernel, heap, progress, deadline)?;
+            // A budget has no time for another walk.
+            let survey = if budget_us == 0 { Some(builtin::survey(&Kernel, heap)?) } else { None };
+            Ok((done, survey))
+        });
+        let (done, survey) = match done {
+            Ok(done) => done,
+            Err(error) => return error as c_int,
+        };
+        if !report.is_null() {
+            let told = ebb_reclaim_report {
+                size: 0,
+                returned: done.returned,
+                live: survey.as_ref().map_or(0, |survey| survey.live),
+                resident: survey.as_ref().map_or(0, |survey| survey.resident),
+                elapsed_us: Kernel.now_us().saturating_sub(start),
+                purge_calls: done.calls,
+                refused: u64::from(done.refused),
+            };
+            fill(report, told);
+        }
+        result_of_builtin(&done)
+    }
+}
+
+fn result_of_builtin(done: &Reclaimed) -> c_int {
+    match done {
+        _ if done.more => EBB_MORE,
+        _ if done.refused => Error::System
+            .because(format_args!("reclaim: the kernel refused to take pages back"))
+            as c_int,
+        _ => EBB_OK,
+    }
+}
+
+/// For libebbtide_preload.so: makes a VM on a heap of its own, with the functions
+/// of the Lua that the program uses. Its heap notices which thread has the VM.
+///
+/// Returns the VM, or NULL: ebb_strerror(0) then says why.
+///
+/// # Safety
+///
+/// The functions are lua_newstate and lua_setallocf of one Lua.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_preload_newstate(
+    newstate: *mut c_void,
+    setallocf: *mut c_void,
+) -> *mut lua_State {
+    if newstate.is_null() || setallocf.is_null() {
+        null("lua_newstate or lua_setallocf");
+        return ptr::null_mut();
+    }
+    // SAFETY: the caller's promise.
+    let made = Options::resolve(&[]).and_then(|options| unsafe {
+        let factory = Factory {
+            newstate: transmute::<*mut c_void, NewState>(newstate),
+            setallocf: transmute::<*mut c_void, SetAllocF>(setallocf),
+            alloc: None,
+        };
+        vm::make(&factory, options)
+    });
+    made.map_or(ptr::null_mut(), |state| state.cast())
+}
+
+/// For libebbtide_preload.so: does what is due in the heaps of those VMs made by
+/// ebb_preload_newstate() that the calling thread used last.
+///
+/// budget_us  microseconds after which to stop, for all together.
+///
+/// Returns in how many milliseconds to call again; EBB_NEVER.
+#[unsafe(no_mangle)]
+pub extern "C" fn ebb_preload_idle(budget_us: u32) -> c_int {
+    let next_ms = vm::idle(budget_us.into()).map(|us| us.div_ceil(1000));
+    next_ms.map_or(EBB_NEVER, |ms| c_int::try_from(ms).unwrap_or(EBB_NEVER))
+}
+
+/// For libebbtide_preload.so: tells on standard error what each VM made by
+/// ebb_preload_newstate() that is still open holds and gave back. When a VM is
+/// closed that is told if EBBTIDE_REPORT is in the environment.
+#[unsafe(no_mangle)]
+pub extern "C" fn ebb_preload_report() {
+    vm::report_open();
+}

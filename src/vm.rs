@@ -1,0 +1,161 @@
+//! A VM on a heap of its own: made on it, or changed over to it while it runs.
+//!
+//! | file            | concern                                                          | unsafe |
+//! |-----------------|------------------------------------------------------------------|--------|
+//! | this one        | the bond of a VM and its heap; its end                           | yes    |
+//! | `birth`         | a VM that is made on a heap                                      | yes    |
+//! | `attach`        | a VM that changes over; what it ran on before                    | yes    |
+//! | `hands`         | which thread has a VM, for hosts that move VMs between threads   | yes    |
+//!
+//! # How it ends
+//!
+//! `lua_close` frees the block that holds the VM's own state last of all. That block always lies
+//! outside the heap, so its end comes to the slow path of [`heap`], and from there to the bond: the
+//! allocator that the VM ran on before is unmapped, the heap deleted. Nothing on the hot path
+//! watches for it.
+
+mod attach;
+mod birth;
+mod hands;
+
+use core::ptr;
+
+pub(crate) use attach::{Former, attach, known_builtin};
+pub(crate) use birth::{Factory, make};
+pub(crate) use hands::{idle, report_open};
+
+use crate::heap::park::KernelHeap as Heap;
+use crate::heap::{self, Outside};
+use crate::lua::{Lua, lua_Alloc, lua_State, symbol};
+use crate::os::{Kernel, MemoryRange, Os};
+use hands::Hands;
+
+/// A VM and its heap.
+pub(crate) struct Bond {
+    /// Null once the VM is closed.
+    heap: *mut Heap,
+    /// The block that is freed last. Null before it is allocated.
+    state_block: *mut u8,
+    held: StateBlock,
+    /// Which thread has the VM, where that is watched.
+    hands: Hands,
+}
+
+/// Where the block that is freed last comes from.
+enum StateBlock {
+    /// A mapping of its own.
+    Mapped(MemoryRange),
+    /// The allocator that the VM ran on before.
+    Former(Former),
+}
+
+impl Bond {
+    /// Bonds a new heap, before any of its blocks is a VM's.
+    fn new(heap: *mut Heap, state_block: *mut u8, held: StateBlock) -> *mut Bond {
+        let bond = Bond { heap, state_block, held, hands: Hands::default() };
+        let bond = Box::into_raw(Box::new(bond));
+        let outside = Outside { context: bond.cast(), resize: resize_outside };
+        // SAFETY: the heap is live and no VM uses it yet.
+        unsafe { (*heap).outside = Some(outside) };
+        bond
+    }
+
+    /// The bond of a heap; null when it has none.
+    fn of(heap: &Heap) -> *mut Bond {
+        heap.outside.map_or(ptr::null_mut(), |outside| outside.context.cast())
+    }
+}
+
+/// What a VM ran on before it had its heap, if there is anything.
+///
+/// # Safety
+///
+/// The heap is live and this thread's.
+pub(crate) unsafe fn former_of<'heap>(heap: *mut Heap) -> Option<&'heap mut Former> {
+    // SAFETY: the caller's promise; a bond lives as long as its heap.
+    unsafe {
+        match &mut Bond::of(&*heap).as_mut()?.held {
+            StateBlock::Former(former) => Some(former),
+            StateBlock::Mapped(_) => None,
+        }
+    }
+}
+
+/// Bytes of blocks that the VM still has from before it had its heap.
+pub(crate) fn former_live(heap: &Heap) -> u64 {
+    // SAFETY: a bond lives as long as its heap.
+    match unsafe { Bond::of(heap).as_ref() }.map(|bond| &bond.held) {
+        Some(StateBlock::Former(former)) => former.live,
+        _ => 0,
+    }
+}
+
+/// Resizes or frees a block that is not of the heap: see [`Outside::resize`].
+///
+/// # Safety
+///
+/// `context` is a bond; the block is one of its VM's.
+unsafe fn resize_outside(context: *mut u8, block: *mut u8, new_size: usize) -> *mut u8 {
+    let bond = context.cast::<Bond>();
+    // SAFETY: the caller's promise. A VM that frees its state block has ended.
+    unsafe {
+        if new_size > 0 {
+            return match &mut (*bond).held {
+                StateBlock::Former(former) => former.move_over((*bond).heap, block, new_size),
+                StateBlock::Mapped(_) => ptr::null_mut(),
+            };
+        }
+        if let StateBlock::Former(former) = &mut (*bond).held {
+            former.free(block);
+        }
+        if block == (*bond).state_block {
+            end(bond);
+        }
+    }
+    ptr::null_mut()
+}
+
+/// The VM is closed: nothing of it is left.
+///
+/// # Safety
+///
+/// No block of the VM is live, and it is not used again.
+unsafe fn end(bond: *mut Bond) {
+    // SAFETY: the caller's promise. The bond came from a box.
+    unsafe {
+        hands::report_closed(&*bond);
+        let heap = Hands::let_go(bond);
+        let bond = Box::from_raw(bond);
+        match &bond.held {
+            StateBlock::Mapped(range) if range.bytes > 0 => {
+                Kernel.release(range.start, range.bytes);
+            }
+            StateBlock::Mapped(_) => {}
+            StateBlock::Former(former) => former.release(),
+        }
+        heap::park::delete(heap);
+    }
+}
+
+/// The heap that a VM runs on; null when that is none of ours.
+///
+/// # Safety
+///
+/// `state` is a live VM of this thread's.
+pub(crate) unsafe fn heap_of(lua: &Lua, state: *mut lua_State, alloc: lua_Alloc) -> *mut Heap {
+    // SAFETY: the caller's promise; the context of our functions is a heap, or a bond.
+    unsafe {
+        let (Some(function), context) = lua.allocator(state) else { return ptr::null_mut() };
+        if hands::is_watched(function) {
+            return hands::take(context.cast());
+        }
+        let is_ours =
+            function as usize == alloc as usize || function as usize == symbol(c"ebb_alloc").addr();
+        if is_ours { context.cast() } else { ptr::null_mut() }
+    }
+}
+
+/// A size as the kernel counts it.
+fn whole_pages(bytes: usize) -> usize {
+    bytes.next_multiple_of(Kernel.page_size())
+}

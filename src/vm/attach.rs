@@ -1,0 +1,251 @@
+//! A VM that changes over to a heap while it runs.
+//!
+//! The blocks that it has stay where they are, in LuaJIT's own allocator, and go back to it when
+//! they are freed; what is resized moves over. The VM's state is the last of them, so what LuaJIT
+//! would have unmapped at the end of its own allocator is unmapped then.
+
+use core::ffi::{c_int, c_void};
+use core::ptr;
+use std::sync::OnceLock;
+
+use super::{Bond, StateBlock, heap_of};
+use crate::builtin::{self, Progress, Survey};
+use crate::error::Error;
+use crate::heap;
+use crate::heap::park::KernelHeap as Heap;
+use crate::lua::{Lua, lua_Alloc, lua_State};
+use crate::options::Options;
+use crate::os::Kernel;
+use crate::reclaim::Outcome;
+use crate::units::Pages;
+
+/// LuaJIT's own allocator, which a VM runs on.
+#[derive(Clone, Copy)]
+pub(crate) struct Builtin {
+    function: lua_Alloc,
+    /// Its state, which is the function's context.
+    pub(crate) state: *mut u8,
+    /// The block with the VM's state.
+    state_block: *mut u8,
+}
+
+/// What a VM ran on before it had its heap.
+pub(crate) struct Former {
+    builtin: Builtin,
+    /// Bytes of its blocks that the VM still has.
+    pub(crate) live: u64,
+    progress: Progress,
+}
+
+/// How VMs of the LuaJIT in this process are made.
+struct Known {
+    function: lua_Alloc,
+    /// From the state of the allocator to that of the VM, the first block of all.
+    distance: usize,
+}
+
+// SAFETY: a function and a number.
+unsafe impl Send for Known {}
+// SAFETY: as above.
+unsafe impl Sync for Known {}
+
+/// Learns from a VM made for this purpose what LuaJIT's own allocator is.
+fn known(lua: &Lua) -> Result<&'static Known, Error> {
+    static KNOWN: OnceLock<Known> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known);
+    }
+    // SAFETY: the VM is new, this thread's, and closed before anybody else knows of it.
+    let (function, context, state, has_gc64) = unsafe {
+        let state = (lua.luaL_newstate)();
+        if state.is_null() {
+            return Err(Error::Memory.because(format_args!(
+                "luaL_newstate: there is no memory for a VM to compare with"
+            )));
+        }
+        let (function, context) = lua.allocator(state);
+        let has_gc64 = has_gc64(lua, state);
+        (lua.lua_close)(state);
+        (function, context, state, has_gc64)
+    };
+    if !has_gc64 {
+        return Err(Error::Unknown.because(format_args!(
+            "this Lua is no LuaJIT 2.1 with 64-bit pointers in Lua values (GC64)"
+        )));
+    }
+    // The state of the allocator comes first, then that of the VM.
+    let distance = state.addr().wrapping_sub(context.addr());
+    let Some(function) = function.filter(|_| !context.is_null() && distance < 4096) else {
+        return Err(Error::Unknown.because(format_args!(
+            "this LuaJIT makes VMs on another allocator than its own: built so, or preloaded"
+        )));
+    };
+    Ok(KNOWN.get_or_init(|| Known { function, distance }))
+}
+
+/// Whether a VM keeps pointers of 64 bits: its bytecode says so.
+///
+/// # Safety
+///
+/// `state` is a live VM of this thread's that nobody else knows.
+unsafe fn has_gc64(lua: &Lua, state: *mut lua_State) -> bool {
+    /// In the flags of LuaJIT's bytecode: frames have two slots, as with 64-bit pointers only.
+    const TWO_SLOTS: u8 = 8;
+    let mut header = [0u8; 5];
+    // SAFETY: the caller's promise; the writer gets the header.
+    unsafe {
+        if (lua.luaL_loadbuffer)(state, c"".as_ptr(), 0, c"=".as_ptr()) == 0 {
+            (lua.lua_dump)(state, keep_header, header.as_mut_ptr().cast());
+        }
+    }
+    header.starts_with(b"\x1bLJ") && header[4] & TWO_SLOTS != 0
+}
+
+/// Keeps the first five bytes that are dumped, and stops.
+///
+/// # Safety
+///
+/// `part` has so many bytes, and `header` room for five.
+unsafe extern "C-unwind" fn keep_header(
+    _: *mut lua_State,
+    part: *const c_void,
+    bytes: usize,
+    header: *mut c_void,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { ptr::copy_nonoverlapping(part.cast::<u8>(), header.cast(), bytes.min(5)) };
+    1
+}
+
+/// LuaJIT's own allocator, if that is beyond doubt what a VM runs on. Reads nothing of it.
+///
+/// # Safety
+///
+/// `state` is a live VM of this thread's.
+pub(crate) unsafe fn known_builtin(lua: &Lua, state: *mut lua_State) -> Result<Builtin, Error> {
+    // SAFETY: the caller's promise; the pushed thread is popped again.
+    let (function, context, is_main) = unsafe {
+        let (function, context) = lua.allocator(state);
+        let is_main = (lua.lua_pushthread)(state) == 1;
+        (lua.lua_settop)(state, -2);
+        (function, context, is_main)
+    };
+    let known = known(lua)?;
+    let Some(function) = function.filter(|it| *it as usize == known.function as usize) else {
+        return Err(
+            Error::Unknown.because(format_args!("the VM does not run on LuaJIT's own allocator"))
+        );
+    };
+    let state_block = context.cast::<u8>().wrapping_add(known.distance);
+    if is_main && state_block.addr() != state.addr() {
+        return Err(Error::Unknown.because(format_args!(
+            "the VM's state at {state:p} is not the first block of its allocator at {context:p}"
+        )));
+    }
+    Ok(Builtin { function, state: context.cast(), state_block })
+}
+
+/// Changes a VM over to a new heap. True: it was on one already, and nothing has changed.
+///
+/// # Safety
+///
+/// `state` is a live VM of this thread's; `alloc` is `ebb_alloc`.
+pub(crate) unsafe fn attach(
+    lua: &Lua,
+    state: *mut lua_State,
+    options: Options,
+    alloc: lua_Alloc,
+) -> Result<bool, Error> {
+    // SAFETY: the caller's promise. From the change of the function on, every block that the VM
+    // frees is one of the heap's or comes to the bond, which knows the former allocator.
+    unsafe {
+        if !heap_of(lua, state, alloc).is_null() {
+            return Ok(true);
+        }
+        let builtin = known_builtin(lua, state)?;
+        let survey = builtin::survey(&Kernel, builtin.state)?;
+        let heap = heap::park::create(options)?;
+        let former = Former { builtin, live: survey.live, progress: Progress::default() };
+        Bond::new(heap, builtin.state_block, StateBlock::Former(former));
+        (lua.lua_setallocf)(state, alloc, heap.cast());
+    }
+    Ok(false)
+}
+
+impl Former {
+    /// Walks the former allocator's heap.
+    pub(crate) fn survey(&self) -> Result<Survey, Error> {
+        builtin::survey(&Kernel, self.builtin.state)
+    }
+
+    /// Gives free pages of the former allocator's heap back, after a pass over the heap, and adds
+    /// what comes of it to the outcome. A heap that does not add up is left alone.
+    pub(crate) fn reclaim(&mut self, deadline_us: Option<u64>, outcome: &mut Outcome) {
+        if outcome.more {
+            return;
+        }
+        let state = self.builtin.state;
+        if let Ok(done) = builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us) {
+            outcome.returned += Pages::holding(done.returned as usize).unwrap_or(Pages::ZERO);
+            outcome.calls += done.calls;
+            outcome.refused += u64::from(done.refused);
+            outcome.more = done.more;
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `block` is a live block of the former allocator.
+    unsafe fn call(&mut self, block: *mut u8, new_size: usize) -> *mut u8 {
+        let Builtin { function, state, .. } = self.builtin;
+        // SAFETY: the caller's promise; the function does not look at the old size.
+        unsafe { function(state.cast::<c_void>(), block.cast(), 0, new_size).cast() }
+    }
+
+    /// Frees a block.
+    ///
+    /// # Safety
+    ///
+    /// `block` is a live block of the former allocator.
+    pub(super) unsafe fn free(&mut self, block: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.live = self.live.saturating_sub(builtin::block_size(block).1 as u64);
+            self.call(block, 0);
+        }
+    }
+
+    /// Moves a block that is resized to the heap. A shrink never fails.
+    ///
+    /// # Safety
+    ///
+    /// `heap` is live and this thread's, and `block` a live block of the former allocator.
+    pub(super) unsafe fn move_over(
+        &mut self,
+        heap: *mut Heap,
+        block: *mut u8,
+        new_size: usize,
+    ) -> *mut u8 {
+        // SAFETY: the caller's promises; the new block is another one.
+        unsafe {
+            let (size, _) = builtin::block_size(block);
+            let new = heap::alloc::<Kernel>(heap, ptr::null_mut(), 0, new_size);
+            if !new.is_null() {
+                ptr::copy_nonoverlapping(block, new, size.min(new_size));
+                self.free(block);
+                return new;
+            }
+            if new_size <= size { block } else { ptr::null_mut() }
+        }
+    }
+
+    /// Unmaps all that the former allocator has.
+    ///
+    /// # Safety
+    ///
+    /// None of its blocks is live.
+    pub(super) unsafe fn release(&self) {
+        // SAFETY: the caller's promise. What does not add up stays mapped, which harms nobody.
+        let _ = unsafe { builtin::release(&Kernel, self.builtin.state) };
+    }
+}

@@ -1,0 +1,333 @@
+//! Which thread has a VM, for hosts that know nothing of heaps.
+//!
+//! A program under the preload library may hand a VM from thread to thread and then wait, and while
+//! it waits its heaps shall exhale. Only the thread that used a VM last may touch its heap then,
+//! and only as long as no other one does. So a watched VM allocates through [`watched_alloc`],
+//! which looks whether the calling thread is the one that is written down; if not, the thread first
+//! takes the VM over, under the latch that a breath holds too. A breath begins only when it holds
+//! the latch and the calling thread is still the one: then the thread is not in the VM, for it is
+//! here, and no other can get in before the latch opens.
+//!
+//! Nobody needs to say that a VM has changed hands: whoever allocates has it.
+
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::cell::Cell;
+use std::io::Write;
+use std::sync::Once;
+
+use super::Bond;
+use crate::heap::park::KernelHeap as Heap;
+use crate::heap::{self, recall};
+use crate::lua::lua_Alloc;
+use crate::os::{Kernel, Os};
+use crate::units::PAGE;
+
+/// A thread looks after its heaps at most every so many microseconds, or 32 times as long as it
+/// takes: a busy event loop waits ten thousand times a second.
+const LOOK_US: u64 = 10_000;
+const LOOK_SHARE: u64 = 32;
+
+/// Lets one in. Held for the length of a breath at most, so waiting for it is not worth a system
+/// call of its own.
+#[derive(Default)]
+struct Latch(AtomicBool);
+
+impl Latch {
+    const fn open() -> Latch {
+        Latch(AtomicBool::new(false))
+    }
+
+    fn try_close(&self) -> bool {
+        !self.0.swap(true, Ordering::Acquire)
+    }
+
+    fn close(&self) {
+        while !self.try_close() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn reopen(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Who has a VM.
+#[derive(Default)]
+pub(super) struct Hands {
+    /// The thread that used it last; 0: nobody watches.
+    thread: AtomicUsize,
+    latch: Latch,
+    /// The number of the VM in reports.
+    number: u64,
+    /// The next watched VM.
+    next: Cell<*mut Bond>,
+}
+
+/// All watched VMs, the newest first, and the latch of the list.
+static FIRST: AtomicUsize = AtomicUsize::new(0);
+static LIST: Latch = Latch::open();
+/// VMs ever watched.
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// When this thread looks after its heaps again.
+    static NEXT_LOOK_US: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A number that no other living thread has.
+#[inline(always)]
+fn this_thread() -> usize {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        let thread: usize;
+        // SAFETY: the x86-64 ABI has the thread's own address at fs:0; it is only read.
+        unsafe {
+            core::arch::asm!("mov {}, fs:0", out(reg) thread,
+                options(pure, readonly, nostack, preserves_flags));
+        }
+        thread
+    }
+    #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+    {
+        let thread: usize;
+        // SAFETY: reading the thread pointer has no effect.
+        unsafe {
+            core::arch::asm!("mrs {}, tpidr_el0", out(reg) thread,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        thread
+    }
+    #[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), target_os = "linux")))]
+    {
+        NEXT_LOOK_US.with(|cell| ptr::from_ref(cell).addr())
+    }
+}
+
+/// A lua_Alloc that notices when another thread has the VM.
+///
+/// # Safety
+///
+/// `bond` is a live watched bond; the rest is as for lua_Alloc.
+pub(super) unsafe extern "C-unwind" fn watched_alloc(
+    bond: *mut c_void,
+    block: *mut c_void,
+    old_size: usize,
+    new_size: usize,
+) -> *mut c_void {
+    let bond = bond.cast::<Bond>();
+    // SAFETY: the caller's promises.
+    unsafe {
+        if (*bond).hands.thread.load(Ordering::Relaxed) != this_thread() {
+            return take_and_alloc(bond, block, old_size, new_size);
+        }
+        heap::alloc::<Kernel>((*bond).heap, block.cast(), old_size, new_size).cast()
+    }
+}
+
+/// # Safety
+///
+/// As for [`watched_alloc`].
+#[cold]
+#[inline(never)]
+unsafe fn take_and_alloc(
+    bond: *mut Bond,
+    block: *mut c_void,
+    old_size: usize,
+    new_size: usize,
+) -> *mut c_void {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let heap = take(bond);
+        heap::alloc::<Kernel>(heap, block.cast(), old_size, new_size).cast()
+    }
+}
+
+/// Whether an allocation function is [`watched_alloc`].
+pub(super) fn is_watched(function: lua_Alloc) -> bool {
+    function as usize == watched_alloc as *const () as usize
+}
+
+/// The calling thread has the VM from now on. Returns its heap.
+///
+/// # Safety
+///
+/// `bond` is a live watched bond, and no other thread uses its VM.
+pub(super) unsafe fn take(bond: *mut Bond) -> *mut Heap {
+    // SAFETY: the caller's promise.
+    let bond = unsafe { &*bond };
+    let Hands { thread, latch, .. } = &bond.hands;
+    if thread.load(Ordering::Relaxed) != this_thread() {
+        latch.close();
+        thread.store(this_thread(), Ordering::Relaxed);
+        latch.reopen();
+    }
+    bond.heap
+}
+
+/// Puts a new bond under watch, in the calling thread's hands.
+///
+/// # Safety
+///
+/// `bond` is live and new.
+pub(super) unsafe fn watch(bond: *mut Bond) {
+    static FORKS: Once = Once::new();
+    // SAFETY: the handlers are functions for the life of the process, since the library is never
+    // unloaded.
+    FORKS.call_once(|| unsafe {
+        libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
+    });
+    // SAFETY: the caller's promise.
+    let hands = unsafe { &mut (*bond).hands };
+    hands.thread = AtomicUsize::new(this_thread());
+    hands.number = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    LIST.close();
+    hands.next.set(first());
+    FIRST.store(bond.expose_provenance(), Ordering::Relaxed);
+    LIST.reopen();
+}
+
+/// A child of a fork must find the list as nobody left it.
+extern "C" fn before_fork() {
+    LIST.close();
+}
+
+extern "C" fn after_fork() {
+    LIST.reopen();
+}
+
+/// The first watched bond. The list's latch is closed.
+fn first() -> *mut Bond {
+    ptr::with_exposed_provenance_mut(FIRST.load(Ordering::Relaxed))
+}
+
+/// Calls `visit` for each watched bond. The list's latch is closed.
+fn each(mut visit: impl FnMut(&Bond)) {
+    let mut next = first();
+    // SAFETY: bonds are in the list while they live, and it does not change while its latch is
+    // closed.
+    while let Some(bond) = unsafe { next.as_ref() } {
+        visit(bond);
+        next = bond.hands.next.get();
+    }
+}
+
+impl Hands {
+    fn is_watched(&self) -> bool {
+        self.number > 0
+    }
+
+    /// The VM is no longer there: nobody finds the bond any more. Returns the heap.
+    ///
+    /// # Safety
+    ///
+    /// `bond` is live.
+    pub(super) unsafe fn let_go(bond: *mut Bond) -> *mut Heap {
+        // SAFETY: the caller's promise.
+        let this = unsafe { &*bond };
+        if this.hands.is_watched() {
+            LIST.close();
+            if first() == bond {
+                FIRST.store(this.hands.next.get().expose_provenance(), Ordering::Relaxed);
+            }
+            each(|other| {
+                if other.hands.next.get() == bond {
+                    other.hands.next.set(this.hands.next.get());
+                }
+            });
+            LIST.reopen();
+        }
+        this.heap
+    }
+}
+
+/// Does what is due in the heaps of the VMs that the calling thread used last, within a budget for
+/// all. Returns after how many microseconds it makes sense to call again; `None`: never, unless one
+/// of them is used.
+pub(crate) fn idle(budget_us: u64) -> Option<u64> {
+    let start_us = Kernel.now_us();
+    let wait_us = NEXT_LOOK_US.get().saturating_sub(start_us);
+    if wait_us > 0 {
+        return Some(wait_us);
+    }
+    if !LIST.try_close() {
+        return Some(LOOK_US);
+    }
+    let mut next_us: Option<u64> = None;
+    each(|bond| {
+        let due_us = breathe(bond, start_us + budget_us);
+        next_us = [next_us, due_us].into_iter().flatten().min();
+    });
+    LIST.reopen();
+    let took_us = Kernel.now_us().saturating_sub(start_us);
+    NEXT_LOOK_US.set(start_us + LOOK_US.max(took_us * LOOK_SHARE));
+    next_us.map(|us| us.max(1))
+}
+
+/// Does what is due in one heap if the calling thread has its VM; tells in how many microseconds
+/// more will be.
+fn breathe(bond: &Bond, deadline_us: u64) -> Option<u64> {
+    let Hands { thread, latch, .. } = &bond.hands;
+    if thread.load(Ordering::Relaxed) != this_thread() || !latch.try_close() {
+        return None;
+    }
+    let mut next_us = None;
+    if thread.load(Ordering::Relaxed) == this_thread() {
+        // SAFETY: this thread has the VM and is not in it, and the latch keeps others out; a bond
+        // in the list has a live heap.
+        let heap = unsafe { &mut *bond.heap };
+        next_us = heap.next_tick_us();
+        let left_us = deadline_us.saturating_sub(Kernel.now_us());
+        if next_us == Some(0) && left_us > 0 {
+            heap.tick(left_us as u32);
+            next_us = heap.next_tick_us();
+        }
+    }
+    latch.reopen();
+    next_us
+}
+
+/// Tells on standard error what each watched VM that is still open holds and gave back.
+pub(crate) fn report_open() {
+    LIST.close();
+    each(|bond| {
+        if bond.hands.thread.load(Ordering::Relaxed) == this_thread() {
+            report(bond, "open");
+        } else {
+            say(format_args!("VM {} open: another thread has it", bond.hands.number));
+        }
+    });
+    LIST.reopen();
+}
+
+/// The same for a VM that is being closed, if that is asked for.
+pub(super) fn report_closed(bond: &Bond) {
+    // SAFETY: the name is a C string; nobody may change the environment meanwhile: getenv's rule.
+    let wanted = unsafe { !libc::getenv(c"EBBTIDE_REPORT".as_ptr()).is_null() };
+    if wanted && bond.hands.is_watched() {
+        report(bond, "closed");
+    }
+}
+
+/// Of a VM that this thread has.
+fn report(bond: &Bond, state: &str) {
+    // SAFETY: the heap is live, and this thread, which has its VM, is here.
+    let heap = unsafe { &*bond.heap };
+    let snapshot = heap.snapshot();
+    let megabytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    say(format_args!(
+        "VM {} {state}: live {:.1} MB, resident {:.1} MB, at most {:.1} MB; gave back {:.1} MB",
+        bond.hands.number,
+        megabytes(snapshot.live),
+        megabytes(snapshot.resident()),
+        megabytes(snapshot.resident_peak),
+        megabytes(recall::total(&heap.runs.recall.returned) as usize * PAGE),
+    ));
+}
+
+/// Whether anybody reads it does not matter.
+fn say(message: core::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "ebbtide: {message}");
+}

@@ -4,7 +4,11 @@ CARGO ?= cargo
 INSTALL ?= install
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
+BINDIR ?= $(PREFIX)/bin
 INCLUDEDIR ?= $(PREFIX)/include
+# Where LuaJIT looks for modules in Lua and in C. For OpenResty both are its lualib folder.
+LUA_LIB_DIR ?= $(PREFIX)/share/lua/5.1
+LUA_CMODULE_DIR ?= $(PREFIX)/lib/lua/5.1
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 MAJOR := $(firstword $(subst ., ,$(VERSION)))
@@ -15,9 +19,13 @@ RELEASE = $(TARGET)/release
 REAL = libebbtide.so.$(VERSION)
 SONAME = libebbtide.so.$(MAJOR)
 DEST_LIB = $(DESTDIR)$(LIBDIR)
+DEST_BIN = $(DESTDIR)$(BINDIR)
 DEST_INCLUDE = $(DESTDIR)$(INCLUDEDIR)
 INSTALLED = $(DEST_LIB)/$(REAL) $(DEST_LIB)/$(SONAME) $(DEST_LIB)/libebbtide.so \
-	$(DEST_LIB)/libebbtide.a $(DEST_LIB)/pkgconfig/ebbtide.pc $(DEST_INCLUDE)/ebbtide.h
+	$(DEST_LIB)/libebbtide.a $(DEST_LIB)/pkgconfig/ebbtide.pc $(DEST_INCLUDE)/ebbtide.h \
+	$(DEST_LIB)/libebbtide_preload.so $(DEST_BIN)/ebbtide \
+	$(DESTDIR)$(LUA_LIB_DIR)/ebbtide.lua $(DESTDIR)$(LUA_LIB_DIR)/resty/ebbtide.lua \
+	$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so
 
 define PKG_CONFIG_FILE
 prefix=$(PREFIX)
@@ -33,11 +41,23 @@ Cflags: -I$${includedir}
 endef
 export PKG_CONFIG_FILE
 
-.PHONY: all header test setup format lint cargo-test bench demo policy mutants disassemble install \
+# The source of LuaJIT that `make luajit` builds: a folder with LuaJIT's Makefile. By default the one
+# that the tests use, which cargo fetches.
+VENDORED = $(shell $(CARGO) metadata --format-version 1 2>/dev/null | \
+	tr '"' '\n' | sed -n 's|^\(/.*/luajit-src-[^/]*\)/Cargo.toml$$|\1|p')
+LUAJIT ?= $(VENDORED)/luajit2
+LUAJIT_BUILD ?= $(TARGET)/luajit
+# What LuaJIT's own Makefile is told: luaL_newstate makes VMs on heaps of the library inside.
+LUAJIT_FLAGS = TARGET_LDFLAGS=-Wl,--wrap=lua_newstate TARGET_SHLDFLAGS=-Wl,--wrap=lua_newstate \
+	TARGET_LIBS="$(abspath $(RELEASE))/libebbtide.a -lgcc_s -lpthread -ldl"
+
+.PHONY: all header test setup format lint cargo-test bench demo policy mutants luajit disassemble install install-lua \
 	uninstall clean help
 
-all: ## build the library: target/release/libebbtide.so and .a
-	$(CARGO) build --release
+all: ## build the library, the preload library and the command, in target/release
+	$(CARGO) build --release --package ebbtide
+	$(CARGO) build --profile preload --package ebbtide-preload
+	cp -p "$(TARGET)/preload/libebbtide_preload.so" "$(TARGET)/preload/ebbtide" "$(RELEASE)"
 
 header: ## write include/ebbtide.h anew from src/capi.rs
 	EBBTIDE_BLESS=1 $(CARGO) test --test header
@@ -74,19 +94,39 @@ policy: ## play the policy against demand of many shapes
 mutants: ## break each invariant once; a test must see it (long)
 	sh tests/mutants.sh
 
+luajit: all ## build a luajit with the library inside; LUAJIT=folder for a source of your own
+	@test -f "$(LUAJIT)/src/lj_state.c" || { echo "LUAJIT=$(LUAJIT): no LuaJIT source"; exit 1; }
+	rm -rf "$(LUAJIT_BUILD)"
+	cp -r "$(LUAJIT)" "$(LUAJIT_BUILD)"
+	@test ! -f "$(VENDORED)/luajit_relver.txt" -o -e "$(LUAJIT_BUILD)/.relver" || \
+		cp "$(VENDORED)/luajit_relver.txt" "$(LUAJIT_BUILD)/.relver"
+	$(MAKE) -C "$(LUAJIT_BUILD)/src" $(LUAJIT_FLAGS)
+	@echo "luajit with ebbtide inside: $(LUAJIT_BUILD)/src/luajit"
+
 disassemble: ## show the machine code of the hot path
 	$(CARGO) build --release
 	objdump --disassemble=ebb_alloc --no-show-raw-insn "$(RELEASE)/libebbtide.so"
 
 install: ## install what `make` built under PREFIX (/usr/local), below DESTDIR if set
-	@test -f "$(RELEASE)/libebbtide.so" || $(MAKE) all
-	$(INSTALL) -d "$(DEST_LIB)/pkgconfig" "$(DEST_INCLUDE)"
+	@test -f "$(RELEASE)/libebbtide.so" -a -f "$(RELEASE)/libebbtide_preload.so" || $(MAKE) all
+	$(INSTALL) -d "$(DEST_LIB)/pkgconfig" "$(DEST_INCLUDE)" "$(DEST_BIN)"
 	$(INSTALL) -m 755 "$(RELEASE)/libebbtide.so" "$(DEST_LIB)/$(REAL)"
 	ln -sf $(REAL) "$(DEST_LIB)/$(SONAME)"
 	ln -sf $(SONAME) "$(DEST_LIB)/libebbtide.so"
 	$(INSTALL) -m 644 "$(RELEASE)/libebbtide.a" "$(DEST_LIB)/libebbtide.a"
+	$(INSTALL) -m 755 "$(RELEASE)/libebbtide_preload.so" "$(DEST_LIB)/libebbtide_preload.so"
+	$(INSTALL) -m 755 "$(RELEASE)/ebbtide" "$(DEST_BIN)/ebbtide"
 	$(INSTALL) -m 644 include/ebbtide.h "$(DEST_INCLUDE)/ebbtide.h"
 	@echo "$$PKG_CONFIG_FILE" > "$(DEST_LIB)/pkgconfig/ebbtide.pc"
+	$(MAKE) install-lua
+	ln -sfr "$(DEST_LIB)/$(SONAME)" "$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so"
+
+install-lua: ## install the Lua module alone, with a library of its own
+	@test -f "$(RELEASE)/libebbtide.so" || $(MAKE) all
+	$(INSTALL) -d "$(DESTDIR)$(LUA_LIB_DIR)/resty" "$(DESTDIR)$(LUA_CMODULE_DIR)"
+	$(INSTALL) -m 644 lua/ebbtide.lua "$(DESTDIR)$(LUA_LIB_DIR)/ebbtide.lua"
+	$(INSTALL) -m 644 lua/resty/ebbtide.lua "$(DESTDIR)$(LUA_LIB_DIR)/resty/ebbtide.lua"
+	$(INSTALL) -m 755 "$(RELEASE)/libebbtide.so" "$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so"
 
 uninstall: ## remove what install put there
 	rm -f $(foreach file,$(INSTALLED),"$(file)")
@@ -95,4 +135,4 @@ clean: ## remove everything that was built
 	$(CARGO) clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 12

@@ -20,6 +20,10 @@ look() {
   needs "binutils" readelf --version
   needs "pkg-config" pkg-config --version
   needs "valgrind libc6-dbg" valgrind --quiet true
+  needs "luajit" luajit -v
+  needs "lua-lpeg lua-cjson" luajit -e 'require "lpeg" require "cjson"'
+  needs "libluajit-5.1-2" "${CC:-cc}" -shared -o /dev/null -l:libluajit-5.1.so.2
+  needs "python3" python3 --version
   missing=${missing# }
 }
 

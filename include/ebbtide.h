@@ -870,6 +870,14 @@ int ebb_builtin_reclaim(struct lua_State *L,
                         struct ebb_reclaim_report *report);
 
 /**
+ * For the linker: what lua_newstate() becomes in a LuaJIT that is linked with
+ * --wrap=lua_newstate. A VM that asks for LuaJIT's own allocator gets a heap
+ * instead, or, when there is none to be had, what it asked for; standard error
+ * then says why.
+ */
+struct lua_State *__wrap_lua_newstate(void *function, void *context);
+
+/**
  * For libebbtide_preload.so: makes a VM on a heap of its own, with the functions
  * of the Lua that the program uses. Its heap notices which thread has the VM.
  *

@@ -4,6 +4,9 @@
 //! functions here, `ebbtide.core`. Those take and give plain values, check nothing that the Lua
 //! side has checked, and hold nothing that an error thrown through them would leak.
 //!
+//! A Lua error that one of Lua's functions throws, for lack of memory, passes through the functions
+//! here as an exception. Rust lets it pass where panics unwind; where they abort, so does this.
+//!
 //! Numbers reach Lua as doubles: whole up to 2^53.
 
 mod stack;

@@ -219,6 +219,7 @@ static void every_code_has_a_text_of_its_own(void)
   static const int codes[] = {
     EBB_OK,        EBB_MORE,      EBB_ERR_ARGUMENT, EBB_ERR_OPTION,
     EBB_ERR_RANGE, EBB_ERR_FIXED, EBB_ERR_MEMORY,   EBB_ERR_SYSTEM,
+    EBB_ERR_UNKNOWN,
   };
   size_t i, j;
 

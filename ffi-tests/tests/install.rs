@@ -5,7 +5,7 @@ use std::process::Command;
 
 use ebbtide_ffi_tests::{Language, Linkage};
 use ebbtide_ffi_tests::{clean, compiler, finish, installed, make, scratch, source, text_of};
-use ebbtide_runtimes::SONAME;
+use ebbtide_runtimes::{SONAME, repository};
 
 /// A prefix that exists nowhere, so that nothing is found by chance.
 const PREFIX: &str = "/x";
@@ -56,11 +56,16 @@ fn consumer(destination: &Path, linkage: Linkage) -> PathBuf {
 }
 
 #[test]
-fn installs_library_header_and_pkg_config_file() {
+fn installs_all_that_a_user_needs() {
     let destination = install("install-listing");
     let real = format!("x/lib/libebbtide.so.{}", pkg_config(&destination, &["--modversion"])[0]);
     let soname = format!("x/lib/{SONAME}");
     let mut expected = [
+        "x/bin/ebbtide",
+        "x/lib/libebbtide_preload.so",
+        "x/lib/lua/5.1/ebbtide.so",
+        "x/share/lua/5.1/ebbtide.lua",
+        "x/share/lua/5.1/resty/ebbtide.lua",
         "x/include/ebbtide.h",
         "x/lib/libebbtide.a",
         "x/lib/libebbtide.so",
@@ -70,7 +75,7 @@ fn installs_library_header_and_pkg_config_file() {
     ];
     expected.sort();
     assert_eq!(listing(&destination), expected);
-    for link in ["x/lib/libebbtide.so", &soname] {
+    for link in ["x/lib/libebbtide.so", &soname, "x/lib/lua/5.1/ebbtide.so"] {
         let link = destination.join(link);
         assert!(link.is_symlink(), "{}", link.display());
         assert_eq!(link.canonicalize().ok(), destination.join(&real).canonicalize().ok());
@@ -90,6 +95,48 @@ fn a_static_program_needs_pkg_config_only() {
     let destination = install("install-static");
     let program = consumer(&destination, Linkage::Archive);
     assert!(text_of(&mut clean(program)).starts_with("ebbtide "));
+}
+
+/// OpenResty's way: both halves of the module in one folder, and nothing else.
+#[test]
+fn installs_the_lua_module_alone() {
+    installed();
+    let destination = scratch("install-lua");
+    std::fs::remove_dir_all(&destination).expect("the folder was just made");
+    let folders = ["LUA_LIB_DIR=/x/lualib", "LUA_CMODULE_DIR=/x/lualib"];
+    make(&[&["install-lua"], &folders[..]].concat(), &destination, PREFIX);
+    let expected = ["x/lualib/ebbtide.lua", "x/lualib/ebbtide.so", "x/lualib/resty/ebbtide.lua"];
+    assert_eq!(listing(&destination), expected);
+    let modules = destination.join("x/lualib");
+    let said = text_of(
+        clean("luajit")
+            .env("LUA_PATH", modules.join("?.lua"))
+            .env("LUA_CPATH", modules.join("?.so"))
+            .args(["-e", "print(require('resty.ebbtide').heap().allocator)"]),
+    );
+    assert_eq!(said, "builtin\n");
+}
+
+/// What the rockspec builds and installs is there.
+#[test]
+fn the_rockspec_is_in_order() {
+    let check = "
+        local spec = setfenv(assert(loadfile(arg[1])), {})
+        local rock = getfenv(spec)
+        spec()
+        print(rock.package, rock.version, rock.build.type, rock.build.install_target)";
+    let rockspec = repository().join(format!("ebbtide-{}-1.rockspec", library_version()));
+    let script = scratch("rockspec").join("check.lua");
+    std::fs::write(&script, check).expect("the folder was just made");
+    let said = text_of(clean("luajit").arg(&script).arg(&rockspec));
+    assert_eq!(said, format!("ebbtide\t{}-1\tmake\tinstall-lua\n", library_version()));
+}
+
+/// The version of the library that `make` builds.
+fn library_version() -> String {
+    let manifest = std::fs::read_to_string(repository().join("Cargo.toml")).expect("Cargo.toml");
+    let line = manifest.lines().find_map(|line| line.strip_prefix("version = \""));
+    line.expect("a version").trim_end_matches('"').to_owned()
 }
 
 #[test]

@@ -37,7 +37,8 @@ fn header_compiles_alone_and_twice() {
     }
 }
 
-/// The functions that the header declares: `ebb_name(` outside of comments.
+/// The functions that the header declares: `ebb_name(` outside of comments, and those whose names
+/// Lua and the linker prescribe.
 fn declared() -> BTreeSet<String> {
     let path = repository().join("include/ebbtide.h");
     let header = std::fs::read_to_string(path).expect("the header can be read");
@@ -46,7 +47,7 @@ fn declared() -> BTreeSet<String> {
         .filter(|line| !line.starts_with("/*") && !line.starts_with(" *"))
         .filter_map(|line| line.split_once('('))
         .filter_map(|(before, _)| before.rsplit([' ', '*']).next())
-        .filter(|name| name.starts_with("ebb_"))
+        .filter(|name| ["ebb_", "luaopen_", "__wrap_"].iter().any(|start| name.starts_with(start)))
         .map(str::to_owned)
         .collect()
 }

@@ -5,11 +5,31 @@ use std::process::Command;
 use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch};
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
-/// The blocks of C code in the README.
-fn c_blocks() -> Vec<String> {
+/// The blocks of code in a language in the README.
+fn blocks(language: &str) -> Vec<String> {
     let readme = std::fs::read_to_string(repository().join("README.md")).expect("the README");
-    let blocks = readme.split("```c\n").skip(1);
+    let start = format!("```{language}\n");
+    let blocks = readme.split(&start).skip(1);
     blocks.filter_map(|block| block.split("```").next()).map(str::to_owned).collect()
+}
+
+fn c_blocks() -> Vec<String> {
+    blocks("c")
+}
+
+#[test]
+fn the_lua_synopsis_runs_in_a_stock_luajit() {
+    let script = scratch("readme").join("synopsis.lua");
+    let text = format!("{}\nio.write(stats.allocator)", blocks("lua")[0]);
+    std::fs::write(&script, text).expect("the target directory can be written");
+    let output = finish(
+        clean("luajit")
+            .env("LUA_PATH", repository().join("lua/?.lua"))
+            .env("LUA_CPATH", installed().lib().join("lua/5.1/?.so"))
+            .arg(&script),
+    );
+    let said = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(said.starts_with("LuaJIT's own allocator") && said.ends_with("ebbtide"), "{said}");
 }
 
 /// Compiles a C program against LuaJIT and ebbtide.

@@ -1,13 +1,14 @@
 //! Entry points that know Lua: a VM made on a heap, changed over to one, or looked at as it is.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::{CStr, c_int, c_void};
 use core::mem::transmute;
 use core::ptr;
+use std::io::{Write, stderr};
 
 use super::types::*;
 use super::{budget_of, ebb_alloc, fill, given_options, null, too_small};
 use crate::builtin::{self, Progress, Reclaimed};
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::lua::{self, Lua, NewState, SetAllocF, lua_Alloc};
 use crate::options::Options;
 use crate::os::{Kernel, Os};
@@ -277,6 +278,40 @@ fn result_of_builtin(done: &Reclaimed) -> c_int {
         _ => EBB_OK,
     }
 }
+
+/// For the linker: what lua_newstate() becomes in a LuaJIT that is linked with
+/// --wrap=lua_newstate. A VM that asks for LuaJIT's own allocator gets a heap
+/// instead, or, when there is none to be had, what it asked for; standard error
+/// then says why.
+///
+/// # Safety
+///
+/// As for lua_newstate.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __wrap_lua_newstate(
+    function: *mut c_void,
+    context: *mut c_void,
+) -> *mut lua_State {
+    let Ok(lua) = Lua::get() else { return ptr::null_mut() };
+    // SAFETY: the caller's promise, handed on; a function pointer is a pointer, and what stands for
+    // LuaJIT's own allocator is only handed on.
+    unsafe {
+        if function.addr() == BUILTIN_ALLOCATOR {
+            let made = ebb_newstate(ptr::null());
+            if !made.is_null() {
+                return made;
+            }
+            let reason = CStr::from_ptr(error::last().cast()).to_string_lossy();
+            let _ = writeln!(stderr(), "ebbtide: {reason}: this VM has LuaJIT's own allocator");
+        }
+        let newstate: unsafe extern "C-unwind" fn(*mut c_void, *mut c_void) -> *mut lua_State =
+            transmute(lua.lua_newstate);
+        newstate(function, context)
+    }
+}
+
+/// What LuaJIT's lua_newstate takes for its own allocator.
+const BUILTIN_ALLOCATOR: usize = 1237 << 4;
 
 /// For libebbtide_preload.so: makes a VM on a heap of its own, with the functions
 /// of the Lua that the program uses. Its heap notices which thread has the VM.

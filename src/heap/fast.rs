@@ -4,6 +4,9 @@
 //! call, lock, atomic or push on the way: every rarer case leaves by a jump to a function marked
 //! cold. Look at the machine code after each change here (`make disassemble`).
 //!
+//! The cold functions are `extern "C"`: a panic ends in them, so that a jump to one needs no frame
+//! to unwind.
+//!
 //! The heap is a raw pointer, since the host may hold others: `ud` is one.
 
 use core::ptr;
@@ -98,7 +101,11 @@ unsafe fn take_slot<S: Above>(heap: *mut Heap<S>, bin: *mut Bin, size: usize) ->
 /// As for [`alloc`]; `class` is the size's.
 #[cold]
 #[inline(never)]
-unsafe fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, class: usize, size: usize) -> *mut u8 {
+unsafe extern "C" fn refill_and_allocate<S: Above>(
+    heap: *mut Heap<S>,
+    class: usize,
+    size: usize,
+) -> *mut u8 {
     // SAFETY: the caller's promises: nobody else uses the heap. After a refill the word is not 0.
     unsafe {
         let refilled = (*heap).with_room(|heap| heap.refill(class).then_some(()));
@@ -116,7 +123,7 @@ unsafe fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, class: usize, size: 
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+unsafe extern "C" fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         let place = |heap: &mut Heap<S>| non_null(heap.allocate_large(size));
@@ -187,7 +194,10 @@ unsafe fn free<S: Above>(heap: *mut Heap<S>, block: *mut u8, size: usize) -> *mu
 /// The heap is live and nobody else uses it; `first` is the first descriptor of a span of its.
 #[cold]
 #[inline(never)]
-unsafe fn end_countdown<S: Above>(heap: *mut Heap<S>, first: *mut Descriptor) -> *mut u8 {
+unsafe extern "C" fn end_countdown<S: Above>(
+    heap: *mut Heap<S>,
+    first: *mut Descriptor,
+) -> *mut u8 {
     let below = heap.addr() - first.addr();
     let page = PageIndex((below / size_of::<Descriptor>()) as u32 - 1);
     // SAFETY: the caller's promise.
@@ -205,7 +215,7 @@ unsafe fn end_countdown<S: Above>(heap: *mut Heap<S>, first: *mut Descriptor) ->
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe fn free_elsewhere<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
+unsafe extern "C" fn free_elsewhere<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         if let Some(outside) = (*heap).outside_of(block) {
@@ -231,7 +241,7 @@ fn opaque_null() -> *mut u8 {
 ///
 /// As for [`alloc`]; `block` is not null and `new_size` not 0.
 #[inline(never)]
-unsafe fn resize<S: Above>(
+unsafe extern "C" fn resize<S: Above>(
     heap: *mut Heap<S>,
     block: *mut u8,
     old_size: usize,
@@ -300,7 +310,11 @@ unsafe fn small_block<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> Option<us
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe fn resize_large<S: Above>(heap: *mut Heap<S>, block: *mut u8, new_size: usize) -> *mut u8 {
+unsafe extern "C" fn resize_large<S: Above>(
+    heap: *mut Heap<S>,
+    block: *mut u8,
+    new_size: usize,
+) -> *mut u8 {
     // SAFETY: the caller's promises. The old block stays live and whole until it is freed, and the
     // new one is another.
     unsafe {

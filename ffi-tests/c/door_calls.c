@@ -1,0 +1,282 @@
+/* The C functions that know Lua: ebb_newstate, ebb_attach, ebb_heap_of,
+ * ebb_builtin_read, ebb_builtin_reclaim, luaopen_ebbtide; from any coroutine,
+ * called wrongly, and what is left after lua_close(). */
+
+#include "check.h"
+
+#include <stddef.h>
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+
+#define DO(L, code)                                                           \
+  (luaL_dostring(L, code) ? check_failed(__FILE__, __LINE__,                  \
+                                         lua_tostring(L, -1))                 \
+                          : (void)0)
+
+static const char *const work =
+  "local kept = kept or {} _G.kept = kept "
+  "for i = 1, 2000 do kept[i] = { i, 'row ' .. i, ('x'):rep(i) } end "
+  "big = ('y'):rep(2 ^ 18)";
+static const char *const check_work =
+  "for i = 1, 2000 do local row = kept[i] "
+  "assert(row[1] == i and row[2] == 'row ' .. i) "
+  "assert(row[3] == ('x'):rep(i)) end "
+  "assert(big == ('y'):rep(2 ^ 18))";
+
+static lua_State *vm(void)
+{
+  lua_State *L = luaL_newstate();
+
+  REQUIRE(L != NULL);
+  luaL_openlibs(L);
+  if (light()) {
+    DO(L, "jit.off()");
+  }
+  return L;
+}
+
+static void *own_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
+{
+  (void)ud;
+  (void)osize;
+  if (nsize == 0) {
+    free(ptr);
+    return NULL;
+  }
+  return realloc(ptr, nsize);
+}
+
+static ebb_builtin_stats builtin_of(lua_State *L)
+{
+  ebb_builtin_stats stats;
+
+  memset(&stats, 0, sizeof stats);
+  stats.size = sizeof stats;
+  CHECK_EQ(ebb_builtin_read(L, &stats), EBB_OK);
+  CHECK_EQ(stats.reserved, stats.live + stats.metadata + stats.free);
+  return stats;
+}
+
+/* Whether nothing is mapped where a VM's own allocator was. */
+static int is_gone(const void *state)
+{
+  unsigned char resident;
+  uintptr_t page = (uintptr_t)state & ~(uintptr_t)4095;
+
+  return mincore((void *)page, 1, &resident) != 0 && errno == ENOMEM;
+}
+
+static void attach_and_close(void)
+{
+  void *state;
+  lua_State *L = vm();
+
+  lua_getallocf(L, &state);
+  DO(L, work);
+  CHECK(ebb_heap_of(L) == NULL);
+  CHECK_EQ(ebb_attach(L, NULL), EBB_OK);
+  CHECK(ebb_heap_of(L) != NULL);
+  CHECK_EQ(ebb_attach(L, NULL), EBB_MORE);
+  DO(L, check_work);
+  CHECK(stats_of(ebb_heap_of(L), 0).former_live > 100 * KIB);
+  CHECK_EQ(builtin_of(L).blocks > 2000, 1);
+  DO(L, "kept, big = nil collectgarbage() collectgarbage()");
+  CHECK_EQ(ebb_reclaim(ebb_heap_of(L), NULL, NULL), EBB_OK);
+  CHECK(builtin_of(L).returnable == 0 && builtin_of(L).returned > 0);
+  DO(L, work);
+  DO(L, check_work);
+  CHECK(!is_gone(state));
+  lua_close(L);
+  CHECK(is_gone(state));
+}
+
+static void attach_from_a_coroutine(void)
+{
+  void *state;
+  lua_State *L = vm(), *C = lua_newthread(L);
+  ebb_options options = { .size = sizeof options, .decay_ms = 77 };
+  int64_t value = 0;
+
+  DO(C, work);
+  lua_getallocf(C, &state);
+  CHECK(builtin_of(C).live == builtin_of(L).live);
+  CHECK_EQ(ebb_attach(C, &options), EBB_OK);
+  CHECK(ebb_heap_of(C) != NULL && ebb_heap_of(C) == ebb_heap_of(L));
+  CHECK_EQ(ebb_get(ebb_heap_of(L), "decay_ms", &value), EBB_OK);
+  CHECK_EQ(value, 77);
+  CHECK(lua_isthread(L, -1) && lua_gettop(L) == 1 && lua_gettop(C) == 0);
+  DO(L, check_work);
+  lua_close(L);
+  CHECK(is_gone(state));
+}
+
+static void reclaim_in_place(void)
+{
+  ebb_reclaim_options options = { sizeof options, 1 };
+  ebb_reclaim_report report = { .size = sizeof report };
+  lua_State *L = vm();
+
+  DO(L, work);
+  DO(L, "for i = 1, 2000 do if i % 50 > 0 then kept[i] = nil end end "
+        "collectgarbage() collectgarbage()");
+  CHECK(builtin_of(L).returnable > 100 * KIB);
+  CHECK(ebb_builtin_reclaim(L, &options, &report) >= 0);
+  CHECK(report.returned > 0 && report.live == 0 && report.resident == 0);
+  CHECK_EQ(ebb_builtin_reclaim(L, NULL, &report), EBB_OK);
+  CHECK(report.live > 0 && report.resident > 0 && report.refused == 0);
+  CHECK_EQ(builtin_of(L).returnable, 0);
+  DO(L, work);
+  DO(L, check_work);
+  CHECK(ebb_heap_of(L) == NULL);
+  lua_close(L);
+}
+
+static void newstate(void)
+{
+  ebb_options options = { .size = sizeof options, .limit_hard = 64 << 20 };
+  ebb_builtin_stats builtin = { .size = sizeof builtin };
+  lua_State *L = ebb_newstate(&options);
+  size_t mappings;
+
+  REQUIRE(L != NULL);
+  luaL_openlibs(L);
+  DO(L, work);
+  CHECK(ebb_heap_of(L) != NULL);
+  CHECK(ebb_heap_of(lua_newthread(L)) == ebb_heap_of(L));
+  CHECK_EQ(ebb_attach(L, NULL), EBB_MORE);
+  CHECK_EQ(ebb_builtin_read(L, &builtin), EBB_ERR_UNKNOWN);
+  CHECK_EQ(ebb_builtin_reclaim(L, NULL, NULL), EBB_ERR_UNKNOWN);
+  CHECK(luaL_dostring(L, "return ('z'):rep(2 ^ 28)") != 0);
+  DO(L, check_work);
+  lua_close(L);
+  mappings = mapping_count();
+  L = ebb_newstate(NULL);
+  REQUIRE(L != NULL);
+  lua_close(L);
+  CHECK(light() || mapping_count() <= mappings + 1);
+  options.limit_hard = 0;
+  options.retain = -5;
+  CHECK(ebb_newstate(&options) == NULL);
+  CHECK(strstr(ebb_strerror(0), "retain") != NULL);
+}
+
+#ifndef DOOR_OLD_LUAJIT
+/* A state that cannot be made leaves no heap behind. An old LuaJIT
+ * crashes by itself when only the first block of a VM is to be had. */
+static void newstate_without_memory(void)
+{
+  ebb_options options = { .size = sizeof options, .limit_hard = 8192 };
+  size_t mappings = mapping_count();
+
+  CHECK(ebb_newstate(&options) == NULL);
+  CHECK(strstr(ebb_strerror(0), "lua_newstate") != NULL);
+  CHECK(light() || mapping_count() <= mappings + 1);
+}
+
+#endif
+
+static void refused(lua_State *L)
+{
+  ebb_builtin_stats stats = { .size = sizeof stats };
+
+  CHECK_EQ(ebb_attach(L, NULL), EBB_ERR_UNKNOWN);
+  CHECK_EQ(ebb_builtin_read(L, &stats), EBB_ERR_UNKNOWN);
+  CHECK_EQ(ebb_builtin_reclaim(L, NULL, NULL), EBB_ERR_UNKNOWN);
+  CHECK(strstr(ebb_strerror(0), "LuaJIT's own") != NULL);
+}
+
+static void other_allocators(void)
+{
+  ebb_heap *heap = heap_of(0);
+  lua_State *L = lua_newstate(own_alloc, NULL);
+
+  REQUIRE(L != NULL);
+  refused(L);
+  CHECK(ebb_heap_of(L) == NULL);
+  lua_close(L);
+  L = lua_newstate(ebb_alloc, heap);
+  REQUIRE(L != NULL);
+  CHECK(ebb_heap_of(L) == heap);
+  CHECK_EQ(ebb_attach(L, NULL), EBB_MORE);
+  lua_close(L);
+  heap_ends_empty(heap);
+}
+
+static void wrong_calls(void)
+{
+  ebb_builtin_stats stats = { .size = 3 };
+  ebb_options options = { .size = sizeof options, .retain = -5 };
+  ebb_reclaim_report report = { .size = 3 };
+  void *state, *after;
+  lua_State *L = vm();
+
+  lua_getallocf(L, &state);
+  CHECK_EQ(ebb_attach(NULL, NULL), EBB_ERR_ARGUMENT);
+  CHECK_EQ(ebb_builtin_read(NULL, &stats), EBB_ERR_ARGUMENT);
+  CHECK_EQ(ebb_builtin_read(L, NULL), EBB_ERR_ARGUMENT);
+  CHECK_EQ(ebb_builtin_read(L, &stats), EBB_ERR_ARGUMENT);
+  CHECK_EQ(ebb_builtin_reclaim(NULL, NULL, NULL), EBB_ERR_ARGUMENT);
+  CHECK_EQ(ebb_builtin_reclaim(L, NULL, &report), EBB_ERR_ARGUMENT);
+  CHECK(ebb_heap_of(NULL) == NULL);
+  CHECK_EQ(ebb_attach(L, &options), EBB_ERR_RANGE);
+  lua_getallocf(L, &after);
+  CHECK(state == after && lua_gettop(L) == 0);
+  /* As much as there is room for. */
+  stats.size = offsetof(ebb_builtin_stats, segments);
+  stats.segments = 4711;
+  CHECK_EQ(ebb_builtin_read(L, &stats), EBB_OK);
+  CHECK(stats.reserved > 0 && stats.segments == 4711);
+  lua_close(L);
+}
+
+static void errno_stays(void)
+{
+  lua_State *L = vm();
+
+  errno = ERRNO_MARK;
+  builtin_of(L);
+  check_errno();
+  CHECK(ebb_builtin_reclaim(L, NULL, NULL) >= 0);
+  check_errno();
+  CHECK_EQ(ebb_attach(L, NULL), EBB_OK);
+  check_errno();
+  lua_close(L);
+  errno = ERRNO_MARK;
+  refused(L = lua_newstate(own_alloc, NULL));
+  check_errno();
+  lua_close(L);
+}
+
+/* A host that puts the module where require looks. */
+static void preloaded(void)
+{
+  lua_State *L = vm();
+
+  lua_getglobal(L, "package");
+  lua_getfield(L, -1, "preload");
+  lua_pushcfunction(L, luaopen_ebbtide);
+  lua_setfield(L, -2, "ebbtide");
+  lua_settop(L, 0);
+  DO(L, "local a = require 'ebbtide' assert(a.stats()) assert(a.attach()) "
+        "assert(a.stats().attached and a.reclaim())");
+  CHECK(ebb_heap_of(L) != NULL);
+  lua_close(L);
+}
+
+int main(void)
+{
+  RUN(attach_and_close);
+  RUN(attach_from_a_coroutine);
+  RUN(reclaim_in_place);
+  RUN(newstate);
+#ifndef DOOR_OLD_LUAJIT
+  RUN(newstate_without_memory);
+#endif
+  RUN(other_allocators);
+  RUN(wrong_calls);
+  RUN(errno_stays);
+  RUN(preloaded);
+  return check_status();
+}

@@ -1,0 +1,26 @@
+-- The module in a VM whose host made it on a heap of ebbtide's.
+local allocator = require "ebbtide"
+local check = require "door_check"
+local world = require "door_world"
+
+local stats = assert(allocator.stats())
+check.equal(stats.allocator, "ebbtide", "allocator")
+check.equal(stats.attached, false, "attached")
+check.equal(stats.former_live, 0, "former_live")
+check.equal(allocator.heap().attached, false, "attached")
+local attached, already = allocator.attach()
+check.equal(attached, true, "attach()")
+check.equal(already, "already attached", "attach()")
+check.refused("no former heap", allocator.former())
+
+local kept = world.new(3)
+kept:live(2000)
+kept:drop(0.7)
+local report = assert(allocator.reclaim())
+check.equal(report.collected, true, "collected")
+check.equal(report.more, false, "more")
+kept:check()
+check.within(1, report.live, allocator.stats().live + 2 ^ 16, "live")
+assert(allocator.report():find("An ebbtide heap\n", 1, true))
+assert(allocator.set("retain", 2 ^ 20))
+check.equal(allocator.get("retain"), 2 ^ 20, "retain")

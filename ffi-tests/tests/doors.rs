@@ -1,0 +1,327 @@
+//! The doors into a program that knows nothing of ebbtide: `require "ebbtide"` in a VM on LuaJIT's
+//! own allocator, memory given back in place, `attach()`, and the C functions that do the same.
+//!
+//! Each with Debian's `luajit`, a static program; with a plain host on Debian's shared library; and
+//! with such a host on the LuaJIT that mlua vendors. The library is the one that was built with
+//! these tests, with its assertions, but where the installed one is meant.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use ebbtide_ffi_tests::{
+    Language, clean, compiler, finish, installed, scratch, source, text_of, under_valgrind,
+};
+use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUA51, LUAJIT, LUAJIT_CHECKED, SONAME, repository};
+
+/// The LuaJIT library that Debian's packages have.
+const SHARED_LUAJIT: &str = "-l:libluajit-5.1.so.2";
+
+const JIT: [Option<&str>; 2] = [None, Some("-joff")];
+
+/// A Lua and how it is linked.
+#[derive(Clone, Copy)]
+enum Lua {
+    Vendored,
+    /// With LuaJIT's own assertions.
+    Checked,
+    Shared,
+    Plain,
+}
+
+impl Lua {
+    fn name(self) -> &'static str {
+        match self {
+            Lua::Vendored => "vendored",
+            Lua::Checked => "checked",
+            Lua::Shared => "shared",
+            Lua::Plain => "plain",
+        }
+    }
+
+    /// Has a C compiler link it.
+    fn link(self, command: &mut Command) {
+        let runtime = match self {
+            Lua::Vendored | Lua::Shared => &LUAJIT,
+            Lua::Checked => &LUAJIT_CHECKED,
+            Lua::Plain => &LUA51,
+        };
+        command.arg("-isystem").arg(runtime.include_dir);
+        match self {
+            // The interface is the same.
+            Lua::Shared => command.args([SHARED_LUAJIT, "-DDOOR_OLD_LUAJIT"]),
+            _ => command.arg(runtime.library).args(runtime.link_flags),
+        };
+    }
+}
+
+/// The folder with the `libebbtide.so` that was built with these tests.
+fn library_folder() -> PathBuf {
+    let program = std::env::current_exe().expect("a test knows its own path");
+    let folder = program.parent().expect("PROFILE/deps/TEST").to_owned();
+    assert!(folder.join("libebbtide.so").is_file(), "no libebbtide.so in {}", folder.display());
+    folder
+}
+
+/// A folder in which that library has its soname.
+fn loader_folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = scratch("doors");
+        let link = folder.join(SONAME);
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(library_folder().join("libebbtide.so"), &link)
+            .expect("the target directory can be written");
+        folder
+    })
+}
+
+/// Compiles one of the sources for a Lua; linked with ebbtide's library, or not.
+fn build(name: &str, lua: Lua, with_ebbtide: bool) -> PathBuf {
+    let kind = if with_ebbtide { "with" } else { "without" };
+    let program = loader_folder().join(format!("{name}-{}-{kind}", lua.name()));
+    let mut command = compiler(Language::C);
+    command.arg("-I").arg(installed().include()).arg("-o").arg(&program).arg(source(name));
+    command.args(["-x", "none"]);
+    if with_ebbtide {
+        let mut path = OsString::from("-Wl,-rpath,");
+        path.push(loader_folder());
+        command.arg("-DWITH_EBBTIDE").arg(loader_folder().join(SONAME)).arg(path);
+        command.args(EBBTIDE_LINK_FLAGS);
+    }
+    lua.link(&mut command);
+    finish(&mut command);
+    program
+}
+
+/// The host on a Lua.
+fn host(lua: Lua) -> &'static Path {
+    static HOSTS: [OnceLock<PathBuf>; 4] = [const { OnceLock::new() }; 4];
+    HOSTS[lua as usize].get_or_init(|| build("door_host.c", lua, false))
+}
+
+/// The programs that run scripts as a user would, on an unmodified LuaJIT.
+fn luajits() -> [&'static Path; 3] {
+    [Path::new("luajit"), host(Lua::Vendored), host(Lua::Shared)]
+}
+
+/// Where Debian's `luajit` finds C modules.
+fn debian_modules() -> &'static str {
+    static PATHS: OnceLock<String> = OnceLock::new();
+    PATHS.get_or_init(|| text_of(clean("luajit").args(["-e", "io.write(package.cpath)"])))
+}
+
+fn script(name: &str) -> PathBuf {
+    repository().join("ffi-tests/lua").join(name)
+}
+
+/// Sets where a program finds modules: this library in a folder, and the scripts' own; nothing that
+/// happens to be installed.
+fn find_modules<'a>(command: &'a mut Command, folder: &Path) -> &'a mut Command {
+    let modules = format!("{}/lib?.so;{}", folder.display(), debian_modules());
+    command.env("LUA_CPATH", modules).env("LUA_PATH", script("?.lua"))
+}
+
+/// A program that runs a script with the library that was built with these tests.
+fn command(
+    program: impl AsRef<OsStr>,
+    options: &[&str],
+    name: &str,
+    arguments: &[&str],
+) -> Command {
+    let mut command = clean(program);
+    find_modules(&mut command, &library_folder());
+    command.args(options).arg(script(name)).args(arguments);
+    command
+}
+
+/// Runs a script on every LuaJIT, compiled and interpreted.
+fn everywhere(name: &str, arguments: &[&str]) {
+    for program in luajits() {
+        for jit in JIT {
+            finish(&mut command(program, jit.as_slice(), name, arguments));
+        }
+    }
+}
+
+/// Runs a C program on both LuaJITs, with the library.
+fn program(name: &str) {
+    for lua in [Lua::Vendored, Lua::Shared] {
+        finish(&mut clean(build(name, lua, true)));
+    }
+}
+
+#[test]
+fn an_untouched_vm_gives_memory_back_in_place() {
+    everywhere("door_untouched.lua", &[]);
+}
+
+#[test]
+fn misuse_names_the_argument() {
+    everywhere("door_misuse.lua", &[]);
+}
+
+#[test]
+fn other_allocators_are_refused_with_a_reason() {
+    let own = "does not run on LuaJIT's own";
+    for lua in [Lua::Vendored, Lua::Shared] {
+        finish(&mut command(host(lua), &["--alloc", "own"], "door_unknown.lua", &[own]));
+    }
+    finish(&mut command(host(Lua::Plain), &[], "door_unknown.lua", &["GC64"]));
+    finish(&mut command(host(Lua::Plain), &["--alloc", "own"], "door_unknown.lua", &["GC64"]));
+}
+
+/// The module speaks for the library that the program is linked with, whichever it was loaded from.
+#[test]
+fn a_vm_on_a_heap_has_a_module_that_knows_it() {
+    for lua in [Lua::Vendored, Lua::Shared] {
+        let program = build("door_host.c", lua, true);
+        for kind in ["heap", "newstate"] {
+            for folder in [library_folder(), installed().lib()] {
+                let mut command = command(&program, &["--alloc", kind], "door_heap.lua", &[]);
+                finish(find_modules(&mut command, &folder));
+            }
+        }
+    }
+}
+
+#[test]
+fn attach_at_the_start_and_in_the_middle() {
+    everywhere("door_attach.lua", &["start"]);
+    everywhere("door_attach.lua", &["middle"]);
+}
+
+#[test]
+fn attach_in_a_coroutine_and_in_a_loop() {
+    everywhere("door_attach.lua", &["coroutine"]);
+    everywhere("door_attach.lua", &["loop"]);
+}
+
+#[test]
+fn attach_in_a_finalizer_and_in_a_sort() {
+    everywhere("door_attach.lua", &["finalizer"]);
+    everywhere("door_attach.lua", &["sort"]);
+}
+
+#[test]
+fn attach_at_a_random_moment_of_random_programs() {
+    let [debian, vendored, shared] = luajits();
+    for seed in 1..=24 {
+        let program = [debian, vendored, shared, host(Lua::Checked)][seed % 4];
+        let jit = JIT[seed / 4 % 2];
+        let arguments = [&*seed.to_string(), "3000"];
+        finish(&mut command(program, jit.as_slice(), "door_random.lua", &arguments));
+    }
+}
+
+#[test]
+fn options_are_taken_refused_and_changed() {
+    everywhere("door_options.lua", &[]);
+}
+
+#[test]
+fn c_modules_work_on() {
+    for when in ["never", "start", "middle"] {
+        everywhere("door_modules.lua", &[when]);
+    }
+}
+
+#[test]
+fn closed_vms_leave_nothing_behind() {
+    for lua in [Lua::Vendored, Lua::Shared] {
+        finish(&mut command(host(lua), &["--vms", "200"], "door_close.lua", &[]));
+    }
+    finish(&mut command(host(Lua::Checked), &["-joff", "--vms", "20"], "door_close.lua", &[]));
+}
+
+/// Debian's own program, which closes its VM and unloads the library while it does.
+#[test]
+fn a_closed_program_ends_well() {
+    for jit in JIT {
+        finish(&mut command("luajit", jit.as_slice(), "door_close.lua", &[]));
+    }
+}
+
+#[test]
+fn attach_reclaim_and_close_under_valgrind() {
+    for lua in [Lua::Vendored, Lua::Shared] {
+        let mut command = under_valgrind();
+        find_modules(&mut command, &library_folder());
+        command.arg(host(lua)).args(["-joff", "--vms", "3"]);
+        finish(command.arg(script("door_close.lua")));
+        let program = build("door_calls.c", lua, true);
+        finish(under_valgrind().arg(program).env("CHECK_LIGHT", "1"));
+    }
+}
+
+#[test]
+fn c_functions_that_know_lua() {
+    program("door_calls.c");
+}
+
+#[test]
+fn a_damaged_heap_is_refused() {
+    program("door_damage.c");
+}
+
+#[test]
+fn a_random_heap_adds_up() {
+    program("door_walk.c");
+}
+
+/// By each name, from a checkout and from the library alone; the library as it is installed.
+#[test]
+fn the_module_is_found() {
+    let sources =
+        format!("{};{}", script("?.lua").display(), repository().join("lua/?.lua").display());
+    let file = repository().join("lua/ebbtide.lua");
+    let file = file.to_str().expect("UTF-8");
+    for program in luajits() {
+        for folder in [library_folder(), installed().lib()] {
+            for (name, from, paths) in [
+                ("ebbtide", "=ebbtide.lua", None),
+                ("ebbtide", file, Some(&sources)),
+                ("resty.ebbtide", file, Some(&sources)),
+            ] {
+                let mut command = command(program, &[], "door_require.lua", &[name, from]);
+                find_modules(&mut command, &folder);
+                if let Some(paths) = paths {
+                    command.env("LUA_PATH", paths);
+                }
+                finish(&mut command);
+            }
+        }
+    }
+}
+
+/// What users run is built without assertions, and differently compiled.
+#[test]
+fn the_installed_library_does_the_same() {
+    for (name, arguments) in [
+        ("door_untouched.lua", &[][..]),
+        ("door_attach.lua", &["middle"]),
+        ("door_random.lua", &["77", "6000"]),
+    ] {
+        for program in luajits() {
+            let mut command = command(program, &[], name, arguments);
+            finish(find_modules(&mut command, &installed().lib()));
+        }
+    }
+}
+
+#[test]
+fn the_synopsis_of_the_manual_runs() {
+    let manual = fs::read_to_string(repository().join("lua/README.md")).expect("the manual");
+    let synopsis = manual.split("```lua\n").nth(1).and_then(|rest| rest.split("```").next());
+    let file = scratch("doors").join("synopsis.lua");
+    fs::write(&file, synopsis.expect("a block of Lua")).expect("the target directory");
+    for program in luajits() {
+        let mut command = clean(program);
+        find_modules(&mut command, &library_folder());
+        let said = text_of(command.arg(&file));
+        assert!(said.contains("LuaJIT's own allocator"), "{said}");
+        assert!(said.contains("An ebbtide heap"), "{said}");
+    }
+}

@@ -1,0 +1,148 @@
+//! What the command is told to do.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+
+use crate::options::Flag;
+
+/// What the arguments ask for.
+pub enum Task {
+    /// Say how the command is used.
+    Help,
+    /// Say which version it is.
+    Version,
+    /// Run a program.
+    Run(Run),
+}
+
+/// A program to run, and how.
+#[derive(Default)]
+pub struct Run {
+    /// Options of the library, in the order given: the last one wins.
+    pub options: Vec<(&'static Flag, OsString)>,
+    /// Each VM tells at its end what it held and gave back.
+    pub report: bool,
+    /// The program tells what was taken over.
+    pub verbose: bool,
+    /// The program and its arguments; never empty.
+    pub command: Vec<OsString>,
+}
+
+/// Reads the arguments. The error is one line that names what is wrong and what to do.
+pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, String> {
+    let mut arguments = arguments.into_iter();
+    let first = arguments.next().ok_or("nothing to do: say run COMMAND, or --help")?;
+    match first.to_str() {
+        Some("run") => read_run(arguments),
+        Some("-h" | "--help" | "help") => Ok(Task::Help),
+        Some("-V" | "--version" | "version") => Ok(Task::Version),
+        _ => {
+            let first = first.to_string_lossy();
+            Err(format!("{first}: no such task; to run a program say: ebbtide run {first}"))
+        }
+    }
+}
+
+fn read_run(mut arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
+    let mut run = Run::default();
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy().into_owned();
+        let Some(name) = text.strip_prefix('-').filter(|name| !name.is_empty()) else {
+            run.command.push(argument);
+            break;
+        };
+        match name {
+            "-" => break,
+            "h" | "-help" => return Ok(Task::Help),
+            "-report" => run.report = true,
+            "-verbose" => run.verbose = true,
+            _ => run.options.push(read_option(&text, &mut arguments)?),
+        }
+    }
+    run.command.extend(arguments);
+    match run.command.is_empty() {
+        true => Err("run: no command; say: ebbtide run [OPTIONS] COMMAND".to_owned()),
+        false => Ok(Task::Run(run)),
+    }
+}
+
+/// `--NAME=VALUE`, or `--NAME` with its value behind it.
+fn read_option(
+    argument: &str,
+    rest: &mut impl Iterator<Item = OsString>,
+) -> Result<(&'static Flag, OsString), String> {
+    let (name, value) = match argument.split_once('=') {
+        Some((name, value)) => (name, Some(OsString::from(value))),
+        None => (argument, None),
+    };
+    let flag = name.strip_prefix("--").and_then(Flag::named).ok_or_else(|| unknown(name))?;
+    let value =
+        value.or_else(|| rest.next()).ok_or(format!("{name}: takes a value; none given"))?;
+    Ok((flag, value))
+}
+
+fn unknown(name: &str) -> String {
+    if matches!(name, "--report" | "--verbose") {
+        return format!("{name}: takes no value");
+    }
+    format!("{name}: no such option; --help lists them, and -- ends them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Result<Run, String> {
+        match read(arguments.iter().map(OsString::from))? {
+            Task::Run(run) => Ok(run),
+            _ => Err("not run".to_owned()),
+        }
+    }
+
+    fn error(arguments: &[&str]) -> String {
+        run(arguments).err().expect("an error")
+    }
+
+    #[test]
+    fn options_end_where_the_command_begins() {
+        let asked = run(&["run", "--retain", "8m", "--report", "luajit", "--verbose"]);
+        let asked = asked.unwrap_or_else(|error| panic!("{error}"));
+        let options: Vec<_> =
+            asked.options.iter().map(|(flag, v)| (flag.name, v.clone())).collect();
+        assert_eq!(options, [("retain", OsString::from("8m"))]);
+        assert!(asked.report && !asked.verbose);
+        assert_eq!(asked.command, ["luajit", "--verbose"]);
+    }
+
+    #[test]
+    fn two_dashes_end_the_options() {
+        let asked = run(&["run", "--decay-ms=0", "--", "--odd", "--"]);
+        let asked = asked.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(asked.options.len(), 1);
+        assert_eq!(asked.command, ["--odd", "--"]);
+        assert_eq!(run(&["run", "-", "x"]).map(|run| run.command.len()).ok(), Some(2));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert!(error(&[]).starts_with("nothing to do"));
+        assert!(error(&["luajit", "x"]).ends_with("ebbtide run luajit"));
+        assert!(error(&["run"]).starts_with("run: no command"));
+        assert!(error(&["run", "--retain", "1m"]).starts_with("run: no command"));
+        assert_eq!(error(&["run", "--retain"]), "--retain: takes a value; none given");
+        assert!(error(&["run", "--banana", "true"]).starts_with("--banana: no such option"));
+        assert!(error(&["run", "-retain", "1", "true"]).starts_with("-retain: no such option"));
+        assert_eq!(error(&["run", "--report=1", "true"]), "--report: takes no value");
+    }
+
+    #[test]
+    fn help_and_version_are_found() {
+        for words in [&["--help"][..], &["-h"], &["help"], &["run", "--help"], &["run", "-h"]] {
+            let task = read(words.iter().map(OsString::from));
+            assert!(matches!(task, Ok(Task::Help)), "{words:?}");
+        }
+        let task = read([OsString::from("--version")]);
+        assert!(matches!(task, Ok(Task::Version)));
+    }
+}

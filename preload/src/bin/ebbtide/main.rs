@@ -1,0 +1,126 @@
+//! The command `ebbtide`: runs a program with the preload library.
+//!
+//! | module      | knows                                              |
+//! |-------------|----------------------------------------------------|
+//! | `options`   | the options of the library as flags                |
+//! | `arguments` | what the command is told to do                     |
+//! | `preload`   | where the preload library is                       |
+
+mod arguments;
+mod options;
+mod preload;
+
+use std::convert::Infallible;
+use std::io::{ErrorKind, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use arguments::{Run, Task};
+
+/// The command itself failed; these are the exit codes of env(1).
+const FAILED: u8 = 125;
+/// The program is there and cannot be run.
+const CANNOT_RUN: u8 = 126;
+/// There is no such program.
+const NOT_FOUND: u8 = 127;
+
+/// Why a program does not run: an exit code, and one line.
+struct Failure(u8, String);
+
+impl From<String> for Failure {
+    fn from(why: String) -> Failure {
+        Failure(FAILED, why)
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match arguments::read(std::env::args_os().skip(1)) {
+        Ok(Task::Help) => print(&help()),
+        Ok(Task::Version) => print(concat!("ebbtide ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Task::Run(asked)) => run(asked).map(|never| match never {}),
+        Err(why) => Err(Failure::from(why)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(code, why)) => {
+            // Nobody is left to be told if this fails.
+            let _ = writeln!(std::io::stderr(), "ebbtide: {why}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let written = std::io::stdout().write_all(text.as_bytes());
+    written.map_err(|error| Failure::from(format!("cannot write: {error}")))
+}
+
+/// Becomes the program.
+fn run(asked: Run) -> Result<Infallible, Failure> {
+    let own = std::env::current_exe().map_err(|e| format!("cannot find itself: {e}"))?;
+    let libraries = preload::find(std::env::var_os("EBBTIDE_PRELOAD"), &own)?;
+    options::set(&asked.options, &libraries.heap)?;
+    let before = std::env::var_os("LD_PRELOAD");
+    let (name, arguments) = asked.command.split_first().ok_or("run: no command".to_owned())?;
+    let mut command = Command::new(name);
+    command.args(arguments).env("LD_PRELOAD", preload::variable(&libraries.preload, before)?);
+    if asked.report {
+        command.env("EBBTIDE_REPORT", "1");
+    }
+    if asked.verbose {
+        command.env("EBBTIDE_VERBOSE", "1");
+    }
+    let error = command.exec();
+    let name = name.to_string_lossy();
+    Err(match error.kind() {
+        ErrorKind::NotFound => Failure(NOT_FOUND, format!("{name}: no such program")),
+        _ => Failure(CANNOT_RUN, format!("{name}: cannot be run: {error}")),
+    })
+}
+
+fn help() -> String {
+    let options = options::help();
+    format!(
+        "\
+ebbtide gives the memory of LuaJIT programs back to the system.
+
+Usage: ebbtide run [OPTIONS] [--] COMMAND [ARGUMENTS]
+       ebbtide --help | --version
+
+Runs COMMAND so that each VM it makes through a shared LuaJIT (libluajit-5.1.so)
+has a heap of its own, which gives back free memory while the program waits in
+epoll_wait, poll or select, and while it works. Programs without LuaJIT run as
+ever. Where LuaJIT is linked into the program itself, as in the luajit command
+of many systems, nothing changes; --verbose says so.
+
+Options:
+  --report               each VM tells on standard error what it held and gave
+                         back: when it is closed, or when the program ends
+  --verbose              the program tells on standard error what was taken over
+
+Options of the heaps, with their defaults; k, m, g and t behind a SIZE are
+powers of 1024:
+{options}
+Each of these can be set in the environment too: --decay-ms is EBBTIDE_DECAY_MS.
+EBBTIDE_PRELOAD names libebbtide_preload.so where it is not found by itself;
+libebbtide.so is loaded from the same folder.
+
+Exit status: that of COMMAND; 125 when ebbtide itself fails, 126 when COMMAND
+cannot be run, 127 when there is none of this name.
+
+Examples:
+  ebbtide run --report ./service
+  ebbtide run --decay-ms 500 --limit-soft cgroup -- ./service --port 8080
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_has_the_version_of_the_library() {
+        let manifest = include_str!("../../../../Cargo.toml");
+        let line = format!("version = \"{}\"", env!("CARGO_PKG_VERSION"));
+        assert_eq!(manifest.lines().find(|line| line.starts_with("version")), Some(line.as_str()));
+    }
+}

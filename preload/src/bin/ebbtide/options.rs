@@ -1,0 +1,183 @@
+//! The options of the library as flags of the command.
+//!
+//! Which values an option takes is the library's to say, the very one that the program would load:
+//! it is asked with the environment that the program would get.
+
+use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
+use std::fmt::Write;
+use std::mem::transmute;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+/// An option: its name in the library, what stands for its value in the help, what it does.
+pub struct Flag {
+    /// As the field of `ebb_options`.
+    pub name: &'static str,
+    value: &'static str,
+    help: &'static str,
+}
+
+/// Every option of the library, in the order of use.
+pub const FLAGS: [Flag; 11] = [
+    flag("decay_ms", "MS", "how long free memory stays in case it is needed (1000)"),
+    flag("retain", "SIZE", "free memory that may always stay (0)"),
+    flag("retain_max", "SIZE", "free memory that may stay at most (1g)"),
+    flag("limit_soft", "SIZE", "above it nothing idle stays; cgroup: the cgroup's limit (0: none)"),
+    flag("limit_hard", "SIZE", "beyond it a heap does not grow (0: none)"),
+    flag("step_us", "US", "time to give back memory for inside of an allocation (250)"),
+    flag("auto", "on|off", "give back memory inside of allocations too (on)"),
+    flag("history", "on|off", "keep a sample for each second of activity (off)"),
+    flag("thp", "on|off", "huge pages (off)"),
+    flag("reserve", "SIZE", "address space of a heap (64g)"),
+    flag("remap_min", "SIZE", "blocks that move by their pages, from this size on (128k)"),
+];
+
+const fn flag(name: &'static str, value: &'static str, help: &'static str) -> Flag {
+    Flag { name, value, help }
+}
+
+impl Flag {
+    /// The option that `--NAME` stands for.
+    pub fn named(argument: &str) -> Option<&'static Flag> {
+        FLAGS.iter().find(|flag| flag.argument() == argument)
+    }
+
+    /// The name as an argument, without the dashes before it.
+    pub fn argument(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// The variable that the library reads.
+    pub fn variable(&self) -> String {
+        format!("EBBTIDE_{}", self.name.to_uppercase())
+    }
+}
+
+/// The options as lines of the help.
+pub fn help() -> String {
+    FLAGS.iter().fold(String::new(), |mut text, flag| {
+        let left = format!("--{} {}", flag.argument(), flag.value);
+        writeln!(text, "  {left:<22} {}", flag.help).expect("a string takes all");
+        text
+    })
+}
+
+type HeapNew = unsafe extern "C" fn(*const c_void) -> *mut c_void;
+type HeapDelete = unsafe extern "C" fn(*mut c_void);
+type Strerror = unsafe extern "C" fn(c_int) -> *const c_char;
+
+/// What the command asks the library.
+struct Library {
+    heap_new: HeapNew,
+    heap_delete: HeapDelete,
+    strerror: Strerror,
+}
+
+impl Library {
+    /// Loads `libebbtide.so` for good. The error says why it cannot be.
+    fn load(path: &Path) -> Result<Library, String> {
+        let c_path = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+        // SAFETY: a C string. After a failure the loader has a text.
+        let handle = unsafe { libc::dlopen(c_path.as_ptr(), libc::RTLD_NOW) };
+        if handle.is_null() {
+            // SAFETY: as above.
+            let why = unsafe { CStr::from_ptr(libc::dlerror()) };
+            return Err(format!("cannot load the library: {}", why.to_string_lossy()));
+        }
+        let function = |name: &CStr| {
+            // SAFETY: a live handle and a C string.
+            let found = unsafe { libc::dlsym(handle, name.as_ptr()) };
+            match found.is_null() {
+                false => Ok(found),
+                true => Err(format!("{}: is not ebbtide's: no {name:?}", path.display())),
+            }
+        };
+        // SAFETY: the functions of these names in ebbtide.h; a null pointer for options is one.
+        unsafe {
+            Ok(Library {
+                heap_new: transmute::<*mut c_void, HeapNew>(function(c"ebb_heap_new")?),
+                heap_delete: transmute::<*mut c_void, HeapDelete>(function(c"ebb_heap_delete")?),
+                strerror: transmute::<*mut c_void, Strerror>(function(c"ebb_strerror")?),
+            })
+        }
+    }
+
+    /// Why the library makes no heap for this process; none if it does.
+    fn refusal(&self) -> Option<String> {
+        // SAFETY: the defaults; nobody uses the heap; a C string is read before the next call.
+        unsafe {
+            let heap = (self.heap_new)(ptr::null());
+            if heap.is_null() {
+                return Some(CStr::from_ptr((self.strerror)(0)).to_string_lossy().into_owned());
+            }
+            (self.heap_delete)(heap);
+            None
+        }
+    }
+}
+
+/// Sets the variables in this process, for the library and for the program to come, and has the
+/// library at `path` look at them and at those that were there. The error is its own words, about
+/// the flag that set the variable.
+pub fn set(given: &[(&'static Flag, OsString)], path: &Path) -> Result<(), String> {
+    for (flag, value) in given {
+        // SAFETY: the command has one thread.
+        unsafe { std::env::set_var(flag.variable(), value) };
+    }
+    match Library::load(path)?.refusal() {
+        Some(said) if said.starts_with("EBBTIDE_") => Err(by_flag(&said, given)),
+        // A heap that is refused for another reason need not be for the program.
+        _ => Ok(()),
+    }
+}
+
+/// `VARIABLE=VALUE: …` as `--FLAG VALUE: …`, if a flag has set it.
+fn by_flag(said: &str, given: &[(&'static Flag, OsString)]) -> String {
+    let said_of = |flag: &Flag| said.strip_prefix(&format!("{}=", flag.variable()));
+    let found = given.iter().find_map(|(flag, _)| Some((flag.argument(), said_of(flag)?)));
+    found.map_or(said.to_owned(), |(argument, rest)| format!("--{argument} {rest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_has_the_name_of_its_option_with_dashes() {
+        let flag = Flag::named("limit-soft").expect("an option");
+        assert_eq!((flag.name, flag.variable().as_str()), ("limit_soft", "EBBTIDE_LIMIT_SOFT"));
+        assert!(Flag::named("limit_soft").is_none() && Flag::named("").is_none());
+    }
+
+    /// Each option of the header is a flag, and the library knows each flag.
+    #[test]
+    fn flags_are_the_options_of_the_library() {
+        let header = include_str!("../../../../include/ebbtide.h");
+        let fields = header.split("typedef struct ebb_options {").nth(1).expect("the structure");
+        let fields = fields.split("} ebb_options;").next().expect("its end");
+        let mut options: Vec<&str> = fields
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("int64_t "))
+            .map(|line| line.trim_end_matches(';').trim_end_matches('_'))
+            .collect();
+        let mut flags: Vec<&str> = FLAGS.iter().map(|flag| flag.name).collect();
+        options.sort();
+        flags.sort();
+        assert_eq!(flags, options);
+    }
+
+    #[test]
+    fn the_librarys_words_name_the_flag() {
+        let flag = Flag::named("retain").expect("an option");
+        let given = [(flag, OsString::from("x"))];
+        assert_eq!(by_flag("EBBTIDE_RETAIN=x: no", &given), "--retain x: no");
+        assert_eq!(by_flag("EBBTIDE_RETAIN_MAX=x: no", &given), "EBBTIDE_RETAIN_MAX=x: no");
+    }
+
+    #[test]
+    fn the_help_has_short_lines() {
+        assert!(help().lines().all(|line| line.len() <= 90), "{}", help());
+        assert_eq!(help().lines().count(), FLAGS.len());
+    }
+}

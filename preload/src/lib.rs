@@ -1,0 +1,57 @@
+//! The preload library: gives every VM that a program makes through a shared LuaJIT a heap of its
+//! own, and lets those heaps exhale while the program waits.
+//!
+//! A program with `LD_PRELOAD=…/libebbtide_preload.so` in its environment finds six functions here
+//! before it finds them where they are:
+//!
+//! | function                                | taken over                                        |
+//! |-----------------------------------------|---------------------------------------------------|
+//! | `lua_newstate`                          | when LuaJIT's own allocator is asked for          |
+//! | `epoll_wait`, `epoll_pwait`, `poll`,    | once there is a VM on a heap, and the wait may    |
+//! | `__poll_chk`, `select`                  | take time                                         |
+//!
+//! Everything else goes straight to the function behind. The allocator itself, `libebbtide.so`, is
+//! loaded from the folder of this library when the first VM is made: a program without LuaJIT never
+//! sees it, and pays for a constructor that looks up a few functions.
+//!
+//! | module     | knows                                                            |
+//! |------------|------------------------------------------------------------------|
+//! | `text`     | a line of text without allocating                                |
+//! | `say`      | where standard error was when the program began                  |
+//! | `objects`  | what is loaded, and which symbols that offers                    |
+//! | `behind`   | the functions that are taken over, as the program would find them |
+//! | `library`  | `libebbtide.so`                                                  |
+//! | `newstate` | which VMs are taken over                                         |
+//! | `slices`   | a wait in slices, between which heaps exhale                     |
+//! | `waits`    | the functions that wait                                          |
+//! | `life`     | the beginning and the end of the process                         |
+//!
+//! It is in every program, so it is small: nothing here allocates, nothing can panic, and as built
+//! for use, where a panic ends the process, it needs the C library only and not Rust's own.
+
+#![cfg_attr(panic = "abort", no_std)]
+#![deny(missing_docs)]
+// The tests export nothing, or they would take over their own process.
+#![cfg_attr(test, allow(dead_code, unused_imports))]
+
+mod behind;
+mod library;
+mod life;
+mod newstate;
+mod objects;
+mod say;
+mod slices;
+mod text;
+mod waits;
+
+// Rust's own library would have asked the linker for these.
+#[link(name = "c")]
+#[link(name = "dl")]
+unsafe extern "C" {}
+
+#[cfg(panic = "abort")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: always sound.
+    unsafe { libc::abort() }
+}

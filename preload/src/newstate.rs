@@ -1,0 +1,129 @@
+//! Which VMs are taken over: those for which LuaJIT's own allocator is asked for.
+
+use core::arch::naked_asm;
+use core::ffi::c_void;
+use core::mem::transmute;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::behind;
+use crate::library;
+use crate::objects::{self, Object};
+use crate::say;
+use crate::text::Text;
+
+/// What `luaL_newstate` of LuaJIT 2.1 passes for its own allocator: LJ_ALLOCF_INTERNAL, an address
+/// that no function has.
+const BUILT_IN: usize = 1237 << 4;
+
+/// `lua_newstate`, with the third argument that it has from Lua 5.5 on.
+type Newstate = unsafe extern "C" fn(usize, *mut c_void, usize) -> *mut c_void;
+
+/// A program made a VM with an allocator of its own.
+static PASSED: AtomicBool = AtomicBool::new(false);
+
+/// Makes a VM, on a heap of its own if LuaJIT's allocator is asked for. Adds the caller's address
+/// to the arguments and goes on to [`newstate_from`].
+///
+/// # Safety
+///
+/// That of `lua_newstate`.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn lua_newstate() {
+    naked_asm!("mov rcx, [rsp]", "jmp {}", sym newstate_from)
+}
+
+/// Makes a VM, on a heap of its own if LuaJIT's allocator is asked for. Adds the caller's address
+/// to the arguments and goes on to [`newstate_from`].
+///
+/// # Safety
+///
+/// That of `lua_newstate`.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn lua_newstate() {
+    naked_asm!("mov x3, x30", "b {}", sym newstate_from)
+}
+
+/// # Safety
+///
+/// That of `lua_newstate`. `caller` is the address that the call returns to.
+unsafe extern "C" fn newstate_from(
+    alloc: usize,
+    context: *mut c_void,
+    seed: usize,
+    caller: *const c_void,
+) -> *mut c_void {
+    let real = behind::lua_newstate(caller);
+    if real.is_null() {
+        say::once(&[b"no VM: there is no lua_newstate behind the preload library"]);
+        return ptr::null_mut();
+    }
+    if alloc == BUILT_IN {
+        // SAFETY: the marker is LuaJIT's, and so is the function that it was meant for.
+        let vm = unsafe { newstate_on_heap(real) };
+        if !vm.is_null() {
+            return vm;
+        }
+    } else {
+        PASSED.store(true, Ordering::Relaxed);
+    }
+    // SAFETY: the function of this name; the caller's promise. An argument that it does not have
+    // does no harm.
+    unsafe { transmute::<*mut c_void, Newstate>(real)(alloc, context, seed) }
+}
+
+/// A VM on a heap of its own; null if that is not to be had. Says either.
+///
+/// # Safety
+///
+/// `real` is `lua_newstate` of a LuaJIT.
+unsafe fn newstate_on_heap(real: *mut c_void) -> *mut c_void {
+    let mut why = Text::new();
+    // SAFETY: the caller's promise.
+    let vm = unsafe { library::newstate(real, behind::lua_setallocf(real), &mut why) };
+    if vm.is_null() {
+        say::once(&[b"LuaJIT keeps its own allocator: ", why.as_bytes()]);
+        return vm;
+    }
+    objects::walk(|object| {
+        let found = object.holds(real);
+        if found {
+            let name = object.name.to_bytes();
+            say::once(&[b"taken over: the VMs of ", name, b", each on a heap of its own"]);
+        }
+        found
+    });
+    vm
+}
+
+/// Says, at the end of a process, why no VM was taken over, unless something was said before.
+pub(crate) fn say_why_none() {
+    const HOW: &[u8] = b"nothing taken over: ";
+    let mut first = true;
+    let mut luajit = false;
+    objects::walk(|object| {
+        let is_program = first;
+        first = false;
+        luajit = is_luajit(object);
+        if luajit && is_program {
+            say::once(&[HOW, b"LuaJIT is linked into the program itself: left alone"]);
+        } else if luajit && PASSED.load(Ordering::Relaxed) {
+            say::once(&[HOW, b"VMs with an allocator of their own passed through"]);
+        } else if luajit {
+            say::once(&[HOW, object.name.to_bytes(), b" was loaded, but asked for no VM"]);
+        }
+        luajit
+    });
+    if !luajit {
+        say::once(&[HOW, b"no LuaJIT in this program (none shared, none exported)"]);
+    }
+}
+
+/// Whether a LuaJIT lies in an object, for others to see.
+fn is_luajit(object: &Object<'_>) -> bool {
+    object.symbol(c"luaJIT_setmode").is_some() && object.symbol(c"lua_newstate").is_some()
+}

@@ -100,11 +100,11 @@ unsafe fn take_slot<S: Above>(heap: *mut Heap<S>, bin: *mut Bin, size: usize) ->
 unsafe fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, class: usize, size: usize) -> *mut u8 {
     // SAFETY: the caller's promises: nobody else uses the heap. After a refill the word is not 0.
     unsafe {
-        let refilled = (*heap).with_room(|heap| heap.refill(class).then_some(()));
-        if refilled.is_none() {
-            return ptr::null_mut();
-        }
-        let block = take_slot(heap, bin(heap, class), size);
+        let refill = |heap: &mut Heap<S>| {
+            heap.refill(class).then(|| take_slot(heap, bin(heap, class), size))
+        };
+        let glean = |heap: &mut Heap<S>| heap.glean(class, size);
+        let Some(block) = (*heap).with_room(refill, glean) else { return ptr::null_mut() };
         (*heap).settle();
         block
     }
@@ -119,7 +119,7 @@ unsafe fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         let place = |heap: &mut Heap<S>| non_null(heap.allocate_large(size));
-        let block = (*heap).with_room(place).unwrap_or(ptr::null_mut());
+        let block = (*heap).with_room(place, |_| None).unwrap_or(ptr::null_mut());
         (*heap).settle();
         block
     }
@@ -313,7 +313,7 @@ unsafe fn resize_large<S: Above>(heap: *mut Heap<S>, block: *mut u8, new_size: u
             }
         }
         let resize = |heap: &mut Heap<S>| non_null(heap.resize_large(page, new_size));
-        let block = (*heap).with_room(resize).unwrap_or(ptr::null_mut());
+        let block = (*heap).with_room(resize, |_| None).unwrap_or(ptr::null_mut());
         (*heap).settle();
         block
     }

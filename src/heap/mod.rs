@@ -13,6 +13,7 @@
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
 //! | `park`          | keeping one deleted heap for the next                            | yes    |
 //! | `span`          | spans: filled, listed, emptied                                   | yes    |
+//! | `glean`         | the last free slots, when the heap may not grow                  | no     |
 //! | `large`         | large blocks: placed, grown, moved                               | yes    |
 //! | `fast`          | allocate, free, resize: the hot path                             | yes    |
 //! | `misuse`        | what is wrong with a pointer that is no live block               | no     |
@@ -28,6 +29,7 @@ mod above;
 pub(crate) mod class;
 mod descriptor;
 mod fast;
+mod glean;
 mod large;
 mod layout;
 mod misuse;
@@ -55,6 +57,7 @@ use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 use class::CLASS_COUNT;
+use glean::Gleaner;
 use scars::Scars;
 
 /// Bytes that are committed when a heap is made: what a bare VM needs.
@@ -132,6 +135,7 @@ pub(crate) struct Heap<S: Above> {
     /// Bytes below the base that are committed.
     committed_below: usize,
     scars: Scars,
+    gleaners: [Gleaner; CLASS_COUNT],
     /// The kernel refused to move pages once; from then on they are copied.
     remap_refused: bool,
     /// Bytes that the heap may hold resident: growth beyond is refused.
@@ -175,6 +179,7 @@ impl<S: Above> Heap<S> {
             options,
             committed_below,
             scars: Scars::NONE,
+            gleaners: Gleaner::ALL_NEW,
             remap_refused: false,
             gate: NO_GATE,
             refused: Pages::ZERO,

@@ -144,8 +144,8 @@ pub(crate) struct Heap<S: Above> {
     pub(crate) refused: Pages,
     /// The layer above is told when so many pages have changed hands.
     pub(crate) look_at: Pages,
-    /// Bytes of the words of the layer above that may have been touched.
-    pub(crate) words_touched: usize,
+    /// Bytes of the words of the layer above that count as resident.
+    words_touched: usize,
     /// New blocks go into the fullest spans, so that sparse ones drain.
     pub(crate) packing: bool,
     pub(crate) kernel_page: usize,
@@ -272,6 +272,20 @@ impl<S: Above> Heap<S> {
         unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.words).cast(), S::WORDS) }
     }
 
+    /// Makes room for the words of the layer above, if they are not counted yet. False: there is
+    /// none.
+    fn has_room_for_words(&mut self) -> bool {
+        let bytes = S::WORDS * size_of::<u64>() - self.words_touched;
+        let wanted = Pages::holding(bytes).unwrap_or(Pages::ZERO);
+        let fits = |heap: &mut Heap<S>| heap.may_grow(wanted).then_some(());
+        self.with_room(fits, |_| None).is_some()
+    }
+
+    /// Counts the words of the layer above as resident from now on.
+    pub(crate) fn count_words(&mut self) {
+        self.words_touched = S::WORDS * size_of::<u64>();
+    }
+
     /// Finds a run of pages, the lowest there is. `None`: there is no room.
     fn find_pages(&mut self, count: Pages) -> Option<PageRange> {
         if let Some(range) = self.page_runs().find_lowest(count) {
@@ -390,6 +404,12 @@ impl<S: Above> Heap<S> {
                 return Err(Error::System
                     .because(format_args!("thp: the kernel refused to change huge pages")));
             }
+        }
+        if key == Key::History && value == 1 && !self.has_room_for_words() {
+            return Err(Error::Memory.because(format_args!(
+                "history: takes {} bytes, which limit_hard leaves no room for",
+                S::WORDS * size_of::<u64>()
+            )));
         }
         self.remap_refused &= key != Key::RemapMin;
         self.options.put(key, value);

@@ -230,6 +230,10 @@ impl Spec {
                 let Spec { min, max, .. } = self;
                 let or = self.words_but_numbers();
                 let text = text.to_str().unwrap_or("(not UTF-8)");
+                if let [(off, _), (on, _)] = self.words {
+                    return Error::Range
+                        .because(format_args!("{variable}={text}: takes {off} or {on}"));
+                }
                 Error::Range.because(format_args!(
                     "{called}={text}: takes a number from {min} to {max}{or}; \
                      k, m, g and t behind it are powers of 1024"
@@ -341,6 +345,8 @@ mod tests {
         };
         let auto = from(c"EBBTIDE_AUTO", c"off").expect("a switch");
         assert_eq!(auto.get(Key::Auto), 0);
+        assert_eq!(from(c"EBBTIDE_AUTO", c"yes"), Err(Error::Range));
+        assert_eq!(last_text(), "EBBTIDE_AUTO=yes: takes off or on");
         let soft = from(c"EBBTIDE_LIMIT_SOFT", c"cgroup").expect("a limit");
         assert_eq!(soft.get(Key::LimitSoft), CGROUP);
         assert_eq!(Options::check_change(Key::LimitSoft, CGROUP), Ok(()));

@@ -31,7 +31,7 @@ D3 countdown|src/heap/span.rs|s/descriptor.countdown = shape.listable() - free;/
 S1 listed countdown|src/heap/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
 S2 listed when worth it|src/heap/span.rs|s/} else if free >= shape.listable() {/} else if free > shape.listable() {/
 S3 a spare is empty|src/heap/span.rs|s/if free == shape.slots {/if free + 1 >= shape.slots {/
-S4 current is not purged|src/heap/span.rs|s/        self.count_as_resident(page);//
+S4 current is not purged|src/heap/span.rs|s/            self.count_as_resident(first);//
 H1 commit before use|src/heap/mod.rs|s/if top.offset() <= self.committed {/if top.offset() <= self.committed + 8192 {/
 H2 every page has an owner|src/heap/large.rs|s/start: page + count, end: page + old_count/start: page + count, end: page + count/
 H3 current is in no list|src/heap/span.rs|s/            self.unlist(class, chosen);//
@@ -44,9 +44,9 @@ no live page purged|src/heap/descriptor.rs|s/page_bytes - lead).div_ceil(shape.s
 holes found|src/reclaim/purge.rs|s/(room.holes, self.hole_from(from))/(false, self.hole_from(from))/
 refused moves are not tried again|src/heap/large.rs|s/            self.remap_refused = true;//
 many ranges at once|src/os/kernel.rs|s/    Some(Purged { ranges: done, calls: 1 })/    Some(Purged { ranges: done, calls: 2 })/
-refusals are told at the end|src/reclaim/breath.rs|s/        outcome.refused = going.refused;//
+refusals are told at the end|src/reclaim/breath.rs|s/        Outcome { refused: going.refused, ..outcome }/        outcome/
 whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
-budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => self.runs.top.since(from),/
+budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => Pages(WINDOW),/
 parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
 reciprocals|src/heap/class.rs|s/(1u64 << 32).div_ceil(size as u64)/((1u64 << 32) \/ size as u64)/
 shares of address space|src/heap/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
@@ -58,6 +58,23 @@ the gate holds|src/heap/mod.rs|s/<= self.gate;/<= self.gate || true;/
 the gate closes again|src/reclaim/breath.rs|s/        heap.gate = heap.above.limits.gate();/        heap.gate = heap.above.limits.hard;/
 room is made at the limit|src/reclaim/room.rs|s/            self.shed(keep, Cause::Limit, Budget::Unlimited);//
 no emergency in vain|src/reclaim/room.rs|s/(!found).then_some((self.free_resident(), believed_us));/None.filter(|_: \&(usize, u64)| found);/
+an emergency waits for what is lacking|src/reclaim/room.rs|s/saturating_sub(free) < lacking/saturating_sub(free) < 1/
+an emergency in vain is not believed for ever|src/reclaim/room.rs|s/ \&\& now_us < believed_us//
+emergencies are told|src/reclaim/room.rs|s/            self.note_step(start_us);//
+only a limit makes room|src/reclaim/breath.rs|s/if !limits.are_set_as(\&heap.above.limits)/if limits.hard > 0/
+a search goes on until growth fits|src/reclaim/room.rs|s/while !self.fits(wanted, limit) {/for _ in 0..1 {/
+a search stops when growth fits|src/reclaim/room.rs|s/while !self.fits(wanted, limit) {/loop {/
+the last search begins anew|src/reclaim/room.rs|s/let mut is_last = self.above.search.is_none();/let mut is_last = true;/
+no search in vain|src/reclaim/room.rs|s/(!found).then_some(now_us)/None.filter(|_: \&u64| found)/
+every slot counts at a hard limit|src/heap/above.rs|s/.or_else(|| last(self))//
+listed spans are unlisted for a slot|src/heap/glean.rs|s/            Place::Listed => self.unlist(class, span),/            Place::Listed => {}/
+only slots on held pages are at hand|src/heap/descriptor.rs|s/is_free \&\& pages.all(/is_free || pages.all(/
+missing pages are held when they may be|src/heap/glean.rs|s/if !self.may_use(span) {/if true {/
+G1 useless slots|src/heap/span.rs|s/        self.note_held(first);//
+no walk in vain|src/heap/glean.rs|s/if self.free_slots_of(class) <= useless \&\& /if /
+a walk when there is room|src/heap/glean.rs|s/ \&\& !self.may_grow(misses) {/ {/
+history keeps to a limit|src/heap/mod.rs|s/ \&\& !self.has_room_for_words()/ \&\& value > 1/
+history counts when it is on|src/reclaim/breath.rs|s/            heap.count_words();//
 holes alone are news|src/reclaim/breath.rs|s/ || emptied >= NEWS_BYTES;/;/
 every call takes a step|src/reclaim/breath.rs|s/let stepped = outcome.calls > 0;/let stepped = true;/
 a changed option is news|src/reclaim/breath.rs|s/heap.above.outdated = heap.above.clock.shown_us.is_some();//
@@ -71,7 +88,15 @@ what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/     
 a climb back keeps what it needs|src/reclaim/policy/tide.rs|s/Some(stair) if stair.is_neared(now_us, used)/Some(stair) if used > stair.level/
 what is free grows old|src/reclaim/policy/decay.rs|s/        self.age_by(ended, epoch_us);//
 empty spans are old|src/reclaim/breath.rs|s/        self.above.policy.note_found(\&settings, self.runs.dirty.beyond(dirty));//
-a refusing kernel is left alone|src/reclaim/breath.rs|s/self.until_us = if refused { now_us + self.lasts_us } else { now_us };/self.until_us = now_us;/
+a refusing kernel is left alone|src/reclaim/breath.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/_ => now_us,/
+more and more rarely|src/reclaim/breath.rs|s/(self.lasts_us \* 2).clamp/self.lasts_us.clamp/
+once a minute at least|src/reclaim/breath.rs|s/(self.lasts_us \* 2).clamp(REST_US.0, REST_US.1)/(self.lasts_us * 2).max(REST_US.0)/
+rests end together|src/reclaim/breath.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/lasts_us => now_us + lasts_us,/
+soon again when a part was taken|src/reclaim/breath.rs|s/            _ => REST_US.0,/            _ => REST_US.1,/
+refused dirty pages are not given up|src/reclaim/breath.rs|s/if going.refused > 0 { Pages::ZERO }/if false { Pages::ZERO }/
+refused holes are not given up|src/reclaim/breath.rs|s/            self.above.search_rest.note(self.above.clock.now_us, \&going);//
+parts of kernel pages do not spin|src/reclaim/breath.rs|s/        self.above.stuck = left.beyond(keep);//
+shedding goes on|src/reclaim/breath.rs|s/            self.above.shedding = Some(going);//
 the clock may go back|src/reclaim/breath.rs|s/self.now_us = self.at(shown_us);/self.now_us = shown_us;/
 percentiles|src/reclaim/times.rs|s/(all \* percent).div_ceil(100)/all * percent \/ 200/
 history is a ring|src/reclaim/history.rs|s/let count = count.min(self.taken).min(SAMPLES);/let count = count.min(self.taken);/

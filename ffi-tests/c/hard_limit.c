@@ -95,6 +95,74 @@ static void what_was_freed_can_be_taken_again(void)
   heap_ends_empty(heap);
 }
 
+/* One in twenty, too few in a span to be worth a visit at other times. */
+static void what_was_freed_here_and_there_can_be_taken_again(void)
+{
+  static const size_t sizes[] = { 48, 200, 1000, 3000 };
+  ebb_heap *heap = heap_of_limits(0, LIMIT);
+  struct rng rng = { 11 };
+  size_t s, i, count, freed;
+
+  for (s = 0; s < COUNT_OF(sizes); s++) {
+    count = fill(heap, sizes[s]);
+    for (i = freed = 0; i < count; i++) {
+      if (rng_below(&rng, 20) == 0) {
+        drop(heap, i);
+        freed++;
+      }
+    }
+    for (i = 0; i < count; i++) {
+      if (!live[i]) {
+        take(heap, i, sizes[s]);
+      }
+    }
+    CHECK(freed > count / 30);
+    survivors_are_unchanged(count);
+    is_within(heap, LIMIT);
+    drop_survivors(heap, count);
+  }
+  heap_ends_empty(heap);
+}
+
+/* Freeing a little and failing again does not search the heap each time. */
+static void refusals_are_cheap_though_a_little_is_freed_each_time(void)
+{
+  ebb_heap *heap = heap_of_limits(0, LIMIT);
+  size_t i, count = fill(heap, 200);
+  uint64_t steps;
+
+  CHECK(ebb_alloc(heap, NULL, 0, MIB) == NULL);
+  steps = stats_of(heap, 0).steps;
+  CHECK(steps > 0);
+  for (i = 0; i < count; i += 20) {
+    drop(heap, i);
+    CHECK(ebb_alloc(heap, NULL, 0, MIB) == NULL);
+  }
+  /* Once in a while it does. */
+  CHECK(stats_of(heap, 0).steps - steps < 400);
+  steps = stats_of(heap, 0).steps;
+  set(heap, "step_us", 300);
+  CHECK_EQ(stats_of(heap, 0).steps, steps);
+  survivors_are_unchanged(count);
+  end_survivors(heap, count);
+}
+
+static void history_needs_room_below_the_limit(void)
+{
+  ebb_heap *heap = heap_of_limits(0, LIMIT);
+  size_t count = fill(heap, 3 * PAGE);
+
+  CHECK_EQ(ebb_set(heap, "history", 1), EBB_ERR_MEMORY);
+  CHECK(strstr(ebb_strerror(0), "limit_hard") != NULL);
+  CHECK(stats_of(heap, 0).resident <= LIMIT);
+  drop(heap, 0);
+  drop(heap, 1);
+  set(heap, "history", 1);
+  CHECK_EQ(ebb_tick(heap, 0), EBB_OK);
+  CHECK(stats_of(heap, 0).resident <= LIMIT);
+  end_survivors(heap, count);
+}
+
 static int by_address(const void *left, const void *right)
 {
   const unsigned char *l = ((const struct block *)left)->at;
@@ -291,6 +359,9 @@ int main(void)
   RUN(what_does_not_fit_is_refused_again_and_again);
   RUN(at_the_limit_what_takes_no_memory_succeeds);
   RUN(what_was_freed_can_be_taken_again);
+  RUN(what_was_freed_here_and_there_can_be_taken_again);
+  RUN(refusals_are_cheap_though_a_little_is_freed_each_time);
+  RUN(history_needs_room_below_the_limit);
   RUN(holes_make_room_at_the_limit);
   RUN(holes_are_found_whatever_old_sizes_were_told);
   RUN(holes_are_found_though_there_were_none_once);

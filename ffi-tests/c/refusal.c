@@ -208,6 +208,35 @@ static void what_was_refused_goes_back_later(void)
   heap_ends_empty(heap);
 }
 
+/* The same for holes in spans, which nothing else would look for again. */
+static void holes_that_were_refused_go_back_later(void)
+{
+  ebb_heap *heap = heap_of_decay(20);
+  uintptr_t low = UINTPTR_MAX, high = 0, at;
+  size_t i;
+
+  for (i = 0; i < 1000; i++) {
+    take(heap, i, 3000);
+    at = (uintptr_t)blocks[i].at;
+    low = at < low ? at : low;
+    high = at + 3000 > high ? at + 3000 : high;
+  }
+  low -= low % 4096;
+  REQUIRE(mlock((void *)low, high - low) == 0);
+  for (i = 0; i < 1000; i++) {
+    if (i % 8 != 0) {
+      drop(heap, i);
+    }
+  }
+  CHECK(ticks_refused(heap, 500, 60) > 0);
+  CHECK(stats_of(heap, 0).free_resident > 2 * MIB);
+  REQUIRE(munlock((void *)low, high - low) == 0);
+  be_idle(heap);
+  CHECK(stats_of(heap, 0).free_resident < MIB);
+  survivors_are_unchanged(1000);
+  end_survivors(heap, 1000);
+}
+
 int main(void)
 {
   RUN(a_refused_tick_rests);
@@ -215,5 +244,6 @@ int main(void)
   RUN(a_limit_holds_though_nothing_goes_back);
   RUN(a_refused_heap_above_its_limit_rests);
   RUN(what_was_refused_goes_back_later);
+  RUN(holes_that_were_refused_go_back_later);
   return check_status();
 }

@@ -93,11 +93,12 @@ pub struct ebb_options {
     /// Bytes of free memory that may stay at most, however soon they will be
     /// needed. Default: 1 GiB.
     pub retain_max: i64,
-    /// Bytes held resident above which nothing idle stays, and what is idle goes
-    /// back before the heap grows; it grows nonetheless. EBB_CGROUP
+    /// Bytes held resident above which nothing idle stays. Before the heap grows
+    /// beyond, what is idle goes back until the growth fits; if that is not enough,
+    /// it grows nonetheless, and spans are searched again after a second. EBB_CGROUP
     /// (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
-    /// cgroup leave, read again every second in which memory changes hands or the
-    /// heap is ticked. 0: no limit. Default: 0.
+    /// cgroup leave, read again at most once a second: in ebb_tick(), and with auto
+    /// also inside of ebb_alloc(), while pages change hands. 0: no limit. Default: 0.
     pub limit_soft: i64,
     /// Bytes held resident, its tables included, up to which the heap grows: what
     /// does not fit, even after all free memory went back, is refused. Small
@@ -112,8 +113,10 @@ pub struct ebb_options {
     /// in ebb_tick() and ebb_reclaim(), and at the limits. In C the field is
     /// auto_, for auto is a keyword; everywhere else the name is auto. Default: 1.
     pub auto: i64,
-    /// 1 takes a sample of the heap every second of activity, for
-    /// ebb_history_read(). The last 256 are kept, in 16 KiB. Default: 0.
+    /// 1 takes a sample of the heap for ebb_history_read(), at most once a second:
+    /// in ebb_tick(), and with auto also inside of ebb_alloc(), while pages change
+    /// hands. The last 256 are kept, in 16 KiB that count as resident from then on:
+    /// ebb_set() says EBB_ERR_MEMORY where limit_hard leaves no room. Default: 0.
     pub history: i64,
 }
 

@@ -42,10 +42,11 @@ impl<S: Above> Heap<S> {
     }
 
     /// Does something that takes memory; once more when it was the gate that refused it, after room
-    /// was made.
+    /// was made; then the same with what is there, since there is no room.
     pub(super) fn with_room<T>(
         &mut self,
         mut attempt: impl FnMut(&mut Heap<S>) -> Option<T>,
+        last: impl FnOnce(&mut Heap<S>) -> Option<T>,
     ) -> Option<T> {
         if self.gate == NO_GATE {
             return attempt(self);
@@ -56,7 +57,7 @@ impl<S: Above> Heap<S> {
             return done;
         }
         S::make_room(self);
-        let done = attempt(self);
+        let done = attempt(self).or_else(|| last(self));
         S::close_gate(self);
         done
     }

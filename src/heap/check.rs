@@ -20,6 +20,8 @@ struct ClassTally {
     live: u64,
     spans: u32,
     listed: u32,
+    /// Free slots that lie on returned pages, at least in part.
+    useless: u64,
 }
 
 impl<S: Above> Heap<S> {
@@ -37,6 +39,18 @@ impl<S: Above> Heap<S> {
         (0..CLASS_COUNT).for_each(|class| self.check_bin(class, &tally));
         self.check_counts(&tally.counts);
         self.snapshot().check();
+    }
+
+    /// Whether a slot of a class is free on pages that hold memory, or that the heap may hold.
+    pub(crate) fn has_slot(&mut self, class: usize, limit: usize) -> bool {
+        let room = limit.saturating_sub(self.resident());
+        (self.layout.first.0..self.runs.top.0).map(PageIndex).any(|page| {
+            let descriptor = self.descriptor(page);
+            descriptor.kind() == Kind::Span
+                && descriptor.class as usize == class
+                && descriptor.free_slots() > 0
+                && (descriptor.slots_at_hand() > 0 || self.missing(page).bytes() <= room)
+        })
     }
 
     /// Checks what starts at a page; returns where that ends.
@@ -91,6 +105,7 @@ impl<S: Above> Heap<S> {
         in_class.spans += 1;
         in_class.live += u64::from(shape.slots - descriptor.free_slots());
         in_class.listed += u32::from(descriptor.place() == Place::Listed);
+        in_class.useless += u64::from(descriptor.free_slots() - descriptor.slots_at_hand());
         tally.counts.span_pages += shape.pages;
         tally.counts.purged += Pages(descriptor.purged.count_ones());
         if descriptor.purged & 1 == 0 {
@@ -135,6 +150,8 @@ impl<S: Above> Heap<S> {
         let bin = &self.bins[class];
         assert_eq!(bin.live, tally.classes[class].live, "H4: live blocks of class {class}");
         assert_eq!(bin.spans, tally.classes[class].spans, "H4: spans of class {class}");
+        let (known, useless) = (self.gleaners[class].useless, tally.classes[class].useless);
+        assert!(known <= useless, "G1: class {class} has {useless} useless slots, not {known}");
         let (mut page, mut previous, mut length) = (bin.listed, PageIndex(0), 0);
         while page != PageIndex(0) {
             let descriptor = self.descriptor(page);

@@ -172,6 +172,25 @@ impl Descriptor {
         self.free.iter().map(|word| word.count_ones()).sum()
     }
 
+    /// The first free slot of a span that lies on pages which hold memory.
+    pub(crate) fn slot_at_hand(&self) -> Option<u32> {
+        (0..self.shape().slots).find(|slot| self.is_at_hand(*slot))
+    }
+
+    fn is_at_hand(&self, slot: u32) -> bool {
+        let (shape, page_bytes) = (self.shape(), Pages(1).bytes() as u32);
+        let start = shape.lead() as u32 + slot * shape.slot_size;
+        let mut pages = start / page_bytes..=(start + shape.slot_size - 1) / page_bytes;
+        let is_free = self.free[slot as usize / 64] >> (slot % 64) & 1 == 1;
+        is_free && pages.all(|page| self.purged >> page & 1 == 0)
+    }
+
+    /// How many free slots of a span lie on pages that hold memory.
+    #[cfg(test)]
+    pub(crate) fn slots_at_hand(&self) -> u32 {
+        (0..self.shape().slots).filter(|slot| self.is_at_hand(*slot)).count() as u32
+    }
+
     /// Pages of a span that hold no live block, one bit each.
     pub(crate) fn hole_pages(&self) -> u16 {
         let (shape, page_bytes) = (self.shape(), Pages(1).bytes() as u32);

@@ -108,11 +108,11 @@ unsafe extern "C" fn refill_and_allocate<S: Above>(
 ) -> *mut u8 {
     // SAFETY: the caller's promises: nobody else uses the heap. After a refill the word is not 0.
     unsafe {
-        let refilled = (*heap).with_room(|heap| heap.refill(class).then_some(()));
-        if refilled.is_none() {
-            return ptr::null_mut();
-        }
-        let block = take_slot(heap, bin(heap, class), size);
+        let refill = |heap: &mut Heap<S>| {
+            heap.refill(class).then(|| take_slot(heap, bin(heap, class), size))
+        };
+        let glean = |heap: &mut Heap<S>| heap.glean(class, size);
+        let Some(block) = (*heap).with_room(refill, glean) else { return ptr::null_mut() };
         (*heap).settle();
         block
     }
@@ -127,7 +127,7 @@ unsafe extern "C" fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         let place = |heap: &mut Heap<S>| non_null(heap.allocate_large(size));
-        let block = (*heap).with_room(place).unwrap_or(ptr::null_mut());
+        let block = (*heap).with_room(place, |_| None).unwrap_or(ptr::null_mut());
         (*heap).settle();
         block
     }
@@ -334,7 +334,7 @@ unsafe extern "C" fn resize_large<S: Above>(
             }
         }
         let resize = |heap: &mut Heap<S>| non_null(heap.resize_large(page, new_size));
-        let block = (*heap).with_room(resize).unwrap_or(ptr::null_mut());
+        let block = (*heap).with_room(resize, |_| None).unwrap_or(ptr::null_mut());
         (*heap).settle();
         block
     }

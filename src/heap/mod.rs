@@ -14,6 +14,7 @@
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
 //! | `park`          | keeping one deleted heap for the next                            | yes    |
 //! | `span`          | spans: filled, listed, emptied                                   | yes    |
+//! | `glean`         | the last free slots, when the heap may not grow                  | no     |
 //! | `large`         | large blocks: placed, grown, moved                               | yes    |
 //! | `fast`          | allocate, free, resize: the hot path                             | yes    |
 //! | `misuse`        | what is wrong with a pointer that is no live block               | no     |
@@ -29,6 +30,7 @@ mod above;
 pub(crate) mod class;
 mod descriptor;
 mod fast;
+mod glean;
 mod large;
 mod layout;
 mod misuse;
@@ -58,6 +60,7 @@ use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 use class::CLASS_COUNT;
+use glean::Gleaner;
 use scars::Scars;
 
 /// Bytes that are committed when a heap is made: what a bare VM needs.
@@ -135,6 +138,7 @@ pub(crate) struct Heap<S: Above> {
     /// Bytes below the base that are committed.
     committed_below: usize,
     scars: Scars,
+    gleaners: [Gleaner; CLASS_COUNT],
     /// The kernel refused to move pages once; from then on they are copied.
     remap_refused: bool,
     /// Bytes that the heap may hold resident: growth beyond is refused.
@@ -143,8 +147,8 @@ pub(crate) struct Heap<S: Above> {
     pub(crate) refused: Pages,
     /// The layer above is told when so many pages have changed hands.
     pub(crate) look_at: Pages,
-    /// Bytes of the words of the layer above that may have been touched.
-    pub(crate) words_touched: usize,
+    /// Bytes of the words of the layer above that count as resident.
+    words_touched: usize,
     /// New blocks go into the fullest spans, so that sparse ones drain.
     pub(crate) packing: bool,
     pub(crate) kernel_page: usize,
@@ -180,6 +184,7 @@ impl<S: Above> Heap<S> {
             options,
             committed_below,
             scars: Scars::NONE,
+            gleaners: Gleaner::ALL_NEW,
             remap_refused: false,
             gate: NO_GATE,
             refused: Pages::ZERO,
@@ -271,6 +276,20 @@ impl<S: Above> Heap<S> {
         // SAFETY: L1: they lie behind the chunks, aligned and committed, and any bytes are words.
         // The heap is borrowed for as long, so nobody else has them.
         unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.words).cast(), S::WORDS) }
+    }
+
+    /// Makes room for the words of the layer above, if they are not counted yet. False: there is
+    /// none.
+    fn has_room_for_words(&mut self) -> bool {
+        let bytes = S::WORDS * size_of::<u64>() - self.words_touched;
+        let wanted = Pages::holding(bytes).unwrap_or(Pages::ZERO);
+        let fits = |heap: &mut Heap<S>| heap.may_grow(wanted).then_some(());
+        self.with_room(fits, |_| None).is_some()
+    }
+
+    /// Counts the words of the layer above as resident from now on.
+    pub(crate) fn count_words(&mut self) {
+        self.words_touched = S::WORDS * size_of::<u64>();
     }
 
     /// Finds a run of pages, the lowest there is. `None`: there is no room.
@@ -391,6 +410,12 @@ impl<S: Above> Heap<S> {
                 return Err(Error::System
                     .because(format_args!("thp: the kernel refused to change huge pages")));
             }
+        }
+        if key == Key::History && value == 1 && !self.has_room_for_words() {
+            return Err(Error::Memory.because(format_args!(
+                "history: takes {} bytes, which limit_hard leaves no room for",
+                S::WORDS * size_of::<u64>()
+            )));
         }
         self.remap_refused &= key != Key::RemapMin;
         self.options.put(key, value);

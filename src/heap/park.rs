@@ -9,7 +9,7 @@
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use super::{Above, Heap, NO_GATE, RunCounts, layout, reserve, scars::Scars, span};
+use super::{Above, Heap, NO_GATE, RunCounts, glean::Gleaner, layout, reserve, scars::Scars, span};
 use crate::error::Error;
 use crate::heap::{Counts, Descriptor};
 use crate::options::{Key, Options};
@@ -97,6 +97,7 @@ impl<S: Above> Heap<S> {
         self.runs = RunCounts::new(first);
         self.bins = span::empty_bins::<S>(self.base);
         self.counts = Counts::default();
+        self.gleaners = Gleaner::ALL_NEW;
         self.small_requested = 0;
         self.gate = NO_GATE;
         self.packing = false;

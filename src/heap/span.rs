@@ -22,7 +22,8 @@
 //! - S4: a current span has no purged pages.
 //!
 //! Which listed span is filled next: the one touched last, for it is in the caches; when the heap
-//! should shrink, the fullest of the first few, so that sparse ones drain and go.
+//! should shrink, the fullest of the first few, so that sparse ones drain and go. Where the heap
+//! may not grow, single slots are taken from any: see `glean`.
 
 use core::array;
 
@@ -98,9 +99,7 @@ impl<S: Above> Heap<S> {
     }
 
     fn make_current(&mut self, class: usize, page: PageIndex) {
-        self.recall_span(page);
-        self.count_as_resident(page);
-        self.note_peak(Pages::ZERO);
+        self.hold(page);
         let descriptor = self.descriptor(page);
         descriptor.set_place(Place::Current);
         descriptor.countdown = NEVER;
@@ -123,8 +122,8 @@ impl<S: Above> Heap<S> {
         self.place_by_free_slots(class, page);
     }
 
-    /// Gives a span that is current or full the place that its free slots ask for.
-    fn place_by_free_slots(&mut self, class: usize, page: PageIndex) {
+    /// Gives a span that is in no list, and not the spare, the place that its free slots ask for.
+    pub(super) fn place_by_free_slots(&mut self, class: usize, page: PageIndex) {
         let shape = &CLASSES[class];
         let descriptor = self.descriptor(page);
         let free = descriptor.free_slots();
@@ -174,9 +173,14 @@ impl<S: Above> Heap<S> {
     }
 
     /// Whether the heap may hold the pages of a span that were returned.
-    fn may_use(&mut self, page: PageIndex) -> bool {
-        let purged = Pages(self.descriptor(page).purged.count_ones());
-        self.may_grow(purged)
+    pub(super) fn may_use(&mut self, page: PageIndex) -> bool {
+        let missing = self.missing(page);
+        self.may_grow(missing)
+    }
+
+    /// The pages of a span that were returned.
+    pub(super) fn missing(&mut self, page: PageIndex) -> Pages {
+        Pages(self.descriptor(page).purged.count_ones())
     }
 
     fn new_span(&mut self, class: usize) -> Option<PageIndex> {
@@ -281,7 +285,7 @@ impl<S: Above> Heap<S> {
         self.bins[class].listed = page;
     }
 
-    fn unlist(&mut self, class: usize, page: PageIndex) {
+    pub(super) fn unlist(&mut self, class: usize, page: PageIndex) {
         let &mut Descriptor { next, previous, .. } = self.descriptor(page);
         if previous == NO_PAGE {
             self.bins[class].listed = next;
@@ -307,15 +311,16 @@ impl<S: Above> Heap<S> {
     }
 
     /// Notes that those pages of a span that were returned are about to be used again.
-    fn recall_span(&mut self, first: PageIndex) {
+    pub(super) fn hold(&mut self, first: PageIndex) {
         let purged = self.descriptor(first).purged;
-        if purged == 0 {
-            return;
+        if purged != 0 {
+            let now_us = self.os.now_us();
+            for page in (0..16).filter(|page| purged >> page & 1 == 1) {
+                self.page_runs().recall_pages(first + Pages(page), Pages(1), now_us);
+            }
+            self.count_as_resident(first);
         }
-        let now_us = self.os.now_us();
-        for page in (0..16).filter(|page| purged >> page & 1 == 1) {
-            self.page_runs().recall_pages(first + Pages(page), Pages(1), now_us);
-        }
+        self.note_peak(Pages::ZERO);
     }
 
     /// Notes that a span's purged pages are about to be used, or freed, as a whole.
@@ -325,7 +330,8 @@ impl<S: Above> Heap<S> {
         if purged == 0 {
             return;
         }
-        descriptor.purged = 0;
+        self.note_held(first);
+        self.descriptor(first).purged = 0;
         if purged & 1 == 1 {
             self.counts.leads += shape.lead();
         }

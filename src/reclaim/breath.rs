@@ -40,6 +40,7 @@ const NEWS_US: u64 = 50_000;
 const NEWS_BYTES: usize = 128 << 10;
 /// How long to let a kernel be that refused, at first and at most, in microseconds.
 const REST_US: (u64, u64) = (1_000_000, 64_000_000);
+const _: () = assert!(REST_US.1.is_multiple_of(REST_US.0));
 
 /// What breathing keeps with each heap.
 #[derive(Default)]
@@ -56,7 +57,13 @@ pub(crate) struct Breath {
     pub(super) search: Option<Search>,
     /// The host's.
     asked: Option<Search>,
-    pub(super) rest: Rest,
+    /// A sweep of dirty pages, while it goes on.
+    shedding: Option<Search>,
+    /// After dirty pages were refused, and after a search was.
+    shed_rest: Rest,
+    search_rest: Rest,
+    /// Dirty pages that are due and cannot go, though nobody refused them.
+    stuck: Pages,
     /// Pages regretted that the policy knows of.
     regretted: u64,
     /// Bytes of free slots that it knows of.
@@ -86,36 +93,42 @@ impl Clock {
     }
 }
 
-/// A sweep that looks into spans, while it goes on.
+/// A sweep that takes several steps, while it goes on.
 pub(super) struct Search {
     cursor: Cursor,
     returned: Pages,
     refused: u64,
+    /// Dirty pages when it began.
+    dirty: Pages,
 }
 
-/// After a sweep that could not return what it should, trying again at once would only spin. What
-/// the kernel refused is tried again, more and more rarely; parts of kernel pages, which it does
-/// not take, wait for their other parts.
+/// Asking a kernel again at once that refused would only spin. It is asked again for as long as
+/// there is something to ask for, more and more rarely unless it took a part.
 #[derive(Default)]
-pub(super) struct Rest {
+struct Rest {
     until_us: u64,
+    /// 0: it did not refuse.
     lasts_us: u64,
-    /// Dirty pages that were left.
-    left: Pages,
 }
 
 impl Rest {
-    /// Whether trying again makes sense with so many dirty pages.
-    fn is_over(&self, now_us: u64, dirty: Pages) -> bool {
-        let hopeless = self.lasts_us >= REST_US.1 && dirty <= self.left;
-        now_us >= self.until_us && !hopeless
+    /// Takes note of a sweep that has ended.
+    fn note(&mut self, now_us: u64, sweep: &Search) {
+        self.lasts_us = match (sweep.refused, sweep.returned) {
+            (0, _) => 0,
+            (_, Pages::ZERO) => (self.lasts_us * 2).clamp(REST_US.0, REST_US.1),
+            _ => REST_US.0,
+        };
+        // At round times, so that several rests end at one.
+        self.until_us = match self.lasts_us {
+            0 => 0,
+            lasts_us => (now_us / lasts_us + 1) * lasts_us,
+        };
     }
 
-    fn begin(&mut self, now_us: u64, left: Pages, refused: bool) {
-        self.left = left;
-        self.lasts_us =
-            if refused { (self.lasts_us * 2).clamp(REST_US.0, REST_US.1) } else { REST_US.1 };
-        self.until_us = if refused { now_us + self.lasts_us } else { now_us };
+    /// When to ask again, if it refused.
+    fn again_us(&self) -> Option<u64> {
+        (self.lasts_us > 0).then_some(self.until_us)
     }
 }
 
@@ -125,13 +138,13 @@ impl<S: Os> Above for S {
 
     fn options_changed(heap: &mut Heap<S>) {
         heap.look_at = heap.first_look();
-        heap.above.limits = Limits::new(&heap.options);
-        heap.above.rooms = Rooms::default();
         heap.above.outdated = heap.above.clock.shown_us.is_some();
-        let now_us = heap.above.clock.now_us;
-        heap.refresh_limits(now_us);
-        if heap.resident() > heap.above.limits.hard {
-            heap.emergency();
+        if heap.options.get(Key::History) == 1 {
+            heap.count_words();
+        }
+        let limits = Limits::new(&heap.options);
+        if !limits.are_set_as(&heap.above.limits) {
+            heap.change_limits(limits);
         }
     }
 
@@ -178,9 +191,10 @@ impl<S: Os> Heap<S> {
         let news = self.runs.moved > Pages::ZERO || emptied >= NEWS_BYTES;
         let news = news.then_some(NEWS_US);
         let next = self.above.verdict.next_us.map(|at_us| at_us.saturating_sub(now_us));
-        let due = self.due() > Pages::ZERO && self.rest_is_possible();
-        let due = due.then(|| self.above.rest.until_us.saturating_sub(now_us));
-        [news, next, due].into_iter().flatten().min()
+        let due = self.due() > self.above.stuck;
+        let due = due.then(|| self.above.shed_rest.until_us.saturating_sub(now_us));
+        let again = self.above.search_rest.again_us().map(|at_us| at_us.saturating_sub(now_us));
+        [news, next, due, again].into_iter().flatten().min()
     }
 
     /// Gives everything back that the host asks for: until the sweep has ended or the budget is
@@ -274,6 +288,17 @@ impl<S: Os> Heap<S> {
         self.take_sample(now_us);
     }
 
+    fn change_limits(&mut self, limits: Limits) {
+        self.above.limits = limits;
+        self.above.rooms = Rooms::default();
+        self.refresh_limits(self.above.clock.now_us);
+        if self.resident() > self.above.limits.hard {
+            let start_us = self.os.now_us();
+            self.emergency(Pages::ZERO);
+            self.note_step(start_us);
+        }
+    }
+
     fn refresh_limits(&mut self, now_us: u64) {
         let resident = self.resident();
         self.above.limits.refresh(&self.os, now_us, resident);
@@ -296,7 +321,6 @@ impl<S: Os> Heap<S> {
             mood: self.above.verdict.mood as u64,
         };
         let mut history = self.above.history;
-        self.words_touched = history::WORDS * size_of::<u64>();
         history.add(self.words(), now_us, sample);
         self.above.history = history;
     }
@@ -307,18 +331,25 @@ impl<S: Os> Heap<S> {
         if outcome.calls == 0 && !outcome.more {
             return (outcome, 0);
         }
+        (outcome, self.note_step(start_us))
+    }
+
+    /// Takes note of work that began at a time; returns how many microseconds it took.
+    pub(super) fn note_step(&mut self, start_us: u64) -> u64 {
         let took_us = self.os.now_us().saturating_sub(start_us);
         self.above.times.note(took_us);
-        (outcome, took_us)
+        took_us
     }
 
     /// Returns what is due, dirty pages first, until the budget is spent.
     fn breathe(&mut self, budget: Budget) -> Outcome {
         let mut outcome = Outcome::default();
-        if self.due() > Pages::ZERO && self.rest_is_over() {
+        if self.due() == Pages::ZERO {
+            self.above.shedding = None;
+        } else if self.may_shed(self.due()) {
             outcome = self.shed(self.above.verdict.keep, self.cause(), budget);
         }
-        if !(self.above.verdict.holes || self.above.search.is_some()) {
+        if !(self.above.verdict.holes || self.above.search.is_some() || self.may_search_again()) {
             return outcome;
         }
         // A call takes one step at least, and this one may have taken none yet.
@@ -339,31 +370,43 @@ impl<S: Os> Heap<S> {
         if over { Cause::Limit } else { Cause::Idle }
     }
 
-    pub(super) fn rest_is_over(&self) -> bool {
-        self.above.rest.is_over(self.above.clock.now_us, self.runs.dirty)
+    /// Whether trying to return so many dirty pages makes sense.
+    pub(super) fn may_shed(&self, count: Pages) -> bool {
+        count > self.above.stuck && self.above.clock.now_us >= self.above.shed_rest.until_us
     }
 
-    /// Whether the rest will be over at some time.
-    fn rest_is_possible(&self) -> bool {
-        self.above.rest.is_over(u64::MAX, self.runs.dirty)
+    /// Whether the kernel refused in a search, long enough ago.
+    fn may_search_again(&self) -> bool {
+        let now_us = self.above.clock.now_us;
+        self.above.search_rest.again_us().is_some_and(|at_us| now_us >= at_us)
     }
 
     /// Returns dirty pages, the highest first, until no more than `keep` are left.
     pub(super) fn shed(&mut self, keep: Pages, cause: Cause, budget: Budget) -> Outcome {
         let sweep = Sweep { keep, holes: false, cause };
-        let mut cursor = self.sweep_from(&sweep);
-        let outcome = self.sweep_and_tell(&sweep, &mut cursor, budget);
-        if self.runs.dirty <= keep {
-            self.above.rest = Rest::default();
-        } else if !outcome.more {
-            let now_us = self.above.clock.now_us;
-            self.above.rest.begin(now_us, self.runs.dirty, outcome.refused > 0);
+        let going = self.above.shedding.take();
+        let going = going.filter(|_| !matches!(budget, Budget::Unlimited));
+        let is_whole = going.is_none();
+        let mut going = going.unwrap_or_else(|| self.new_search(&sweep));
+        let outcome = self.go_on(&sweep, &mut going, budget);
+        if outcome.more {
+            self.above.shedding = Some(going);
+            return outcome;
         }
+        if self.runs.dirty <= keep {
+            going.refused = 0;
+        } else if going.refused == 0 && going.returned > Pages::ZERO && !is_whole {
+            // What is left may have become free behind the cursor.
+            return Outcome { more: true, ..outcome };
+        }
+        self.above.shed_rest.note(self.above.clock.now_us, &going);
+        // Parts of kernel pages wait for their other parts.
+        let left = if going.refused > 0 { Pages::ZERO } else { going.dirty.min(self.runs.dirty) };
+        self.above.stuck = left.beyond(keep);
         outcome
     }
 
-    /// Goes on with a sweep that looks into spans, or begins one. The outcome's refusals are those
-    /// of the whole sweep.
+    /// Goes on with a sweep that looks into spans, or begins one.
     pub(super) fn search(
         &mut self,
         sweep: &Sweep,
@@ -372,15 +415,13 @@ impl<S: Os> Heap<S> {
     ) -> Outcome {
         self.retire_spans();
         let mut going = search.take().unwrap_or_else(|| self.begin_search(sweep));
-        let mut outcome = self.sweep_and_tell(sweep, &mut going.cursor, budget);
-        going.returned += outcome.returned;
-        going.refused += outcome.refused;
-        outcome.refused = going.refused;
+        let outcome = self.go_on(sweep, &mut going, budget);
         if outcome.more {
             *search = Some(going);
         } else {
             let settings = self.settings();
             self.above.policy.note_holes(&settings, going.returned);
+            self.above.search_rest.note(self.above.clock.now_us, &going);
         }
         outcome
     }
@@ -388,7 +429,12 @@ impl<S: Os> Heap<S> {
     fn begin_search(&mut self, sweep: &Sweep) -> Search {
         let settings = self.settings();
         self.above.policy.note_search_begins(&settings);
-        Search { cursor: self.sweep_from(sweep), returned: Pages::ZERO, refused: 0 }
+        self.new_search(sweep)
+    }
+
+    fn new_search(&mut self, sweep: &Sweep) -> Search {
+        let (cursor, dirty) = (self.sweep_from(sweep), self.runs.dirty);
+        Search { cursor, returned: Pages::ZERO, refused: 0, dirty }
     }
 
     /// Takes the spans from all bins. What is empty of them did not change hands, nor was it freed
@@ -401,11 +447,14 @@ impl<S: Os> Heap<S> {
         self.above.policy.note_found(&settings, self.runs.dirty.beyond(dirty));
     }
 
-    fn sweep_and_tell(&mut self, sweep: &Sweep, cursor: &mut Cursor, budget: Budget) -> Outcome {
+    /// Goes on with a sweep. The outcome's refusals are those of the whole sweep.
+    fn go_on(&mut self, sweep: &Sweep, going: &mut Search, budget: Budget) -> Outcome {
         let dirty = self.runs.dirty;
-        let outcome = self.sweep(sweep, cursor, budget);
+        let outcome = self.sweep(sweep, &mut going.cursor, budget);
+        going.returned += outcome.returned;
+        going.refused += outcome.refused;
         let settings = self.settings();
         self.above.policy.note_returned(&settings, dirty.beyond(self.runs.dirty));
-        outcome
+        Outcome { refused: going.refused, ..outcome }
     }
 }

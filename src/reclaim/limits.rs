@@ -45,6 +45,12 @@ impl Limits {
         }
     }
 
+    /// Whether the options say the same of both.
+    pub(crate) fn are_set_as(&self, other: &Limits) -> bool {
+        let soft = self.from_cgroup || self.soft == other.soft;
+        soft && self.from_cgroup == other.from_cgroup && self.hard == other.hard
+    }
+
     /// Reads the cgroup if it is time to, for a heap that holds so many bytes.
     pub(crate) fn refresh(&mut self, os: &impl Os, now_us: u64, resident: usize) {
         if !self.from_cgroup || now_us < self.read_again_us {
@@ -91,6 +97,17 @@ mod tests {
         assert_eq!([0, 500, 505, 750, 1000, 5000].map(pressure), [0, 0, 1, 50, 100, 100]);
         assert_eq!(Limits::default().pressure(1 << 40), 0);
         assert_eq!(Limits { hard: 1, ..Limits::default() }.pressure(5), 100);
+    }
+
+    #[test]
+    fn what_the_cgroup_leaves_is_no_setting() {
+        let cgroup = Limits { from_cgroup: true, ..Limits::default() };
+        let hard = Limits { hard: 7, ..Limits::default() };
+        assert!(cgroup.are_set_as(&Limits { soft: 5, ..cgroup }));
+        assert!(hard.are_set_as(&hard));
+        for other in [cgroup, hard, Limits { soft: 5, ..Limits::default() }] {
+            assert!(!other.are_set_as(&Limits::default()) && !Limits::default().are_set_as(&other));
+        }
     }
 
     #[test]

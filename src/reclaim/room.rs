@@ -1,8 +1,13 @@
 //! Making room at a memory limit.
 //!
-//! Above the soft limit the heap first returns what is idle, in proportion to what it wants, and
-//! then grows; its live blocks alone may be more than the limit. At the hard limit it returns
-//! everything, once, and what then does not fit is refused.
+//! Above the soft limit the heap first returns what is idle, until what it wants fits below the
+//! limit or nothing is left, and then grows; its live blocks alone may be more than the limit. At
+//! the hard limit it does the same, and what then does not fit is refused.
+//!
+//! Dirty pages go first, since they are found at once. For holes all spans are searched, from where
+//! the last search stopped. One that was in vain is not repeated for each allocation: not for a
+//! while, and at the hard limit, where that would refuse what could be had, not until as much has
+//! become free as is lacking.
 
 #![forbid(unsafe_code)]
 
@@ -13,87 +18,107 @@ use crate::options::Key;
 use crate::os::Os;
 use crate::units::Pages;
 
-/// Above the soft limit spans are searched for holes every so many microseconds at most.
+/// Above the soft limit a search in vain is repeated after so many microseconds.
 const SEARCH_EVERY_US: u64 = 1_000_000;
 /// Idle pages that go back beyond what growth wants, so that not every page asks anew. 1 MiB.
 const AHEAD: Pages = Pages(256);
-/// An emergency that found nothing is repeated when more is free, or when so many times as long has
-/// passed as it took.
+/// An emergency in vain is repeated when as much is free as is lacking, or when so many times as
+/// long has passed as it took.
 const EMERGENCY_SHARE: u64 = 64;
 
 /// What is remembered of making room, so that it is not tried in vain for each allocation.
 #[derive(Default)]
 pub(super) struct Rooms {
-    /// When room was last searched for in spans, above the soft limit.
+    /// When spans were searched in vain, above the soft limit.
     searched_us: Option<u64>,
-    /// Bytes that were free when an emergency found no room, and until when that is believed.
+    /// Bytes that were free after an emergency in vain, and until when that is believed.
     none_found: Option<(usize, u64)>,
 }
 
 impl<S: Os> Heap<S> {
     /// Makes room for the growth that was refused, and opens the gate as far as it may be.
     pub(super) fn make_room(&mut self) {
-        let shown_us = self.os.now_us();
-        let calls = self.counts.purge_calls;
-        self.find_room(shown_us);
-        self.gate = self.limits().hard;
-        if self.counts.purge_calls > calls {
-            let took_us = self.os.now_us().saturating_sub(shown_us);
-            self.above.times.note(took_us);
+        let start_us = self.os.now_us();
+        let now_us = self.above.clock.advance(start_us);
+        if self.find_room(now_us) {
+            self.note_step(start_us);
         }
+        self.gate = self.limits().hard;
     }
 
-    fn find_room(&mut self, shown_us: u64) {
-        let now_us = self.above.clock.advance(shown_us);
+    /// False: there was nothing to be done.
+    fn find_room(&mut self, now_us: u64) -> bool {
         let wanted = self.refused;
+        let mut worked = false;
         // A kernel that refused is not asked for each page anew.
-        if self.runs.dirty > Pages::ZERO && self.rest_is_over() {
+        if self.may_shed(self.runs.dirty) {
             let keep = self.runs.dirty.beyond(wanted.and_more(wanted).and_more(AHEAD));
             self.shed(keep, Cause::Limit, Budget::Unlimited);
+            worked = true;
         }
-        if !self.fits(wanted, self.limits().soft) {
-            self.search_above_limit(shown_us, now_us);
+        if !self.fits(wanted, self.limits().soft) && self.may_search(now_us) {
+            let found = self.search_for(wanted, self.limits().soft);
+            self.above.rooms.searched_us = (!found).then_some(now_us);
+            worked = true;
         }
-        if !self.fits(wanted, self.limits().hard) && self.may_find_room(now_us) {
-            self.emergency();
-            let shown_us = self.os.now_us();
-            let took_us = self.above.clock.advance(shown_us) - now_us;
-            let found = self.fits(wanted, self.limits().hard);
-            let believed_us = now_us + EMERGENCY_SHARE * took_us.max(1);
-            self.above.rooms.none_found = (!found).then_some((self.free_resident(), believed_us));
+        if !self.fits(wanted, self.limits().hard) && self.may_find_room(wanted, now_us) {
+            self.emergency(wanted);
+            worked = true;
         }
+        worked
     }
 
     fn fits(&self, wanted: Pages, limit: usize) -> bool {
-        self.resident().saturating_add(wanted.bytes()) <= limit
+        self.lacking(wanted, limit) == 0
     }
 
-    /// A step of a search for holes, not too often.
-    fn search_above_limit(&mut self, shown_us: u64, now_us: u64) {
-        let searched_us = self.above.rooms.searched_us;
-        if searched_us.is_some_and(|at_us| now_us < at_us + SEARCH_EVERY_US) {
-            return;
-        }
+    /// Bytes that must go back for so many pages to fit below a limit.
+    fn lacking(&self, wanted: Pages, limit: usize) -> usize {
+        self.resident().saturating_add(wanted.bytes()).saturating_sub(limit)
+    }
+
+    /// Whether a search above the soft limit could find what the last one did not.
+    fn may_search(&self, now_us: u64) -> bool {
+        let is_late = |at_us| now_us >= at_us + SEARCH_EVERY_US;
+        self.above.rooms.searched_us.is_none_or(is_late)
+    }
+
+    /// Returns what is idle, in steps, until so many pages fit below a limit. False: they do not,
+    /// though everything was looked at.
+    fn search_for(&mut self, wanted: Pages, limit: usize) -> bool {
         let sweep = Sweep { keep: Pages::ZERO, holes: true, cause: Cause::Limit };
-        let step_us = self.options.get(Key::StepUs) as u64;
+        // What a search has passed may be idle by now: the last one begins anew.
+        let mut is_last = self.above.search.is_none();
         let mut search = self.above.search.take();
-        let outcome = self.search(&sweep, &mut search, Budget::Until(shown_us + step_us));
-        self.above.search = search;
-        if !outcome.more {
-            self.above.rooms.searched_us = Some(now_us);
+        let step_us = self.options.get(Key::StepUs) as u64;
+        while !self.fits(wanted, limit) {
+            let budget = Budget::Until(self.os.now_us() + step_us);
+            if !self.search(&sweep, &mut search, budget).more {
+                if is_last {
+                    break;
+                }
+                is_last = true;
+            }
         }
+        self.above.search = search;
+        self.fits(wanted, limit)
     }
 
-    /// Returns everything.
-    pub(super) fn emergency(&mut self) {
-        let sweep = Sweep { keep: Pages::ZERO, holes: true, cause: Cause::Limit };
-        self.search(&sweep, &mut None, Budget::Unlimited);
-        self.above.search = None;
+    /// Makes room at the hard limit, and takes note if there is none.
+    pub(super) fn emergency(&mut self, wanted: Pages) {
+        let start_us = self.above.clock.advance(self.os.now_us());
+        let found = self.search_for(wanted, self.limits().hard);
+        let now_us = self.above.clock.advance(self.os.now_us());
+        let believed_us = now_us + EMERGENCY_SHARE * (now_us - start_us).max(1);
+        self.above.rooms.none_found = (!found).then_some((self.free_resident(), believed_us));
     }
 
-    /// Whether an emergency could find anything that the last one did not.
-    fn may_find_room(&self, now_us: u64) -> bool {
-        let in_vain = |(free, believed_us)| self.free_resident() <= free && now_us < believed_us;
+    /// Whether an emergency could find what the last one did not.
+    fn may_find_room(&self, wanted: Pages, now_us: u64) -> bool {
+        let lacking = self.lacking(wanted, self.limits().hard);
+        let in_vain = |(free, believed_us)| {
+            self.free_resident().saturating_sub(free) < lacking && now_us < believed_us
+        };
         !self.above.rooms.none_found.is_some_and(in_vain)
     }
 }

@@ -5,9 +5,9 @@ use super::*;
 use crate::heap::recall::total;
 use crate::units::PAGE;
 
-const SECOND_US: u64 = 1_000_000;
+pub(super) const SECOND_US: u64 = 1_000_000;
 
-fn tested(settings: &[(Key, i64)]) -> Tested {
+pub(super) fn tested(settings: &[(Key, i64)]) -> Tested {
     let mut tested = Tested::new(FakeOs::new(4096), 256 << 20);
     tested.os.world().tick_us = 1;
     for (key, value) in settings {
@@ -17,12 +17,12 @@ fn tested(settings: &[(Key, i64)]) -> Tested {
 }
 
 impl Tested {
-    fn free_resident(&mut self) -> usize {
+    pub(super) fn free_resident(&mut self) -> usize {
         self.heap().snapshot().free_resident
     }
 
     /// Blocks of 1500 bytes and of many pages, `bytes` of each, all freed but one in a hundred.
-    fn wave(&mut self, bytes: usize) {
+    pub(super) fn wave(&mut self, bytes: usize) {
         let first = self.live.len();
         (0..bytes / 1500).for_each(|_| self.act(&Step::Allocate(1500)));
         (0..bytes / 100_000).for_each(|_| self.act(&Step::Allocate(100_000)));
@@ -33,7 +33,7 @@ impl Tested {
 
     /// Waits and ticks as the heap asks, for at most so long. Returns when it was asked for the
     /// last tick, and how many there were.
-    fn idle(&mut self, lasting_us: u64) -> (u64, usize) {
+    pub(super) fn idle(&mut self, lasting_us: u64) -> (u64, usize) {
         let start_us = self.os.world().now_us;
         let (mut last_us, mut ticks) = (0, 0);
         while let Some(pause_us) = self.heap().next_tick_us() {

@@ -1,5 +1,6 @@
 //! What the kernel refuses: each call in turn, memory, address space, moves, and returns.
 
+use super::breathing::{SECOND_US, tested};
 use super::*;
 
 /// A program that makes every kind of system call: it grows, moves, heals and reclaims, twice.
@@ -106,4 +107,87 @@ fn after_a_refused_move_blocks_are_copied() {
     assert!(os.world().moves > 0, "but for when the host asks anew");
     tested.heap().check();
     tested.free_all();
+}
+
+/// What an hour of ticks, as the heap asks for them, does to a heap that the kernel refuses.
+fn refused_for_an_hour(tested: &mut Tested, budget_us: u32) -> usize {
+    tested.os.world().failures = vec![true; 1_000_000].into();
+    let start_us = tested.os.world().now_us;
+    let mut ticks = 0;
+    while tested.os.world().now_us < start_us + 3600 * SECOND_US {
+        let pause_us = tested.heap().next_tick_us().expect("there is something to ask for");
+        tested.act(&Step::Tick(pause_us, budget_us));
+        ticks += 1;
+        assert!(ticks < 10_000, "it spins");
+    }
+    tested.os.world().failures.clear();
+    ticks
+}
+
+#[test]
+fn what_was_refused_is_tried_again_once_a_minute_for_ever() {
+    for (dirty, holes) in [(true, false), (false, true), (true, true)] {
+        let mut tested = tested(&[]);
+        if dirty {
+            tested.wave(4 << 20);
+        }
+        if holes {
+            (0..4000).for_each(|_| assert!(tested.allocate(3000)));
+            tested.heap().reclaim(Budget::Unlimited);
+            let old = (0..tested.live.len()).rev().filter(|index| tested.live[*index].size == 3000);
+            let old: Vec<usize> = old.filter(|index| index % 4 != 0).collect();
+            old.into_iter().for_each(|index| tested.free(index, OldSize::Right));
+        }
+        let before = tested.free_resident();
+        let ticks = refused_for_an_hour(&mut tested, 500);
+        assert!(ticks < 150, "{ticks} wake-ups in an hour");
+        assert_eq!(tested.free_resident(), before);
+        let (last_us, ticks) = tested.idle(65 * SECOND_US);
+        assert!(ticks < 50, "{ticks} ticks, the last after {last_us} us");
+        assert_eq!(tested.heap().next_tick_us(), None, "all of it is gone");
+        let left = tested.free_resident();
+        assert!(left < before / 2);
+        tested.heap().reclaim(Budget::Unlimited);
+        assert_eq!(tested.free_resident(), left);
+        tested.check_contents();
+    }
+}
+
+#[test]
+fn a_tiny_budget_gets_past_what_is_refused() {
+    let mut tested = tested(&[]);
+    tested.os.world().tick_us = 5;
+    assert!(tested.allocate(16 << 20));
+    tested.free_all();
+    tested.act(&Step::Tick(0, 1));
+    tested.os.world().now_us += 3 * SECOND_US;
+    // The upper half, in steps of 1 MiB.
+    tested.os.world().failures = [true; 8].into();
+    let mut ticks = 0;
+    while tested.heap().next_tick_us() == Some(0) {
+        tested.act(&Step::Tick(0, 1));
+        ticks += 1;
+        assert!(ticks < 40, "it spins");
+    }
+    assert!(tested.free_resident() <= 8 << 20);
+    let (last_us, _) = tested.idle(60 * SECOND_US);
+    assert!(last_us <= 2 * SECOND_US, "a kernel that takes a part is asked again soon");
+    assert_eq!(tested.free_resident(), 0);
+}
+
+#[test]
+fn parts_of_kernel_pages_do_not_spin() {
+    let mut tested = Tested::new(FakeOs::new(65536), 256 << 20);
+    tested.os.world().tick_us = 1;
+    (0..600).for_each(|_| assert!(tested.allocate(12_000)));
+    (0..300).rev().for_each(|index| tested.free(2 * index, OldSize::Right));
+    let (last_us, ticks) = tested.idle(600 * SECOND_US);
+    assert!(ticks < 100 && last_us < 3 * SECOND_US, "{ticks} ticks, the last after {last_us} us");
+    assert!(tested.heap().runs.dirty.0 > 300, "they cannot go");
+    assert_eq!(tested.heap().next_tick_us(), None);
+    // Their other parts take them along.
+    (0..299).rev().for_each(|index| tested.free(index, OldSize::Right));
+    tested.idle(60 * SECOND_US);
+    assert!(tested.heap().runs.dirty.0 < 32, "{:?}", tested.heap().runs.dirty);
+    assert_eq!(tested.heap().next_tick_us(), None);
 }

@@ -1,0 +1,124 @@
+//! Gleaning: the last free slots of a class, when the heap may not grow.
+//!
+//! Otherwise a span is visited when enough of its slots are free to be worth it, and all of its
+//! pages are held while it is the current one. Where the heap may not grow, every slot counts:
+//! those of spans that are in no list, and those of spans that miss pages which the heap may not
+//! hold. One at a time they are taken out of their spans, which stay what they are.
+//!
+//! They are found by a walk over all pages, which goes on where the last one stopped, so that it is
+//! short as long as there are many. A walk in vain has counted the slots that nobody can have; the
+//! next one is due when more than those are free, or when the heap may hold what they miss.
+//!
+//! - G1: `useless` is not more than the free slots of the class that are not at hand.
+
+#![forbid(unsafe_code)]
+
+use super::class::{CLASS_COUNT, CLASSES};
+use super::descriptor::{Kind, Place};
+use super::{Above, Heap};
+use crate::units::{PageIndex, PageRange, Pages};
+
+/// What is remembered of walks for one class.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gleaner {
+    /// Where the next walk begins.
+    pub(super) next: PageIndex,
+    /// Free slots that lie on pages which were returned, at least in part.
+    pub(super) useless: u64,
+    /// How many pages must be held for the first of them.
+    misses: Pages,
+}
+
+impl Gleaner {
+    const NEW: Gleaner = Gleaner { next: PageIndex(0), useless: 0, misses: Pages(u32::MAX) };
+    pub(super) const ALL_NEW: [Gleaner; CLASS_COUNT] = [Gleaner::NEW; CLASS_COUNT];
+}
+
+impl<S: Above> Heap<S> {
+    /// Takes one slot of a class that has no current span, wherever there is one.
+    pub(super) fn glean(&mut self, class: usize, size: usize) -> Option<*mut u8> {
+        let Gleaner { useless, misses, .. } = self.gleaners[class];
+        if self.free_slots_of(class) <= useless && !self.may_grow(misses) {
+            return None;
+        }
+        let (span, slot) = self.find_slot(class)?;
+        Some(self.take_single(class, span, slot, size))
+    }
+
+    /// Free slots in all spans of a class.
+    fn free_slots_of(&self, class: usize) -> u64 {
+        let bin = &self.bins[class];
+        (u64::from(bin.spans) * u64::from(CLASSES[class].slots)).saturating_sub(bin.live)
+    }
+
+    /// Finds a free slot on pages that hold memory, or that may, and holds them.
+    fn find_slot(&mut self, class: usize) -> Option<(PageIndex, u32)> {
+        let (first, top) = (self.layout.first, self.runs.top);
+        let start = self.gleaners[class].next.clamp(first, top);
+        let mut misses = Pages(u32::MAX);
+        for part in [PageRange { start, end: top }, PageRange { start: first, end: start }] {
+            let mut page = part.start;
+            while let Some(span) = self.next_span_of(class, page, part.end) {
+                page = span + CLASSES[class].pages;
+                if self.descriptor(span).free_slots() == 0 {
+                    continue;
+                }
+                if self.descriptor(span).slot_at_hand().is_none() {
+                    if !self.may_use(span) {
+                        misses = misses.min(self.missing(span));
+                        continue;
+                    }
+                    self.hold(span);
+                }
+                self.gleaners[class].next = span;
+                return self.descriptor(span).slot_at_hand().map(|slot| (span, slot));
+            }
+        }
+        let useless = self.free_slots_of(class);
+        self.gleaners[class] = Gleaner { next: start, useless, misses };
+        None
+    }
+
+    /// The first span of a class that starts in `page` to `end`.
+    fn next_span_of(
+        &mut self,
+        class: usize,
+        mut page: PageIndex,
+        end: PageIndex,
+    ) -> Option<PageIndex> {
+        while page < end {
+            let descriptor = self.descriptor(page);
+            let length = match descriptor.kind() {
+                Kind::Span if descriptor.class as usize == class => return Some(page),
+                Kind::Span => descriptor.shape().pages,
+                Kind::Large => descriptor.large_pages(),
+                Kind::None | Kind::SpanRest => Pages(1),
+            };
+            page = page + length;
+        }
+        None
+    }
+
+    /// Hands out a slot of a span that is not current.
+    fn take_single(&mut self, class: usize, span: PageIndex, slot: u32, size: usize) -> *mut u8 {
+        match self.descriptor(span).place() {
+            Place::Listed => self.unlist(class, span),
+            Place::Spare => self.bins[class].spare = PageIndex(0),
+            Place::Full | Place::Current => {}
+        }
+        self.descriptor(span).free[slot as usize / 64] &= !(1 << (slot % 64));
+        self.bins[class].live += 1;
+        self.small_requested = self.small_requested.wrapping_add(size as u64);
+        self.place_by_free_slots(class, span);
+        let shape = &CLASSES[class];
+        self.address(span).wrapping_add(shape.lead() + (slot * shape.slot_size) as usize)
+    }
+
+    /// Notes that a span's missing pages are held, or freed: its slots are not useless any more.
+    pub(super) fn note_held(&mut self, span: PageIndex) {
+        let descriptor = self.descriptor(span);
+        let (class, free) = (descriptor.class as usize, u64::from(descriptor.free_slots()));
+        let gleaner = &mut self.gleaners[class];
+        gleaner.useless = gleaner.useless.saturating_sub(free);
+    }
+}

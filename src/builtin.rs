@@ -28,9 +28,6 @@ mod residency;
 mod sweep;
 mod walk;
 
-#[cfg(test)]
-mod tests;
-
 use core::fmt;
 use core::ops::Range;
 use core::ptr;
@@ -183,3 +180,6 @@ impl Survey {
         self.returned += returned;
     }
 }
+
+#[cfg(test)]
+mod tests;

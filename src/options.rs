@@ -232,7 +232,7 @@ impl Spec {
                 let text = text.to_str().unwrap_or("(not UTF-8)");
                 if let [(off, _), (on, _)] = self.words {
                     return Error::Range
-                        .because(format_args!("{variable}={text}: takes {off} or {on}"));
+                        .because(format_args!("{called}={text}: takes {off} or {on}"));
                 }
                 Error::Range.because(format_args!(
                     "{called}={text}: takes a number from {min} to {max}{or}; \

@@ -137,7 +137,7 @@ impl<S: Os> Reader<'_, S> {
         match self.memory.values_mut().last_mut() {
             Some(last) if found.start <= last.end => {
                 last.end = last.end.max(found.end);
-                found.start >= last.start
+                found.end >= last.start
             }
             _ => self.memory.push(found),
         }

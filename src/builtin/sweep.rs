@@ -7,7 +7,7 @@
 //! so that is a place in this order, not a chunk. Each chunk is checked again, against the trees
 //! that lead to it and against what comes behind it.
 
-use core::{mem, ptr};
+use core::ptr;
 
 use super::bins::{Node, check_bins};
 use super::ground::{Chunk, Ground, Segment};
@@ -109,16 +109,25 @@ pub(crate) fn reclaim<S: Os>(
     progress: &mut Progress,
     deadline_us: Option<u64>,
 ) -> Result<Reclaimed, Error> {
-    let Progress { state: known, mut mark } = mem::take(progress);
-    let state = state.expose_provenance();
-    let ground = Ground::read(os, state)?;
-    if known != state {
-        mark = Mark::START;
-        check_bins(&ground, &walk(&ground, |_, _| ())?)?;
+    let result = go_on(os, state.expose_provenance(), progress, deadline_us);
+    if matches!(result, Err(Error::Unknown)) {
+        *progress = Progress::default();
     }
-    let reclaimed = sweep(&ground, &mut mark, deadline_us)?;
-    *progress = Progress { state, mark };
-    Ok(reclaimed)
+    result
+}
+
+fn go_on<S: Os>(
+    os: &S,
+    state: usize,
+    progress: &mut Progress,
+    deadline_us: Option<u64>,
+) -> Result<Reclaimed, Error> {
+    let ground = Ground::read(os, state)?;
+    if progress.state != state {
+        check_bins(&ground, &walk(&ground, |_, _| ())?)?;
+        *progress = Progress { state, mark: Mark::START };
+    }
+    sweep(&ground, &mut progress.mark, deadline_us)
 }
 
 /// Goes on from a mark to the end of the sweep, or to the deadline.

@@ -1,1 +1,200 @@
-//! t
+//! Random heaps, surveyed, reclaimed and spoilt.
+
+mod mappings;
+mod model;
+mod spoilt;
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::last_text;
+use crate::os::Kernel;
+use crate::os::fake::FakeOs;
+use model::{Heap, Random};
+
+const PAGES: [usize; 2] = [4096, 16384];
+
+/// The contents, and which pages may be lost from them.
+struct Before {
+    contents: Vec<u8>,
+    idle: BTreeSet<usize>,
+}
+
+impl Before {
+    fn new(heap: &Heap) -> Before {
+        let idle = heap.all_idle_pages().into_iter().collect();
+        Before { contents: heap.contents().to_vec(), idle }
+    }
+
+    /// Checks that nothing was lost but idle pages; returns which of those are resident.
+    fn check(&self, heap: &Heap) -> BTreeSet<usize> {
+        // Those that are read become resident.
+        let resident = self.idle.iter().copied().filter(|at| heap.is_resident(*at)).collect();
+        let page = heap.os.page_size();
+        let pages = self.contents.chunks(page).zip(heap.contents().chunks(page));
+        for (at, (before, after)) in heap.area.clone().step_by(page).zip(pages) {
+            assert!(before == after || self.idle.contains(&at), "page {at:#x} has changed");
+        }
+        resident
+    }
+}
+
+fn reclaim_all(heap: &Heap, progress: &mut Progress) -> Reclaimed {
+    let reclaimed = reclaim(&heap.os, heap.state(), progress, None);
+    reclaimed.unwrap_or_else(|error| panic!("{error:?}: {}", last_text()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 250, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_survey_finds_what_is_there(seed: u64, page in 0usize..2, segments in 1usize..5) {
+        let heap = Heap::new(seed, PAGES[page], segments);
+        let expected = heap.survey();
+        let found = survey(&heap.os, heap.state());
+        prop_assert_eq!(found, Ok(expected), "{}", last_text());
+    }
+
+    #[test]
+    fn reclaim_returns_idle_pages_and_nothing_else(seed: u64, page in 0usize..2) {
+        let heap = Heap::new(seed, PAGES[page], 3);
+        let (before, expected) = (Before::new(&heap), heap.survey());
+        let mut progress = Progress::default();
+        let reclaimed = reclaim_all(&heap, &mut progress);
+        prop_assert_eq!(reclaimed.returned, expected.returnable);
+        prop_assert!(!reclaimed.more && !reclaimed.refused);
+        for mut progress in [progress, Progress::default()] {
+            let again = reclaim_all(&heap, &mut progress);
+            prop_assert_eq!(again, Reclaimed::default());
+        }
+        let after = survey(&heap.os, heap.state()).expect("a heap");
+        prop_assert_eq!(after.returned, expected.returnable + expected.returned);
+        prop_assert_eq!((after.live, after.free), (expected.live, expected.free));
+        prop_assert!(before.check(&heap).is_empty());
+    }
+
+    #[test]
+    fn a_budget_ends_each_call_and_not_the_sweep(seed: u64, tick_us in 0u64..100) {
+        let heap = Heap::new(seed, 4096, 4);
+        let (before, expected) = (Before::new(&heap), heap.survey());
+        heap.os.world().tick_us = tick_us;
+        let mut progress = Progress::default();
+        let (mut returned, mut calls) = (0, 0);
+        loop {
+            let deadline = heap.os.now_us() + 1;
+            let done = reclaim(&heap.os, heap.state(), &mut progress, Some(deadline));
+            let done = done.expect("a heap");
+            prop_assert!(done.calls <= 1 || tick_us == 0, "{} calls in one step", done.calls);
+            returned += done.returned;
+            calls += 1;
+            if !done.more {
+                break;
+            }
+            prop_assert!(calls < 10 + heap.chunks.len(), "no end");
+        }
+        prop_assert_eq!(returned, expected.returnable);
+        prop_assert!(before.check(&heap).is_empty());
+    }
+
+    #[test]
+    fn a_heap_that_has_changed_is_gone_on_with(seed: u64, steps in 1usize..6) {
+        let mut random = Random(seed);
+        let mut heap = Heap::new(seed, 4096, 3);
+        heap.os.world().tick_us = 1;
+        let mut progress = Progress::default();
+        for _ in 0..steps {
+            let before = Before::new(&heap);
+            let deadline = Some(heap.os.now_us());
+            reclaim(&heap.os, heap.state(), &mut progress, deadline).expect("a heap");
+            before.check(&heap);
+            heap = heap.again(random.next(), 3);
+        }
+        let before = Before::new(&heap);
+        while reclaim(&heap.os, heap.state(), &mut progress, None).expect("a heap").more {}
+        reclaim(&heap.os, heap.state(), &mut progress, None).expect("a heap");
+        prop_assert!(before.check(&heap).is_empty());
+    }
+
+    #[test]
+    fn whatever_is_refused_nothing_else_is_lost(
+        seed: u64,
+        failures in prop::collection::vec(prop::bool::weighted(0.2), 0..100),
+    ) {
+        let heap = Heap::new(seed, 4096, 3);
+        let before = Before::new(&heap);
+        heap.os.world().failures.extend(failures);
+        let mut progress = Progress::default();
+        let result = reclaim(&heap.os, heap.state(), &mut progress, None);
+        let _ = survey(&heap.os, heap.state());
+        heap.os.world().failures.clear();
+        let left = before.check(&heap);
+        match result {
+            Ok(done) => prop_assert_eq!(done.refused, !left.is_empty()),
+            Err(error) => prop_assert_eq!(error, Error::Memory),
+        }
+        // That it was recognised is not forgotten, nor where the sweep has to go on.
+        reclaim_all(&heap, &mut progress);
+        reclaim_all(&heap, &mut progress);
+        prop_assert!(before.check(&heap).is_empty());
+    }
+
+    #[test]
+    fn all_segments_are_unmapped(seed: u64) {
+        let heap = Heap::new(seed, 4096, 4);
+        // SAFETY: the fake unmaps nothing.
+        let bytes = unsafe { release(&heap.os, heap.state()) }.expect("a heap");
+        let mut expected: Vec<_> =
+            heap.segments.iter().map(|(base, size)| *base..base + size).collect();
+        expected.sort_unstable_by_key(|range| range.start);
+        prop_assert_eq!(&heap.os.world().unmapped, &expected);
+        prop_assert_eq!(bytes, heap.survey().reserved);
+    }
+}
+
+#[test]
+fn a_refusal_to_unmap_is_told_and_the_rest_unmapped() {
+    let heap = (0..).map(|seed| Heap::new(seed, 4096, 4)).find(|heap| heap.segments.len() == 4);
+    let heap = heap.expect("a heap of four");
+    // Two lists of notes take two calls that may fail each.
+    heap.os.world().failures.extend([false, false, false, false, false, true]);
+    // SAFETY: the fake unmaps nothing.
+    let result = unsafe { release(&heap.os, heap.state()) };
+    assert_eq!(result, Err(Error::System));
+    assert_eq!(heap.os.world().unmapped.len(), 3);
+}
+
+#[test]
+fn a_kernel_that_does_not_tell_residency_is_told_of() {
+    let heap = Heap::new(1, 4096, 2);
+    heap.os.world().failures.extend([false, false, false, false, false, false, true]);
+    assert_eq!(survey(&heap.os, heap.state()), Err(Error::System));
+    heap.os.world().failures.clear();
+}
+
+#[test]
+fn the_size_of_a_block_is_known_from_its_chunk() {
+    let mut chunk = [0usize; 4];
+    let of = |chunk: &[usize; 4]| {
+        // SAFETY: the two words in front of it are there.
+        unsafe { block_size(chunk[2..].as_ptr().cast()) }
+    };
+    chunk[1] = 48 | layout::IN_USE | PREVIOUS_IN_USE;
+    chunk[0] = 0xfff;
+    assert_eq!(of(&chunk), (40, 48));
+    chunk[1] = 48 | layout::IN_USE;
+    chunk[0] = 64;
+    assert_eq!(of(&chunk), (40, 48));
+    chunk[1] = 0x21000 | layout::IN_USE;
+    chunk[0] = APART;
+    assert_eq!(of(&chunk), (0x21000 - 16, 0));
+}
+
+#[test]
+fn errno_is_left_alone() {
+    // SAFETY: errno is this thread's own.
+    unsafe { *libc::__errno_location() = 77 };
+    assert_eq!(survey(&Kernel, std::ptr::without_provenance(4112)), Err(Error::Unknown));
+    assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(77));
+}

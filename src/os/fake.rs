@@ -217,9 +217,11 @@ impl Os for FakeOs {
             return false;
         }
         // The real pages may be smaller than the pretended ones.
-        for (index, flag) in flags.iter_mut().enumerate() {
-            let resident = Kernel.resident(start.wrapping_add(index * page), page);
-            *flag = u8::from(resident.expect("a reservation is mapped") > 0);
+        let per_page = page / Kernel.page_size();
+        let mut real = vec![0; flags.len() * per_page];
+        assert!(Kernel.residency(start, &mut real), "a reservation is mapped");
+        for (flag, real) in flags.iter_mut().zip(real.chunks(per_page)) {
+            *flag = u8::from(real.contains(&1));
         }
         true
     }

@@ -164,6 +164,11 @@ fn misuse_names_the_argument() {
 }
 
 #[test]
+fn memory_may_run_out_inside_of_the_module() {
+    everywhere("door_memory.lua", &[]);
+}
+
+#[test]
 fn other_allocators_are_refused_with_a_reason() {
     let own = "does not run on LuaJIT's own";
     for lua in [Lua::Vendored, Lua::Shared] {

@@ -11,7 +11,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::last_text;
 use crate::os::Kernel;
-use crate::os::fake::FakeOs;
 use model::{Heap, Random};
 
 const PAGES: [usize; 2] = [4096, 16384];

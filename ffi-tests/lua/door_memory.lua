@@ -1,0 +1,33 @@
+-- Memory runs out inside of the module: an error that pcall catches, and after
+-- it all is as before.
+local allocator = require "ebbtide"
+
+assert(allocator.attach { limit_hard = "3m" })
+local kept, count = {}, 0
+collectgarbage "stop"
+
+local function fill(make)
+  repeat
+    local ok, err = pcall(function()
+      for _ = 1, 100 do
+        count = count + 1
+        kept[count] = make()
+      end
+    end)
+    assert(ok or tostring(err):find("not enough memory", 1, true), err)
+  until not ok
+end
+
+fill(allocator.stats)
+fill(function() return allocator.reclaim { collect = false } end)
+fill(allocator.heap)
+for _ = 1, 1000 do
+  pcall(allocator.stats)
+  pcall(allocator.get, "banana")
+end
+
+kept = nil
+collectgarbage "restart"
+collectgarbage()
+assert(allocator.stats().live < 2 ^ 20)
+assert(allocator.reclaim().returned > 2 ^ 20)

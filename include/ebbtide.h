@@ -859,8 +859,9 @@ int ebb_builtin_read(struct lua_State *L, struct ebb_builtin_stats *stats);
  * ebb_reclaim() does that too for a VM that was attached.
  *
  * L         a VM of this thread's that runs on that allocator.
- * options   NULL: everything, at once. The first walk of all blocks is not held
- *           to the budget.
+ * options   NULL: everything, at once. With a budget, a call goes on where the
+ *           last one of the thread stopped; a walk of all blocks, when the
+ *           thread's last one was for another VM, is not held to it.
  * report    NULL, or room for what was done; live and resident are 0 when there
  *           was a budget.
  *

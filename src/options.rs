@@ -86,9 +86,13 @@ const TABLE: [Spec; 11] = [
 pub(crate) struct Given([i64; TABLE.len()]);
 
 impl Given {
-    /// Gives a value, which may be 0.
-    pub(crate) fn put(&mut self, key: Key, value: i64) {
+    /// Gives a value, which may be 0, and is not what stands for it.
+    pub(crate) fn put(&mut self, key: Key, value: i64) -> Result<(), Error> {
+        if value == ZERO {
+            TABLE[key as usize].in_range(value)?;
+        }
         self.0[key as usize] = if value == 0 { ZERO } else { value };
+        Ok(())
     }
 
     pub(crate) fn values(&self) -> &[i64] {

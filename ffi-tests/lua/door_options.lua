@@ -4,7 +4,7 @@ local check = require "door_check"
 
 local function refused_before()
   check.refused("decay: there is no such option", allocator.attach { decay = 5 })
-  check.refused("retain", allocator.attach { retain = -3 })
+  check.refused("retain", allocator.attach { retain = -1 })
   check.refused("retain", allocator.attach { retain = 2 ^ 50 })
   check.refused("retain", allocator.attach { retain = 1.5 })
   check.refused("retain", allocator.attach { retain = 0 / 0 })

@@ -140,7 +140,7 @@ impl Stack<'_> {
             let Some(name) = self.text(-2) else {
                 return Err(Error::Option.because(format_args!("options have names")));
             };
-            given.put(Options::key(name)?, self.option_value(name, -1)?);
+            given.put(Options::key(name)?, self.option_value(name, -1)?)?;
             call!(self.lua_settop(-2));
         }
         Ok(given)

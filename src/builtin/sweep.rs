@@ -57,7 +57,7 @@ struct Mark {
     size: usize,
     /// How many chunks of that size come before.
     nth: usize,
-    /// In that chunk, all pages up to this address are done.
+    /// All pages up to this address are done, if it is in that chunk.
     done: usize,
 }
 
@@ -91,6 +91,13 @@ struct Batch {
 
 impl Mark {
     const START: Mark = Mark { stage: Stage::Top, size: usize::MAX, nth: 0, done: 0 };
+}
+
+impl Progress {
+    /// Of a heap that a survey has recognised just now.
+    pub(crate) fn of_surveyed(state: *const u8) -> Progress {
+        Progress { state: state.expose_provenance(), mark: Mark::START }
+    }
 }
 
 impl Default for Progress {
@@ -183,7 +190,6 @@ fn step<'a, S: Os>(
             Some(next) => here = next,
             None => return Ok(None),
         }
-        mark.done = 0;
     }
     Ok(Some(here))
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::last_text;
 use crate::os::Kernel;
-use model::{Heap, Random};
+use model::{Heap, Random, Shape};
 
 const PAGES: [usize; 2] = [4096, 16384];
 
@@ -45,12 +45,36 @@ fn reclaim_all(heap: &Heap, progress: &mut Progress) -> Reclaimed {
     reclaimed.unwrap_or_else(|error| panic!("{error:?}: {}", last_text()))
 }
 
+/// Reclaims with no time for more than one step, or two without a clock; returns in how many calls.
+fn reclaim_in_steps(heap: &Heap) -> usize {
+    let (before, expected) = (Before::new(heap), heap.survey());
+    heap.os.world().longest_purge = 0;
+    let mut progress = Progress::default();
+    let (mut returned, mut calls) = (0, 0);
+    loop {
+        let deadline = heap.os.now_us() + 1;
+        let done = reclaim(&heap.os, heap.state(), &mut progress, Some(deadline));
+        let done = done.expect("a heap");
+        assert!(done.calls <= 1 || heap.os.world().tick_us == 0, "{done:?} in one step");
+        assert!(heap.os.world().longest_purge <= 1 << 20);
+        returned += done.returned;
+        calls += 1;
+        if !done.more {
+            break;
+        }
+        assert!(calls < 10 + heap.chunks.len(), "no end");
+    }
+    assert_eq!(returned, expected.returnable);
+    assert!(before.check(heap).is_empty());
+    calls
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 250, ..ProptestConfig::default() })]
 
     #[test]
     fn a_survey_finds_what_is_there(seed: u64, page in 0usize..2, segments in 1usize..5) {
-        let heap = Heap::new(seed, PAGES[page], segments);
+        let heap = Heap::new(seed, PAGES[page], Shape::Usual(segments));
         let expected = heap.survey();
         let found = survey(&heap.os, heap.state());
         prop_assert_eq!(found, Ok(expected), "{}", last_text());
@@ -58,49 +82,36 @@ proptest! {
 
     #[test]
     fn reclaim_returns_idle_pages_and_nothing_else(seed: u64, page in 0usize..2) {
-        let heap = Heap::new(seed, PAGES[page], 3);
+        let heap = Heap::new(seed, PAGES[page], Shape::Usual(3));
         let (before, expected) = (Before::new(&heap), heap.survey());
         let mut progress = Progress::default();
         let reclaimed = reclaim_all(&heap, &mut progress);
         prop_assert_eq!(reclaimed.returned, expected.returnable);
         prop_assert!(!reclaimed.more && !reclaimed.refused);
-        for mut progress in [progress, Progress::default()] {
-            let again = reclaim_all(&heap, &mut progress);
-            prop_assert_eq!(again, Reclaimed::default());
+        for progress in [&mut progress, &mut Progress::default()] {
+            prop_assert_eq!(reclaim_all(&heap, progress), Reclaimed::default());
         }
         let after = survey(&heap.os, heap.state()).expect("a heap");
         prop_assert_eq!(after.returned, expected.returnable + expected.returned);
         prop_assert_eq!((after.live, after.free), (expected.live, expected.free));
+        // What is used and free again goes back again.
+        heap.touch_idle_pages();
+        prop_assert_eq!(reclaim_all(&heap, &mut progress).returned, after.returned);
         prop_assert!(before.check(&heap).is_empty());
     }
 
     #[test]
     fn a_budget_ends_each_call_and_not_the_sweep(seed: u64, tick_us in 0u64..100) {
-        let heap = Heap::new(seed, 4096, 4);
-        let (before, expected) = (Before::new(&heap), heap.survey());
+        let heap = Heap::new(seed, 4096, Shape::Usual(4));
         heap.os.world().tick_us = tick_us;
-        let mut progress = Progress::default();
-        let (mut returned, mut calls) = (0, 0);
-        loop {
-            let deadline = heap.os.now_us() + 1;
-            let done = reclaim(&heap.os, heap.state(), &mut progress, Some(deadline));
-            let done = done.expect("a heap");
-            prop_assert!(done.calls <= 1 || tick_us == 0, "{} calls in one step", done.calls);
-            returned += done.returned;
-            calls += 1;
-            if !done.more {
-                break;
-            }
-            prop_assert!(calls < 10 + heap.chunks.len(), "no end");
-        }
-        prop_assert_eq!(returned, expected.returnable);
-        prop_assert!(before.check(&heap).is_empty());
+        let calls = reclaim_in_steps(&heap);
+        prop_assert!(tick_us > 0 || calls <= 2);
     }
 
     #[test]
     fn a_heap_that_has_changed_is_gone_on_with(seed: u64, steps in 1usize..6) {
         let mut random = Random(seed);
-        let mut heap = Heap::new(seed, 4096, 3);
+        let mut heap = Heap::new(seed, 4096, Shape::Usual(3));
         heap.os.world().tick_us = 1;
         let mut progress = Progress::default();
         for _ in 0..steps {
@@ -108,7 +119,7 @@ proptest! {
             let deadline = Some(heap.os.now_us());
             reclaim(&heap.os, heap.state(), &mut progress, deadline).expect("a heap");
             before.check(&heap);
-            heap = heap.again(random.next(), 3);
+            heap = heap.again(random.next());
         }
         let before = Before::new(&heap);
         while reclaim(&heap.os, heap.state(), &mut progress, None).expect("a heap").more {}
@@ -121,7 +132,7 @@ proptest! {
         seed: u64,
         failures in prop::collection::vec(prop::bool::weighted(0.2), 0..100),
     ) {
-        let heap = Heap::new(seed, 4096, 3);
+        let heap = Heap::new(seed, 4096, Shape::Usual(3));
         let before = Before::new(&heap);
         heap.os.world().failures.extend(failures);
         let mut progress = Progress::default();
@@ -141,7 +152,7 @@ proptest! {
 
     #[test]
     fn all_segments_are_unmapped(seed: u64) {
-        let heap = Heap::new(seed, 4096, 4);
+        let heap = Heap::new(seed, 4096, Shape::Usual(4));
         // SAFETY: the fake unmaps nothing.
         let bytes = unsafe { release(&heap.os, heap.state()) }.expect("a heap");
         let mut expected: Vec<_> =
@@ -153,8 +164,59 @@ proptest! {
 }
 
 #[test]
+fn a_large_top_goes_back_in_steps_and_at_once() {
+    for seed in 0..3 {
+        let mut heap = Heap::new(seed, 4096, Shape::LargeTop);
+        heap.os.world().tick_us = 1;
+        assert!(reclaim_in_steps(&heap) > 1);
+        heap = heap.again(seed + 100);
+        let expected = heap.survey().returnable;
+        assert_eq!(reclaim_all(&heap, &mut Progress::default()).returned, expected);
+        heap.touch_idle_pages();
+        assert!(reclaim_in_steps(&heap) > 2);
+    }
+}
+
+#[test]
+fn a_long_ring_goes_back_in_steps_and_at_once() {
+    let mut heap = Heap::new(1, 4096, Shape::LongRing);
+    heap.os.world().tick_us = 1;
+    assert!(reclaim_in_steps(&heap) > 5);
+    heap = heap.again(2);
+    let expected = heap.survey().returnable;
+    assert_eq!(reclaim_all(&heap, &mut Progress::default()).returned, expected);
+}
+
+#[test]
+fn a_range_that_is_refused_is_passed_over() {
+    for seed in 0..20 {
+        let mut heap = Heap::new(seed, 4096, Shape::Usual(2));
+        let has_pages = |chunk: &&model::Chunk| !heap.idle_pages(chunk).is_empty();
+        if heap.free_chunks().iter().filter(has_pages).count() < 3 {
+            continue;
+        }
+        heap.touch_idle_pages();
+        heap.os.world().failures.extend([false; 1000]);
+        reclaim_all(&heap, &mut Progress::default());
+        // All ranges go back in one call, the last of all.
+        let asked = 1000 - heap.os.world().failures.len();
+        heap.os.world().failures.clear();
+        heap = heap.again(seed);
+        heap.touch_idle_pages();
+        let before = Before::new(&heap);
+        heap.os.world().failures.extend((0..asked).map(|call| call + 3 == asked));
+        assert!(reclaim_all(&heap, &mut Progress::default()).refused);
+        let left: Vec<usize> = before.check(&heap).into_iter().collect();
+        let adjoin = left.windows(2).all(|pair| pair[0] + 4096 == pair[1]);
+        assert!(!left.is_empty() && adjoin, "{seed}: {left:x?}");
+    }
+}
+
+#[test]
 fn a_refusal_to_unmap_is_told_and_the_rest_unmapped() {
-    let heap = (0..).map(|seed| Heap::new(seed, 4096, 4)).find(|heap| heap.segments.len() == 4);
+    let heap = (0..)
+        .map(|seed| Heap::new(seed, 4096, Shape::Usual(4)))
+        .find(|heap| heap.segments.len() == 4);
     let heap = heap.expect("a heap of four");
     // Two lists of notes take two calls that may fail each.
     heap.os.world().failures.extend([false, false, false, false, false, true]);
@@ -166,7 +228,7 @@ fn a_refusal_to_unmap_is_told_and_the_rest_unmapped() {
 
 #[test]
 fn a_kernel_that_does_not_tell_residency_is_told_of() {
-    let heap = Heap::new(1, 4096, 2);
+    let heap = Heap::new(1, 4096, Shape::Usual(2));
     heap.os.world().failures.extend([false, false, false, false, false, false, true]);
     assert_eq!(survey(&heap.os, heap.state()), Err(Error::System));
     heap.os.world().failures.clear();

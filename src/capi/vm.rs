@@ -3,6 +3,7 @@
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::transmute;
 use core::ptr;
+use std::cell::Cell;
 use std::io::{Write, stderr};
 
 use super::types::*;
@@ -196,8 +197,9 @@ unsafe fn survey(state: *mut lua::lua_State) -> Result<ebb_builtin_stats, Error>
 /// ebb_reclaim() does that too for a VM that was attached.
 ///
 /// L         a VM of this thread's that runs on that allocator.
-/// options   NULL: everything, at once. The first walk of all blocks is not held
-///           to the budget.
+/// options   NULL: everything, at once. With a budget, a call goes on where the
+///           last one of the thread stopped; a walk of all blocks, when the
+///           thread's last one was for another VM, is not held to it.
 /// report    NULL, or room for what was done; live and resident are 0 when there
 ///           was a budget.
 ///
@@ -216,8 +218,15 @@ pub unsafe extern "C" fn ebb_builtin_reclaim(
     options: *const ebb_reclaim_options,
     report: *mut ebb_reclaim_report,
 ) -> c_int {
+    thread_local! {
+        /// How far this thread has come with the VM that it looked at last.
+        static PROGRESS: Cell<Progress> = Cell::default();
+    }
+    let mut progress = PROGRESS.get();
     // SAFETY: the caller's promises.
-    unsafe { reclaim_builtin(L, options, report, &mut Progress::default()) }
+    let result = unsafe { reclaim_builtin(L, options, report, &mut progress) };
+    PROGRESS.set(progress);
+    result
 }
 
 /// [`ebb_builtin_reclaim`] for those who remember how far they came.
@@ -244,10 +253,12 @@ pub(crate) unsafe fn reclaim_builtin(
         let deadline = (budget_us > 0).then(|| start + u64::from(budget_us));
         let done = Lua::get().and_then(|lua| {
             let heap = vm::known_builtin(lua, inner(state))?.state;
-            let done = builtin::reclaim(&Kernel, heap, progress, deadline)?;
-            // A budget has no time for another walk.
+            // A budget has no time for a survey, which walks the whole heap.
             let survey = if budget_us == 0 { Some(builtin::survey(&Kernel, heap)?) } else { None };
-            Ok((done, survey))
+            if survey.is_some() {
+                *progress = Progress::of_surveyed(heap);
+            }
+            Ok((builtin::reclaim(&Kernel, heap, progress, deadline)?, survey))
         });
         let (done, survey) = match done {
             Ok(done) => done,
@@ -258,7 +269,7 @@ pub(crate) unsafe fn reclaim_builtin(
                 size: 0,
                 returned: done.returned,
                 live: survey.as_ref().map_or(0, |survey| survey.live),
-                resident: survey.as_ref().map_or(0, |survey| survey.resident),
+                resident: survey.as_ref().map_or(0, |survey| survey.resident - done.returned),
                 elapsed_us: Kernel.now_us().saturating_sub(start),
                 purge_calls: done.calls,
                 refused: u64::from(done.refused),

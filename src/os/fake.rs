@@ -214,6 +214,7 @@ impl Os for FakeOs {
     fn residency(&self, start: *mut u8, flags: &mut [u8]) -> bool {
         let page = self.page_size();
         if self.enter(start, flags.len() * page) {
+            flags.fill(1);
             return false;
         }
         // The real pages may be smaller than the pretended ones.

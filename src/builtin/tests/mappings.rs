@@ -3,7 +3,7 @@
 use std::ffi::CString;
 
 use super::super::mappings::Mappings;
-use super::model::Heap;
+use super::model::{Heap, Shape};
 use super::survey;
 use crate::error::{Error, last_text};
 use crate::os::fake::FakeOs;
@@ -93,7 +93,7 @@ fn a_list_that_makes_no_sense_is_refused() {
         "-2000 rw-p 00000000 00:00 0\n",
         "1x00-2000 rw-p 00000000 00:00 0\n",
         "1000-12000000000000000000 rw-p 00000000 00:00 0\n",
-        "1000-2000 rw-p 00000000 00:00 0",
+        "1000-2000 rw-p 00000000 00:00 0\n3000-4000 rw-p 00000000 00:00 0",
         "3000-4000 rw-p 00000000 00:00 0\n1000-2000 rw-p 00000000 00:00 0\n",
         "1000-2000 r--p 00000000 00:00 0\n",
     ] {
@@ -104,7 +104,7 @@ fn a_list_that_makes_no_sense_is_refused() {
 
 #[test]
 fn without_a_list_a_heap_is_refused() {
-    let heap = Heap::new(1, 4096, 2);
+    let heap = Heap::new(1, 4096, Shape::Usual(2));
     heap.os.world().files.clear();
     assert_eq!(survey(&heap.os, heap.state()), Err(Error::Unknown));
     assert!(last_text().ends_with("/proc/self/maps cannot be read"), "{}", last_text());
@@ -113,7 +113,7 @@ fn without_a_list_a_heap_is_refused() {
 #[test]
 fn a_heap_in_other_memory_is_refused() {
     for seed in 0..20 {
-        let heap = Heap::new(seed, 4096, 3);
+        let heap = Heap::new(seed, 4096, Shape::Usual(3));
         let path = CString::from(c"/proc/self/maps");
         let text = String::from_utf8(heap.os.world().files[&path].clone()).expect("text");
         let lines: Vec<&str> = text.lines().collect();

@@ -55,6 +55,21 @@ pub(super) struct Chunk {
     pub(super) is_free: bool,
 }
 
+/// What a heap is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Like any other, of up to so many segments.
+    Usual(usize),
+    /// Almost all of it is the top.
+    LargeTop,
+    /// Almost all of it is free chunks of one size.
+    LongRing,
+    /// Free chunks may adjoin, which is wrong.
+    Adjoining,
+    /// Rings may hold chunks of several sizes, which is wrong.
+    MixedRings,
+}
+
 /// A heap.
 pub(super) struct Heap {
     pub(super) os: FakeOs,
@@ -66,12 +81,9 @@ pub(super) struct Heap {
     pub(super) chunks: Vec<Chunk>,
     pub(super) top: Chunk,
     pub(super) victim: Option<Chunk>,
-    /// Whether free chunks may adjoin, which is wrong.
-    adjoining: bool,
     /// Chunks of trees that are not in the ring of another.
     pub(super) nodes: Vec<usize>,
-    /// Whether rings may hold chunks of several sizes, which is wrong.
-    mixed: bool,
+    shape: Shape,
     /// Words of the heap, and what they are.
     pub(super) words: Vec<(usize, Word)>,
     state_bytes: usize,
@@ -91,24 +103,10 @@ pub(super) fn set(at: usize, value: usize) {
 }
 
 impl Heap {
-    /// A heap in memory of its own, of up to so many segments.
-    pub(super) fn new(seed: u64, page: usize, segments: usize) -> Heap {
-        Heap::allocate(seed, page, segments, false, false)
-    }
-
-    /// The same, but where free chunks may adjoin.
-    pub(super) fn adjoining(seed: u64) -> Heap {
-        Heap::allocate(seed, 4096, 1, true, false)
-    }
-
-    /// The same, but where chunks of several sizes may be in one ring.
-    pub(super) fn mixed(seed: u64) -> Heap {
-        Heap::allocate(seed, 4096, 4, false, true)
-    }
-
-    fn allocate(seed: u64, page: usize, segments: usize, adjoining: bool, mixed: bool) -> Heap {
+    /// A heap in memory of its own.
+    pub(super) fn new(seed: u64, page: usize, shape: Shape) -> Heap {
         let os = FakeOs::new(page);
-        let bytes = segments * 5 * GRANULARITY;
+        let bytes = 20 * GRANULARITY;
         let start = os.reserve(bytes).expect("address space");
         let start = start.expose_provenance();
         let heap = Heap {
@@ -119,25 +117,24 @@ impl Heap {
             chunks: Vec::new(),
             top: Chunk { at: 0, size: 0, is_free: true },
             victim: None,
-            adjoining,
             nodes: Vec::new(),
-            mixed,
+            shape,
             words: Vec::new(),
             state_bytes: 0,
             random: Random(seed),
         };
         // SAFETY: reserved just now; tests share it with nobody.
         unsafe { assert!(heap.os.commit(heap.start(), bytes)) };
-        heap.fill(segments)
+        heap.fill()
     }
 
     /// Another heap in the same memory.
-    pub(super) fn again(mut self, seed: u64, segments: usize) -> Heap {
+    pub(super) fn again(mut self, seed: u64) -> Heap {
         self.random = Random(seed);
         (self.segments, self.chunks, self.words) = (Vec::new(), Vec::new(), Vec::new());
         self.nodes = Vec::new();
         self.victim = None;
-        self.fill(segments)
+        self.fill()
     }
 
     fn start(&self) -> *mut u8 {
@@ -158,10 +155,10 @@ impl Heap {
         self.words.push((at, word));
     }
 
-    fn fill(mut self, segments: usize) -> Heap {
+    fn fill(mut self) -> Heap {
         // SAFETY: the area is committed.
         unsafe { self.start().write_bytes(JUNK, self.area.len()) };
-        self.place_segments(segments);
+        self.place_segments();
         for index in 0..self.segments.len() {
             self.fill_segment(index);
         }
@@ -175,7 +172,16 @@ impl Heap {
     }
 
     /// Segments apart or adjoining, whichever is older.
-    fn place_segments(&mut self, most: usize) {
+    fn place_segments(&mut self) {
+        let most = match self.shape {
+            Shape::Usual(most) => most,
+            Shape::LargeTop | Shape::LongRing => {
+                self.segments.push((self.area.start, self.area.len()));
+                return;
+            }
+            Shape::Adjoining => 1,
+            Shape::MixedRings => 4,
+        };
         let mut at = self.area.start;
         for _ in 0..=self.random.below(most) {
             at += self.random.below(3) * self.os.page_size().max(16 << 10);
@@ -205,7 +211,11 @@ impl Heap {
             return;
         }
         let most = if self.random.chance(3) { 4 } else { (end - at) / WORD };
-        let top = WORD * (1 + self.random.below(most));
+        let top = match self.shape {
+            Shape::LargeTop => end - at - 1024,
+            Shape::LongRing => WORD,
+            _ => WORD * (1 + self.random.below(most)),
+        };
         // What lies between must hold a chunk, or nothing.
         let top = if end - top - at < CHUNK_MIN { end - at } else { top };
         self.top = Chunk { at: end - top, size: top, is_free: true };
@@ -220,6 +230,13 @@ impl Heap {
         while at < end {
             let rest = end - at;
             let size = match self.random.below(8) {
+                _ if self.shape == Shape::LongRing => {
+                    if was_free {
+                        40
+                    } else {
+                        8216
+                    }
+                }
                 0..4 => CHUNK_MIN + WORD * self.random.below(28),
                 4 | 5 => CHUNK_MIN + WORD * self.random.below(500),
                 // The same size often: rings.
@@ -227,7 +244,8 @@ impl Heap {
                 _ => CHUNK_MIN + WORD * self.random.below(4000),
             };
             let size = if rest < size + CHUNK_MIN { rest } else { size };
-            let is_free = (self.adjoining || !was_free) && self.random.chance(2);
+            let may_be_free = !was_free || self.shape == Shape::Adjoining;
+            let is_free = may_be_free && (self.shape == Shape::LongRing || self.random.chance(2));
             self.chunks.push(Chunk { at, size, is_free });
             was_free = is_free;
             at += size;
@@ -336,7 +354,7 @@ impl Heap {
         self.nodes.push(first.at);
         let (mut ring, mut others): (Vec<Chunk>, Vec<Chunk>) =
             chunks.into_iter().partition(|chunk| chunk.size == first.size);
-        if self.mixed {
+        if self.shape == Shape::MixedRings {
             ring.extend(others.pop());
         }
         for (index, chunk) in ring.iter().enumerate() {
@@ -396,6 +414,11 @@ impl Heap {
 
     pub(super) fn all_idle_pages(&self) -> Vec<usize> {
         self.free_chunks().iter().flat_map(|chunk| self.idle_pages(chunk)).collect()
+    }
+
+    /// All idle pages become resident.
+    pub(super) fn touch_idle_pages(&self) {
+        self.all_idle_pages().into_iter().for_each(|at| set(at, 7));
     }
 
     /// Some idle pages are not resident.

@@ -3,7 +3,7 @@
 use super::super::layout::*;
 use super::super::{Progress, reclaim, survey};
 use super::Before;
-use super::model::{Chunk, Heap, Random, Word, get, set};
+use super::model::{Chunk, Heap, Random, Shape, Word, get, set};
 use crate::error::{Error, last_text};
 use crate::os::Os;
 
@@ -90,7 +90,7 @@ fn spoil(heap: &Heap, random: &mut Random, at: usize, word: Word) {
 #[test]
 fn a_wrong_word_is_seen_or_does_no_harm() {
     for seed in 0..12 {
-        let heap = Heap::new(seed, 4096, 1 + seed as usize % 3);
+        let heap = Heap::new(seed, 4096, Shape::Usual(1 + seed as usize % 3));
         let mut random = Random(seed);
         let mut words = heap.words.clone();
         random.shuffle(&mut words);
@@ -103,7 +103,7 @@ fn a_wrong_word_is_seen_or_does_no_harm() {
 #[test]
 fn a_wrong_word_of_the_state_is_seen_or_does_no_harm() {
     for seed in 100..103 {
-        let heap = Heap::new(seed, 4096, 2);
+        let heap = Heap::new(seed, 4096, Shape::Usual(2));
         let state = heap.state - CONTENTS..heap.state + STATE_CHUNKS[1];
         for (at, word) in heap.words.clone().into_iter().filter(|(at, _)| state.contains(at)) {
             spoil(&heap, &mut Random(at as u64), at, word);
@@ -114,7 +114,7 @@ fn a_wrong_word_of_the_state_is_seen_or_does_no_harm() {
 #[test]
 fn a_wrong_word_at_the_end_of_a_segment_is_seen() {
     for seed in 200..203 {
-        let heap = Heap::new(seed, 4096, 3);
+        let heap = Heap::new(seed, 4096, Shape::Usual(3));
         for (base, size) in heap.segments.clone() {
             let end = base + size - END_BYTES - CHUNK_MIN..base + size;
             for (at, word) in heap.words.clone().into_iter().filter(|(at, _)| end.contains(at)) {
@@ -127,7 +127,7 @@ fn a_wrong_word_at_the_end_of_a_segment_is_seen() {
 #[test]
 fn free_neighbours_are_refused() {
     for seed in 0..20 {
-        let heap = Heap::adjoining(seed);
+        let heap = Heap::new(seed, 4096, Shape::Adjoining);
         assert_eq!(survey(&heap.os, heap.state()), Err(Error::Unknown));
         assert!(last_text().contains("does not agree with the one before"), "{}", last_text());
     }
@@ -135,7 +135,7 @@ fn free_neighbours_are_refused() {
 
 #[test]
 fn a_chunk_smaller_than_any_is_refused() {
-    let heap = Heap::new(3, 4096, 1);
+    let heap = Heap::new(3, 4096, Shape::Usual(1));
     let wanted = |chunk: &&Chunk| !chunk.is_free && chunk.at + CONTENTS != heap.state;
     let Chunk { at, size, .. } = *heap.chunks.iter().find(wanted).expect("a block");
     // As two, of which the second is large enough.
@@ -146,7 +146,7 @@ fn a_chunk_smaller_than_any_is_refused() {
 
 /// A heap like this one, of those with these seeds.
 fn heap_with(wanted: impl Fn(&Heap) -> bool) -> Heap {
-    (0..).map(|seed| Heap::new(seed, 4096, 2)).find(wanted).expect("a heap")
+    (0..).map(|seed| Heap::new(seed, 4096, Shape::Usual(2))).find(wanted).expect("a heap")
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_tree_with_its_sides_swapped_is_refused() {
         (left != right).then(|| survey(&heap.os, heap.state()))
     };
     let mut swapped = 0;
-    for heap in (0..8).map(|seed| Heap::new(seed, 4096, 4)) {
+    for heap in (0..8).map(|seed| Heap::new(seed, 4096, Shape::Usual(4))) {
         for node in &heap.nodes {
             if let Some(found) = swap(&heap, *node) {
                 assert_eq!(found, Err(Error::Unknown), "{node:#x}");
@@ -204,14 +204,14 @@ fn a_tree_with_its_sides_swapped_is_refused() {
 #[test]
 fn a_ring_of_several_sizes_is_refused() {
     for seed in 0..20 {
-        let heap = Heap::mixed(seed);
+        let heap = Heap::new(seed, 4096, Shape::MixedRings);
         assert_eq!(survey(&heap.os, heap.state()), Err(Error::Unknown));
     }
 }
 
 #[test]
 fn a_known_heap_is_looked_at_again_where_pages_go_back() {
-    let heap = Heap::new(5, 4096, 3);
+    let heap = Heap::new(5, 4096, Shape::Usual(3));
     let mut known = Progress::default();
     reclaim(&heap.os, heap.state(), &mut known, None).expect("a heap");
     let mut looked_at = 0;

@@ -151,7 +151,8 @@ static int says(const char *what)
 }
 
 /* The message gives the lowest and the highest value, and the words that are
- * taken though they stand for no number. */
+ * taken though they stand for no number; of a variable that is a switch, its
+ * words. */
 static int says_range_of(const struct option *option)
 {
   char range[100];
@@ -160,6 +161,11 @@ static int says_range_of(const struct option *option)
            option->max);
   return says(range)
          && says("cgroup") == (strcmp(option->name, "limit_soft") == 0);
+}
+
+static int says_what_it_takes(const struct option *option)
+{
+  return option->max == 1 ? says("takes off or on") : says_range_of(option);
 }
 
 static void with_good_setting(const void *argument)
@@ -186,7 +192,7 @@ static void with_bad_setting(const void *argument)
   /* A word that is refused may be one that the message must not name. */
   if (!says(assignment)
       || (strstr(setting->text, "cgroup") == NULL
-          && !says_range_of(option_behind(setting->variable)))) {
+          && !says_what_it_takes(option_behind(setting->variable)))) {
     check_failed(setting->variable, __LINE__, ebb_strerror(0));
   }
 }

@@ -18,6 +18,8 @@ pub(crate) struct World {
     pub(crate) page_size: usize,
     /// Whether each coming call that can fail does; calls beyond the end succeed.
     pub(crate) failures: VecDeque<bool>,
+    /// Addresses whose memory is not taken back, as of locked pages.
+    pub(crate) locked: Range<usize>,
     /// Most bytes that may be committed at once: strict overcommit.
     pub(crate) commit_limit: Option<usize>,
     /// Most bytes that one reservation may have.
@@ -159,7 +161,10 @@ impl Os for FakeOs {
             let addresses = range.start.addr()..range.start.addr() + range.bytes;
             assert!(self.world().is_committed(addresses), "purged beyond the heap");
             bytes += range.bytes;
-            fails
+            let locked = &self.world().locked;
+            let is_locked =
+                range.start.addr() < locked.end && range.start.addr() + range.bytes > locked.start;
+            fails || is_locked
         };
         let done = ranges.iter().position(refused).unwrap_or(ranges.len());
         let mut world = self.world();

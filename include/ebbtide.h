@@ -877,7 +877,8 @@ int ebb_builtin_reclaim(struct lua_State *L,
  * For the linker: what lua_newstate() becomes in a LuaJIT that is linked with
  * --wrap=lua_newstate. A VM that asks for LuaJIT's own allocator gets a heap
  * instead, or, when there is none to be had, what it asked for; standard error
- * then says why.
+ * then says why. The program must export Lua's functions (-rdynamic), as luajit
+ * does; else there is no VM.
  */
 struct lua_State *__wrap_lua_newstate(void *function, void *context);
 

@@ -71,9 +71,27 @@ function _M.reclaim(options)
   return report
 end
 
+local function is_value(value)
+  local kind = type(value)
+  return kind == "number" or kind == "boolean" or kind == "string"
+end
+
+-- Options have names, and values of the kinds that options take.
+local function check_options(options, called)
+  for name, value in pairs(options) do
+    if type(name) ~= "string" or not is_value(value) then
+      error(format("bad argument #1 to '%s' (option '%s' is %s)",
+                   called, tostring(name), tostring(value)), 3)
+    end
+  end
+end
+
 function _M.attach(options)
-  if options ~= nil and type(options) ~= "table" then
-    misuse(1, "options", "attach", "table or nil", options)
+  if options ~= nil then
+    if type(options) ~= "table" then
+      misuse(1, "options", "attach", "table or nil", options)
+    end
+    check_options(options, "attach")
   end
   local attached, reason = core.attach(options)
   if not attached then
@@ -155,11 +173,6 @@ function _M.get(name)
   return core.get(name)
 end
 
-local function is_value(value)
-  local kind = type(value)
-  return kind == "number" or kind == "boolean" or kind == "string"
-end
-
 function _M.set(name, value)
   if type(name) ~= "string" then
     misuse(1, "name", "set", "string", name)
@@ -175,12 +188,7 @@ function _M.configure(options)
   if type(options) ~= "table" then
     misuse(1, "options", "configure", "table", options)
   end
-  for name, value in pairs(options) do
-    if type(name) ~= "string" or not is_value(value) then
-      error(format("bad argument #1 to 'configure' (option '%s' is %s)",
-                   tostring(name), tostring(value)), 2)
-    end
-  end
+  check_options(options, "configure")
   local before = {}
   for name, value in pairs(options) do
     local old, reason = core.get(name)

@@ -81,9 +81,9 @@ impl Stack<'_> {
         Some(unsafe { CStr::from_ptr(text) })
     }
 
-    /// A number of microseconds. Saturates; what is no number is 0.
+    /// A number of microseconds, rounded up, for 0 is no limit. Saturates; what is no number is 0.
     pub(super) fn microseconds(&self, index: c_int) -> u32 {
-        self.number(index) as u32
+        self.number(index).ceil() as u32
     }
 
     /// The VM's heap; null when it has none of ours.

@@ -293,7 +293,8 @@ fn result_of_builtin(done: &Reclaimed) -> c_int {
 /// For the linker: what lua_newstate() becomes in a LuaJIT that is linked with
 /// --wrap=lua_newstate. A VM that asks for LuaJIT's own allocator gets a heap
 /// instead, or, when there is none to be had, what it asked for; standard error
-/// then says why.
+/// then says why. The program must export Lua's functions (-rdynamic), as luajit
+/// does; else there is no VM.
 ///
 /// # Safety
 ///
@@ -303,7 +304,13 @@ pub unsafe extern "C" fn __wrap_lua_newstate(
     function: *mut c_void,
     context: *mut c_void,
 ) -> *mut lua_State {
-    let Ok(lua) = Lua::get() else { return ptr::null_mut() };
+    let Ok(lua) = Lua::get() else {
+        let _ = writeln!(
+            stderr(),
+            "ebbtide: no VM: the program does not export Lua's functions; link it with -rdynamic"
+        );
+        return ptr::null_mut();
+    };
     // SAFETY: the caller's promise, handed on; a function pointer is a pointer, and what stands for
     // LuaJIT's own allocator is only handed on.
     unsafe {

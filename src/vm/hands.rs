@@ -177,7 +177,7 @@ pub(super) unsafe fn watch(bond: *mut Bond) {
     // SAFETY: the handlers are functions for the life of the process, since the library is never
     // unloaded.
     FORKS.call_once(|| unsafe {
-        libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
+        libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child));
     });
     // SAFETY: the caller's promise.
     let hands = unsafe { &mut (*bond).hands };
@@ -195,6 +195,19 @@ extern "C" fn before_fork() {
 }
 
 extern "C" fn after_fork() {
+    LIST.reopen();
+}
+
+/// The other threads are not in the child, nor is what they were doing: their VMs are nobody's. A
+/// new thread may be given the number of one of them.
+extern "C" fn in_child() {
+    each(|bond| {
+        let Hands { thread, latch, .. } = &bond.hands;
+        if thread.load(Ordering::Relaxed) != this_thread() {
+            thread.store(0, Ordering::Relaxed);
+            latch.reopen();
+        }
+    });
     LIST.reopen();
 }
 

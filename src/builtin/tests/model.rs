@@ -423,7 +423,7 @@ impl Heap {
 
     /// Some idle pages are not resident.
     fn lose_pages(&mut self) {
-        let one_in = 2 + self.random.below(5);
+        let one_in = if self.shape == Shape::LargeTop { 40 } else { 2 + self.random.below(5) };
         for at in self.all_idle_pages() {
             if self.random.chance(one_in) {
                 let start = std::ptr::with_exposed_provenance_mut(at);

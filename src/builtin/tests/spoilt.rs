@@ -76,8 +76,7 @@ fn spoil(heap: &Heap, random: &mut Random, at: usize, word: Word) {
             Word::Idle => assert!(same, "{at:#x}: {value:#x}: {told}"),
         }
         // Neither a walk before nor none lets it do harm.
-        for mut progress in [Progress::default(), known] {
-            let was_known = progress == known;
+        for (was_known, mut progress) in [(false, Progress::default()), (true, known)] {
             let done = reclaim(&heap.os, heap.state(), &mut progress, None);
             assert!(was_known || done.is_ok() == found.is_ok(), "{at:#x}: {value:#x}");
             assert!(done.is_ok() || progress == Progress::default());

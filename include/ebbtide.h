@@ -190,7 +190,7 @@ typedef struct ebb_options {
    * Bytes held resident, its tables included, up to which the heap grows: what
    * does not fit, even after all free memory went back, is refused. Small
    * blocks may still fit on pages that are there. Set below what is held, it
-   * returns what is free, at once. 0: no limit. Default: 0.
+   * returns what is free, as far as needed, at once. 0: no limit. Default: 0.
    */
   int64_t limit_hard;
   /**
@@ -749,7 +749,7 @@ int ebb_stats_read(struct ebb_heap *heap, struct ebb_stats *stats);
 
 /**
  * Copies out the newest samples of a heap's history: one for each second in
- * which it was used or ticked, and at most 256. Between two samples a heap was
+ * which it was looked at (see the option history), and at most 256. Between two samples a heap was
  * what it was at the first.
  *
  * heap      from ebb_heap_new(), with the option history on. One thread at a
@@ -759,7 +759,8 @@ int ebb_stats_read(struct ebb_heap *heap, struct ebb_stats *stats);
  * Returns EBB_OK; EBB_ERR_ARGUMENT. No samples were taken while the option was
  * off.
  */
-int ebb_history_read(struct ebb_heap *heap, struct ebb_history *history);
+int ebb_history_read(struct ebb_heap *heap,
+                     struct ebb_history *history);
 
 /**
  * Changes an option of a heap in use.
@@ -769,10 +770,12 @@ int ebb_history_read(struct ebb_heap *heap, struct ebb_history *history);
  * value     its new value.
  *
  * Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
- * EBB_ERR_FIXED; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
+ * EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
  * what it takes; nothing was changed.
  */
-int ebb_set(struct ebb_heap *heap, const char *name, int64_t value);
+int ebb_set(struct ebb_heap *heap,
+            const char *name,
+            int64_t value);
 
 /**
  * Reads an option.

@@ -253,7 +253,7 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
 }
 
 /// Copies out the newest samples of a heap's history: one for each second in
-/// which it was used or ticked, and at most 256. Between two samples a heap was
+/// which it was looked at (see the option history), and at most 256. Between two samples a heap was
 /// what it was at the first.
 ///
 /// heap      from ebb_heap_new(), with the option history on. One thread at a
@@ -302,7 +302,7 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
 /// value     its new value.
 ///
 /// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
-/// EBB_ERR_FIXED; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
+/// EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
 /// what it takes; nothing was changed.
 ///
 /// # Safety

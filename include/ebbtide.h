@@ -414,7 +414,7 @@ typedef struct ebb_stats {
   uint64_t due;
   /**
    * How long free memory outside of spans has been free, in milliseconds, on
-   * average.
+   * average, to an eighth of decay_ms.
    */
   uint64_t idle_age_ms;
   /**

@@ -240,7 +240,7 @@ pub struct ebb_stats {
     /// Free memory that should go back now.
     pub due: u64,
     /// How long free memory outside of spans has been free, in milliseconds, on
-    /// average.
+    /// average, to an eighth of decay_ms.
     pub idle_age_ms: u64,
     /// The limits in force; 0: none. With EBB_CGROUP the soft one moves.
     pub limit_soft: u64,

@@ -74,12 +74,12 @@ struct lua_State;
 #define EBB_CGROUP (-2)
 
 /**
- * ebb_stats.mood: demand is higher than it was, or climbs back fast. Nothing goes back.
+ * ebb_stats.mood: demand is higher than it was before. Nothing goes back.
  */
 #define EBB_MOOD_GROWING 1
 
 /**
- * ebb_stats.mood: demand comes and goes as before.
+ * ebb_stats.mood: demand comes and goes as before, or climbs back fast.
  */
 #define EBB_MOOD_STEADY 2
 

@@ -35,9 +35,9 @@ pub const EBB_ZERO: i64 = -1;
 /// The value of limit_soft that takes the limit from the cgroup.
 pub const EBB_CGROUP: i64 = -2;
 
-/// ebb_stats.mood: demand is higher than it was, or climbs back fast. Nothing goes back.
+/// ebb_stats.mood: demand is higher than it was before. Nothing goes back.
 pub const EBB_MOOD_GROWING: u64 = 1;
-/// ebb_stats.mood: demand comes and goes as before.
+/// ebb_stats.mood: demand comes and goes as before, or climbs back fast.
 pub const EBB_MOOD_STEADY: u64 = 2;
 /// ebb_stats.mood: memory goes back, and new blocks go into the fullest spans.
 pub const EBB_MOOD_SHRINKING: u64 = 3;

@@ -127,20 +127,18 @@ impl Tide {
         self.stairs[..self.count].iter_mut().for_each(|stair| stair.sink(now_us, used));
     }
 
-    /// Takes note if demand is higher than it was and than is expected, with so many levels above.
+    /// Takes note if demand is higher than it was, with so many levels above.
     fn note_rise(&mut self, now_us: u64, used: Pages, above: usize) {
         let (above, rest) = self.stairs().split_at(above);
-        let is_known = rest.iter().any(|stair| stair.level >= used)
-            || above.iter().any(|stair| stair.is_expected(now_us));
-        if is_known {
+        if rest.iter().any(|stair| stair.level >= used) {
             return;
         }
-        match above.last().copied() {
-            None => self.grown_us = now_us,
-            Some(stair) if stair.is_neared(now_us, used) => {
-                (self.climbed, self.climbed_us) = (used.beyond(stair.low), now_us);
-            }
-            Some(_) => {}
+        let neared = above.iter().filter(|stair| stair.is_neared(now_us, used));
+        let climbed = neared.map(|stair| used.beyond(stair.low)).max();
+        if above.is_empty() {
+            self.grown_us = now_us;
+        } else if let Some(climbed) = climbed {
+            (self.climbed, self.climbed_us) = (climbed, now_us);
         }
     }
 

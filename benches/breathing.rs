@@ -267,12 +267,18 @@ fn pauses(report: &mut Report) {
     let count = (ticks.len(), steps.len());
     let (ticks, steps, loops) = (spread(ticks), spread(steps), spread(loops));
     println!("empty loops of 500 us, p50 p99 p99.9 max: {loops:?}");
-    let within = |times: [Duration; 4]| {
-        let stolen = loops[2].saturating_sub(Duration::from_micros(500));
-        times[2].saturating_sub(stolen) < Duration::from_millis(1)
-    };
-    report.judge(within(ticks), format!("{} ticks of 500 us on 2 GB: {ticks:?}, p99.9", count.0));
-    report.judge(within(steps), format!("{} slow paths on 2 GB: {steps:?}, p99.9", count.1));
+    // Where a loop that does nothing takes that long, the machine is judged and not the heap.
+    let bound = Duration::from_millis(1);
+    for (name, count, times) in
+        [("ticks of 500 us", count.0, ticks), ("slow paths", count.1, steps)]
+    {
+        let text = format!("{count} {name} on 2 GB: {times:?}, p99.9 under 1 ms");
+        if times[2] >= bound && loops[2] >= bound {
+            println!("{text}: NOT JUDGED, the machine is too busy");
+        } else {
+            report.judge(times[2] < bound, text);
+        }
+    }
 }
 
 fn empty_loop(lasting: Duration) -> Duration {

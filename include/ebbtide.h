@@ -74,7 +74,8 @@ struct lua_State;
 #define EBB_CGROUP (-2)
 
 /**
- * ebb_stats.mood: demand is higher than it was before. Nothing goes back.
+ * ebb_stats.mood: demand is higher than it was before. Nothing goes back
+ * but what exceeds retain_max.
  */
 #define EBB_MOOD_GROWING 1
 
@@ -109,7 +110,7 @@ struct lua_State;
 #define EBB_FLOOR_REGRET 3
 
 /**
- * ebb_stats.floor_reason: none, for the heap holds more than limit_soft.
+ * ebb_stats.floor_reason: none, for the heap holds more than the lower of its limits.
  */
 #define EBB_FLOOR_LIMIT 4
 

@@ -87,7 +87,8 @@ the slow path looks|src/heap/above.rs|s/            S::pages_moved(self);//
 auto off is off|src/reclaim/breath.rs|s/if self.options.get(Key::Auto) == 1 { LOOK }/if true { LOOK }/
 what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
 a climb back keeps what it needs|src/reclaim/policy/tide.rs|s/filter(|stair| stair.is_neared(now_us, used))/filter(|stair| used > stair.level)/
-no packing while demand climbs|src/reclaim/policy/tide.rs|s/stair.level >= used) {/stair.level >= used) || above.iter().any(|stair| stair.is_expected(now_us)) {/
+no packing while demand climbs|src/reclaim/policy/tide.rs|s/let goes_on = before > /let goes_on = before < /
+packing after a fall|src/reclaim/policy/tide.rs|s/|_| !is_known || goes_on/|_| true/
 what is free grows old|src/reclaim/policy/decay.rs|s/        self.age_by(ended, epoch_us);//
 empty spans are old|src/reclaim/breath.rs|s/        self.above.policy.note_found(\&settings, self.runs.dirty.beyond(dirty));//
 a refusing kernel is left alone|src/reclaim/breath.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/_ => now_us,/

@@ -35,7 +35,8 @@ pub const EBB_ZERO: i64 = -1;
 /// The value of limit_soft that takes the limit from the cgroup.
 pub const EBB_CGROUP: i64 = -2;
 
-/// ebb_stats.mood: demand is higher than it was before. Nothing goes back.
+/// ebb_stats.mood: demand is higher than it was before. Nothing goes back
+/// but what exceeds retain_max.
 pub const EBB_MOOD_GROWING: u64 = 1;
 /// ebb_stats.mood: demand comes and goes as before, or climbs back fast.
 pub const EBB_MOOD_STEADY: u64 = 2;
@@ -50,7 +51,7 @@ pub const EBB_FLOOR_RETAIN: u64 = 1;
 pub const EBB_FLOOR_SWING: u64 = 2;
 /// ebb_stats.floor_reason: memory was needed again soon after it went back.
 pub const EBB_FLOOR_REGRET: u64 = 3;
-/// ebb_stats.floor_reason: none, for the heap holds more than limit_soft.
+/// ebb_stats.floor_reason: none, for the heap holds more than the lower of its limits.
 pub const EBB_FLOOR_LIMIT: u64 = 4;
 /// ebb_stats.floor_reason: demand climbs back so fast that it will be needed.
 pub const EBB_FLOOR_CLIMB: u64 = 5;

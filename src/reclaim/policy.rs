@@ -262,7 +262,7 @@ impl Past {
         next.note_mean(sight);
         next.note_activity(epoch_us, sight);
         next.decay.note(epoch_us, now_us, sight.dirty);
-        next.tide.note(now_us, sight.used);
+        next.tide.note(now_us, sight.used, self.growing_us(settings));
         next.holes.note(sight);
         next.regret.add(now_us, sight.regretted);
         next.now_us = now_us;

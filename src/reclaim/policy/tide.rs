@@ -112,10 +112,11 @@ impl Tide {
         self.grown_us
     }
 
-    pub(super) fn note(&mut self, now_us: u64, used: Pages) {
+    /// Takes note of demand. A climb goes on if it began not longer ago than `recent_us`.
+    pub(super) fn note(&mut self, now_us: u64, used: Pages, recent_us: u64) {
         self.forget(now_us);
         let above = self.stairs().iter().take_while(|stair| stair.is_above(used)).count();
-        self.note_rise(now_us, used, above);
+        self.note_rise(now_us, used, above, recent_us);
         if above < self.count {
             self.stairs[above].reach(now_us, used);
             self.count = above + 1;
@@ -127,17 +128,21 @@ impl Tide {
         self.stairs[..self.count].iter_mut().for_each(|stair| stair.sink(now_us, used));
     }
 
-    /// Takes note if demand is higher than it was, with so many levels above.
-    fn note_rise(&mut self, now_us: u64, used: Pages, above: usize) {
+    /// Takes note if demand, with so many levels above, is higher than it was and than is expected,
+    /// or if a climb goes on, for the levels that it passes it has seen on the way down only.
+    fn note_rise(&mut self, now_us: u64, used: Pages, above: usize, recent_us: u64) {
         let (above, rest) = self.stairs().split_at(above);
-        if rest.iter().any(|stair| stair.level >= used) {
-            return;
-        }
+        let is_known = rest.iter().any(|stair| stair.level >= used)
+            || above.iter().any(|stair| stair.is_expected(now_us));
         let neared = above.iter().filter(|stair| stair.is_neared(now_us, used));
         let climbed = neared.map(|stair| used.beyond(stair.low)).max();
+        let before = self.climbed(now_us, recent_us);
+        let goes_on = before > Pages::ZERO && climbed > Some(before);
         if above.is_empty() {
-            self.grown_us = now_us;
-        } else if let Some(climbed) = climbed {
+            if !is_known {
+                self.grown_us = now_us;
+            }
+        } else if let Some(climbed) = climbed.filter(|_| !is_known || goes_on) {
             (self.climbed, self.climbed_us) = (climbed, now_us);
         }
     }

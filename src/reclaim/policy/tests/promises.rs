@@ -72,6 +72,43 @@ fn memory_that_comes_and_goes_within_a_second_is_never_returned() {
     }
 }
 
+/// The share of the time from one second to another in which new blocks are packed.
+fn packed(demand: &dyn Fn(f64) -> Demand, from_s: u32, to_s: u32) -> f64 {
+    let mut simulation = simulated(demand);
+    simulation.run(f64::from(from_s));
+    let mut shrinking = 0;
+    for hundredth in from_s * 100..to_s * 100 {
+        simulation.run(f64::from(hundredth + 1) / 100.0);
+        shrinking += u32::from(simulation.verdict.mood == Mood::Shrinking);
+    }
+    f64::from(shrinking) / f64::from((to_s - from_s) * 100)
+}
+
+#[test]
+fn new_blocks_are_packed_after_a_fall_although_the_collector_makes_demand_swing() {
+    let swings: [(&str, Shape); 4] = [
+        ("a third, often", |s| busy(100.0 + 100.0 * (s / 0.2).fract())),
+        ("half, slower", |s| busy(40.0 + 40.0 * (s / 0.5).fract())),
+        ("up and down", |s| busy(50.0 + 40.0 * (1.0 - (2.0 * (s / 0.4).fract() - 1.0).abs()))),
+        ("very often", |s| busy(40.0 + 20.0 * (s / 0.05).fract())),
+    ];
+    for (name, swing) in swings {
+        let share = packed(&|s| if s < 5.0 { busy(600.0) } else { swing(s) }, 6, 14);
+        assert!(share > 0.8, "{name}: {share}");
+    }
+}
+
+#[test]
+fn nothing_is_packed_while_demand_climbs_back() {
+    let sawtooth = |s: f64| {
+        let part = (s / 10.0).fract();
+        let share = if part < 0.8 { part / 0.8 } else { (1.0 - part) / 0.2 };
+        busy((200.0 * share).max(1.0))
+    };
+    assert_eq!(packed(&sawtooth, 11, 18), 0.0);
+    assert_eq!(packed(&sawtooth, 21, 28), 0.0);
+}
+
 #[test]
 fn a_swing_of_ten_seconds_costs_less_than_a_hundredth_of_the_time() {
     let shapes: [(&str, Shape); 4] = [

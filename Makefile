@@ -51,7 +51,11 @@ LUAJIT_BUILD ?= $(TARGET)/luajit
 LUAJIT_FLAGS = TARGET_LDFLAGS=-Wl,--wrap=lua_newstate TARGET_SHLDFLAGS=-Wl,--wrap=lua_newstate \
 	TARGET_LIBS="$(abspath $(RELEASE))/libebbtide.a -lgcc_s -lpthread -ldl"
 
-.PHONY: all header test setup format lint cargo-test bench demo policy mutants luajit disassemble install install-lua \
+NGINX_MODULE = ngx_http_ebbtide_module.so
+NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
+	/usr/lib/nginx/modules)
+
+.PHONY: all header test setup format lint cargo-test bench demo policy mutants luajit nginx install-nginx disassemble install install-lua \
 	uninstall clean help
 
 all: ## build the library, the preload library and the command, in target/release
@@ -102,6 +106,14 @@ luajit: all ## build a luajit with the library inside; LUAJIT=folder for a sourc
 		cp "$(VENDORED)/luajit_relver.txt" "$(LUAJIT_BUILD)/.relver"
 	$(MAKE) -C "$(LUAJIT_BUILD)/src" $(LUAJIT_FLAGS)
 	@echo "luajit with ebbtide inside: $(LUAJIT_BUILD)/src/luajit"
+
+nginx: all ## build the nginx module for the nginx that is installed, in target/nginx
+	@sh nginx/build.sh "$(RELEASE)/libebbtide.a" "$(TARGET)/nginx"
+
+install-nginx: ## install the nginx module where that nginx loads modules from
+	@test -f "$(TARGET)/nginx/$(NGINX_MODULE)" || $(MAKE) nginx
+	$(INSTALL) -d "$(DESTDIR)$(NGINX_MODULES)"
+	$(INSTALL) -m 644 "$(TARGET)/nginx/$(NGINX_MODULE)" "$(DESTDIR)$(NGINX_MODULES)"
 
 disassemble: ## show the machine code of the hot path
 	$(CARGO) build --release

@@ -801,6 +801,14 @@ int ebb_get(struct ebb_heap *heap, const char *name, int64_t *value);
 const char *ebb_strerror(int code);
 
 /**
+ * Tells what memory the cgroup of the process, or one that it lies in, allows: the lowest limit
+ * where several apply. For hosts that divide it among processes.
+ *
+ * Returns bytes; 0 without a limit. Reads a few files. Any thread.
+ */
+uint64_t ebb_cgroup_limit(void);
+
+/**
  * Tells the version of the library, as "major.minor.patch". Any thread.
  */
 const char *ebb_version(void);

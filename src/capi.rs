@@ -12,11 +12,12 @@ pub use vm::*;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::{ptr, slice};
 
+use crate::cgroup;
 use crate::error::{self, Error};
 use crate::heap::park::KernelHeap as Heap;
 use crate::heap::{self, NO_GATE, class};
 use crate::options::Options;
-use crate::os::Os;
+use crate::os::{Kernel, Os};
 use crate::reclaim::{Budget, Outcome, Sample};
 use crate::stats;
 use crate::units::PAGE;
@@ -372,6 +373,15 @@ pub extern "C" fn ebb_strerror(code: c_int) -> *const c_char {
         0 => error::last().cast(),
         code => error::meaning(code).as_ptr(),
     }
+}
+
+/// Tells what memory the cgroup of the process, or one that it lies in, allows: the lowest limit
+/// where several apply. For hosts that divide it among processes.
+///
+/// Returns bytes; 0 without a limit. Reads a few files. Any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn ebb_cgroup_limit() -> u64 {
+    cgroup::memory(&Kernel).map_or(0, |memory| memory.limit)
 }
 
 /// Tells the version of the library, as "major.minor.patch". Any thread.

@@ -1,0 +1,267 @@
+
+/*
+ * ebbtide for nginx: gives every Lua VM a heap that gives memory back.
+ *
+ * ngx_http_ebbtide_module.c   directives; the life of processes
+ * ngx_http_ebbtide_vm.c       the VMs, and how they come to their heaps
+ * ngx_http_ebbtide_breath.c   when they collect garbage and return memory
+ * ngx_http_ebbtide_zone.c     the figures of all workers, in shared memory
+ * ngx_http_ebbtide_lua.c      require "resty.ebbtide"
+ * ngx_http_ebbtide_status.c   the page, JSON, and Prometheus
+ */
+
+
+#ifndef _NGX_HTTP_EBBTIDE_H_INCLUDED_
+#define _NGX_HTTP_EBBTIDE_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+#include <ebbtide.h>
+
+
+typedef struct lua_State  lua_State;
+
+
+/* What of Lua's interface is called; found when the first VM is made. */
+
+typedef void *(*ngx_http_ebbtide_lua_alloc_pt)(void *ud, void *ptr,
+    size_t osize, size_t nsize);
+typedef int (*ngx_http_ebbtide_lua_pt)(lua_State *L);
+
+typedef struct {
+    int          (*gc)(lua_State *L, int what, int data);
+    int          (*cpcall)(lua_State *L, ngx_http_ebbtide_lua_pt func,
+                           void *ud);
+    void         (*settop)(lua_State *L, int index);
+    int          (*gettop)(lua_State *L);
+    int          (*type)(lua_State *L, int index);
+    const char  *(*tolstring)(lua_State *L, int index, size_t *len);
+    void        *(*touserdata)(lua_State *L, int index);
+    void         (*pushnumber)(lua_State *L, double n);
+    void         (*pushnil)(lua_State *L);
+    void         (*pushlstring)(lua_State *L, const char *s, size_t len);
+    void         (*pushvalue)(lua_State *L, int index);
+    void         (*pushcclosure)(lua_State *L, ngx_http_ebbtide_lua_pt func,
+                                 int n);
+    void         (*createtable)(lua_State *L, int array, int hash);
+    void         (*getfield)(lua_State *L, int index, const char *name);
+    void         (*setfield)(lua_State *L, int index, const char *name);
+    void         (*rawset)(lua_State *L, int index);
+    void         (*rawseti)(lua_State *L, int index, int n);
+    int          (*next)(lua_State *L, int index);
+    void         (*insert)(lua_State *L, int index);
+    void         (*call)(lua_State *L, int args, int results);
+    ngx_http_ebbtide_lua_alloc_pt
+                 (*getallocf)(lua_State *L, void **ud);
+    void         (*setallocf)(lua_State *L, ngx_http_ebbtide_lua_alloc_pt f,
+                              void *ud);
+} ngx_http_ebbtide_lua_t;
+
+
+#define NGX_HTTP_EBBTIDE_LUA_GCCOLLECT     2
+#define NGX_HTTP_EBBTIDE_LUA_GCCOUNT       3
+#define NGX_HTTP_EBBTIDE_LUA_GCCOUNTB      4
+#define NGX_HTTP_EBBTIDE_LUA_GCSTEP        5
+#define NGX_HTTP_EBBTIDE_LUA_GCSETPAUSE    6
+#define NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL  7
+#define NGX_HTTP_EBBTIDE_LUA_GCISRUNNING   9
+
+
+typedef enum {
+    /* Lua runs: only what is due goes back */
+    NGX_HTTP_EBBTIDE_BUSY = 0,
+    /* Lua was quiet for ebbtide_idle: garbage is collected */
+    NGX_HTTP_EBBTIDE_COLLECTING,
+    /* what is free goes back */
+    NGX_HTTP_EBBTIDE_RETURNING,
+    /* nothing is left to do */
+    NGX_HTTP_EBBTIDE_SETTLED
+} ngx_http_ebbtide_phase_e;
+
+
+typedef struct {
+    ngx_queue_t                queue;
+    lua_State                 *lua;
+    ebb_heap                  *heap;
+
+    /* made by one thread and run by others, each call under the lock */
+    unsigned                   locked:1;
+    /* made with the configuration, and inherited by the workers */
+    unsigned                   configured:1;
+    unsigned                   attached:1;
+    ngx_atomic_t               lock;
+
+    /* the rest is of VMs that run on the thread of the event loop */
+
+    ngx_http_ebbtide_phase_e   phase;
+    /* somebody asked for it: traffic does not stop it */
+    unsigned                   asked:1;
+    unsigned                   hurried:1;
+    /* bytes that Lua counts; they change when it runs */
+    uint64_t                   bytes;
+    ngx_msec_t                 active;
+    /* garbage collections that ended since the VM was quiet */
+    ngx_uint_t                 cycles;
+    /* the collector as the program set it, and as it was set here */
+    int                        pause;
+    int                        stepmul;
+    int                        our_pause;
+    int                        our_stepmul;
+} ngx_http_ebbtide_vm_t;
+
+
+/* How VMs came to their heaps, for the log. */
+
+#define NGX_HTTP_EBBTIDE_NO_VM     0
+#define NGX_HTTP_EBBTIDE_MADE      1
+#define NGX_HTTP_EBBTIDE_ATTACHED  2
+
+
+typedef struct {
+    /* bytes, EBB_ZERO for off, or EBB_CGROUP */
+    int64_t                    bytes;
+    /* of the memory that the cgroup allows; 0: not given so */
+    ngx_uint_t                 percent;
+} ngx_http_ebbtide_limit_t;
+
+
+typedef struct {
+    ngx_flag_t                 enable;
+    ngx_msec_t                 idle;
+    ngx_uint_t                 step_us;
+    ebb_options                options;
+    ngx_http_ebbtide_limit_t   limit_soft;
+    ngx_http_ebbtide_limit_t   limit_hard;
+    size_t                     zone_size;
+    ngx_shm_zone_t            *zone;
+} ngx_http_ebbtide_main_conf_t;
+
+
+typedef struct {
+    ngx_flag_t                 reclaim;
+} ngx_http_ebbtide_loc_conf_t;
+
+
+/* What the VMs of a kind hold, in bytes. */
+
+typedef struct {
+    uint64_t                   count;
+    uint64_t                   live;
+    uint64_t                   waste;
+    uint64_t                   free_resident;
+    uint64_t                   returned;
+    uint64_t                   metadata;
+    uint64_t                   resident;
+    uint64_t                   committed;
+    uint64_t                   returned_total;
+    uint64_t                   refaulted_total;
+    uint64_t                   regretted_total;
+} ngx_http_ebbtide_held_t;
+
+
+typedef struct {
+    ngx_msec_t                 time;
+    uint64_t                   live;
+    uint64_t                   free_resident;
+    uint64_t                   returned;
+    uint64_t                   rss;
+} ngx_http_ebbtide_sample_t;
+
+
+#define NGX_HTTP_EBBTIDE_SAMPLES  256
+
+#define NGX_HTTP_EBBTIDE_MAIN     0
+#define NGX_HTTP_EBBTIDE_OTHER    1
+#define NGX_HTTP_EBBTIDE_KINDS    2
+
+
+/* The figures of one process. Times are those of ngx_current_msec. */
+
+typedef struct {
+    ngx_uint_t                 worker;
+    ngx_uint_t                 exiting;
+    ngx_msec_t                 since;
+    ngx_msec_t                 updated;
+    uint64_t                   rss;
+    ngx_http_ebbtide_held_t    held[NGX_HTTP_EBBTIDE_KINDS];
+    uint64_t                   limit_soft;
+    uint64_t                   limit_hard;
+    uint64_t                   pressure;
+    uint64_t                   mood;
+    ngx_http_ebbtide_phase_e   phase;
+    uint64_t                   steps;
+    uint64_t                   step_p50_us;
+    uint64_t                   step_p99_us;
+    uint64_t                   step_max_us;
+    ngx_uint_t                 sample_count;
+    ngx_http_ebbtide_sample_t  samples[NGX_HTTP_EBBTIDE_SAMPLES];
+} ngx_http_ebbtide_figures_t;
+
+
+typedef struct {
+    /* whose it is; 0: nobody's */
+    ngx_atomic_t               pid;
+    /* odd while the figures are written */
+    ngx_atomic_t               sequence;
+    ngx_http_ebbtide_figures_t figures;
+} ngx_http_ebbtide_slot_t;
+
+
+typedef struct {
+    ngx_atomic_t               asked;
+    ngx_uint_t                 slot_count;
+    ngx_http_ebbtide_slot_t    slots[1];
+} ngx_http_ebbtide_zone_t;
+
+
+/* ngx_http_ebbtide_vm.c */
+
+void ngx_http_ebbtide_vms_enable(ngx_flag_t enable, const ebb_options *options);
+void ngx_http_ebbtide_vms_forked(void);
+ngx_queue_t *ngx_http_ebbtide_vms(void);
+ngx_int_t ngx_http_ebbtide_vms_attach(ngx_conf_t *cf);
+ngx_uint_t ngx_http_ebbtide_vms_expected(void);
+ngx_uint_t ngx_http_ebbtide_vms_way(void);
+ngx_int_t ngx_http_ebbtide_vm_enter(ngx_http_ebbtide_vm_t *vm);
+void ngx_http_ebbtide_vm_leave(ngx_http_ebbtide_vm_t *vm);
+void ngx_http_ebbtide_vm_unlock(lua_State *L);
+const ngx_http_ebbtide_lua_t *ngx_http_ebbtide_lua(void);
+
+/* ngx_http_ebbtide_breath.c */
+
+void ngx_http_ebbtide_breath_reclaim(ngx_log_t *log);
+void ngx_http_ebbtide_breath_start(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf);
+
+/* ngx_http_ebbtide_zone.c */
+
+char *ngx_http_ebbtide_zone_add(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+ngx_http_ebbtide_zone_t *ngx_http_ebbtide_zone(void);
+void ngx_http_ebbtide_zone_enter(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf);
+void ngx_http_ebbtide_zone_leave(void);
+void ngx_http_ebbtide_zone_publish(ngx_msec_t now);
+ngx_uint_t ngx_http_ebbtide_zone_ask(ngx_log_t *log);
+ngx_uint_t ngx_http_ebbtide_zone_is_asked(void);
+ngx_http_ebbtide_figures_t *ngx_http_ebbtide_zone_copy(ngx_uint_t index,
+    ngx_pid_t *pid);
+void ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures);
+
+/* ngx_http_ebbtide_lua.c */
+
+ngx_int_t ngx_http_ebbtide_lua_preload(ngx_conf_t *cf);
+
+/* ngx_http_ebbtide_status.c */
+
+ngx_int_t ngx_http_ebbtide_status_handler(ngx_http_request_t *r);
+
+extern ngx_module_t  ngx_http_ebbtide_module;
+
+extern const char  *ngx_http_ebbtide_moods[];
+extern const char  *ngx_http_ebbtide_phases[];
+
+
+#endif /* _NGX_HTTP_EBBTIDE_H_INCLUDED_ */

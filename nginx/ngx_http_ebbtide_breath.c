@@ -1,0 +1,504 @@
+
+/*
+ * When the heaps of a process breathe.
+ *
+ * Each turn of the event loop comes through here before it waits, whatever it
+ * waits for: requests, timers of Lua, the end of a worker that shuts down. No
+ * timer of nginx's is used, so nothing keeps an idle process awake, and nothing
+ * an exiting one from its end.
+ */
+
+
+#include "ngx_http_ebbtide.h"
+
+
+/* a busy loop turns ten thousand times a second: it is looked at this often */
+#define NGX_HTTP_EBBTIDE_LOOK  10
+
+/*
+ * After a slice of garbage collection or reclaim the loop waits for so many
+ * milliseconds, so that the rest of the machine has a share too.
+ */
+#define NGX_HTTP_EBBTIDE_PAUSE  1
+
+/*
+ * The first cycle of the collector may have begun before the last garbage was
+ * made; the second finds all of it.
+ */
+#define NGX_HTTP_EBBTIDE_CYCLES  2
+
+/*
+ * The collector hurries from this pressure on, and no longer below the other
+ * one; from the third on a cycle is begun at once, wherever its pause stands.
+ */
+#define NGX_HTTP_EBBTIDE_HURRY_FROM   50
+#define NGX_HTTP_EBBTIDE_HURRY_UNTIL  40
+#define NGX_HTTP_EBBTIDE_HURRY_NOW    75
+
+/* LuaJIT's own values of pause and stepmul, in percent */
+#define NGX_HTTP_EBBTIDE_GC  200
+
+
+typedef struct {
+    const ngx_http_ebbtide_lua_t  *lua;
+    ngx_http_ebbtide_vm_t         *vm;
+    uint64_t                       until_us;
+} ngx_http_ebbtide_slice_t;
+
+
+static ngx_int_t ngx_http_ebbtide_process_events(ngx_cycle_t *cycle,
+    ngx_msec_t timer, ngx_uint_t flags);
+static ngx_msec_t ngx_http_ebbtide_breathe(ngx_msec_t now);
+static ngx_msec_t ngx_http_ebbtide_vm_breathe(ngx_http_ebbtide_vm_t *vm,
+    ngx_msec_t now);
+static ngx_msec_t ngx_http_ebbtide_vm_tick(ngx_http_ebbtide_vm_t *vm);
+static ngx_msec_t ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm,
+    ngx_msec_t now);
+static void ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm);
+static int ngx_http_ebbtide_vm_collect_slice(lua_State *L);
+static ngx_int_t ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm);
+static void ngx_http_ebbtide_vm_hurry(ngx_http_ebbtide_vm_t *vm);
+static void ngx_http_ebbtide_vm_set_gc(ngx_http_ebbtide_vm_t *vm, int pause,
+    int stepmul);
+static uint64_t ngx_http_ebbtide_vm_bytes(ngx_http_ebbtide_vm_t *vm);
+static int ngx_http_ebbtide_vm_collect_all(lua_State *L);
+static uint64_t ngx_http_ebbtide_now_us(void);
+
+
+static ngx_int_t  (*ngx_http_ebbtide_next_process_events)(ngx_cycle_t *cycle,
+    ngx_msec_t timer, ngx_uint_t flags);
+
+static ngx_http_ebbtide_main_conf_t  *ngx_http_ebbtide_conf;
+
+/* the next look at the heaps, and whether there is any */
+static ngx_msec_t   ngx_http_ebbtide_next_look;
+/* figures changed since they were published, and when that was */
+static ngx_uint_t   ngx_http_ebbtide_changed;
+static ngx_msec_t   ngx_http_ebbtide_published;
+
+
+/* In the master, before it forks: workers start with what is live alone. */
+
+void
+ngx_http_ebbtide_breath_reclaim(ngx_log_t *log)
+{
+    ngx_queue_t                   *q, *vms;
+    ngx_http_ebbtide_vm_t         *vm;
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+    vms = ngx_http_ebbtide_vms();
+
+    for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
+         q = ngx_queue_next(q))
+    {
+        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
+
+        if (lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0)
+            && lua->cpcall(vm->lua, ngx_http_ebbtide_vm_collect_all,
+                           (void *) lua) != 0)
+        {
+            lua->settop(vm->lua, -2);
+            ngx_log_error(NGX_LOG_WARN, log, 0,
+                          "ebbtide: garbage collection failed before the fork");
+        }
+
+        (void) ebb_reclaim(vm->heap, NULL, NULL);
+    }
+}
+
+
+static int
+ngx_http_ebbtide_vm_collect_all(lua_State *L)
+{
+    ngx_http_ebbtide_lua()->gc(L, NGX_HTTP_EBBTIDE_LUA_GCCOLLECT, 0);
+    return 0;
+}
+
+
+/* In a process with an event loop, once that is there. */
+
+void
+ngx_http_ebbtide_breath_start(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf)
+{
+    ngx_queue_t            *q, *vms;
+    ngx_http_ebbtide_vm_t  *vm;
+
+    vms = ngx_http_ebbtide_vms();
+
+    for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
+         q = ngx_queue_next(q))
+    {
+        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
+
+        /*
+         * What was inherited is shared with the master and the other workers
+         * until this process uses it.
+         */
+        vm->bytes = ngx_http_ebbtide_vm_bytes(vm);
+        vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
+    }
+
+    ngx_http_ebbtide_conf = emcf;
+    ngx_http_ebbtide_next_look = ngx_current_msec;
+    ngx_http_ebbtide_published = ngx_current_msec;
+
+    if (ngx_event_actions.process_events != ngx_http_ebbtide_process_events) {
+        ngx_http_ebbtide_next_process_events = ngx_event_actions.process_events;
+        ngx_event_actions.process_events = ngx_http_ebbtide_process_events;
+    }
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_process_events(ngx_cycle_t *cycle, ngx_msec_t timer,
+    ngx_uint_t flags)
+{
+    ngx_msec_t      next;
+    ngx_msec_int_t  left;
+
+    left = (ngx_msec_int_t) (ngx_http_ebbtide_next_look - ngx_current_msec);
+
+    if (left > 0 && left <= NGX_HTTP_EBBTIDE_LOOK) {
+        next = left;
+
+    } else {
+        next = ngx_http_ebbtide_breathe(ngx_current_msec);
+        ngx_http_ebbtide_next_look =
+            ngx_current_msec + ngx_min(next, NGX_HTTP_EBBTIDE_LOOK);
+    }
+
+    return ngx_http_ebbtide_next_process_events(cycle, ngx_min(timer, next),
+                                                flags);
+}
+
+
+/* Does what is due now. Returns in how many milliseconds more will be. */
+
+static ngx_msec_t
+ngx_http_ebbtide_breathe(ngx_msec_t now)
+{
+    ngx_msec_t              next, since;
+    ngx_uint_t              asked;
+    ngx_queue_t            *q, *vms;
+    ngx_http_ebbtide_vm_t  *vm;
+
+    next = NGX_TIMER_INFINITE;
+    asked = ngx_http_ebbtide_zone_is_asked();
+    vms = ngx_http_ebbtide_vms();
+
+    for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
+         q = ngx_queue_next(q))
+    {
+        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
+
+        if (asked && vm->configured) {
+            vm->asked = 1;
+            vm->cycles = 0;
+            vm->phase = NGX_HTTP_EBBTIDE_COLLECTING;
+        }
+
+        next = ngx_min(next, ngx_http_ebbtide_vm_breathe(vm, now));
+    }
+
+    if (ngx_http_ebbtide_changed) {
+        since = now - ngx_http_ebbtide_published;
+
+        if (since >= 1000 || next == NGX_TIMER_INFINITE) {
+            ngx_http_ebbtide_zone_publish(now);
+            ngx_http_ebbtide_published = now;
+            ngx_http_ebbtide_changed = 0;
+
+        } else {
+            next = ngx_min(next, 1000 - since);
+        }
+    }
+
+    return next;
+}
+
+
+static ngx_msec_t
+ngx_http_ebbtide_vm_breathe(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
+{
+    ngx_msec_t  next;
+
+    if (!ngx_http_ebbtide_vm_enter(vm)) {
+        /* its thread is at work, and returns what is due by itself */
+        ngx_http_ebbtide_changed = 1;
+        return NGX_TIMER_INFINITE;
+    }
+
+    if (vm->configured) {
+        next = ngx_http_ebbtide_vm_look(vm, now);
+
+    } else {
+        next = ngx_http_ebbtide_vm_tick(vm);
+    }
+
+    ngx_http_ebbtide_vm_leave(vm);
+
+    return next;
+}
+
+
+/* What is due by age goes back. */
+
+static ngx_msec_t
+ngx_http_ebbtide_vm_tick(ngx_http_ebbtide_vm_t *vm)
+{
+    int  next;
+
+    next = ebb_next_tick(vm->heap);
+
+    if (next == 0) {
+        ngx_http_ebbtide_changed = 1;
+
+        if (ebb_tick(vm->heap, ngx_http_ebbtide_conf->step_us) == EBB_MORE) {
+            return NGX_HTTP_EBBTIDE_PAUSE;
+        }
+
+        next = ebb_next_tick(vm->heap);
+    }
+
+    return next == EBB_NEVER ? NGX_TIMER_INFINITE : (ngx_msec_t) ngx_max(next, 1);
+}
+
+
+static ngx_msec_t
+ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
+{
+    uint64_t    bytes;
+    ngx_msec_t  quiet, next;
+
+    bytes = ngx_http_ebbtide_vm_bytes(vm);
+
+    if (bytes != vm->bytes) {
+        vm->bytes = bytes;
+        vm->active = now;
+        ngx_http_ebbtide_changed = 1;
+
+        if (!vm->asked) {
+            vm->phase = NGX_HTTP_EBBTIDE_BUSY;
+        }
+    }
+
+    ngx_http_ebbtide_vm_hurry(vm);
+
+    switch (vm->phase) {
+
+    case NGX_HTTP_EBBTIDE_BUSY:
+
+        quiet = now - vm->active;
+
+        if (quiet < ngx_http_ebbtide_conf->idle) {
+            next = ngx_http_ebbtide_vm_tick(vm);
+            return ngx_min(next, ngx_http_ebbtide_conf->idle - quiet);
+        }
+
+        vm->cycles = 0;
+        vm->phase = NGX_HTTP_EBBTIDE_COLLECTING;
+
+        /* fall through */
+
+    case NGX_HTTP_EBBTIDE_COLLECTING:
+
+        ngx_http_ebbtide_vm_collect(vm);
+        ngx_http_ebbtide_changed = 1;
+
+        if (vm->cycles >= NGX_HTTP_EBBTIDE_CYCLES) {
+            vm->phase = NGX_HTTP_EBBTIDE_RETURNING;
+        }
+
+        return NGX_HTTP_EBBTIDE_PAUSE;
+
+    case NGX_HTTP_EBBTIDE_RETURNING:
+
+        ngx_http_ebbtide_changed = 1;
+
+        if (ngx_http_ebbtide_vm_return(vm) == NGX_AGAIN) {
+            return NGX_HTTP_EBBTIDE_PAUSE;
+        }
+
+        vm->asked = 0;
+        vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
+
+        /* fall through */
+
+    default: /* NGX_HTTP_EBBTIDE_SETTLED */
+
+        return ngx_http_ebbtide_vm_tick(vm);
+    }
+}
+
+
+/* A slice of garbage collection. */
+
+static void
+ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm)
+{
+    ngx_http_ebbtide_slice_t       slice;
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    /* a program that has stopped its collector means it; LuaJIT 2.0: -1 */
+    if (lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0) == 0) {
+        vm->cycles = NGX_HTTP_EBBTIDE_CYCLES;
+        return;
+    }
+
+    slice.lua = lua;
+    slice.vm = vm;
+    slice.until_us = ngx_http_ebbtide_now_us() + ngx_http_ebbtide_conf->step_us;
+
+    /* finalizers run in here, and may throw */
+    if (lua->cpcall(vm->lua, ngx_http_ebbtide_vm_collect_slice, &slice) != 0) {
+        lua->settop(vm->lua, -2);
+    }
+
+    /* that was no activity of the program's */
+    vm->bytes = ngx_http_ebbtide_vm_bytes(vm);
+}
+
+
+static int
+ngx_http_ebbtide_vm_collect_slice(lua_State *L)
+{
+    ngx_http_ebbtide_slice_t  *slice;
+
+    slice = ngx_http_ebbtide_lua()->touserdata(L, 1);
+
+    do {
+        if (slice->lua->gc(L, NGX_HTTP_EBBTIDE_LUA_GCSTEP, 0)
+            && ++slice->vm->cycles >= NGX_HTTP_EBBTIDE_CYCLES)
+        {
+            return 0;
+        }
+
+    } while (ngx_http_ebbtide_now_us() < slice->until_us);
+
+    return 0;
+}
+
+
+/* All that is free, unless some of it shall stay: then the heap knows what. */
+
+static ngx_int_t
+ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm)
+{
+    int64_t              retain;
+    ebb_reclaim_options  options;
+
+    if (!vm->asked
+        && ebb_get(vm->heap, "retain", &retain) == EBB_OK && retain > 0)
+    {
+        return NGX_OK;
+    }
+
+    ngx_memzero(&options, sizeof(ebb_reclaim_options));
+    options.size = sizeof(ebb_reclaim_options);
+    options.budget_us = ngx_http_ebbtide_conf->step_us;
+
+    return ebb_reclaim(vm->heap, &options, NULL) == EBB_MORE ? NGX_AGAIN
+                                                             : NGX_OK;
+}
+
+
+/*
+ * Near the memory limit the collector begins its cycles earlier and takes
+ * larger steps; after that, as the program had set it.
+ */
+
+static void
+ngx_http_ebbtide_vm_hurry(ngx_http_ebbtide_vm_t *vm)
+{
+    int                            pressure, above;
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    pressure = ebb_pressure(vm->heap);
+
+    if (pressure < (vm->hurried ? NGX_HTTP_EBBTIDE_HURRY_UNTIL
+                                : NGX_HTTP_EBBTIDE_HURRY_FROM))
+    {
+        if (vm->hurried) {
+            ngx_http_ebbtide_vm_set_gc(vm, vm->pause, vm->stepmul);
+            vm->hurried = 0;
+        }
+
+        return;
+    }
+
+    lua = ngx_http_ebbtide_lua();
+
+    if (lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0) == 0) {
+        return;
+    }
+
+    if (!vm->hurried) {
+        vm->hurried = 1;
+        vm->pause = vm->our_pause = NGX_HTTP_EBBTIDE_GC;
+        vm->stepmul = vm->our_stepmul = NGX_HTTP_EBBTIDE_GC;
+    }
+
+    /* at the limit a cycle begins when a tenth was added, four times as fast */
+    above = ngx_max(pressure - NGX_HTTP_EBBTIDE_HURRY_FROM, 0);
+    ngx_http_ebbtide_vm_set_gc(vm, 200 - above * 90 / 50, 200 + above * 600 / 50);
+
+    if (pressure >= NGX_HTTP_EBBTIDE_HURRY_NOW
+        && vm->phase == NGX_HTTP_EBBTIDE_BUSY)
+    {
+        ngx_http_ebbtide_vm_collect(vm);
+        vm->cycles = 0;
+    }
+}
+
+
+/* Whatever the program has set meanwhile is what it gets back. */
+
+static void
+ngx_http_ebbtide_vm_set_gc(ngx_http_ebbtide_vm_t *vm, int pause, int stepmul)
+{
+    int                            old;
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    old = lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETPAUSE, pause);
+    if (old != vm->our_pause) {
+        vm->pause = old;
+    }
+
+    vm->our_pause = pause;
+
+    old = lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL, stepmul);
+    if (old != vm->our_stepmul) {
+        vm->stepmul = old;
+    }
+
+    vm->our_stepmul = stepmul;
+}
+
+
+static uint64_t
+ngx_http_ebbtide_vm_bytes(ngx_http_ebbtide_vm_t *vm)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    return ((uint64_t) lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCCOUNT, 0) << 10)
+           + lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCCOUNTB, 0);
+}
+
+
+static uint64_t
+ngx_http_ebbtide_now_us(void)
+{
+    struct timespec  ts;
+
+    (void) clock_gettime(CLOCK_MONOTONIC, &ts);
+
+    return (uint64_t) ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}

@@ -1,0 +1,713 @@
+
+/*
+ * The directives, and the life of the processes.
+ */
+
+
+#include "ngx_http_ebbtide.h"
+
+
+/* the shortest and the longest step, in microseconds */
+#define NGX_HTTP_EBBTIDE_STEP_MIN      50
+#define NGX_HTTP_EBBTIDE_STEP_MAX      100000
+#define NGX_HTTP_EBBTIDE_STEP          500
+
+#define NGX_HTTP_EBBTIDE_IDLE_MIN      10
+#define NGX_HTTP_EBBTIDE_IDLE_MAX      3600000
+#define NGX_HTTP_EBBTIDE_IDLE          1000
+
+/* room for the figures of some ninety processes */
+#define NGX_HTTP_EBBTIDE_ZONE          (1024 * 1024)
+#define NGX_HTTP_EBBTIDE_ZONE_MIN      (128 * 1024)
+
+
+typedef struct {
+    const char  *name;
+    size_t       offset;
+} ngx_http_ebbtide_option_t;
+
+
+static ngx_int_t ngx_http_ebbtide_add_variables(ngx_conf_t *cf);
+static void *ngx_http_ebbtide_create_main_conf(ngx_conf_t *cf);
+static char *ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf);
+static void *ngx_http_ebbtide_create_loc_conf(ngx_conf_t *cf);
+static char *ngx_http_ebbtide_merge_loc_conf(ngx_conf_t *cf, void *parent,
+    void *child);
+static ngx_int_t ngx_http_ebbtide_postconfiguration(ngx_conf_t *cf);
+static ngx_int_t ngx_http_ebbtide_init_module(ngx_cycle_t *cycle);
+static ngx_int_t ngx_http_ebbtide_init_process(ngx_cycle_t *cycle);
+static void ngx_http_ebbtide_exit_process(ngx_cycle_t *cycle);
+static void ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_log_t *log,
+    ngx_http_ebbtide_limit_t *limit, const char *name);
+static char *ngx_http_ebbtide_check(ngx_conf_t *cf, ebb_options *options);
+static char *ngx_http_ebbtide_idle(ngx_conf_t *cf, void *post, void *data);
+static char *ngx_http_ebbtide_step(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_ebbtide_decay(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_ebbtide_retain(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_ebbtide_limit(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_ebbtide_set_zone(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_ebbtide_status(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static ngx_int_t ngx_http_ebbtide_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+
+
+static ngx_conf_post_t  ngx_http_ebbtide_idle_post =
+    { ngx_http_ebbtide_idle };
+
+
+static ngx_command_t  ngx_http_ebbtide_commands[] = {
+
+    { ngx_string("ebbtide"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_http_ebbtide_main_conf_t, enable),
+      NULL },
+
+    { ngx_string("ebbtide_idle"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_http_ebbtide_main_conf_t, idle),
+      &ngx_http_ebbtide_idle_post },
+
+    { ngx_string("ebbtide_step"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_ebbtide_step,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("ebbtide_decay"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_ebbtide_decay,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("ebbtide_retain"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_ebbtide_retain,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("ebbtide_limit_soft"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_ebbtide_limit,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_http_ebbtide_main_conf_t, limit_soft),
+      NULL },
+
+    { ngx_string("ebbtide_limit_hard"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_ebbtide_limit,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_http_ebbtide_main_conf_t, limit_hard),
+      NULL },
+
+    { ngx_string("ebbtide_zone"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_ebbtide_set_zone,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("ebbtide_status"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
+      ngx_http_ebbtide_status,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("ebbtide_status_reclaim"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_ebbtide_loc_conf_t, reclaim),
+      NULL },
+
+      ngx_null_command
+};
+
+
+static ngx_http_module_t  ngx_http_ebbtide_module_ctx = {
+    ngx_http_ebbtide_add_variables,        /* preconfiguration */
+    ngx_http_ebbtide_postconfiguration,    /* postconfiguration */
+
+    ngx_http_ebbtide_create_main_conf,     /* create main configuration */
+    ngx_http_ebbtide_init_main_conf,       /* init main configuration */
+
+    NULL,                                  /* create server configuration */
+    NULL,                                  /* merge server configuration */
+
+    ngx_http_ebbtide_create_loc_conf,      /* create location configuration */
+    ngx_http_ebbtide_merge_loc_conf        /* merge location configuration */
+};
+
+
+ngx_module_t  ngx_http_ebbtide_module = {
+    NGX_MODULE_V1,
+    &ngx_http_ebbtide_module_ctx,          /* module context */
+    ngx_http_ebbtide_commands,             /* module directives */
+    NGX_HTTP_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    ngx_http_ebbtide_init_module,          /* init module */
+    ngx_http_ebbtide_init_process,         /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    ngx_http_ebbtide_exit_process,         /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+/* What the VMs of this worker hold when a variable is read. */
+
+static ngx_http_variable_t  ngx_http_ebbtide_variables[] = {
+
+    { ngx_string("ebbtide_live"), NULL, ngx_http_ebbtide_variable,
+      offsetof(ngx_http_ebbtide_held_t, live), NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("ebbtide_resident"), NULL, ngx_http_ebbtide_variable,
+      offsetof(ngx_http_ebbtide_held_t, resident),
+      NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("ebbtide_free"), NULL, ngx_http_ebbtide_variable,
+      offsetof(ngx_http_ebbtide_held_t, free_resident),
+      NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("ebbtide_returned"), NULL, ngx_http_ebbtide_variable,
+      offsetof(ngx_http_ebbtide_held_t, returned),
+      NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+      ngx_http_null_variable
+};
+
+
+static ngx_int_t
+ngx_http_ebbtide_add_variables(ngx_conf_t *cf)
+{
+    ngx_http_variable_t  *var, *v;
+
+    for (v = ngx_http_ebbtide_variables; v->name.len; v++) {
+        var = ngx_http_add_variable(cf, &v->name, v->flags);
+        if (var == NULL) {
+            return NGX_ERROR;
+        }
+
+        var->get_handler = v->get_handler;
+        var->data = v->data;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
+    uintptr_t data)
+{
+    u_char                            *p;
+    uint64_t                           value;
+    ngx_uint_t                         i;
+    static ngx_http_ebbtide_figures_t  figures;
+
+    ngx_http_ebbtide_held(&figures);
+
+    value = 0;
+
+    for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
+        value += *(uint64_t *) ((u_char *) &figures.held[i] + data);
+    }
+
+    p = ngx_pnalloc(r->pool, NGX_INT64_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    v->len = ngx_sprintf(p, "%uL", value) - p;
+    v->data = p;
+    v->valid = 1;
+    v->no_cacheable = 1;
+    v->not_found = 0;
+
+    return NGX_OK;
+}
+
+
+static void *
+ngx_http_ebbtide_create_main_conf(ngx_conf_t *cf)
+{
+    ngx_http_ebbtide_main_conf_t  *emcf;
+
+    emcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_ebbtide_main_conf_t));
+    if (emcf == NULL) {
+        return NULL;
+    }
+
+    /*
+     * set by ngx_pcalloc():
+     *
+     *     emcf->options = { 0 };
+     *     emcf->limit_soft = { 0, 0 };
+     *     emcf->limit_hard = { 0, 0 };
+     *     emcf->zone = NULL;
+     */
+
+    emcf->enable = NGX_CONF_UNSET;
+    emcf->idle = NGX_CONF_UNSET_MSEC;
+    emcf->step_us = NGX_CONF_UNSET_UINT;
+    emcf->zone_size = NGX_CONF_UNSET_SIZE;
+    emcf->options.size = sizeof(ebb_options);
+
+    return emcf;
+}
+
+
+static char *
+ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
+{
+    ngx_http_ebbtide_main_conf_t *emcf = conf;
+
+    ngx_conf_init_value(emcf->enable, 1);
+    ngx_conf_init_msec_value(emcf->idle, NGX_HTTP_EBBTIDE_IDLE);
+    ngx_conf_init_uint_value(emcf->step_us, NGX_HTTP_EBBTIDE_STEP);
+    ngx_conf_init_size_value(emcf->zone_size, NGX_HTTP_EBBTIDE_ZONE);
+
+    emcf->options.limit_soft = emcf->limit_soft.bytes;
+    emcf->options.limit_hard = emcf->limit_hard.bytes;
+
+    /* the Lua module makes its VM in its postconfiguration */
+    ngx_http_ebbtide_vms_enable(emcf->enable, &emcf->options);
+
+    if (!emcf->enable || emcf->zone_size == 0) {
+        return NGX_CONF_OK;
+    }
+
+    return ngx_http_ebbtide_zone_add(cf, emcf);
+}
+
+
+static void *
+ngx_http_ebbtide_create_loc_conf(ngx_conf_t *cf)
+{
+    ngx_http_ebbtide_loc_conf_t  *elcf;
+
+    elcf = ngx_palloc(cf->pool, sizeof(ngx_http_ebbtide_loc_conf_t));
+    if (elcf == NULL) {
+        return NULL;
+    }
+
+    elcf->reclaim = NGX_CONF_UNSET;
+
+    return elcf;
+}
+
+
+static char *
+ngx_http_ebbtide_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
+{
+    ngx_http_ebbtide_loc_conf_t *prev = parent;
+    ngx_http_ebbtide_loc_conf_t *conf = child;
+
+    ngx_conf_merge_value(conf->reclaim, prev->reclaim, 0);
+
+    return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_postconfiguration(ngx_conf_t *cf)
+{
+    ngx_http_ebbtide_main_conf_t  *emcf;
+
+    emcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_ebbtide_module);
+
+    if (!emcf->enable) {
+        return NGX_OK;
+    }
+
+    if (ngx_http_ebbtide_vms_attach(cf) == NGX_ERROR
+        || ngx_http_ebbtide_lua_preload(cf) == NGX_ERROR)
+    {
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+/* The configuration is complete; the workers are forked after this. */
+
+static ngx_int_t
+ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
+{
+    ngx_http_ebbtide_main_conf_t  *emcf;
+
+    emcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_ebbtide_module);
+
+    if (emcf == NULL || !emcf->enable) {
+        return NGX_OK;
+    }
+
+    switch (ngx_http_ebbtide_vms_way()) {
+
+    case NGX_HTTP_EBBTIDE_MADE:
+        ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
+                      "ebbtide %s: the Lua VM was made on a heap",
+                      ebb_version());
+        break;
+
+    case NGX_HTTP_EBBTIDE_ATTACHED:
+        ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
+                      "ebbtide %s: the Lua VM was changed over to a heap",
+                      ebb_version());
+        break;
+
+    default: /* NGX_HTTP_EBBTIDE_NO_VM */
+        if (ngx_test_config && ngx_http_ebbtide_vms_expected()) {
+            /* nginx -t makes none */
+            return NGX_OK;
+        }
+
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "ebbtide %s: there is no Lua VM to look after: the Lua "
+                      "module is not loaded, or nothing uses it",
+                      ebb_version());
+        return NGX_OK;
+    }
+
+    ngx_http_ebbtide_share(cycle, cycle->log, &emcf->limit_soft, "limit_soft");
+    ngx_http_ebbtide_share(cycle, cycle->log, &emcf->limit_hard, "limit_hard");
+
+    if (!ngx_test_config) {
+        ngx_http_ebbtide_breath_reclaim(cycle->log);
+    }
+
+    return NGX_OK;
+}
+
+
+/* A share of what the cgroup allows, divided among the workers. */
+
+static void
+ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_log_t *log,
+    ngx_http_ebbtide_limit_t *limit, const char *name)
+{
+    uint64_t                bytes;
+    ngx_queue_t            *q, *vms;
+    ngx_core_conf_t        *ccf;
+    ngx_http_ebbtide_vm_t  *vm;
+
+    if (limit->percent == 0) {
+        return;
+    }
+
+    bytes = ebb_cgroup_limit();
+
+    if (bytes == 0) {
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "ebbtide: the cgroup has no memory limit; "
+                      "ebbtide_%s is off", name);
+        return;
+    }
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
+    bytes = bytes / 100 * limit->percent / ngx_max(ccf->worker_processes, 1);
+
+    vms = ngx_http_ebbtide_vms();
+
+    for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
+         q = ngx_queue_next(q))
+    {
+        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
+
+        if (ebb_set(vm->heap, name, bytes) != EBB_OK) {
+            ngx_log_error(NGX_LOG_WARN, log, 0, "ebbtide_%s: %s", name,
+                          ebb_strerror(0));
+        }
+    }
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_init_process(ngx_cycle_t *cycle)
+{
+    ngx_http_ebbtide_main_conf_t  *emcf;
+
+    emcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_ebbtide_module);
+
+    if (emcf == NULL || !emcf->enable) {
+        return NGX_OK;
+    }
+
+    ngx_http_ebbtide_vms_forked();
+    ngx_http_ebbtide_zone_enter(cycle, emcf);
+    ngx_http_ebbtide_breath_start(cycle, emcf);
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_ebbtide_exit_process(ngx_cycle_t *cycle)
+{
+    ngx_http_ebbtide_zone_leave();
+}
+
+
+/* The library knows the ranges of its options, and says them. */
+
+static char *
+ngx_http_ebbtide_check(ngx_conf_t *cf, ebb_options *options)
+{
+    ebb_heap     *heap;
+    ebb_options   small;
+
+    small = *options;
+    small.reserve = 1024 * 1024;
+
+    heap = ebb_heap_new(&small);
+    if (heap == NULL) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid value: %s",
+                           ebb_strerror(0));
+        return NGX_CONF_ERROR;
+    }
+
+    ebb_heap_delete(heap);
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_ebbtide_idle(ngx_conf_t *cf, void *post, void *data)
+{
+    ngx_msec_t  *msec = data;
+
+    if (*msec < NGX_HTTP_EBBTIDE_IDLE_MIN || *msec > NGX_HTTP_EBBTIDE_IDLE_MAX)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"ebbtide_idle\" must be from 10ms to 1h");
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_ebbtide_step(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_ebbtide_main_conf_t *emcf = conf;
+
+    ngx_str_t  *value, number;
+    ngx_int_t   us;
+
+    if (emcf->step_us != NGX_CONF_UNSET_UINT) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+    number = value[1];
+
+    if (number.len > 2
+        && ngx_strncmp(number.data + number.len - 2, "us", 2) == 0)
+    {
+        number.len -= 2;
+        us = ngx_atoi(number.data, number.len);
+
+    } else {
+        us = ngx_parse_time(&number, 0);
+
+        if (us != NGX_ERROR && us <= NGX_HTTP_EBBTIDE_STEP_MAX) {
+            us *= 1000;
+        }
+    }
+
+    if (us == NGX_ERROR || us < NGX_HTTP_EBBTIDE_STEP_MIN
+        || us > NGX_HTTP_EBBTIDE_STEP_MAX)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\": \"ebbtide_step\" must be "
+                           "from 50us to 100ms", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    emcf->step_us = us;
+    emcf->options.step_us = us;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_ebbtide_decay(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_ebbtide_main_conf_t *emcf = conf;
+
+    ngx_int_t   ms;
+    ngx_str_t  *value;
+
+    if (emcf->options.decay_ms) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    ms = ngx_parse_time(&value[1], 0);
+    if (ms == NGX_ERROR) {
+        return "invalid value";
+    }
+
+    emcf->options.decay_ms = ms ? ms : EBB_ZERO;
+
+    return ngx_http_ebbtide_check(cf, &emcf->options);
+}
+
+
+static char *
+ngx_http_ebbtide_retain(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_ebbtide_main_conf_t *emcf = conf;
+
+    off_t       size;
+    ngx_str_t  *value;
+
+    if (emcf->options.retain) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    size = ngx_parse_offset(&value[1]);
+    if (size == NGX_ERROR) {
+        return "invalid value";
+    }
+
+    emcf->options.retain = size ? size : EBB_ZERO;
+
+    return ngx_http_ebbtide_check(cf, &emcf->options);
+}
+
+
+/* off, a size, a share of the cgroup's memory (80%), or cgroup. */
+
+static char *
+ngx_http_ebbtide_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    char  *p = conf;
+
+    off_t                      size;
+    ngx_int_t                  percent;
+    ngx_str_t                 *value;
+    ebb_options                options;
+    ngx_http_ebbtide_limit_t  *limit;
+
+    limit = (ngx_http_ebbtide_limit_t *) (p + cmd->offset);
+    value = cf->args->elts;
+
+    if (limit->bytes || limit->percent) {
+        return "is duplicate";
+    }
+
+    if (ngx_strcmp(value[1].data, "off") == 0) {
+        limit->bytes = EBB_ZERO;
+        return NGX_CONF_OK;
+    }
+
+    if (value[1].data[value[1].len - 1] == '%') {
+        percent = ngx_atoi(value[1].data, value[1].len - 1);
+
+        if (percent == NGX_ERROR || percent < 1 || percent > 100) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid value \"%V\": a share of the cgroup's "
+                               "memory must be from 1%% to 100%%", &value[1]);
+            return NGX_CONF_ERROR;
+        }
+
+        limit->percent = percent;
+        return NGX_CONF_OK;
+    }
+
+    ngx_memzero(&options, sizeof(ebb_options));
+    options.size = sizeof(ebb_options);
+
+    if (cmd->offset == offsetof(ngx_http_ebbtide_main_conf_t, limit_soft)
+        && ngx_strcmp(value[1].data, "cgroup") == 0)
+    {
+        limit->bytes = EBB_CGROUP;
+        return NGX_CONF_OK;
+    }
+
+    size = ngx_parse_offset(&value[1]);
+    if (size == NGX_ERROR || size == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\": must be off, a size, "
+                           "or a share such as 80%%", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    limit->bytes = size;
+
+    if (cmd->offset == offsetof(ngx_http_ebbtide_main_conf_t, limit_soft)) {
+        options.limit_soft = size;
+    } else {
+        options.limit_hard = size;
+    }
+
+    return ngx_http_ebbtide_check(cf, &options);
+}
+
+
+static char *
+ngx_http_ebbtide_set_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_ebbtide_main_conf_t *emcf = conf;
+
+    ssize_t     size;
+    ngx_str_t  *value;
+
+    if (emcf->zone_size != NGX_CONF_UNSET_SIZE) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (ngx_strcmp(value[1].data, "off") == 0) {
+        emcf->zone_size = 0;
+        return NGX_CONF_OK;
+    }
+
+    size = ngx_parse_size(&value[1]);
+
+    if (size == NGX_ERROR || size < NGX_HTTP_EBBTIDE_ZONE_MIN) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\": \"ebbtide_zone\" must be "
+                           "off or a size from 128k", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    emcf->zone_size = size;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_ebbtide_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    clcf->handler = ngx_http_ebbtide_status_handler;
+
+    return NGX_CONF_OK;
+}

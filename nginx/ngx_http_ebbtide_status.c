@@ -1,0 +1,588 @@
+
+/*
+ * The page: HTML for people, JSON for programs, text for Prometheus.
+ *
+ *   GET  location                  by Accept: HTML, JSON, or Prometheus
+ *   GET  location?format=json      html, json, or prometheus
+ *   GET  location/metrics          Prometheus
+ *   POST location/reclaim          asks all workers to reclaim now
+ *
+ * Nothing of a request gets into a response.
+ */
+
+
+#include "ngx_http_ebbtide.h"
+#include "ngx_http_ebbtide_page.h"
+
+
+#define NGX_HTTP_EBBTIDE_HTML        0
+#define NGX_HTTP_EBBTIDE_JSON        1
+#define NGX_HTTP_EBBTIDE_PROMETHEUS  2
+
+/* bytes of JSON for a worker without its samples, and for a sample, at most */
+#define NGX_HTTP_EBBTIDE_JSON_WORKER  2048
+#define NGX_HTTP_EBBTIDE_JSON_SAMPLE  (5 * NGX_INT64_LEN + 8)
+/* bytes of text for a line of Prometheus, at most */
+#define NGX_HTTP_EBBTIDE_LINE         256
+
+
+typedef struct {
+    const char  *name;
+    const char  *type;
+    const char  *help;
+    size_t       offset;
+    /* units of the value in one of the metric */
+    ngx_uint_t   divisor;
+} ngx_http_ebbtide_metric_t;
+
+
+static ngx_uint_t ngx_http_ebbtide_status_format(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_ebbtide_status_ends(ngx_http_request_t *r,
+    const char *end);
+static ngx_int_t ngx_http_ebbtide_status_reclaim(ngx_http_request_t *r);
+static ngx_int_t ngx_http_ebbtide_status_send(ngx_http_request_t *r,
+    ngx_uint_t status, const char *type, u_char *text, size_t len);
+static ngx_int_t ngx_http_ebbtide_status_json(ngx_http_request_t *r);
+static u_char *ngx_http_ebbtide_json_worker(u_char *p, ngx_pid_t pid,
+    ngx_http_ebbtide_figures_t *figures);
+static u_char *ngx_http_ebbtide_json_held(u_char *p,
+    ngx_http_ebbtide_held_t *held);
+static u_char *ngx_http_ebbtide_json_samples(u_char *p,
+    ngx_http_ebbtide_figures_t *figures);
+static ngx_int_t ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r);
+static u_char *ngx_http_ebbtide_metric(u_char *p,
+    const ngx_http_ebbtide_metric_t *metric, ngx_uint_t by_vm);
+static ngx_msec_t ngx_http_ebbtide_wall_ms(void);
+static uint64_t ngx_http_ebbtide_total(ngx_http_ebbtide_figures_t *figures,
+    size_t offset);
+
+
+const char  *ngx_http_ebbtide_moods[] =
+    { "steady", "growing", "steady", "shrinking" };
+
+const char  *ngx_http_ebbtide_phases[] =
+    { "busy", "collecting", "returning", "settled" };
+
+static const char  *ngx_http_ebbtide_kinds[] = { "main", "other" };
+
+
+#define NGX_HTTP_EBBTIDE_HELD(field)  offsetof(ngx_http_ebbtide_held_t, field)
+#define NGX_HTTP_EBBTIDE_OF(field)    offsetof(ngx_http_ebbtide_figures_t, field)
+
+
+/* Of all VMs of a kind in a worker: labels worker and vm. */
+
+static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_vm_metrics[] = {
+    { "ebbtide_vms", "gauge", "Lua VMs on a heap.",
+      NGX_HTTP_EBBTIDE_HELD(count), 1 },
+    { "ebbtide_live_bytes", "gauge", "In live blocks, as Lua asked for.",
+      NGX_HTTP_EBBTIDE_HELD(live), 1 },
+    { "ebbtide_waste_bytes", "gauge", "Lost in live blocks to rounding.",
+      NGX_HTTP_EBBTIDE_HELD(waste), 1 },
+    { "ebbtide_free_resident_bytes", "gauge", "Free and held resident.",
+      NGX_HTTP_EBBTIDE_HELD(free_resident), 1 },
+    { "ebbtide_returned_bytes", "gauge", "Free and given back to the kernel.",
+      NGX_HTTP_EBBTIDE_HELD(returned), 1 },
+    { "ebbtide_metadata_bytes", "gauge", "Tables of the heaps themselves.",
+      NGX_HTTP_EBBTIDE_HELD(metadata), 1 },
+    { "ebbtide_resident_bytes", "gauge", "Held resident by the heaps.",
+      NGX_HTTP_EBBTIDE_HELD(resident), 1 },
+    { "ebbtide_committed_bytes", "gauge", "Address space that can be used.",
+      NGX_HTTP_EBBTIDE_HELD(committed), 1 },
+    { "ebbtide_given_back_bytes_total", "counter",
+      "Given back to the kernel, ever, by the VMs that there are.",
+      NGX_HTTP_EBBTIDE_HELD(returned_total), 1 },
+    { "ebbtide_refaulted_bytes_total", "counter",
+      "Of the bytes given back, those used again.",
+      NGX_HTTP_EBBTIDE_HELD(refaulted_total), 1 },
+    { "ebbtide_regretted_bytes_total", "counter",
+      "Of the bytes used again, those within a second.",
+      NGX_HTTP_EBBTIDE_HELD(regretted_total), 1 },
+    { NULL, NULL, NULL, 0, 0 }
+};
+
+
+/* Of a worker: label worker. */
+
+static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_metrics[] = {
+    { "ebbtide_process_resident_bytes", "gauge",
+      "What the kernel says that the process holds resident.",
+      NGX_HTTP_EBBTIDE_OF(rss), 1 },
+    { "ebbtide_limit_soft_bytes", "gauge",
+      "Above this nothing idle stays; 0 is none.",
+      NGX_HTTP_EBBTIDE_OF(limit_soft), 1 },
+    { "ebbtide_limit_hard_bytes", "gauge",
+      "Beyond this the heap does not grow; 0 is none.",
+      NGX_HTTP_EBBTIDE_OF(limit_hard), 1 },
+    { "ebbtide_pressure_ratio", "gauge",
+      "How near the heap is to its limit: 0 to 1.",
+      NGX_HTTP_EBBTIDE_OF(pressure), 100 },
+    { "ebbtide_steps_total", "counter",
+      "Steps in which memory went back between requests.",
+      NGX_HTTP_EBBTIDE_OF(steps), 1 },
+    { "ebbtide_step_median_seconds", "gauge",
+      "What half of the steps did not exceed.",
+      NGX_HTTP_EBBTIDE_OF(step_p50_us), 1000000 },
+    { "ebbtide_step_p99_seconds", "gauge",
+      "What 99 of 100 steps did not exceed.",
+      NGX_HTTP_EBBTIDE_OF(step_p99_us), 1000000 },
+    { "ebbtide_step_longest_seconds", "gauge", "The longest step.",
+      NGX_HTTP_EBBTIDE_OF(step_max_us), 1000000 },
+    { NULL, NULL, NULL, 0, 0 }
+};
+
+
+ngx_int_t
+ngx_http_ebbtide_status_handler(ngx_http_request_t *r)
+{
+    ngx_int_t                     rc;
+    ngx_http_ebbtide_loc_conf_t  *elcf;
+
+    if (r->method == NGX_HTTP_POST) {
+        elcf = ngx_http_get_module_loc_conf(r, ngx_http_ebbtide_module);
+
+        if (!ngx_http_ebbtide_status_ends(r, "/reclaim")) {
+            return NGX_HTTP_NOT_ALLOWED;
+        }
+
+        if (!elcf->reclaim) {
+            return NGX_HTTP_FORBIDDEN;
+        }
+
+        rc = ngx_http_discard_request_body(r);
+        if (rc != NGX_OK) {
+            return rc;
+        }
+
+        return ngx_http_ebbtide_status_reclaim(r);
+    }
+
+    if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))) {
+        return NGX_HTTP_NOT_ALLOWED;
+    }
+
+    rc = ngx_http_discard_request_body(r);
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    /* this worker's figures are as fresh as the request */
+    ngx_http_ebbtide_zone_publish(ngx_current_msec);
+
+    switch (ngx_http_ebbtide_status_format(r)) {
+
+    case NGX_HTTP_EBBTIDE_JSON:
+        return ngx_http_ebbtide_status_json(r);
+
+    case NGX_HTTP_EBBTIDE_PROMETHEUS:
+        return ngx_http_ebbtide_status_prometheus(r);
+
+    default: /* NGX_HTTP_EBBTIDE_HTML */
+        return ngx_http_ebbtide_status_send(r, NGX_HTTP_OK,
+                                            "text/html; charset=utf-8",
+                                            (u_char *) ngx_http_ebbtide_page,
+                                            sizeof(ngx_http_ebbtide_page) - 1);
+    }
+}
+
+
+static ngx_uint_t
+ngx_http_ebbtide_status_format(ngx_http_request_t *r)
+{
+    ngx_str_t         format;
+#if (NGX_HTTP_HEADERS)
+    ngx_table_elt_t  *accept;
+#endif
+
+    if (ngx_http_ebbtide_status_ends(r, "/metrics")) {
+        return NGX_HTTP_EBBTIDE_PROMETHEUS;
+    }
+
+    if (ngx_http_arg(r, (u_char *) "format", 6, &format) == NGX_OK) {
+
+        if (format.len == 4 && ngx_strncmp(format.data, "json", 4) == 0) {
+            return NGX_HTTP_EBBTIDE_JSON;
+        }
+
+        if (format.len == 10
+            && ngx_strncmp(format.data, "prometheus", 10) == 0)
+        {
+            return NGX_HTTP_EBBTIDE_PROMETHEUS;
+        }
+
+        return NGX_HTTP_EBBTIDE_HTML;
+    }
+
+#if (NGX_HTTP_HEADERS)
+
+    accept = r->headers_in.accept;
+
+    if (accept) {
+        if (ngx_strstrn(accept->value.data, "text/html", 9 - 1)) {
+            return NGX_HTTP_EBBTIDE_HTML;
+        }
+
+        if (ngx_strstrn(accept->value.data, "application/json", 16 - 1)) {
+            return NGX_HTTP_EBBTIDE_JSON;
+        }
+
+        if (ngx_strstrn(accept->value.data, "openmetrics", 11 - 1)
+            || ngx_strstrn(accept->value.data, "text/plain", 10 - 1))
+        {
+            return NGX_HTTP_EBBTIDE_PROMETHEUS;
+        }
+    }
+
+#endif
+
+    return NGX_HTTP_EBBTIDE_HTML;
+}
+
+
+static ngx_uint_t
+ngx_http_ebbtide_status_ends(ngx_http_request_t *r, const char *end)
+{
+    size_t  len;
+
+    len = ngx_strlen(end);
+
+    return r->uri.len >= len
+           && ngx_memcmp(r->uri.data + r->uri.len - len, end, len) == 0;
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_status_reclaim(ngx_http_request_t *r)
+{
+    u_char  *text, *last;
+
+    if (ngx_http_ebbtide_zone() == NULL) {
+        return NGX_HTTP_SERVICE_UNAVAILABLE;
+    }
+
+    text = ngx_pnalloc(r->pool, NGX_HTTP_EBBTIDE_LINE);
+    if (text == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    last = ngx_sprintf(text, "{\"asked\":%ui}\n",
+                       ngx_http_ebbtide_zone_ask(r->connection->log));
+
+    return ngx_http_ebbtide_status_send(r, NGX_HTTP_ACCEPTED,
+                                        "application/json", text, last - text);
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_status_send(ngx_http_request_t *r, ngx_uint_t status,
+    const char *type, u_char *text, size_t len)
+{
+    ngx_int_t         rc;
+    ngx_buf_t        *b;
+    ngx_chain_t       out;
+    ngx_table_elt_t  *h;
+
+    r->headers_out.status = status;
+    r->headers_out.content_length_n = len;
+    r->headers_out.content_type.data = (u_char *) type;
+    r->headers_out.content_type.len = ngx_strlen(type);
+    r->headers_out.content_type_len = r->headers_out.content_type.len;
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    ngx_memzero(h, sizeof(ngx_table_elt_t));
+    h->hash = 1;
+    ngx_str_set(&h->key, "Cache-Control");
+    ngx_str_set(&h->value, "no-store");
+
+    rc = ngx_http_send_header(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    b = ngx_calloc_buf(r->pool);
+    if (b == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    b->pos = text;
+    b->last = text + len;
+    b->memory = len ? 1 : 0;
+    b->last_buf = (r == r->main) ? 1 : 0;
+    b->last_in_chain = 1;
+
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_http_output_filter(r, &out);
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_status_json(ngx_http_request_t *r)
+{
+    size_t                        size;
+    u_char                       *text, *p;
+    ngx_pid_t                     pid;
+    ngx_uint_t                    i, count, slot_count;
+    ngx_http_ebbtide_zone_t      *zone;
+    ngx_http_ebbtide_figures_t   *figures;
+    ngx_http_ebbtide_loc_conf_t  *elcf;
+
+    elcf = ngx_http_get_module_loc_conf(r, ngx_http_ebbtide_module);
+    zone = ngx_http_ebbtide_zone();
+    slot_count = zone ? zone->slot_count : 0;
+    count = 0;
+
+    for (i = 0; i < slot_count; i++) {
+        count += zone->slots[i].pid ? 1 : 0;
+    }
+
+    size = NGX_HTTP_EBBTIDE_LINE
+           + count * (NGX_HTTP_EBBTIDE_JSON_WORKER
+                      + NGX_HTTP_EBBTIDE_SAMPLES
+                        * NGX_HTTP_EBBTIDE_JSON_SAMPLE);
+
+    text = ngx_pnalloc(r->pool, size);
+    if (text == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    p = ngx_sprintf(text, "{\"version\":\"%s\",\"nginx\":\"" NGINX_VERSION "\","
+                          "\"time_ms\":%M,\"can_reclaim\":%s,\"workers\":[",
+                    ebb_version(), ngx_http_ebbtide_wall_ms(),
+                    elcf->reclaim && zone ? "true" : "false");
+
+    /* there is room for as many as were counted */
+
+    for (i = 0; i < slot_count && count; i++) {
+
+        figures = ngx_http_ebbtide_zone_copy(i, &pid);
+
+        if (figures) {
+            if (p[-1] == '}') {
+                *p++ = ',';
+            }
+
+            p = ngx_http_ebbtide_json_worker(p, pid, figures);
+            count--;
+        }
+    }
+
+    p = ngx_cpymem(p, "]}\n", 3);
+
+    return ngx_http_ebbtide_status_send(r, NGX_HTTP_OK, "application/json",
+                                        text, p - text);
+}
+
+
+static u_char *
+ngx_http_ebbtide_json_worker(u_char *p, ngx_pid_t pid,
+    ngx_http_ebbtide_figures_t *figures)
+{
+    ngx_uint_t  i;
+    ngx_msec_t  wall, now;
+
+    now = ngx_current_msec;
+    wall = ngx_http_ebbtide_wall_ms();
+
+    p = ngx_sprintf(p, "{\"worker\":%ui,\"pid\":%P,\"state\":\"%s\","
+                       "\"since_ms\":%M,\"updated_ms\":%M,\"rss\":%uL,"
+                       "\"vms\":{",
+                    figures->worker, pid,
+                    figures->exiting ? "exiting" : "running",
+                    wall - (now - figures->since),
+                    wall - (now - figures->updated),
+                    figures->rss);
+
+    for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
+        p = ngx_sprintf(p, "%s\"%s\":", i ? "," : "", ngx_http_ebbtide_kinds[i]);
+        p = ngx_http_ebbtide_json_held(p, &figures->held[i]);
+    }
+
+    p = ngx_sprintf(p, "},\"limit_soft\":%uL,\"limit_hard\":%uL,"
+                       "\"pressure\":%uL,\"mood\":\"%s\",\"breath\":\"%s\","
+                       "\"steps\":{\"count\":%uL,\"p50_us\":%uL,"
+                       "\"p99_us\":%uL,\"max_us\":%uL},"
+                       "\"returned_total\":%uL,\"refaulted_total\":%uL,"
+                       "\"regretted_total\":%uL,\"history\":[",
+                    figures->limit_soft, figures->limit_hard,
+                    figures->pressure,
+                    ngx_http_ebbtide_moods[figures->mood % 4],
+                    ngx_http_ebbtide_phases[figures->phase % 4],
+                    figures->steps, figures->step_p50_us,
+                    figures->step_p99_us, figures->step_max_us,
+                    ngx_http_ebbtide_total(figures,
+                                      NGX_HTTP_EBBTIDE_HELD(returned_total)),
+                    ngx_http_ebbtide_total(figures,
+                                      NGX_HTTP_EBBTIDE_HELD(refaulted_total)),
+                    ngx_http_ebbtide_total(figures,
+                                      NGX_HTTP_EBBTIDE_HELD(regretted_total)));
+
+    p = ngx_http_ebbtide_json_samples(p, figures);
+
+    return ngx_cpymem(p, "]}", 2);
+}
+
+
+static u_char *
+ngx_http_ebbtide_json_held(u_char *p, ngx_http_ebbtide_held_t *held)
+{
+    return ngx_sprintf(p, "{\"count\":%uL,\"live\":%uL,\"waste\":%uL,"
+                          "\"free_resident\":%uL,\"returned\":%uL,"
+                          "\"metadata\":%uL,\"resident\":%uL,"
+                          "\"committed\":%uL}",
+                       held->count, held->live, held->waste,
+                       held->free_resident, held->returned, held->metadata,
+                       held->resident, held->committed);
+}
+
+
+/* The oldest first: milliseconds ago, live, free, returned, resident. */
+
+static u_char *
+ngx_http_ebbtide_json_samples(u_char *p, ngx_http_ebbtide_figures_t *figures)
+{
+    ngx_uint_t                  i, first;
+    ngx_http_ebbtide_sample_t  *sample;
+
+    first = figures->sample_count > NGX_HTTP_EBBTIDE_SAMPLES
+            ? figures->sample_count - NGX_HTTP_EBBTIDE_SAMPLES : 0;
+
+    for (i = first; i < figures->sample_count; i++) {
+        sample = &figures->samples[i % NGX_HTTP_EBBTIDE_SAMPLES];
+
+        p = ngx_sprintf(p, "%s[%M,%uL,%uL,%uL,%uL]", i > first ? "," : "",
+                        ngx_current_msec - sample->time, sample->live,
+                        sample->free_resident, sample->returned, sample->rss);
+    }
+
+    return p;
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r)
+{
+    size_t                    size;
+    u_char                   *text, *p;
+    ngx_uint_t                i, count;
+    ngx_http_ebbtide_zone_t  *zone;
+
+    zone = ngx_http_ebbtide_zone();
+    count = zone ? zone->slot_count : 0;
+
+    size = 2 * NGX_HTTP_EBBTIDE_LINE
+           + (sizeof(ngx_http_ebbtide_vm_metrics)
+              + sizeof(ngx_http_ebbtide_metrics))
+             / sizeof(ngx_http_ebbtide_metric_t)
+             * (2 + NGX_HTTP_EBBTIDE_KINDS * count) * NGX_HTTP_EBBTIDE_LINE;
+
+    text = ngx_pnalloc(r->pool, size);
+    if (text == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    p = ngx_sprintf(text, "# HELP ebbtide_build_info The version.\n"
+                          "# TYPE ebbtide_build_info gauge\n"
+                          "ebbtide_build_info{version=\"%s\"} 1\n",
+                    ebb_version());
+
+    for (i = 0; ngx_http_ebbtide_vm_metrics[i].name; i++) {
+        p = ngx_http_ebbtide_metric(p, &ngx_http_ebbtide_vm_metrics[i], 1);
+    }
+
+    for (i = 0; ngx_http_ebbtide_metrics[i].name; i++) {
+        p = ngx_http_ebbtide_metric(p, &ngx_http_ebbtide_metrics[i], 0);
+    }
+
+    return ngx_http_ebbtide_status_send(r, NGX_HTTP_OK,
+                                    "text/plain; version=0.0.4; charset=utf-8",
+                                    text, p - text);
+}
+
+
+/*
+ * Old workers that shut down are there beside the new ones of the same number,
+ * so the process is a label too.
+ */
+
+static u_char *
+ngx_http_ebbtide_metric(u_char *p, const ngx_http_ebbtide_metric_t *metric,
+    ngx_uint_t by_vm)
+{
+    uint64_t                     value;
+    ngx_pid_t                    pid;
+    ngx_uint_t                   i, kind, kinds;
+    ngx_http_ebbtide_zone_t     *zone;
+    ngx_http_ebbtide_figures_t  *figures;
+
+    p = ngx_sprintf(p, "# HELP %s %s\n# TYPE %s %s\n",
+                    metric->name, metric->help, metric->name, metric->type);
+
+    zone = ngx_http_ebbtide_zone();
+    kinds = by_vm ? NGX_HTTP_EBBTIDE_KINDS : 1;
+
+    for (i = 0; i < (zone ? zone->slot_count : 0); i++) {
+
+        figures = ngx_http_ebbtide_zone_copy(i, &pid);
+        if (figures == NULL) {
+            continue;
+        }
+
+        for (kind = 0; kind < kinds; kind++) {
+            p = ngx_sprintf(p, "%s{worker=\"%ui\",pid=\"%P\"", metric->name,
+                            figures->worker, pid);
+
+            if (by_vm) {
+                p = ngx_sprintf(p, ",vm=\"%s\"", ngx_http_ebbtide_kinds[kind]);
+                value = *(uint64_t *) ((u_char *) &figures->held[kind]
+                                       + metric->offset);
+
+            } else {
+                value = *(uint64_t *) ((u_char *) figures + metric->offset);
+            }
+
+            if (metric->divisor == 1) {
+                p = ngx_sprintf(p, "} %uL\n", value);
+
+            } else {
+                p = ngx_sprintf(p, "} %.6f\n",
+                                (double) value / metric->divisor);
+            }
+        }
+    }
+
+    return p;
+}
+
+
+static uint64_t
+ngx_http_ebbtide_total(ngx_http_ebbtide_figures_t *figures, size_t offset)
+{
+    uint64_t    total;
+    ngx_uint_t  i;
+
+    total = 0;
+
+    for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
+        total += *(uint64_t *) ((u_char *) &figures->held[i] + offset);
+    }
+
+    return total;
+}
+
+
+static ngx_msec_t
+ngx_http_ebbtide_wall_ms(void)
+{
+    ngx_time_t  *tp;
+
+    tp = ngx_timeofday();
+
+    return (ngx_msec_t) tp->sec * 1000 + tp->msec;
+}

@@ -1,0 +1,414 @@
+
+/*
+ * The figures of all workers, in shared memory.
+ *
+ * A process takes a slot when it starts and leaves it when it ends. The slot of
+ * one that was killed is taken by the next that needs one. Only its owner
+ * writes a slot; a reader tries again when it was written meanwhile.
+ */
+
+
+#include "ngx_http_ebbtide.h"
+
+
+#define NGX_HTTP_EBBTIDE_TRIES  100
+
+
+static ngx_int_t ngx_http_ebbtide_zone_init(ngx_shm_zone_t *shm_zone,
+    void *data);
+static ngx_uint_t ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid);
+static void ngx_http_ebbtide_held_add(ngx_http_ebbtide_figures_t *figures,
+    ngx_http_ebbtide_vm_t *vm);
+static uint64_t ngx_http_ebbtide_rss(void);
+
+
+static ngx_http_ebbtide_zone_t  *ngx_http_ebbtide_zone_data;
+/* this process's slot */
+static ngx_http_ebbtide_slot_t  *ngx_http_ebbtide_slot;
+/* requests to reclaim that were seen */
+static ngx_atomic_uint_t         ngx_http_ebbtide_asked;
+static ngx_fd_t                  ngx_http_ebbtide_statm = NGX_INVALID_FILE;
+
+
+char *
+ngx_http_ebbtide_zone_add(ngx_conf_t *cf, ngx_http_ebbtide_main_conf_t *emcf)
+{
+    ngx_str_t  name = ngx_string("ebbtide");
+
+    emcf->zone = ngx_shared_memory_add(cf, &name, emcf->zone_size,
+                                       &ngx_http_ebbtide_module);
+    if (emcf->zone == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    emcf->zone->init = ngx_http_ebbtide_zone_init;
+
+    return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_zone_init(ngx_shm_zone_t *shm_zone, void *data)
+{
+    size_t                    size;
+    ngx_slab_pool_t          *pool;
+    ngx_http_ebbtide_zone_t  *zone;
+
+    pool = (ngx_slab_pool_t *) shm_zone->shm.addr;
+
+    if (data) {
+        /* a reload: the old workers go on in it */
+        shm_zone->data = data;
+        return NGX_OK;
+    }
+
+    if (shm_zone->shm.exists) {
+        shm_zone->data = pool->data;
+        return NGX_OK;
+    }
+
+    size = pool->pfree * ngx_pagesize;
+    zone = ngx_slab_calloc(pool, size);
+    if (zone == NULL) {
+        return NGX_ERROR;
+    }
+
+    zone->slot_count = (size - offsetof(ngx_http_ebbtide_zone_t, slots))
+                       / sizeof(ngx_http_ebbtide_slot_t);
+    pool->data = zone;
+    shm_zone->data = zone;
+
+    return NGX_OK;
+}
+
+
+/* NULL: the zone is off. */
+
+ngx_http_ebbtide_zone_t *
+ngx_http_ebbtide_zone(void)
+{
+    return ngx_http_ebbtide_zone_data;
+}
+
+
+void
+ngx_http_ebbtide_zone_enter(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf)
+{
+    ngx_uint_t                i;
+    ngx_atomic_uint_t         pid;
+    ngx_http_ebbtide_slot_t  *slot;
+    ngx_http_ebbtide_zone_t  *zone;
+
+    ngx_http_ebbtide_zone_data = emcf->zone ? emcf->zone->data : NULL;
+
+    zone = ngx_http_ebbtide_zone_data;
+    if (zone == NULL) {
+        return;
+    }
+
+    ngx_http_ebbtide_asked = zone->asked;
+
+    for (i = 0; i < zone->slot_count; i++) {
+        slot = &zone->slots[i];
+        pid = slot->pid;
+
+        if (pid && !ngx_http_ebbtide_pid_is_gone(pid)) {
+            continue;
+        }
+
+        if (ngx_atomic_cmp_set(&slot->pid, pid, ngx_pid)) {
+            break;
+        }
+    }
+
+    if (i == zone->slot_count) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "ebbtide: no room for the figures of this process; "
+                      "raise ebbtide_zone");
+        return;
+    }
+
+    slot->sequence |= 1;
+    ngx_memory_barrier();
+    ngx_memzero(&slot->figures, sizeof(ngx_http_ebbtide_figures_t));
+    slot->figures.worker = ngx_worker;
+    slot->figures.since = ngx_current_msec;
+    slot->figures.phase = NGX_HTTP_EBBTIDE_SETTLED;
+    ngx_memory_barrier();
+    slot->sequence++;
+
+    ngx_http_ebbtide_slot = slot;
+    ngx_http_ebbtide_statm = ngx_open_file("/proc/self/statm", NGX_FILE_RDONLY,
+                                           NGX_FILE_OPEN, 0);
+
+    if (ngx_http_ebbtide_statm != NGX_INVALID_FILE) {
+        (void) fcntl(ngx_http_ebbtide_statm, F_SETFD, FD_CLOEXEC);
+    }
+
+    ngx_http_ebbtide_zone_publish(ngx_current_msec);
+}
+
+
+void
+ngx_http_ebbtide_zone_leave(void)
+{
+    if (ngx_http_ebbtide_slot) {
+        ngx_http_ebbtide_slot->pid = 0;
+        ngx_http_ebbtide_slot = NULL;
+    }
+
+    if (ngx_http_ebbtide_statm != NGX_INVALID_FILE) {
+        (void) ngx_close_file(ngx_http_ebbtide_statm);
+        ngx_http_ebbtide_statm = NGX_INVALID_FILE;
+    }
+}
+
+
+static ngx_uint_t
+ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid)
+{
+    return kill(pid, 0) == -1 && ngx_errno == ESRCH;
+}
+
+
+void
+ngx_http_ebbtide_zone_publish(ngx_msec_t now)
+{
+    ngx_uint_t                   i;
+    ngx_http_ebbtide_slot_t     *slot;
+    ngx_http_ebbtide_sample_t   *sample;
+    ngx_http_ebbtide_figures_t  *figures;
+
+    slot = ngx_http_ebbtide_slot;
+    if (slot == NULL) {
+        return;
+    }
+
+    figures = &slot->figures;
+
+    slot->sequence |= 1;
+    ngx_memory_barrier();
+
+    ngx_http_ebbtide_held(figures);
+    figures->exiting = ngx_exiting || ngx_terminate;
+    figures->updated = now;
+    figures->rss = ngx_http_ebbtide_rss();
+
+    sample = &figures->samples[figures->sample_count++
+                               % NGX_HTTP_EBBTIDE_SAMPLES];
+    ngx_memzero(sample, sizeof(ngx_http_ebbtide_sample_t));
+    sample->time = now;
+    sample->rss = figures->rss;
+
+    for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
+        sample->live += figures->held[i].live;
+        sample->free_resident += figures->held[i].free_resident;
+        sample->returned += figures->held[i].returned;
+    }
+
+    ngx_memory_barrier();
+    slot->sequence++;
+}
+
+
+/* What the VMs of this process hold now. */
+
+void
+ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures)
+{
+    ngx_queue_t            *q, *vms;
+    ngx_http_ebbtide_vm_t  *vm;
+
+    ngx_memzero(figures->held, sizeof(figures->held));
+
+    vms = ngx_http_ebbtide_vms();
+
+    for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
+         q = ngx_queue_next(q))
+    {
+        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
+
+        if (ngx_http_ebbtide_vm_enter(vm)) {
+            ngx_http_ebbtide_held_add(figures, vm);
+            ngx_http_ebbtide_vm_leave(vm);
+        }
+    }
+}
+
+
+static void
+ngx_http_ebbtide_held_add(ngx_http_ebbtide_figures_t *figures,
+    ngx_http_ebbtide_vm_t *vm)
+{
+    ebb_stats                 stats;
+    ngx_http_ebbtide_held_t  *held;
+
+    ngx_memzero(&stats, sizeof(ebb_stats));
+    stats.size = sizeof(ebb_stats);
+
+    if (ebb_stats_read(vm->heap, &stats) != EBB_OK) {
+        return;
+    }
+
+    held = &figures->held[vm->configured ? NGX_HTTP_EBBTIDE_MAIN
+                                         : NGX_HTTP_EBBTIDE_OTHER];
+    held->count++;
+    held->live += stats.live + stats.former_live;
+    held->waste += stats.waste;
+    held->free_resident += stats.free_resident;
+    held->returned += stats.returned;
+    held->metadata += stats.metadata;
+    held->resident += stats.resident;
+    held->committed += stats.committed;
+    held->returned_total += stats.returned_total;
+    held->refaulted_total += stats.refaulted_asked + stats.refaulted_idle
+                             + stats.refaulted_limit;
+    held->regretted_total += stats.regretted_asked + stats.regretted_idle
+                             + stats.regretted_limit;
+
+    if (vm->configured) {
+        figures->limit_soft = stats.limit_soft;
+        figures->limit_hard = stats.limit_hard;
+        figures->pressure = stats.pressure;
+        figures->mood = stats.mood;
+        figures->phase = vm->phase;
+        figures->steps = stats.steps;
+        figures->step_p50_us = stats.step_p50_us;
+        figures->step_p99_us = stats.step_p99_us;
+        figures->step_max_us = stats.step_max_us;
+    }
+}
+
+
+/* What the kernel says that this process holds resident. */
+
+static uint64_t
+ngx_http_ebbtide_rss(void)
+{
+    ssize_t   n;
+    u_char    text[128], *p, *last;
+    uint64_t  pages;
+
+    if (ngx_http_ebbtide_statm == NGX_INVALID_FILE) {
+        return 0;
+    }
+
+    n = pread(ngx_http_ebbtide_statm, text, sizeof(text), 0);
+    last = text + (n > 0 ? n : 0);
+
+    p = ngx_strlchr(text, last, ' ');
+    pages = 0;
+
+    for (p = p ? p + 1 : last; p < last && *p >= '0' && *p <= '9'; p++) {
+        pages = pages * 10 + (*p - '0');
+    }
+
+    return pages * ngx_pagesize;
+}
+
+
+/*
+ * Asks all workers to collect and reclaim now. A signal that nginx ignores ends
+ * their wait. Returns how many there are.
+ */
+
+ngx_uint_t
+ngx_http_ebbtide_zone_ask(ngx_log_t *log)
+{
+    ngx_pid_t                 pid;
+    ngx_uint_t                i, count;
+    ngx_http_ebbtide_zone_t  *zone;
+
+    zone = ngx_http_ebbtide_zone_data;
+    if (zone == NULL) {
+        return 0;
+    }
+
+    (void) ngx_atomic_fetch_add(&zone->asked, 1);
+
+    count = 0;
+
+    for (i = 0; i < zone->slot_count; i++) {
+        pid = zone->slots[i].pid;
+
+        if (pid == 0 || ngx_http_ebbtide_pid_is_gone(pid)) {
+            continue;
+        }
+
+        count++;
+
+        if (pid != ngx_pid && kill(pid, SIGIO) == -1) {
+            ngx_log_error(NGX_LOG_WARN, log, ngx_errno,
+                          "ebbtide: process %P cannot be woken", pid);
+        }
+    }
+
+    return count;
+}
+
+
+/* Whether somebody has asked since the last time. */
+
+ngx_uint_t
+ngx_http_ebbtide_zone_is_asked(void)
+{
+    ngx_atomic_uint_t  asked;
+
+    if (ngx_http_ebbtide_zone_data == NULL) {
+        return 0;
+    }
+
+    asked = ngx_http_ebbtide_zone_data->asked;
+
+    if (asked == ngx_http_ebbtide_asked) {
+        return 0;
+    }
+
+    ngx_http_ebbtide_asked = asked;
+
+    return 1;
+}
+
+
+/*
+ * Copies the figures of a slot to a place that the next call takes again.
+ * Returns NULL when they are nobody's.
+ */
+
+ngx_http_ebbtide_figures_t *
+ngx_http_ebbtide_zone_copy(ngx_uint_t index, ngx_pid_t *pid)
+{
+    ngx_uint_t                         tries;
+    ngx_atomic_uint_t                  sequence;
+    ngx_http_ebbtide_slot_t           *slot;
+    static ngx_http_ebbtide_figures_t  copy;
+
+    slot = &ngx_http_ebbtide_zone_data->slots[index];
+
+    for (tries = 0; tries < NGX_HTTP_EBBTIDE_TRIES; tries++) {
+        *pid = slot->pid;
+
+        if (*pid == 0 || ngx_http_ebbtide_pid_is_gone(*pid)) {
+            return NULL;
+        }
+
+        sequence = slot->sequence;
+        ngx_memory_barrier();
+
+        if (sequence % 2 == 0) {
+            copy = slot->figures;
+            ngx_memory_barrier();
+
+            if (slot->sequence == sequence
+                && slot->pid == (ngx_atomic_uint_t) *pid)
+            {
+                return &copy;
+            }
+        }
+
+        ngx_sched_yield();
+    }
+
+    return NULL;
+}

@@ -469,6 +469,7 @@ static char *
 ngx_http_ebbtide_check(ngx_conf_t *cf, ebb_options *options)
 {
     ebb_heap     *heap;
+    ngx_str_t    *value;
     ebb_options   small;
 
     small = *options;
@@ -476,8 +477,10 @@ ngx_http_ebbtide_check(ngx_conf_t *cf, ebb_options *options)
 
     heap = ebb_heap_new(&small);
     if (heap == NULL) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid value: %s",
-                           ebb_strerror(0));
+        value = cf->args->elts;
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\" of \"%V\": %s",
+                           &value[1], &value[0], ebb_strerror(0));
         return NGX_CONF_ERROR;
     }
 
@@ -564,7 +567,10 @@ ngx_http_ebbtide_decay(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     ms = ngx_parse_time(&value[1], 0);
     if (ms == NGX_ERROR) {
-        return "invalid value";
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\": \"ebbtide_decay\" must be "
+                           "a time from 0 to 1h", &value[1]);
+        return NGX_CONF_ERROR;
     }
 
     emcf->options.decay_ms = ms ? ms : EBB_ZERO;
@@ -589,7 +595,10 @@ ngx_http_ebbtide_retain(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     size = ngx_parse_offset(&value[1]);
     if (size == NGX_ERROR) {
-        return "invalid value";
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\": \"ebbtide_retain\" must be "
+                           "a size such as 8m", &value[1]);
+        return NGX_CONF_ERROR;
     }
 
     emcf->options.retain = size ? size : EBB_ZERO;

@@ -34,6 +34,9 @@ typedef struct {
     int          (*gc)(lua_State *L, int what, int data);
     int          (*cpcall)(lua_State *L, ngx_http_ebbtide_lua_pt func,
                            void *ud);
+    int          (*pcall)(lua_State *L, int args, int results, int handler);
+    void         (*pushlightuserdata)(lua_State *L, void *p);
+    void         (*rawget)(lua_State *L, int index);
     void         (*settop)(lua_State *L, int index);
     int          (*gettop)(lua_State *L);
     int          (*type)(lua_State *L, int index);
@@ -59,6 +62,9 @@ typedef struct {
                               void *ud);
 } ngx_http_ebbtide_lua_t;
 
+
+#define NGX_HTTP_EBBTIDE_LUA_REGISTRY      (-10000)
+#define NGX_HTTP_EBBTIDE_LUA_GLOBALS       (-10002)
 
 #define NGX_HTTP_EBBTIDE_LUA_GCCOLLECT     2
 #define NGX_HTTP_EBBTIDE_LUA_GCCOUNT       3
@@ -99,6 +105,8 @@ typedef struct {
     /* somebody asked for it: traffic does not stop it */
     unsigned                   asked:1;
     unsigned                   hurried:1;
+    /* the function that collects is in the VM's registry */
+    unsigned                   prepared:1;
     /* bytes that Lua counts; they change when it runs */
     uint64_t                   bytes;
     ngx_msec_t                 active;
@@ -219,7 +227,7 @@ typedef struct {
 /* ngx_http_ebbtide_vm.c */
 
 void ngx_http_ebbtide_vms_enable(ngx_flag_t enable, const ebb_options *options);
-void ngx_http_ebbtide_vms_forked(void);
+void ngx_http_ebbtide_vms_started(ngx_uint_t started);
 ngx_queue_t *ngx_http_ebbtide_vms(void);
 ngx_int_t ngx_http_ebbtide_vms_attach(ngx_conf_t *cf);
 ngx_uint_t ngx_http_ebbtide_vms_expected(void);
@@ -232,16 +240,14 @@ const ngx_http_ebbtide_lua_t *ngx_http_ebbtide_lua(void);
 /* ngx_http_ebbtide_breath.c */
 
 void ngx_http_ebbtide_breath_reclaim(ngx_log_t *log);
-void ngx_http_ebbtide_breath_start(ngx_cycle_t *cycle,
-    ngx_http_ebbtide_main_conf_t *emcf);
+void ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf);
 
 /* ngx_http_ebbtide_zone.c */
 
 char *ngx_http_ebbtide_zone_add(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf);
 ngx_http_ebbtide_zone_t *ngx_http_ebbtide_zone(void);
-void ngx_http_ebbtide_zone_enter(ngx_cycle_t *cycle,
-    ngx_http_ebbtide_main_conf_t *emcf);
+void ngx_http_ebbtide_zone_open(ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_zone_leave(void);
 void ngx_http_ebbtide_zone_publish(ngx_msec_t now);
 ngx_uint_t ngx_http_ebbtide_zone_ask(ngx_log_t *log);

@@ -55,6 +55,7 @@ static ngx_msec_t ngx_http_ebbtide_vm_tick(ngx_http_ebbtide_vm_t *vm);
 static ngx_msec_t ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm,
     ngx_msec_t now);
 static void ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm);
+static int ngx_http_ebbtide_vm_prepare(lua_State *L);
 static int ngx_http_ebbtide_vm_collect_slice(lua_State *L);
 static ngx_int_t ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm);
 static void ngx_http_ebbtide_vm_hurry(ngx_http_ebbtide_vm_t *vm);
@@ -68,10 +69,14 @@ static uint64_t ngx_http_ebbtide_now_us(void);
 static ngx_int_t  (*ngx_http_ebbtide_next_process_events)(ngx_cycle_t *cycle,
     ngx_msec_t timer, ngx_uint_t flags);
 
-static ngx_http_ebbtide_main_conf_t  *ngx_http_ebbtide_conf;
+/* ebbtide_idle and ebbtide_step */
+static ngx_msec_t   ngx_http_ebbtide_idle_ms;
+static ngx_uint_t   ngx_http_ebbtide_step_us;
 
 /* the next look at the heaps, and whether there is any */
 static ngx_msec_t   ngx_http_ebbtide_next_look;
+/* the address under which the function that collects is in a registry */
+static char         ngx_http_ebbtide_collect_key;
 /* figures changed since they were published, and when that was */
 static ngx_uint_t   ngx_http_ebbtide_changed;
 static ngx_msec_t   ngx_http_ebbtide_published;
@@ -119,8 +124,7 @@ ngx_http_ebbtide_vm_collect_all(lua_State *L)
 /* In a process with an event loop, once that is there. */
 
 void
-ngx_http_ebbtide_breath_start(ngx_cycle_t *cycle,
-    ngx_http_ebbtide_main_conf_t *emcf)
+ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
 {
     ngx_queue_t            *q, *vms;
     ngx_http_ebbtide_vm_t  *vm;
@@ -140,7 +144,8 @@ ngx_http_ebbtide_breath_start(ngx_cycle_t *cycle,
         vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
     }
 
-    ngx_http_ebbtide_conf = emcf;
+    ngx_http_ebbtide_idle_ms = emcf->idle;
+    ngx_http_ebbtide_step_us = emcf->step_us;
     ngx_http_ebbtide_next_look = ngx_current_msec;
     ngx_http_ebbtide_published = ngx_current_msec;
 
@@ -255,7 +260,7 @@ ngx_http_ebbtide_vm_tick(ngx_http_ebbtide_vm_t *vm)
     if (next == 0) {
         ngx_http_ebbtide_changed = 1;
 
-        if (ebb_tick(vm->heap, ngx_http_ebbtide_conf->step_us) == EBB_MORE) {
+        if (ebb_tick(vm->heap, ngx_http_ebbtide_step_us) == EBB_MORE) {
             return NGX_HTTP_EBBTIDE_PAUSE;
         }
 
@@ -292,9 +297,9 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 
         quiet = now - vm->active;
 
-        if (quiet < ngx_http_ebbtide_conf->idle) {
+        if (quiet < ngx_http_ebbtide_idle_ms) {
             next = ngx_http_ebbtide_vm_tick(vm);
-            return ngx_min(next, ngx_http_ebbtide_conf->idle - quiet);
+            return ngx_min(next, ngx_http_ebbtide_idle_ms - quiet);
         }
 
         vm->cycles = 0;
@@ -349,17 +354,48 @@ ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm)
         return;
     }
 
+    if (!vm->prepared
+        && lua->cpcall(vm->lua, ngx_http_ebbtide_vm_prepare, NULL) != 0)
+    {
+        /* there is no memory: the program's own allocations go on collecting */
+        lua->settop(vm->lua, -2);
+        vm->cycles = NGX_HTTP_EBBTIDE_CYCLES;
+        return;
+    }
+
+    vm->prepared = 1;
+
     slice.lua = lua;
     slice.vm = vm;
-    slice.until_us = ngx_http_ebbtide_now_us() + ngx_http_ebbtide_conf->step_us;
+    slice.until_us = ngx_http_ebbtide_now_us() + ngx_http_ebbtide_step_us;
+
+    /* allocates nothing, so that it works at a memory limit too */
+    lua->pushlightuserdata(vm->lua, &ngx_http_ebbtide_collect_key);
+    lua->rawget(vm->lua, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
+    lua->pushlightuserdata(vm->lua, &slice);
 
     /* finalizers run in here, and may throw */
-    if (lua->cpcall(vm->lua, ngx_http_ebbtide_vm_collect_slice, &slice) != 0) {
+    if (lua->pcall(vm->lua, 1, 0, 0) != 0) {
         lua->settop(vm->lua, -2);
     }
 
     /* that was no activity of the program's */
     vm->bytes = ngx_http_ebbtide_vm_bytes(vm);
+}
+
+
+static int
+ngx_http_ebbtide_vm_prepare(lua_State *L)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    lua->pushlightuserdata(L, &ngx_http_ebbtide_collect_key);
+    lua->pushcclosure(L, ngx_http_ebbtide_vm_collect_slice, 0);
+    lua->rawset(L, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
+
+    return 0;
 }
 
 
@@ -399,7 +435,7 @@ ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm)
 
     ngx_memzero(&options, sizeof(ebb_reclaim_options));
     options.size = sizeof(ebb_reclaim_options);
-    options.budget_us = ngx_http_ebbtide_conf->step_us;
+    options.budget_us = ngx_http_ebbtide_step_us;
 
     return ebb_reclaim(vm->heap, &options, NULL) == EBB_MORE ? NGX_AGAIN
                                                              : NGX_OK;

@@ -36,6 +36,7 @@ static char *ngx_http_ebbtide_merge_loc_conf(ngx_conf_t *cf, void *parent,
 static ngx_int_t ngx_http_ebbtide_postconfiguration(ngx_conf_t *cf);
 static ngx_int_t ngx_http_ebbtide_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_ebbtide_init_process(ngx_cycle_t *cycle);
+static void ngx_http_ebbtide_start(ngx_http_ebbtide_main_conf_t *emcf);
 static void ngx_http_ebbtide_exit_process(ngx_cycle_t *cycle);
 static void ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_log_t *log,
     ngx_http_ebbtide_limit_t *limit, const char *name);
@@ -55,6 +56,10 @@ static char *ngx_http_ebbtide_status(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_int_t ngx_http_ebbtide_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+
+
+/* this process serves requests; with "master_process off" it reloads as well */
+static ngx_uint_t  ngx_http_ebbtide_started;
 
 
 static ngx_conf_post_t  ngx_http_ebbtide_idle_post =
@@ -285,6 +290,7 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
     emcf->options.limit_hard = emcf->limit_hard.bytes;
 
     /* the Lua module makes its VM in its postconfiguration */
+    ngx_http_ebbtide_vms_started(0);
     ngx_http_ebbtide_vms_enable(emcf->enable, &emcf->options);
 
     if (!emcf->enable || emcf->zone_size == 0) {
@@ -391,6 +397,10 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
         ngx_http_ebbtide_breath_reclaim(cycle->log);
     }
 
+    if (ngx_http_ebbtide_started) {
+        ngx_http_ebbtide_start(emcf);
+    }
+
     return NGX_OK;
 }
 
@@ -437,6 +447,23 @@ ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_log_t *log,
 }
 
 
+/* In a process with an event loop. */
+
+static void
+ngx_http_ebbtide_start(ngx_http_ebbtide_main_conf_t *emcf)
+{
+    ngx_http_ebbtide_vms_started(1);
+    ngx_http_ebbtide_zone_open(emcf);
+    ngx_http_ebbtide_breath_start(emcf);
+
+    /* the cache manager and its like do not run Lua; those that do will tell */
+
+    if (ngx_process != NGX_PROCESS_HELPER) {
+        ngx_http_ebbtide_zone_publish(ngx_current_msec);
+    }
+}
+
+
 static ngx_int_t
 ngx_http_ebbtide_init_process(ngx_cycle_t *cycle)
 {
@@ -448,9 +475,8 @@ ngx_http_ebbtide_init_process(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
-    ngx_http_ebbtide_vms_forked();
-    ngx_http_ebbtide_zone_enter(cycle, emcf);
-    ngx_http_ebbtide_breath_start(cycle, emcf);
+    ngx_http_ebbtide_started = 1;
+    ngx_http_ebbtide_start(emcf);
 
     return NGX_OK;
 }

@@ -39,6 +39,7 @@ typedef struct {
 static ngx_uint_t ngx_http_ebbtide_status_format(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_ebbtide_status_ends(ngx_http_request_t *r,
     const char *end);
+static ngx_uint_t ngx_http_ebbtide_status_is_foreign(ngx_http_request_t *r);
 static ngx_int_t ngx_http_ebbtide_status_reclaim(ngx_http_request_t *r);
 static ngx_int_t ngx_http_ebbtide_status_send(ngx_http_request_t *r,
     ngx_uint_t status, const char *type, u_char *text, size_t len);
@@ -145,7 +146,7 @@ ngx_http_ebbtide_status_handler(ngx_http_request_t *r)
             return NGX_HTTP_NOT_ALLOWED;
         }
 
-        if (!elcf->reclaim) {
+        if (!elcf->reclaim || ngx_http_ebbtide_status_is_foreign(r)) {
             return NGX_HTTP_FORBIDDEN;
         }
 
@@ -248,6 +249,36 @@ ngx_http_ebbtide_status_ends(ngx_http_request_t *r, const char *end)
 
     return r->uri.len >= len
            && ngx_memcmp(r->uri.data + r->uri.len - len, end, len) == 0;
+}
+
+
+/* Whether a browser says that the request was made by another site's page. */
+
+static ngx_uint_t
+ngx_http_ebbtide_status_is_foreign(ngx_http_request_t *r)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *header;
+
+    for (part = &r->headers_in.headers.part; part; part = part->next) {
+        header = part->elts;
+
+        for (i = 0; i < part->nelts; i++) {
+            if (header[i].key.len == sizeof("Sec-Fetch-Site") - 1
+                && ngx_strncasecmp(header[i].key.data,
+                                   (u_char *) "Sec-Fetch-Site",
+                                   sizeof("Sec-Fetch-Site") - 1) == 0
+                && (header[i].value.len != sizeof("same-origin") - 1
+                    || ngx_strncmp(header[i].value.data, "same-origin",
+                                   sizeof("same-origin") - 1) != 0))
+            {
+                return 1;
+            }
+        }
+    }
+
+    return 0;
 }
 
 

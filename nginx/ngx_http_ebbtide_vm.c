@@ -50,7 +50,7 @@ static ngx_queue_t   ngx_http_ebbtide_vm_list =
     { &ngx_http_ebbtide_vm_list, &ngx_http_ebbtide_vm_list };
 static ebb_options   ngx_http_ebbtide_vm_options;
 static ngx_flag_t    ngx_http_ebbtide_vm_enabled;
-static ngx_uint_t    ngx_http_ebbtide_vm_forked;
+static ngx_uint_t    ngx_http_ebbtide_vm_started;
 
 
 static const struct {
@@ -59,6 +59,10 @@ static const struct {
 } ngx_http_ebbtide_lua_names[] = {
     { "lua_gc", offsetof(ngx_http_ebbtide_lua_t, gc) },
     { "lua_cpcall", offsetof(ngx_http_ebbtide_lua_t, cpcall) },
+    { "lua_pcall", offsetof(ngx_http_ebbtide_lua_t, pcall) },
+    { "lua_pushlightuserdata",
+      offsetof(ngx_http_ebbtide_lua_t, pushlightuserdata) },
+    { "lua_rawget", offsetof(ngx_http_ebbtide_lua_t, rawget) },
     { "lua_settop", offsetof(ngx_http_ebbtide_lua_t, settop) },
     { "lua_gettop", offsetof(ngx_http_ebbtide_lua_t, gettop) },
     { "lua_type", offsetof(ngx_http_ebbtide_lua_t, type) },
@@ -120,12 +124,15 @@ ngx_http_ebbtide_vms_enable(ngx_flag_t enable, const ebb_options *options)
 }
 
 
-/* VMs made from now on are of one request, or of a thread. */
+/*
+ * VMs made from now on are of one request or of a thread, if requests are
+ * served already, and not of a configuration.
+ */
 
 void
-ngx_http_ebbtide_vms_forked(void)
+ngx_http_ebbtide_vms_started(ngx_uint_t started)
 {
-    ngx_http_ebbtide_vm_forked = 1;
+    ngx_http_ebbtide_vm_started = started;
 }
 
 
@@ -213,7 +220,7 @@ lua_newstate(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
     heap = ebb_heap_of((struct lua_State *) L);
     vm = ngx_http_ebbtide_vm_add(L, heap);
 
-    if (vm && ngx_http_ebbtide_vm_forked) {
+    if (vm && ngx_http_ebbtide_vm_started) {
         vm->locked = 1;
         lua->setallocf(L, ngx_http_ebbtide_vm_alloc, vm);
     }
@@ -269,7 +276,7 @@ ngx_http_ebbtide_vm_add(lua_State *L, ebb_heap *heap)
 
     vm->lua = L;
     vm->heap = heap;
-    vm->configured = !ngx_http_ebbtide_vm_forked;
+    vm->configured = !ngx_http_ebbtide_vm_started;
     vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
 
     ngx_queue_insert_tail(&ngx_http_ebbtide_vm_list, &vm->queue);

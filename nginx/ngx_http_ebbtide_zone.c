@@ -16,6 +16,7 @@
 
 static ngx_int_t ngx_http_ebbtide_zone_init(ngx_shm_zone_t *shm_zone,
     void *data);
+static void ngx_http_ebbtide_zone_enter(void);
 static ngx_uint_t ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid);
 static void ngx_http_ebbtide_held_add(ngx_http_ebbtide_figures_t *figures,
     ngx_http_ebbtide_vm_t *vm);
@@ -91,23 +92,37 @@ ngx_http_ebbtide_zone(void)
 }
 
 
+/* From now on this process publishes its figures there. */
+
 void
-ngx_http_ebbtide_zone_enter(ngx_cycle_t *cycle,
-    ngx_http_ebbtide_main_conf_t *emcf)
+ngx_http_ebbtide_zone_open(ngx_http_ebbtide_main_conf_t *emcf)
+{
+    ngx_http_ebbtide_zone_data = emcf->zone ? emcf->zone->data : NULL;
+
+    if (ngx_http_ebbtide_zone_data) {
+        ngx_http_ebbtide_asked = ngx_http_ebbtide_zone_data->asked;
+    }
+}
+
+
+/* Takes a slot. Where there is none, that is said once. */
+
+static void
+ngx_http_ebbtide_zone_enter(void)
 {
     ngx_uint_t                i;
     ngx_atomic_uint_t         pid;
     ngx_http_ebbtide_slot_t  *slot;
     ngx_http_ebbtide_zone_t  *zone;
-
-    ngx_http_ebbtide_zone_data = emcf->zone ? emcf->zone->data : NULL;
+    static ngx_uint_t         full;
 
     zone = ngx_http_ebbtide_zone_data;
-    if (zone == NULL) {
+
+    if (zone == NULL || full) {
         return;
     }
 
-    ngx_http_ebbtide_asked = zone->asked;
+    slot = NULL;
 
     for (i = 0; i < zone->slot_count; i++) {
         slot = &zone->slots[i];
@@ -123,7 +138,8 @@ ngx_http_ebbtide_zone_enter(ngx_cycle_t *cycle,
     }
 
     if (i == zone->slot_count) {
-        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+        full = 1;
+        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
                       "ebbtide: no room for the figures of this process; "
                       "raise ebbtide_zone");
         return;
@@ -145,8 +161,6 @@ ngx_http_ebbtide_zone_enter(ngx_cycle_t *cycle,
     if (ngx_http_ebbtide_statm != NGX_INVALID_FILE) {
         (void) fcntl(ngx_http_ebbtide_statm, F_SETFD, FD_CLOEXEC);
     }
-
-    ngx_http_ebbtide_zone_publish(ngx_current_msec);
 }
 
 
@@ -179,6 +193,10 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
     ngx_http_ebbtide_slot_t     *slot;
     ngx_http_ebbtide_sample_t   *sample;
     ngx_http_ebbtide_figures_t  *figures;
+
+    if (ngx_http_ebbtide_slot == NULL) {
+        ngx_http_ebbtide_zone_enter();
+    }
 
     slot = ngx_http_ebbtide_slot;
     if (slot == NULL) {

@@ -10,6 +10,7 @@
 //!   process   one run: spawn, watch, wait, whatever happens to us meanwhile
 //!   event     the lines by which the host reports
 //!   memory    what the kernel counts, and bytes in words
+//!   nginx     an nginx with a service in Lua, and a load on it
 //!   numbers   median, spread, geometric mean
 //!   suite     the programs and their results; figures: what they must reach
 //!   tide      the schedules of the demo's program; curve: its memory over time
@@ -18,7 +19,7 @@
 //! ```
 //!
 //! The binaries are `demo`, which shows the breathing curve of a service, for a minute or as a
-//! soak, and `programs`, which measures.
+//! soak, `programs`, which measures whole programs, and `nginx`, which measures the nginx module.
 #![deny(unsafe_code)]
 
 pub mod breathing;
@@ -29,6 +30,7 @@ pub mod figures;
 pub mod host;
 pub mod live;
 pub mod memory;
+pub mod nginx;
 pub mod numbers;
 pub mod process;
 pub mod suite;

@@ -827,9 +827,10 @@ struct lua_State *ebb_newstate(const struct ebb_options *options);
  *
  * Returns EBB_OK; EBB_MORE when the VM was on a heap already, and then nothing
  * has changed; EBB_ERR_UNKNOWN when it does not run on LuaJIT's own allocator
- * beyond doubt, and then nothing was touched; what else ebb_heap_new() can fail
- * with. C modules that have kept the allocation function of before and go on
- * using it for blocks of their own do no harm.
+ * beyond doubt, and then nothing was touched; EBB_ERR_SYSTEM when the kernel's list
+ * of mappings cannot be read; what else ebb_heap_new() can fail with. C modules
+ * that have kept the allocation function of before and go on using it for blocks
+ * of their own do no harm.
  */
 int ebb_attach(struct lua_State *L,
                const struct ebb_options *options);
@@ -853,9 +854,11 @@ struct ebb_heap *ebb_heap_of(struct lua_State *L);
  * stats     size is read; the rest is filled.
  *
  * Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN when it is another
- * allocator, or a heap that does not add up.
+ * allocator, or a heap that does not add up; EBB_ERR_MEMORY or EBB_ERR_SYSTEM when
+ * there is no room for notes, or the kernel does not say what is mapped.
  */
-int ebb_builtin_read(struct lua_State *L, struct ebb_builtin_stats *stats);
+int ebb_builtin_read(struct lua_State *L,
+                     struct ebb_builtin_stats *stats);
 
 /**
  * Gives free pages inside the heap of LuaJIT's own allocator back, in place.
@@ -869,8 +872,8 @@ int ebb_builtin_read(struct lua_State *L, struct ebb_builtin_stats *stats);
  *           was a budget.
  *
  * Returns EBB_MORE when the budget ran out; EBB_OK; EBB_ERR_SYSTEM when the
- * kernel refused some of it; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN, and then nothing
- * was touched.
+ * kernel refused some of it, or does not say what is mapped; EBB_ERR_ARGUMENT;
+ * EBB_ERR_UNKNOWN, and then nothing was touched.
  */
 int ebb_builtin_reclaim(struct lua_State *L,
                         const struct ebb_reclaim_options *options,

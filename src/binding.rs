@@ -252,7 +252,8 @@ core! {
             };
             (report, result)
         };
-        if result < 0 && result != EBB_ERR_SYSTEM {
+        // What the kernel took only in part is told in full.
+        if result < 0 && report.refused == 0 {
             return stack.failed();
         }
         stack.push_table(8);

@@ -70,9 +70,10 @@ pub unsafe extern "C" fn ebb_newstate(options: *const ebb_options) -> *mut lua_S
 ///
 /// Returns EBB_OK; EBB_MORE when the VM was on a heap already, and then nothing
 /// has changed; EBB_ERR_UNKNOWN when it does not run on LuaJIT's own allocator
-/// beyond doubt, and then nothing was touched; what else ebb_heap_new() can fail
-/// with. C modules that have kept the allocation function of before and go on
-/// using it for blocks of their own do no harm.
+/// beyond doubt, and then nothing was touched; EBB_ERR_SYSTEM when the kernel's list
+/// of mappings cannot be read; what else ebb_heap_new() can fail with. C modules
+/// that have kept the allocation function of before and go on using it for blocks
+/// of their own do no harm.
 ///
 /// # Safety
 ///
@@ -119,7 +120,8 @@ pub unsafe extern "C" fn ebb_heap_of(L: *mut lua_State) -> *mut ebb_heap {
 /// stats     size is read; the rest is filled.
 ///
 /// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN when it is another
-/// allocator, or a heap that does not add up.
+/// allocator, or a heap that does not add up; EBB_ERR_MEMORY or EBB_ERR_SYSTEM when
+/// there is no room for notes, or the kernel does not say what is mapped.
 ///
 /// # Safety
 ///
@@ -204,8 +206,8 @@ unsafe fn survey(state: *mut lua::lua_State) -> Result<ebb_builtin_stats, Error>
 ///           was a budget.
 ///
 /// Returns EBB_MORE when the budget ran out; EBB_OK; EBB_ERR_SYSTEM when the
-/// kernel refused some of it; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN, and then nothing
-/// was touched.
+/// kernel refused some of it, or does not say what is mapped; EBB_ERR_ARGUMENT;
+/// EBB_ERR_UNKNOWN, and then nothing was touched.
 ///
 /// # Safety
 ///

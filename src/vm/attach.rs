@@ -179,17 +179,22 @@ impl Former {
     }
 
     /// Gives free pages of the former allocator's heap back, after a pass over the heap, and adds
-    /// what comes of it to the outcome. A heap that does not add up is left alone.
+    /// what comes of it to the outcome. A heap that does not add up is left alone; what the kernel
+    /// does not let be looked at is told as a refusal.
     pub(crate) fn reclaim(&mut self, deadline_us: Option<u64>, outcome: &mut Outcome) {
         if outcome.more {
             return;
         }
         let state = self.builtin.state;
-        if let Ok(done) = builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us) {
-            outcome.returned += Pages::holding(done.returned as usize).unwrap_or(Pages::ZERO);
-            outcome.calls += done.calls;
-            outcome.refused += u64::from(done.refused);
-            outcome.more = done.more;
+        match builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us) {
+            Ok(done) => {
+                outcome.returned += Pages::holding(done.returned as usize).unwrap_or(Pages::ZERO);
+                outcome.calls += done.calls;
+                outcome.refused += u64::from(done.refused);
+                outcome.more = done.more;
+            }
+            Err(Error::System) => outcome.refused += 1,
+            Err(_) => {}
         }
     }
 
@@ -245,7 +250,8 @@ impl Former {
     ///
     /// None of its blocks is live.
     pub(super) unsafe fn release(&self) {
-        // SAFETY: the caller's promise. What does not add up stays mapped, which harms nobody.
+        // SAFETY: the caller's promise. What does not add up stays mapped, which harms nobody; a
+        // process without a free file descriptor or without /proc gets rid of it all the same.
         let _ = unsafe { builtin::release(&Kernel, self.builtin.state) };
     }
 }

@@ -811,8 +811,8 @@ const char *ebb_version(void);
  * options   as for ebb_heap_new().
  *
  * Returns the VM, or NULL: ebb_strerror(0) then says why. The Lua is the one
- * that the process has; a 64-bit LuaJIT must be built with GC64, as it is by
- * default.
+ * that the process has: of several the one whose functions the dynamic linker
+ * finds first. A 64-bit LuaJIT must be built with GC64, as it is by default.
  */
 struct lua_State *ebb_newstate(const struct ebb_options *options);
 
@@ -920,7 +920,9 @@ void ebb_preload_report(void);
  *
  * L         a VM of this thread's.
  *
- * Returns 1. Throws a Lua error when memory runs out.
+ * Returns 1. Throws a Lua error when memory runs out. Returns 0 in a program that
+ * does not export Lua's functions, and says so on standard error: nothing can be
+ * thrown without them.
  */
 int luaopen_ebbtide(struct lua_State *L);
 

@@ -11,6 +11,9 @@
 local _, core = ...
 if type(core) ~= "table" then
   core = require "ebbtide.core"
+  if type(core) ~= "table" then
+    error("ebbtide: this program does not export Lua's functions (-rdynamic)", 0)
+  end
 end
 
 local collectgarbage, error, pairs, tostring, type = collectgarbage, error, pairs, tostring, type

@@ -37,8 +37,8 @@ fn inner(state: *mut lua_State) -> *mut lua::lua_State {
 /// options   as for ebb_heap_new().
 ///
 /// Returns the VM, or NULL: ebb_strerror(0) then says why. The Lua is the one
-/// that the process has; a 64-bit LuaJIT must be built with GC64, as it is by
-/// default.
+/// that the process has: of several the one whose functions the dynamic linker
+/// finds first. A 64-bit LuaJIT must be built with GC64, as it is by default.
 ///
 /// # Safety
 ///

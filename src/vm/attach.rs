@@ -49,12 +49,38 @@ unsafe impl Send for Known {}
 // SAFETY: as above.
 unsafe impl Sync for Known {}
 
-/// Learns from a VM made for this purpose what LuaJIT's own allocator is.
+/// Why it is not known how they are made.
+#[derive(Clone, Copy)]
+enum Other {
+    Lua,
+    Allocator,
+}
+
+/// Learns from a VM made for this purpose what LuaJIT's own allocator is. Once: what was found out
+/// stands, be it nothing.
 fn known(lua: &Lua) -> Result<&'static Known, Error> {
-    static KNOWN: OnceLock<Known> = OnceLock::new();
-    if let Some(known) = KNOWN.get() {
-        return Ok(known);
-    }
+    static KNOWN: OnceLock<Result<Known, Other>> = OnceLock::new();
+    let known = match KNOWN.get() {
+        Some(known) => known,
+        None => {
+            let known = find_out(lua)?;
+            KNOWN.get_or_init(|| known)
+        }
+    };
+    known.as_ref().map_err(|other| {
+        Error::Unknown.because(match other {
+            Other::Lua => {
+                format_args!("this Lua is no LuaJIT 2.1 with 64-bit pointers in Lua values (GC64)")
+            }
+            Other::Allocator => format_args!(
+                "this LuaJIT makes VMs on another allocator than its own: built so, or preloaded"
+            ),
+        })
+    })
+}
+
+/// Makes a VM, looks at its allocator, and closes it.
+fn find_out(lua: &Lua) -> Result<Result<Known, Other>, Error> {
     // SAFETY: the VM is new, this thread's, and closed before anybody else knows of it.
     let (function, context, state, has_gc64) = unsafe {
         let state = (lua.luaL_newstate)();
@@ -69,18 +95,12 @@ fn known(lua: &Lua) -> Result<&'static Known, Error> {
         (function, context, state, has_gc64)
     };
     if !has_gc64 {
-        return Err(Error::Unknown.because(format_args!(
-            "this Lua is no LuaJIT 2.1 with 64-bit pointers in Lua values (GC64)"
-        )));
+        return Ok(Err(Other::Lua));
     }
     // The state of the allocator comes first, then that of the VM.
     let distance = state.addr().wrapping_sub(context.addr());
-    let Some(function) = function.filter(|_| !context.is_null() && distance < 4096) else {
-        return Err(Error::Unknown.because(format_args!(
-            "this LuaJIT makes VMs on another allocator than its own: built so, or preloaded"
-        )));
-    };
-    Ok(KNOWN.get_or_init(|| Known { function, distance }))
+    let function = function.filter(|_| !context.is_null() && distance < 4096);
+    Ok(function.map(|function| Known { function, distance }).ok_or(Other::Allocator))
 }
 
 /// Whether a VM keeps pointers of 64 bits: its bytecode says so.

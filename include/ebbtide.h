@@ -488,6 +488,16 @@ typedef struct ebb_stats {
    * allocator. In no other figure.
    */
   uint64_t former_live;
+  /**
+   * That allocator's, mapped: live, free or returned. ebb_builtin_read() tells
+   * them apart.
+   */
+  uint64_t former_reserved;
+  /**
+   * Of that, resident: at most so much, as counted at ebb_attach() and by each
+   * ebb_reclaim() without a budget, less what went back since.
+   */
+  uint64_t former_resident;
 } ebb_stats;
 
 /**
@@ -694,6 +704,8 @@ void *ebb_alloc(void *heap, void *ptr, size_t osize, size_t nsize);
  * refused some of it; the report is valid in each case. EBB_ERR_ARGUMENT.
  * A call with a budget takes one step of at most 1 MiB at least, and stops
  * when another would not fit.
+ *
+ * Of a VM that was attached both heaps are served, and counted in the report.
  */
 int ebb_reclaim(struct ebb_heap *heap,
                 const struct ebb_reclaim_options *options,

@@ -107,6 +107,26 @@ pub(crate) fn survey<S: Os>(os: &S, state: *const u8) -> Result<Survey, Error> {
     Ok(survey)
 }
 
+/// Bytes of all segments of a heap, without a walk.
+///
+/// # Safety
+///
+/// `state` is that of LuaJIT's allocator, which nobody else uses meanwhile.
+pub(crate) unsafe fn reserved(state: *const u8) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { records::reserved(state.expose_provenance()) }
+}
+
+/// Bytes of them that the kernel holds resident; `None` when it will not say.
+///
+/// # Safety
+///
+/// As for [`reserved`].
+pub(crate) unsafe fn resident<S: Os>(os: &S, state: *const u8) -> Option<u64> {
+    // SAFETY: the caller's promise.
+    unsafe { records::resident(os, state.expose_provenance()) }
+}
+
 /// Unmaps every segment of a heap; returns how many bytes that were. A process that has no file
 /// descriptor left, no `/proc` or no memory for notes gets rid of them all the same. Blocks that
 /// are mapped apart are in no segment: LuaJIT unmaps each when it is freed.

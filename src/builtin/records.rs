@@ -1,10 +1,10 @@
 //! The records of the segments, followed as LuaJIT follows them at the end of its own heap.
 //!
-//! For a heap that was recognised before and has been LuaJIT's alone since, where the kernel's list
-//! of mappings is not to be had: no file can be opened, or none is there. No notes are taken: the
-//! newest segment's record is in the state, which lies in the oldest segment, and every other one
-//! lies in the segment that it describes. So who reads each record before the memory that it
-//! describes goes, has read all of them.
+//! For a heap that was recognised before and has been LuaJIT's alone since: to tell in microseconds
+//! how large it is, and to unmap it where the kernel's list of mappings is not to be had: no file
+//! can be opened, or none is there. No notes are taken: the newest segment's record is in the
+//! state, which lies in the oldest segment, and every other one lies in the segment that it
+//! describes. So who reads each record before the memory that it describes goes, has read all.
 
 use core::iter::successors;
 use core::ptr;
@@ -63,6 +63,27 @@ unsafe fn records(state: usize) -> impl Iterator<Item = Record> {
         (record.next != 0).then(|| read(record.next))
     })
     .take(LIMIT)
+}
+
+/// Bytes of all segments.
+///
+/// # Safety
+///
+/// `state` is that of LuaJIT's allocator, which nobody else uses meanwhile.
+pub(super) unsafe fn reserved(state: usize) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { records(state) }.map(|record| record.size as u64).sum()
+}
+
+/// Bytes of all segments that the kernel holds resident; `None` when it will not say.
+///
+/// # Safety
+///
+/// As for [`reserved`].
+pub(super) unsafe fn resident<S: Os>(os: &S, state: usize) -> Option<u64> {
+    let of = |record: Record| os.resident(ptr::without_provenance_mut(record.base), record.size);
+    // SAFETY: the caller's promise.
+    unsafe { records(state) }.map(of).sum()
 }
 
 /// Unmaps all segments; returns how many bytes went and how many stayed. Nothing is done when a

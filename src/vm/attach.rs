@@ -33,8 +33,21 @@ pub(crate) struct Builtin {
 pub(crate) struct Former {
     builtin: Builtin,
     /// Bytes of its blocks that the VM still has.
-    pub(crate) live: u64,
+    live: u64,
+    /// Bytes of its segments that are resident, at most: as last counted, less what went back.
+    resident: u64,
     progress: Progress,
+}
+
+/// What the former allocator of a VM holds, in bytes, without a walk.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Held {
+    /// In blocks that the VM still has.
+    pub(crate) live: u64,
+    /// In segments.
+    pub(crate) reserved: u64,
+    /// Resident there, at most.
+    pub(crate) resident: u64,
 }
 
 /// How VMs of the LuaJIT in this process are made.
@@ -185,7 +198,8 @@ pub(crate) unsafe fn attach(
         let builtin = known_builtin(lua, state)?;
         let survey = builtin::survey(&Kernel, builtin.state)?;
         let heap = heap::park::create(options)?;
-        let former = Former { builtin, live: survey.live, progress: Progress::default() };
+        let Survey { live, resident, .. } = survey;
+        let former = Former { builtin, live, resident, progress: Progress::default() };
         Bond::new(heap, builtin.state_block, StateBlock::Former(former));
         (lua.lua_setallocf)(state, alloc, heap.cast());
     }
@@ -193,6 +207,14 @@ pub(crate) unsafe fn attach(
 }
 
 impl Former {
+    /// What it holds.
+    pub(super) fn held(&self) -> Held {
+        // SAFETY: a former allocator's state is LuaJIT's, and only this thread, which has the VM,
+        // uses it.
+        let reserved = unsafe { builtin::reserved(self.builtin.state) };
+        Held { live: self.live, reserved, resident: self.resident.min(reserved) }
+    }
+
     /// Walks the former allocator's heap.
     pub(crate) fn survey(&self) -> Result<Survey, Error> {
         builtin::survey(&Kernel, self.builtin.state)
@@ -208,6 +230,11 @@ impl Former {
         let state = self.builtin.state;
         match builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us) {
             Ok(done) => {
+                // SAFETY: as in `held`. A budget has no time for a count.
+                let counted =
+                    deadline_us.is_none().then(|| unsafe { builtin::resident(&Kernel, state) });
+                let left = self.resident.saturating_sub(done.returned);
+                self.resident = counted.flatten().unwrap_or(left);
                 outcome.returned += Pages::holding(done.returned as usize).unwrap_or(Pages::ZERO);
                 outcome.calls += done.calls;
                 outcome.refused += u64::from(done.refused);

@@ -192,6 +192,47 @@ static void close_without_files(void)
   close(maps);
 }
 
+/* A block from before that is resized moves over. When the new heap has no room
+ * for it, it stays where it is: a shrink cannot fail, and a growth harms it not. */
+static void resize_without_memory(void)
+{
+  ebb_options options = { .size = sizeof options, .limit_hard = 256 * KIB };
+  unsigned char *old, *more, *last = NULL;
+  struct block block;
+  void *ud;
+  lua_Alloc alloc;
+  lua_State *L = vm();
+
+  alloc = lua_getallocf(L, &ud);
+  block.size = 1000;
+  block.at = old = alloc(ud, NULL, 0, block.size);
+  REQUIRE(old != NULL);
+  block_fill(&block, 7);
+  CHECK_EQ(ebb_attach(L, &options), EBB_OK);
+  alloc = lua_getallocf(L, &ud);
+  /* All that there is, in blocks of each size that is asked for below. */
+  for (block.size = 2048; block.size >= 8; block.size -= 8) {
+    while ((more = alloc(ud, NULL, 0, block.size)) != NULL) {
+      memcpy(more, &last, sizeof last);
+      last = more;
+    }
+  }
+  block.size = 1000;
+  CHECK(alloc(ud, old, 1000, 2000) == NULL);
+  CHECK(block_kept(&block, old, 1000));
+  CHECK(alloc(ud, old, 1000, 500) == old);
+  CHECK(alloc(ud, old, 500, 16) == old);
+  CHECK(block_kept(&block, old, 1000));
+  for (; last != NULL; last = more) {
+    memcpy(&more, last, sizeof more);
+    alloc(ud, last, 0, 0);
+  }
+  more = alloc(ud, old, 1000, 500);
+  CHECK(more != NULL && more != old && block_kept(&block, more, 500));
+  alloc(ud, more, 500, 0);
+  lua_close(L);
+}
+
 static void attach_from_a_coroutine(void)
 {
   void *state;
@@ -365,6 +406,7 @@ int main(void)
 {
   RUN(attach_and_close);
   RUN(close_without_files);
+  RUN(resize_without_memory);
   RUN(attach_from_a_coroutine);
   RUN(reclaim_in_place);
   RUN(newstate);

@@ -84,6 +84,7 @@ cargo-test: lint
 bench: ## benchmarks of the library, then LuaJIT workloads against other allocators
 	$(CARGO) bench --package ebbtide
 	$(CARGO) run --release --package ebbtide-programs --bin programs
+	$(CARGO) run --release --package ebbtide-programs --bin doors
 
 demo: ## a service on the built-in allocator and on ebbtide, side by side
 	$(CARGO) run --release --package ebbtide-programs --bin demo

@@ -18,7 +18,7 @@
 //! ```
 //!
 //! The binaries are `demo`, which shows the breathing curve of a service, for a minute or as a
-//! soak, and `programs`, which measures.
+//! soak, `programs`, which measures, and `doors`, which measures VMs that were not made on a heap.
 #![deny(unsafe_code)]
 
 pub mod breathing;

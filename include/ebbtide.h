@@ -854,6 +854,11 @@ int ebb_attach(struct lua_State *L,
  *
  * Returns the heap, which is the VM's: do not delete it unless you made it.
  * NULL when the VM runs on another allocator.
+ *
+ * Under libebbtide_preload.so the thread that calls this has the VM from then on,
+ * until another one allocates in it or calls this too; when it waits, the heap
+ * exhales. That is not noticed of a thread that uses the heap alone: one that is to
+ * call ebb_tick() and the like calls this first, while no other is in the VM.
  */
 struct ebb_heap *ebb_heap_of(struct lua_State *L);
 

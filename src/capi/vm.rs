@@ -101,6 +101,11 @@ pub unsafe extern "C" fn ebb_attach(L: *mut lua_State, options: *const ebb_optio
 /// Returns the heap, which is the VM's: do not delete it unless you made it.
 /// NULL when the VM runs on another allocator.
 ///
+/// Under libebbtide_preload.so the thread that calls this has the VM from then on,
+/// until another one allocates in it or calls this too; when it waits, the heap
+/// exhales. That is not noticed of a thread that uses the heap alone: one that is to
+/// call ebb_tick() and the like calls this first, while no other is in the VM.
+///
 /// # Safety
 ///
 /// `L` is NULL or a live VM that no other thread uses.

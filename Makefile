@@ -88,6 +88,7 @@ cargo-test: lint
 bench: ## benchmarks of the library, then LuaJIT workloads against other allocators
 	$(CARGO) bench --package ebbtide
 	$(CARGO) run --release --package ebbtide-programs --bin programs
+	$(CARGO) run --release --package ebbtide-programs --bin doors
 
 bench-nginx: nginx ## nginx with the module against stock nginx (three minutes)
 	$(CARGO) run --release --package ebbtide-programs --bin nginx -- \

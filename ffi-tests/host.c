@@ -1,11 +1,14 @@
 /* A small Lua host: runs one script on the allocator that is asked for.
  *
- *   host [--allocator builtin|malloc|ebbtide] [--jit on|off] [--events]
- *        script.lua [argument...]
+ *   host [--allocator builtin|malloc|ebbtide|attached|inplace] [--jit on|off]
+ *        [--events] script.lua [argument...]
  *   host --version
  *
  * Built against LuaJIT or PUC Lua 5.1 to 5.4, and against ebbtide. The script
- * finds its arguments in `arg`, and these globals:
+ * finds its arguments in `arg`, the module ebbtide, and the globals below.
+ * What is there on ebbtide is so on attached, too: a VM on the built-in
+ * allocator that is attached before the script begins. On inplace, which is the
+ * built-in allocator, reclaim() gives memory back in place.
  *
  *   wait_until(s)   sleeps until s seconds after the start, not if that is
  *                   past; on ebbtide as an event loop does, with ticks for the
@@ -52,7 +55,7 @@
 #define RUNTIME LUA_RELEASE
 #endif
 
-typedef enum { BUILTIN, MALLOC, EBBTIDE } allocator_kind;
+typedef enum { BUILTIN, MALLOC, EBBTIDE, ATTACHED, IN_PLACE } allocator_kind;
 
 typedef struct {
   allocator_kind allocator;
@@ -61,7 +64,7 @@ typedef struct {
   int script;       /* index into argv */
   int argc;
   char **argv;
-  ebb_heap *heap;   /* NULL but on ebbtide */
+  ebb_heap *heap;   /* NULL but on ebbtide and attached */
   int64_t start;    /* nanoseconds on the monotonic clock */
 } host;
 
@@ -120,6 +123,16 @@ static void *malloc_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
   return realloc(ptr, nsize);
 }
 
+static lua_State *attached_vm(void)
+{
+  lua_State *L = luaL_newstate();
+
+  if (L != NULL && ebb_attach(L, NULL) != EBB_OK)
+    fail(1, "ebb_attach: %s", ebb_strerror(0));
+  self.heap = ebb_heap_of(L);
+  return L;
+}
+
 static lua_State *new_vm(void)
 {
   switch (self.allocator) {
@@ -130,6 +143,8 @@ static lua_State *new_vm(void)
     if (self.heap == NULL)
       fail(1, "no ebbtide heap: %s", ebb_strerror(0));
     return lua_newstate(ebb_alloc, self.heap);
+  case ATTACHED:
+    return attached_vm();
   default:
     return luaL_newstate();
   }
@@ -289,9 +304,10 @@ static int l_reclaim(lua_State *L)
 
   memset(&report, 0, sizeof(report));
   report.size = sizeof(report);
-  result = ebb_reclaim(self.heap, NULL, &report);
+  result = self.heap != NULL ? ebb_reclaim(self.heap, NULL, &report)
+                             : ebb_builtin_reclaim(L, NULL, &report);
   if (result != EBB_OK)
-    return luaL_error(L, "ebb_reclaim: %s", ebb_strerror(result));
+    return luaL_error(L, "reclaim: %s", ebb_strerror(0));
   if (self.events) {
     printf("event\tlabel=reclaim\treturned=%llu\tlive=%llu\tresident=%llu"
            "\telapsed_us=%llu\tpurge_calls=%llu\n",
@@ -416,12 +432,18 @@ static void set_globals(lua_State *L)
     lua_rawseti(L, -2, i - self.script);
   }
   lua_setglobal(L, "arg");
+  lua_getglobal(L, "package");
+  lua_getfield(L, -1, "preload");
+  lua_pushcfunction(L, luaopen_ebbtide);
+  lua_setfield(L, -2, "ebbtide");
+  lua_pop(L, 2);
   lua_register(L, "wait_until", l_wait_until);
   lua_register(L, "replace_blocks", l_replace_blocks);
   if (self.events)
     lua_register(L, "event", l_event);
-  if (self.heap != NULL) {
+  if (self.heap != NULL || self.allocator == IN_PLACE)
     lua_register(L, "reclaim", l_reclaim);
+  if (self.heap != NULL) {
     lua_register(L, "heap_stats", l_heap_stats);
     lua_register(L, "set", l_set);
   }
@@ -474,7 +496,8 @@ static void run_script(void)
     fail(1, "%s", message ? message : "(the error is not a string)");
   }
   lua_close(L);
-  if (self.heap != NULL)
+  /* One that was attached has gone with the VM. */
+  if (self.allocator == EBBTIDE)
     delete_heap();
 }
 
@@ -482,8 +505,8 @@ static void run_script(void)
 
 static void usage(const char *what, const char *value)
 {
-  fail(2, "%s%s; usage: host [--allocator builtin|malloc|ebbtide] "
-       "[--jit on|off] [--events] script.lua [argument...]", what, value);
+  fail(2, "%s%s; usage: host "
+       "[--allocator builtin|malloc|ebbtide|attached|inplace] [--jit on|off] [--events] script.lua [argument...]", what, value);
 }
 
 /* Which of the names value is. */
@@ -501,7 +524,8 @@ static int choose(const char *option, const char *value, const char **names)
 
 static void parse(int argc, char **argv)
 {
-  static const char *allocators[] = { "builtin", "malloc", "ebbtide", NULL };
+  static const char *allocators[] = { "builtin", "malloc", "ebbtide",
+                                      "attached", "inplace", NULL };
   static const char *switches[] = { "off", "on", NULL };
   int i;
 

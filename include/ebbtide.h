@@ -489,6 +489,16 @@ typedef struct ebb_stats {
    * allocator. In no other figure.
    */
   uint64_t former_live;
+  /**
+   * That allocator's, mapped: live, free or returned. ebb_builtin_read() tells
+   * them apart.
+   */
+  uint64_t former_reserved;
+  /**
+   * Of that, resident: at most so much, as counted at ebb_attach() and by each
+   * ebb_reclaim() without a budget, less what went back since.
+   */
+  uint64_t former_resident;
 } ebb_stats;
 
 /**
@@ -695,6 +705,8 @@ void *ebb_alloc(void *heap, void *ptr, size_t osize, size_t nsize);
  * refused some of it; the report is valid in each case. EBB_ERR_ARGUMENT.
  * A call with a budget takes one step of at most 1 MiB at least, and stops
  * when another would not fit.
+ *
+ * Of a VM that was attached both heaps are served, and counted in the report.
  */
 int ebb_reclaim(struct ebb_heap *heap,
                 const struct ebb_reclaim_options *options,
@@ -820,8 +832,8 @@ const char *ebb_version(void);
  * options   as for ebb_heap_new().
  *
  * Returns the VM, or NULL: ebb_strerror(0) then says why. The Lua is the one
- * that the process has; a 64-bit LuaJIT must be built with GC64, as it is by
- * default.
+ * that the process has: of several the one whose functions the dynamic linker
+ * finds first. A 64-bit LuaJIT must be built with GC64, as it is by default.
  */
 struct lua_State *ebb_newstate(const struct ebb_options *options);
 
@@ -836,9 +848,10 @@ struct lua_State *ebb_newstate(const struct ebb_options *options);
  *
  * Returns EBB_OK; EBB_MORE when the VM was on a heap already, and then nothing
  * has changed; EBB_ERR_UNKNOWN when it does not run on LuaJIT's own allocator
- * beyond doubt, and then nothing was touched; what else ebb_heap_new() can fail
- * with. C modules that have kept the allocation function of before and go on
- * using it for blocks of their own do no harm.
+ * beyond doubt, and then nothing was touched; EBB_ERR_SYSTEM when the kernel's list
+ * of mappings cannot be read; what else ebb_heap_new() can fail with. C modules
+ * that have kept the allocation function of before and go on using it for blocks
+ * of their own do no harm.
  */
 int ebb_attach(struct lua_State *L,
                const struct ebb_options *options);
@@ -850,6 +863,11 @@ int ebb_attach(struct lua_State *L,
  *
  * Returns the heap, which is the VM's: do not delete it unless you made it.
  * NULL when the VM runs on another allocator.
+ *
+ * Under libebbtide_preload.so the thread that calls this has the VM from then on,
+ * until another one allocates in it or calls this too; when it waits, the heap
+ * exhales. That is not noticed of a thread that uses the heap alone: one that is to
+ * call ebb_tick() and the like calls this first, while no other is in the VM.
  */
 struct ebb_heap *ebb_heap_of(struct lua_State *L);
 
@@ -862,9 +880,11 @@ struct ebb_heap *ebb_heap_of(struct lua_State *L);
  * stats     size is read; the rest is filled.
  *
  * Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN when it is another
- * allocator, or a heap that does not add up.
+ * allocator, or a heap that does not add up; EBB_ERR_MEMORY or EBB_ERR_SYSTEM when
+ * there is no room for notes, or the kernel does not say what is mapped.
  */
-int ebb_builtin_read(struct lua_State *L, struct ebb_builtin_stats *stats);
+int ebb_builtin_read(struct lua_State *L,
+                     struct ebb_builtin_stats *stats);
 
 /**
  * Gives free pages inside the heap of LuaJIT's own allocator back, in place.
@@ -878,8 +898,8 @@ int ebb_builtin_read(struct lua_State *L, struct ebb_builtin_stats *stats);
  *           was a budget.
  *
  * Returns EBB_MORE when the budget ran out; EBB_OK; EBB_ERR_SYSTEM when the
- * kernel refused some of it; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN, and then nothing
- * was touched.
+ * kernel refused some of it, or does not say what is mapped; EBB_ERR_ARGUMENT;
+ * EBB_ERR_UNKNOWN, and then nothing was touched.
  */
 int ebb_builtin_reclaim(struct lua_State *L,
                         const struct ebb_reclaim_options *options,
@@ -926,7 +946,9 @@ void ebb_preload_report(void);
  *
  * L         a VM of this thread's.
  *
- * Returns 1. Throws a Lua error when memory runs out.
+ * Returns 1. Throws a Lua error when memory runs out. Returns 0 in a program that
+ * does not export Lua's functions, and says so on standard error: nothing can be
+ * thrown without them.
  */
 int luaopen_ebbtide(struct lua_State *L);
 

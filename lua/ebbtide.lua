@@ -11,6 +11,9 @@
 local _, core = ...
 if type(core) ~= "table" then
   core = require "ebbtide.core"
+  if type(core) ~= "table" then
+    error("ebbtide: this program does not export Lua's functions (-rdynamic)", 0)
+  end
 end
 
 local collectgarbage, error, pairs, tostring, type = collectgarbage, error, pairs, tostring, type
@@ -141,7 +144,11 @@ function _M.former()
   if not attached then
     return nil, "the VM was not attached: it has no former heap"
   end
-  return core.builtin()
+  local stats, reason = core.builtin()
+  if not stats then
+    return nil, reason
+  end
+  return add_share(stats)
 end
 
 function _M.heap()
@@ -258,8 +265,8 @@ local function own_report(stats)
            megabytes(stats.returned_total), MOODS[stats.mood] or "steady"),
   }
   if stats.attached then
-    lines[#lines + 1] = format("  former     %s   live in LuaJIT's own allocator",
-                               megabytes(stats.former_live))
+    lines[#lines + 1] = format("  former     %s   in LuaJIT's own allocator, of that live %.1f MB",
+                               megabytes(stats.former_resident), stats.former_live / 2 ^ 20)
   end
   return lines
 end

@@ -12,9 +12,11 @@
 mod stack;
 
 use core::ffi::{CStr, c_char, c_int, c_void};
+use std::io::{Write, stderr};
 
 use crate::builtin::Progress;
 use crate::capi::{self, *};
+use crate::error;
 use crate::heap::park::KernelHeap;
 use crate::lua::{self, Lua, lua_CFunction, lua_State};
 use crate::options::Options;
@@ -30,11 +32,14 @@ const SOURCE: &str = include_str!("../lua/ebbtide.lua");
 ///
 /// L         a VM of this thread's.
 ///
-/// Returns 1. Throws a Lua error when memory runs out.
+/// Returns 1. Throws a Lua error when memory runs out. Returns 0 in a program that
+/// does not export Lua's functions, and says so on standard error: nothing can be
+/// thrown without them.
 ///
 /// # Safety
 ///
-/// `L` is a live VM that no other thread uses.
+/// `L` is a live VM of the Lua that the process exports (see ebb_newstate()), and
+/// no other thread uses it.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
 pub unsafe extern "C-unwind" fn luaopen_ebbtide(L: *mut capi::lua_State) -> c_int {
@@ -44,7 +49,7 @@ pub unsafe extern "C-unwind" fn luaopen_ebbtide(L: *mut capi::lua_State) -> c_in
         if let Some(elsewhere) = other_instance(c"luaopen_ebbtide", luaopen_ebbtide as *const ()) {
             return elsewhere(L.cast());
         }
-        let Ok(lua) = Lua::get() else { return 0 };
+        let Ok(lua) = Lua::get() else { return no_module() };
         let state = L.cast::<lua_State>();
         let code = SOURCE.as_ptr().cast::<c_char>();
         if (lua.luaL_loadbuffer)(state, code, SOURCE.len(), c"=ebbtide.lua".as_ptr()) != 0 {
@@ -71,10 +76,23 @@ pub unsafe extern "C-unwind" fn luaopen_ebbtide_core(L: *mut capi::lua_State) ->
         if let Some(elsewhere) = other_instance(c"luaopen_ebbtide_core", this) {
             return elsewhere(L.cast());
         }
-        let Ok(lua) = Lua::get() else { return 0 };
+        let Ok(lua) = Lua::get() else { return no_module() };
         push_core(lua, L.cast());
     }
     1
+}
+
+/// Says why there is no module. `require` then returns true: without Lua's functions there is no
+/// way to throw an error.
+#[cold]
+fn no_module() -> c_int {
+    // SAFETY: the reason is a C string of this thread's.
+    let reason = unsafe { CStr::from_ptr(error::last().cast()) }.to_string_lossy();
+    let _ = writeln!(
+        stderr(),
+        "ebbtide: no module: {reason}; a program with Lua inside must export it (-rdynamic)"
+    );
+    0
 }
 
 /// The same function of a copy of this library that the process had before: linked into the
@@ -252,7 +270,8 @@ core! {
             };
             (report, result)
         };
-        if result < 0 && result != EBB_ERR_SYSTEM {
+        // What the kernel took only in part is told in full.
+        if result < 0 && report.refused == 0 {
             return stack.failed();
         }
         stack.push_table(8);
@@ -377,7 +396,7 @@ const STATS: &[Field<ebb_stats>] = fields!(ebb_stats:
     reclaim_passes returned_total mood keep floor floor_reason due idle_age_ms limit_soft limit_hard
     pressure steps step_p50_us step_p99_us step_max_us returned_asked returned_idle returned_limit
     refaulted_asked refaulted_idle refaulted_limit regretted_asked regretted_idle regretted_limit
-    former_live);
+    former_live former_reserved former_resident);
 
 const BUILTIN: &[Field<ebb_builtin_stats>] = fields!(ebb_builtin_stats:
     reserved segments live blocks metadata free free_chunks largest_free returnable returned

@@ -24,6 +24,7 @@ mod ground;
 mod layout;
 mod list;
 mod mappings;
+mod records;
 mod residency;
 mod sweep;
 mod walk;
@@ -106,27 +107,74 @@ pub(crate) fn survey<S: Os>(os: &S, state: *const u8) -> Result<Survey, Error> {
     Ok(survey)
 }
 
-/// Unmaps every segment of a heap; returns how many bytes that were.
+/// Bytes of all segments of a heap, without a walk.
+///
+/// # Safety
+///
+/// `state` is that of LuaJIT's allocator, which nobody else uses meanwhile.
+pub(crate) unsafe fn reserved(state: *const u8) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { records::reserved(state.expose_provenance()) }
+}
+
+/// Bytes of them that the kernel holds resident; `None` when it will not say.
+///
+/// # Safety
+///
+/// As for [`reserved`].
+pub(crate) unsafe fn resident<S: Os>(os: &S, state: *const u8) -> Option<u64> {
+    // SAFETY: the caller's promise.
+    unsafe { records::resident(os, state.expose_provenance()) }
+}
+
+/// Unmaps every segment of a heap; returns how many bytes that were. A process that has no file
+/// descriptor left, no `/proc` or no memory for notes gets rid of them all the same. Blocks that
+/// are mapped apart are in no segment: LuaJIT unmaps each when it is freed.
 ///
 /// # Safety
 ///
 /// 1. `state` is that of LuaJIT's allocator.
 /// 2. No block of it is used again, and the allocator is not called again.
 pub(crate) unsafe fn release<S: Os>(os: &S, state: *mut u8) -> Result<u64, Error> {
-    let ground = Ground::read(os, state.expose_provenance())?;
-    let (mut released, mut kept) = (0, 0);
-    for segment in ground.segments() {
-        let bytes = segment.memory.bytes();
-        let start = ptr::with_exposed_provenance_mut(segment.memory.start());
-        // SAFETY: all of the segment is the allocator's, and the caller's promise covers it. The
-        // list of segments is not in them.
-        let done = unsafe { os.unmap(start, bytes) };
-        *(if done { &mut released } else { &mut kept }) += bytes as u64;
-    }
+    let state = state.expose_provenance();
+    let (released, kept) = match Ground::read(os, state) {
+        // SAFETY: the caller's promises.
+        Ok(ground) => unsafe { unmap_segments(&ground) },
+        Err(Error::Unknown) => return Err(Error::Unknown),
+        // SAFETY: the caller's promises.
+        Err(_) => unsafe { records::unmap_all(os, state)? },
+    };
     match kept {
         0 => Ok(released),
         _ => Err(Error::System.because(format_args!("the kernel refused to unmap {kept} bytes"))),
     }
+}
+
+/// Unmaps the segments of a ground; returns how many bytes went and how many stayed.
+///
+/// # Safety
+///
+/// As for [`release`].
+unsafe fn unmap_segments<S: Os>(ground: &Ground<'_, S>) -> (u64, u64) {
+    let (mut released, mut kept) = (0, 0);
+    for segment in ground.segments() {
+        let bytes = segment.memory.bytes();
+        // SAFETY: all of the segment is the allocator's, and the caller's promise covers it. The
+        // list of segments is not in them.
+        let done = unsafe { unmap(ground.os, segment.memory.start(), bytes) };
+        *(if done { &mut released } else { &mut kept }) += bytes as u64;
+    }
+    (released, kept)
+}
+
+/// Unmaps a segment.
+///
+/// # Safety
+///
+/// Nothing in it is used again.
+unsafe fn unmap<S: Os>(os: &S, start: usize, bytes: usize) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { os.unmap(ptr::with_exposed_provenance_mut(start), bytes) }
 }
 
 /// A block's bytes, and by how many it adds to [`Survey::live`]: none, if it is mapped apart.

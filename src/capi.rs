@@ -110,6 +110,8 @@ pub unsafe extern "C" fn ebb_alloc(
 /// A call with a budget takes one step of at most 1 MiB at least, and stops
 /// when another would not fit.
 ///
+/// Of a VM that was attached both heaps are served, and counted in the report.
+///
 /// # Safety
 ///
 /// `heap` is live and no other thread uses it; `options` and `report` are NULL
@@ -136,12 +138,12 @@ pub unsafe extern "C" fn ebb_reclaim(
         former.reclaim(deadline, &mut outcome);
     }
     if !report.is_null() {
-        let snapshot = heap.snapshot();
+        let (snapshot, former) = (heap.snapshot(), crate::vm::former_held(heap));
         let done = ebb_reclaim_report {
             size: 0,
             returned: stats::bytes(outcome.returned),
-            live: snapshot.live as u64,
-            resident: snapshot.resident() as u64,
+            live: snapshot.live as u64 + former.live,
+            resident: snapshot.resident() as u64 + former.resident,
             elapsed_us: heap.os.now_us().saturating_sub(start),
             purge_calls: outcome.calls,
             refused: outcome.refused,
@@ -531,6 +533,7 @@ fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
     let snapshot = heap.snapshot();
     let (counts, recall) = (&heap.counts, &heap.runs.recall);
     let (verdict, times, limits) = (&heap.above.verdict, &heap.above.times, heap.limits());
+    let former = crate::vm::former_held(heap);
     let limit = |limit: usize| if limit == NO_GATE { 0 } else { limit as u64 };
     let [returned_asked, returned_idle, returned_limit] = recall.returned.map(page_bytes);
     let [refaulted_asked, refaulted_idle, refaulted_limit] = recall.refaulted.map(page_bytes);
@@ -578,7 +581,9 @@ fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
         regretted_asked,
         regretted_idle,
         regretted_limit,
-        former_live: crate::vm::former_live(heap),
+        former_live: former.live,
+        former_reserved: former.reserved,
+        former_resident: former.resident,
         ..head
     }
 }

@@ -5,6 +5,10 @@
 //! linker looks first, in the program and the libraries that it shares with all, then in a LuaJIT
 //! library that somebody loaded for himself.
 //!
+//! Of several Luas in one process it is always the first that is found there. To which of them a
+//! VM belongs could be told only from inside of the VM, or by a call of one of its functions, and
+//! which those are is the question.
+//!
 //! A Lua function that is short of memory throws. The error passes through the frames of this
 //! library, so none of them that calls Lua may hold anything that has to be dropped.
 

@@ -20,7 +20,7 @@ mod hands;
 
 use core::ptr;
 
-pub(crate) use attach::{Former, attach, known_builtin};
+pub(crate) use attach::{Former, Held, attach, known_builtin};
 pub(crate) use birth::{Factory, make};
 pub(crate) use hands::{idle, report_open};
 
@@ -81,12 +81,12 @@ pub(crate) unsafe fn former_of<'heap>(heap: *mut Heap) -> Option<&'heap mut Form
     }
 }
 
-/// Bytes of blocks that the VM still has from before it had its heap.
-pub(crate) fn former_live(heap: &Heap) -> u64 {
+/// What the VM of a heap still holds from before it had it: nothing, unless it was attached.
+pub(crate) fn former_held(heap: &Heap) -> Held {
     // SAFETY: a bond lives as long as its heap.
     match unsafe { Bond::of(heap).as_ref() }.map(|bond| &bond.held) {
-        Some(StateBlock::Former(former)) => former.live,
-        _ => 0,
+        Some(StateBlock::Former(former)) => former.held(),
+        _ => Held::default(),
     }
 }
 

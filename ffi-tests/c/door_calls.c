@@ -4,7 +4,9 @@
 
 #include "check.h"
 
+#include <fcntl.h>
 #include <stddef.h>
+#include <sys/resource.h>
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -90,6 +92,145 @@ static void attach_and_close(void)
   CHECK(!is_gone(state));
   lua_close(L);
   CHECK(is_gone(state));
+}
+
+/* Bytes of memory in use in a list of mappings that was opened before. */
+static size_t used_bytes(int maps)
+{
+  static char text[1 << 20];
+  size_t length = 0, start, end, bytes = 0;
+  ssize_t count;
+  char access[8], *line;
+
+  REQUIRE(lseek(maps, 0, SEEK_SET) == 0);
+  while ((count = read(maps, text + length, sizeof text - 1 - length)) > 0) {
+    length += (size_t)count;
+  }
+  REQUIRE(length > 0 && length < sizeof text - 1);
+  text[length] = '\0';
+  for (line = text; line != NULL && *line != '\0';) {
+    if (sscanf(line, "%zx-%zx %7s", &start, &end, access) == 3
+        && strcmp(access, "rw-p") == 0) {
+      bytes += end - start;
+    }
+    line = strchr(line, '\n');
+    line = line != NULL ? line + 1 : NULL;
+  }
+  return bytes;
+}
+
+/* Occupies what lies around the newest segment, so that the next is another. */
+static void fence(const void *state)
+{
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+  uintptr_t record[2];
+
+  memcpy(record, (const char *)state + 840, sizeof record);
+  mmap((void *)(record[0] - 4096), 4096, PROT_NONE, flags, -1, 0);
+  mmap((void *)(record[0] + record[1]), 4096, PROT_NONE, flags, -1, 0);
+}
+
+static void preload(lua_State *L)
+{
+  lua_getglobal(L, "package");
+  lua_getfield(L, -1, "preload");
+  lua_pushcfunction(L, luaopen_ebbtide);
+  lua_setfield(L, -2, "ebbtide");
+  lua_settop(L, 0);
+}
+
+static void refused_without_files(lua_State *L)
+{
+  ebb_builtin_stats stats = { .size = sizeof stats };
+
+  REQUIRE(open("/dev/null", O_RDONLY) < 0 && errno == EMFILE);
+  CHECK_EQ(ebb_attach(L, NULL), EBB_ERR_SYSTEM);
+  CHECK_EQ(ebb_builtin_read(L, &stats), EBB_ERR_SYSTEM);
+  CHECK(strstr(ebb_strerror(0), "/proc/self/maps cannot be read: errno 24"));
+  DO(L, "for _, name in ipairs { 'stats', 'reclaim', 'attach' } do "
+        "local done, why = require('ebbtide')[name]() "
+        "assert(done == nil and why:find('^/proc/self/maps.*24'), why) end");
+  CHECK(ebb_heap_of(L) == NULL);
+}
+
+/* The old heap goes, too, when no file can be opened any more. */
+static void close_without_files(void)
+{
+  struct rlimit limit, none;
+  int i, maps = open("/proc/self/maps", O_RDONLY);
+  size_t before, held;
+  void *state;
+  lua_State *L;
+
+  REQUIRE(maps >= 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  attach_and_close();
+  before = used_bytes(maps);
+  L = vm();
+  preload(L);
+  lua_getallocf(L, &state);
+  for (i = 0; i < 4; i++) {
+    DO(L, work);
+    DO(L, "all = { all, kept } kept = {}");
+    fence(state);
+  }
+  CHECK(builtin_of(L).segments > 1);
+  held = builtin_of(L).reserved;
+  none = limit;
+  none.rlim_cur = 0;
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+  refused_without_files(L);
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  CHECK_EQ(ebb_attach(L, NULL), EBB_OK);
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+  CHECK_EQ(ebb_reclaim(ebb_heap_of(L), NULL, NULL), EBB_ERR_SYSTEM);
+  DO(L, "assert(require('ebbtide').reclaim().refused == 1)");
+  lua_close(L);
+  CHECK(is_gone(state));
+  CHECK(held > 2 * MIB);
+  CHECK(used_bytes(maps) < before + held / 4);
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  close(maps);
+}
+
+/* A block from before that is resized moves over. When the new heap has no room
+ * for it, it stays where it is: a shrink cannot fail, and a growth harms it not. */
+static void resize_without_memory(void)
+{
+  ebb_options options = { .size = sizeof options, .limit_hard = 256 * KIB };
+  unsigned char *old, *more, *last = NULL;
+  struct block block;
+  void *ud;
+  lua_Alloc alloc;
+  lua_State *L = vm();
+
+  alloc = lua_getallocf(L, &ud);
+  block.size = 1000;
+  block.at = old = alloc(ud, NULL, 0, block.size);
+  REQUIRE(old != NULL);
+  block_fill(&block, 7);
+  CHECK_EQ(ebb_attach(L, &options), EBB_OK);
+  alloc = lua_getallocf(L, &ud);
+  /* All that there is, in blocks of each size that is asked for below. */
+  for (block.size = 2048; block.size >= 8; block.size -= 8) {
+    while ((more = alloc(ud, NULL, 0, block.size)) != NULL) {
+      memcpy(more, &last, sizeof last);
+      last = more;
+    }
+  }
+  block.size = 1000;
+  CHECK(alloc(ud, old, 1000, 2000) == NULL);
+  CHECK(block_kept(&block, old, 1000));
+  CHECK(alloc(ud, old, 1000, 500) == old);
+  CHECK(alloc(ud, old, 500, 16) == old);
+  CHECK(block_kept(&block, old, 1000));
+  for (; last != NULL; last = more) {
+    memcpy(&more, last, sizeof more);
+    alloc(ud, last, 0, 0);
+  }
+  more = alloc(ud, old, 1000, 500);
+  CHECK(more != NULL && more != old && block_kept(&block, more, 500));
+  alloc(ud, more, 500, 0);
+  lua_close(L);
 }
 
 static void attach_from_a_coroutine(void)
@@ -254,11 +395,7 @@ static void preloaded(void)
 {
   lua_State *L = vm();
 
-  lua_getglobal(L, "package");
-  lua_getfield(L, -1, "preload");
-  lua_pushcfunction(L, luaopen_ebbtide);
-  lua_setfield(L, -2, "ebbtide");
-  lua_settop(L, 0);
+  preload(L);
   DO(L, "local a = require 'ebbtide' assert(a.stats()) assert(a.attach()) "
         "assert(a.stats().attached and a.reclaim())");
   CHECK(ebb_heap_of(L) != NULL);
@@ -268,6 +405,8 @@ static void preloaded(void)
 int main(void)
 {
   RUN(attach_and_close);
+  RUN(close_without_files);
+  RUN(resize_without_memory);
   RUN(attach_from_a_coroutine);
   RUN(reclaim_in_place);
   RUN(newstate);

@@ -124,6 +124,10 @@ local function both_add_up()
   local stats, former = assert(allocator.stats()), assert(allocator.former())
   check.adds_up(former)
   check.within(stats.former_live - MB / 8, former.live, stats.former_live, "former().live")
+  check.equal(stats.former_reserved, former.reserved, "former_reserved")
+  check.within(former.resident - MB / 4, stats.former_resident, former.reserved,
+               "former_resident")
+  check.within(0.001, former.share, 1, "share")
   check.equal(stats.committed, stats.live + stats.waste + stats.free_resident + stats.returned
               + stats.never_touched + stats.metadata, "committed")
   return stats, former
@@ -140,6 +144,13 @@ local function reclaim_serves_both()
   check.within(due * 0.6 - MB, report.returned, due + 2 * MB, "returned")
   check.within(report.returned - 2 * MB, fallen, report.returned + 2 * MB, "fallen")
   check.within(0, allocator.former().returnable, MB / 2, "returnable of the former")
+  stats, former = both_add_up()
+  check.within(former.resident - MB / 4, stats.former_resident, former.resident + MB / 4,
+               "former_resident")
+  check.within(stats.live + stats.former_live - MB, report.live,
+               stats.live + stats.former_live + MB, "live")
+  check.within(stats.resident + former.resident - MB, report.resident,
+               stats.resident + former.resident + MB, "resident")
   local rounds = 0
   repeat
     rounds = rounds + 1

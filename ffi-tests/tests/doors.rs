@@ -266,6 +266,38 @@ fn c_functions_that_know_lua() {
     program("door_calls.c");
 }
 
+/// That no allocator is LuaJIT's own is found out by one VM, and remembered.
+#[test]
+fn a_luajit_on_another_allocator_is_asked_once() {
+    finish(&mut clean(build("door_other.c", Lua::Shared, true)));
+}
+
+/// The functions of a Lua inside such a program are not to be found, not even to throw an error.
+#[test]
+fn a_program_that_hides_lua_is_told() {
+    let program = loader_folder().join("door_host.c-hidden");
+    let mut command = compiler(Language::C);
+    command.arg("-isystem").arg(LUAJIT.include_dir).arg("-o").arg(&program);
+    command.arg(source("door_host.c")).args(["-x", "none", LUAJIT.library, "-lm", "-ldl"]);
+    finish(&mut command);
+    let file = loader_folder().join("hidden.lua");
+    for (text, path) in [
+        ("assert(require 'ebbtide' == true)", script("?.lua")),
+        (
+            "local done, why = pcall(require, 'ebbtide') \
+             assert(not done and why:find('^ebbtide: .*rdynamic'), why)",
+            repository().join("lua/?.lua"),
+        ),
+    ] {
+        fs::write(&file, text).expect("the target directory can be written");
+        let mut command = clean(&program);
+        find_modules(&mut command, &library_folder()).env("LUA_PATH", path).arg(&file);
+        let said = String::from_utf8_lossy(&finish(&mut command).stderr).into_owned();
+        assert!(said.starts_with("ebbtide: no module: there is no LuaJIT"), "{said}");
+        assert!(said.contains("-rdynamic") && said.lines().count() == 1, "{said}");
+    }
+}
+
 #[test]
 fn a_damaged_heap_is_refused() {
     program("door_damage.c");

@@ -29,7 +29,12 @@ fn allocator_in(program: &mut Command, vms: &[&str]) -> String {
 
 /// The host for Lua scripts, linked with the archive as the README tells.
 fn linked_host() -> PathBuf {
-    let program = scratch("linked-host").join("host");
+    link_host("host", LUAJIT.link_flags)
+}
+
+/// The same with these flags for LuaJIT.
+fn link_host(name: &str, flags: &[&str]) -> PathBuf {
+    let program = scratch("linked-host").join(name);
     let mut command = compiler(Language::C);
     command
         .arg("-isystem")
@@ -39,7 +44,7 @@ fn linked_host() -> PathBuf {
         .arg(source("linked.c"))
         .args(["-x", "none", "-Wl,--wrap=lua_newstate"])
         .args([LUAJIT.library.as_ref(), installed().archive().as_path()])
-        .args(LUAJIT.link_flags)
+        .args(flags)
         .args(EBBTIDE_LINK_FLAGS);
     finish(&mut command);
     program
@@ -69,4 +74,17 @@ fn options_that_make_no_sense_are_told_and_the_vm_runs_all_the_same() {
     let output = finish(clean(&program).env("EBBTIDE_RETAIN", "banana").arg(&script));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("EBBTIDE_RETAIN=banana: takes a number from"), "{said}");
+}
+
+#[test]
+fn a_program_that_hides_lua_has_no_vm_and_says_why() {
+    let hidden: Vec<&str> =
+        LUAJIT.link_flags.iter().copied().filter(|flag| *flag != "-Wl,-E").collect();
+    assert!(hidden.len() < LUAJIT.link_flags.len());
+    let output = clean(link_host("hidden", &hidden)).arg("nothing.lua").output().expect("it runs");
+    // What the host does without a VM.
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.starts_with("ebbtide: no VM: ") && said.contains("-rdynamic"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
 }

@@ -257,6 +257,17 @@ fn scripts_run_on_the_shared_luajit() {
     }
 }
 
+#[test]
+fn c_modules_work_on_under_preload() {
+    let paths = text_of(clean("luajit").args(["-e", "io.write(package.cpath)"]));
+    let modules = format!("{}/lua/5.1/?.so;{paths}", installed().lib().display());
+    for options in [&[][..], &["--decay-ms", "0", "--limit-soft", "1m"]] {
+        let mut command = run(options);
+        command.env("LUA_CPATH", &modules).env("LUA_PATH", script("?.lua"));
+        finish(command.arg(program("run")).arg(script("door_modules.lua")).arg("preload"));
+    }
+}
+
 /// Memory that never rests: everything goes back at once.
 #[test]
 fn scripts_run_while_memory_never_rests() {

@@ -77,8 +77,9 @@ impl<'a, S: Os> Mappings<'a, S> {
     pub(super) fn read(os: &'a S) -> Result<Mappings<'a, S>, Error> {
         let mut reader = Reader { memory: List::new(os)?, line: Line::EMPTY, fine: true };
         let complete = os.read_in_parts(c"/proc/self/maps", &mut |part| reader.read(part));
-        if !complete {
-            return Err(unknown(format_args!("/proc/self/maps cannot be read")));
+        if let Err(errno) = complete {
+            return Err(Error::System
+                .because(format_args!("/proc/self/maps cannot be read: errno {errno}")));
         }
         if !reader.fine || reader.line.length > 0 || reader.memory.values().is_empty() {
             return Err(unknown(format_args!("/proc/self/maps is not as Linux writes it")));

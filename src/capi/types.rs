@@ -283,6 +283,12 @@ pub struct ebb_stats {
     /// In blocks that the VM has had since before ebb_attach(), on LuaJIT's own
     /// allocator. In no other figure.
     pub former_live: u64,
+    /// That allocator's, mapped: live, free or returned. ebb_builtin_read() tells
+    /// them apart.
+    pub former_reserved: u64,
+    /// Of that, resident: at most so much, as counted at ebb_attach() and by each
+    /// ebb_reclaim() without a budget, less what went back since.
+    pub former_resident: u64,
 }
 
 /// Free chunks of about one size.

@@ -37,8 +37,8 @@ fn inner(state: *mut lua_State) -> *mut lua::lua_State {
 /// options   as for ebb_heap_new().
 ///
 /// Returns the VM, or NULL: ebb_strerror(0) then says why. The Lua is the one
-/// that the process has; a 64-bit LuaJIT must be built with GC64, as it is by
-/// default.
+/// that the process has: of several the one whose functions the dynamic linker
+/// finds first. A 64-bit LuaJIT must be built with GC64, as it is by default.
 ///
 /// # Safety
 ///
@@ -70,9 +70,10 @@ pub unsafe extern "C" fn ebb_newstate(options: *const ebb_options) -> *mut lua_S
 ///
 /// Returns EBB_OK; EBB_MORE when the VM was on a heap already, and then nothing
 /// has changed; EBB_ERR_UNKNOWN when it does not run on LuaJIT's own allocator
-/// beyond doubt, and then nothing was touched; what else ebb_heap_new() can fail
-/// with. C modules that have kept the allocation function of before and go on
-/// using it for blocks of their own do no harm.
+/// beyond doubt, and then nothing was touched; EBB_ERR_SYSTEM when the kernel's list
+/// of mappings cannot be read; what else ebb_heap_new() can fail with. C modules
+/// that have kept the allocation function of before and go on using it for blocks
+/// of their own do no harm.
 ///
 /// # Safety
 ///
@@ -100,6 +101,11 @@ pub unsafe extern "C" fn ebb_attach(L: *mut lua_State, options: *const ebb_optio
 /// Returns the heap, which is the VM's: do not delete it unless you made it.
 /// NULL when the VM runs on another allocator.
 ///
+/// Under libebbtide_preload.so the thread that calls this has the VM from then on,
+/// until another one allocates in it or calls this too; when it waits, the heap
+/// exhales. That is not noticed of a thread that uses the heap alone: one that is to
+/// call ebb_tick() and the like calls this first, while no other is in the VM.
+///
 /// # Safety
 ///
 /// `L` is NULL or a live VM that no other thread uses.
@@ -119,7 +125,8 @@ pub unsafe extern "C" fn ebb_heap_of(L: *mut lua_State) -> *mut ebb_heap {
 /// stats     size is read; the rest is filled.
 ///
 /// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN when it is another
-/// allocator, or a heap that does not add up.
+/// allocator, or a heap that does not add up; EBB_ERR_MEMORY or EBB_ERR_SYSTEM when
+/// there is no room for notes, or the kernel does not say what is mapped.
 ///
 /// # Safety
 ///
@@ -204,8 +211,8 @@ unsafe fn survey(state: *mut lua::lua_State) -> Result<ebb_builtin_stats, Error>
 ///           was a budget.
 ///
 /// Returns EBB_MORE when the budget ran out; EBB_OK; EBB_ERR_SYSTEM when the
-/// kernel refused some of it; EBB_ERR_ARGUMENT; EBB_ERR_UNKNOWN, and then nothing
-/// was touched.
+/// kernel refused some of it, or does not say what is mapped; EBB_ERR_ARGUMENT;
+/// EBB_ERR_UNKNOWN, and then nothing was touched.
 ///
 /// # Safety
 ///

@@ -62,9 +62,15 @@ impl FakeOs {
     fn enter(&self, start: *mut u8, bytes: usize) -> bool {
         let mut world = self.world();
         let range = world.check_range(start, bytes);
-        let holds = |held: &Range<usize>| held.start <= range.start && range.end <= held.end;
-        assert!(world.reservations.iter().any(holds), "{start:p} + {bytes} is not reserved");
+        assert!(world.is_reserved(&range), "{start:p} + {bytes} is not reserved");
         world.failures.pop_front().unwrap_or(false)
+    }
+
+    /// Nothing else is, in this world.
+    fn is_mapped(&self, start: *mut u8, bytes: usize) -> bool {
+        let world = self.world();
+        let range = world.check_range(start, bytes);
+        world.is_reserved(&range)
     }
 }
 
@@ -74,6 +80,11 @@ impl World {
         assert_eq!(start.addr() % self.page_size, 0, "{start:p} is not on a kernel page");
         assert_eq!(bytes % self.page_size, 0, "{bytes} bytes are not whole kernel pages");
         start.addr()..start.addr() + bytes
+    }
+
+    fn is_reserved(&self, range: &Range<usize>) -> bool {
+        let holds = |held: &Range<usize>| held.start <= range.start && range.end <= held.end;
+        self.reservations.iter().any(holds)
     }
 
     pub(crate) fn has_reservations(&self) -> bool {
@@ -210,7 +221,7 @@ impl Os for FakeOs {
     }
 
     fn resident(&self, start: *mut u8, bytes: usize) -> Option<u64> {
-        if self.enter(start, bytes) {
+        if !self.is_mapped(start, bytes) || self.enter(start, bytes) {
             return None;
         }
         Kernel.resident(start, bytes)
@@ -218,6 +229,9 @@ impl Os for FakeOs {
 
     fn residency(&self, start: *mut u8, flags: &mut [u8]) -> bool {
         let page = self.page_size();
+        if !self.is_mapped(start, flags.len() * page) {
+            return false;
+        }
         if self.enter(start, flags.len() * page) {
             flags.fill(1);
             return false;
@@ -232,12 +246,12 @@ impl Os for FakeOs {
         true
     }
 
-    fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> bool {
+    fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> Result<(), i32> {
         let world = self.world();
-        let Some(text) = world.files.get(path) else { return false };
+        let text = world.files.get(path).ok_or(libc::ENOENT)?;
         let part = if world.part_bytes == 0 { text.len().max(1) } else { world.part_bytes };
         text.chunks(part).for_each(visit);
-        true
+        Ok(())
     }
 
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize> {

@@ -179,20 +179,20 @@ impl Os for Kernel {
     }
 
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize> {
-        reading(path, |file| fill_from(file, buffer))
+        reading(path, |file| fill_from(file, buffer)).ok()
     }
 
-    fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> bool {
+    fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> Result<(), i32> {
         let mut buffer = [0; 4096];
         let read_all = |file| {
             loop {
                 match fill_from(file, &mut buffer)? {
-                    0 => return Some(()),
+                    0 => return Ok(()),
                     length => visit(&buffer[..length]),
                 }
             }
         };
-        reading(path, read_all).is_some()
+        reading(path, read_all)
     }
 
     fn now_us(&self) -> u64 {
@@ -203,14 +203,17 @@ impl Os for Kernel {
     }
 }
 
-/// Opens a file, and closes it when `read` is done with it. `None`: it cannot be opened, or `read`
-/// says so.
-fn reading<T>(path: &CStr, read: impl FnOnce(libc::c_int) -> Option<T>) -> Option<T> {
+/// Opens a file, and closes it when `read` is done with it. The `errno` when it cannot be opened,
+/// or when `read` says so.
+fn reading<T>(path: &CStr, read: impl FnOnce(libc::c_int) -> Result<T, i32>) -> Result<T, i32> {
     keeping_errno(|| {
-        // SAFETY: `path` is a C string.
-        let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+        // SAFETY: `path` is a C string; errno's location is this thread's own.
+        let (file, errno) = unsafe {
+            let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+            (file, *libc::__errno_location())
+        };
         if file < 0 {
-            return None;
+            return Err(errno);
         }
         let result = read(file);
         // SAFETY: opened just now, and nobody else knows of it.
@@ -220,7 +223,7 @@ fn reading<T>(path: &CStr, read: impl FnOnce(libc::c_int) -> Option<T>) -> Optio
 }
 
 /// Fills `buffer` from a file until one of them ends, whatever signals arrive meanwhile.
-fn fill_from(file: libc::c_int, buffer: &mut [u8]) -> Option<usize> {
+fn fill_from(file: libc::c_int, buffer: &mut [u8]) -> Result<usize, i32> {
     let mut length = 0;
     while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
         // SAFETY: all of `rest` is writable; errno's location is this thread's own.
@@ -232,10 +235,10 @@ fn fill_from(file: libc::c_int, buffer: &mut [u8]) -> Option<usize> {
             Ok(0) => break,
             Ok(count) => length += count,
             Err(_) if errno == libc::EINTR => {}
-            Err(_) => return None,
+            Err(_) => return Err(errno),
         }
     }
-    Some(length)
+    Ok(length)
 }
 
 /// Whether every page of a range is part of some mapping.
@@ -446,17 +449,22 @@ mod tests {
 
     #[test]
     fn a_long_file_is_read_in_parts() {
-        let path = c"/proc/self/maps";
+        let path = c"/proc/self/smaps";
         let (mut text, mut parts) = (Vec::new(), 0);
-        assert!(Kernel.read_in_parts(path, &mut |part| {
+        let done = Kernel.read_in_parts(path, &mut |part| {
             text.extend_from_slice(part);
             parts += 1;
-        }));
+        });
+        assert_eq!(done, Ok(()));
         assert!(text.len() > 4096 && parts > 1, "{} bytes in {parts} parts", text.len());
         assert_eq!(text.last(), Some(&b'\n'));
-        assert!(Kernel.read_in_parts(c"/dev/null", &mut |_| unreachable!()));
-        assert!(!Kernel.read_in_parts(c"/proc/self/missing", &mut |_| unreachable!()));
-        assert!(!Kernel.read_in_parts(c"/proc/self", &mut |_| unreachable!()));
+        for (path, expected) in [
+            (c"/dev/null", Ok(())),
+            (c"/proc/self/missing", Err(libc::ENOENT)),
+            (c"/proc/self", Err(libc::EISDIR)),
+        ] {
+            assert_eq!(Kernel.read_in_parts(path, &mut |_| unreachable!()), expected);
+        }
     }
 
     #[test]
@@ -488,7 +496,7 @@ mod tests {
             assert_eq!(Kernel.read_file(c"/missing", &mut [0]), None);
             assert!(!Kernel.residency(nowhere, &mut [0]));
             assert!(!Kernel.unmap(ptr::without_provenance_mut(1), 4096));
-            assert!(!Kernel.read_in_parts(c"/missing", &mut |_| ()));
+            assert!(Kernel.read_in_parts(c"/missing", &mut |_| ()).is_err());
         }
         assert_eq!(errno(), 77);
     }

@@ -111,9 +111,9 @@ pub(crate) trait Os {
     /// cannot be opened or read.
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize>;
 
-    /// Reads a whole file and hands it over in parts, which end anywhere. False when it cannot be
-    /// opened, or not be read to its end.
-    fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> bool;
+    /// Reads a whole file and hands it over in parts, which end anywhere. The `errno` when it
+    /// cannot be opened, or not be read to its end.
+    fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> Result<(), i32>;
 
     /// Microseconds on a clock that never goes back.
     fn now_us(&self) -> u64;

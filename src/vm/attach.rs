@@ -33,8 +33,21 @@ pub(crate) struct Builtin {
 pub(crate) struct Former {
     builtin: Builtin,
     /// Bytes of its blocks that the VM still has.
-    pub(crate) live: u64,
+    live: u64,
+    /// Bytes of its segments that are resident, at most: as last counted, less what went back.
+    resident: u64,
     progress: Progress,
+}
+
+/// What the former allocator of a VM holds, in bytes, without a walk.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Held {
+    /// In blocks that the VM still has.
+    pub(crate) live: u64,
+    /// In segments.
+    pub(crate) reserved: u64,
+    /// Resident there, at most.
+    pub(crate) resident: u64,
 }
 
 /// How VMs of the LuaJIT in this process are made.
@@ -49,12 +62,38 @@ unsafe impl Send for Known {}
 // SAFETY: as above.
 unsafe impl Sync for Known {}
 
-/// Learns from a VM made for this purpose what LuaJIT's own allocator is.
+/// Why it is not known how they are made.
+#[derive(Clone, Copy)]
+enum Other {
+    Lua,
+    Allocator,
+}
+
+/// Learns from a VM made for this purpose what LuaJIT's own allocator is. Once: what was found out
+/// stands, be it nothing.
 fn known(lua: &Lua) -> Result<&'static Known, Error> {
-    static KNOWN: OnceLock<Known> = OnceLock::new();
-    if let Some(known) = KNOWN.get() {
-        return Ok(known);
-    }
+    static KNOWN: OnceLock<Result<Known, Other>> = OnceLock::new();
+    let known = match KNOWN.get() {
+        Some(known) => known,
+        None => {
+            let known = find_out(lua)?;
+            KNOWN.get_or_init(|| known)
+        }
+    };
+    known.as_ref().map_err(|other| {
+        Error::Unknown.because(match other {
+            Other::Lua => {
+                format_args!("this Lua is no LuaJIT 2.1 with 64-bit pointers in Lua values (GC64)")
+            }
+            Other::Allocator => format_args!(
+                "this LuaJIT makes VMs on another allocator than its own: built so, or preloaded"
+            ),
+        })
+    })
+}
+
+/// Makes a VM, looks at its allocator, and closes it.
+fn find_out(lua: &Lua) -> Result<Result<Known, Other>, Error> {
     // SAFETY: the VM is new, this thread's, and closed before anybody else knows of it.
     let (function, context, state, has_gc64) = unsafe {
         let state = (lua.luaL_newstate)();
@@ -69,18 +108,12 @@ fn known(lua: &Lua) -> Result<&'static Known, Error> {
         (function, context, state, has_gc64)
     };
     if !has_gc64 {
-        return Err(Error::Unknown.because(format_args!(
-            "this Lua is no LuaJIT 2.1 with 64-bit pointers in Lua values (GC64)"
-        )));
+        return Ok(Err(Other::Lua));
     }
     // The state of the allocator comes first, then that of the VM.
     let distance = state.addr().wrapping_sub(context.addr());
-    let Some(function) = function.filter(|_| !context.is_null() && distance < 4096) else {
-        return Err(Error::Unknown.because(format_args!(
-            "this LuaJIT makes VMs on another allocator than its own: built so, or preloaded"
-        )));
-    };
-    Ok(KNOWN.get_or_init(|| Known { function, distance }))
+    let function = function.filter(|_| !context.is_null() && distance < 4096);
+    Ok(function.map(|function| Known { function, distance }).ok_or(Other::Allocator))
 }
 
 /// Whether a VM keeps pointers of 64 bits: its bytecode says so.
@@ -165,7 +198,8 @@ pub(crate) unsafe fn attach(
         let builtin = known_builtin(lua, state)?;
         let survey = builtin::survey(&Kernel, builtin.state)?;
         let heap = heap::park::create(options)?;
-        let former = Former { builtin, live: survey.live, progress: Progress::default() };
+        let Survey { live, resident, .. } = survey;
+        let former = Former { builtin, live, resident, progress: Progress::default() };
         Bond::new(heap, builtin.state_block, StateBlock::Former(former));
         (lua.lua_setallocf)(state, alloc, heap.cast());
     }
@@ -173,23 +207,41 @@ pub(crate) unsafe fn attach(
 }
 
 impl Former {
+    /// What it holds.
+    pub(super) fn held(&self) -> Held {
+        // SAFETY: a former allocator's state is LuaJIT's, and only this thread, which has the VM,
+        // uses it.
+        let reserved = unsafe { builtin::reserved(self.builtin.state) };
+        Held { live: self.live, reserved, resident: self.resident.min(reserved) }
+    }
+
     /// Walks the former allocator's heap.
     pub(crate) fn survey(&self) -> Result<Survey, Error> {
         builtin::survey(&Kernel, self.builtin.state)
     }
 
     /// Gives free pages of the former allocator's heap back, after a pass over the heap, and adds
-    /// what comes of it to the outcome. A heap that does not add up is left alone.
+    /// what comes of it to the outcome. A heap that does not add up is left alone; what the kernel
+    /// does not let be looked at is told as a refusal.
     pub(crate) fn reclaim(&mut self, deadline_us: Option<u64>, outcome: &mut Outcome) {
         if outcome.more {
             return;
         }
         let state = self.builtin.state;
-        if let Ok(done) = builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us) {
-            outcome.returned += Pages::holding(done.returned as usize).unwrap_or(Pages::ZERO);
-            outcome.calls += done.calls;
-            outcome.refused += u64::from(done.refused);
-            outcome.more = done.more;
+        match builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us) {
+            Ok(done) => {
+                // SAFETY: as in `held`. A budget has no time for a count.
+                let counted =
+                    deadline_us.is_none().then(|| unsafe { builtin::resident(&Kernel, state) });
+                let left = self.resident.saturating_sub(done.returned);
+                self.resident = counted.flatten().unwrap_or(left);
+                outcome.returned += Pages::holding(done.returned as usize).unwrap_or(Pages::ZERO);
+                outcome.calls += done.calls;
+                outcome.refused += u64::from(done.refused);
+                outcome.more = done.more;
+            }
+            Err(Error::System) => outcome.refused += 1,
+            Err(_) => {}
         }
     }
 
@@ -245,7 +297,8 @@ impl Former {
     ///
     /// None of its blocks is live.
     pub(super) unsafe fn release(&self) {
-        // SAFETY: the caller's promise. What does not add up stays mapped, which harms nobody.
+        // SAFETY: the caller's promise. What does not add up stays mapped, which harms nobody; a
+        // process without a free file descriptor or without /proc gets rid of it all the same.
         let _ = unsafe { builtin::release(&Kernel, self.builtin.state) };
     }
 }

@@ -25,9 +25,14 @@ pub const BUILTIN: Allocator = Allocator { name: "built-in", host_name: "builtin
 pub const EBBTIDE: Allocator = Allocator { name: "ebbtide", host_name: "ebbtide", preload: None };
 /// The C library's.
 pub const LIBC: Allocator = Allocator { name: "libc", host_name: "malloc", preload: None };
+/// Ours, in a VM that was made on LuaJIT's own and attached before anything else.
+pub const ATTACHED: Allocator =
+    Allocator { name: "attached", host_name: "attached", preload: None };
+/// LuaJIT's own, with what is free given back in place.
+pub const IN_PLACE: Allocator = Allocator { name: "in-place", host_name: "inplace", preload: None };
 
 /// Every allocator. A further one that replaces malloc is one line more: its library to preload.
-pub const ALLOCATORS: &[&Allocator] = &[&BUILTIN, &EBBTIDE, &LIBC];
+pub const ALLOCATORS: &[&Allocator] = &[&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE, &LIBC];
 
 /// Finds an allocator by name.
 pub fn allocator(name: &str) -> Result<&'static Allocator> {
@@ -100,16 +105,28 @@ fn output_dir() -> Result<PathBuf> {
 
 /// Has cargo bring `libebbtide.a` up to date: figures of a stale library would be worse than none.
 fn build_library(output_dir: &Path) -> Result<PathBuf> {
+    cargo_build("ebbtide", "release", output_dir)?;
+    Ok(output_dir.join("release/libebbtide.a"))
+}
+
+/// Has cargo bring the preload library up to date.
+pub fn build_preload() -> Result<PathBuf> {
+    let output_dir = output_dir()?;
+    cargo_build("ebbtide-preload", "preload", &output_dir)?;
+    Ok(output_dir.join("preload/libebbtide_preload.so"))
+}
+
+fn cargo_build(package: &str, profile: &str, output_dir: &Path) -> Result<()> {
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--release", "--quiet", "--package", "ebbtide", "--manifest-path"])
+        .args(["build", "--profile", profile, "--quiet", "--package", package, "--manifest-path"])
         .arg(runtimes::repository().join("Cargo.toml"))
         .arg("--target-dir")
         .arg(output_dir)
         .status()
         .map_err(|error| format!("cannot run cargo: {error}"))?;
     match status.success() {
-        true => Ok(output_dir.join("release/libebbtide.a")),
-        false => Err("cargo cannot build libebbtide.a".to_owned()),
+        true => Ok(()),
+        false => Err(format!("cargo cannot build {package}")),
     }
 }
 

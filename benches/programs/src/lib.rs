@@ -19,7 +19,8 @@
 //! ```
 //!
 //! The binaries are `demo`, which shows the breathing curve of a service, for a minute or as a
-//! soak, `programs`, which measures whole programs, and `nginx`, which measures the nginx module.
+//! soak, `programs`, which measures whole programs, `doors`, which measures VMs that were not made
+//! on a heap, and `nginx`, which measures the nginx module.
 #![deny(unsafe_code)]
 
 pub mod breathing;

@@ -1,0 +1,140 @@
+//! The records of the segments, followed as LuaJIT follows them at the end of its own heap.
+//!
+//! For a heap that was recognised before and has been LuaJIT's alone since: to tell in microseconds
+//! how large it is, and to unmap it where the kernel's list of mappings is not to be had: no file
+//! can be opened, or none is there. No notes are taken: the newest segment's record is in the
+//! state, which lies in the oldest segment, and every other one lies in the segment that it
+//! describes. So who reads each record before the memory that it describes goes, has read all.
+
+use core::iter::successors;
+use core::ptr;
+
+use super::layout::*;
+use super::{unknown, unmap};
+use crate::error::Error;
+use crate::os::Os;
+
+/// No heap has so many segments.
+const LIMIT: usize = 1 << 20;
+
+/// What is kept of a segment.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Record {
+    base: usize,
+    size: usize,
+    /// Where the record of the next older segment is; 0: there is none.
+    next: usize,
+}
+
+impl Record {
+    /// # Safety
+    ///
+    /// At this address is a record of LuaJIT's allocator.
+    unsafe fn read(at: usize) -> Record {
+        // SAFETY: the caller's promise; LuaJIT's records are these three words, aligned to words.
+        unsafe { ptr::with_exposed_provenance::<Record>(at).read() }
+    }
+
+    fn holds(&self, at: usize, bytes: usize) -> bool {
+        at >= self.base && at - self.base + bytes <= self.size
+    }
+
+    /// Whether a segment like that can be, and is mapped.
+    fn can_be<S: Os>(&self, os: &S) -> bool {
+        let Record { base, size, .. } = *self;
+        base.is_multiple_of(os.page_size())
+            && (1..SEGMENT_LIMIT).contains(&size)
+            && size.is_multiple_of(GRANULARITY)
+            && os.resident(ptr::without_provenance_mut(base), size).is_some()
+    }
+}
+
+/// The records, from the newest on. Each next one is read before one is handed out.
+///
+/// # Safety
+///
+/// `state` is that of LuaJIT's allocator, which nobody else uses meanwhile; memory goes only after
+/// the record that describes it.
+unsafe fn records(state: usize) -> impl Iterator<Item = Record> {
+    // SAFETY: the caller's promise: the state begins the list, and each record leads to another.
+    let read = |at| unsafe { Record::read(at) };
+    successors(Some(read(state + NEWEST)), move |record| {
+        (record.next != 0).then(|| read(record.next))
+    })
+    .take(LIMIT)
+}
+
+/// Bytes of all segments.
+///
+/// # Safety
+///
+/// `state` is that of LuaJIT's allocator, which nobody else uses meanwhile.
+pub(super) unsafe fn reserved(state: usize) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { records(state) }.map(|record| record.size as u64).sum()
+}
+
+/// Bytes of all segments that the kernel holds resident; `None` when it will not say.
+///
+/// # Safety
+///
+/// As for [`reserved`].
+pub(super) unsafe fn resident<S: Os>(os: &S, state: usize) -> Option<u64> {
+    let of = |record: Record| os.resident(ptr::without_provenance_mut(record.base), record.size);
+    // SAFETY: the caller's promise.
+    unsafe { records(state) }.map(of).sum()
+}
+
+/// Unmaps all segments; returns how many bytes went and how many stayed. Nothing is done when a
+/// record cannot be one.
+///
+/// # Safety
+///
+/// 1. `state` is that of LuaJIT's allocator.
+/// 2. No block of it is used again, and the allocator is not called again.
+pub(super) unsafe fn unmap_all<S: Os>(os: &S, state: usize) -> Result<(u64, u64), Error> {
+    // SAFETY: the caller's first promise.
+    unsafe { check(os, state)? };
+    let (mut released, mut kept) = (0, 0);
+    // SAFETY: the caller's promises. What is unmapped holds no record that is still to be read.
+    unsafe {
+        for Record { base, size, .. } in records(state) {
+            let done = unmap(os, base, size);
+            *(if done { &mut released } else { &mut kept }) += size as u64;
+        }
+    }
+    Ok((released, kept))
+}
+
+/// Checks every record before it is believed, and that the list ends where the state lies.
+///
+/// # Safety
+///
+/// `state` is that of LuaJIT's allocator.
+unsafe fn check<S: Os>(os: &S, state: usize) -> Result<(), Error> {
+    let page = os.page_size();
+    let mut at = state.wrapping_add(NEWEST);
+    for count in 0..LIMIT {
+        // A record is at the end of a segment, or within the first page: it is in one page.
+        let start = ptr::without_provenance_mut(at & !(page - 1));
+        let fits = at.is_multiple_of(WORD) && at % page + RECORD_BYTES <= page;
+        if !fits || !os.residency(start, &mut [0]) {
+            return Err(unknown(format_args!("{at:#x}: no segment's record")));
+        }
+        // SAFETY: the page is mapped, and the caller's promise: LuaJIT can read its own heap.
+        let record = unsafe { Record::read(at) };
+        let is_in_place = count == 0 || record.holds(at, RECORD_BYTES);
+        if !is_in_place || !record.can_be(os) {
+            return Err(unknown(format_args!("{at:#x}: its segment cannot be")));
+        }
+        if record.next == 0 {
+            return match record.holds(state.wrapping_sub(CONTENTS), STATE_CHUNKS[0]) {
+                true => Ok(()),
+                false => Err(unknown(format_args!("the state is not in the oldest segment"))),
+            };
+        }
+        at = record.next;
+    }
+    Err(unknown(format_args!("too many segments")))
+}

@@ -63,7 +63,7 @@ all: ## build the library, the preload library and the command, in target/releas
 	$(CARGO) build --profile preload --package ebbtide-preload
 	cp -p "$(TARGET)/preload/libebbtide_preload.so" "$(TARGET)/preload/ebbtide" "$(RELEASE)"
 
-header: ## write include/ebbtide.h anew from src/capi.rs
+header: ## write include/ebbtide.h anew from src/capi.rs, and the nginx module's page as C
 	EBBTIDE_BLESS=1 $(CARGO) test --test header
 
 test: setup format lint cargo-test ## run everything that must pass

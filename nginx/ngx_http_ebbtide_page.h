@@ -1,5 +1,5 @@
 
-/* Written by page.sh from page.html. */
+/* Made of page.html by `make header`. */
 
 
 static const char  ngx_http_ebbtide_page[] =

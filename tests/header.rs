@@ -1,8 +1,8 @@
-//! `include/ebbtide.h` is what cbindgen makes of `src/capi`, and of `src/binding.rs`, today.
+//! What is generated and committed is current: `include/ebbtide.h`, which cbindgen makes of `src/capi`
+//! and `src/binding.rs`, and the nginx module's page as C.
 
 use std::path::Path;
 
-/// With `EBBTIDE_BLESS=1` (`make header`) writes the header; otherwise compares it.
 #[test]
 fn header_is_current() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -25,12 +25,30 @@ fn header_is_current() {
         .expect("cbindgen reads src/capi")
         .write(&mut fresh);
     let fresh = without_safety_sections(&String::from_utf8(fresh).expect("the header is UTF-8"));
-    let path = root.join("include/ebbtide.h");
+    compare(&root.join("include/ebbtide.h"), &fresh);
+}
+
+#[test]
+fn page_is_current() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx");
+    let page = std::fs::read_to_string(folder.join("page.html")).expect("the page");
+    let quoted =
+        |line: &str| format!("    \"{}\\n\"\n", line.replace('\\', "\\\\").replace('"', "\\\""));
+    let lines: String = page.lines().map(quoted).collect();
+    let fresh = format!(
+        "\n/* Made of page.html by `make header`. */\n\n\n\
+         static const char  ngx_http_ebbtide_page[] =\n{lines}    ;\n"
+    );
+    compare(&folder.join("ngx_http_ebbtide_page.h"), &fresh);
+}
+
+/// With `EBBTIDE_BLESS=1` (`make header`) writes the file; otherwise compares it.
+fn compare(path: &Path, fresh: &str) {
     if std::env::var_os("EBBTIDE_BLESS").is_some() {
-        std::fs::write(&path, &fresh).expect("include/ebbtide.h can be written");
+        std::fs::write(path, fresh).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == fresh, "include/ebbtide.h is stale: run `make header` and commit it");
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(committed == fresh, "{} is stale: run `make header` and commit it", path.display());
 }
 
 /// `#define NAME -1` with its value in parentheses, so that it is safe in any expression.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use ebbtide_ffi_tests::{installed, text_of};
 
-/// The instructions of one function of the shared library.
+/// The instructions of one function of the shared library, without what fills it up.
 fn instructions(function: &str) -> Vec<String> {
     let mut objdump = Command::new("objdump");
     objdump.env("LC_ALL", "C").args(["--disassemble", "--no-show-raw-insn"]);
@@ -17,8 +17,12 @@ fn instructions(function: &str) -> Vec<String> {
     body.take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_once(":\t"))
         .map(|(_, instruction)| instruction.trim().to_owned())
+        .filter(|instruction| instruction != "int3")
         .collect()
 }
+
+/// Instructions in all, those for one path or the other included.
+const MOST: usize = if cfg!(target_arch = "x86_64") { 70 } else { 100 };
 
 /// What has no place on the hot path.
 fn is_slow(instruction: &str) -> bool {
@@ -34,7 +38,8 @@ fn is_slow(instruction: &str) -> bool {
 #[test]
 fn small_blocks_come_and_go_without_a_call_a_lock_or_a_push() {
     let code = instructions("ebb_alloc");
-    assert!((40..100).contains(&code.len()), "{} instructions: {code:#?}", code.len());
+    // 68 with rustc 1.95 on x86-64. Two more are two more for each block of every program.
+    assert!((40..=MOST).contains(&code.len()), "{} instructions: {code:#?}", code.len());
     let slow: Vec<&String> = code.iter().filter(|instruction| is_slow(instruction)).collect();
     assert!(slow.is_empty(), "on the hot path: {slow:?}");
 }

@@ -5,7 +5,9 @@
 
 use std::process::Command;
 
-use ebbtide_ffi_tests::{installed, text_of};
+use ebbtide_ffi_tests::{
+    Language, Linkage, clean, compile, finish, installed, text_of, under_valgrind,
+};
 
 /// The instructions of one function of the shared library, without what fills it up.
 fn instructions(function: &str) -> Vec<String> {
@@ -23,6 +25,10 @@ fn instructions(function: &str) -> Vec<String> {
 
 /// Instructions in all, those for one path or the other included.
 const MOST: usize = if cfg!(target_arch = "x86_64") { 70 } else { 100 };
+
+/// Instructions to allocate a small block and to free it.
+#[cfg(target_arch = "x86_64")]
+const MOST_FOR_A_PAIR: f64 = 63.5;
 
 /// What has no place on the hot path.
 fn is_slow(instruction: &str) -> bool {
@@ -42,6 +48,32 @@ fn small_blocks_come_and_go_without_a_call_a_lock_or_a_push() {
     assert!((40..=MOST).contains(&code.len()), "{} instructions: {code:#?}", code.len());
     let slow: Vec<&String> = code.iter().filter(|instruction| is_slow(instruction)).collect();
     assert!(slow.is_empty(), "on the hot path: {slow:?}");
+}
+
+/// Instructions inside of `ebb_alloc` when blocks of a size come and go so many times, as callgrind
+/// counts them: the same each time.
+fn executed(size: u32, pairs: u64) -> u64 {
+    let program = compile("pairs.c", Language::C, Linkage::Shared, "callgrind", &["-O2"]);
+    under_valgrind();
+    let mut callgrind = clean("valgrind");
+    callgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+    callgrind.args(["--collect-atstart=no", "--toggle-collect=ebb_alloc"]);
+    let output = finish(callgrind.arg(program).args([size.to_string(), pairs.to_string()]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let count = said.lines().find_map(|line| line.split_once("Collected : "));
+    count.and_then(|(_, count)| count.trim().parse().ok()).expect("callgrind counts")
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_small_block_that_comes_and_goes_takes_as_few_instructions_as_it_did() {
+    for size in [16, 64, 100, 512] {
+        let pair = (executed(size, 20_000) - executed(size, 10_000)) as f64 / 1e4;
+        println!("{size} bytes: {pair:.2}");
+        assert!(pair <= MOST_FOR_A_PAIR, "{size} bytes: {pair} instructions");
+        // Two paths of some twenty each, or it was not these that were counted.
+        assert!(pair >= 30.0, "{size} bytes: {pair} instructions");
+    }
 }
 
 #[test]

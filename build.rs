@@ -8,5 +8,7 @@ fn main() {
     if os == "linux" {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libebbtide.so.{major}");
         println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+        // Two copies in a process, of two versions perhaps, must not call each other's functions.
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic-functions");
     }
 }

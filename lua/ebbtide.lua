@@ -62,6 +62,11 @@ function _M.reclaim(options)
   if options ~= RECLAIM then
     budget_us, collect = options.budget_us or 0, options.collect ~= false
   end
+  -- What cannot be reclaimed is not touched: no collection either.
+  local allocator, unknown = core.allocator()
+  if not allocator then
+    return nil, unknown
+  end
   local collected = collect and core.may_collect()
   if collected then
     collectgarbage "collect"

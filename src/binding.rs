@@ -12,6 +12,7 @@
 mod stack;
 
 use core::ffi::{CStr, c_char, c_int, c_void};
+use core::mem::MaybeUninit;
 use std::io::{Write, stderr};
 
 use crate::builtin::Progress;
@@ -46,7 +47,7 @@ pub unsafe extern "C-unwind" fn luaopen_ebbtide(L: *mut capi::lua_State) -> c_in
     // SAFETY: the caller's promise; the chunk gets the name that it would get from `require`, and
     // the core.
     unsafe {
-        if let Some(elsewhere) = other_instance(c"luaopen_ebbtide", luaopen_ebbtide as *const ()) {
+        if let Some(elsewhere) = other_instance(c"luaopen_ebbtide") {
             return elsewhere(L.cast());
         }
         let Ok(lua) = Lua::get() else { return no_module() };
@@ -72,8 +73,7 @@ pub unsafe extern "C-unwind" fn luaopen_ebbtide(L: *mut capi::lua_State) -> c_in
 pub unsafe extern "C-unwind" fn luaopen_ebbtide_core(L: *mut capi::lua_State) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        let this = luaopen_ebbtide_core as *const ();
-        if let Some(elsewhere) = other_instance(c"luaopen_ebbtide_core", this) {
+        if let Some(elsewhere) = other_instance(c"luaopen_ebbtide_core") {
             return elsewhere(L.cast());
         }
         let Ok(lua) = Lua::get() else { return no_module() };
@@ -97,12 +97,25 @@ fn no_module() -> c_int {
 
 /// The same function of a copy of this library that the process had before: linked into the
 /// program, or preloaded. The heaps are that one's, so it must speak for them.
-fn other_instance(name: &CStr, this: *const ()) -> Option<lua_CFunction> {
+fn other_instance(name: &CStr) -> Option<lua_CFunction> {
     // SAFETY: `name` is a C string.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    let is_other = !found.is_null() && found.addr() != this.addr();
+    // Of an exported function the linker may give the other copy's address here too. A private one
+    // is always this copy's.
+    let own = other_instance as *const () as *const c_void;
+    let is_other = !found.is_null() && object_of(found) != object_of(own);
     // SAFETY: a symbol of that name is that function.
     is_other.then(|| unsafe { core::mem::transmute::<*mut c_void, lua_CFunction>(found) })
+}
+
+/// Where the object is loaded that an address lies in; null for none.
+fn object_of(address: *const c_void) -> *mut c_void {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: there is room for the answer, whose fields may all be zero.
+    unsafe {
+        libc::dladdr(address, info.as_mut_ptr());
+        info.assume_init().dli_fbase
+    }
 }
 
 /// The functions of the core, by their names.

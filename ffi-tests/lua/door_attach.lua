@@ -157,6 +157,10 @@ local function reclaim_serves_both()
     local more = assert(allocator.reclaim { collect = false, budget_us = 1 }).more
     assert(rounds < 100000, "it does not end")
   until not more
+  -- At the end of a pass in steps, too, the kernel is asked.
+  former = assert(allocator.former())
+  check.within(former.resident - MB / 4, assert(allocator.stats()).former_resident,
+               former.resident + MB / 4, "former_resident after steps")
 end
 
 local function old_data_goes(old)

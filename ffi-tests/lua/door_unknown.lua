@@ -8,6 +8,12 @@ for _, name in ipairs { "stats", "report", "reclaim", "attach", "heap", "former"
   check.refused(reason, allocator[name]())
 end
 check.refused(reason, allocator.attach { retain = 2 ^ 20 })
+do
+  local garbage = setmetatable({}, { __mode = "k" })
+  garbage[{}] = true
+  check.refused(reason, allocator.reclaim())
+  assert(next(garbage), "it collected, though there is nothing to reclaim")
+end
 check.refused(reason, allocator.reclaim { budget_us = 10, collect = false })
 for _, name in ipairs { "tick", "next_tick", "pressure" } do
   check.refused("attach%(%)", allocator[name]())

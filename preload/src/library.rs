@@ -66,6 +66,11 @@ pub(crate) unsafe fn newstate(
     }
 }
 
+/// Whether a VM has asked for it.
+pub(crate) fn is_loaded() -> bool {
+    !HANDLE.load(Ordering::Acquire).is_null()
+}
+
 /// Has each VM that is still open tell what it holds.
 pub(crate) fn report() {
     let handle = HANDLE.load(Ordering::Acquire);

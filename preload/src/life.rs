@@ -11,10 +11,15 @@ extern "C" fn start() {
 
 /// When the program ends by `exit`.
 extern "C" fn finish() {
+    let report = say::is_set(c"EBBTIDE_REPORT");
+    // Where a report was asked for and there is nothing to report, that is told.
+    if !library::is_loaded() && say::is_named(c"EBBTIDE_REPORT") {
+        say::want();
+    }
     if say::is_wanted_at_the_end() {
         newstate::say_why_none();
     }
-    if say::is_set(c"EBBTIDE_REPORT") {
+    if report {
         library::report();
     }
 }

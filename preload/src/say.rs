@@ -12,6 +12,8 @@ use crate::text::Text;
 
 /// Whether the one line of this process is still to be said.
 static WANTED: AtomicBool = AtomicBool::new(false);
+/// It was said.
+static SAID: AtomicBool = AtomicBool::new(false);
 /// Out of the way of programs that count on the lowest descriptors.
 const KEPT_MIN: c_int = 200;
 static KEPT: AtomicI32 = AtomicI32::new(libc::STDERR_FILENO);
@@ -25,6 +27,14 @@ pub(crate) fn is_set(variable: &CStr) -> bool {
     value_of(variable).is_some()
 }
 
+/// Whether a variable names this process by its number.
+pub(crate) fn is_named(variable: &CStr) -> bool {
+    // SAFETY: always sound.
+    let process = unsafe { libc::getpid() };
+    let number = value_of(variable).and_then(|value| value.to_str().ok()?.parse().ok());
+    number == Some(process)
+}
+
 fn value_of(variable: &CStr) -> Option<&CStr> {
     // SAFETY: a C string. The value is read before anybody can change the environment: at the
     // beginning and the end of the process.
@@ -36,7 +46,8 @@ fn value_of(variable: &CStr) -> Option<&CStr> {
 
 /// Looks whether a line is asked for.
 pub(crate) fn start() {
-    let asked = value_of(c"EBBTIDE_VERBOSE").is_some_and(|value| value != c"" && value != c"0");
+    let verbose = value_of(c"EBBTIDE_VERBOSE").is_some_and(|value| value != c"" && value != c"0");
+    let asked = verbose || is_named(c"EBBTIDE_REPORT");
     let Some((device, inode)) = file_of(libc::STDERR_FILENO).filter(|_| asked) else { return };
     // SAFETY: always sound.
     let (kept, process) = unsafe {
@@ -46,12 +57,20 @@ pub(crate) fn start() {
     DEVICE.store(device, Ordering::Relaxed);
     INODE.store(inode, Ordering::Relaxed);
     PROCESS.store(process, Ordering::Relaxed);
-    WANTED.store(true, Ordering::Release);
+    WANTED.store(verbose, Ordering::Release);
+}
+
+/// Asks for the line, unless it was said.
+pub(crate) fn want() {
+    if !SAID.load(Ordering::Relaxed) {
+        WANTED.store(true, Ordering::Release);
+    }
 }
 
 /// Says the one line of this process, if it is asked for and was not said yet.
 pub(crate) fn once(parts: &[&[u8]]) {
     if WANTED.load(Ordering::Relaxed) && WANTED.swap(false, Ordering::AcqRel) {
+        SAID.store(true, Ordering::Relaxed);
         line(parts);
     }
 }

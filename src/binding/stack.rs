@@ -119,7 +119,10 @@ impl Stack<'_> {
     pub(super) fn option_value(&self, name: &CStr, index: c_int) -> Result<i64, Error> {
         let key = Options::key(name)?;
         match self.type_of(index) {
-            lua::TYPE_BOOLEAN => Ok(i64::from(call!(self.lua_toboolean(index)))),
+            lua::TYPE_BOOLEAN => {
+                let text = if call!(self.lua_toboolean(index)) != 0 { c"on" } else { c"off" };
+                Options::parse(key, text)
+            }
             lua::TYPE_NUMBER => Options::whole(key, self.number(index)),
             lua::TYPE_STRING => Options::parse(key, self.text(index).unwrap_or_default()),
             _ => Err(Error::Range.because(format_args!(

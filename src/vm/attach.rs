@@ -230,9 +230,8 @@ impl Former {
         let state = self.builtin.state;
         match builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us) {
             Ok(done) => {
-                // SAFETY: as in `held`. A budget has no time for a count.
-                let counted =
-                    deadline_us.is_none().then(|| unsafe { builtin::resident(&Kernel, state) });
+                // SAFETY: as in `held`. A budget that ran out has no time for a count.
+                let counted = (!done.more).then(|| unsafe { builtin::resident(&Kernel, state) });
                 let left = self.resident.saturating_sub(done.returned);
                 self.resident = counted.flatten().unwrap_or(left);
                 outcome.returned += Pages::holding(done.returned as usize).unwrap_or(Pages::ZERO);

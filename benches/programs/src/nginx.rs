@@ -25,7 +25,7 @@ init_by_lua_block {
         ngx.sleep(0.2 + math.random() * 0.1)
         count = count + 1
         if count % 50 == 0 then
-            sessions[#sessions % 4000 + 1] = { rows[1], rows[250], ngx.now() }
+            sessions[#sessions % 400 + 1] = { rows[1], rows[250], ngx.now() }
         end
         ngx.say(#rows)
     end

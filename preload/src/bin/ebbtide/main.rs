@@ -65,7 +65,8 @@ fn run(asked: Run) -> Result<Infallible, Failure> {
     let mut command = Command::new(name);
     command.args(arguments).env("LD_PRELOAD", preload::variable(&libraries.preload, before)?);
     if asked.report {
-        command.env("EBBTIDE_REPORT", "1");
+        // The command keeps this process's number; a program that it starts has another.
+        command.env("EBBTIDE_REPORT", std::process::id().to_string());
     }
     if asked.verbose {
         command.env("EBBTIDE_VERBOSE", "1");

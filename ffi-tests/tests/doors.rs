@@ -1,9 +1,10 @@
 //! The doors into a program that knows nothing of ebbtide: `require "ebbtide"` in a VM on LuaJIT's
 //! own allocator, memory given back in place, `attach()`, and the C functions that do the same.
 //!
-//! Each with Debian's `luajit`, a static program; with a plain host on Debian's shared library; and
-//! with such a host on the LuaJIT that mlua vendors. The library is the one that was built with
-//! these tests, with its assertions, but where the installed one is meant.
+//! Each with Debian's `luajit`, a static program, as installed and as upstream has it; with a plain
+//! host on Debian's shared library; and with such a host on the LuaJIT that mlua vendors. The library
+//! is the one that was built with these tests, with its assertions, but where the installed one is
+//! meant.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -103,8 +104,31 @@ fn host(lua: Lua) -> &'static Path {
 }
 
 /// The programs that run scripts as a user would, on an unmodified LuaJIT.
-fn luajits() -> [&'static Path; 3] {
-    [Path::new("luajit"), host(Lua::Vendored), host(Lua::Shared)]
+fn luajits() -> Vec<&'static Path> {
+    let mut all = vec![Path::new("luajit"), host(Lua::Vendored), host(Lua::Shared)];
+    all.extend(upstream());
+    all
+}
+
+/// Debian's package of upstream's LuaJIT, unpacked beside whatever is installed: that may be
+/// OpenResty's branch, which the vendored one is too.
+fn upstream() -> Option<&'static Path> {
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let unpacked = || {
+        let folder = scratch("upstream");
+        let mut get = clean("apt-get");
+        get.args(["-q", "-o", "APT::Sandbox::User=root", "download", "luajit"]);
+        let output = get.current_dir(&folder).output().ok()?;
+        let mut packages = fs::read_dir(&folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+        let package = packages.find(|path| path.extension() == Some(OsStr::new("deb")));
+        let Some(package) = package.filter(|_| output.status.success()) else {
+            eprintln!("not tested on upstream's LuaJIT: its package cannot be had");
+            return None;
+        };
+        finish(clean("dpkg").arg("-x").arg(package).arg(&folder));
+        Some(folder.join("usr/bin/luajit")).filter(|program| program.is_file())
+    };
+    PROGRAM.get_or_init(unpacked).as_deref()
 }
 
 /// Where Debian's `luajit` finds C modules.
@@ -212,10 +236,11 @@ fn attach_in_a_finalizer_and_in_a_sort() {
 
 #[test]
 fn attach_at_a_random_moment_of_random_programs() {
-    let [debian, vendored, shared] = luajits();
-    for seed in 1..=24 {
-        let program = [debian, vendored, shared, host(Lua::Checked)][seed % 4];
-        let jit = JIT[seed / 4 % 2];
+    let mut programs = luajits();
+    programs.push(host(Lua::Checked));
+    for seed in 1..=30 {
+        let program = programs[seed % programs.len()];
+        let jit = JIT[seed / programs.len() % 2];
         let arguments = [&*seed.to_string(), "3000"];
         finish(&mut command(program, jit.as_slice(), "door_random.lua", &arguments));
     }

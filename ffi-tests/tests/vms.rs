@@ -83,6 +83,18 @@ fn luajit_with_assertions_runs_the_workloads() {
     run_workloads(&runtimes::LUAJIT_CHECKED, &[]);
 }
 
+/// With memory given back in place, and on a heap that was attached before the script began.
+#[test]
+fn luajit_runs_the_workloads_through_other_doors() {
+    for allocator in ["inplace", "attached"] {
+        for (name, scale) in WORKLOADS {
+            let mut program = clean(host(&runtimes::LUAJIT));
+            program.args(["--allocator", allocator]).arg(workload(name)).args(*scale);
+            finish(&mut program);
+        }
+    }
+}
+
 #[test]
 fn luajit_with_assertions_runs_the_stress_scripts() {
     run_stress(&runtimes::LUAJIT_CHECKED, &[]);

@@ -24,6 +24,12 @@ look() {
   needs "lua-lpeg lua-cjson" luajit -e 'require "lpeg" require "cjson"'
   needs "libluajit-5.1-2" "${CC:-cc}" -shared -o /dev/null -l:libluajit-5.1.so.2
   needs "python3" python3 --version
+  needs "nginx" nginx -v
+  needs "nginx-dev" test -x /usr/share/nginx/src/configure
+  needs "libnginx-mod-http-lua" test -f /usr/lib/nginx/modules/ngx_http_lua_module.so
+  needs "wrk" which wrk
+  # For promtool, which is in no package of its own.
+  needs "prometheus" promtool --version
   missing=${missing# }
 }
 
@@ -31,7 +37,26 @@ apt_install() {
   [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 1
   echo "installing: $*"
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq && apt-get install -qq -y --no-install-recommends "$@"
+  apt-get update -qq || return 1
+  without_services apt-get install -qq -y --no-install-recommends "$@"
+}
+
+# without_services COMMAND...: packages that it installs start no service (nginx and prometheus
+# would). A policy that the machine has is left as it is.
+without_services() {
+  policy=/usr/sbin/policy-rc.d
+  if [ -e "$policy" ]; then
+    "$@"
+    return
+  fi
+  trap 'rm -f "$policy"' EXIT
+  trap 'exit 1' HUP INT TERM
+  printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
+  "$@"
+  status=$?
+  rm -f "$policy"
+  trap - EXIT HUP INT TERM
+  return "$status"
 }
 
 # rust_needs COMPONENT COMMAND: a cargo command that a small toolchain lacks.

@@ -1,0 +1,54 @@
+-- A service whose requests hold some 80 KB of tables each while they wait, and that keeps a small
+-- session for one in fifty.
+
+local service = {}
+
+local sessions, count = {}, 0
+
+local function rows_for(request)
+  local rows = {}
+  for i = 1, 360 do
+    rows[i] = { id = i, name = "row " .. request .. "." .. i, ready = true }
+  end
+  return rows
+end
+
+function service.heavy()
+  count = count + 1
+  local request = count
+  local rows = rows_for(request)
+  ngx.sleep(0.2 + math.random() / 10)
+  if request % 50 == 0 then
+    sessions[#sessions + 1] = { id = request, name = rows[1].name, seen = { 1, 2, 3 } }
+  end
+  ngx.say(rows[#rows].name)
+end
+
+-- A short one, for many.
+function service.light()
+  local rows = {}
+  for i = 1, 20 do
+    rows[i] = { id = i, name = "row " .. i }
+  end
+  ngx.sleep(0.01)
+  ngx.say(rows[20].name)
+end
+
+-- Answers after so many seconds, with tables in its hands all the time.
+function service.slow()
+  local rows = rows_for(1)
+  ngx.sleep(tonumber(ngx.var.arg_seconds) or 1)
+  ngx.say(rows[360].name)
+end
+
+-- Fills the VM with garbage, which nobody collects until somebody does.
+function service.litter()
+  local megabytes = tonumber(ngx.var.arg_megabytes) or 40
+  local kept = {}
+  for _ = 1, megabytes * 12 do
+    kept[#kept + 1] = rows_for(1)
+  end
+  ngx.say(#kept)
+end
+
+return service

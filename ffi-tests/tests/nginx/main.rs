@@ -1,0 +1,8 @@
+//! The nginx module, in Debian's nginx with its Lua module, on loopback: each test starts a server
+//! of its own in a folder of its own, and looks at it from outside.
+#![forbid(unsafe_code)]
+#![allow(dead_code)]
+
+mod breathing;
+mod load;
+mod server;

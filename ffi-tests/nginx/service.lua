@@ -41,14 +41,16 @@ function service.slow()
   ngx.say(rows[360].name)
 end
 
--- Fills the VM with garbage, which nobody collects until somebody does.
+-- Fills the VM with garbage, and keeps a row of each 80 KB, so that no larger piece is free.
 function service.litter()
   local megabytes = tonumber(ngx.var.arg_megabytes) or 40
-  local kept = {}
-  for _ = 1, megabytes * 12 do
-    kept[#kept + 1] = rows_for(1)
+  local all = {}
+  for i = 1, megabytes * 12 do
+    local rows = rows_for(1)
+    all[i] = rows
+    sessions[#sessions + 1] = rows[180]
   end
-  ngx.say(#kept)
+  ngx.say(#all)
 end
 
 return service

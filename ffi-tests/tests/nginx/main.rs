@@ -4,5 +4,6 @@
 #![allow(dead_code)]
 
 mod breathing;
+mod doors;
 mod load;
 mod server;

@@ -1,0 +1,154 @@
+//! Each way by which the VM of nginx comes to a heap, and what the log says of it.
+
+use std::time::Duration;
+
+use ebbtide_ffi_tests::installed;
+
+use crate::server::{Config, Modules, Nginx, alone, beside, target};
+
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Memory of the only worker, filled with garbage.
+fn litter(nginx: &Nginx) -> u64 {
+    nginx.get("/litter?megabytes=40");
+    let full_kb = nginx.running()[0].pss_kb();
+    assert!(full_kb > 30_000, "{full_kb} KB are no load");
+    full_kb
+}
+
+/// A worker full of garbage comes down by itself, and serves on.
+fn exhales(nginx: &Nginx) {
+    let full_kb = litter(nginx);
+    comes_down(nginx, full_kb);
+}
+
+fn comes_down(nginx: &Nginx, full_kb: u64) {
+    nginx.wait_until("the worker breathes out", PATIENCE, |nginx| {
+        nginx.running()[0].pss_kb() < full_kb / 3
+    });
+    assert!(nginx.get("/light").starts_with("row 20"));
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+fn lines_with(nginx: &Nginx, part: &str) -> Vec<String> {
+    nginx.log().lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+}
+
+/// How the log tells of the way, once, at the level notice.
+fn is_told_once(nginx: &Nginx, way: &str) {
+    let told = lines_with(nginx, "ebbtide");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("[notice]") && told[0].contains(way), "{told:?}");
+}
+
+const COLLECT: &str = "collectgarbage() collectgarbage() ngx.say('collected')";
+
+const STATS: &str = "local s = require('resty.ebbtide').stats()
+    ngx.say(s.allocator, ' ', tostring(s.attached))";
+
+#[test]
+fn loaded_before_the_lua_module_it_makes_the_vm_on_a_heap() {
+    let _alone = alone();
+    let nginx = Nginx::start(&Config::new(Modules::First).workers(1).lua("stats", STATS));
+    is_told_once(&nginx, "the Lua VM was made on a heap");
+    assert_eq!(nginx.get("/stats"), "ebbtide false\n");
+    exhales(&nginx);
+}
+
+#[test]
+fn loaded_after_the_lua_module_it_changes_the_vm_over() {
+    let _alone = alone();
+    let nginx = Nginx::start(&Config::new(Modules::Last).workers(1).lua("stats", STATS));
+    is_told_once(&nginx, "the Lua VM was changed over to a heap");
+    assert_eq!(nginx.get("/stats"), "ebbtide true\n");
+    exhales(&nginx);
+    for _ in 0..3 {
+        nginx.reload();
+        assert_eq!(nginx.get("/stats"), "ebbtide true\n");
+    }
+    exhales(&nginx);
+}
+
+#[test]
+fn without_a_lua_module_it_warns_and_nginx_serves() {
+    let _beside = beside();
+    let mut config = Config::new(Modules::Alone);
+    config.server += "location / { return 200 'here'; }\n";
+    let nginx = Nginx::start(&config);
+    let told = lines_with(&nginx, "ebbtide");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("[warn]") && told[0].contains("there is no Lua VM"), "{told:?}");
+    assert_eq!(nginx.get("/"), "here");
+    assert!(nginx.get("/status?format=json").contains("\"workers\":["));
+    assert!(nginx.get("/status/metrics").contains("ebbtide_vms{"));
+    assert_eq!(nginx.ask("POST", "/open/reclaim", &[]).status, 202);
+    nginx.reload();
+    assert_eq!(nginx.get("/"), "here");
+}
+
+#[test]
+fn a_lua_module_that_nothing_uses_is_told_too() {
+    let _beside = beside();
+    let mut config = Config::new(Modules::First).http("lua_package_path ';;';");
+    config.server = "location / { return 200 'here'; }\n".into();
+    let nginx = Nginx::start(&config);
+    assert_eq!(nginx.get("/"), "here");
+    let log = nginx.log();
+    assert!(log.contains("there is no Lua VM") || log.contains("was made on a heap"), "{log}");
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn switched_off_it_leaves_the_vm_alone() {
+    let _alone = alone();
+    let config = Config::new(Modules::First).workers(1).http("ebbtide off;");
+    let nginx = Nginx::start(&config.lua("has", "ngx.say((pcall(require, 'resty.ebbtide')))"));
+    assert_eq!(lines_with(&nginx, "ebbtide"), Vec::<String>::new());
+    assert_eq!(nginx.get("/has"), "false\n");
+    assert!(nginx.get("/status?format=json").contains("\"workers\":[]"));
+    let full_kb = litter(&nginx);
+    std::thread::sleep(Duration::from_secs(3));
+    let later_kb = nginx.running()[0].pss_kb();
+    assert!(later_kb > full_kb * 9 / 10, "{full_kb}, then {later_kb} KB");
+}
+
+#[test]
+fn the_preload_library_does_it_in_stock_nginx() {
+    let _alone = alone();
+    let library = target().join("release/libebbtide_preload.so");
+    let config = Config::new(Modules::Stock).workers(1).environment("LD_PRELOAD", library);
+    let nginx = Nginx::start(&config.lua("collect", COLLECT));
+    for _ in 0..2 {
+        let full_kb = litter(&nginx);
+        // It returns what is free. Garbage is Lua's to find.
+        nginx.get("/collect");
+        comes_down(&nginx, full_kb);
+        nginx.reload();
+    }
+}
+
+#[test]
+fn plain_require_reclaims_in_place_in_stock_nginx() {
+    let _alone = alone();
+    let lua = installed().lib().join("../share/lua/5.1/?.lua");
+    let c = installed().lib().join("lua/5.1/?.so");
+    let ours = crate::server::material().join("?.lua");
+    let path = format!("{};{};/usr/share/lua/5.1/?.lua", ours.display(), lua.display());
+    let config = Config::new(Modules::Stock)
+        .workers(1)
+        .http(&format!("lua_package_path '{path}'; lua_package_cpath '{};;';", c.display()))
+        .lua("collect", COLLECT)
+        .lua("reclaim", "ngx.say(require('resty.ebbtide').reclaim().returned > 0)")
+        .lua("allocator", "ngx.say(require('ebbtide').stats().allocator)");
+    let nginx = Nginx::start(&config);
+    let full_kb = litter(&nginx);
+    assert_eq!(nginx.get("/allocator"), "builtin\n");
+    nginx.get("/collect");
+    let held_kb = nginx.running()[0].pss_kb();
+    assert!(held_kb > full_kb * 2 / 3, "it came down from {full_kb} to {held_kb} KB without");
+    assert_eq!(nginx.get("/reclaim"), "true\n");
+    let now_kb = nginx.running()[0].pss_kb();
+    assert!(now_kb < full_kb / 3, "{full_kb}, then {now_kb} KB");
+    assert!(nginx.get("/light").starts_with("row 20"));
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}

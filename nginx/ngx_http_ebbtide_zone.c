@@ -26,6 +26,8 @@ static uint64_t ngx_http_ebbtide_rss(void);
 static ngx_http_ebbtide_zone_t  *ngx_http_ebbtide_zone_data;
 /* this process's slot */
 static ngx_http_ebbtide_slot_t  *ngx_http_ebbtide_slot;
+/* when this process started */
+static ngx_msec_t                ngx_http_ebbtide_since;
 /* requests to reclaim that were seen */
 static ngx_atomic_uint_t         ngx_http_ebbtide_asked;
 static ngx_fd_t                  ngx_http_ebbtide_statm = NGX_INVALID_FILE;
@@ -98,6 +100,7 @@ void
 ngx_http_ebbtide_zone_open(ngx_http_ebbtide_main_conf_t *emcf)
 {
     ngx_http_ebbtide_zone_data = emcf->zone ? emcf->zone->data : NULL;
+    ngx_http_ebbtide_since = ngx_current_msec;
 
     if (ngx_http_ebbtide_zone_data) {
         ngx_http_ebbtide_asked = ngx_http_ebbtide_zone_data->asked;
@@ -105,7 +108,10 @@ ngx_http_ebbtide_zone_open(ngx_http_ebbtide_main_conf_t *emcf)
 }
 
 
-/* Takes a slot. Where there is none, that is said once. */
+/*
+ * Takes a slot; where there is none, one may be left later. Those of processes
+ * that are gone are given up, all of them, before others get their numbers.
+ */
 
 static void
 ngx_http_ebbtide_zone_enter(void)
@@ -114,34 +120,40 @@ ngx_http_ebbtide_zone_enter(void)
     ngx_atomic_uint_t         pid;
     ngx_http_ebbtide_slot_t  *slot;
     ngx_http_ebbtide_zone_t  *zone;
-    static ngx_uint_t         full;
+    static ngx_uint_t         told;
 
     zone = ngx_http_ebbtide_zone_data;
 
-    if (zone == NULL || full) {
+    if (zone == NULL) {
         return;
     }
 
     slot = NULL;
 
     for (i = 0; i < zone->slot_count; i++) {
-        slot = &zone->slots[i];
-        pid = slot->pid;
+        pid = zone->slots[i].pid;
 
-        if (pid && !ngx_http_ebbtide_pid_is_gone(pid)) {
-            continue;
+        if (pid && ngx_http_ebbtide_pid_is_gone(pid)
+            && ngx_atomic_cmp_set(&zone->slots[i].pid, pid, 0))
+        {
+            pid = 0;
         }
 
-        if (ngx_atomic_cmp_set(&slot->pid, pid, ngx_pid)) {
-            break;
+        if (slot == NULL && pid == 0
+            && ngx_atomic_cmp_set(&zone->slots[i].pid, 0, ngx_pid))
+        {
+            slot = &zone->slots[i];
         }
     }
 
-    if (i == zone->slot_count) {
-        full = 1;
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
-                      "ebbtide: no room for the figures of this process; "
-                      "raise ebbtide_zone");
+    if (slot == NULL) {
+        if (!told) {
+            told = 1;
+            ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+                          "ebbtide: no room for the figures of this process; "
+                          "raise ebbtide_zone");
+        }
+
         return;
     }
 
@@ -149,7 +161,7 @@ ngx_http_ebbtide_zone_enter(void)
     ngx_memory_barrier();
     ngx_memzero(&slot->figures, sizeof(ngx_http_ebbtide_figures_t));
     slot->figures.worker = ngx_worker;
-    slot->figures.since = ngx_current_msec;
+    slot->figures.since = ngx_http_ebbtide_since;
     slot->figures.phase = NGX_HTTP_EBBTIDE_SETTLED;
     ngx_memory_barrier();
     slot->sequence++;
@@ -167,6 +179,8 @@ ngx_http_ebbtide_zone_enter(void)
 void
 ngx_http_ebbtide_zone_leave(void)
 {
+    ngx_http_ebbtide_zone_data = NULL;
+
     if (ngx_http_ebbtide_slot) {
         ngx_http_ebbtide_slot->pid = 0;
         ngx_http_ebbtide_slot = NULL;

@@ -459,6 +459,8 @@ ngx_http_ebbtide_vm_hurry(ngx_http_ebbtide_vm_t *vm)
                                 : NGX_HTTP_EBBTIDE_HURRY_FROM))
     {
         if (vm->hurried) {
+            /* the first finds what the program has set since the last look */
+            ngx_http_ebbtide_vm_set_gc(vm, vm->pause, vm->stepmul);
             ngx_http_ebbtide_vm_set_gc(vm, vm->pause, vm->stepmul);
             vm->hurried = 0;
         }

@@ -109,6 +109,8 @@ typedef struct {
     unsigned                   prepared:1;
     /* bytes that Lua counts; they change when it runs */
     uint64_t                   bytes;
+    /* as they were when it was active, or its garbage was collected */
+    uint64_t                   quiet_bytes;
     ngx_msec_t                 active;
     /* garbage collections that ended since the VM was quiet */
     ngx_uint_t                 cycles;

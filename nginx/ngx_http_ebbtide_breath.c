@@ -22,6 +22,13 @@
 #define NGX_HTTP_EBBTIDE_PAUSE  1
 
 /*
+ * A VM is quiet while no more than so many bytes, and this part of what it
+ * holds, come or go: the timers of an idle worker keep nothing from going back.
+ */
+#define NGX_HTTP_EBBTIDE_LITTLE        65536
+#define NGX_HTTP_EBBTIDE_LITTLE_SHARE  64
+
+/*
  * The first cycle of the collector may have begun before the last garbage was
  * made; the second finds all of it.
  */
@@ -141,6 +148,7 @@ ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
          * until this process uses it.
          */
         vm->bytes = ngx_http_ebbtide_vm_bytes(vm);
+        vm->quiet_bytes = vm->bytes;
         vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
     }
 
@@ -274,15 +282,24 @@ ngx_http_ebbtide_vm_tick(ngx_http_ebbtide_vm_t *vm)
 static ngx_msec_t
 ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 {
-    uint64_t    bytes;
+    uint64_t    bytes, change;
     ngx_msec_t  quiet, next;
 
     bytes = ngx_http_ebbtide_vm_bytes(vm);
 
     if (bytes != vm->bytes) {
         vm->bytes = bytes;
-        vm->active = now;
         ngx_http_ebbtide_changed = 1;
+    }
+
+    change = bytes > vm->quiet_bytes ? bytes - vm->quiet_bytes
+                                     : vm->quiet_bytes - bytes;
+
+    if (change > NGX_HTTP_EBBTIDE_LITTLE
+                 + vm->quiet_bytes / NGX_HTTP_EBBTIDE_LITTLE_SHARE)
+    {
+        vm->quiet_bytes = bytes;
+        vm->active = now;
 
         if (!vm->asked) {
             vm->phase = NGX_HTTP_EBBTIDE_BUSY;
@@ -381,6 +398,7 @@ ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm)
 
     /* that was no activity of the program's */
     vm->bytes = ngx_http_ebbtide_vm_bytes(vm);
+    vm->quiet_bytes = vm->bytes;
 }
 
 

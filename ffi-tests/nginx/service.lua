@@ -41,14 +41,17 @@ function service.slow()
   ngx.say(rows[360].name)
 end
 
--- Fills the VM with garbage, and keeps a row of each 80 KB, so that no larger piece is free.
+-- Fills the VM with garbage, and keeps a row of each 80 KB, so that no larger piece is free. With
+-- the argument clean=1 it keeps nothing.
 function service.litter()
   local megabytes = tonumber(ngx.var.arg_megabytes) or 40
   local all = {}
   for i = 1, megabytes * 12 do
     local rows = rows_for(1)
     all[i] = rows
-    sessions[#sessions + 1] = rows[180]
+    if not ngx.var.arg_clean then
+      sessions[#sessions + 1] = rows[180]
+    end
   end
   ngx.say(#all)
 end

@@ -156,7 +156,8 @@ fn drawn(stock: &Curve, with: &Curve) -> String {
             let points: Vec<String> = curve.points.iter().map(point).collect();
             let points = points.join(" ");
             add(format!(
-                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"
+                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" \
+                 stroke-width=\"2\"/>"
             ));
         }
         let at = x(curve.quiet_from);

@@ -6,4 +6,7 @@
 mod breathing;
 mod doors;
 mod load;
+mod lua;
 mod server;
+mod status;
+mod vms;

@@ -201,7 +201,8 @@ impl Folder {
     /// `nginx` with its configuration in this folder.
     pub fn nginx(&self, config: &Config, port: u16) -> Command {
         fs::write(self.file("nginx.conf"), config.text(port)).expect("it can be written");
-        let mut command = clean("nginx");
+        // By its path, for it starts that anew in a binary upgrade.
+        let mut command = clean(find("nginx").expect("nginx is there"));
         command.arg("-p").arg(&self.0).arg("-c").arg(self.file("nginx.conf"));
         command.arg("-e").arg(self.file("error.log"));
         for (name, value) in &config.environment {

@@ -1,0 +1,117 @@
+//! The VMs beside the main one: of threads, of single requests; and workers that run timers alone.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::server::{Config, Modules, Nginx, alone, beside};
+use crate::status::{json, vms};
+
+#[test]
+fn vms_of_worker_threads_have_heaps_and_compute_what_is_right() {
+    let _beside = beside();
+    let config = Config::new(Modules::First).top("thread_pool pool threads=4;").lua(
+        "sum",
+        "local seed = tonumber(ngx.var.arg_seed)
+         local ok, total, text = ngx.run_worker_thread('pool', 'thread_work', 'sum', seed)
+         ngx.say(tostring(ok), ' ', total, ' ', text)",
+    );
+    let nginx = Nginx::start(&config);
+    thread::scope(|scope| {
+        for thread in 0..6_u64 {
+            let nginx = &nginx;
+            scope.spawn(move || {
+                for i in 0..60 {
+                    let seed = thread * 1000 + i;
+                    let total = 3000 * seed + 3000 * 3001 / 2;
+                    let answer = nginx.get(&format!("/sum?seed={seed}"));
+                    assert_eq!(answer, format!("true {total} {seed}.3000\n"));
+                }
+            });
+        }
+    });
+    let others: Vec<u64> =
+        json(&nginx).iter().map(|worker| vms(worker, "other", "count")).collect();
+    assert!(others.iter().sum::<u64>() >= 1, "VMs of threads: {others:?}");
+    for worker in json(&nginx) {
+        assert_eq!(vms(&worker, "main", "count"), 1);
+        assert_eq!(vms(&worker, "other", "live") > 0, vms(&worker, "other", "count") > 0);
+    }
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn a_vm_for_each_request_leaves_nothing_behind() {
+    let _beside = beside();
+    let config = Config::new(Modules::First).workers(1).http("lua_code_cache off;").lua(
+        "stats",
+        "local ebbtide = require('resty.ebbtide')
+         local rows = {}
+         for i = 1, 1000 do rows[i] = { i } end
+         local stats = ebbtide.stats()
+         assert(ebbtide.reclaim().live > 0)
+         ngx.say(stats.allocator, ' ', stats.live > 100000, ' ', #ebbtide.stats('all'))",
+    );
+    let nginx = Nginx::start(&config);
+    let worker = nginx.running()[0];
+    let ask = |times: u32| {
+        for _ in 0..times {
+            assert_eq!(nginx.get("/stats"), "ebbtide true 1\n");
+            assert!(nginx.get("/light").starts_with("row 20"));
+        }
+    };
+    ask(20);
+    let (mappings, pss_kb) = (worker.mappings(), worker.pss_kb());
+    ask(100);
+    assert_eq!(vms(&json(&nginx)[0], "other", "count"), 0);
+    let (mappings_now, now_kb) = (worker.mappings(), worker.pss_kb());
+    assert!(mappings_now <= mappings + 4, "{mappings} mappings, then {mappings_now}");
+    assert!(now_kb <= pss_kb + 1024, "{pss_kb}, then {now_kb} KB");
+    // While they run they are counted.
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| nginx.get("/slow?seconds=1"));
+        nginx.wait_until("the VM is counted", Duration::from_secs(1), |nginx| {
+            vms(&json(nginx)[0], "other", "count") == 1
+        });
+        assert!(slow.join().expect("it is answered").starts_with("row 1.360"));
+    });
+    assert_eq!(nginx.running(), [worker]);
+    // That the cache is off is told as an alert, once for each reading of the configuration.
+    let errors = nginx.errors();
+    assert!(errors.iter().all(|line| line.contains("lua_code_cache is off")), "{errors:?}");
+}
+
+/// A worker with no request, whose timers fill memory once, and then go on with `then` at times.
+fn breathes_with_timers(every_seconds: f64, then: &str) {
+    let timers = format!(
+        "init_worker_by_lua_block {{
+             local full, kept = false, {{}}
+             ngx.timer.every({every_seconds}, function()
+                 if not full then
+                     full = true
+                     for i = 1, 400000 do kept[i % 100000] = {{ i, tostring(i) }} end
+                     kept = {{}}
+                 end
+                 {then}
+             end)
+         }}"
+    );
+    let nginx = Nginx::start(&Config::new(Modules::First).workers(1).http(&timers));
+    let worker = nginx.running()[0];
+    nginx.wait_until("timers fill memory", Duration::from_secs(4), |_| worker.pss_kb() > 25_000);
+    nginx.wait_until("the worker breathes out", Duration::from_secs(6), |_| {
+        worker.pss_kb() < 12_000
+    });
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn a_worker_that_only_runs_a_timer_now_and_then_breathes() {
+    let _alone = alone();
+    breathes_with_timers(2.0, "local rows = {} for i = 1, 100 do rows[i] = { i } end");
+}
+
+#[test]
+fn a_worker_that_runs_small_timers_all_the_time_breathes() {
+    let _alone = alone();
+    breathes_with_timers(0.1, "local rows = {} for i = 1, 20 do rows[i] = { i } end");
+}

@@ -1,10 +1,12 @@
 //! The nginx module, in Debian's nginx with its Lua module, on loopback: each test starts a server
 //! of its own in a folder of its own, and looks at it from outside.
 #![forbid(unsafe_code)]
-#![allow(dead_code)]
 
 mod breathing;
+mod directives;
 mod doors;
+mod life;
+mod limits;
 mod load;
 mod lua;
 mod server;

@@ -1,0 +1,198 @@
+//! Reloads, kills, upgrades and shutdowns: no request fails that need not, and the page is right.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::load::Load;
+use crate::server::{Config, Modules, Nginx, alone, beside, is_running, kill, workers_of};
+use crate::status::{json, number, pids, running_pids};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The page shows the workers that there are, each once, and in the end no other.
+fn page_is_right(nginx: &Nginx) {
+    nginx.wait_until("the page shows the workers alone", PATIENCE, |nginx| {
+        let workers = json(nginx);
+        let numbers: BTreeSet<u64> =
+            workers.iter().map(|worker| number(worker, "worker")).collect();
+        pids(nginx) == running_pids(nginx)
+            && workers.len() == 2
+            && numbers == BTreeSet::from([0, 1])
+            && workers.iter().all(|worker| worker["state"] == "running")
+    });
+    assert!(!nginx.log().contains("no room for the figures"), "{}", nginx.log());
+}
+
+/// Requests with a connection each: a worker that shuts down finishes them.
+fn reloads_under_load(nginx: &Nginx, reloads: u32) {
+    let load = Load::start(nginx, "/light", 40, 6, true);
+    for _ in 0..reloads {
+        nginx.reload();
+        thread::sleep(Duration::from_millis(100));
+    }
+    let outcome = load.finish();
+    assert!(outcome.is_clean() && outcome.requests > 1000, "{}", outcome.said);
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn no_request_fails_while_nginx_reloads() {
+    let _alone = alone();
+    for modules in [Modules::First, Modules::Last] {
+        let nginx = Nginx::start(&Config::new(modules).http("ebbtide_zone 128k;"));
+        reloads_under_load(&nginx, 10);
+        page_is_right(&nginx);
+    }
+}
+
+#[test]
+fn fifty_reloads_use_up_no_slots() {
+    let _beside = beside();
+    let nginx = Nginx::start(&Config::new(Modules::First).http("ebbtide_zone 128k;"));
+    for _ in 0..50 {
+        nginx.reload();
+        assert!(nginx.get("/light").starts_with("row 20"));
+    }
+    page_is_right(&nginx);
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn a_worker_without_a_slot_gets_one_when_one_is_left() {
+    let _beside = beside();
+    let nginx = Nginx::start(&Config::new(Modules::First).http("ebbtide_zone 128k;"));
+    thread::scope(|scope| {
+        // Old workers stay for their requests, until there is no room for new ones.
+        for _ in 0..12 {
+            for _ in 0..6 {
+                scope.spawn(|| nginx.get("/slow?seconds=6"));
+            }
+            thread::sleep(Duration::from_millis(50));
+            nginx.reload();
+        }
+        assert!(nginx.log().contains("no room for the figures"), "{}", nginx.log());
+    });
+    nginx.wait_until("the old workers end", PATIENCE, |nginx| nginx.workers().len() == 2);
+    nginx.wait_until("both workers are on the page", PATIENCE, |nginx| {
+        nginx.get("/light");
+        pids(nginx) == running_pids(nginx)
+    });
+}
+
+#[test]
+fn killed_workers_come_back_and_take_over_their_slots() {
+    let _beside = beside();
+    let nginx = Nginx::start(&Config::new(Modules::First).http("ebbtide_zone 128k;"));
+    let load = Load::start(&nginx, "/light", 40, 4, true);
+    let start = Instant::now();
+    let mut killed = 0;
+    while start.elapsed() < Duration::from_secs(3) {
+        let victim = nginx.running()[0];
+        kill("KILL", victim.pid);
+        killed += 1;
+        nginx.wait_until("another worker takes its place", PATIENCE, |nginx| {
+            let running = nginx.running();
+            running.len() == 2 && !running.contains(&victim)
+        });
+        thread::sleep(Duration::from_millis(100));
+    }
+    let outcome = load.finish();
+    // Those in flight are lost with their worker, as in stock nginx; the others are answered.
+    assert!(killed >= 5 && outcome.requests > 300, "{killed} kills: {}", outcome.said);
+    assert!(!outcome.said.contains("Non-2xx"), "{}", outcome.said);
+    page_is_right(&nginx);
+}
+
+#[test]
+fn a_graceful_shutdown_answers_the_requests_in_flight() {
+    let _beside = beside();
+    let nginx = Nginx::start(&Config::new(Modules::First));
+    let master = nginx.pid().expect("it runs");
+    thread::scope(|scope| {
+        let requests: Vec<_> =
+            (0..20).map(|_| scope.spawn(|| nginx.get("/slow?seconds=2"))).collect();
+        thread::sleep(Duration::from_millis(500));
+        kill("QUIT", master);
+        for request in requests {
+            assert_eq!(request.join().expect("it is answered"), "row 1.360\n");
+        }
+    });
+    let start = Instant::now();
+    while is_running(master) {
+        assert!(start.elapsed() < Duration::from_secs(3), "it does not end: {}", nginx.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+    assert!(!nginx.log().contains("exited on signal"), "{}", nginx.log());
+}
+
+/// An old worker that waits for its last request breathes too, and is told of on the page.
+#[test]
+fn a_worker_that_shuts_down_breathes() {
+    let _alone = alone();
+    let nginx = Nginx::start(&Config::new(Modules::First).workers(1));
+    let old = nginx.running()[0];
+    thread::scope(|scope| {
+        let last = scope.spawn(|| nginx.get("/slow?seconds=6"));
+        nginx.get("/litter?megabytes=40");
+        let full_kb = old.pss_kb();
+        nginx.reload();
+        nginx.wait_until("the old worker breathes out", Duration::from_secs(5), |_| {
+            old.pss_kb() < full_kb / 3
+        });
+        let workers = json(&nginx);
+        let exiting = workers.iter().find(|worker| number(worker, "pid") == u64::from(old.pid));
+        assert_eq!(exiting.expect("it is on the page")["state"], "exiting");
+        assert_eq!(last.join().expect("it is answered"), "row 1.360\n");
+    });
+    nginx.wait_until("it ends", Duration::from_secs(3), |nginx| nginx.workers().len() == 1);
+    assert_eq!(json(&nginx).len(), 1);
+}
+
+#[test]
+fn a_binary_upgrade_serves_on() {
+    let _beside = beside();
+    let nginx = Nginx::start(&Config::new(Modules::First));
+    let old = nginx.pid().expect("it runs");
+    let load = Load::start(&nginx, "/light", 40, 4, true);
+    thread::sleep(Duration::from_millis(300));
+    kill("USR2", old);
+    nginx.wait_until("the new master runs", PATIENCE, |nginx| {
+        nginx.pid().is_some_and(|pid| pid != old) && nginx.running().len() == 2
+    });
+    let new = nginx.pid().expect("it runs");
+    assert_eq!(workers_of(old).len(), 2);
+    kill("QUIT", old);
+    nginx.wait_until("the old master ends", PATIENCE, |_| !is_running(old));
+    let outcome = load.finish();
+    assert!(outcome.is_clean() && outcome.requests > 1000, "{}", outcome.said);
+    assert_eq!(nginx.pid(), Some(new));
+    page_is_right(&nginx);
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn a_reload_with_a_bad_configuration_changes_nothing() {
+    let _beside = beside();
+    let config = Config::new(Modules::First)
+        .lua("heap", "ngx.say(require('resty.ebbtide').stats().allocator)");
+    let nginx = Nginx::start(&config);
+    let before = nginx.running();
+    nginx.write_config(&config.clone().http("ebbtide off; ebbtide_step 1us;"));
+    nginx.signal("HUP");
+    nginx.wait_until("it refuses", PATIENCE, |nginx| nginx.log().contains("[emerg]"));
+    assert_eq!(nginx.running(), before);
+    page_is_right(&nginx);
+    // A worker that is made now is as the others are.
+    kill("KILL", before[0].pid);
+    nginx.wait_until("another takes its place", PATIENCE, |nginx| {
+        let running = nginx.running();
+        running.len() == 2 && !running.contains(&before[0])
+    });
+    page_is_right(&nginx);
+    assert_eq!(nginx.get("/heap"), "ebbtide\n");
+    nginx.write_config(&config);
+    nginx.reload();
+    page_is_right(&nginx);
+}

@@ -1,0 +1,123 @@
+//! Memory limits: what a greedy handler meets, and how the collector hurries near them.
+
+use std::time::Duration;
+
+use crate::server::{Config, Modules, Nginx, alone, beside};
+use crate::status::{json, number, pids, running_pids};
+
+const GREEDY: &str = "local all = {}
+    while true do all[#all + 1] = { tostring(#all), #all } end";
+
+#[test]
+fn a_greedy_handler_gets_no_more_and_the_worker_goes_on() {
+    let _alone = alone();
+    let config = Config::new(Modules::First)
+        .workers(1)
+        .http("ebbtide_limit_hard 64m;")
+        .lua("greedy", &format!("ngx.say(pcall(function() {GREEDY} end))"));
+    let nginx = Nginx::start(&config);
+    let worker = nginx.running()[0];
+    for _ in 0..3 {
+        assert_eq!(nginx.get("/greedy"), "falsenot enough memory\n");
+        nginx.wait_until("its garbage is collected", Duration::from_secs(4), |_| {
+            worker.pss_kb() < 30_000
+        });
+        for _ in 0..20 {
+            assert!(nginx.get("/light").starts_with("row 20"));
+        }
+    }
+    let now = json(&nginx)[0].clone();
+    assert_eq!(number(&now, "limit_hard"), 64 << 20);
+    assert_eq!(nginx.running(), [worker]);
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+    assert!(worker.rss_kb() < 100 * 1024, "{} KB", worker.rss_kb());
+    nginx.wait_until("it breathes out", Duration::from_secs(6), |_| worker.pss_kb() < 16_000);
+}
+
+/// A handler that does not catch the error loses its worker: the Lua module ends it then.
+#[test]
+fn an_error_of_memory_that_nobody_catches_is_the_end_of_one_worker() {
+    let _beside = beside();
+    let config = Config::new(Modules::First).http("ebbtide_limit_hard 64m;").lua("greedy", GREEDY);
+    let nginx = Nginx::start(&config);
+    let before = nginx.running();
+    nginx.ask("GET", "/greedy", &[]);
+    nginx.wait_until("another takes its place", Duration::from_secs(5), |nginx| {
+        nginx.running().len() == 2 && nginx.running() != before
+    });
+    assert!(nginx.log().contains("[lua] memory allocation error"), "{}", nginx.log());
+    assert_eq!(nginx.running().iter().filter(|worker| before.contains(worker)).count(), 1);
+    assert!(nginx.get("/light").starts_with("row 20"));
+    nginx.wait_until("the page is right", Duration::from_secs(5), |nginx| {
+        pids(nginx) == running_pids(nginx)
+    });
+}
+
+/// The values of the collector that Lua sees.
+fn collector(nginx: &Nginx) -> (u32, u32) {
+    let answer = nginx.get("/collector");
+    let values: Vec<u32> =
+        answer.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+    (values[0], values[1])
+}
+
+#[test]
+fn near_the_soft_limit_the_collector_hurries_and_is_as_before_after_it() {
+    let _alone = alone();
+    let config = Config::new(Modules::First)
+        .workers(1)
+        .http("ebbtide_limit_soft 64m;")
+        .lua(
+            "collector",
+            "local pause = collectgarbage('setpause', 200)
+             local stepmul = collectgarbage('setstepmul', 200)
+             collectgarbage('setpause', pause)
+             collectgarbage('setstepmul', stepmul)
+             ngx.say(pause, ' ', stepmul)",
+        )
+        .lua("set", "collectgarbage('setpause', tonumber(ngx.var.arg_pause)) ngx.say('set')")
+        .lua(
+            "hold",
+            "package.held = {}
+             for i = 1, 700000 do package.held[i] = { i } end
+              ngx.say('held')",
+        )
+        .lua("drop", "package.held = nil collectgarbage() collectgarbage() ngx.say('dropped')");
+    let nginx = Nginx::start(&config);
+    let patience = Duration::from_secs(5);
+    let pressure = |nginx: &Nginx| number(&json(nginx)[0], "pressure");
+    assert_eq!(collector(&nginx), (200, 200));
+    for (own, set_meanwhile) in [(200, None), (150, None), (150, Some(170))] {
+        nginx.get(&format!("/set?pause={own}"));
+        nginx.get("/hold");
+        nginx.wait_until("the collector hurries", patience, |nginx| {
+            let (pause, stepmul) = collector(nginx);
+            pause < own && stepmul > 200
+        });
+        assert!(pressure(&nginx) > 50, "pressure {}", pressure(&nginx));
+        if let Some(pause) = set_meanwhile {
+            nginx.get(&format!("/set?pause={pause}"));
+        }
+        nginx.get("/drop");
+        let expected = (set_meanwhile.unwrap_or(own), 200);
+        nginx.wait_until("the collector is as it was", patience, |nginx| {
+            collector(nginx) == expected
+        });
+        assert!(pressure(&nginx) < 50, "pressure {}", pressure(&nginx));
+    }
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn a_share_of_the_cgroup_is_a_limit_or_a_warning() {
+    let _beside = beside();
+    let config = Config::new(Modules::First);
+    let nginx = Nginx::start(&config.http("ebbtide_limit_soft 40%; ebbtide_limit_hard 80%;"));
+    let worker = json(&nginx)[0].clone();
+    let (soft, hard) = (number(&worker, "limit_soft"), number(&worker, "limit_hard"));
+    if nginx.log().contains("the cgroup has no memory limit; ebbtide_limit_soft is off") {
+        assert_eq!((soft, hard), (0, 0));
+    } else {
+        assert!(soft > 0 && hard.abs_diff(2 * soft) < 1 << 20, "{soft} {hard}");
+    }
+}

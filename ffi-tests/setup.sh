@@ -30,6 +30,7 @@ look() {
   needs "wrk" which wrk
   # For promtool, which is in no package of its own.
   needs "prometheus" promtool --version
+  needs "chromium" chromium --version
   missing=${missing# }
 }
 

@@ -114,6 +114,8 @@ typedef struct {
     ngx_msec_t                 active;
     /* garbage collections that ended since the VM was quiet */
     ngx_uint_t                 cycles;
+    /* what was left when the last collection in slices ended */
+    uint64_t                   collected;
     /* the collector as the program set it, and as it was set here */
     int                        pause;
     int                        stepmul;

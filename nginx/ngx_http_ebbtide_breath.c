@@ -36,8 +36,10 @@
 
 /*
  * The collector hurries from this pressure on, and no longer below the other
- * one; from the third on a cycle is begun at once, wherever its pause stands.
+ * one; from the third on all garbage is collected, in slices, while requests
+ * come: LuaJIT has no collection of its own at the last moment.
  */
+
 #define NGX_HTTP_EBBTIDE_HURRY_FROM   50
 #define NGX_HTTP_EBBTIDE_HURRY_UNTIL  40
 #define NGX_HTTP_EBBTIDE_HURRY_NOW    75
@@ -330,6 +332,7 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
         ngx_http_ebbtide_changed = 1;
 
         if (vm->cycles >= NGX_HTTP_EBBTIDE_CYCLES) {
+            vm->collected = vm->bytes;
             vm->phase = NGX_HTTP_EBBTIDE_RETURNING;
         }
 
@@ -502,11 +505,14 @@ ngx_http_ebbtide_vm_hurry(ngx_http_ebbtide_vm_t *vm)
     above = ngx_max(pressure - NGX_HTTP_EBBTIDE_HURRY_FROM, 0);
     ngx_http_ebbtide_vm_set_gc(vm, 200 - above * 90 / 50, 200 + above * 600 / 50);
 
+    /* as if asked for, unless hardly anything was added since it was done */
     if (pressure >= NGX_HTTP_EBBTIDE_HURRY_NOW
-        && vm->phase == NGX_HTTP_EBBTIDE_BUSY)
+        && vm->phase == NGX_HTTP_EBBTIDE_BUSY
+        && vm->bytes > vm->collected + vm->collected / 8)
     {
-        ngx_http_ebbtide_vm_collect(vm);
+        vm->asked = 1;
         vm->cycles = 0;
+        vm->phase = NGX_HTTP_EBBTIDE_COLLECTING;
     }
 }
 

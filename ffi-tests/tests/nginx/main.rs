@@ -9,6 +9,7 @@ mod life;
 mod limits;
 mod load;
 mod lua;
+mod page;
 mod server;
 mod status;
 mod vms;

@@ -87,6 +87,23 @@ typedef enum {
 } ngx_http_ebbtide_phase_e;
 
 
+/* What the VMs of a kind hold, in bytes. */
+
+typedef struct {
+    uint64_t                   count;
+    uint64_t                   live;
+    uint64_t                   waste;
+    uint64_t                   free_resident;
+    uint64_t                   returned;
+    uint64_t                   metadata;
+    uint64_t                   resident;
+    uint64_t                   committed;
+    uint64_t                   returned_total;
+    uint64_t                   refaulted_total;
+    uint64_t                   regretted_total;
+} ngx_http_ebbtide_held_t;
+
+
 typedef struct {
     ngx_queue_t                queue;
     lua_State                 *lua;
@@ -98,6 +115,9 @@ typedef struct {
     unsigned                   configured:1;
     unsigned                   attached:1;
     ngx_atomic_t               lock;
+
+    /* what it held when it was last looked at */
+    ngx_http_ebbtide_held_t    held;
 
     /* the rest is of VMs that run on the thread of the event loop */
 
@@ -154,23 +174,6 @@ typedef struct {
 typedef struct {
     ngx_flag_t                 reclaim;
 } ngx_http_ebbtide_loc_conf_t;
-
-
-/* What the VMs of a kind hold, in bytes. */
-
-typedef struct {
-    uint64_t                   count;
-    uint64_t                   live;
-    uint64_t                   waste;
-    uint64_t                   free_resident;
-    uint64_t                   returned;
-    uint64_t                   metadata;
-    uint64_t                   resident;
-    uint64_t                   committed;
-    uint64_t                   returned_total;
-    uint64_t                   refaulted_total;
-    uint64_t                   regretted_total;
-} ngx_http_ebbtide_held_t;
 
 
 typedef struct {
@@ -244,6 +247,7 @@ const ngx_http_ebbtide_lua_t *ngx_http_ebbtide_lua(void);
 /* ngx_http_ebbtide_breath.c */
 
 void ngx_http_ebbtide_breath_reclaim(ngx_log_t *log);
+void ngx_http_ebbtide_breath_slices(ngx_http_ebbtide_figures_t *figures);
 void ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf);
 
 /* ngx_http_ebbtide_zone.c */
@@ -259,6 +263,8 @@ ngx_uint_t ngx_http_ebbtide_zone_is_asked(void);
 ngx_http_ebbtide_figures_t *ngx_http_ebbtide_zone_copy(ngx_uint_t index,
     ngx_pid_t *pid);
 void ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures);
+void ngx_http_ebbtide_held_closes(ngx_http_ebbtide_vm_t *vm);
+ngx_msec_t ngx_http_ebbtide_ago(ngx_msec_t then);
 
 /* ngx_http_ebbtide_lua.c */
 

@@ -72,11 +72,21 @@ static void ngx_http_ebbtide_vm_set_gc(ngx_http_ebbtide_vm_t *vm, int pause,
     int stepmul);
 static uint64_t ngx_http_ebbtide_vm_bytes(ngx_http_ebbtide_vm_t *vm);
 static int ngx_http_ebbtide_vm_collect_all(lua_State *L);
+static void ngx_http_ebbtide_note_slice(uint64_t start_us);
+static uint64_t ngx_http_ebbtide_slice_us(ngx_uint_t percent);
 static uint64_t ngx_http_ebbtide_now_us(void);
 
 
 static ngx_int_t  (*ngx_http_ebbtide_next_process_events)(ngx_cycle_t *cycle,
     ngx_msec_t timer, ngx_uint_t flags);
+
+/*
+ * How often slices took how long: four buckets for each power of two of
+ * microseconds, up to an hour
+ */
+static uint64_t     ngx_http_ebbtide_slice_counts[128];
+static uint64_t     ngx_http_ebbtide_slice_count;
+static uint64_t     ngx_http_ebbtide_slice_max_us;
 
 /* ebbtide_idle and ebbtide_step */
 static ngx_msec_t   ngx_http_ebbtide_idle_ms;
@@ -263,14 +273,19 @@ ngx_http_ebbtide_vm_breathe(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 static ngx_msec_t
 ngx_http_ebbtide_vm_tick(ngx_http_ebbtide_vm_t *vm)
 {
-    int  next;
+    int       next, rc;
+    uint64_t  start_us;
 
     next = ebb_next_tick(vm->heap);
 
     if (next == 0) {
         ngx_http_ebbtide_changed = 1;
 
-        if (ebb_tick(vm->heap, ngx_http_ebbtide_step_us) == EBB_MORE) {
+        start_us = ngx_http_ebbtide_now_us();
+        rc = ebb_tick(vm->heap, ngx_http_ebbtide_step_us);
+        ngx_http_ebbtide_note_slice(start_us);
+
+        if (rc == EBB_MORE) {
             return NGX_HTTP_EBBTIDE_PAUSE;
         }
 
@@ -363,10 +378,12 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 static void
 ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm)
 {
+    uint64_t                       start_us;
     ngx_http_ebbtide_slice_t       slice;
     const ngx_http_ebbtide_lua_t  *lua;
 
     lua = ngx_http_ebbtide_lua();
+    start_us = ngx_http_ebbtide_now_us();
 
     /* a program that has stopped its collector means it; LuaJIT 2.0: -1 */
     if (lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0) == 0) {
@@ -387,7 +404,7 @@ ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm)
 
     slice.lua = lua;
     slice.vm = vm;
-    slice.until_us = ngx_http_ebbtide_now_us() + ngx_http_ebbtide_step_us;
+    slice.until_us = start_us + ngx_http_ebbtide_step_us;
 
     /* allocates nothing, so that it works at a memory limit too */
     lua->pushlightuserdata(vm->lua, &ngx_http_ebbtide_collect_key);
@@ -398,6 +415,8 @@ ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm)
     if (lua->pcall(vm->lua, 1, 0, 0) != 0) {
         lua->settop(vm->lua, -2);
     }
+
+    ngx_http_ebbtide_note_slice(start_us);
 
     /* that was no activity of the program's */
     vm->bytes = ngx_http_ebbtide_vm_bytes(vm);
@@ -445,7 +464,9 @@ ngx_http_ebbtide_vm_collect_slice(lua_State *L)
 static ngx_int_t
 ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm)
 {
+    int                  rc;
     int64_t              retain;
+    uint64_t             start_us;
     ebb_reclaim_options  options;
 
     if (!vm->asked
@@ -458,8 +479,11 @@ ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm)
     options.size = sizeof(ebb_reclaim_options);
     options.budget_us = ngx_http_ebbtide_step_us;
 
-    return ebb_reclaim(vm->heap, &options, NULL) == EBB_MORE ? NGX_AGAIN
-                                                             : NGX_OK;
+    start_us = ngx_http_ebbtide_now_us();
+    rc = ebb_reclaim(vm->heap, &options, NULL);
+    ngx_http_ebbtide_note_slice(start_us);
+
+    return rc == EBB_MORE ? NGX_AGAIN : NGX_OK;
 }
 
 
@@ -552,6 +576,64 @@ ngx_http_ebbtide_vm_bytes(ngx_http_ebbtide_vm_t *vm)
 
     return ((uint64_t) lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCCOUNT, 0) << 10)
            + lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCCOUNTB, 0);
+}
+
+
+/* A slice has ended: what comes to the event loop meanwhile waits for it. */
+
+static void
+ngx_http_ebbtide_note_slice(uint64_t start_us)
+{
+    uint64_t    us;
+    ngx_uint_t  power;
+
+    us = ngx_max(ngx_http_ebbtide_now_us() - start_us, 4);
+
+    for (power = 2; us >> (power + 1); power++) { /* void */ }
+
+    /* the two bits behind the highest one */
+    power = ngx_min(4 * power + ((us >> (power - 2)) & 3), 127);
+
+    ngx_http_ebbtide_slice_counts[power]++;
+    ngx_http_ebbtide_slice_count++;
+    ngx_http_ebbtide_slice_max_us = ngx_max(ngx_http_ebbtide_slice_max_us, us);
+}
+
+
+/* What so many of a hundred slices did not exceed. */
+
+static uint64_t
+ngx_http_ebbtide_slice_us(ngx_uint_t percent)
+{
+    uint64_t    seen, us;
+    ngx_uint_t  i;
+
+    seen = 0;
+
+    for (i = 0; i < 128; i++) {
+        seen += ngx_http_ebbtide_slice_counts[i];
+
+        if (seen * 100 >= ngx_http_ebbtide_slice_count * percent) {
+            break;
+        }
+    }
+
+    us = (uint64_t) (5 + i % 4) << (i / 4) >> 2;
+
+    return ngx_min(us, ngx_http_ebbtide_slice_max_us);
+}
+
+
+void
+ngx_http_ebbtide_breath_slices(ngx_http_ebbtide_figures_t *figures)
+{
+    figures->steps = ngx_http_ebbtide_slice_count;
+
+    if (figures->steps) {
+        figures->step_p50_us = ngx_http_ebbtide_slice_us(50);
+        figures->step_p99_us = ngx_http_ebbtide_slice_us(99);
+        figures->step_max_us = ngx_http_ebbtide_slice_max_us;
+    }
 }
 
 

@@ -239,7 +239,7 @@ ngx_http_ebbtide_lua_push_worker(lua_State *L, ngx_pid_t pid,
 
     ngx_http_ebbtide_lua_set(L, "worker", figures->worker);
     ngx_http_ebbtide_lua_set(L, "pid", pid);
-    ngx_http_ebbtide_lua_set(L, "age_ms", ngx_current_msec - figures->updated);
+    ngx_http_ebbtide_lua_set(L, "age_ms", ngx_http_ebbtide_ago(figures->updated));
     ngx_http_ebbtide_lua_set(L, "process_resident", figures->rss);
     ngx_http_ebbtide_lua_set(L, "live", live);
     ngx_http_ebbtide_lua_set(L, "free_resident", free_resident);

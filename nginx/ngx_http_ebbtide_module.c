@@ -16,6 +16,9 @@
 #define NGX_HTTP_EBBTIDE_IDLE_MAX      3600000
 #define NGX_HTTP_EBBTIDE_IDLE          1000
 
+/* a VM needs some, and its libraries */
+#define NGX_HTTP_EBBTIDE_LIMIT_MIN     (8 * 1024 * 1024)
+
 /* room for the figures of some ninety processes */
 #define NGX_HTTP_EBBTIDE_ZONE          (1024 * 1024)
 #define NGX_HTTP_EBBTIDE_ZONE_MIN      (128 * 1024)
@@ -38,7 +41,7 @@ static ngx_int_t ngx_http_ebbtide_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_ebbtide_init_process(ngx_cycle_t *cycle);
 static void ngx_http_ebbtide_start(ngx_http_ebbtide_main_conf_t *emcf);
 static void ngx_http_ebbtide_exit_process(ngx_cycle_t *cycle);
-static void ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_log_t *log,
+static int64_t ngx_http_ebbtide_share(ngx_cycle_t *cycle,
     ngx_http_ebbtide_limit_t *limit, const char *name);
 static char *ngx_http_ebbtide_check(ngx_conf_t *cf, ebb_options *options);
 static char *ngx_http_ebbtide_idle(ngx_conf_t *cf, void *post, void *data);
@@ -286,6 +289,18 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
     ngx_conf_init_uint_value(emcf->step_us, NGX_HTTP_EBBTIDE_STEP);
     ngx_conf_init_size_value(emcf->zone_size, NGX_HTTP_EBBTIDE_ZONE);
 
+    if ((emcf->limit_hard.bytes > 0
+         && (emcf->limit_soft.bytes > emcf->limit_hard.bytes
+             || emcf->options.retain > emcf->limit_hard.bytes))
+        || (emcf->limit_hard.percent
+            && emcf->limit_soft.percent > emcf->limit_hard.percent))
+    {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "\"ebbtide_limit_hard\" must not be less than "
+                      "\"ebbtide_limit_soft\" or \"ebbtide_retain\"");
+        return NGX_CONF_ERROR;
+    }
+
     emcf->options.limit_soft = emcf->limit_soft.bytes;
     emcf->options.limit_hard = emcf->limit_hard.bytes;
 
@@ -359,6 +374,11 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
 
     emcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_ebbtide_module);
 
+    if (ngx_http_ebbtide_started) {
+        /* the zone of the configuration before is about to go */
+        ngx_http_ebbtide_zone_leave();
+    }
+
     if (emcf == NULL || !emcf->enable) {
         return NGX_OK;
     }
@@ -390,8 +410,10 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
-    ngx_http_ebbtide_share(cycle, cycle->log, &emcf->limit_soft, "limit_soft");
-    ngx_http_ebbtide_share(cycle, cycle->log, &emcf->limit_hard, "limit_hard");
+    emcf->options.limit_soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft,
+                                                      "limit_soft");
+    emcf->options.limit_hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard,
+                                                      "limit_hard");
 
     if (!ngx_test_config) {
         ngx_http_ebbtide_breath_reclaim(cycle->log);
@@ -405,32 +427,34 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
 }
 
 
-/* A share of what the cgroup allows, divided among the workers. */
+/*
+ * What a limit comes to: a share of what the cgroup allows is divided among
+ * the workers, and set for the VMs that there are.
+ */
 
-static void
-ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_log_t *log,
-    ngx_http_ebbtide_limit_t *limit, const char *name)
+static int64_t
+ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
+    const char *name)
 {
-    uint64_t                bytes;
+    int64_t                 bytes;
     ngx_queue_t            *q, *vms;
     ngx_core_conf_t        *ccf;
     ngx_http_ebbtide_vm_t  *vm;
 
     if (limit->percent == 0) {
-        return;
-    }
-
-    bytes = ebb_cgroup_limit();
-
-    if (bytes == 0) {
-        ngx_log_error(NGX_LOG_WARN, log, 0,
-                      "ebbtide: the cgroup has no memory limit; "
-                      "ebbtide_%s is off", name);
-        return;
+        return limit->bytes;
     }
 
     ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
-    bytes = bytes / 100 * limit->percent / ngx_max(ccf->worker_processes, 1);
+    bytes = ebb_cgroup_limit() / 100 * limit->percent
+            / ngx_max(ccf->worker_processes, 1);
+
+    if (bytes < NGX_HTTP_EBBTIDE_LIMIT_MIN) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "ebbtide: the cgroup has no memory limit, or its share "
+                      "is less than 8m; ebbtide_%s is off", name);
+        return EBB_ZERO;
+    }
 
     vms = ngx_http_ebbtide_vms();
 
@@ -440,10 +464,12 @@ ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_log_t *log,
         vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
 
         if (ebb_set(vm->heap, name, bytes) != EBB_OK) {
-            ngx_log_error(NGX_LOG_WARN, log, 0, "ebbtide_%s: %s", name,
+            ngx_log_error(NGX_LOG_WARN, cycle->log, 0, "ebbtide_%s: %s", name,
                           ebb_strerror(0));
         }
     }
+
+    return bytes;
 }
 
 
@@ -452,6 +478,8 @@ ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_log_t *log,
 static void
 ngx_http_ebbtide_start(ngx_http_ebbtide_main_conf_t *emcf)
 {
+    /* a configuration that was refused may have left its own */
+    ngx_http_ebbtide_vms_enable(emcf->enable, &emcf->options);
     ngx_http_ebbtide_vms_started(1);
     ngx_http_ebbtide_zone_open(emcf);
     ngx_http_ebbtide_breath_start(emcf);
@@ -683,10 +711,10 @@ ngx_http_ebbtide_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     size = ngx_parse_offset(&value[1]);
-    if (size == NGX_ERROR || size == 0) {
+    if (size == NGX_ERROR || size < NGX_HTTP_EBBTIDE_LIMIT_MIN) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\": must be off, a size, "
-                           "or a share such as 80%%", &value[1]);
+                           "invalid value \"%V\": must be off, a size from "
+                           "8m, or a share such as 80%%", &value[1]);
         return NGX_CONF_ERROR;
     }
 

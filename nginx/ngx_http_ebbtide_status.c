@@ -40,6 +40,8 @@ static ngx_uint_t ngx_http_ebbtide_status_format(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_ebbtide_status_ends(ngx_http_request_t *r,
     const char *end);
 static ngx_uint_t ngx_http_ebbtide_status_is_foreign(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_ebbtide_status_is(ngx_str_t *text,
+    const char *other);
 static ngx_int_t ngx_http_ebbtide_status_reclaim(ngx_http_request_t *r);
 static ngx_int_t ngx_http_ebbtide_status_send(ngx_http_request_t *r,
     ngx_uint_t status, const char *type, u_char *text, size_t len);
@@ -119,15 +121,15 @@ static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_metrics[] = {
       "How near the heap is to its limit: 0 to 1.",
       NGX_HTTP_EBBTIDE_OF(pressure), 100 },
     { "ebbtide_steps_total", "counter",
-      "Steps in which memory went back between requests.",
+      "Slices of garbage collection and reclaim between events.",
       NGX_HTTP_EBBTIDE_OF(steps), 1 },
     { "ebbtide_step_median_seconds", "gauge",
-      "What half of the steps did not exceed.",
+      "What half of the slices did not exceed, to a fifth.",
       NGX_HTTP_EBBTIDE_OF(step_p50_us), 1000000 },
     { "ebbtide_step_p99_seconds", "gauge",
-      "What 99 of 100 steps did not exceed.",
+      "What 99 of 100 slices did not exceed, to a fifth.",
       NGX_HTTP_EBBTIDE_OF(step_p99_us), 1000000 },
-    { "ebbtide_step_longest_seconds", "gauge", "The longest step.",
+    { "ebbtide_step_longest_seconds", "gauge", "The longest slice.",
       NGX_HTTP_EBBTIDE_OF(step_max_us), 1000000 },
     { NULL, NULL, NULL, 0, 0 }
 };
@@ -257,6 +259,8 @@ ngx_http_ebbtide_status_ends(ngx_http_request_t *r, const char *end)
 static ngx_uint_t
 ngx_http_ebbtide_status_is_foreign(ngx_http_request_t *r)
 {
+    u_char           *p;
+    ngx_str_t         host;
     ngx_uint_t        i;
     ngx_list_part_t  *part;
     ngx_table_elt_t  *header;
@@ -265,20 +269,46 @@ ngx_http_ebbtide_status_is_foreign(ngx_http_request_t *r)
         header = part->elts;
 
         for (i = 0; i < part->nelts; i++) {
-            if (header[i].key.len == sizeof("Sec-Fetch-Site") - 1
-                && ngx_strncasecmp(header[i].key.data,
-                                   (u_char *) "Sec-Fetch-Site",
-                                   sizeof("Sec-Fetch-Site") - 1) == 0
-                && (header[i].value.len != sizeof("same-origin") - 1
-                    || ngx_strncmp(header[i].value.data, "same-origin",
-                                   sizeof("same-origin") - 1) != 0))
+
+            if (ngx_http_ebbtide_status_is(&header[i].key, "Sec-Fetch-Site")
+                && !ngx_http_ebbtide_status_is(&header[i].value, "same-origin"))
             {
                 return 1;
+            }
+
+            if (ngx_http_ebbtide_status_is(&header[i].key, "Origin")) {
+                host = header[i].value;
+                p = ngx_strlchr(host.data, host.data + host.len, '/');
+
+                if (p == NULL || r->headers_in.host == NULL) {
+                    return 1;
+                }
+
+                /* scheme://host:port, as in Host */
+                p = ngx_min(p + 2, host.data + host.len);
+                host.len -= p - host.data;
+                host.data = p;
+
+                if (host.len != r->headers_in.host->value.len
+                    || ngx_strncasecmp(host.data,
+                                       r->headers_in.host->value.data,
+                                       host.len) != 0)
+                {
+                    return 1;
+                }
             }
         }
     }
 
     return 0;
+}
+
+
+static ngx_uint_t
+ngx_http_ebbtide_status_is(ngx_str_t *text, const char *other)
+{
+    return text->len == ngx_strlen(other)
+           && ngx_strncasecmp(text->data, (u_char *) other, text->len) == 0;
 }
 
 
@@ -416,9 +446,8 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_pid_t pid,
     ngx_http_ebbtide_figures_t *figures)
 {
     ngx_uint_t  i;
-    ngx_msec_t  wall, now;
+    ngx_msec_t  wall;
 
-    now = ngx_current_msec;
     wall = ngx_http_ebbtide_wall_ms();
 
     p = ngx_sprintf(p, "{\"worker\":%ui,\"pid\":%P,\"state\":\"%s\","
@@ -426,8 +455,8 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_pid_t pid,
                        "\"vms\":{",
                     figures->worker, pid,
                     figures->exiting ? "exiting" : "running",
-                    wall - (now - figures->since),
-                    wall - (now - figures->updated),
+                    wall - ngx_http_ebbtide_ago(figures->since),
+                    wall - ngx_http_ebbtide_ago(figures->updated),
                     figures->rss);
 
     for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
@@ -488,7 +517,7 @@ ngx_http_ebbtide_json_samples(u_char *p, ngx_http_ebbtide_figures_t *figures)
         sample = &figures->samples[i % NGX_HTTP_EBBTIDE_SAMPLES];
 
         p = ngx_sprintf(p, "%s[%M,%uL,%uL,%uL,%uL]", i > first ? "," : "",
-                        ngx_current_msec - sample->time, sample->live,
+                        ngx_http_ebbtide_ago(sample->time), sample->live,
                         sample->free_resident, sample->returned, sample->rss);
     }
 

@@ -249,6 +249,7 @@ lua_close(lua_State *L)
 
         if (vm->lua == L) {
             ngx_queue_remove(q);
+            ngx_http_ebbtide_held_closes(vm);
             ngx_http_ebbtide_close(L);
             ngx_free(vm);
             return;

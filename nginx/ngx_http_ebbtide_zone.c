@@ -18,7 +18,7 @@ static ngx_int_t ngx_http_ebbtide_zone_init(ngx_shm_zone_t *shm_zone,
     void *data);
 static void ngx_http_ebbtide_zone_enter(void);
 static ngx_uint_t ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid);
-static void ngx_http_ebbtide_held_add(ngx_http_ebbtide_figures_t *figures,
+static void ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
     ngx_http_ebbtide_vm_t *vm);
 static uint64_t ngx_http_ebbtide_rss(void);
 
@@ -28,6 +28,8 @@ static ngx_http_ebbtide_zone_t  *ngx_http_ebbtide_zone_data;
 static ngx_http_ebbtide_slot_t  *ngx_http_ebbtide_slot;
 /* when this process started */
 static ngx_msec_t                ngx_http_ebbtide_since;
+/* what VMs that are closed gave back */
+static ngx_http_ebbtide_held_t   ngx_http_ebbtide_closed[NGX_HTTP_EBBTIDE_KINDS];
 /* requests to reclaim that were seen */
 static ngx_atomic_uint_t         ngx_http_ebbtide_asked;
 static ngx_fd_t                  ngx_http_ebbtide_statm = NGX_INVALID_FILE;
@@ -223,6 +225,7 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
     ngx_memory_barrier();
 
     ngx_http_ebbtide_held(figures);
+    ngx_http_ebbtide_breath_slices(figures);
     figures->exiting = ngx_exiting || ngx_terminate;
     figures->updated = now;
     figures->rss = ngx_http_ebbtide_rss();
@@ -244,15 +247,19 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 }
 
 
-/* What the VMs of this process hold now. */
+/*
+ * What the VMs of this process hold now. A VM that its thread is using counts
+ * as it was; what closed ones gave back stays counted.
+ */
 
 void
 ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures)
 {
-    ngx_queue_t            *q, *vms;
-    ngx_http_ebbtide_vm_t  *vm;
+    ngx_queue_t              *q, *vms;
+    ngx_http_ebbtide_vm_t    *vm;
+    ngx_http_ebbtide_held_t  *held;
 
-    ngx_memzero(figures->held, sizeof(figures->held));
+    ngx_memcpy(figures->held, ngx_http_ebbtide_closed, sizeof(figures->held));
 
     vms = ngx_http_ebbtide_vms();
 
@@ -262,15 +269,29 @@ ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures)
         vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
 
         if (ngx_http_ebbtide_vm_enter(vm)) {
-            ngx_http_ebbtide_held_add(figures, vm);
+            ngx_http_ebbtide_held_look(figures, vm);
             ngx_http_ebbtide_vm_leave(vm);
         }
+
+        held = &figures->held[vm->configured ? NGX_HTTP_EBBTIDE_MAIN
+                                             : NGX_HTTP_EBBTIDE_OTHER];
+        held->count++;
+        held->live += vm->held.live;
+        held->waste += vm->held.waste;
+        held->free_resident += vm->held.free_resident;
+        held->returned += vm->held.returned;
+        held->metadata += vm->held.metadata;
+        held->resident += vm->held.resident;
+        held->committed += vm->held.committed;
+        held->returned_total += vm->held.returned_total;
+        held->refaulted_total += vm->held.refaulted_total;
+        held->regretted_total += vm->held.regretted_total;
     }
 }
 
 
 static void
-ngx_http_ebbtide_held_add(ngx_http_ebbtide_figures_t *figures,
+ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
     ngx_http_ebbtide_vm_t *vm)
 {
     ebb_stats                 stats;
@@ -283,33 +304,60 @@ ngx_http_ebbtide_held_add(ngx_http_ebbtide_figures_t *figures,
         return;
     }
 
-    held = &figures->held[vm->configured ? NGX_HTTP_EBBTIDE_MAIN
-                                         : NGX_HTTP_EBBTIDE_OTHER];
-    held->count++;
-    held->live += stats.live + stats.former_live;
-    held->waste += stats.waste;
-    held->free_resident += stats.free_resident;
-    held->returned += stats.returned;
-    held->metadata += stats.metadata;
-    held->resident += stats.resident;
-    held->committed += stats.committed;
-    held->returned_total += stats.returned_total;
-    held->refaulted_total += stats.refaulted_asked + stats.refaulted_idle
-                             + stats.refaulted_limit;
-    held->regretted_total += stats.regretted_asked + stats.regretted_idle
-                             + stats.regretted_limit;
+    held = &vm->held;
+    held->live = stats.live + stats.former_live;
+    held->waste = stats.waste;
+    held->free_resident = stats.free_resident;
+    held->returned = stats.returned;
+    held->metadata = stats.metadata;
+    held->resident = stats.resident;
+    held->committed = stats.committed;
+    held->returned_total = stats.returned_total;
+    held->refaulted_total = stats.refaulted_asked + stats.refaulted_idle
+                            + stats.refaulted_limit;
+    held->regretted_total = stats.regretted_asked + stats.regretted_idle
+                            + stats.regretted_limit;
 
-    if (vm->configured) {
+    if (vm->configured && figures) {
         figures->limit_soft = stats.limit_soft;
         figures->limit_hard = stats.limit_hard;
         figures->pressure = stats.pressure;
         figures->mood = stats.mood;
         figures->phase = vm->phase;
-        figures->steps = stats.steps;
-        figures->step_p50_us = stats.step_p50_us;
-        figures->step_p99_us = stats.step_p99_us;
-        figures->step_max_us = stats.step_max_us;
     }
+}
+
+
+/* Keeps what a VM that is about to be closed gave back, for counters rise. */
+
+void
+ngx_http_ebbtide_held_closes(ngx_http_ebbtide_vm_t *vm)
+{
+    ngx_http_ebbtide_held_t  *closed;
+
+    if (ngx_http_ebbtide_vm_enter(vm)) {
+        ngx_http_ebbtide_held_look(NULL, vm);
+        ngx_http_ebbtide_vm_leave(vm);
+    }
+
+    closed = &ngx_http_ebbtide_closed[vm->configured ? NGX_HTTP_EBBTIDE_MAIN
+                                                     : NGX_HTTP_EBBTIDE_OTHER];
+    closed->returned_total += vm->held.returned_total;
+    closed->refaulted_total += vm->held.refaulted_total;
+    closed->regretted_total += vm->held.regretted_total;
+}
+
+
+/* How long ago a time is, by which another process may be ahead. */
+
+ngx_msec_t
+ngx_http_ebbtide_ago(ngx_msec_t then)
+{
+    ngx_msec_int_t  ago;
+
+    ago = (ngx_msec_int_t) (ngx_current_msec - then);
+
+    return ngx_max(ago, 0);
 }
 
 

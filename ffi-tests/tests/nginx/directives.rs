@@ -70,7 +70,7 @@ fn bad_values_stop_it_with_the_line_and_the_range() {
     let zone = "\"ebbtide_zone\" must be off or a size from 128k";
     let retain = "\"ebbtide_retain\" must be a size such as 8m";
     let share = "a share of the cgroup's memory must be from 1% to 100%";
-    let limit = "must be off, a size, or a share such as 80%";
+    let limit = "must be off, a size from 8m, or a share such as 80%";
     for (directive, expected) in [
         ("ebbtide maybe;", "it must be \"on\" or \"off\""),
         ("ebbtide on; ebbtide off;", "\"ebbtide\" directive is duplicate"),
@@ -102,10 +102,11 @@ fn bad_values_stop_it_with_the_line_and_the_range() {
         ("ebbtide_limit_soft 0%;", share),
         ("ebbtide_limit_soft 101%;", share),
         ("ebbtide_limit_soft %;", share),
-        ("ebbtide_limit_soft 1m; ebbtide_limit_soft 2m;", "directive is duplicate"),
-        ("ebbtide_limit_soft off; ebbtide_limit_soft 2m;", "directive is duplicate"),
+        ("ebbtide_limit_soft 10m; ebbtide_limit_soft 20m;", "directive is duplicate"),
+        ("ebbtide_limit_soft off; ebbtide_limit_soft 20m;", "directive is duplicate"),
         ("ebbtide_limit_hard cgroup;", limit),
         ("ebbtide_limit_hard 0;", limit),
+        ("ebbtide_limit_hard 100k;", limit),
         ("ebbtide_limit_hard 200%;", share),
         ("ebbtide_limit_hard 5% 6%;", "invalid number of arguments in \"ebbtide_limit_hard\""),
         ("ebbtide_zone 127k;", zone),
@@ -122,6 +123,19 @@ fn bad_values_stop_it_with_the_line_and_the_range() {
         assert!(!taken && said.contains("[emerg]"), "{directive} is taken: {said}");
         assert!(said.contains(expected), "{directive}: {said}, not {expected}");
         assert!(said.contains(&line), "{directive}: {said}, not {line}");
+    }
+}
+
+#[test]
+fn limits_that_contradict_each_other_stop_it() {
+    let _beside = beside();
+    for directives in [
+        "ebbtide_limit_soft 200m; ebbtide_limit_hard 100m;",
+        "ebbtide_retain 200m; ebbtide_limit_hard 100m;",
+        "ebbtide_limit_soft 80%; ebbtide_limit_hard 40%;",
+    ] {
+        let (taken, said) = tested(&in_http(directives));
+        assert!(!taken && said.contains("must not be less than"), "{directives}: {said}");
     }
 }
 

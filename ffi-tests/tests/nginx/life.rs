@@ -25,37 +25,26 @@ fn page_is_right(nginx: &Nginx) {
 }
 
 /// Requests with a connection each: a worker that shuts down finishes them.
-fn reloads_under_load(nginx: &Nginx, reloads: u32) {
-    let load = Load::start(nginx, "/light", 40, 6, true);
+fn reloads_under_load(nginx: &Nginx, reloads: u32, seconds: u32) {
+    let mut load = Load::start(nginx, "/light", 40, seconds, true);
     for _ in 0..reloads {
         nginx.reload();
         thread::sleep(Duration::from_millis(100));
     }
+    assert!(load.is_running(), "the load ended before the reloads");
     let outcome = load.finish();
     assert!(outcome.is_clean() && outcome.requests > 1000, "{}", outcome.said);
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
 #[test]
-fn no_request_fails_while_nginx_reloads() {
+fn no_request_fails_and_no_slot_is_lost_while_nginx_reloads() {
     let _alone = alone();
-    for modules in [Modules::First, Modules::Last] {
+    for (modules, reloads, seconds) in [(Modules::First, 50, 20), (Modules::Last, 10, 6)] {
         let nginx = Nginx::start(&Config::new(modules).http("ebbtide_zone 128k;"));
-        reloads_under_load(&nginx, 10);
+        reloads_under_load(&nginx, reloads, seconds);
         page_is_right(&nginx);
     }
-}
-
-#[test]
-fn fifty_reloads_use_up_no_slots() {
-    let _beside = beside();
-    let nginx = Nginx::start(&Config::new(Modules::First).http("ebbtide_zone 128k;"));
-    for _ in 0..50 {
-        nginx.reload();
-        assert!(nginx.get("/light").starts_with("row 20"));
-    }
-    page_is_right(&nginx);
-    assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
 #[test]

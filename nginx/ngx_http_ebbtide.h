@@ -5,6 +5,7 @@
  * ngx_http_ebbtide_module.c   directives; the life of processes
  * ngx_http_ebbtide_vm.c       the VMs, and how they come to their heaps
  * ngx_http_ebbtide_breath.c   when they collect garbage and return memory
+ * ngx_http_ebbtide_collect.c  the garbage collector of a VM, in slices
  * ngx_http_ebbtide_zone.c     the figures of all workers, in shared memory
  * ngx_http_ebbtide_lua.c      require "resty.ebbtide"
  * ngx_http_ebbtide_status.c   the page, JSON, and Prometheus
@@ -52,7 +53,9 @@ typedef struct {
     void         (*getfield)(lua_State *L, int index, const char *name);
     void         (*setfield)(lua_State *L, int index, const char *name);
     void         (*rawset)(lua_State *L, int index);
+    void         (*rawgeti)(lua_State *L, int index, int n);
     void         (*rawseti)(lua_State *L, int index, int n);
+    int          (*setmetatable)(lua_State *L, int index);
     int          (*next)(lua_State *L, int index);
     void         (*insert)(lua_State *L, int index);
     void         (*call)(lua_State *L, int args, int results);
@@ -66,6 +69,10 @@ typedef struct {
 #define NGX_HTTP_EBBTIDE_LUA_REGISTRY      (-10000)
 #define NGX_HTTP_EBBTIDE_LUA_GLOBALS       (-10002)
 
+#define NGX_HTTP_EBBTIDE_LUA_TNIL          0
+#define NGX_HTTP_EBBTIDE_LUA_TSTRING       4
+
+#define NGX_HTTP_EBBTIDE_LUA_GCRESTART     1
 #define NGX_HTTP_EBBTIDE_LUA_GCCOLLECT     2
 #define NGX_HTTP_EBBTIDE_LUA_GCCOUNT       3
 #define NGX_HTTP_EBBTIDE_LUA_GCCOUNTB      4
@@ -127,13 +134,17 @@ typedef struct {
     unsigned                   hurried:1;
     /* the function that collects is in the VM's registry */
     unsigned                   prepared:1;
+    /* a weak value is there that the end of a marking clears */
+    unsigned                   watched:1;
     /* bytes that Lua counts; they change when it runs */
     uint64_t                   bytes;
     /* as they were when it was active, or its garbage was collected */
     uint64_t                   quiet_bytes;
     ngx_msec_t                 active;
-    /* garbage collections that ended since the VM was quiet */
-    ngx_uint_t                 cycles;
+    /* ends of markings since the collection in slices began */
+    ngx_uint_t                 markings;
+    /* bytes for which LuaJIT may owe steps, once that can be told */
+    uint64_t                   owed;
     /* what was left when the last collection in slices ended */
     uint64_t                   collected;
     /* the collector as the program set it, and as it was set here */
@@ -249,6 +260,17 @@ const ngx_http_ebbtide_lua_t *ngx_http_ebbtide_lua(void);
 void ngx_http_ebbtide_breath_reclaim(ngx_log_t *log);
 void ngx_http_ebbtide_breath_slices(ngx_http_ebbtide_figures_t *figures);
 void ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf);
+
+uint64_t ngx_http_ebbtide_now_us(void);
+
+/* ngx_http_ebbtide_collect.c */
+
+ngx_int_t ngx_http_ebbtide_collect_all(ngx_http_ebbtide_vm_t *vm);
+void ngx_http_ebbtide_collect_begin(ngx_http_ebbtide_vm_t *vm);
+ngx_int_t ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm,
+    uint64_t until_us);
+ngx_uint_t ngx_http_ebbtide_collect_hurry(ngx_http_ebbtide_vm_t *vm);
+uint64_t ngx_http_ebbtide_lua_bytes(ngx_http_ebbtide_vm_t *vm);
 
 /* ngx_http_ebbtide_zone.c */
 

@@ -28,32 +28,6 @@
 #define NGX_HTTP_EBBTIDE_LITTLE        65536
 #define NGX_HTTP_EBBTIDE_LITTLE_SHARE  64
 
-/*
- * The first cycle of the collector may have begun before the last garbage was
- * made; the second finds all of it.
- */
-#define NGX_HTTP_EBBTIDE_CYCLES  2
-
-/*
- * The collector hurries from this pressure on, and no longer below the other
- * one; from the third on all garbage is collected, in slices, while requests
- * come: LuaJIT has no collection of its own at the last moment.
- */
-
-#define NGX_HTTP_EBBTIDE_HURRY_FROM   50
-#define NGX_HTTP_EBBTIDE_HURRY_UNTIL  40
-#define NGX_HTTP_EBBTIDE_HURRY_NOW    75
-
-/* LuaJIT's own values of pause and stepmul, in percent */
-#define NGX_HTTP_EBBTIDE_GC  200
-
-
-typedef struct {
-    const ngx_http_ebbtide_lua_t  *lua;
-    ngx_http_ebbtide_vm_t         *vm;
-    uint64_t                       until_us;
-} ngx_http_ebbtide_slice_t;
-
 
 static ngx_int_t ngx_http_ebbtide_process_events(ngx_cycle_t *cycle,
     ngx_msec_t timer, ngx_uint_t flags);
@@ -63,18 +37,11 @@ static ngx_msec_t ngx_http_ebbtide_vm_breathe(ngx_http_ebbtide_vm_t *vm,
 static ngx_msec_t ngx_http_ebbtide_vm_tick(ngx_http_ebbtide_vm_t *vm);
 static ngx_msec_t ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm,
     ngx_msec_t now);
-static void ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm);
-static int ngx_http_ebbtide_vm_prepare(lua_State *L);
-static int ngx_http_ebbtide_vm_collect_slice(lua_State *L);
+static void ngx_http_ebbtide_vm_begin(ngx_http_ebbtide_vm_t *vm);
+static ngx_int_t ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm);
 static ngx_int_t ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm);
-static void ngx_http_ebbtide_vm_hurry(ngx_http_ebbtide_vm_t *vm);
-static void ngx_http_ebbtide_vm_set_gc(ngx_http_ebbtide_vm_t *vm, int pause,
-    int stepmul);
-static uint64_t ngx_http_ebbtide_vm_bytes(ngx_http_ebbtide_vm_t *vm);
-static int ngx_http_ebbtide_vm_collect_all(lua_State *L);
 static void ngx_http_ebbtide_note_slice(uint64_t start_us);
 static uint64_t ngx_http_ebbtide_slice_us(ngx_uint_t percent);
-static uint64_t ngx_http_ebbtide_now_us(void);
 
 
 static ngx_int_t  (*ngx_http_ebbtide_next_process_events)(ngx_cycle_t *cycle,
@@ -94,8 +61,6 @@ static ngx_uint_t   ngx_http_ebbtide_step_us;
 
 /* the next look at the heaps, and whether there is any */
 static ngx_msec_t   ngx_http_ebbtide_next_look;
-/* the address under which the function that collects is in a registry */
-static char         ngx_http_ebbtide_collect_key;
 /* figures changed since they were published, and when that was */
 static ngx_uint_t   ngx_http_ebbtide_changed;
 static ngx_msec_t   ngx_http_ebbtide_published;
@@ -106,11 +71,9 @@ static ngx_msec_t   ngx_http_ebbtide_published;
 void
 ngx_http_ebbtide_breath_reclaim(ngx_log_t *log)
 {
-    ngx_queue_t                   *q, *vms;
-    ngx_http_ebbtide_vm_t         *vm;
-    const ngx_http_ebbtide_lua_t  *lua;
+    ngx_queue_t            *q, *vms;
+    ngx_http_ebbtide_vm_t  *vm;
 
-    lua = ngx_http_ebbtide_lua();
     vms = ngx_http_ebbtide_vms();
 
     for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
@@ -118,25 +81,13 @@ ngx_http_ebbtide_breath_reclaim(ngx_log_t *log)
     {
         vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
 
-        if (lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0)
-            && lua->cpcall(vm->lua, ngx_http_ebbtide_vm_collect_all,
-                           (void *) lua) != 0)
-        {
-            lua->settop(vm->lua, -2);
+        if (ngx_http_ebbtide_collect_all(vm) != NGX_OK) {
             ngx_log_error(NGX_LOG_WARN, log, 0,
                           "ebbtide: garbage collection failed before the fork");
         }
 
         (void) ebb_reclaim(vm->heap, NULL, NULL);
     }
-}
-
-
-static int
-ngx_http_ebbtide_vm_collect_all(lua_State *L)
-{
-    ngx_http_ebbtide_lua()->gc(L, NGX_HTTP_EBBTIDE_LUA_GCCOLLECT, 0);
-    return 0;
 }
 
 
@@ -159,7 +110,7 @@ ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
          * What was inherited is shared with the master and the other workers
          * until this process uses it.
          */
-        vm->bytes = ngx_http_ebbtide_vm_bytes(vm);
+        vm->bytes = ngx_http_ebbtide_lua_bytes(vm);
         vm->quiet_bytes = vm->bytes;
         vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
     }
@@ -220,8 +171,7 @@ ngx_http_ebbtide_breathe(ngx_msec_t now)
 
         if (asked && vm->configured) {
             vm->asked = 1;
-            vm->cycles = 0;
-            vm->phase = NGX_HTTP_EBBTIDE_COLLECTING;
+            ngx_http_ebbtide_vm_begin(vm);
         }
 
         next = ngx_min(next, ngx_http_ebbtide_vm_breathe(vm, now));
@@ -302,7 +252,7 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
     uint64_t    bytes, change;
     ngx_msec_t  quiet, next;
 
-    bytes = ngx_http_ebbtide_vm_bytes(vm);
+    bytes = ngx_http_ebbtide_lua_bytes(vm);
 
     if (bytes != vm->bytes) {
         vm->bytes = bytes;
@@ -323,7 +273,12 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
         }
     }
 
-    ngx_http_ebbtide_vm_hurry(vm);
+    if (ngx_http_ebbtide_collect_hurry(vm)
+        && vm->phase == NGX_HTTP_EBBTIDE_BUSY)
+    {
+        vm->asked = 1;
+        ngx_http_ebbtide_vm_begin(vm);
+    }
 
     switch (vm->phase) {
 
@@ -336,17 +291,15 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
             return ngx_min(next, ngx_http_ebbtide_idle_ms - quiet);
         }
 
-        vm->cycles = 0;
-        vm->phase = NGX_HTTP_EBBTIDE_COLLECTING;
+        ngx_http_ebbtide_vm_begin(vm);
 
         /* fall through */
 
     case NGX_HTTP_EBBTIDE_COLLECTING:
 
-        ngx_http_ebbtide_vm_collect(vm);
         ngx_http_ebbtide_changed = 1;
 
-        if (vm->cycles >= NGX_HTTP_EBBTIDE_CYCLES) {
+        if (ngx_http_ebbtide_vm_collect(vm) == NGX_OK) {
             vm->collected = vm->bytes;
             vm->phase = NGX_HTTP_EBBTIDE_RETURNING;
         }
@@ -373,89 +326,25 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 }
 
 
-/* A slice of garbage collection. */
-
 static void
+ngx_http_ebbtide_vm_begin(ngx_http_ebbtide_vm_t *vm)
+{
+    vm->phase = NGX_HTTP_EBBTIDE_COLLECTING;
+    ngx_http_ebbtide_collect_begin(vm);
+}
+
+
+static ngx_int_t
 ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm)
 {
-    uint64_t                       start_us;
-    ngx_http_ebbtide_slice_t       slice;
-    const ngx_http_ebbtide_lua_t  *lua;
+    uint64_t   start_us;
+    ngx_int_t  rc;
 
-    lua = ngx_http_ebbtide_lua();
     start_us = ngx_http_ebbtide_now_us();
-
-    /* a program that has stopped its collector means it; LuaJIT 2.0: -1 */
-    if (lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0) == 0) {
-        vm->cycles = NGX_HTTP_EBBTIDE_CYCLES;
-        return;
-    }
-
-    if (!vm->prepared
-        && lua->cpcall(vm->lua, ngx_http_ebbtide_vm_prepare, NULL) != 0)
-    {
-        /* there is no memory: the program's own allocations go on collecting */
-        lua->settop(vm->lua, -2);
-        vm->cycles = NGX_HTTP_EBBTIDE_CYCLES;
-        return;
-    }
-
-    vm->prepared = 1;
-
-    slice.lua = lua;
-    slice.vm = vm;
-    slice.until_us = start_us + ngx_http_ebbtide_step_us;
-
-    /* allocates nothing, so that it works at a memory limit too */
-    lua->pushlightuserdata(vm->lua, &ngx_http_ebbtide_collect_key);
-    lua->rawget(vm->lua, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
-    lua->pushlightuserdata(vm->lua, &slice);
-
-    /* finalizers run in here, and may throw */
-    if (lua->pcall(vm->lua, 1, 0, 0) != 0) {
-        lua->settop(vm->lua, -2);
-    }
-
+    rc = ngx_http_ebbtide_collect(vm, start_us + ngx_http_ebbtide_step_us);
     ngx_http_ebbtide_note_slice(start_us);
 
-    /* that was no activity of the program's */
-    vm->bytes = ngx_http_ebbtide_vm_bytes(vm);
-    vm->quiet_bytes = vm->bytes;
-}
-
-
-static int
-ngx_http_ebbtide_vm_prepare(lua_State *L)
-{
-    const ngx_http_ebbtide_lua_t  *lua;
-
-    lua = ngx_http_ebbtide_lua();
-
-    lua->pushlightuserdata(L, &ngx_http_ebbtide_collect_key);
-    lua->pushcclosure(L, ngx_http_ebbtide_vm_collect_slice, 0);
-    lua->rawset(L, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
-
-    return 0;
-}
-
-
-static int
-ngx_http_ebbtide_vm_collect_slice(lua_State *L)
-{
-    ngx_http_ebbtide_slice_t  *slice;
-
-    slice = ngx_http_ebbtide_lua()->touserdata(L, 1);
-
-    do {
-        if (slice->lua->gc(L, NGX_HTTP_EBBTIDE_LUA_GCSTEP, 0)
-            && ++slice->vm->cycles >= NGX_HTTP_EBBTIDE_CYCLES)
-        {
-            return 0;
-        }
-
-    } while (ngx_http_ebbtide_now_us() < slice->until_us);
-
-    return 0;
+    return rc;
 }
 
 
@@ -484,98 +373,6 @@ ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm)
     ngx_http_ebbtide_note_slice(start_us);
 
     return rc == EBB_MORE ? NGX_AGAIN : NGX_OK;
-}
-
-
-/*
- * Near the memory limit the collector begins its cycles earlier and takes
- * larger steps; after that, as the program had set it.
- */
-
-static void
-ngx_http_ebbtide_vm_hurry(ngx_http_ebbtide_vm_t *vm)
-{
-    int                            pressure, above;
-    const ngx_http_ebbtide_lua_t  *lua;
-
-    pressure = ebb_pressure(vm->heap);
-
-    if (pressure < (vm->hurried ? NGX_HTTP_EBBTIDE_HURRY_UNTIL
-                                : NGX_HTTP_EBBTIDE_HURRY_FROM))
-    {
-        if (vm->hurried) {
-            /* the first finds what the program has set since the last look */
-            ngx_http_ebbtide_vm_set_gc(vm, vm->pause, vm->stepmul);
-            ngx_http_ebbtide_vm_set_gc(vm, vm->pause, vm->stepmul);
-            vm->hurried = 0;
-        }
-
-        return;
-    }
-
-    lua = ngx_http_ebbtide_lua();
-
-    if (lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0) == 0) {
-        return;
-    }
-
-    if (!vm->hurried) {
-        vm->hurried = 1;
-        vm->pause = vm->our_pause = NGX_HTTP_EBBTIDE_GC;
-        vm->stepmul = vm->our_stepmul = NGX_HTTP_EBBTIDE_GC;
-    }
-
-    /* at the limit a cycle begins when a tenth was added, four times as fast */
-    above = ngx_max(pressure - NGX_HTTP_EBBTIDE_HURRY_FROM, 0);
-    ngx_http_ebbtide_vm_set_gc(vm, 200 - above * 90 / 50, 200 + above * 600 / 50);
-
-    /* as if asked for, unless hardly anything was added since it was done */
-    if (pressure >= NGX_HTTP_EBBTIDE_HURRY_NOW
-        && vm->phase == NGX_HTTP_EBBTIDE_BUSY
-        && vm->bytes > vm->collected + vm->collected / 8)
-    {
-        vm->asked = 1;
-        vm->cycles = 0;
-        vm->phase = NGX_HTTP_EBBTIDE_COLLECTING;
-    }
-}
-
-
-/* Whatever the program has set meanwhile is what it gets back. */
-
-static void
-ngx_http_ebbtide_vm_set_gc(ngx_http_ebbtide_vm_t *vm, int pause, int stepmul)
-{
-    int                            old;
-    const ngx_http_ebbtide_lua_t  *lua;
-
-    lua = ngx_http_ebbtide_lua();
-
-    old = lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETPAUSE, pause);
-    if (old != vm->our_pause) {
-        vm->pause = old;
-    }
-
-    vm->our_pause = pause;
-
-    old = lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL, stepmul);
-    if (old != vm->our_stepmul) {
-        vm->stepmul = old;
-    }
-
-    vm->our_stepmul = stepmul;
-}
-
-
-static uint64_t
-ngx_http_ebbtide_vm_bytes(ngx_http_ebbtide_vm_t *vm)
-{
-    const ngx_http_ebbtide_lua_t  *lua;
-
-    lua = ngx_http_ebbtide_lua();
-
-    return ((uint64_t) lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCCOUNT, 0) << 10)
-           + lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCCOUNTB, 0);
 }
 
 
@@ -637,7 +434,7 @@ ngx_http_ebbtide_breath_slices(ngx_http_ebbtide_figures_t *figures)
 }
 
 
-static uint64_t
+uint64_t
 ngx_http_ebbtide_now_us(void)
 {
     struct timespec  ts;

@@ -14,7 +14,6 @@
 
 #define NGX_HTTP_EBBTIDE_LUA_UPVALUE(i)  (NGX_HTTP_EBBTIDE_LUA_GLOBALS - (i))
 #define NGX_HTTP_EBBTIDE_LUA_MULTRET     (-1)
-#define NGX_HTTP_EBBTIDE_LUA_TSTRING     4
 
 
 typedef ngx_int_t (*ngx_http_ebbtide_preload_pt)(ngx_conf_t *cf,

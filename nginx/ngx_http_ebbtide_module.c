@@ -383,6 +383,9 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
+    /* VMs made from now on are of the next configuration, which may want none */
+    ngx_http_ebbtide_vms_enable(0, &emcf->options);
+
     switch (ngx_http_ebbtide_vms_way()) {
 
     case NGX_HTTP_EBBTIDE_MADE:
@@ -500,6 +503,7 @@ ngx_http_ebbtide_init_process(ngx_cycle_t *cycle)
     emcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_ebbtide_module);
 
     if (emcf == NULL || !emcf->enable) {
+        ngx_http_ebbtide_vms_started(1);
         return NGX_OK;
     }
 

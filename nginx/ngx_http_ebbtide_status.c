@@ -30,10 +30,18 @@ typedef struct {
     const char  *name;
     const char  *type;
     const char  *help;
+    /* one for each kind of VMs, or one for the process */
+    ngx_uint_t   by_vm;
     size_t       offset;
     /* units of the value in one of the metric */
     ngx_uint_t   divisor;
 } ngx_http_ebbtide_metric_t;
+
+
+typedef struct {
+    ngx_pid_t                   pid;
+    ngx_http_ebbtide_figures_t  figures;
+} ngx_http_ebbtide_worker_t;
 
 
 static ngx_uint_t ngx_http_ebbtide_status_format(ngx_http_request_t *r);
@@ -45,16 +53,17 @@ static ngx_uint_t ngx_http_ebbtide_status_is(ngx_str_t *text,
 static ngx_int_t ngx_http_ebbtide_status_reclaim(ngx_http_request_t *r);
 static ngx_int_t ngx_http_ebbtide_status_send(ngx_http_request_t *r,
     ngx_uint_t status, const char *type, u_char *text, size_t len);
+static ngx_array_t *ngx_http_ebbtide_status_workers(ngx_http_request_t *r);
 static ngx_int_t ngx_http_ebbtide_status_json(ngx_http_request_t *r);
-static u_char *ngx_http_ebbtide_json_worker(u_char *p, ngx_pid_t pid,
-    ngx_http_ebbtide_figures_t *figures);
+static u_char *ngx_http_ebbtide_json_worker(u_char *p,
+    ngx_http_ebbtide_worker_t *worker);
 static u_char *ngx_http_ebbtide_json_held(u_char *p,
     ngx_http_ebbtide_held_t *held);
 static u_char *ngx_http_ebbtide_json_samples(u_char *p,
     ngx_http_ebbtide_figures_t *figures);
 static ngx_int_t ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r);
 static u_char *ngx_http_ebbtide_metric(u_char *p,
-    const ngx_http_ebbtide_metric_t *metric, ngx_uint_t by_vm);
+    const ngx_http_ebbtide_metric_t *metric, ngx_array_t *workers);
 static ngx_msec_t ngx_http_ebbtide_wall_ms(void);
 static uint64_t ngx_http_ebbtide_total(ngx_http_ebbtide_figures_t *figures,
     size_t offset);
@@ -73,65 +82,58 @@ static const char  *ngx_http_ebbtide_kinds[] = { "main", "other" };
 #define NGX_HTTP_EBBTIDE_OF(field)    offsetof(ngx_http_ebbtide_figures_t, field)
 
 
-/* Of all VMs of a kind in a worker: labels worker and vm. */
-
-static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_vm_metrics[] = {
-    { "ebbtide_vms", "gauge", "Lua VMs on a heap.",
-      NGX_HTTP_EBBTIDE_HELD(count), 1 },
-    { "ebbtide_live_bytes", "gauge", "In live blocks, as Lua asked for.",
-      NGX_HTTP_EBBTIDE_HELD(live), 1 },
-    { "ebbtide_waste_bytes", "gauge", "Lost in live blocks to rounding.",
-      NGX_HTTP_EBBTIDE_HELD(waste), 1 },
-    { "ebbtide_free_resident_bytes", "gauge", "Free and held resident.",
-      NGX_HTTP_EBBTIDE_HELD(free_resident), 1 },
-    { "ebbtide_returned_bytes", "gauge", "Free and given back to the kernel.",
-      NGX_HTTP_EBBTIDE_HELD(returned), 1 },
-    { "ebbtide_metadata_bytes", "gauge", "Tables of the heaps themselves.",
-      NGX_HTTP_EBBTIDE_HELD(metadata), 1 },
-    { "ebbtide_resident_bytes", "gauge", "Held resident by the heaps.",
-      NGX_HTTP_EBBTIDE_HELD(resident), 1 },
-    { "ebbtide_committed_bytes", "gauge", "Address space that can be used.",
-      NGX_HTTP_EBBTIDE_HELD(committed), 1 },
-    { "ebbtide_given_back_bytes_total", "counter",
-      "Given back to the kernel, ever, by the VMs that there are.",
-      NGX_HTTP_EBBTIDE_HELD(returned_total), 1 },
-    { "ebbtide_refaulted_bytes_total", "counter",
-      "Of the bytes given back, those used again.",
-      NGX_HTTP_EBBTIDE_HELD(refaulted_total), 1 },
-    { "ebbtide_regretted_bytes_total", "counter",
-      "Of the bytes used again, those within a second.",
-      NGX_HTTP_EBBTIDE_HELD(regretted_total), 1 },
-    { NULL, NULL, NULL, 0, 0 }
-};
-
-
-/* Of a worker: label worker. */
+/* The labels are worker, pid and, of VMs, their kind. */
 
 static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_metrics[] = {
+    { "ebbtide_vms", "gauge", "Lua VMs on a heap.",
+      1, NGX_HTTP_EBBTIDE_HELD(count), 1 },
+    { "ebbtide_live_bytes", "gauge", "In live blocks, as Lua asked for.",
+      1, NGX_HTTP_EBBTIDE_HELD(live), 1 },
+    { "ebbtide_waste_bytes", "gauge", "Lost in live blocks to rounding.",
+      1, NGX_HTTP_EBBTIDE_HELD(waste), 1 },
+    { "ebbtide_free_resident_bytes", "gauge", "Free and held resident.",
+      1, NGX_HTTP_EBBTIDE_HELD(free_resident), 1 },
+    { "ebbtide_returned_bytes", "gauge", "Free and given back to the kernel.",
+      1, NGX_HTTP_EBBTIDE_HELD(returned), 1 },
+    { "ebbtide_metadata_bytes", "gauge", "Tables of the heaps themselves.",
+      1, NGX_HTTP_EBBTIDE_HELD(metadata), 1 },
+    { "ebbtide_resident_bytes", "gauge", "Held resident by the heaps.",
+      1, NGX_HTTP_EBBTIDE_HELD(resident), 1 },
+    { "ebbtide_committed_bytes", "gauge", "Address space that can be used.",
+      1, NGX_HTTP_EBBTIDE_HELD(committed), 1 },
+    { "ebbtide_given_back_bytes_total", "counter",
+      "Given back to the kernel, ever, by the VMs that there are.",
+      1, NGX_HTTP_EBBTIDE_HELD(returned_total), 1 },
+    { "ebbtide_refaulted_bytes_total", "counter",
+      "Of the bytes given back, those used again.",
+      1, NGX_HTTP_EBBTIDE_HELD(refaulted_total), 1 },
+    { "ebbtide_regretted_bytes_total", "counter",
+      "Of the bytes used again, those within a second.",
+      1, NGX_HTTP_EBBTIDE_HELD(regretted_total), 1 },
     { "ebbtide_process_resident_bytes", "gauge",
       "What the kernel says that the process holds resident.",
-      NGX_HTTP_EBBTIDE_OF(rss), 1 },
+      0, NGX_HTTP_EBBTIDE_OF(rss), 1 },
     { "ebbtide_limit_soft_bytes", "gauge",
       "Above this nothing idle stays; 0 is none.",
-      NGX_HTTP_EBBTIDE_OF(limit_soft), 1 },
+      0, NGX_HTTP_EBBTIDE_OF(limit_soft), 1 },
     { "ebbtide_limit_hard_bytes", "gauge",
       "Beyond this the heap does not grow; 0 is none.",
-      NGX_HTTP_EBBTIDE_OF(limit_hard), 1 },
+      0, NGX_HTTP_EBBTIDE_OF(limit_hard), 1 },
     { "ebbtide_pressure_ratio", "gauge",
       "How near the heap is to its limit: 0 to 1.",
-      NGX_HTTP_EBBTIDE_OF(pressure), 100 },
+      0, NGX_HTTP_EBBTIDE_OF(pressure), 100 },
     { "ebbtide_steps_total", "counter",
       "Slices of garbage collection and reclaim between events.",
-      NGX_HTTP_EBBTIDE_OF(steps), 1 },
+      0, NGX_HTTP_EBBTIDE_OF(steps), 1 },
     { "ebbtide_step_median_seconds", "gauge",
       "What half of the slices did not exceed, to a fifth.",
-      NGX_HTTP_EBBTIDE_OF(step_p50_us), 1000000 },
+      0, NGX_HTTP_EBBTIDE_OF(step_p50_us), 1000000 },
     { "ebbtide_step_p99_seconds", "gauge",
       "What 99 of 100 slices did not exceed, to a fifth.",
-      NGX_HTTP_EBBTIDE_OF(step_p99_us), 1000000 },
+      0, NGX_HTTP_EBBTIDE_OF(step_p99_us), 1000000 },
     { "ebbtide_step_longest_seconds", "gauge", "The longest slice.",
-      NGX_HTTP_EBBTIDE_OF(step_max_us), 1000000 },
-    { NULL, NULL, NULL, 0, 0 }
+      0, NGX_HTTP_EBBTIDE_OF(step_max_us), 1000000 },
+    { NULL, NULL, NULL, 0, 0, 0 }
 };
 
 
@@ -383,30 +385,66 @@ ngx_http_ebbtide_status_send(ngx_http_request_t *r, ngx_uint_t status,
 }
 
 
+/* The figures of all workers, as they are now. */
+
+static ngx_array_t *
+ngx_http_ebbtide_status_workers(ngx_http_request_t *r)
+{
+    ngx_pid_t                    pid;
+    ngx_uint_t                   i;
+    ngx_array_t                 *workers;
+    ngx_http_ebbtide_zone_t     *zone;
+    ngx_http_ebbtide_worker_t   *worker;
+    ngx_http_ebbtide_figures_t  *figures;
+
+    workers = ngx_array_create(r->pool, 4, sizeof(ngx_http_ebbtide_worker_t));
+    if (workers == NULL) {
+        return NULL;
+    }
+
+    zone = ngx_http_ebbtide_zone();
+
+    for (i = 0; zone && i < zone->slot_count; i++) {
+
+        figures = ngx_http_ebbtide_zone_copy(i, &pid);
+        if (figures == NULL) {
+            continue;
+        }
+
+        worker = ngx_array_push(workers);
+        if (worker == NULL) {
+            return NULL;
+        }
+
+        worker->pid = pid;
+        worker->figures = *figures;
+    }
+
+    return workers;
+}
+
+
 static ngx_int_t
 ngx_http_ebbtide_status_json(ngx_http_request_t *r)
 {
     size_t                        size;
     u_char                       *text, *p;
-    ngx_pid_t                     pid;
-    ngx_uint_t                    i, count, slot_count;
-    ngx_http_ebbtide_zone_t      *zone;
-    ngx_http_ebbtide_figures_t   *figures;
+    ngx_uint_t                    i;
+    ngx_array_t                  *workers;
+    ngx_http_ebbtide_worker_t    *worker;
     ngx_http_ebbtide_loc_conf_t  *elcf;
 
     elcf = ngx_http_get_module_loc_conf(r, ngx_http_ebbtide_module);
-    zone = ngx_http_ebbtide_zone();
-    slot_count = zone ? zone->slot_count : 0;
-    count = 0;
 
-    for (i = 0; i < slot_count; i++) {
-        count += zone->slots[i].pid ? 1 : 0;
+    workers = ngx_http_ebbtide_status_workers(r);
+    if (workers == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     size = NGX_HTTP_EBBTIDE_LINE
-           + count * (NGX_HTTP_EBBTIDE_JSON_WORKER
-                      + NGX_HTTP_EBBTIDE_SAMPLES
-                        * NGX_HTTP_EBBTIDE_JSON_SAMPLE);
+           + workers->nelts * (NGX_HTTP_EBBTIDE_JSON_WORKER
+                               + NGX_HTTP_EBBTIDE_SAMPLES
+                                 * NGX_HTTP_EBBTIDE_JSON_SAMPLE);
 
     text = ngx_pnalloc(r->pool, size);
     if (text == NULL) {
@@ -416,22 +454,16 @@ ngx_http_ebbtide_status_json(ngx_http_request_t *r)
     p = ngx_sprintf(text, "{\"version\":\"%s\",\"nginx\":\"" NGINX_VERSION "\","
                           "\"time_ms\":%M,\"can_reclaim\":%s,\"workers\":[",
                     ebb_version(), ngx_http_ebbtide_wall_ms(),
-                    elcf->reclaim && zone ? "true" : "false");
+                    elcf->reclaim && ngx_http_ebbtide_zone() ? "true" : "false");
 
-    /* there is room for as many as were counted */
+    worker = workers->elts;
 
-    for (i = 0; i < slot_count && count; i++) {
-
-        figures = ngx_http_ebbtide_zone_copy(i, &pid);
-
-        if (figures) {
-            if (p[-1] == '}') {
-                *p++ = ',';
-            }
-
-            p = ngx_http_ebbtide_json_worker(p, pid, figures);
-            count--;
+    for (i = 0; i < workers->nelts; i++) {
+        if (i) {
+            *p++ = ',';
         }
+
+        p = ngx_http_ebbtide_json_worker(p, &worker[i]);
     }
 
     p = ngx_cpymem(p, "]}\n", 3);
@@ -442,18 +474,19 @@ ngx_http_ebbtide_status_json(ngx_http_request_t *r)
 
 
 static u_char *
-ngx_http_ebbtide_json_worker(u_char *p, ngx_pid_t pid,
-    ngx_http_ebbtide_figures_t *figures)
+ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
 {
-    ngx_uint_t  i;
-    ngx_msec_t  wall;
+    ngx_uint_t                   i;
+    ngx_msec_t                   wall;
+    ngx_http_ebbtide_figures_t  *figures;
 
     wall = ngx_http_ebbtide_wall_ms();
+    figures = &worker->figures;
 
     p = ngx_sprintf(p, "{\"worker\":%ui,\"pid\":%P,\"state\":\"%s\","
                        "\"since_ms\":%M,\"updated_ms\":%M,\"rss\":%uL,"
                        "\"vms\":{",
-                    figures->worker, pid,
+                    figures->worker, worker->pid,
                     figures->exiting ? "exiting" : "running",
                     wall - ngx_http_ebbtide_ago(figures->since),
                     wall - ngx_http_ebbtide_ago(figures->updated),
@@ -528,19 +561,21 @@ ngx_http_ebbtide_json_samples(u_char *p, ngx_http_ebbtide_figures_t *figures)
 static ngx_int_t
 ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r)
 {
-    size_t                    size;
-    u_char                   *text, *p;
-    ngx_uint_t                i, count;
-    ngx_http_ebbtide_zone_t  *zone;
+    size_t        size;
+    u_char       *text, *p;
+    ngx_uint_t    i;
+    ngx_array_t  *workers;
 
-    zone = ngx_http_ebbtide_zone();
-    count = zone ? zone->slot_count : 0;
+    workers = ngx_http_ebbtide_status_workers(r);
+    if (workers == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
 
     size = 2 * NGX_HTTP_EBBTIDE_LINE
-           + (sizeof(ngx_http_ebbtide_vm_metrics)
-              + sizeof(ngx_http_ebbtide_metrics))
+           + sizeof(ngx_http_ebbtide_metrics)
              / sizeof(ngx_http_ebbtide_metric_t)
-             * (2 + NGX_HTTP_EBBTIDE_KINDS * count) * NGX_HTTP_EBBTIDE_LINE;
+             * (2 + NGX_HTTP_EBBTIDE_KINDS * workers->nelts)
+             * NGX_HTTP_EBBTIDE_LINE;
 
     text = ngx_pnalloc(r->pool, size);
     if (text == NULL) {
@@ -552,12 +587,8 @@ ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r)
                           "ebbtide_build_info{version=\"%s\"} 1\n",
                     ebb_version());
 
-    for (i = 0; ngx_http_ebbtide_vm_metrics[i].name; i++) {
-        p = ngx_http_ebbtide_metric(p, &ngx_http_ebbtide_vm_metrics[i], 1);
-    }
-
     for (i = 0; ngx_http_ebbtide_metrics[i].name; i++) {
-        p = ngx_http_ebbtide_metric(p, &ngx_http_ebbtide_metrics[i], 0);
+        p = ngx_http_ebbtide_metric(p, &ngx_http_ebbtide_metrics[i], workers);
     }
 
     return ngx_http_ebbtide_status_send(r, NGX_HTTP_OK,
@@ -573,39 +604,32 @@ ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r)
 
 static u_char *
 ngx_http_ebbtide_metric(u_char *p, const ngx_http_ebbtide_metric_t *metric,
-    ngx_uint_t by_vm)
+    ngx_array_t *workers)
 {
-    uint64_t                     value;
-    ngx_pid_t                    pid;
-    ngx_uint_t                   i, kind, kinds;
-    ngx_http_ebbtide_zone_t     *zone;
-    ngx_http_ebbtide_figures_t  *figures;
+    u_char                     *base;
+    uint64_t                    value;
+    ngx_uint_t                  i, kind, kinds;
+    ngx_http_ebbtide_worker_t  *worker;
 
     p = ngx_sprintf(p, "# HELP %s %s\n# TYPE %s %s\n",
                     metric->name, metric->help, metric->name, metric->type);
 
-    zone = ngx_http_ebbtide_zone();
-    kinds = by_vm ? NGX_HTTP_EBBTIDE_KINDS : 1;
+    worker = workers->elts;
+    kinds = metric->by_vm ? NGX_HTTP_EBBTIDE_KINDS : 1;
 
-    for (i = 0; i < (zone ? zone->slot_count : 0); i++) {
-
-        figures = ngx_http_ebbtide_zone_copy(i, &pid);
-        if (figures == NULL) {
-            continue;
-        }
-
+    for (i = 0; i < workers->nelts; i++) {
         for (kind = 0; kind < kinds; kind++) {
             p = ngx_sprintf(p, "%s{worker=\"%ui\",pid=\"%P\"", metric->name,
-                            figures->worker, pid);
+                            worker[i].figures.worker, worker[i].pid);
 
-            if (by_vm) {
+            base = (u_char *) &worker[i].figures;
+
+            if (metric->by_vm) {
                 p = ngx_sprintf(p, ",vm=\"%s\"", ngx_http_ebbtide_kinds[kind]);
-                value = *(uint64_t *) ((u_char *) &figures->held[kind]
-                                       + metric->offset);
-
-            } else {
-                value = *(uint64_t *) ((u_char *) figures + metric->offset);
+                base = (u_char *) &worker[i].figures.held[kind];
             }
+
+            value = *(uint64_t *) (base + metric->offset);
 
             if (metric->divisor == 1) {
                 p = ngx_sprintf(p, "} %uL\n", value);

@@ -33,8 +33,14 @@ void lua_close(lua_State *L);
 
 
 static ngx_int_t ngx_http_ebbtide_find_behind(void *caller);
-static ngx_http_ebbtide_vm_t *ngx_http_ebbtide_vm_add(lua_State *L,
-    ebb_heap *heap);
+static lua_State *ngx_http_ebbtide_newstate_builtin(
+    ngx_http_ebbtide_lua_alloc_pt f, void *ud);
+static ngx_http_ebbtide_vm_t *ngx_http_ebbtide_vm_add(ngx_queue_t *list,
+    lua_State *L);
+static ngx_http_ebbtide_vm_t *ngx_http_ebbtide_vm_find(ngx_queue_t *list,
+    lua_State *L);
+static ngx_int_t ngx_http_ebbtide_vm_attach(ngx_conf_t *cf,
+    ngx_http_ebbtide_vm_t *vm);
 static void *ngx_http_ebbtide_vm_alloc(void *ud, void *ptr, size_t osize,
     size_t nsize);
 static void ngx_http_ebbtide_vm_forget(void *data);
@@ -46,8 +52,12 @@ static ngx_http_ebbtide_lua_t  ngx_http_ebbtide_lua_functions;
 static ngx_http_ebbtide_newstate_pt  ngx_http_ebbtide_newstate;
 static ngx_http_ebbtide_close_pt     ngx_http_ebbtide_close;
 
+/* those that have heaps */
 static ngx_queue_t   ngx_http_ebbtide_vm_list =
     { &ngx_http_ebbtide_vm_list, &ngx_http_ebbtide_vm_list };
+/* those that were made before it was known whether they shall have one */
+static ngx_queue_t   ngx_http_ebbtide_vm_early =
+    { &ngx_http_ebbtide_vm_early, &ngx_http_ebbtide_vm_early };
 static ebb_options   ngx_http_ebbtide_vm_options;
 static ngx_flag_t    ngx_http_ebbtide_vm_enabled;
 static ngx_uint_t    ngx_http_ebbtide_vm_started;
@@ -77,7 +87,9 @@ static const struct {
     { "lua_getfield", offsetof(ngx_http_ebbtide_lua_t, getfield) },
     { "lua_setfield", offsetof(ngx_http_ebbtide_lua_t, setfield) },
     { "lua_rawset", offsetof(ngx_http_ebbtide_lua_t, rawset) },
+    { "lua_rawgeti", offsetof(ngx_http_ebbtide_lua_t, rawgeti) },
     { "lua_rawseti", offsetof(ngx_http_ebbtide_lua_t, rawseti) },
+    { "lua_setmetatable", offsetof(ngx_http_ebbtide_lua_t, setmetatable) },
     { "lua_next", offsetof(ngx_http_ebbtide_lua_t, next) },
     { "lua_insert", offsetof(ngx_http_ebbtide_lua_t, insert) },
     { "lua_call", offsetof(ngx_http_ebbtide_lua_t, call) },
@@ -190,7 +202,6 @@ __attribute__((visibility("default"))) lua_State *
 lua_newstate(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
 {
     lua_State                      *L;
-    ebb_heap                       *heap;
     ngx_http_ebbtide_vm_t          *vm;
     const ngx_http_ebbtide_lua_t   *lua;
 
@@ -202,11 +213,12 @@ lua_newstate(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
 
     lua = ngx_http_ebbtide_lua();
 
-    if ((uintptr_t) f != NGX_HTTP_EBBTIDE_BUILTIN
-        || !ngx_http_ebbtide_vm_enabled
-        || lua == NULL)
-    {
+    if ((uintptr_t) f != NGX_HTTP_EBBTIDE_BUILTIN || lua == NULL) {
         return ngx_http_ebbtide_newstate(f, ud);
+    }
+
+    if (!ngx_http_ebbtide_vm_enabled) {
+        return ngx_http_ebbtide_newstate_builtin(f, ud);
     }
 
     L = (lua_State *) ebb_newstate(&ngx_http_ebbtide_vm_options);
@@ -217,8 +229,7 @@ lua_newstate(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
         return ngx_http_ebbtide_newstate(f, ud);
     }
 
-    heap = ebb_heap_of((struct lua_State *) L);
-    vm = ngx_http_ebbtide_vm_add(L, heap);
+    vm = ngx_http_ebbtide_vm_add(&ngx_http_ebbtide_vm_list, L);
 
     if (vm && ngx_http_ebbtide_vm_started) {
         vm->locked = 1;
@@ -229,10 +240,26 @@ lua_newstate(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
 }
 
 
+/* With LuaJIT's own allocator, to be changed over if that is asked for later. */
+
+static lua_State *
+ngx_http_ebbtide_newstate_builtin(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
+{
+    lua_State  *L;
+
+    L = ngx_http_ebbtide_newstate(f, ud);
+
+    if (L && !ngx_http_ebbtide_vm_started) {
+        (void) ngx_http_ebbtide_vm_add(&ngx_http_ebbtide_vm_early, L);
+    }
+
+    return L;
+}
+
+
 __attribute__((visibility("default"))) void
 lua_close(lua_State *L)
 {
-    ngx_queue_t            *q;
     ngx_http_ebbtide_vm_t  *vm;
 
     if (ngx_http_ebbtide_find_behind(__builtin_return_address(0)) != NGX_OK) {
@@ -241,48 +268,68 @@ lua_close(lua_State *L)
         return;
     }
 
-    for (q = ngx_queue_head(&ngx_http_ebbtide_vm_list);
-         q != ngx_queue_sentinel(&ngx_http_ebbtide_vm_list);
+    vm = ngx_http_ebbtide_vm_find(&ngx_http_ebbtide_vm_list, L);
+
+    if (vm) {
+        ngx_http_ebbtide_held_closes(vm);
+
+    } else {
+        vm = ngx_http_ebbtide_vm_find(&ngx_http_ebbtide_vm_early, L);
+    }
+
+    if (vm) {
+        ngx_queue_remove(&vm->queue);
+    }
+
+    /* its allocation function may need what is freed here */
+    ngx_http_ebbtide_close(L);
+
+    if (vm) {
+        ngx_free(vm);
+    }
+}
+
+
+/* NULL: there is no memory; the VM breathes while it runs, and is in no figure. */
+
+static ngx_http_ebbtide_vm_t *
+ngx_http_ebbtide_vm_add(ngx_queue_t *list, lua_State *L)
+{
+    ngx_http_ebbtide_vm_t  *vm;
+
+    vm = ngx_calloc(sizeof(ngx_http_ebbtide_vm_t), ngx_cycle->log);
+    if (vm == NULL) {
+        return NULL;
+    }
+
+    vm->lua = L;
+    vm->heap = ebb_heap_of((struct lua_State *) L);
+    vm->configured = !ngx_http_ebbtide_vm_started;
+    vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
+
+    ngx_queue_insert_tail(list, &vm->queue);
+
+    return vm;
+}
+
+
+static ngx_http_ebbtide_vm_t *
+ngx_http_ebbtide_vm_find(ngx_queue_t *list, lua_State *L)
+{
+    ngx_queue_t            *q;
+    ngx_http_ebbtide_vm_t  *vm;
+
+    for (q = ngx_queue_head(list); q != ngx_queue_sentinel(list);
          q = ngx_queue_next(q))
     {
         vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
 
         if (vm->lua == L) {
-            ngx_queue_remove(q);
-            ngx_http_ebbtide_held_closes(vm);
-            ngx_http_ebbtide_close(L);
-            ngx_free(vm);
-            return;
+            return vm;
         }
     }
 
-    ngx_http_ebbtide_close(L);
-}
-
-
-static ngx_http_ebbtide_vm_t *
-ngx_http_ebbtide_vm_add(lua_State *L, ebb_heap *heap)
-{
-    ngx_http_ebbtide_vm_t  *vm;
-
-    if (heap == NULL) {
-        return NULL;
-    }
-
-    vm = ngx_calloc(sizeof(ngx_http_ebbtide_vm_t), ngx_cycle->log);
-    if (vm == NULL) {
-        /* the VM breathes while it runs, and is in no figure */
-        return NULL;
-    }
-
-    vm->lua = L;
-    vm->heap = heap;
-    vm->configured = !ngx_http_ebbtide_vm_started;
-    vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
-
-    ngx_queue_insert_tail(&ngx_http_ebbtide_vm_list, &vm->queue);
-
-    return vm;
+    return NULL;
 }
 
 
@@ -348,18 +395,23 @@ ngx_http_ebbtide_vm_unlock(lua_State *L)
 
 
 /*
- * Changes the VM of the Lua module over, if it is there already and has no
- * heap. Where the Lua module comes later in the order, it is not there yet.
+ * Changes VMs over that were made with LuaJIT's own allocator: those made before
+ * this was configured, and that of the HTTP Lua module, if it is there already.
  */
 
 ngx_int_t
 ngx_http_ebbtide_vms_attach(ngx_conf_t *cf)
 {
-    int                          rc;
     lua_State                   *L;
     ngx_pool_cleanup_t          *cln;
     ngx_http_ebbtide_vm_t       *vm;
     ngx_http_ebbtide_global_pt   global_state;
+
+    while (!ngx_queue_empty(&ngx_http_ebbtide_vm_early)) {
+        vm = ngx_queue_data(ngx_queue_head(&ngx_http_ebbtide_vm_early),
+                            ngx_http_ebbtide_vm_t, queue);
+        (void) ngx_http_ebbtide_vm_attach(cf, vm);
+    }
 
     global_state = (ngx_http_ebbtide_global_pt)
                        dlsym(RTLD_DEFAULT, "ngx_http_lua_get_global_state");
@@ -372,29 +424,60 @@ ngx_http_ebbtide_vms_attach(ngx_conf_t *cf)
         return NGX_OK;
     }
 
-    rc = ebb_attach((struct lua_State *) L, &ngx_http_ebbtide_vm_options);
-    if (rc != EBB_OK) {
-        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                           "ebbtide: the Lua VM keeps its allocator: %s",
-                           ebb_strerror(0));
-        return NGX_OK;
-    }
-
     cln = ngx_pool_cleanup_add(cf->cycle->pool, 0);
     if (cln == NULL) {
         return NGX_ERROR;
     }
 
-    vm = ngx_http_ebbtide_vm_add(L, ebb_heap_of((struct lua_State *) L));
+    vm = ngx_http_ebbtide_vm_add(&ngx_http_ebbtide_vm_early, L);
     if (vm == NULL) {
         return NGX_ERROR;
     }
 
-    vm->attached = 1;
+    if (ngx_http_ebbtide_vm_attach(cf, vm) == NGX_OK) {
+        /* runs before the Lua module closes the VM, for it was added later */
+        cln->handler = ngx_http_ebbtide_vm_forget;
+        cln->data = vm;
+    }
 
-    /* runs before the Lua module closes the VM, for it was added later */
-    cln->handler = ngx_http_ebbtide_vm_forget;
-    cln->data = vm;
+    return NGX_OK;
+}
+
+
+/* It leaves the list of the early ones, for that of those with heaps or none. */
+
+static ngx_int_t
+ngx_http_ebbtide_vm_attach(ngx_conf_t *cf, ngx_http_ebbtide_vm_t *vm)
+{
+    int                rc;
+    ngx_flag_t         enabled;
+    struct lua_State  *L;
+
+    L = (struct lua_State *) vm->lua;
+
+    ngx_queue_remove(&vm->queue);
+
+    /* it makes a VM to compare with, which is to have LuaJIT's own allocator */
+    enabled = ngx_http_ebbtide_vm_enabled;
+    ngx_http_ebbtide_vm_enabled = 0;
+
+    rc = ebb_attach(L, &ngx_http_ebbtide_vm_options);
+
+    ngx_http_ebbtide_vm_enabled = enabled;
+
+    if (rc != EBB_OK) {
+        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                           "ebbtide: the Lua VM keeps its allocator: %s",
+                           ebb_strerror(0));
+        ngx_free(vm);
+        return NGX_DECLINED;
+    }
+
+    vm->attached = 1;
+    vm->heap = ebb_heap_of(L);
+
+    /* the newest that was made on a heap, if any was, stays the last */
+    ngx_queue_insert_head(&ngx_http_ebbtide_vm_list, &vm->queue);
 
     return NGX_OK;
 }
@@ -428,7 +511,7 @@ ngx_http_ebbtide_vms_expected(void)
 }
 
 
-/* How the newest VM that the workers will inherit came to its heap. */
+/* How the VM that the workers will inherit came to its heap. */
 
 ngx_uint_t
 ngx_http_ebbtide_vms_way(void)

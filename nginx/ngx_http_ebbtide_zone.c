@@ -10,6 +10,8 @@
 
 #include "ngx_http_ebbtide.h"
 
+#include <ngx_channel.h>
+
 
 #define NGX_HTTP_EBBTIDE_TRIES  100
 
@@ -18,6 +20,7 @@ static ngx_int_t ngx_http_ebbtide_zone_init(ngx_shm_zone_t *shm_zone,
     void *data);
 static void ngx_http_ebbtide_zone_enter(void);
 static ngx_uint_t ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid);
+static void ngx_http_ebbtide_wake(ngx_pid_t pid, ngx_log_t *log);
 static void ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
     ngx_http_ebbtide_vm_t *vm);
 static uint64_t ngx_http_ebbtide_rss(void);
@@ -260,6 +263,7 @@ ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures)
     ngx_http_ebbtide_held_t  *held;
 
     ngx_memcpy(figures->held, ngx_http_ebbtide_closed, sizeof(figures->held));
+    figures->pressure = 0;
 
     vms = ngx_http_ebbtide_vms();
 
@@ -318,7 +322,9 @@ ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
     held->regretted_total = stats.regretted_asked + stats.regretted_idle
                             + stats.regretted_limit;
 
-    if (vm->configured && figures) {
+    /* of several VMs, what the one says that is nearest to its limit */
+
+    if (vm->configured && figures && stats.pressure >= figures->pressure) {
         figures->limit_soft = stats.limit_soft;
         figures->limit_hard = stats.limit_hard;
         figures->pressure = stats.pressure;
@@ -388,10 +394,7 @@ ngx_http_ebbtide_rss(void)
 }
 
 
-/*
- * Asks all workers to collect and reclaim now. A signal that nginx ignores ends
- * their wait. Returns how many there are.
- */
+/* Asks all workers to collect and reclaim now. Returns how many there are. */
 
 ngx_uint_t
 ngx_http_ebbtide_zone_ask(ngx_log_t *log)
@@ -418,13 +421,36 @@ ngx_http_ebbtide_zone_ask(ngx_log_t *log)
 
         count++;
 
-        if (pid != ngx_pid && kill(pid, SIGIO) == -1) {
-            ngx_log_error(NGX_LOG_WARN, log, ngx_errno,
-                          "ebbtide: process %P cannot be woken", pid);
+        if (pid != ngx_pid) {
+            ngx_http_ebbtide_wake(pid, log);
         }
     }
 
     return count;
+}
+
+
+/*
+ * Ends the wait of another worker, by a message with no command in the channel
+ * through which the master commands it: workers have each other's ends.
+ */
+
+static void
+ngx_http_ebbtide_wake(ngx_pid_t pid, ngx_log_t *log)
+{
+    ngx_int_t      i;
+    ngx_channel_t  ch;
+
+    ngx_memzero(&ch, sizeof(ngx_channel_t));
+    ch.fd = -1;
+
+    for (i = 0; i < ngx_last_process; i++) {
+
+        if (ngx_processes[i].pid == pid && ngx_processes[i].channel[0] > 0) {
+            (void) ngx_write_channel(ngx_processes[i].channel[0], &ch,
+                                     sizeof(ngx_channel_t), log);
+        }
+    }
 }
 
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod breathing;
+mod browser;
 mod directives;
 mod doors;
 mod life;
@@ -10,6 +11,7 @@ mod limits;
 mod load;
 mod lua;
 mod page;
+mod processes;
 mod server;
 mod status;
 mod vms;

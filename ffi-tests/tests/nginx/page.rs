@@ -1,84 +1,155 @@
 //! The page in a real browser: it loads, draws, follows the workers, and complains of nothing.
 
-use std::process::Command;
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use super::load::Load;
-use super::server::{Config, Folder, Modules, Nginx, alone, kill, text};
+use crate::browser::Browser;
+use crate::load::Load;
+use crate::server::{Config, Modules, Nginx, alone, beside, kill};
 
-const BROWSER: &str = "chromium";
-/// No question of the browser's own leaves the machine.
-#[rustfmt::skip]
-const FLAGS: [&str; 10] = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--enable-logging=stderr", "--virtual-time-budget=6000",
-];
+/// A page reads its figures every two seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// That a worker is gone is shown for ten seconds.
+const GONE: Duration = Duration::from_secs(20);
 
-/// What became of a page after some seconds, as HTML, and what it said on the console.
-struct Seen {
-    page: String,
-    console: Vec<String>,
+const NONE: [String; 0] = [];
+
+fn opened(nginx: &Nginx, path: &str) -> Browser {
+    let mut browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{}{path}", nginx.port));
+    browser
 }
 
-fn look(address: &str) -> Seen {
-    let folder = Folder::new();
-    let profile = folder.file("profile");
-    let mut browser = Command::new(BROWSER);
-    browser.args(FLAGS).arg(format!("--user-data-dir={}", profile.display()));
-    let output = browser.args(["--dump-dom", address]).output();
-    let output = output.expect("chromium is missing: install it (ffi-tests/setup.sh does)");
-    let said = text(&output);
-    let console = said.lines().filter(|line| line.contains(":CONSOLE"));
-    Seen {
-        page: String::from_utf8_lossy(&output.stdout).into_owned(),
-        console: console.map(str::to_owned).collect(),
-    }
+/// Whether a text has each worker's process.
+fn has_all(text: &str, nginx: &Nginx) -> bool {
+    let workers = nginx.workers();
+    !workers.is_empty() && workers.iter().all(|worker| text.contains(&pid(worker.pid)))
+}
+
+fn pid(pid: u32) -> String {
+    format!("pid {pid}")
 }
 
 #[test]
 fn complaints_on_the_console_would_be_seen() {
-    let seen = look("data:text/html,<script>console.error('a complaint')</script>");
-    assert!(seen.console.iter().any(|line| line.contains("a complaint")), "{:?}", seen.console);
+    let mut browser = Browser::start();
+    for (page, part) in [
+        ("<script>console.error('a complaint')</script>", "a complaint"),
+        ("<script>missing.field = 1</script>", "missing is not defined"),
+        ("<img src='http://127.0.0.1:1/none.png'>", "ERR_"),
+    ] {
+        browser.open(&format!("data:text/html,{page}"));
+        let start = Instant::now();
+        while !browser.complaints().iter().any(|said| said.contains(part)) {
+            assert!(start.elapsed() < PATIENCE, "{part} was not seen");
+        }
+    }
 }
 
 #[test]
-fn the_page_draws_each_worker_under_load_and_after_a_restart() {
+fn the_page_draws_each_worker_and_follows_load_and_restarts() {
     let _machine = alone();
     let nginx = Nginx::start(&Config::new(Modules::First));
-    let address = format!("http://127.0.0.1:{}/open", nginx.port);
-    let load = Load::start(&nginx, "/heavy", 200, 5, false);
-    let seen = look(&address);
-    assert_eq!(seen.console, Vec::<String>::new());
-    for worker in nginx.workers() {
-        assert!(seen.page.contains(&format!("pid {}", worker.pid)), "{}", seen.page);
+    let mut browser = opened(&nginx, "/open");
+    browser.wait_until("the workers are there", PATIENCE, |text| has_all(text, &nginx));
+    assert!(browser.text().contains("Reclaim now"));
+
+    // While load runs the curves grow and the figures change.
+    let curves =
+        "[...document.querySelectorAll('#cards path')].map(p => p.getAttribute('d')).join()";
+    let mut load = Load::start(&nginx, "/heavy", 200, 7, false);
+    let (mut drawn, mut told) = (BTreeSet::new(), BTreeSet::new());
+    while load.is_running() {
+        drawn.insert(browser.value(curves).to_string());
+        told.insert(browser.value("document.getElementById('sums').innerText").to_string());
+        std::thread::sleep(Duration::from_millis(200));
     }
-    // A curve for each: an area for what is live, one for what is free, and lines.
-    assert!(seen.page.matches("<path").count() >= 3 * nginx.workers().len(), "{}", seen.page);
-    assert!(seen.page.contains("Reclaim now"));
     load.finish();
+    assert!(drawn.len() >= 3 && told.len() >= 3, "{} curves, {told:?}", drawn.len());
+    // An area for what is live, one for what is free, and lines, for each worker.
+    let paths = browser.value("document.querySelectorAll('#cards path').length");
+    assert!(paths.as_u64() >= Some(6), "{paths} paths");
 
     let killed = nginx.workers()[0].pid;
     kill("KILL", killed);
-    let is_back = |nginx: &Nginx| {
+    nginx.wait_until("the worker is replaced", PATIENCE, |nginx| {
         let workers = nginx.workers();
         workers.len() == 2 && workers.iter().all(|worker| worker.pid != killed)
-    };
-    nginx.wait_until("the worker is replaced", Duration::from_secs(5), is_back);
-    let seen = look(&address);
-    assert_eq!(seen.console, Vec::<String>::new());
-    for worker in nginx.workers() {
-        assert!(seen.page.contains(&format!("pid {}", worker.pid)), "{}", seen.page);
-    }
-    assert!(!seen.page.contains(&format!("pid {killed}")), "{}", seen.page);
+    });
+    browser.wait_until("the new worker is there, and the old one marked", PATIENCE, |text| {
+        has_all(text, &nginx) && text.contains(&pid(killed)) && text.contains("gone")
+    });
+    browser.wait_until("the old one is gone", GONE, |text| {
+        has_all(text, &nginx) && !text.contains(&pid(killed))
+    });
+    assert_eq!(browser.complaints(), NONE);
+}
+
+#[test]
+fn the_button_asks_all_workers() {
+    let _machine = alone();
+    let nginx = Nginx::start(&Config::new(Modules::First).http("ebbtide_idle 1h;"));
+    nginx.get("/litter?megabytes=40&clean=1");
+    let mut browser = opened(&nginx, "/open");
+    browser.wait_until("the workers are there", PATIENCE, |text| has_all(text, &nginx));
+    browser.value("document.getElementById('ask').click()");
+    browser.wait_until("it is asked", PATIENCE, |text| text.contains("Asked 2 workers"));
+    browser.wait_until("it tells what came of it", PATIENCE, |text| text.contains("MB went back"));
+    assert_eq!(browser.complaints(), NONE);
+}
+
+#[test]
+fn the_page_says_what_fails_keeps_what_it_has_and_goes_on() {
+    let _machine = beside();
+    let config = Config::new(Modules::First);
+    let nginx = Nginx::start(&config);
+    let mut browser = opened(&nginx, "/status");
+    browser.wait_until("the workers are there", PATIENCE, |text| has_all(text, &nginx));
+    assert_eq!(browser.complaints(), NONE);
+    let before = nginx.workers()[0].pid;
+    nginx.stop();
+    browser.wait_until("it says that there is no server", PATIENCE, |text| {
+        text.contains("the server cannot be reached") && text.contains(&pid(before))
+    });
+    nginx.start_again(&config);
+    browser.wait_until("it goes on", PATIENCE, |text| {
+        has_all(text, &nginx) && !text.contains("cannot be reached")
+    });
+    // An answer that is none.
+    let mut other = config.clone();
+    other.server = other.server.replace("location /status { ebbtide_status; }", "");
+    other.server += "location /status { return 200 'so much for that'; }";
+    nginx.write_config(&other);
+    nginx.reload();
+    browser.wait_until("it says so", PATIENCE, |text| text.contains("the answer is not JSON"));
 }
 
 #[test]
 fn the_page_says_that_there_is_nothing_to_show() {
+    let _machine = beside();
     let nginx = Nginx::start(&Config::new(Modules::First).http("ebbtide_zone off;"));
-    let seen = look(&format!("http://127.0.0.1:{}/status", nginx.port));
-    assert_eq!(seen.console, Vec::<String>::new());
-    assert!(seen.page.contains("ebbtide_zone"), "{}", seen.page);
-    let button = seen.page.split("<button").nth(1).and_then(|rest| rest.split('>').next());
-    assert!(button.is_some_and(|tag| tag.contains("hidden")), "{button:?}");
+    let mut browser = opened(&nginx, "/status");
+    browser.wait_until("it says why", PATIENCE, |text| text.contains("Or ebbtide_zone is off"));
+    assert!(!browser.text().contains("Reclaim now"));
+    assert_eq!(browser.complaints(), NONE);
+}
+
+#[test]
+fn the_page_fits_a_phone_and_the_dark() {
+    let _machine = beside();
+    let nginx = Nginx::start(&Config::new(Modules::First));
+    let mut browser = opened(&nginx, "/open");
+    let mut grounds = BTreeSet::new();
+    for (width, scheme) in [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")] {
+        browser.show_as(width, scheme);
+        browser.wait_until("the workers are there", PATIENCE, |text| has_all(text, &nginx));
+        let needed = browser.value("document.documentElement.scrollWidth").as_u64();
+        assert!(needed <= Some(width.into()), "{needed:?} of {width}");
+        let ground = browser.value("getComputedStyle(document.body).backgroundColor").to_string();
+        grounds.insert((scheme, ground));
+    }
+    // The same for each width, and another in the dark.
+    let colours: BTreeSet<&str> = grounds.iter().map(|(_, ground)| ground.as_str()).collect();
+    assert!(grounds.len() == 2 && colours.len() == 2, "{grounds:?}");
+    assert_eq!(browser.complaints(), NONE);
 }

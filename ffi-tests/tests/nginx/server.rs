@@ -11,7 +11,7 @@ use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use ebbtide_ffi_tests::{clean, make, scratch};
+use ebbtide_ffi_tests::{clean, finish, make, scratch};
 use ebbtide_runtimes::repository;
 
 /// Tests that measure have the machine for themselves; the others share it.
@@ -97,6 +97,8 @@ pub struct Config {
     pub server: String,
     /// In the environment of the processes.
     pub environment: Vec<(&'static str, PathBuf)>,
+    /// The folder of a cgroup for nginx to run in.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Config {
@@ -119,9 +121,11 @@ impl Config {
             http: String::new(),
             server,
             environment: Vec::new(),
+            cgroup: None,
         }
     }
 
+    /// None: the only process does everything (with `master_process off`).
     pub fn workers(mut self, workers: u32) -> Config {
         self.workers = workers;
         self
@@ -170,7 +174,7 @@ impl Config {
         }
         let base = fs::read_to_string(material().join("base.conf")).expect("base.conf");
         base.replace("@TOP@", &(top + &self.top))
-            .replace("@WORKERS@", &self.workers.to_string())
+            .replace("@WORKERS@", &self.workers.max(1).to_string())
             .replace("@HTTP@", &http)
             .replace("@PORT@", &port.to_string())
             .replace("@SERVER@", &self.server)
@@ -202,7 +206,16 @@ impl Folder {
     pub fn nginx(&self, config: &Config, port: u16) -> Command {
         fs::write(self.file("nginx.conf"), config.text(port)).expect("it can be written");
         // By its path, for it starts that anew in a binary upgrade.
-        let mut command = clean(find("nginx").expect("nginx is there"));
+        let program = find("nginx").expect("nginx is there");
+        let mut command = match &config.cgroup {
+            None => clean(program),
+            Some(cgroup) => {
+                let mut shell = clean("sh");
+                let enter = "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"";
+                shell.args(["-c", enter]).arg(cgroup).arg(program);
+                shell
+            }
+        };
         command.arg("-p").arg(&self.0).arg("-c").arg(self.file("nginx.conf"));
         command.arg("-e").arg(self.file("error.log"));
         for (name, value) in &config.environment {
@@ -372,17 +385,12 @@ impl Nginx {
         let _ = stream.read_to_end(&mut answer);
         Reply::parse(&String::from_utf8_lossy(&answer))
     }
-}
 
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = self.log();
-            eprintln!("the end of the log:\n{}", &log[log.len().saturating_sub(3000)..]);
-        }
-        let mut pids: Vec<u32> = self.workers().iter().map(|worker| worker.pid).collect();
-        pids.extend(self.pid());
+    /// Ends it, and waits until it has ended.
+    pub fn stop(&self) {
         let Some(master) = self.pid() else { return };
+        let mut pids: Vec<u32> = self.workers().iter().map(|worker| worker.pid).collect();
+        pids.push(master);
         kill("TERM", master);
         let start = Instant::now();
         while pids.iter().any(|pid| is_running(*pid)) && start.elapsed() < Duration::from_secs(5) {
@@ -391,6 +399,24 @@ impl Drop for Nginx {
         for pid in pids.into_iter().filter(|pid| is_running(*pid)) {
             kill("KILL", pid);
         }
+    }
+
+    /// After it was stopped, on the same port.
+    pub fn start_again(&self, config: &Config) {
+        finish(&mut self.folder.nginx(config, self.port));
+        self.wait_until("the workers run", Duration::from_secs(10), |nginx| {
+            nginx.running().len() == config.workers as usize
+        });
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            eprintln!("the end of the log:\n{}", &log[log.len().saturating_sub(3000)..]);
+        }
+        self.stop();
     }
 }
 
@@ -419,16 +445,26 @@ impl Reply {
 
 /// The workers of a master.
 pub fn workers_of(master: u32) -> Vec<Worker> {
-    let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children"));
-    let children = children.unwrap_or_default();
-    let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-    let mut workers: Vec<Worker> = pids.filter_map(worker).collect();
+    let mut workers: Vec<Worker> = children_of(master).filter_map(worker).collect();
     workers.sort();
     workers
 }
 
+/// The processes that a master has started.
+pub fn children_of(master: u32) -> impl Iterator<Item = u32> {
+    let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children"));
+    let children = children.unwrap_or_default();
+    let pids: Vec<u32> = children.split(' ').filter_map(|pid| pid.parse().ok()).collect();
+    pids.into_iter()
+}
+
+/// What a process calls itself; nothing when it has ended.
+pub fn title(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()
+}
+
 fn worker(pid: u32) -> Option<Worker> {
-    let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+    let title = title(pid);
     title.starts_with("nginx: worker process").then_some(())?;
     Some(Worker { pid, exiting: title.contains("shutting down") })
 }

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::server::{Config, Modules, Nginx, alone, beside};
-use crate::status::{json, vms};
+use crate::status::{json, number, vms};
 
 #[test]
 fn vms_of_worker_threads_have_heaps_and_compute_what_is_right() {
@@ -114,4 +114,34 @@ fn a_worker_that_only_runs_a_timer_now_and_then_breathes() {
 fn a_worker_that_runs_small_timers_all_the_time_breathes() {
     let _alone = alone();
     breathes_with_timers(0.1, "local rows = {} for i = 1, 20 do rows[i] = { i } end");
+}
+
+/// LuaJIT owes its collector's steps for each byte that was allocated. A large string owes more
+/// than a whole collection takes, and still no slice makes more than its share of them.
+#[test]
+fn after_a_large_string_garbage_is_collected_in_slices_all_the_same() {
+    let _alone = alone();
+    let config = Config::new(Modules::First).workers(1).http("ebbtide_idle 200ms;").lua(
+        "drop",
+        "package.kept = {}
+         for i = 1, 600 do
+             local rows = {}
+             for j = 1, 1000 do rows[j] = { j } end
+             package.kept[i] = rows
+         end
+         local text = string.rep('x', 6e7)
+         ngx.say(#text)",
+    );
+    let nginx = Nginx::start(&config);
+    let steps = |nginx: &Nginx| number(&json(nginx)[0]["steps"], "count");
+    let before = steps(&nginx);
+    assert_eq!(nginx.get("/drop"), "60000000\n");
+    nginx.wait_until("all is collected and returned", Duration::from_secs(8), |nginx| {
+        let worker = &json(nginx)[0];
+        worker["breath"] == "settled" && vms(worker, "main", "live") < 100_000_000
+    });
+    let slices = steps(&nginx) - before;
+    println!("{slices} slices");
+    assert!(slices >= 60, "{slices} slices for six hundred thousand tables");
+    assert_eq!(nginx.errors(), Vec::<String>::new());
 }

@@ -1,0 +1,101 @@
+//! Processes other than plain workers: those that look after a cache, and nginx in a single one; and
+//! VMs that are there before `http` is read.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use ebbtide_ffi_tests::{finish, scratch};
+
+use crate::server::{
+    Config, Modules, Nginx, Worker, alone, beside, children_of, material, target, title,
+};
+use crate::status::{json, number, pids, running_pids, vms};
+
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// The Lua module closes the VM in the processes that look after a cache.
+#[test]
+fn processes_that_run_no_lua_are_not_on_the_page() {
+    let _beside = beside();
+    let config = Config::new(Modules::First).http("proxy_cache_path cache keys_zone=cache:1m;");
+    let nginx = Nginx::start(&config);
+    for _ in 0..3 {
+        let manager = |nginx: &Nginx| {
+            children_of(nginx.pid().expect("it runs"))
+                .any(|pid| title(pid).contains("cache manager"))
+        };
+        nginx.wait_until("the manager of the cache runs", PATIENCE, manager);
+        nginx.wait_until("the workers are on the page", PATIENCE, |nginx| {
+            pids(nginx) == running_pids(nginx)
+        });
+        nginx.reload();
+    }
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+    assert!(!nginx.log().contains("exited on signal"), "{}", nginx.log());
+}
+
+#[test]
+fn nginx_in_a_single_process_breathes() {
+    let _alone = alone();
+    let config = Config::new(Modules::First).workers(0).top("master_process off;");
+    let nginx = Nginx::start(&config);
+    let process = Worker { pid: nginx.pid().expect("it runs"), exiting: false };
+    nginx.get("/litter?megabytes=40");
+    let full_kb = process.pss_kb();
+    assert!(full_kb > 30_000, "{full_kb} KB are no load");
+    nginx.wait_until("it breathes out", PATIENCE, |_| process.pss_kb() < full_kb / 3);
+    assert_eq!(pids(&nginx).into_iter().collect::<Vec<_>>(), [process.pid]);
+    assert!(nginx.get("/light").starts_with("row 20"));
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+/// A configuration in which another module makes a VM before `http` is read, as a `stream` block
+/// with Lua does that stands there.
+fn with_early_vm() -> Config {
+    let module = early_module();
+    let script = material().join("early.lua");
+    let top = format!("load_module {}; early_vm {};", module.display(), script.display());
+    Config::new(Modules::First).top(&top)
+}
+
+/// The other module, compiled against the nginx that the module under test was built for.
+fn early_module() -> PathBuf {
+    let source = target().join("nginx/source");
+    let module = scratch("nginx").join("early.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]);
+    for folder in ["src/core", "src/event", "src/event/modules", "src/os/unix", "objs"] {
+        compiler.arg("-I").arg(source.join(folder));
+    }
+    compiler.arg(material().join("early.c")).arg("-o").arg(&module);
+    finish(compiler.arg("-l:libluajit-5.1.so.2"));
+    module
+}
+
+#[test]
+fn a_vm_that_is_there_before_http_gets_a_heap_too() {
+    let _beside = beside();
+    let config = with_early_vm();
+    let nginx = Nginx::start(&config);
+    for _ in 0..3 {
+        assert!(!nginx.log().contains("[warn]"), "{}", nginx.log());
+        nginx.wait_until("both workers are there", PATIENCE, |nginx| json(nginx).len() == 2);
+        for worker in json(&nginx) {
+            assert_eq!(vms(&worker, "main", "count"), 2, "{worker}");
+            // 30,000 tables with a string each.
+            assert!(vms(&worker, "main", "live") > 3_000_000, "{worker}");
+            assert_eq!(number(&worker, "pressure"), 0);
+        }
+        nginx.reload();
+    }
+    // In the next configuration it has none, and in the one after that one again.
+    nginx.write_config(&config.clone().http("ebbtide off;"));
+    nginx.reload();
+    assert!(nginx.get("/status?format=json").contains("\"workers\":[]"));
+    nginx.write_config(&config);
+    nginx.reload();
+    nginx.wait_until("both workers are there", PATIENCE, |nginx| json(nginx).len() == 2);
+    assert!(json(&nginx).iter().all(|worker| vms(worker, "main", "count") == 2));
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}

@@ -1,0 +1,362 @@
+
+/*
+ * The garbage collector of a VM: a whole collection in short slices, and the
+ * collector's pace near a memory limit.
+ *
+ * LUA_GCSTEP makes all the steps at once that LuaJIT owes for what was
+ * allocated: after a large string these are many. LUA_GCRESTART makes one due,
+ * and the next function that may allocate makes that one. So it goes in single
+ * steps until nothing can be owed any more, which is when a collection has
+ * ended.
+ *
+ * In single steps nothing tells of the end of a collection. But the end of each
+ * marking shows: it clears a weak value that nothing else refers to. The second
+ * end of a marking means that the collection of the first has ended.
+ */
+
+
+#include "ngx_http_ebbtide.h"
+
+
+/* ends of markings after which the rest of one collection finds all garbage */
+#define NGX_HTTP_EBBTIDE_MARKINGS  2
+
+/* what LuaJIT takes for paid with each step, in bytes */
+#define NGX_HTTP_EBBTIDE_PAID  1024
+
+/*
+ * The collector hurries from this pressure on, and no longer below the other
+ * one; from the third on all garbage is collected, in slices, while requests
+ * come: LuaJIT has no collection of its own at the last moment.
+ */
+
+#define NGX_HTTP_EBBTIDE_HURRY_FROM   50
+#define NGX_HTTP_EBBTIDE_HURRY_UNTIL  40
+#define NGX_HTTP_EBBTIDE_HURRY_NOW    75
+
+/* LuaJIT's own values of pause and stepmul, in percent */
+#define NGX_HTTP_EBBTIDE_GC  200
+
+#define NGX_HTTP_EBBTIDE_LUA_UPVALUE  (NGX_HTTP_EBBTIDE_LUA_GLOBALS - 1)
+
+
+typedef struct {
+    ngx_http_ebbtide_vm_t  *vm;
+    uint64_t                until_us;
+    unsigned                done:1;
+} ngx_http_ebbtide_slice_t;
+
+
+static int ngx_http_ebbtide_collect_all_in(lua_State *L);
+static int ngx_http_ebbtide_collect_prepare(lua_State *L);
+static int ngx_http_ebbtide_collect_watch(lua_State *L);
+static int ngx_http_ebbtide_collect_slice(lua_State *L);
+static ngx_uint_t ngx_http_ebbtide_collect_step(lua_State *L,
+    ngx_http_ebbtide_vm_t *vm);
+static void ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm, int pause,
+    int stepmul);
+
+
+/* The addresses of these are keys in a VM's registry. */
+
+/* the function that collects; its upvalue is the table of the weak value */
+static char  ngx_http_ebbtide_collect_key;
+static char  ngx_http_ebbtide_weak_key;
+
+
+/* All at once. */
+
+ngx_int_t
+ngx_http_ebbtide_collect_all(ngx_http_ebbtide_vm_t *vm)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    if (lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0) == 0) {
+        return NGX_OK;
+    }
+
+    if (lua->cpcall(vm->lua, ngx_http_ebbtide_collect_all_in, NULL) != 0) {
+        lua->settop(vm->lua, -2);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+static int
+ngx_http_ebbtide_collect_all_in(lua_State *L)
+{
+    ngx_http_ebbtide_lua()->gc(L, NGX_HTTP_EBBTIDE_LUA_GCCOLLECT, 0);
+    return 0;
+}
+
+
+/* The next slice is the first of a collection. */
+
+void
+ngx_http_ebbtide_collect_begin(ngx_http_ebbtide_vm_t *vm)
+{
+    vm->markings = 0;
+    vm->watched = 0;
+    vm->owed = 0;
+}
+
+
+/* A slice. NGX_OK: it was the last one. */
+
+ngx_int_t
+ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
+{
+    ngx_http_ebbtide_slice_t       slice;
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    /* a program that has stopped its collector means it; LuaJIT 2.0: -1 */
+    if (lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0) == 0) {
+        return NGX_OK;
+    }
+
+    if (!vm->prepared) {
+        if (lua->cpcall(vm->lua, ngx_http_ebbtide_collect_prepare, NULL) != 0) {
+            /* there is no memory: the program's own work goes on collecting */
+            lua->settop(vm->lua, -2);
+            return NGX_OK;
+        }
+
+        vm->prepared = 1;
+    }
+
+    if (!vm->watched && vm->markings < NGX_HTTP_EBBTIDE_MARKINGS) {
+        if (lua->cpcall(vm->lua, ngx_http_ebbtide_collect_watch, NULL) != 0) {
+            /* at a memory limit it goes without, in longer steps */
+            lua->settop(vm->lua, -2);
+            vm->markings = NGX_HTTP_EBBTIDE_MARKINGS;
+
+        } else {
+            vm->watched = 1;
+        }
+    }
+
+    if (vm->markings == NGX_HTTP_EBBTIDE_MARKINGS
+        && vm->bytes > vm->quiet_bytes)
+    {
+        vm->owed += vm->bytes - vm->quiet_bytes;
+    }
+
+    slice.vm = vm;
+    slice.until_us = until_us;
+    slice.done = 0;
+
+    /* allocates nothing, so that it works at a memory limit too */
+    lua->pushlightuserdata(vm->lua, &ngx_http_ebbtide_collect_key);
+    lua->rawget(vm->lua, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
+    lua->pushlightuserdata(vm->lua, &slice);
+
+    /* finalizers run in here, and may throw */
+    if (lua->pcall(vm->lua, 1, 0, 0) != 0) {
+        lua->settop(vm->lua, -2);
+    }
+
+    /* that was no activity of the program's */
+    vm->bytes = ngx_http_ebbtide_lua_bytes(vm);
+    vm->quiet_bytes = vm->bytes;
+
+    return slice.done ? NGX_OK : NGX_AGAIN;
+}
+
+
+static int
+ngx_http_ebbtide_collect_prepare(lua_State *L)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    /* a table with the metatable { __mode = "v" } */
+    lua->createtable(L, 1, 0);
+    lua->createtable(L, 0, 1);
+    lua->pushlstring(L, "v", 1);
+    lua->setfield(L, -2, "__mode");
+    lua->setmetatable(L, -2);
+
+    lua->pushlightuserdata(L, &ngx_http_ebbtide_weak_key);
+    lua->pushvalue(L, -2);
+    lua->rawset(L, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
+
+    lua->pushlightuserdata(L, &ngx_http_ebbtide_collect_key);
+    lua->insert(L, -2);
+    lua->pushcclosure(L, ngx_http_ebbtide_collect_slice, 1);
+    lua->rawset(L, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
+
+    return 0;
+}
+
+
+/* Puts a weak value there that the end of the next marking clears. */
+
+static int
+ngx_http_ebbtide_collect_watch(lua_State *L)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    lua->pushlightuserdata(L, &ngx_http_ebbtide_weak_key);
+    lua->rawget(L, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
+    lua->createtable(L, 0, 0);
+    lua->rawseti(L, -2, 1);
+
+    return 0;
+}
+
+
+static int
+ngx_http_ebbtide_collect_slice(lua_State *L)
+{
+    ngx_http_ebbtide_slice_t  *slice;
+
+    slice = ngx_http_ebbtide_lua()->touserdata(L, 1);
+
+    do {
+        slice->done = ngx_http_ebbtide_collect_step(L, slice->vm);
+
+        if (slice->done
+            || (!slice->vm->watched
+                && slice->vm->markings < NGX_HTTP_EBBTIDE_MARKINGS))
+        {
+            break;
+        }
+
+    } while (ngx_http_ebbtide_now_us() < slice->until_us);
+
+    return 0;
+}
+
+
+/* One step of the collector's. Returns 1 when all garbage is collected. */
+
+static ngx_uint_t
+ngx_http_ebbtide_collect_step(lua_State *L, ngx_http_ebbtide_vm_t *vm)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    if (vm->markings == NGX_HTTP_EBBTIDE_MARKINGS && vm->owed == 0) {
+        return lua->gc(L, NGX_HTTP_EBBTIDE_LUA_GCSTEP, 0) != 0;
+    }
+
+    vm->owed -= ngx_min(vm->owed, NGX_HTTP_EBBTIDE_PAID);
+
+    lua->gc(L, NGX_HTTP_EBBTIDE_LUA_GCRESTART, 0);
+    lua->pushlstring(L, "", 0);
+    lua->settop(L, 1);
+
+    if (vm->watched) {
+        lua->rawgeti(L, NGX_HTTP_EBBTIDE_LUA_UPVALUE, 1);
+
+        if (lua->type(L, 2) == NGX_HTTP_EBBTIDE_LUA_TNIL) {
+            vm->watched = 0;
+            vm->markings++;
+        }
+
+        lua->settop(L, 1);
+    }
+
+    return 0;
+}
+
+
+/*
+ * Near the memory limit the collector begins its cycles earlier and takes
+ * larger steps; after that, as the program had set it. Returns whether all
+ * garbage shall be collected now.
+ */
+
+ngx_uint_t
+ngx_http_ebbtide_collect_hurry(ngx_http_ebbtide_vm_t *vm)
+{
+    int                            pressure, above;
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    pressure = ebb_pressure(vm->heap);
+
+    if (pressure < (vm->hurried ? NGX_HTTP_EBBTIDE_HURRY_UNTIL
+                                : NGX_HTTP_EBBTIDE_HURRY_FROM))
+    {
+        if (vm->hurried) {
+            /* the first finds what the program has set since the last look */
+            ngx_http_ebbtide_collect_pace(vm, vm->pause, vm->stepmul);
+            ngx_http_ebbtide_collect_pace(vm, vm->pause, vm->stepmul);
+            vm->hurried = 0;
+        }
+
+        return 0;
+    }
+
+    lua = ngx_http_ebbtide_lua();
+
+    if (lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0) == 0) {
+        return 0;
+    }
+
+    if (!vm->hurried) {
+        vm->hurried = 1;
+        vm->pause = vm->our_pause = NGX_HTTP_EBBTIDE_GC;
+        vm->stepmul = vm->our_stepmul = NGX_HTTP_EBBTIDE_GC;
+    }
+
+    /* at the limit a cycle begins when a tenth was added, four times as fast */
+    above = ngx_max(pressure - NGX_HTTP_EBBTIDE_HURRY_FROM, 0);
+    ngx_http_ebbtide_collect_pace(vm, 200 - above * 90 / 50,
+                                  200 + above * 600 / 50);
+
+    /* not again when hardly anything was added since it was done */
+    return pressure >= NGX_HTTP_EBBTIDE_HURRY_NOW
+           && vm->bytes > vm->collected + vm->collected / 8;
+}
+
+
+/* Whatever the program has set meanwhile is what it gets back. */
+
+static void
+ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm, int pause,
+    int stepmul)
+{
+    int                            old;
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    old = lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETPAUSE, pause);
+    if (old != vm->our_pause) {
+        vm->pause = old;
+    }
+
+    vm->our_pause = pause;
+
+    old = lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL, stepmul);
+    if (old != vm->our_stepmul) {
+        vm->stepmul = old;
+    }
+
+    vm->our_stepmul = stepmul;
+}
+
+
+/* What Lua counts. */
+
+uint64_t
+ngx_http_ebbtide_lua_bytes(ngx_http_ebbtide_vm_t *vm)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    return ((uint64_t) lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCCOUNT, 0) << 10)
+           + lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCCOUNTB, 0);
+}

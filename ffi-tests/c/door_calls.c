@@ -3,6 +3,7 @@
  * called wrongly, and what is left after lua_close(). */
 
 #include "check.h"
+#include "libc_alloc.h"
 
 #include <fcntl.h>
 #include <stddef.h>
@@ -37,17 +38,6 @@ static lua_State *vm(void)
     DO(L, "jit.off()");
   }
   return L;
-}
-
-static void *own_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
-{
-  (void)ud;
-  (void)osize;
-  if (nsize == 0) {
-    free(ptr);
-    return NULL;
-  }
-  return realloc(ptr, nsize);
 }
 
 static ebb_builtin_stats builtin_of(lua_State *L)
@@ -331,7 +321,7 @@ static void refused(lua_State *L)
 static void other_allocators(void)
 {
   ebb_heap *heap = heap_of(0);
-  lua_State *L = lua_newstate(own_alloc, NULL);
+  lua_State *L = lua_newstate(libc_alloc, NULL);
 
   REQUIRE(L != NULL);
   refused(L);
@@ -385,7 +375,7 @@ static void errno_stays(void)
   check_errno();
   lua_close(L);
   errno = ERRNO_MARK;
-  refused(L = lua_newstate(own_alloc, NULL));
+  refused(L = lua_newstate(libc_alloc, NULL));
   check_errno();
   lua_close(L);
 }

@@ -26,23 +26,14 @@
 #include <ebbtide.h>
 #endif
 
+#include "libc_alloc.h"
+
 #define WARM 5
 /* What the C library's own heap may grow by. */
 #define SLACK ((size_t)1 << 20)
 
 static const char *alloc_kind = "builtin";
 static int jit_off;
-
-static void *own_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
-{
-  (void)ud;
-  (void)osize;
-  if (nsize == 0) {
-    free(ptr);
-    return NULL;
-  }
-  return realloc(ptr, nsize);
-}
 
 static void fail(const char *what)
 {
@@ -98,7 +89,7 @@ static lua_State *new_vm(void)
 {
   int is_own = strcmp(alloc_kind, "own") == 0;
 
-  return is_own ? lua_newstate(own_alloc, NULL) : luaL_newstate();
+  return is_own ? lua_newstate(libc_alloc, NULL) : luaL_newstate();
 }
 
 static void after_close(void)
@@ -166,7 +157,6 @@ int main(int argc, char **argv)
 {
   int i, vms = 1;
 
-  (void)own_alloc;
   for (i = 1; i < argc && argv[i][0] == '-'; i++) {
     if (strcmp(argv[i], "-joff") == 0) {
       jit_off = 1;

@@ -2,27 +2,17 @@
  * luaL_newstate() over as the preload library may: recognised so by one VM. */
 
 #include "check.h"
+#include "libc_alloc.h"
 
 #include <lauxlib.h>
 #include <lua.h>
 
 static unsigned vms;
 
-static void *own_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
-{
-  (void)ud;
-  (void)osize;
-  if (nsize == 0) {
-    free(ptr);
-    return NULL;
-  }
-  return realloc(ptr, nsize);
-}
-
 lua_State *luaL_newstate(void)
 {
   vms++;
-  return lua_newstate(own_alloc, NULL);
+  return lua_newstate(libc_alloc, NULL);
 }
 
 static void it_is_asked_once(void)

@@ -55,7 +55,7 @@ NGINX_MODULE = ngx_http_ebbtide_module.so
 NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
 	/usr/lib/nginx/modules)
 
-.PHONY: all header test setup format lint cargo-test bench bench-nginx demo policy mutants luajit \
+.PHONY: all header test setup format lint cargo-test bench bench-nginx soak-nginx demo policy mutants luajit \
 	nginx install-nginx disassemble install install-lua uninstall clean help
 
 all: ## build the library, the preload library and the command, in target/release
@@ -93,6 +93,10 @@ bench: ## benchmarks of the library, then LuaJIT workloads against other allocat
 bench-nginx: nginx ## nginx with the module against stock nginx (three minutes)
 	$(CARGO) run --release --package ebbtide-programs --bin nginx -- \
 		--module "$(TARGET)/nginx/$(NGINX_MODULE)" --chart "$(TARGET)/nginx/breathing.svg" --check
+
+soak-nginx: nginx ## nginx with the module under changing load for ten minutes; MINUTES=n
+	$(CARGO) run --release --package ebbtide-programs --bin nginx -- \
+		--module "$(TARGET)/nginx/$(NGINX_MODULE)" --soak $(or $(MINUTES),10) --check
 
 demo: ## a service on the built-in allocator and on ebbtide, side by side
 	$(CARGO) run --release --package ebbtide-programs --bin demo

@@ -42,7 +42,6 @@ typedef struct {
     int          (*gettop)(lua_State *L);
     int          (*type)(lua_State *L, int index);
     const char  *(*tolstring)(lua_State *L, int index, size_t *len);
-    void        *(*touserdata)(lua_State *L, int index);
     void         (*pushnumber)(lua_State *L, double n);
     void         (*pushnil)(lua_State *L);
     void         (*pushlstring)(lua_State *L, const char *s, size_t len);
@@ -145,14 +144,31 @@ typedef struct {
     ngx_uint_t                 markings;
     /* bytes for which LuaJIT may owe steps, once that can be told */
     uint64_t                   owed;
-    /* what was left when the last collection in slices ended */
+    /* bytes as the last slice left them */
+    uint64_t                   left;
+    /* what there was when a collection in slices began, and when it ended */
+    uint64_t                   begun;
     uint64_t                   collected;
+    /* when it ended, and for how long nothing small is looked at after that */
+    ngx_msec_t                 settled;
+    ngx_msec_t                 patience;
     /* the collector as the program set it, and as it was set here */
     int                        pause;
     int                        stepmul;
     int                        our_pause;
     int                        our_stepmul;
 } ngx_http_ebbtide_vm_t;
+
+
+/* How VMs are made. */
+
+typedef struct {
+    /* on heaps, with these options */
+    ngx_flag_t                 enabled;
+    ebb_options                options;
+    /* requests are served: of one of these or of a thread, not configured */
+    ngx_uint_t                 started;
+} ngx_http_ebbtide_births_t;
 
 
 /* How VMs came to their heaps, for the log. */
@@ -179,6 +195,8 @@ typedef struct {
     ngx_http_ebbtide_limit_t   limit_hard;
     size_t                     zone_size;
     ngx_shm_zone_t            *zone;
+    /* runs if this configuration does not come into force */
+    ngx_pool_cleanup_t        *refused;
 } ngx_http_ebbtide_main_conf_t;
 
 
@@ -196,7 +214,8 @@ typedef struct {
 } ngx_http_ebbtide_sample_t;
 
 
-#define NGX_HTTP_EBBTIDE_SAMPLES  256
+/* one a second: those of five minutes, and some */
+#define NGX_HTTP_EBBTIDE_SAMPLES  320
 
 #define NGX_HTTP_EBBTIDE_MAIN     0
 #define NGX_HTTP_EBBTIDE_OTHER    1
@@ -244,10 +263,10 @@ typedef struct {
 
 /* ngx_http_ebbtide_vm.c */
 
-void ngx_http_ebbtide_vms_enable(ngx_flag_t enable, const ebb_options *options);
-void ngx_http_ebbtide_vms_started(ngx_uint_t started);
+ngx_http_ebbtide_births_t *ngx_http_ebbtide_births(void);
 ngx_queue_t *ngx_http_ebbtide_vms(void);
 ngx_int_t ngx_http_ebbtide_vms_attach(ngx_conf_t *cf);
+void ngx_http_ebbtide_vms_settle(void);
 ngx_uint_t ngx_http_ebbtide_vms_expected(void);
 ngx_uint_t ngx_http_ebbtide_vms_way(void);
 ngx_int_t ngx_http_ebbtide_vm_enter(ngx_http_ebbtide_vm_t *vm);

@@ -29,6 +29,17 @@
 #define NGX_HTTP_EBBTIDE_LITTLE_SHARE  64
 
 
+/*
+ * Garbage can come without any allocation, by a cache that is let go. So a VM in
+ * which anything has run since its last collection is collected again, after so
+ * many times ebbtide_idle; while nothing is found, after twice as long each time,
+ * up to the most.
+ */
+
+#define NGX_HTTP_EBBTIDE_AGAIN       10
+#define NGX_HTTP_EBBTIDE_AGAIN_MOST  600
+
+
 static ngx_int_t ngx_http_ebbtide_process_events(ngx_cycle_t *cycle,
     ngx_msec_t timer, ngx_uint_t flags);
 static ngx_msec_t ngx_http_ebbtide_breathe(ngx_msec_t now);
@@ -37,6 +48,11 @@ static ngx_msec_t ngx_http_ebbtide_vm_breathe(ngx_http_ebbtide_vm_t *vm,
 static ngx_msec_t ngx_http_ebbtide_vm_tick(ngx_http_ebbtide_vm_t *vm);
 static ngx_msec_t ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm,
     ngx_msec_t now);
+static void ngx_http_ebbtide_vm_collected(ngx_http_ebbtide_vm_t *vm,
+    ngx_msec_t now);
+static ngx_msec_t ngx_http_ebbtide_vm_again(ngx_http_ebbtide_vm_t *vm,
+    ngx_msec_t now);
+static uint64_t ngx_http_ebbtide_vm_little(uint64_t bytes);
 static void ngx_http_ebbtide_vm_begin(ngx_http_ebbtide_vm_t *vm);
 static ngx_int_t ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm);
 static ngx_int_t ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm);
@@ -112,6 +128,9 @@ ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
          */
         vm->bytes = ngx_http_ebbtide_lua_bytes(vm);
         vm->quiet_bytes = vm->bytes;
+        vm->collected = vm->bytes;
+        vm->settled = ngx_current_msec;
+        vm->patience = NGX_HTTP_EBBTIDE_AGAIN * emcf->idle;
         vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
     }
 
@@ -250,7 +269,7 @@ static ngx_msec_t
 ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 {
     uint64_t    bytes, change;
-    ngx_msec_t  quiet, next;
+    ngx_msec_t  quiet, next, again;
 
     bytes = ngx_http_ebbtide_lua_bytes(vm);
 
@@ -262,9 +281,7 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
     change = bytes > vm->quiet_bytes ? bytes - vm->quiet_bytes
                                      : vm->quiet_bytes - bytes;
 
-    if (change > NGX_HTTP_EBBTIDE_LITTLE
-                 + vm->quiet_bytes / NGX_HTTP_EBBTIDE_LITTLE_SHARE)
-    {
+    if (change > ngx_http_ebbtide_vm_little(vm->quiet_bytes)) {
         vm->quiet_bytes = bytes;
         vm->active = now;
 
@@ -300,7 +317,7 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
         ngx_http_ebbtide_changed = 1;
 
         if (ngx_http_ebbtide_vm_collect(vm) == NGX_OK) {
-            vm->collected = vm->bytes;
+            ngx_http_ebbtide_vm_collected(vm, now);
             vm->phase = NGX_HTTP_EBBTIDE_RETURNING;
         }
 
@@ -321,8 +338,62 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 
     default: /* NGX_HTTP_EBBTIDE_SETTLED */
 
-        return ngx_http_ebbtide_vm_tick(vm);
+        next = ngx_http_ebbtide_vm_tick(vm);
+        again = ngx_http_ebbtide_vm_again(vm, now);
+
+        if (again == 0) {
+            ngx_http_ebbtide_vm_begin(vm);
+            return NGX_HTTP_EBBTIDE_PAUSE;
+        }
+
+        return ngx_min(next, again);
     }
+}
+
+
+/* All garbage was collected: how much says when to look again. */
+
+static void
+ngx_http_ebbtide_vm_collected(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
+{
+    if (vm->begun > vm->bytes + ngx_http_ebbtide_vm_little(vm->bytes)) {
+        vm->patience = NGX_HTTP_EBBTIDE_AGAIN * ngx_http_ebbtide_idle_ms;
+
+    } else {
+        vm->patience = ngx_min(2 * vm->patience,
+                     NGX_HTTP_EBBTIDE_AGAIN_MOST * ngx_http_ebbtide_idle_ms);
+    }
+
+    vm->collected = vm->bytes;
+    vm->settled = now;
+}
+
+
+/* In how many milliseconds a settled VM is due for another collection. */
+
+static ngx_msec_t
+ngx_http_ebbtide_vm_again(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
+{
+    ngx_msec_t  patience, since;
+
+    if (vm->bytes == vm->collected) {
+        /* nothing has run */
+        return NGX_TIMER_INFINITE;
+    }
+
+    patience = vm->hurried ? ngx_http_ebbtide_idle_ms : vm->patience;
+    since = now - vm->settled;
+
+    return since < patience ? patience - since : 0;
+}
+
+
+/* How much may come or go in a VM that is quiet. */
+
+static uint64_t
+ngx_http_ebbtide_vm_little(uint64_t bytes)
+{
+    return NGX_HTTP_EBBTIDE_LITTLE + bytes / NGX_HTTP_EBBTIDE_LITTLE_SHARE;
 }
 
 

@@ -40,14 +40,8 @@
 #define NGX_HTTP_EBBTIDE_LUA_UPVALUE  (NGX_HTTP_EBBTIDE_LUA_GLOBALS - 1)
 
 
-typedef struct {
-    ngx_http_ebbtide_vm_t  *vm;
-    uint64_t                until_us;
-    unsigned                done:1;
-} ngx_http_ebbtide_slice_t;
-
-
 static int ngx_http_ebbtide_collect_all_in(lua_State *L);
+static void ngx_http_ebbtide_collect_failed(ngx_http_ebbtide_vm_t *vm);
 static int ngx_http_ebbtide_collect_prepare(lua_State *L);
 static int ngx_http_ebbtide_collect_watch(lua_State *L);
 static int ngx_http_ebbtide_collect_slice(lua_State *L);
@@ -62,6 +56,17 @@ static void ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm, int pause,
 /* the function that collects; its upvalue is the table of the weak value */
 static char  ngx_http_ebbtide_collect_key;
 static char  ngx_http_ebbtide_weak_key;
+
+/*
+ * The slice that is being made. Its address is handed to Lua, which may need
+ * memory for addresses far from those it knows: it lies beside the keys.
+ */
+
+static struct {
+    ngx_http_ebbtide_vm_t  *vm;
+    uint64_t                until_us;
+    ngx_uint_t              done;
+} ngx_http_ebbtide_slice;
 
 
 /* All at once. */
@@ -102,6 +107,8 @@ ngx_http_ebbtide_collect_begin(ngx_http_ebbtide_vm_t *vm)
     vm->markings = 0;
     vm->watched = 0;
     vm->owed = 0;
+    vm->left = vm->bytes;
+    vm->begun = vm->bytes;
 }
 
 
@@ -110,7 +117,6 @@ ngx_http_ebbtide_collect_begin(ngx_http_ebbtide_vm_t *vm)
 ngx_int_t
 ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
 {
-    ngx_http_ebbtide_slice_t       slice;
     const ngx_http_ebbtide_lua_t  *lua;
 
     lua = ngx_http_ebbtide_lua();
@@ -141,31 +147,54 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
         }
     }
 
-    if (vm->markings == NGX_HTTP_EBBTIDE_MARKINGS
-        && vm->bytes > vm->quiet_bytes)
-    {
-        vm->owed += vm->bytes - vm->quiet_bytes;
+    /* from the first end of a marking on, what is owed is what came since */
+
+    if (vm->markings && vm->bytes > vm->left) {
+        vm->owed += vm->bytes - vm->left;
     }
 
-    slice.vm = vm;
-    slice.until_us = until_us;
-    slice.done = 0;
+    ngx_http_ebbtide_slice.vm = vm;
+    ngx_http_ebbtide_slice.until_us = until_us;
+    ngx_http_ebbtide_slice.done = 0;
 
     /* allocates nothing, so that it works at a memory limit too */
     lua->pushlightuserdata(vm->lua, &ngx_http_ebbtide_collect_key);
     lua->rawget(vm->lua, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
-    lua->pushlightuserdata(vm->lua, &slice);
 
     /* finalizers run in here, and may throw */
-    if (lua->pcall(vm->lua, 1, 0, 0) != 0) {
-        lua->settop(vm->lua, -2);
+    if (lua->pcall(vm->lua, 0, 0, 0) != 0) {
+        ngx_http_ebbtide_collect_failed(vm);
     }
 
     /* that was no activity of the program's */
     vm->bytes = ngx_http_ebbtide_lua_bytes(vm);
     vm->quiet_bytes = vm->bytes;
+    vm->left = vm->bytes;
 
-    return slice.done ? NGX_OK : NGX_AGAIN;
+    return ngx_http_ebbtide_slice.done ? NGX_OK : NGX_AGAIN;
+}
+
+
+/* A finalizer threw what is on top of the stack: the first of a process is told. */
+
+static void
+ngx_http_ebbtide_collect_failed(ngx_http_ebbtide_vm_t *vm)
+{
+    const char                    *text;
+    static ngx_uint_t              told;
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    if (!told && lua->type(vm->lua, -1) == NGX_HTTP_EBBTIDE_LUA_TSTRING) {
+        told = 1;
+        text = lua->tolstring(vm->lua, -1, NULL);
+        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+                      "ebbtide: a finalizer threw while garbage was collected: "
+                      "%s", text);
+    }
+
+    lua->settop(vm->lua, -2);
 }
 
 
@@ -217,21 +246,22 @@ ngx_http_ebbtide_collect_watch(lua_State *L)
 static int
 ngx_http_ebbtide_collect_slice(lua_State *L)
 {
-    ngx_http_ebbtide_slice_t  *slice;
+    ngx_http_ebbtide_vm_t  *vm;
 
-    slice = ngx_http_ebbtide_lua()->touserdata(L, 1);
+    vm = ngx_http_ebbtide_slice.vm;
 
     do {
-        slice->done = ngx_http_ebbtide_collect_step(L, slice->vm);
-
-        if (slice->done
-            || (!slice->vm->watched
-                && slice->vm->markings < NGX_HTTP_EBBTIDE_MARKINGS))
-        {
+        if (ngx_http_ebbtide_collect_step(L, vm)) {
+            ngx_http_ebbtide_slice.done = 1;
             break;
         }
 
-    } while (ngx_http_ebbtide_now_us() < slice->until_us);
+        if (!vm->watched && vm->markings < NGX_HTTP_EBBTIDE_MARKINGS) {
+            /* another weak value is needed */
+            break;
+        }
+
+    } while (ngx_http_ebbtide_now_us() < ngx_http_ebbtide_slice.until_us);
 
     return 0;
 }
@@ -254,17 +284,17 @@ ngx_http_ebbtide_collect_step(lua_State *L, ngx_http_ebbtide_vm_t *vm)
 
     lua->gc(L, NGX_HTTP_EBBTIDE_LUA_GCRESTART, 0);
     lua->pushlstring(L, "", 0);
-    lua->settop(L, 1);
+    lua->settop(L, 0);
 
     if (vm->watched) {
         lua->rawgeti(L, NGX_HTTP_EBBTIDE_LUA_UPVALUE, 1);
 
-        if (lua->type(L, 2) == NGX_HTTP_EBBTIDE_LUA_TNIL) {
+        if (lua->type(L, 1) == NGX_HTTP_EBBTIDE_LUA_TNIL) {
             vm->watched = 0;
             vm->markings++;
         }
 
-        lua->settop(L, 1);
+        lua->settop(L, 0);
     }
 
     return 0;

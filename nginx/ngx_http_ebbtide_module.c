@@ -19,7 +19,7 @@
 /* a VM needs some, and its libraries */
 #define NGX_HTTP_EBBTIDE_LIMIT_MIN     (8 * 1024 * 1024)
 
-/* room for the figures of some ninety processes */
+/* room for the figures of some seventy processes */
 #define NGX_HTTP_EBBTIDE_ZONE          (1024 * 1024)
 #define NGX_HTTP_EBBTIDE_ZONE_MIN      (128 * 1024)
 
@@ -33,6 +33,9 @@ typedef struct {
 static ngx_int_t ngx_http_ebbtide_add_variables(ngx_conf_t *cf);
 static void *ngx_http_ebbtide_create_main_conf(ngx_conf_t *cf);
 static char *ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf);
+static ngx_int_t ngx_http_ebbtide_try(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+static void ngx_http_ebbtide_refused(void *data);
 static void *ngx_http_ebbtide_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_ebbtide_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
@@ -41,8 +44,13 @@ static ngx_int_t ngx_http_ebbtide_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_ebbtide_init_process(ngx_cycle_t *cycle);
 static void ngx_http_ebbtide_start(ngx_http_ebbtide_main_conf_t *emcf);
 static void ngx_http_ebbtide_exit_process(ngx_cycle_t *cycle);
+static ngx_int_t ngx_http_ebbtide_tell(ngx_cycle_t *cycle);
+static void ngx_http_ebbtide_shares(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf);
 static int64_t ngx_http_ebbtide_share(ngx_cycle_t *cycle,
     ngx_http_ebbtide_limit_t *limit, const char *name);
+static void ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name,
+    int64_t value);
 static char *ngx_http_ebbtide_check(ngx_conf_t *cf, ebb_options *options);
 static char *ngx_http_ebbtide_idle(ngx_conf_t *cf, void *post, void *data);
 static char *ngx_http_ebbtide_step(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -295,24 +303,71 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
         || (emcf->limit_hard.percent
             && emcf->limit_soft.percent > emcf->limit_hard.percent))
     {
-        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "\"ebbtide_limit_hard\" must not be less than "
-                      "\"ebbtide_limit_soft\" or \"ebbtide_retain\"");
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"ebbtide_limit_hard\" must not be less than "
+                           "\"ebbtide_limit_soft\" or \"ebbtide_retain\"");
+        return NGX_CONF_ERROR;
+    }
+
+    if (emcf->limit_soft.bytes > 0
+        && emcf->options.retain > emcf->limit_soft.bytes)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"ebbtide_limit_soft\" must not be less than "
+                           "\"ebbtide_retain\"");
         return NGX_CONF_ERROR;
     }
 
     emcf->options.limit_soft = emcf->limit_soft.bytes;
     emcf->options.limit_hard = emcf->limit_hard.bytes;
 
-    /* the Lua module makes its VM in its postconfiguration */
-    ngx_http_ebbtide_vms_started(0);
-    ngx_http_ebbtide_vms_enable(emcf->enable, &emcf->options);
+    if (ngx_http_ebbtide_try(cf, emcf) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
 
     if (!emcf->enable || emcf->zone_size == 0) {
         return NGX_CONF_OK;
     }
 
     return ngx_http_ebbtide_zone_add(cf, emcf);
+}
+
+
+/*
+ * The Lua module makes its VM in its postconfiguration, so how is set now. When
+ * the configuration is refused after all, VMs are made as they were before.
+ */
+
+static ngx_int_t
+ngx_http_ebbtide_try(ngx_conf_t *cf, ngx_http_ebbtide_main_conf_t *emcf)
+{
+    ngx_http_ebbtide_births_t  *births, *before;
+
+    emcf->refused = ngx_pool_cleanup_add(cf->cycle->pool,
+                                         sizeof(ngx_http_ebbtide_births_t));
+    if (emcf->refused == NULL) {
+        return NGX_ERROR;
+    }
+
+    births = ngx_http_ebbtide_births();
+    before = emcf->refused->data;
+    *before = *births;
+    emcf->refused->handler = ngx_http_ebbtide_refused;
+
+    births->enabled = emcf->enable;
+    births->options = emcf->options;
+    births->started = 0;
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_ebbtide_refused(void *data)
+{
+    ngx_http_ebbtide_births_t  *before = data;
+
+    *ngx_http_ebbtide_births() = *before;
 }
 
 
@@ -374,49 +429,32 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
 
     emcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_ebbtide_module);
 
+    ngx_http_ebbtide_vms_settle();
+
+    /* VMs made from now on are of the next configuration, which may want none */
+    ngx_http_ebbtide_births()->enabled = 0;
+    ngx_http_ebbtide_births()->started = ngx_http_ebbtide_started;
+
     if (ngx_http_ebbtide_started) {
         /* the zone of the configuration before is about to go */
         ngx_http_ebbtide_zone_leave();
     }
 
-    if (emcf == NULL || !emcf->enable) {
+    if (emcf == NULL) {
         return NGX_OK;
     }
 
-    /* VMs made from now on are of the next configuration, which may want none */
-    ngx_http_ebbtide_vms_enable(0, &emcf->options);
+    emcf->refused->handler = NULL;
 
-    switch (ngx_http_ebbtide_vms_way()) {
-
-    case NGX_HTTP_EBBTIDE_MADE:
-        ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
-                      "ebbtide %s: the Lua VM was made on a heap",
-                      ebb_version());
-        break;
-
-    case NGX_HTTP_EBBTIDE_ATTACHED:
-        ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
-                      "ebbtide %s: the Lua VM was changed over to a heap",
-                      ebb_version());
-        break;
-
-    default: /* NGX_HTTP_EBBTIDE_NO_VM */
-        if (ngx_test_config && ngx_http_ebbtide_vms_expected()) {
-            /* nginx -t makes none */
-            return NGX_OK;
-        }
-
-        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                      "ebbtide %s: there is no Lua VM to look after: the Lua "
-                      "module is not loaded, or nothing uses it",
-                      ebb_version());
+    if (!emcf->enable) {
         return NGX_OK;
     }
 
-    emcf->options.limit_soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft,
-                                                      "limit_soft");
-    emcf->options.limit_hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard,
-                                                      "limit_hard");
+    ngx_http_ebbtide_shares(cycle, emcf);
+
+    if (ngx_http_ebbtide_tell(cycle) == NGX_DECLINED) {
+        return NGX_OK;
+    }
 
     if (!ngx_test_config) {
         ngx_http_ebbtide_breath_reclaim(cycle->log);
@@ -430,19 +468,82 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
 }
 
 
-/*
- * What a limit comes to: a share of what the cgroup allows is divided among
- * the workers, and set for the VMs that there are.
- */
+/* Says how the VM came to its heap. NGX_DECLINED: there is none. */
+
+static ngx_int_t
+ngx_http_ebbtide_tell(ngx_cycle_t *cycle)
+{
+    switch (ngx_http_ebbtide_vms_way()) {
+
+    case NGX_HTTP_EBBTIDE_MADE:
+        ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
+                      "ebbtide %s: the Lua VM was made on a heap",
+                      ebb_version());
+        return NGX_OK;
+
+    case NGX_HTTP_EBBTIDE_ATTACHED:
+        ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
+                      "ebbtide %s: the Lua VM was changed over to a heap",
+                      ebb_version());
+        return NGX_OK;
+
+    default: /* NGX_HTTP_EBBTIDE_NO_VM */
+        /* nginx -t makes none */
+        if (!ngx_test_config || !ngx_http_ebbtide_vms_expected()) {
+            ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                          "ebbtide %s: there is no Lua VM to look after: the "
+                          "Lua module is not loaded, or nothing uses it",
+                          ebb_version());
+        }
+
+        return NGX_DECLINED;
+    }
+}
+
+
+/* Limits given as shares of the cgroup's memory, in bytes. */
+
+static void
+ngx_http_ebbtide_shares(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
+{
+    int64_t  soft, hard;
+
+    soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft, "limit_soft");
+    hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard, "limit_hard");
+
+    if (hard > 0 && soft > hard) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "ebbtide_limit_hard comes to %L bytes, less than "
+                      "ebbtide_limit_soft, which is lowered to that", hard);
+        soft = hard;
+    }
+
+    if (hard > 0 && emcf->options.retain > hard) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "ebbtide_limit_hard comes to %L bytes, less than "
+                      "ebbtide_retain, which is lowered to that", hard);
+        emcf->options.retain = hard;
+        ngx_http_ebbtide_set(cycle, "retain", hard);
+    }
+
+    emcf->options.limit_soft = soft;
+    emcf->options.limit_hard = hard;
+
+    if (emcf->limit_soft.percent || emcf->limit_hard.percent) {
+        ngx_http_ebbtide_set(cycle, "limit_soft", soft);
+        ngx_http_ebbtide_set(cycle, "limit_hard", hard);
+    }
+}
+
+
+/* What a limit comes to: a share is divided among the workers. */
 
 static int64_t
 ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
     const char *name)
 {
-    int64_t                 bytes;
-    ngx_queue_t            *q, *vms;
-    ngx_core_conf_t        *ccf;
-    ngx_http_ebbtide_vm_t  *vm;
+    int64_t           bytes;
+    ngx_core_conf_t  *ccf;
 
     if (limit->percent == 0) {
         return limit->bytes;
@@ -459,6 +560,18 @@ ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
         return EBB_ZERO;
     }
 
+    return bytes;
+}
+
+
+/* For the VMs that there are. */
+
+static void
+ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name, int64_t value)
+{
+    ngx_queue_t            *q, *vms;
+    ngx_http_ebbtide_vm_t  *vm;
+
     vms = ngx_http_ebbtide_vms();
 
     for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
@@ -466,13 +579,11 @@ ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
     {
         vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
 
-        if (ebb_set(vm->heap, name, bytes) != EBB_OK) {
+        if (ebb_set(vm->heap, name, value == EBB_ZERO ? 0 : value) != EBB_OK) {
             ngx_log_error(NGX_LOG_WARN, cycle->log, 0, "ebbtide_%s: %s", name,
                           ebb_strerror(0));
         }
     }
-
-    return bytes;
 }
 
 
@@ -481,9 +592,12 @@ ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
 static void
 ngx_http_ebbtide_start(ngx_http_ebbtide_main_conf_t *emcf)
 {
-    /* a configuration that was refused may have left its own */
-    ngx_http_ebbtide_vms_enable(emcf->enable, &emcf->options);
-    ngx_http_ebbtide_vms_started(1);
+    ngx_http_ebbtide_births_t  *births;
+
+    births = ngx_http_ebbtide_births();
+    births->enabled = emcf->enable;
+    births->options = emcf->options;
+
     ngx_http_ebbtide_zone_open(emcf);
     ngx_http_ebbtide_breath_start(emcf);
 
@@ -502,12 +616,13 @@ ngx_http_ebbtide_init_process(ngx_cycle_t *cycle)
 
     emcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_ebbtide_module);
 
+    ngx_http_ebbtide_started = 1;
+    ngx_http_ebbtide_births()->started = 1;
+
     if (emcf == NULL || !emcf->enable) {
-        ngx_http_ebbtide_vms_started(1);
         return NGX_OK;
     }
 
-    ngx_http_ebbtide_started = 1;
     ngx_http_ebbtide_start(emcf);
 
     return NGX_OK;

@@ -58,9 +58,7 @@ static ngx_queue_t   ngx_http_ebbtide_vm_list =
 /* those that were made before it was known whether they shall have one */
 static ngx_queue_t   ngx_http_ebbtide_vm_early =
     { &ngx_http_ebbtide_vm_early, &ngx_http_ebbtide_vm_early };
-static ebb_options   ngx_http_ebbtide_vm_options;
-static ngx_flag_t    ngx_http_ebbtide_vm_enabled;
-static ngx_uint_t    ngx_http_ebbtide_vm_started;
+static ngx_http_ebbtide_births_t  ngx_http_ebbtide_birth;
 
 
 static const struct {
@@ -77,7 +75,6 @@ static const struct {
     { "lua_gettop", offsetof(ngx_http_ebbtide_lua_t, gettop) },
     { "lua_type", offsetof(ngx_http_ebbtide_lua_t, type) },
     { "lua_tolstring", offsetof(ngx_http_ebbtide_lua_t, tolstring) },
-    { "lua_touserdata", offsetof(ngx_http_ebbtide_lua_t, touserdata) },
     { "lua_pushnumber", offsetof(ngx_http_ebbtide_lua_t, pushnumber) },
     { "lua_pushnil", offsetof(ngx_http_ebbtide_lua_t, pushnil) },
     { "lua_pushlstring", offsetof(ngx_http_ebbtide_lua_t, pushlstring) },
@@ -126,25 +123,12 @@ ngx_http_ebbtide_lua(void)
 }
 
 
-/* What new VMs get from now on. */
+/* How VMs are made from now on, which others set. */
 
-void
-ngx_http_ebbtide_vms_enable(ngx_flag_t enable, const ebb_options *options)
+ngx_http_ebbtide_births_t *
+ngx_http_ebbtide_births(void)
 {
-    ngx_http_ebbtide_vm_enabled = enable;
-    ngx_http_ebbtide_vm_options = *options;
-}
-
-
-/*
- * VMs made from now on are of one request or of a thread, if requests are
- * served already, and not of a configuration.
- */
-
-void
-ngx_http_ebbtide_vms_started(ngx_uint_t started)
-{
-    ngx_http_ebbtide_vm_started = started;
+    return &ngx_http_ebbtide_birth;
 }
 
 
@@ -217,11 +201,11 @@ lua_newstate(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
         return ngx_http_ebbtide_newstate(f, ud);
     }
 
-    if (!ngx_http_ebbtide_vm_enabled) {
+    if (!ngx_http_ebbtide_birth.enabled) {
         return ngx_http_ebbtide_newstate_builtin(f, ud);
     }
 
-    L = (lua_State *) ebb_newstate(&ngx_http_ebbtide_vm_options);
+    L = (lua_State *) ebb_newstate(&ngx_http_ebbtide_birth.options);
     if (L == NULL) {
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
                       "ebbtide: a Lua VM has LuaJIT's own allocator: %s",
@@ -231,7 +215,7 @@ lua_newstate(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
 
     vm = ngx_http_ebbtide_vm_add(&ngx_http_ebbtide_vm_list, L);
 
-    if (vm && ngx_http_ebbtide_vm_started) {
+    if (vm && ngx_http_ebbtide_birth.started) {
         vm->locked = 1;
         lua->setallocf(L, ngx_http_ebbtide_vm_alloc, vm);
     }
@@ -249,7 +233,7 @@ ngx_http_ebbtide_newstate_builtin(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
 
     L = ngx_http_ebbtide_newstate(f, ud);
 
-    if (L && !ngx_http_ebbtide_vm_started) {
+    if (L && !ngx_http_ebbtide_birth.started) {
         (void) ngx_http_ebbtide_vm_add(&ngx_http_ebbtide_vm_early, L);
     }
 
@@ -304,7 +288,7 @@ ngx_http_ebbtide_vm_add(ngx_queue_t *list, lua_State *L)
 
     vm->lua = L;
     vm->heap = ebb_heap_of((struct lua_State *) L);
-    vm->configured = !ngx_http_ebbtide_vm_started;
+    vm->configured = !ngx_http_ebbtide_birth.started;
     vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
 
     ngx_queue_insert_tail(list, &vm->queue);
@@ -458,12 +442,12 @@ ngx_http_ebbtide_vm_attach(ngx_conf_t *cf, ngx_http_ebbtide_vm_t *vm)
     ngx_queue_remove(&vm->queue);
 
     /* it makes a VM to compare with, which is to have LuaJIT's own allocator */
-    enabled = ngx_http_ebbtide_vm_enabled;
-    ngx_http_ebbtide_vm_enabled = 0;
+    enabled = ngx_http_ebbtide_birth.enabled;
+    ngx_http_ebbtide_birth.enabled = 0;
 
-    rc = ebb_attach(L, &ngx_http_ebbtide_vm_options);
+    rc = ebb_attach(L, &ngx_http_ebbtide_birth.options);
 
-    ngx_http_ebbtide_vm_enabled = enabled;
+    ngx_http_ebbtide_birth.enabled = enabled;
 
     if (rc != EBB_OK) {
         ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
@@ -480,6 +464,21 @@ ngx_http_ebbtide_vm_attach(ngx_conf_t *cf, ngx_http_ebbtide_vm_t *vm)
     ngx_queue_insert_head(&ngx_http_ebbtide_vm_list, &vm->queue);
 
     return NGX_OK;
+}
+
+
+/* A configuration is complete: what is early now stays as it is. */
+
+void
+ngx_http_ebbtide_vms_settle(void)
+{
+    ngx_queue_t  *q;
+
+    while (!ngx_queue_empty(&ngx_http_ebbtide_vm_early)) {
+        q = ngx_queue_head(&ngx_http_ebbtide_vm_early);
+        ngx_queue_remove(q);
+        ngx_free(ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue));
+    }
 }
 
 

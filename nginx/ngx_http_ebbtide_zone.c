@@ -20,6 +20,8 @@ static ngx_int_t ngx_http_ebbtide_zone_init(ngx_shm_zone_t *shm_zone,
     void *data);
 static void ngx_http_ebbtide_zone_enter(void);
 static ngx_uint_t ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid);
+static ngx_http_ebbtide_sample_t *ngx_http_ebbtide_next_sample(
+    ngx_http_ebbtide_figures_t *figures, ngx_msec_t now);
 static void ngx_http_ebbtide_wake(ngx_pid_t pid, ngx_log_t *log);
 static void ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
     ngx_http_ebbtide_vm_t *vm);
@@ -41,7 +43,7 @@ static ngx_fd_t                  ngx_http_ebbtide_statm = NGX_INVALID_FILE;
 char *
 ngx_http_ebbtide_zone_add(ngx_conf_t *cf, ngx_http_ebbtide_main_conf_t *emcf)
 {
-    ngx_str_t  name = ngx_string("ebbtide");
+    ngx_str_t  name = ngx_string("ngx_http_ebbtide");
 
     emcf->zone = ngx_shared_memory_add(cf, &name, emcf->zone_size,
                                        &ngx_http_ebbtide_module);
@@ -138,7 +140,10 @@ ngx_http_ebbtide_zone_enter(void)
     for (i = 0; i < zone->slot_count; i++) {
         pid = zone->slots[i].pid;
 
-        if (pid && ngx_http_ebbtide_pid_is_gone(pid)
+        /* this process has no slot yet: its number was another's before */
+        if (pid
+            && (pid == (ngx_atomic_uint_t) ngx_pid
+                || ngx_http_ebbtide_pid_is_gone(pid))
             && ngx_atomic_cmp_set(&zone->slots[i].pid, pid, 0))
         {
             pid = 0;
@@ -233,8 +238,7 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
     figures->updated = now;
     figures->rss = ngx_http_ebbtide_rss();
 
-    sample = &figures->samples[figures->sample_count++
-                               % NGX_HTTP_EBBTIDE_SAMPLES];
+    sample = ngx_http_ebbtide_next_sample(figures, now);
     ngx_memzero(sample, sizeof(ngx_http_ebbtide_sample_t));
     sample->time = now;
     sample->rss = figures->rss;
@@ -247,6 +251,35 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 
     ngx_memory_barrier();
     slot->sequence++;
+}
+
+
+/*
+ * The samples are a second apart, but for the newest, which is replaced while
+ * the one before it is younger than that: readers have the figures written more
+ * often.
+ */
+
+static ngx_http_ebbtide_sample_t *
+ngx_http_ebbtide_next_sample(ngx_http_ebbtide_figures_t *figures,
+    ngx_msec_t now)
+{
+    ngx_uint_t   count;
+    ngx_msec_t   before;
+
+    count = figures->sample_count;
+
+    if (count >= 2) {
+        before = figures->samples[(count - 2) % NGX_HTTP_EBBTIDE_SAMPLES].time;
+
+        if (now - before < 1000) {
+            return &figures->samples[(count - 1) % NGX_HTTP_EBBTIDE_SAMPLES];
+        }
+    }
+
+    figures->sample_count++;
+
+    return &figures->samples[count % NGX_HTTP_EBBTIDE_SAMPLES];
 }
 
 
@@ -444,7 +477,9 @@ ngx_http_ebbtide_wake(ngx_pid_t pid, ngx_log_t *log)
     ngx_memzero(&ch, sizeof(ngx_channel_t));
     ch.fd = -1;
 
-    for (i = 0; i < ngx_last_process; i++) {
+    /* ngx_last_process counts those alone that were there before this one */
+
+    for (i = 0; i < NGX_MAX_PROCESSES; i++) {
 
         if (ngx_processes[i].pid == pid && ngx_processes[i].channel[0] > 0) {
             (void) ngx_write_channel(ngx_processes[i].channel[0], &ch,

@@ -13,4 +13,21 @@ function work.sum(seed)
   return total, rows[#rows].text
 end
 
+-- Fills memory and lets go of it, again and again, with blocks of all sizes.
+function work.churn(rounds)
+  local total = 0
+  for round = 1, rounds do
+    local rows = {}
+    for i = 1, 20000 do
+      rows[i] = { i, ("x"):rep(i % 3000) }
+    end
+    for i = 1, #rows do
+      total = total + rows[i][1]
+    end
+    rows = nil
+    collectgarbage()
+  end
+  return total
+end
+
 return work

@@ -34,7 +34,8 @@ const LOOK: Pages = Pages(32);
 const LOOK_EVERY_US: u64 = 4000;
 /// On the slow path returning takes at most one part in so many of the time.
 const SLOW_PATH_SHARE: u64 = 16;
-/// The host is asked to come back after so many microseconds when there is something new to see.
+/// When there is something new to see, the host is asked to come so many microseconds after the last
+/// look: at a time that no question puts off.
 const NEWS_US: u64 = 50_000;
 /// So many bytes of slots that became free are news, though no page changed hands.
 const NEWS_BYTES: usize = 128 << 10;
@@ -51,7 +52,8 @@ pub(crate) struct Breath {
     outdated: bool,
     pub(super) clock: Clock,
     pub(super) limits: Limits,
-    /// When the slow path looks again.
+    /// When the policy was last shown what there is, and when the slow path looks again.
+    looked_us: u64,
     look_again_us: u64,
     /// The policy's own search for holes, while it goes on.
     pub(super) search: Option<Search>,
@@ -189,7 +191,7 @@ impl<S: Os> Heap<S> {
         }
         let emptied = self.free_in_spans().saturating_sub(self.above.free_in_spans);
         let news = self.runs.moved > Pages::ZERO || emptied >= NEWS_BYTES;
-        let news = news.then_some(NEWS_US);
+        let news = news.then(|| (self.above.looked_us + NEWS_US).saturating_sub(now_us));
         let next = self.above.verdict.next_us.map(|at_us| at_us.saturating_sub(now_us));
         let due = self.due() > self.above.stuck;
         let due = due.then(|| self.above.shed_rest.until_us.saturating_sub(now_us));
@@ -269,6 +271,7 @@ impl<S: Os> Heap<S> {
     fn look(&mut self, now_us: u64) {
         self.look_at = self.first_look();
         self.above.outdated = false;
+        self.above.looked_us = now_us;
         self.refresh_limits(now_us);
         self.above.free_in_spans = self.free_in_spans();
         let mistakes = self.runs.recall.mistakes();

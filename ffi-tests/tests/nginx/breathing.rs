@@ -104,9 +104,9 @@ fn workers_breathe_out_after_load_and_those_of_stock_nginx_do_not() {
 /// Nothing wakes them up once they have settled.
 fn idle_workers_sleep(nginx: &Nginx) {
     let sleeps = || nginx.running().iter().map(|worker| worker.sleeps()).collect::<Vec<u64>>();
-    let mut rests = (0..8).map(|_| {
+    let mut rests = (0..4).map(|_| {
         let before = sleeps();
-        sleep(Duration::from_secs(2));
+        sleep(Duration::from_secs(4));
         (before, sleeps())
     });
     assert!(rests.any(|(before, after)| before == after), "idle workers wake up");

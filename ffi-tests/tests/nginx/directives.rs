@@ -133,9 +133,14 @@ fn limits_that_contradict_each_other_stop_it() {
         "ebbtide_limit_soft 200m; ebbtide_limit_hard 100m;",
         "ebbtide_retain 200m; ebbtide_limit_hard 100m;",
         "ebbtide_limit_soft 80%; ebbtide_limit_hard 40%;",
+        "ebbtide_retain 200m; ebbtide_limit_soft 100m;",
     ] {
-        let (taken, said) = tested(&in_http(directives));
+        let config = in_http(directives);
+        // The end of the block, for the directives may stand anywhere in it.
+        let line = format!("nginx.conf:{}", config.text(1).lines().count());
+        let (taken, said) = tested(&config);
         assert!(!taken && said.contains("must not be less than"), "{directives}: {said}");
+        assert!(said.contains(&line), "{directives}: {said}, not {line}");
     }
 }
 

@@ -90,6 +90,7 @@ fn killed_workers_come_back_and_take_over_their_slots() {
     // Those in flight are lost with their worker, as in stock nginx; the others are answered.
     assert!(killed >= 5 && outcome.requests > 300, "{killed} kills: {}", outcome.said);
     assert!(!outcome.said.contains("Non-2xx"), "{}", outcome.said);
+    assert!(outcome.lost() <= 40 * killed, "{killed} kills: {}", outcome.said);
     page_is_right(&nginx);
 }
 
@@ -184,4 +185,35 @@ fn a_reload_with_a_bad_configuration_changes_nothing() {
     nginx.write_config(&config);
     nginx.reload();
     page_is_right(&nginx);
+}
+
+/// Refused when everything of it has been read, by an error of its Lua code: what it would have
+/// changed is as before.
+#[test]
+fn a_reload_that_is_refused_late_changes_nothing() {
+    let _beside = beside();
+    let refused = "init_by_lua_block { error('refused') }";
+    let code = "local found, ebbtide = pcall(require, 'resty.ebbtide')
+        local rows = {}
+        for i = 1, 200000 do rows[i] = { i } end
+        ngx.say(found and ebbtide.get('limit_hard') or 'none')";
+    for (http, other, expected) in [
+        ("ebbtide off;", "ebbtide_limit_hard 8m;", "none\n"),
+        ("ebbtide_limit_hard 64m;", "ebbtide_limit_hard 8m;", "67108864\n"),
+        ("ebbtide_limit_hard 64m;", "ebbtide off;", "67108864\n"),
+    ] {
+        let config = Config::new(Modules::First).workers(1).lua("limit", code);
+        let nginx = Nginx::start(&config.clone().http(http));
+        assert_eq!(nginx.get("/limit"), expected);
+        nginx.write_config(&config.clone().http(other).http(refused));
+        nginx.signal("HUP");
+        nginx.wait_until("it is refused", PATIENCE, |nginx| nginx.log().contains("refused"));
+        let before = nginx.running();
+        kill("KILL", before[0].pid);
+        nginx.wait_until("another takes its place", PATIENCE, |nginx| {
+            nginx.running().len() == 1 && nginx.running() != before
+        });
+        assert_eq!(nginx.get("/limit"), expected, "{http} {other}");
+        assert!(!nginx.log().contains("exited on signal 6"), "{}", nginx.log());
+    }
 }

@@ -159,6 +159,20 @@ fn a_share_of_the_cgroup_is_divided_among_the_workers() {
         assert_eq!((soft, hard), (one_percent * 40 / 2, one_percent * 80 / 2));
     }
     assert!(!nginx.log().contains("[warn]"), "{}", nginx.log());
+
+    // A size beside a share that comes to less is lowered to that.
+    let mut config =
+        Config::new(Modules::First).http("ebbtide_limit_soft 300m; ebbtide_limit_hard 10%;");
+    config.cgroup = Some(cgroup.0.clone());
+    nginx.write_config(&config);
+    nginx.reload();
+    nginx.wait_until("both are there", Duration::from_secs(2), |nginx| json(nginx).len() == 2);
+    for worker in json(&nginx) {
+        let (soft, hard) = (number(&worker, "limit_soft"), number(&worker, "limit_hard"));
+        assert_eq!((soft, hard), (one_percent * 10 / 2, one_percent * 10 / 2));
+    }
+    assert!(nginx.log().contains("less than ebbtide_limit_soft"), "{}", nginx.log());
+    assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
 #[test]

@@ -17,6 +17,13 @@ impl Outcome {
         !self.said.contains("Socket errors") && !self.said.contains("Non-2xx")
     }
 
+    /// Requests that got no answer.
+    pub fn lost(&self) -> u64 {
+        let errors = self.said.lines().find_map(|line| line.split_once("Socket errors: "));
+        let counts = errors.map_or("", |(_, counts)| counts).split(", ");
+        counts.filter_map(|count| count.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
     fn parse(said: String) -> Outcome {
         let words: Vec<&str> = said.split_whitespace().collect();
         let found = words.windows(3).find(|three| three[1..] == ["requests", "in"]);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ebbtide_ffi_tests::{finish, scratch};
 
+use crate::load::Load;
 use crate::server::{
     Config, Modules, Nginx, Worker, alone, beside, children_of, material, target, title,
 };
@@ -48,6 +49,28 @@ fn nginx_in_a_single_process_breathes() {
     assert_eq!(pids(&nginx).into_iter().collect::<Vec<_>>(), [process.pid]);
     assert!(nginx.get("/light").starts_with("row 20"));
     assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+/// A configuration that is refused leaves the VMs of threads what they are, not the event loop's.
+#[test]
+fn threads_of_a_single_process_outlive_a_reload_that_is_refused() {
+    let _beside = beside();
+    let config = Config::new(Modules::First)
+        .workers(0)
+        .top("master_process off; thread_pool pool threads=4;")
+        .lua(
+            "sum",
+            "local ok, total = ngx.run_worker_thread('pool', 'thread_work', 'sum', 1)
+             ngx.say(total)",
+        );
+    let nginx = Nginx::start(&config);
+    nginx.write_config(&config.clone().http("init_by_lua_block { error('refused') }"));
+    nginx.signal("HUP");
+    nginx.wait_until("it is refused", PATIENCE, |nginx| nginx.log().contains("refused"));
+    let load = Load::start(&nginx, "/sum", 16, 3, false);
+    let outcome = load.finish();
+    assert!(outcome.is_clean() && outcome.requests > 100, "{}", outcome.said);
+    assert_eq!(vms(&json(&nginx)[0], "main", "count"), 1);
 }
 
 /// A configuration in which another module makes a VM before `http` is read, as a `stream` block

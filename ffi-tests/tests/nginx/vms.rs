@@ -4,17 +4,20 @@ use std::thread;
 use std::time::Duration;
 
 use crate::server::{Config, Modules, Nginx, alone, beside};
-use crate::status::{json, number, vms};
+use crate::status::{json, vms};
 
 #[test]
 fn vms_of_worker_threads_have_heaps_and_compute_what_is_right() {
     let _beside = beside();
-    let config = Config::new(Modules::First).top("thread_pool pool threads=4;").lua(
-        "sum",
-        "local seed = tonumber(ngx.var.arg_seed)
+    let config = Config::new(Modules::First)
+        .top("thread_pool pool threads=4;")
+        .http("ebbtide_decay 0; ebbtide_idle 10ms;")
+        .lua(
+            "sum",
+            "local seed = tonumber(ngx.var.arg_seed)
          local ok, total, text = ngx.run_worker_thread('pool', 'thread_work', 'sum', seed)
          ngx.say(tostring(ok), ' ', total, ' ', text)",
-    );
+        );
     let nginx = Nginx::start(&config);
     thread::scope(|scope| {
         for thread in 0..6_u64 {
@@ -37,6 +40,33 @@ fn vms_of_worker_threads_have_heaps_and_compute_what_is_right() {
         assert_eq!(vms(&worker, "other", "live") > 0, vms(&worker, "other", "count") > 0);
     }
     assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+/// The event loop returns their memory and reads their figures while threads work in their VMs.
+#[test]
+fn vms_of_worker_threads_and_the_event_loop_do_not_meet_in_a_heap() {
+    let _alone = alone();
+    let config = Config::new(Modules::First)
+        .workers(1)
+        .top("thread_pool pool threads=4;")
+        .http("ebbtide_decay 0; ebbtide_idle 10ms;")
+        .lua(
+            "churn",
+            "local ok, total = ngx.run_worker_thread('pool', 'thread_work', 'churn', 6)
+             ngx.say(tostring(ok), ' ', total)",
+        );
+    let nginx = Nginx::start(&config);
+    let worker = nginx.running()[0];
+    let expected = format!("true {}\n", 6_u64 * 20_000 * 20_001 / 2);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| (0..4).for_each(|_| assert_eq!(nginx.get("/churn"), expected))))
+            .collect();
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            assert_eq!(json(&nginx).len(), 1);
+        }
+    });
+    assert_eq!((nginx.running(), nginx.errors()), (vec![worker], Vec::new()));
 }
 
 #[test]
@@ -114,34 +144,4 @@ fn a_worker_that_only_runs_a_timer_now_and_then_breathes() {
 fn a_worker_that_runs_small_timers_all_the_time_breathes() {
     let _alone = alone();
     breathes_with_timers(0.1, "local rows = {} for i = 1, 20 do rows[i] = { i } end");
-}
-
-/// LuaJIT owes its collector's steps for each byte that was allocated. A large string owes more
-/// than a whole collection takes, and still no slice makes more than its share of them.
-#[test]
-fn after_a_large_string_garbage_is_collected_in_slices_all_the_same() {
-    let _alone = alone();
-    let config = Config::new(Modules::First).workers(1).http("ebbtide_idle 200ms;").lua(
-        "drop",
-        "package.kept = {}
-         for i = 1, 600 do
-             local rows = {}
-             for j = 1, 1000 do rows[j] = { j } end
-             package.kept[i] = rows
-         end
-         local text = string.rep('x', 6e7)
-         ngx.say(#text)",
-    );
-    let nginx = Nginx::start(&config);
-    let steps = |nginx: &Nginx| number(&json(nginx)[0]["steps"], "count");
-    let before = steps(&nginx);
-    assert_eq!(nginx.get("/drop"), "60000000\n");
-    nginx.wait_until("all is collected and returned", Duration::from_secs(8), |nginx| {
-        let worker = &json(nginx)[0];
-        worker["breath"] == "settled" && vms(worker, "main", "live") < 100_000_000
-    });
-    let slices = steps(&nginx) - before;
-    println!("{slices} slices");
-    assert!(slices >= 60, "{slices} slices for six hundred thousand tables");
-    assert_eq!(nginx.errors(), Vec::<String>::new());
 }

@@ -117,6 +117,23 @@ fn the_smallest_budget_makes_progress_with_every_call() {
     assert_eq!(tested.free_resident(), left);
 }
 
+/// An event loop that is woken by other things in between, and ticks when it is time.
+#[test]
+fn to_ask_when_to_tick_does_not_put_the_tick_off() {
+    let mut tested = tested(&[]);
+    tested.wave(4 << 20);
+    let mut ticks = 0;
+    for _ in 0..400 {
+        tested.os.world().now_us += 10_000;
+        if tested.heap().next_tick_us() == Some(0) {
+            tested.act(&Step::Tick(0, 500));
+            ticks += 1;
+        }
+    }
+    assert!(ticks > 5, "{ticks} ticks in four seconds");
+    assert_eq!(tested.heap().next_tick_us(), None, "it rests");
+}
+
 #[test]
 fn holes_that_appear_at_rest_are_news() {
     let mut tested = tested(&[]);

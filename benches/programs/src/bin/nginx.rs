@@ -91,8 +91,7 @@ fn run(options: &Options) -> Result<bool> {
     } else {
         breathe(&servers, options.chart.as_deref(), &mut report)?;
         throughput(&servers, "1,500 requests in flight", HEAVY, 1.10, options.rounds, &mut report)?;
-        // As many as stock nginx: to a hundredth, by which two runs of one server differ too.
-        throughput(&servers, "20 requests in flight", LIGHT, 0.99, options.rounds, &mut report)?;
+        throughput(&servers, "20 requests in flight", LIGHT, 1.0, options.rounds, &mut report)?;
     }
     drop(servers);
     // What is left is small, and in the system's folder for that.
@@ -127,7 +126,7 @@ fn throughput(
         rate.median >= least,
         format!("{name}: throughput {}, at least {least:.2}", of(rate)),
     );
-    report.judge(p99.median <= 1.05, format!("{name}: p99 {}, no worse", of(p99)));
+    report.judge(p99.median <= 1.0, format!("{name}: p99 {}, no worse", of(p99)));
     report.judge(failed == 0, format!("{name}: {failed} requests failed, none"));
     Ok(())
 }
@@ -212,10 +211,7 @@ fn breathe(servers: &[Nginx; 2], chart: Option<&Path>, report: &mut Report) -> R
         longest[1].as_secs_f64() * 1e3,
         longest[0].as_secs_f64() * 1e3
     );
-    report.judge(
-        longest[1] < Duration::from_millis(20) || longest[1] < longest[0],
-        format!("{text}, under 20 ms or no worse"),
-    );
+    report.judge(longest[1] < Duration::from_millis(20), format!("{text}, under 20 ms"));
     match chart {
         Some(path) => std::fs::write(path, drawn(seen).to_svg())
             .map_err(|error| format!("{}: {error}", path.display())),

@@ -1,14 +1,15 @@
 /* A small Lua host: runs one script on the allocator that is asked for.
  *
- *   host [--allocator builtin|malloc|ebbtide|attached|inplace] [--jit on|off]
- *        [--events] script.lua [argument...]
+ *   host [--allocator builtin|malloc|ebbtide|attached|inplace|FILE]
+ *        [--jit on|off] [--events] [--drop] script.lua [argument...]
  *   host --version
  *
  * Built against LuaJIT or PUC Lua 5.1 to 5.4, and against ebbtide. The script
  * finds its arguments in `arg`, the module ebbtide, and the globals below.
  * What is there on ebbtide is so on attached, too: a VM on the built-in
  * allocator that is attached before the script begins. On inplace, which is the
- * built-in allocator, reclaim() gives memory back in place.
+ * built-in allocator, reclaim() gives memory back in place. A FILE, which has a
+ * slash in it, is a library with another allocator: see peer.h.
  *
  *   wait_until(s)   sleeps until s seconds after the start, not if that is
  *                   past; on ebbtide as an event loop does, with ticks for the
@@ -24,6 +25,11 @@
  *
  * With --events, event() and reclaim() write one line each to standard output:
  * the word "event", then key=value fields, separated by tabs. Sizes are bytes.
+ *
+ * With --drop, what the script made is dropped and collected when it has ended.
+ * Then comes the event "dropped"; all that can be is given back, whatever the
+ * allocator; and then comes the event "purged". Its field aside_us is the CPU
+ * time that the events and the purge took, which no script would have paid.
  *
  * After lua_close() the ebbtide heap must hold nothing. Whatever is wrong is
  * said in one line, and the exit status is 1 (2 for a wrong command line).
@@ -48,6 +54,7 @@
 #endif
 
 #include "ebbtide.h"
+#include "peer.h"
 
 #ifdef LUAJIT_VERSION
 #define RUNTIME LUAJIT_VERSION
@@ -55,16 +62,20 @@
 #define RUNTIME LUA_RELEASE
 #endif
 
-typedef enum { BUILTIN, MALLOC, EBBTIDE, ATTACHED, IN_PLACE } allocator_kind;
+typedef enum {
+  BUILTIN, MALLOC, EBBTIDE, ATTACHED, IN_PLACE, PEER
+} allocator_kind;
 
 typedef struct {
   allocator_kind allocator;
   int jit;          /* 1 on, 0 off, -1 as the runtime has it */
   int events;
+  int drop;
   int script;       /* index into argv */
   int argc;
   char **argv;
   ebb_heap *heap;   /* NULL but on ebbtide and attached */
+  peer peer;        /* on malloc and on a FILE */
   int64_t start;    /* nanoseconds on the monotonic clock */
 } host;
 
@@ -111,18 +122,6 @@ static void sleep_until(int64_t time)
 
 /* Allocators */
 
-/* The C library's, or whatever is preloaded in its place. */
-static void *malloc_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
-{
-  (void)ud;
-  (void)osize;
-  if (nsize == 0) {
-    free(ptr);
-    return NULL;
-  }
-  return realloc(ptr, nsize);
-}
-
 static lua_State *attached_vm(void)
 {
   lua_State *L = luaL_newstate();
@@ -137,7 +136,8 @@ static lua_State *new_vm(void)
 {
   switch (self.allocator) {
   case MALLOC:
-    return lua_newstate(malloc_alloc, NULL);
+  case PEER:
+    return lua_newstate(self.peer.alloc, NULL);
   case EBBTIDE:
     self.heap = ebb_heap_new(NULL);
     if (self.heap == NULL)
@@ -235,9 +235,9 @@ static long long resident(const char *text, const char *field)
   return line == NULL ? -1 : 1024 * strtoll(line + strlen(field), NULL, 10);
 }
 
-static int l_event(lua_State *L)
+/* Begins the line of an event. Allocates nothing. */
+static void print_event(lua_State *L, const char *label)
 {
-  const char *label = luaL_checkstring(L, 1);
   long long live = 1024LL * lua_gc(L, LUA_GCCOUNT, 0)
     + lua_gc(L, LUA_GCCOUNTB, 0);
   char text[2048];
@@ -253,8 +253,18 @@ static int l_event(lua_State *L)
          resident(text, "\nRss:"), resident(text, "\nPss:"));
   if (self.heap != NULL)
     print_stats();
+}
+
+static void end_event(void)
+{
   putchar('\n');
   fflush(stdout);
+}
+
+static int l_event(lua_State *L)
+{
+  print_event(L, luaL_checkstring(L, 1));
+  end_event();
   return 0;
 }
 
@@ -420,6 +430,39 @@ static int l_set(lua_State *L)
   return 0;
 }
 
+/* What --drop does */
+
+static void purge(lua_State *L)
+{
+  if (self.heap != NULL)
+    ebb_reclaim(self.heap, NULL, NULL);
+  else if (self.allocator == IN_PLACE)
+    ebb_builtin_reclaim(L, NULL, NULL);
+  else if (self.peer.purge != NULL)
+    self.peer.purge();
+}
+
+/* CPU time of this process, in microseconds. */
+static long long cpu_us(void)
+{
+  return (long long)clock() * 1000000 / CLOCKS_PER_SEC;
+}
+
+static void drop(lua_State *L)
+{
+  long long start;
+
+  lua_gc(L, LUA_GCCOLLECT, 0);
+  lua_gc(L, LUA_GCCOLLECT, 0);
+  start = cpu_us();
+  print_event(L, "dropped");
+  end_event();
+  purge(L);
+  print_event(L, "purged");
+  printf("\taside_us=%lld", cpu_us() - start);
+  end_event();
+}
+
 /* The run */
 
 static void set_globals(lua_State *L)
@@ -471,6 +514,8 @@ static int run(lua_State *L)
   if (luaL_loadfile(L, self.argv[self.script]) != 0)
     return lua_error(L);
   lua_call(L, 0, 0);
+  if (self.drop)
+    drop(L);
   return 0;
 }
 
@@ -506,7 +551,9 @@ static void run_script(void)
 static void usage(const char *what, const char *value)
 {
   fail(2, "%s%s; usage: host "
-       "[--allocator builtin|malloc|ebbtide|attached|inplace] [--jit on|off] [--events] script.lua [argument...]", what, value);
+       "[--allocator builtin|malloc|ebbtide|attached|inplace|FILE] "
+       "[--jit on|off] [--events] [--drop] script.lua [argument...]",
+       what, value);
 }
 
 /* Which of the names value is. */
@@ -522,10 +569,26 @@ static int choose(const char *option, const char *value, const char **names)
   return -1;
 }
 
+static void choose_allocator(const char *value)
+{
+  static const char *names[] = { "builtin", "malloc", "ebbtide", "attached",
+                                 "inplace", NULL };
+  const char *why;
+
+  if (value == NULL || strchr(value, '/') == NULL) {
+    self.allocator = choose("--allocator", value, names);
+  } else {
+    self.allocator = PEER;
+    why = peer_load(&self.peer, value);
+    if (why != NULL)
+      fail(1, "cannot load %s: %s", value, why);
+  }
+  if (self.allocator == MALLOC)
+    peer_libc(&self.peer);
+}
+
 static void parse(int argc, char **argv)
 {
-  static const char *allocators[] = { "builtin", "malloc", "ebbtide",
-                                      "attached", "inplace", NULL };
   static const char *switches[] = { "off", "on", NULL };
   int i;
 
@@ -534,13 +597,14 @@ static void parse(int argc, char **argv)
   self.jit = -1;
   for (i = 1; i < argc && strncmp(argv[i], "--", 2) == 0; i++) {
     if (strcmp(argv[i], "--allocator") == 0) {
-      self.allocator = choose(argv[i], argv[i + 1], allocators);
-      i++;
+      choose_allocator(argv[++i]);
     } else if (strcmp(argv[i], "--jit") == 0) {
       self.jit = choose(argv[i], argv[i + 1], switches);
       i++;
     } else if (strcmp(argv[i], "--events") == 0) {
       self.events = 1;
+    } else if (strcmp(argv[i], "--drop") == 0) {
+      self.drop = 1;
     } else if (strcmp(argv[i], "--version") == 0) {
       printf("%s\nebbtide %s\n", RUNTIME, ebb_version());
       exit(0);

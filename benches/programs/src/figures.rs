@@ -6,7 +6,7 @@
 use crate::memory::megabytes;
 use crate::numbers::geometric_mean;
 use crate::process::Outcome;
-use crate::suite::Measured;
+use crate::suite::{Kind, Measured};
 
 /// The first allocator measured is what the others are compared with.
 const BASE: usize = 0;
@@ -55,7 +55,7 @@ pub fn figures(measured: &[Measured], allocator: usize) -> Vec<Figure> {
 
 /// The geometric mean over the five reference workloads, and the worst of them.
 fn reference_figures(measured: &[Measured], allocator: usize) -> Vec<Figure> {
-    let reference = measured.iter().filter(|measured| measured.program.reference);
+    let reference = measured.iter().filter(|measured| measured.program.kind == Kind::Reference);
     let speeds: Vec<f64> = reference
         .filter_map(|measured| measured.speed(allocator))
         .map(|spread| spread.median)

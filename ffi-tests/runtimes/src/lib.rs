@@ -65,7 +65,7 @@ pub fn repository() -> PathBuf {
     root
 }
 
-/// Compiles `ffi-tests/host.c` against `runtime` and `ebbtide` (`libebbtide.a` or `.so`, by its
+/// Compiles `ffi-tests/host.c` and `peer.c` against `runtime` and `ebbtide` (`libebbtide.a` or `.so`, by its
 /// path) into the program `output`. With a `.so`, a link named [`SONAME`] is put beside `output`.
 /// The compiler is `$CC`, or else `cc`.
 ///
@@ -83,6 +83,7 @@ pub fn build_host(runtime: &Runtime, ebbtide: &Path, output: &Path) -> Result<()
         .arg("-o")
         .arg(output)
         .arg(root.join("ffi-tests/host.c"))
+        .arg(root.join("ffi-tests/peer.c"))
         .arg(ebbtide)
         .arg(runtime.library)
         .args(runtime.link_flags)

@@ -13,6 +13,8 @@
 //!   nginx     an nginx with a service in Lua, and a load on it
 //!   numbers   median, spread, geometric mean
 //!   suite     the programs and their results; figures: what they must reach
+//!   contest   the figures against all others: LuaJIT's own, and the best of the peers
+//!   report    tables and JSON of all runs; dots: a picture of ratios
 //!   tide      the schedules of the demo's program; curve: its memory over time
 //!   breathing what the demo's two runs show, and whether the memory went back
 //!   live      the display while the demo runs; chart: its picture; table: aligned text
@@ -25,7 +27,9 @@
 
 pub mod breathing;
 pub mod chart;
+pub mod contest;
 pub mod curve;
+pub mod dots;
 pub mod event;
 pub mod figures;
 pub mod host;
@@ -34,6 +38,7 @@ pub mod memory;
 pub mod nginx;
 pub mod numbers;
 pub mod process;
+pub mod report;
 pub mod suite;
 pub mod table;
 pub mod tide;

@@ -66,7 +66,7 @@ const fn known(name: &'static str, script: &'static str) -> Program {
 }
 
 const fn special(name: &'static str, script: &'static str, rounds_max: usize) -> Program {
-    Program { rounds_max, quick: false, ..seconds(name, script, Kind::Special) }
+    Program { rounds_max, ..seconds(name, script, Kind::Special) }
 }
 
 const fn replacing(
@@ -76,12 +76,16 @@ const fn replacing(
     rounds_max: usize,
 ) -> Program {
     let unit = Unit::Nanoseconds;
-    Program { args, unit, ..special(name, script, rounds_max) }
+    let quick = rounds_max >= QUICK_ROUNDS_MAX;
+    Program { args, unit, quick, ..special(name, script, rounds_max) }
 }
 
 const fn blocks(name: &'static str, args: &'static [&'static str], rounds_max: usize) -> Program {
     Program { kind: Kind::Blocks, ..replacing(name, "blocks.lua", args, rounds_max) }
 }
+
+/// A program that is not worth so many rounds is left out of a quick look.
+const QUICK_ROUNDS_MAX: usize = 5;
 
 /// Every program.
 pub const PROGRAMS: &[Program] = &[
@@ -177,6 +181,12 @@ impl Measured {
             }
         }
         Ok(Measured { program, runs })
+    }
+
+    /// Runs that were made elsewhere.
+    #[cfg(test)]
+    pub fn from_runs(program: &'static Program, runs: Vec<Vec<Outcome>>) -> Measured {
+        Measured { program, runs }
     }
 
     /// The rounds on one allocator, by its place in the order.

@@ -61,7 +61,8 @@ fn measure(rounds: usize, check: bool) -> Result<()> {
     let mut rows = vec![["figure", "seen", "must be", ""].map(str::to_owned).to_vec()];
     rows.extend(figures.iter().map(row));
     println!("{}", table::render(&rows));
-    let missed: Vec<_> = figures.iter().filter(|it| !it.reached()).map(|it| it.what).collect();
+    let missed: Vec<_> =
+        figures.iter().filter(|it| !it.reached()).map(|it| it.what.as_str()).collect();
     match missed.is_empty() || !check {
         true => Ok(()),
         false => Err(format!("missed: {}", missed.join("; "))),
@@ -74,15 +75,15 @@ fn row(figure: &Figure) -> Vec<String> {
         Bound::AtMost(bound) => ("at most", bound),
     };
     vec![
-        figure.what.to_owned(),
+        figure.what.clone(),
         format!("{:.2} {}", figure.seen, figure.unit),
         format!("{word} {bound} {}", figure.unit),
         if figure.reached() { "reached" } else { "missed" }.to_owned(),
     ]
 }
 
-fn figure(what: &'static str, seen: f64, bound: Bound, unit: &'static str) -> Figure {
-    Figure { what, base: None, seen, bound, unit }
+fn figure(what: &str, seen: f64, bound: Bound, unit: &'static str) -> Figure {
+    Figure { what: what.to_owned(), base: None, seen, bound, unit }
 }
 
 /// Shows on a terminal what is going on, on a line that the next one overwrites.

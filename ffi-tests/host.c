@@ -27,9 +27,9 @@
  * the word "event", then key=value fields, separated by tabs. Sizes are bytes.
  *
  * With --drop, what the script made is dropped and collected when it has ended.
- * Then comes the event "dropped"; all that can be is given back, whatever the
- * allocator; and then comes the event "purged". Its field aside_us is the CPU
- * time that the events and the purge took, which no script would have paid.
+ * Then comes the event "all dropped"; what can be is given back, whatever the
+ * allocator; and then comes the event "all purged". Its field aside_us is the
+ * CPU time of the events and the purge, which no script would have paid.
  *
  * After lua_close() the ebbtide heap must hold nothing. Whatever is wrong is
  * said in one line, and the exit status is 1 (2 for a wrong command line).
@@ -455,10 +455,10 @@ static void drop(lua_State *L)
   lua_gc(L, LUA_GCCOLLECT, 0);
   lua_gc(L, LUA_GCCOLLECT, 0);
   start = cpu_us();
-  print_event(L, "dropped");
+  print_event(L, "all dropped");
   end_event();
   purge(L);
-  print_event(L, "purged");
+  print_event(L, "all purged");
   printf("\taside_us=%lld", cpu_us() - start);
   end_event();
 }

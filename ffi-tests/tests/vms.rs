@@ -120,8 +120,8 @@ fn the_host_drops_and_purges_on_every_allocator() {
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.len() == 2, "{allocator}: {text}");
-        assert!(lines[0].starts_with("event\tlabel=dropped\t"), "{allocator}: {text}");
-        assert!(lines[1].starts_with("event\tlabel=purged\t"), "{allocator}: {text}");
+        assert!(lines[0].starts_with("event\tlabel=all dropped\t"), "{allocator}: {text}");
+        assert!(lines[1].starts_with("event\tlabel=all purged\t"), "{allocator}: {text}");
         assert!(lines[1].contains("\taside_us="), "{allocator}: {text}");
     }
 }

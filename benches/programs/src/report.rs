@@ -23,6 +23,9 @@ pub struct Report<'a> {
     pub measured: &'a [Measured],
 }
 
+/// How many events every program has: all dropped, all purged.
+const EVENTS_OF_ALL: usize = 2;
+
 /// A column of a table for each allocator: what one cell says.
 type Cell<'a> = &'a dyn Fn(&Measured, usize) -> Option<String>;
 
@@ -43,7 +46,7 @@ impl Report<'_> {
         put(self
             .table("CPU time, median", &|it, at| Some(it.program.show_time(it.time(at)?.median))));
         put(self.table(&format!("times as fast as {base} (range)"), &|it, at| {
-            Some(show_spread(it.speed(at)?))
+            (at > 0).then_some(show_spread(it.speed(at)?))
         }));
         if let (Some(ours), false) = (ours, self.peers().is_empty()) {
             put(self.contest(ours));
@@ -55,8 +58,8 @@ impl Report<'_> {
         for key in ["rss", "pss"] {
             let heading = format!("{} when all was dropped, then purged, MB", key.to_uppercase());
             put(self.table(&heading, &|it, at| {
-                let dropped = it.of(at, |outcome| size(outcome, "dropped", key))?.median;
-                let purged = it.of(at, |outcome| size(outcome, "purged", key))?.median;
+                let dropped = it.of(at, |outcome| size(outcome, "all dropped", key))?.median;
+                let purged = it.of(at, |outcome| size(outcome, "all purged", key))?.median;
                 Some(format!("{dropped:.1} > {purged:.1}"))
             }));
         }
@@ -95,13 +98,14 @@ impl Report<'_> {
         std::iter::once(heading).chain(self.measured.iter().filter_map(row)).collect()
     }
 
-    /// The last round of each program that reports phases of its own: live, RSS and PSS at each.
+    /// The last round of each program that reports phases of its own, on LuaJIT's allocator and on
+    /// ours: live, RSS and PSS at each.
     pub fn phases(&self) -> String {
         let mut text = String::new();
         for runs in self.measured {
             for (index, allocator) in self.allocators.iter().enumerate() {
                 let Some(outcome) = runs.runs(index).last() else { continue };
-                if outcome.events.len() <= 2 {
+                if outcome.events.len() <= EVENTS_OF_ALL || allocator.is_peer() {
                     continue;
                 }
                 let title = format!("{} on {}", runs.program.name, allocator.name);
@@ -138,7 +142,7 @@ impl Report<'_> {
         let speed = self.dots(&|it, at| Some(it.speed(at)?.median));
         let peak = self.dots(&|it, at| Some(it.ratio(at, 0, |run| PEAK(it, run))?.median));
         let left = self.dots(&|it, at| {
-            let spread = it.ratio(at, 0, |outcome| size(outcome, "purged", "pss"));
+            let spread = it.ratio(at, 0, |outcome| size(outcome, "all purged", "pss"));
             Some(spread?.median)
         });
         let picture = |title: &str, subtitle: &str, dots: Dots| {
@@ -233,17 +237,18 @@ fn json_run(measured: &Measured, index: usize, allocator: &str) -> String {
     let fields = [
         ("time", each(&|outcome| measured.program.time(outcome))),
         ("rss_peak_bytes", each(&|outcome| Some(outcome.rss_peak as f64))),
-        ("rss_dropped_bytes", event("dropped", "rss")),
-        ("pss_dropped_bytes", event("dropped", "pss")),
-        ("rss_purged_bytes", event("purged", "rss")),
-        ("pss_purged_bytes", event("purged", "pss")),
+        ("rss_dropped_bytes", event("all dropped", "rss")),
+        ("pss_dropped_bytes", event("all dropped", "pss")),
+        ("rss_purged_bytes", event("all purged", "rss")),
+        ("pss_purged_bytes", event("all purged", "pss")),
     ];
     let fields = fields.map(|(key, values)| format!("{key:?}: {values}")).join(", ");
     let program = measured.program.name;
     format!("    {{\"program\": {program:?}, \"allocator\": {allocator:?}, {fields}}}")
 }
 
-fn json_figure(figure: &Figure) -> String {
+/// A figure as a JSON object.
+pub fn json_figure(figure: &Figure) -> String {
     let (bound, side) = match figure.bound {
         Bound::AtLeast(bound) => (bound, "at least"),
         Bound::AtMost(bound) => (bound, "at most"),
@@ -259,7 +264,7 @@ fn json_figure(figure: &Figure) -> String {
 }
 
 /// A JSON string. Control characters, which nothing here contains, become blanks.
-fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     let plain = text.replace(char::is_control, " ");
     format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""))
 }
@@ -274,8 +279,8 @@ mod tests {
 
     fn outcome(cpu_s: f64) -> Outcome {
         let event = |line| Event::parse(line, Duration::ZERO);
-        let dropped = event("event\tlabel=dropped\trss=4194304\tpss=2097152");
-        let purged = event("event\tlabel=purged\trss=1048576\tpss=1048576");
+        let dropped = event("event\tlabel=all dropped\trss=4194304\tpss=2097152");
+        let purged = event("event\tlabel=all purged\trss=1048576\tpss=1048576");
         Outcome {
             events: dropped.into_iter().chain(purged).collect(),
             text: Vec::new(),

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use ebbtide_programs::Result;
 use ebbtide_programs::figures::{Figure, figures};
 use ebbtide_programs::host::{Allocator, BUILTIN, EBBTIDE, Host, PEERS, allocator};
+use ebbtide_programs::machine::machine;
 use ebbtide_programs::process;
 use ebbtide_programs::report::{Report, figure_table};
 use ebbtide_programs::suite::{Measured, PROGRAMS, Program, program};
@@ -152,16 +153,6 @@ fn command() -> String {
     let args = std::env::args().skip(1).map(|arg| format!(" {arg}")).collect::<String>();
     let separator = if args.is_empty() { "" } else { " --" };
     format!("cargo run --release -p ebbtide-programs --bin programs{separator}{args}")
-}
-
-fn machine() -> String {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let cpus = read("/proc/cpuinfo");
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown CPU", |(_, name)| name);
-    let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
-    let kernel = read("/proc/sys/kernel/osrelease");
-    format!("{model}, {cores} cores, Linux {}", kernel.trim())
 }
 
 fn judge(options: &Options, figures: &[Figure]) -> Result<()> {

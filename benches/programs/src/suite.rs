@@ -84,8 +84,8 @@ const fn blocks(name: &'static str, args: &'static [&'static str], rounds_max: u
     Program { kind: Kind::Blocks, ..replacing(name, "blocks.lua", args, rounds_max) }
 }
 
-/// A program that is not worth so many rounds is left out of a quick look.
-const QUICK_ROUNDS_MAX: usize = 5;
+/// One that replaces so much that it is not worth so many rounds is left out of a quick look.
+const QUICK_ROUNDS_MAX: usize = 3;
 
 /// Every program.
 pub const PROGRAMS: &[Program] = &[
@@ -112,12 +112,12 @@ pub const PROGRAMS: &[Program] = &[
     special("grow8m", "grow8m.lua", 3),
     special("scatter", "scatter.lua", 2),
     Program { quick: false, ..special("service", "service.lua", 2) },
-    blocks("blocks-10k", &["1e4"], 5),
-    blocks("blocks-100k", &["1e5"], 5),
-    blocks("blocks-1m", &["1e6"], 3),
+    blocks("blocks-10k", &["1e4"], 3),
+    blocks("blocks-100k", &["1e5"], 3),
+    blocks("blocks-1m", &["1e6"], 2),
     blocks("blocks-10m", &["1e7"], 2),
-    replacing("replace-10k", "replace.lua", &["1e4"], 5),
-    replacing("replace-1m", "replace.lua", &["1e6"], 2),
+    replacing("replace-10k", "replace.lua", &["1e4"], 3),
+    replacing("replace-1m", "replace.lua", &["1e6"], 1),
     replacing("replace-10m", "replace.lua", &["1e7"], 1),
 ];
 

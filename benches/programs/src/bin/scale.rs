@@ -30,13 +30,13 @@ const USAGE: &str = "usage: scale [--quick] [--json FILE] [--charts FOLDER] [--c
 /// Live bytes of one heap.
 const SIZES: &[u64] =
     &[1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20, 1 << 30, 2 << 30, 4 << 30, 8 << 30];
-const QUICK_SIZE_MAX: u64 = 256 << 20;
+const QUICK_SIZE_MAX: u64 = 1 << 30;
 /// How many heaps, each with so many live bytes.
 const COUNTS: &[usize] = &[1, 10, 100, 1000, 3000, 10_000];
 const QUICK_COUNT_MAX: usize = 1000;
 const BYTES_OF_EACH: u64 = 64 << 10;
 /// Smaller ones fit into the processor's caches, and grow another way.
-const JUDGED_SIZE_MIN: f64 = (16 << 20) as f64;
+const JUDGED_SIZE_MIN: f64 = (64 << 20) as f64;
 const JUDGED_COUNT_MIN: f64 = 100.0;
 const REPLACEMENTS: usize = 1_000_000;
 /// Small heaps come and go so often that what is timed takes a while.
@@ -358,7 +358,7 @@ fn size_figures(rows: &[Row]) -> Vec<Figure> {
     let large = rows.iter().filter(|row| row.x >= JUDGED_SIZE_MIN);
     let share = large.map(Row::metadata_percent).reduce(f64::max);
     let metadata = share.map(|seen| Figure {
-        what: "metadata in a hundred bytes of a heap of 16 MB or more, at most".to_owned(),
+        what: "metadata in a hundred bytes of a heap of 64 MB or more, at most".to_owned(),
         base: None,
         seen,
         bound: Bound::AtMost(METADATA_MAX_PERCENT),

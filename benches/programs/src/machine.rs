@@ -11,6 +11,27 @@ pub fn machine() -> String {
     format!("{model}, {cores} cores, Linux {}", kernel.trim())
 }
 
+/// The command by which one of the binaries was run, without where its results go.
+pub fn command(binary: &str) -> String {
+    shown(binary, std::env::args().skip(1))
+}
+
+fn shown(binary: &str, mut args: impl Iterator<Item = String>) -> String {
+    let mut text = format!("cargo run --release -p ebbtide-programs --bin {binary}");
+    let mut separator = " --";
+    while let Some(arg) = args.next() {
+        if ["--json", "--charts"].contains(&arg.as_str()) {
+            args.next();
+            continue;
+        }
+        text.push_str(separator);
+        text.push(' ');
+        text.push_str(&arg);
+        separator = "";
+    }
+    text
+}
+
 /// The memory that programs may still take.
 pub fn available_bytes() -> Option<u64> {
     available(&read("/proc/meminfo"))
@@ -35,6 +56,14 @@ mod tests {
         let text = "MemTotal:  24 kB\nMemAvailable:       12 kB\n";
         assert_eq!(available(text), Some(12 * 1024));
         assert_eq!(available("MemTotal: 24 kB\n"), None);
+    }
+
+    #[test]
+    fn commands_do_not_say_where_results_go() {
+        let shown = |line: &str| shown("scale", line.split_whitespace().map(str::to_owned));
+        let plain = "cargo run --release -p ebbtide-programs --bin scale";
+        assert_eq!(shown("--json a/b --charts c"), plain);
+        assert_eq!(shown("--quick --json a --check"), format!("{plain} -- --quick --check"));
     }
 
     #[test]

@@ -137,8 +137,8 @@ impl Report<'_> {
         )
     }
 
-    /// The pictures by the names of their files.
-    pub fn charts(&self, machine: &str) -> Vec<(&'static str, String)> {
+    /// The pictures by the names of their files; below each stands where it is from.
+    pub fn charts(&self, origin: &str) -> Vec<(&'static str, String)> {
         let speed = self.dots(&|it, at| Some(it.speed(at)?.median));
         let peak = self.dots(&|it, at| Some(it.ratio(at, 0, |run| PEAK(it, run))?.median));
         let left = self.dots(&|it, at| {
@@ -147,7 +147,7 @@ impl Report<'_> {
         });
         let picture = |title: &str, subtitle: &str, dots: Dots| {
             let (title, subtitle) = (title.to_owned(), subtitle.to_owned());
-            Dots { title, subtitle, footnote: machine.to_owned(), ..dots }.to_svg()
+            Dots { title, subtitle, footnote: origin.to_owned(), ..dots }.to_svg()
         };
         vec![
             (

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use ebbtide_programs::Result;
 use ebbtide_programs::figures::{Figure, figures};
 use ebbtide_programs::host::{Allocator, BUILTIN, EBBTIDE, Host, PEERS, allocator};
-use ebbtide_programs::machine::machine;
+use ebbtide_programs::machine::{command, machine};
 use ebbtide_programs::process;
 use ebbtide_programs::report::{Report, figure_table};
 use ebbtide_programs::suite::{Measured, PROGRAMS, Program, program};
@@ -101,7 +101,8 @@ fn measure(options: &Options) -> Result<()> {
     let host = Host::build(options.library.as_deref())?;
     announce("building the allocators to compare with");
     host.build_peers(&options.allocators)?;
-    let about = [("command", command()), ("machine", machine()), ("versions", host.versions()?)];
+    let about =
+        [("command", command("programs")), ("machine", machine()), ("versions", host.versions()?)];
     for (what, text) in &about {
         println!("{what:<9} {text}");
     }
@@ -128,7 +129,8 @@ fn measure(options: &Options) -> Result<()> {
         write(path, &report.json(&about, &figures))?;
     }
     if let Some(folder) = &options.charts {
-        write_charts(folder, &report.charts(&machine()))?;
+        let origin = format!("{}. {}", machine(), command("programs"));
+        write_charts(folder, &report.charts(&origin))?;
     }
     judge(options, &figures)
 }
@@ -147,12 +149,6 @@ fn announce(what: &str) {
     if std::io::stderr().is_terminal() {
         eprint!("\r{what}\x1b[K");
     }
-}
-
-fn command() -> String {
-    let args = std::env::args().skip(1).map(|arg| format!(" {arg}")).collect::<String>();
-    let separator = if args.is_empty() { "" } else { " --" };
-    format!("cargo run --release -p ebbtide-programs --bin programs{separator}{args}")
 }
 
 fn judge(options: &Options, figures: &[Figure]) -> Result<()> {

@@ -19,7 +19,7 @@ use ebbtide::capi::{
 };
 use ebbtide_programs::Result;
 use ebbtide_programs::figures::{Bound, Figure};
-use ebbtide_programs::machine::{available_bytes, machine};
+use ebbtide_programs::machine::{available_bytes, command, machine};
 use ebbtide_programs::numbers::exponent;
 use ebbtide_programs::panels::{Panel, Panels, Point};
 use ebbtide_programs::report::{figure_table, json_figure, quote};
@@ -397,13 +397,18 @@ fn curve(
     (name, rows.iter().map(point).collect())
 }
 
+/// Where the figures are from.
+fn origin() -> String {
+    format!("{}. {}", machine(), command("scale"))
+}
+
 fn size_panels(rows: &[Row]) -> Panels {
     let curve = |name, read| curve(name, rows, size_label, read);
     let panel = |title: &str, curves| Panel { title: title.to_owned(), curves };
     Panels {
         title: "One heap of ebbtide's, from 1 MB to gigabytes".to_owned(),
         subtitle: "Blocks of 16 to 496 bytes. A flat curve is a cost in proportion.".to_owned(),
-        footnote: machine(),
+        footnote: origin(),
         panels: vec![
             panel(
                 "ns for an operation",
@@ -429,7 +434,7 @@ fn count_panels(rows: &[Row]) -> Panels {
         title: "Many heaps of ebbtide's in one process".to_owned(),
         subtitle: "Each with 64 KB of live blocks. A flat curve is a cost in proportion."
             .to_owned(),
-        footnote: machine(),
+        footnote: origin(),
         panels: vec![
             panel(
                 "ns for an operation",

@@ -20,7 +20,7 @@ fn shown(binary: &str, mut args: impl Iterator<Item = String>) -> String {
     let mut text = format!("cargo run --release -p ebbtide-programs --bin {binary}");
     let mut separator = " --";
     while let Some(arg) = args.next() {
-        if ["--json", "--charts"].contains(&arg.as_str()) {
+        if ["--json", "--markdown", "--charts"].contains(&arg.as_str()) {
             args.next();
             continue;
         }

@@ -66,6 +66,38 @@ impl Report<'_> {
         text
     }
 
+    /// The programs as a table in Markdown: ours beside LuaJIT's own and the best peer of each.
+    pub fn markdown(&self, ours: usize) -> String {
+        let peers = self.peers();
+        let mut text = "| program | built-in | ebbtide | times as fast (range) | best peer | \
+                        against it (range) | peak RSS, built-in | ebbtide |\n\
+                        |---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+        for it in self.measured {
+            let time = |at| show(it.time(at), |time| it.program.show_time(time.median));
+            let peak = |at| {
+                let peak = it.of(at, |outcome| Some(megabytes(outcome.rss_peak)));
+                show(peak, |peak| format!("{:.1} MB", peak.median))
+            };
+            let contest = best(it, TIME, ours, &peers);
+            let (peer, ratio) = match contest {
+                Some((peer, ratio)) => (self.allocators[peer].name, show_spread(ratio)),
+                None => ("–", "–".to_owned()),
+            };
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {peer} | {ratio} | {} | {} |",
+                it.program.name,
+                time(0),
+                time(ours),
+                show(it.speed(ours), show_spread),
+                peak(0),
+                peak(ours)
+            );
+        }
+        text
+    }
+
     fn table(&self, heading: &str, cell: Cell) -> Vec<Vec<String>> {
         let mut first = vec![heading.to_owned()];
         first.extend(self.allocators.iter().map(|allocator| allocator.name.to_owned()));
@@ -189,6 +221,10 @@ impl Report<'_> {
     }
 }
 
+fn show(spread: Option<Spread>, text: impl Fn(Spread) -> String) -> String {
+    spread.map_or_else(|| "–".to_owned(), text)
+}
+
 fn show_spread(spread: Spread) -> String {
     format!("{:.2} ({:.2}–{:.2})", spread.median, spread.min, spread.max)
 }
@@ -305,6 +341,16 @@ mod tests {
                 assert!(text.contains(part), "{part} is not in\n{text}");
             }
             assert_eq!(report.peers(), [2]);
+        });
+    }
+
+    #[test]
+    fn the_table_for_a_readme_has_a_row_for_each_program() {
+        check(|report| {
+            let text = report.markdown(1);
+            let row = "| tables | 3.000 s | 2.000 s | 1.50 (1.50–1.50) | libc | 2.00 (2.00–2.00) \
+                       | 8.0 MB | 8.0 MB |";
+            assert_eq!(text.lines().nth(2), Some(row));
         });
     }
 

@@ -17,7 +17,8 @@ use ebbtide_programs::report::{Report, figure_table};
 use ebbtide_programs::suite::{Measured, PROGRAMS, Program, program};
 
 const USAGE: &str = "usage: programs [--rounds N | --quick] [--only NAME]... \
-[--allocators A,B,... | --peers] [--library FILE] [--json FILE] [--charts FOLDER] [--check]";
+[--allocators A,B,... | --peers] [--library FILE] [--json FILE] [--markdown FILE] [--charts FOLDER] \
+[--check]";
 
 struct Options {
     rounds: usize,
@@ -25,6 +26,7 @@ struct Options {
     allocators: Vec<&'static Allocator>,
     library: Option<PathBuf>,
     json: Option<PathBuf>,
+    markdown: Option<PathBuf>,
     charts: Option<PathBuf>,
     quick: bool,
     check: bool,
@@ -52,6 +54,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
         allocators: vec![&BUILTIN, &EBBTIDE],
         library: None,
         json: None,
+        markdown: None,
         charts: None,
         quick: false,
         check: false,
@@ -66,6 +69,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
             "--peers" => options.allocators = with_peers(),
             "--library" => options.library = Some(value()?.into()),
             "--json" => options.json = Some(value()?.into()),
+            "--markdown" => options.markdown = Some(value()?.into()),
             "--charts" => options.charts = Some(value()?.into()),
             "--check" => options.check = true,
             _ => return Err(format!("no such option: {option}; {USAGE}")),
@@ -127,6 +131,9 @@ fn measure(options: &Options) -> Result<()> {
     }
     if let Some(path) = &options.json {
         write(path, &report.json(&about, &figures))?;
+    }
+    if let (Some(path), Some(ours)) = (&options.markdown, ours) {
+        write(path, &report.markdown(ours))?;
     }
     if let Some(folder) = &options.charts {
         let origin = format!("{}. {}", machine(), command("programs"));

@@ -85,6 +85,25 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// Writes to so much fresh memory and lets it go again. In a virtual machine memory that was never
+/// touched must first be found by the host, which takes longer than everything that is measured.
+fn warm_up(bytes: u64) -> Result<()> {
+    let (length, access) = (bytes as usize, libc::PROT_READ | libc::PROT_WRITE);
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping, wherever the kernel likes.
+    let start = unsafe { libc::mmap(ptr::null_mut(), length, access, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(format!("no {bytes} bytes to begin with"));
+    }
+    for offset in (0..length).step_by(4096) {
+        // SAFETY: the offset lies in the mapping, which can be written.
+        unsafe { start.cast::<u8>().add(offset).write_volatile(1) };
+    }
+    // SAFETY: the mapping is this function's, and nothing refers to it any more.
+    unsafe { libc::munmap(start, length) };
+    Ok(())
+}
+
 /// Seconds of CPU time that something takes.
 fn timed(work: impl FnOnce()) -> f64 {
     let start = cpu_time();
@@ -283,8 +302,10 @@ fn measure(options: &Options) -> Result<()> {
     let room = available_bytes().unwrap_or(1 << 30) / 2;
     let size_max = if options.quick { QUICK_SIZE_MAX } else { u64::MAX };
     let count_max = if options.quick { QUICK_COUNT_MAX } else { usize::MAX };
+    let fits = |bytes: &&u64| **bytes <= room.min(size_max);
+    warm_up(SIZES.iter().filter(fits).max().copied().unwrap_or(0).max(TIMED_BYTES_MIN))?;
     let mut sizes = Vec::new();
-    for &bytes in SIZES.iter().filter(|bytes| **bytes <= room.min(size_max)) {
+    for &bytes in SIZES.iter().filter(fits) {
         sizes.push(Row { x: bytes as f64, ..run_long_enough(1, bytes)? });
     }
     println!("{}", table::render(&rows("live in one heap", &sizes, size_label)));

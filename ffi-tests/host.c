@@ -15,7 +15,7 @@
  *                   past; on ebbtide as an event loop does, with ticks for the
  *                   heap. Returns the seconds since the start
  *   replace_blocks(live, count)
- *                   on the VM's allocator, without Lua: see below
+ *                   on the VM's allocator, without Lua: see blocks.h
  *   event(label)    with --events: says what is live in Lua and resident, and
  *                   on ebbtide what heap_stats() says, with heap_ before it
  *   reclaim()       on ebbtide: gives all free memory back, returns the report
@@ -53,6 +53,7 @@
 #include <luajit.h>
 #endif
 
+#include "blocks.h"
 #include "ebbtide.h"
 #include "peer.h"
 
@@ -337,76 +338,6 @@ static int l_reclaim(lua_State *L)
   return 1;
 }
 
-static uint64_t next_random(uint64_t *state)
-{
-  *state ^= *state << 13;
-  *state ^= *state >> 7;
-  *state ^= *state << 17;
-  return *state;
-}
-
-/* Blocks that live, with what was asked for each beside them. */
-typedef struct {
-  lua_Alloc alloc;
-  void *ud;
-  void **blocks;
-  unsigned char *sizes; /* bytes, divided by 8 */
-} block_set;
-
-static void renew_block(block_set *set, size_t i, uint64_t random)
-{
-  set->sizes[i] = (unsigned char)(2 + (random >> 32) % 18);
-  set->blocks[i] = set->alloc(set->ud, NULL, 0, set->sizes[i] * 8);
-  if (set->blocks[i] == NULL)
-    fail(1, "replace_blocks: out of memory");
-}
-
-static void free_block(block_set *set, size_t i)
-{
-  set->alloc(set->ud, set->blocks[i], set->sizes[i] * 8, 0);
-}
-
-/* Keeps live blocks of 16 to 152 bytes, written once, and replaces count of
- * them at random. Returns the nanoseconds of CPU time that a replacement takes.
- * What a program would do with its blocks is left out: it costs the same on
- * every allocator, and at ten million blocks more than all of them. */
-static int l_replace_blocks(lua_State *L)
-{
-  lua_Number live_wanted = luaL_checknumber(L, 1);
-  size_t live = (size_t)live_wanted;
-  long count = (long)luaL_checknumber(L, 2);
-  block_set set;
-  uint64_t state = 88172645463325252u;
-  clock_t start;
-  size_t i;
-  long n;
-
-  luaL_argcheck(L, live_wanted >= 1 && live_wanted < 4e9, 1, "1 to 4e9 blocks");
-  set.alloc = lua_getallocf(L, &set.ud);
-  set.blocks = (void **)malloc(live * sizeof(*set.blocks));
-  set.sizes = (unsigned char *)malloc(live);
-  if (set.blocks == NULL || set.sizes == NULL)
-    fail(1, "replace_blocks: out of memory");
-  for (i = 0; i < live; i++) {
-    renew_block(&set, i, next_random(&state));
-    memset(set.blocks[i], 1, set.sizes[i] * 8);
-  }
-  start = clock();
-  for (n = 0; n < count; n++) {
-    uint64_t random = next_random(&state);
-
-    i = (size_t)((random & 0xffffffff) * live >> 32);
-    free_block(&set, i);
-    renew_block(&set, i, random);
-  }
-  lua_pushnumber(L, (double)(clock() - start) * 1e9 / CLOCKS_PER_SEC / count);
-  for (i = 0; i < live; i++)
-    free_block(&set, i);
-  free(set.blocks);
-  free(set.sizes);
-  return 1;
-}
-
 static int l_heap_stats(lua_State *L)
 {
   ebb_stats stats;
@@ -481,7 +412,7 @@ static void set_globals(lua_State *L)
   lua_setfield(L, -2, "ebbtide");
   lua_pop(L, 2);
   lua_register(L, "wait_until", l_wait_until);
-  lua_register(L, "replace_blocks", l_replace_blocks);
+  lua_register(L, "replace_blocks", blocks_replace);
   if (self.events)
     lua_register(L, "event", l_event);
   if (self.heap != NULL || self.allocator == IN_PLACE)

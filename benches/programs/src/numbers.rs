@@ -13,6 +13,11 @@ pub struct Spread {
 }
 
 impl Spread {
+    /// By how much the values differ from the middle of their range, in percent of the median.
+    pub fn percent(&self) -> f64 {
+        (self.max - self.min) / 2.0 / self.median * 100.0
+    }
+
     /// The spread of `values`; nothing when there are none.
     pub fn of(values: &[f64]) -> Option<Spread> {
         let mut sorted = values.to_vec();
@@ -56,6 +61,7 @@ mod tests {
         let even = Spread::of(&[4.0, 1.0, 2.0, 100.0]);
         assert_eq!(even, Some(Spread { median: 3.0, min: 1.0, max: 100.0 }));
         assert_eq!(Spread::of(&[]), None);
+        assert_eq!(Spread { median: 2.0, min: 1.0, max: 3.0 }.percent(), 50.0);
     }
 
     #[test]

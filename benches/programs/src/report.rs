@@ -43,8 +43,10 @@ impl Report<'_> {
         let mut put = |rows: Vec<Vec<String>>| {
             let _ = writeln!(text, "{}", table::render(&rows));
         };
-        put(self
-            .table("CPU time, median", &|it, at| Some(it.program.show_time(it.time(at)?.median))));
+        put(self.table("CPU time, median", &|it, at| {
+            let time = it.time(at)?;
+            Some(format!("{} ±{:.0} %", it.program.show_time(time.median), time.percent()))
+        }));
         put(self.table(&format!("times as fast as {base} (range)"), &|it, at| {
             (at > 0).then_some(show_spread(it.speed(at)?))
         }));

@@ -14,7 +14,7 @@ use ebbtide_programs::host::{Allocator, BUILTIN, EBBTIDE, Host, PEERS, allocator
 use ebbtide_programs::machine::{command, machine};
 use ebbtide_programs::process;
 use ebbtide_programs::report::{Report, figure_table};
-use ebbtide_programs::suite::{Measured, PROGRAMS, Program, program};
+use ebbtide_programs::suite::{Measured, PROGRAMS, Program, When, program};
 
 const USAGE: &str = "usage: programs [--rounds N | --quick] [--only NAME]... \
 [--allocators A,B,... | --peers] [--library FILE] [--json FILE] [--markdown FILE] [--charts FOLDER] \
@@ -76,7 +76,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
         }
     }
     if options.programs.is_empty() {
-        let wanted = |program: &&Program| program.quick || !options.quick;
+        let last = if options.quick { When::Quick } else { When::Full };
+        let wanted = |program: &&Program| program.when <= last;
         options.programs = PROGRAMS.iter().filter(wanted).collect();
     }
     Ok(options)
@@ -179,7 +180,9 @@ mod tests {
     #[test]
     fn without_options_everything_is_measured() {
         let options = parsed("").expect("no options are fine");
-        assert_eq!((options.rounds, options.programs.len()), (5, PROGRAMS.len()));
+        let asked = PROGRAMS.iter().filter(|program| program.when == When::Asked).count();
+        assert_eq!((options.rounds, options.programs.len()), (5, PROGRAMS.len() - asked));
+        assert!(parsed("--only replace-10m").is_ok_and(|options| options.programs.len() == 1));
         assert!(!options.check);
     }
 

@@ -15,6 +15,9 @@ MAJOR := $(firstword $(subst ., ,$(VERSION)))
 METADATA = $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null
 TARGET = $(or $(shell $(METADATA) | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'),target)
 RELEASE = $(TARGET)/release
+# Results of benches: JSON and pictures. Absolute, for cargo runs each bench in its own folder.
+BENCH = $(abspath $(TARGET))/bench
+PROGRAMS = $(CARGO) run --release --package ebbtide-programs --bin
 
 REAL = libebbtide.so.$(VERSION)
 SONAME = libebbtide.so.$(MAJOR)
@@ -55,8 +58,8 @@ NGINX_MODULE = ngx_http_ebbtide_module.so
 NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
 	/usr/lib/nginx/modules)
 
-.PHONY: all header test setup format lint cargo-test bench bench-nginx soak-nginx demo policy mutants luajit \
-	nginx install-nginx disassemble install install-lua uninstall clean help
+.PHONY: all header test setup format lint cargo-test bench bench-breathing bench-nginx soak-nginx demo \
+	policy mutants luajit nginx install-nginx disassemble install install-lua uninstall clean help
 
 all: ## build the library, the preload library and the command, in target/release
 	$(CARGO) build --release --package ebbtide
@@ -76,6 +79,7 @@ setup: ## install what the tests need from the system, if anything is missing
 format: setup
 	@echo "== format"
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path benches/peers/Cargo.toml --check
 
 lint: format
 	@echo "== lint"
@@ -85,9 +89,24 @@ cargo-test: lint
 	@echo "== tests: the library, then C, C++ and Lua programs on it"
 	$(CARGO) test --workspace --no-fail-fast
 
-bench: ## benchmarks of the library, then LuaJIT workloads against other allocators
-	$(CARGO) bench --package ebbtide
-	$(CARGO) run --release --package ebbtide-programs --bin programs
+# jemalloc's thread-local data need more room than the loader keeps for libraries that come late.
+HEAP_BENCH = env GLIBC_TUNABLES=glibc.rtld.optional_static_tls=8192 \
+	EBBTIDE_PEERS="$(abspath $(TARGET))/peers" $(if $(QUICK),EBBTIDE_QUICK=1)
+BENCH_FLAGS = $(if $(QUICK),--quick) $(if $(CHECK),--check) --charts "$(BENCH)"
+
+bench: ## allocators against each other (25 minutes; QUICK=1 for 5); CHECK=1 fails on a missed figure
+	mkdir -p "$(BENCH)"
+	sh benches/peers/build.sh "$(TARGET)/peers"
+	$(HEAP_BENCH) $(CARGO) bench --package ebbtide --bench heap
+	status=0; \
+	$(PROGRAMS) scale -- $(BENCH_FLAGS) --json "$(BENCH)/scale.json" || status=1; \
+	$(PROGRAMS) programs -- --peers --rounds 3 $(BENCH_FLAGS) \
+		--json "$(BENCH)/programs.json" --markdown "$(BENCH)/programs.md" || status=1; \
+	exit $$status
+
+bench-breathing: ## what breathing, budgets and the doors cost (eight minutes)
+	$(CARGO) bench --package ebbtide --bench pauses
+	$(CARGO) bench --package ebbtide --bench breathing
 	$(CARGO) run --release --package ebbtide-programs --bin doors
 
 bench-nginx: nginx ## nginx with the module against stock nginx (three minutes)

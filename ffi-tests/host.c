@@ -1,20 +1,21 @@
 /* A small Lua host: runs one script on the allocator that is asked for.
  *
- *   host [--allocator builtin|malloc|ebbtide|attached|inplace] [--jit on|off]
- *        [--events] script.lua [argument...]
+ *   host [--allocator builtin|malloc|ebbtide|attached|inplace|FILE]
+ *        [--jit on|off] [--events] [--drop] script.lua [argument...]
  *   host --version
  *
  * Built against LuaJIT or PUC Lua 5.1 to 5.4, and against ebbtide. The script
  * finds its arguments in `arg`, the module ebbtide, and the globals below.
  * What is there on ebbtide is so on attached, too: a VM on the built-in
  * allocator that is attached before the script begins. On inplace, which is the
- * built-in allocator, reclaim() gives memory back in place.
+ * built-in allocator, reclaim() gives memory back in place. A FILE, which has a
+ * slash in it, is a library with another allocator: see peer.h.
  *
  *   wait_until(s)   sleeps until s seconds after the start, not if that is
  *                   past; on ebbtide as an event loop does, with ticks for the
  *                   heap. Returns the seconds since the start
  *   replace_blocks(live, count)
- *                   on the VM's allocator, without Lua: see below
+ *                   on the VM's allocator, without Lua: see blocks.h
  *   event(label)    with --events: says what is live in Lua and resident, and
  *                   on ebbtide what heap_stats() says, with heap_ before it
  *   reclaim()       on ebbtide: gives all free memory back, returns the report
@@ -24,6 +25,11 @@
  *
  * With --events, event() and reclaim() write one line each to standard output:
  * the word "event", then key=value fields, separated by tabs. Sizes are bytes.
+ *
+ * With --drop, what the script made is dropped and collected when it has ended.
+ * Then comes the event "all dropped"; what can be is given back, whatever the
+ * allocator; and then comes the event "all purged". Its field aside_us is the
+ * CPU time of the events and the purge, which no script would have paid.
  *
  * After lua_close() the ebbtide heap must hold nothing. Whatever is wrong is
  * said in one line, and the exit status is 1 (2 for a wrong command line).
@@ -47,7 +53,9 @@
 #include <luajit.h>
 #endif
 
+#include "blocks.h"
 #include "ebbtide.h"
+#include "peer.h"
 
 #ifdef LUAJIT_VERSION
 #define RUNTIME LUAJIT_VERSION
@@ -55,16 +63,20 @@
 #define RUNTIME LUA_RELEASE
 #endif
 
-typedef enum { BUILTIN, MALLOC, EBBTIDE, ATTACHED, IN_PLACE } allocator_kind;
+typedef enum {
+  BUILTIN, MALLOC, EBBTIDE, ATTACHED, IN_PLACE, PEER
+} allocator_kind;
 
 typedef struct {
   allocator_kind allocator;
   int jit;          /* 1 on, 0 off, -1 as the runtime has it */
   int events;
+  int drop;
   int script;       /* index into argv */
   int argc;
   char **argv;
   ebb_heap *heap;   /* NULL but on ebbtide and attached */
+  peer peer;        /* on malloc and on a FILE */
   int64_t start;    /* nanoseconds on the monotonic clock */
 } host;
 
@@ -111,18 +123,6 @@ static void sleep_until(int64_t time)
 
 /* Allocators */
 
-/* The C library's, or whatever is preloaded in its place. */
-static void *malloc_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
-{
-  (void)ud;
-  (void)osize;
-  if (nsize == 0) {
-    free(ptr);
-    return NULL;
-  }
-  return realloc(ptr, nsize);
-}
-
 static lua_State *attached_vm(void)
 {
   lua_State *L = luaL_newstate();
@@ -137,7 +137,8 @@ static lua_State *new_vm(void)
 {
   switch (self.allocator) {
   case MALLOC:
-    return lua_newstate(malloc_alloc, NULL);
+  case PEER:
+    return lua_newstate(self.peer.alloc, NULL);
   case EBBTIDE:
     self.heap = ebb_heap_new(NULL);
     if (self.heap == NULL)
@@ -235,9 +236,9 @@ static long long resident(const char *text, const char *field)
   return line == NULL ? -1 : 1024 * strtoll(line + strlen(field), NULL, 10);
 }
 
-static int l_event(lua_State *L)
+/* Begins the line of an event. Allocates nothing. */
+static void print_event(lua_State *L, const char *label)
 {
-  const char *label = luaL_checkstring(L, 1);
   long long live = 1024LL * lua_gc(L, LUA_GCCOUNT, 0)
     + lua_gc(L, LUA_GCCOUNTB, 0);
   char text[2048];
@@ -253,8 +254,18 @@ static int l_event(lua_State *L)
          resident(text, "\nRss:"), resident(text, "\nPss:"));
   if (self.heap != NULL)
     print_stats();
+}
+
+static void end_event(void)
+{
   putchar('\n');
   fflush(stdout);
+}
+
+static int l_event(lua_State *L)
+{
+  print_event(L, luaL_checkstring(L, 1));
+  end_event();
   return 0;
 }
 
@@ -327,76 +338,6 @@ static int l_reclaim(lua_State *L)
   return 1;
 }
 
-static uint64_t next_random(uint64_t *state)
-{
-  *state ^= *state << 13;
-  *state ^= *state >> 7;
-  *state ^= *state << 17;
-  return *state;
-}
-
-/* Blocks that live, with what was asked for each beside them. */
-typedef struct {
-  lua_Alloc alloc;
-  void *ud;
-  void **blocks;
-  unsigned char *sizes; /* bytes, divided by 8 */
-} block_set;
-
-static void renew_block(block_set *set, size_t i, uint64_t random)
-{
-  set->sizes[i] = (unsigned char)(2 + (random >> 32) % 18);
-  set->blocks[i] = set->alloc(set->ud, NULL, 0, set->sizes[i] * 8);
-  if (set->blocks[i] == NULL)
-    fail(1, "replace_blocks: out of memory");
-}
-
-static void free_block(block_set *set, size_t i)
-{
-  set->alloc(set->ud, set->blocks[i], set->sizes[i] * 8, 0);
-}
-
-/* Keeps live blocks of 16 to 152 bytes, written once, and replaces count of
- * them at random. Returns the nanoseconds of CPU time that a replacement takes.
- * What a program would do with its blocks is left out: it costs the same on
- * every allocator, and at ten million blocks more than all of them. */
-static int l_replace_blocks(lua_State *L)
-{
-  lua_Number live_wanted = luaL_checknumber(L, 1);
-  size_t live = (size_t)live_wanted;
-  long count = (long)luaL_checknumber(L, 2);
-  block_set set;
-  uint64_t state = 88172645463325252u;
-  clock_t start;
-  size_t i;
-  long n;
-
-  luaL_argcheck(L, live_wanted >= 1 && live_wanted < 4e9, 1, "1 to 4e9 blocks");
-  set.alloc = lua_getallocf(L, &set.ud);
-  set.blocks = (void **)malloc(live * sizeof(*set.blocks));
-  set.sizes = (unsigned char *)malloc(live);
-  if (set.blocks == NULL || set.sizes == NULL)
-    fail(1, "replace_blocks: out of memory");
-  for (i = 0; i < live; i++) {
-    renew_block(&set, i, next_random(&state));
-    memset(set.blocks[i], 1, set.sizes[i] * 8);
-  }
-  start = clock();
-  for (n = 0; n < count; n++) {
-    uint64_t random = next_random(&state);
-
-    i = (size_t)((random & 0xffffffff) * live >> 32);
-    free_block(&set, i);
-    renew_block(&set, i, random);
-  }
-  lua_pushnumber(L, (double)(clock() - start) * 1e9 / CLOCKS_PER_SEC / count);
-  for (i = 0; i < live; i++)
-    free_block(&set, i);
-  free(set.blocks);
-  free(set.sizes);
-  return 1;
-}
-
 static int l_heap_stats(lua_State *L)
 {
   ebb_stats stats;
@@ -420,6 +361,39 @@ static int l_set(lua_State *L)
   return 0;
 }
 
+/* What --drop does */
+
+static void purge(lua_State *L)
+{
+  if (self.heap != NULL)
+    ebb_reclaim(self.heap, NULL, NULL);
+  else if (self.allocator == IN_PLACE)
+    ebb_builtin_reclaim(L, NULL, NULL);
+  else if (self.peer.purge != NULL)
+    self.peer.purge();
+}
+
+/* CPU time of this process, in microseconds. */
+static long long cpu_us(void)
+{
+  return (long long)clock() * 1000000 / CLOCKS_PER_SEC;
+}
+
+static void drop(lua_State *L)
+{
+  long long start;
+
+  lua_gc(L, LUA_GCCOLLECT, 0);
+  lua_gc(L, LUA_GCCOLLECT, 0);
+  start = cpu_us();
+  print_event(L, "all dropped");
+  end_event();
+  purge(L);
+  print_event(L, "all purged");
+  printf("\taside_us=%lld", cpu_us() - start);
+  end_event();
+}
+
 /* The run */
 
 static void set_globals(lua_State *L)
@@ -438,7 +412,7 @@ static void set_globals(lua_State *L)
   lua_setfield(L, -2, "ebbtide");
   lua_pop(L, 2);
   lua_register(L, "wait_until", l_wait_until);
-  lua_register(L, "replace_blocks", l_replace_blocks);
+  lua_register(L, "replace_blocks", blocks_replace);
   if (self.events)
     lua_register(L, "event", l_event);
   if (self.heap != NULL || self.allocator == IN_PLACE)
@@ -471,6 +445,8 @@ static int run(lua_State *L)
   if (luaL_loadfile(L, self.argv[self.script]) != 0)
     return lua_error(L);
   lua_call(L, 0, 0);
+  if (self.drop)
+    drop(L);
   return 0;
 }
 
@@ -506,7 +482,9 @@ static void run_script(void)
 static void usage(const char *what, const char *value)
 {
   fail(2, "%s%s; usage: host "
-       "[--allocator builtin|malloc|ebbtide|attached|inplace] [--jit on|off] [--events] script.lua [argument...]", what, value);
+       "[--allocator builtin|malloc|ebbtide|attached|inplace|FILE] "
+       "[--jit on|off] [--events] [--drop] script.lua [argument...]",
+       what, value);
 }
 
 /* Which of the names value is. */
@@ -522,10 +500,26 @@ static int choose(const char *option, const char *value, const char **names)
   return -1;
 }
 
+static void choose_allocator(const char *value)
+{
+  static const char *names[] = { "builtin", "malloc", "ebbtide", "attached",
+                                 "inplace", NULL };
+  const char *why;
+
+  if (value == NULL || strchr(value, '/') == NULL) {
+    self.allocator = choose("--allocator", value, names);
+  } else {
+    self.allocator = PEER;
+    why = peer_load(&self.peer, value);
+    if (why != NULL)
+      fail(1, "cannot load %s: %s", value, why);
+  }
+  if (self.allocator == MALLOC)
+    peer_libc(&self.peer);
+}
+
 static void parse(int argc, char **argv)
 {
-  static const char *allocators[] = { "builtin", "malloc", "ebbtide",
-                                      "attached", "inplace", NULL };
   static const char *switches[] = { "off", "on", NULL };
   int i;
 
@@ -534,13 +528,14 @@ static void parse(int argc, char **argv)
   self.jit = -1;
   for (i = 1; i < argc && strncmp(argv[i], "--", 2) == 0; i++) {
     if (strcmp(argv[i], "--allocator") == 0) {
-      self.allocator = choose(argv[i], argv[i + 1], allocators);
-      i++;
+      choose_allocator(argv[++i]);
     } else if (strcmp(argv[i], "--jit") == 0) {
       self.jit = choose(argv[i], argv[i + 1], switches);
       i++;
     } else if (strcmp(argv[i], "--events") == 0) {
       self.events = 1;
+    } else if (strcmp(argv[i], "--drop") == 0) {
+      self.drop = 1;
     } else if (strcmp(argv[i], "--version") == 0) {
       printf("%s\nebbtide %s\n", RUNTIME, ebb_version());
       exit(0);

@@ -2,6 +2,8 @@
 // Not every bench uses all of it.
 #![allow(dead_code)]
 
+pub mod peers;
+
 use std::ffi::c_void;
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -36,6 +38,11 @@ impl Heap {
         let heap = unsafe { ebb_heap_new(&options) };
         assert!(!heap.is_null(), "a heap");
         Heap(heap)
+    }
+
+    /// What `ebb_alloc` takes first.
+    pub fn ud(&self) -> *mut c_void {
+        self.0.cast()
     }
 
     /// What the heap holds.

@@ -52,6 +52,21 @@ const WORKLOADS: &[(&str, &[&str])] = &[
     ("growth.lua", &["10"]),
     ("service.lua", &["15000"]),
     ("scatter.lua", &["300000"]),
+    ("binary_trees.lua", &["8"]),
+    ("k_nucleotide.lua", &["2000"]),
+    ("richards.lua", &["2"]),
+    ("deltablue.lua", &["1"]),
+    ("havlak.lua", &["1"]),
+    ("cd.lua", &["10"]),
+    ("json_objects.lua", &["3"]),
+    ("bounce.lua", &["5"]),
+    ("lru_cache.lua", &["30000"]),
+    ("coroutine_storm.lua", &["1"]),
+    ("string_builders.lua", &["2"]),
+    ("lpeg_grammar.lua", &["4"]),
+    ("cjson_documents.lua", &["600"]),
+    ("router.lua", &["3000"]),
+    ("templates.lua", &["200"]),
 ];
 
 /// Every Lua runtime can run these.
@@ -93,6 +108,32 @@ fn luajit_runs_the_workloads_through_other_doors() {
             finish(&mut program);
         }
     }
+}
+
+/// What `--drop` says is what benches compare allocators by.
+#[test]
+fn the_host_drops_and_purges_on_every_allocator() {
+    for allocator in ["builtin", "malloc", "ebbtide", "attached", "inplace"] {
+        let mut program = clean(host(&runtimes::LUAJIT));
+        program.args(["--allocator", allocator, "--events", "--drop"]);
+        let output = finish(program.arg(workload("binary_trees.lua")).arg("8"));
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() == 2, "{allocator}: {text}");
+        assert!(lines[0].starts_with("event\tlabel=all dropped\t"), "{allocator}: {text}");
+        assert!(lines[1].starts_with("event\tlabel=all purged\t"), "{allocator}: {text}");
+        assert!(lines[1].contains("\taside_us="), "{allocator}: {text}");
+    }
+}
+
+#[test]
+fn a_library_that_is_no_allocator_is_refused() {
+    let mut program = clean(host(&runtimes::LUAJIT));
+    let library = installed().shared();
+    program.arg("--allocator").arg(&library).arg(workload("bounce.lua"));
+    let output = program.output().expect("the host runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("no functions peer_alloc"), "{said}");
 }
 
 #[test]

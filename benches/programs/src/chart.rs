@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-const WIDTH: f64 = 960.0;
+pub(crate) const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 480.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 784.0;
@@ -15,9 +15,9 @@ const BOTTOM: f64 = 396.0;
 /// Labels at the ends of curves keep this distance, from baseline to baseline.
 const LABEL_GAP: f64 = 52.0;
 
-const INK: &str = "#1f2a30";
-const FAINT_INK: &str = "#6b7880";
-const GRID: &str = "#dfe4e6";
+pub(crate) const INK: &str = "#1f2a30";
+pub(crate) const FAINT_INK: &str = "#6b7880";
+pub(crate) const GRID: &str = "#dfe4e6";
 const BAND: &str = "#f3f6f7";
 const BAND_HALF: &str = "#f9fbfb";
 
@@ -123,7 +123,7 @@ impl Plane {
 }
 
 /// The distance of round ticks that divide `range` into four to ten.
-fn tick_step(range: f64) -> f64 {
+pub(crate) fn tick_step(range: f64) -> f64 {
     let power = 10f64.powf((range / 5.0).log10().floor());
     let steps = [1.0, 2.0, 2.5, 5.0, 10.0].map(|step| step * power);
     let fitting = steps.into_iter().find(|step| range / step <= 8.0);
@@ -161,18 +161,7 @@ impl Chart {
     }
 
     fn open(&self, svg: &mut String) {
-        let title = escape(&self.title);
-        put(
-            svg,
-            format_args!(
-                "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-                 width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\" aria-label=\"{title}\" \
-                 font-family=\"Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif\">\n\
-                 <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>"
-            ),
-        );
-        text(svg, (24.0, 40.0), 21, INK, "font-weight=\"600\"", &self.title);
-        text(svg, (24.0, 63.0), 13, FAINT_INK, "", &self.subtitle);
+        open(svg, HEIGHT, &self.title, &self.subtitle);
         for (above, line) in self.footnotes.iter().rev().enumerate() {
             let y = HEIGHT - 16.0 - 16.0 * above as f64;
             text(svg, (24.0, y), 11, FAINT_INK, "", line);
@@ -215,6 +204,22 @@ impl Chart {
             text(svg, (x, y + 2.0), 19, series.colour, "font-weight=\"600\"", &value);
         }
     }
+}
+
+/// Begins a picture of this height, with its heading.
+pub(crate) fn open(svg: &mut String, height: f64, title: &str, subtitle: &str) {
+    let label = escape(title);
+    put(
+        svg,
+        format_args!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+             width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-label=\"{label}\" \
+             font-family=\"Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif\">\n\
+             <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>"
+        ),
+    );
+    text(svg, (24.0, 40.0), 21, INK, "font-weight=\"600\"", title);
+    text(svg, (24.0, 63.0), 13, FAINT_INK, "", subtitle);
 }
 
 fn draw_axes(svg: &mut String, plane: &Plane) {
@@ -292,7 +297,14 @@ fn draw_note(svg: &mut String, plane: &Plane, note: &Note, colour: &str) {
     }
 }
 
-fn text(svg: &mut String, (x, y): (f64, f64), size: u32, colour: &str, more: &str, content: &str) {
+pub(crate) fn text(
+    svg: &mut String,
+    (x, y): (f64, f64),
+    size: u32,
+    colour: &str,
+    more: &str,
+    content: &str,
+) {
     let content = escape(content);
     put(
         svg,
@@ -303,12 +315,12 @@ fn text(svg: &mut String, (x, y): (f64, f64), size: u32, colour: &str, more: &st
     );
 }
 
-fn put(svg: &mut String, element: std::fmt::Arguments) {
+pub(crate) fn put(svg: &mut String, element: std::fmt::Arguments) {
     let _ = writeln!(svg, "{element}");
 }
 
 /// Text as it may stand in an element or an attribute.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -3,10 +3,11 @@
 //! A figure whose programs were not run is left out, so that a part of the suite can be checked.
 #![forbid(unsafe_code)]
 
+use crate::contest;
 use crate::memory::megabytes;
 use crate::numbers::geometric_mean;
 use crate::process::Outcome;
-use crate::suite::Measured;
+use crate::suite::{Kind, Measured};
 
 /// The first allocator measured is what the others are compared with.
 const BASE: usize = 0;
@@ -15,7 +16,7 @@ const BASE: usize = 0;
 #[derive(Debug, PartialEq)]
 pub struct Figure {
     /// What was measured.
-    pub what: &'static str,
+    pub what: String,
     /// The same on the allocator it is compared with, where that says something.
     pub base: Option<f64>,
     /// What came out.
@@ -45,9 +46,11 @@ impl Figure {
     }
 }
 
-/// Every figure that `measured` yields for one allocator, by its place in the order.
-pub fn figures(measured: &[Measured], allocator: usize) -> Vec<Figure> {
-    let mut figures = reference_figures(measured, allocator);
+/// Every figure that `measured` yields for one allocator against LuaJIT's own and against `peers`,
+/// all by their places in the order.
+pub fn figures(measured: &[Measured], allocator: usize, peers: &[usize]) -> Vec<Figure> {
+    let mut figures = contest::figures(measured, allocator, peers);
+    figures.extend(reference_figures(measured, allocator));
     figures.extend(MEMORY.iter().filter_map(|row| row.figure(measured, allocator)));
     figures.extend(SPEED.iter().filter_map(|row| row.figure(measured, allocator)));
     figures
@@ -55,7 +58,7 @@ pub fn figures(measured: &[Measured], allocator: usize) -> Vec<Figure> {
 
 /// The geometric mean over the five reference workloads, and the worst of them.
 fn reference_figures(measured: &[Measured], allocator: usize) -> Vec<Figure> {
-    let reference = measured.iter().filter(|measured| measured.program.reference);
+    let reference = measured.iter().filter(|measured| measured.program.kind == Kind::Reference);
     let speeds: Vec<f64> = reference
         .filter_map(|measured| measured.speed(allocator))
         .map(|spread| spread.median)
@@ -64,8 +67,8 @@ fn reference_figures(measured: &[Measured], allocator: usize) -> Vec<Figure> {
         return Vec::new();
     };
     let slowest = speeds.into_iter().fold(f64::INFINITY, f64::min);
-    let figure = |what, seen, bound| Figure {
-        what,
+    let figure = |what: &str, seen, bound| Figure {
+        what: what.to_owned(),
         base: Some(1.0),
         seen,
         bound: Bound::AtLeast(bound),
@@ -115,13 +118,20 @@ const MEMORY: &[MemoryRow] = &[
         bound: Bound::AtLeast(4.0),
         unit: "GB/s",
     },
+    MemoryRow {
+        what: "scatter, bytes of metadata in a hundred of heap",
+        program: "scatter",
+        read: metadata_share,
+        bound: Bound::AtMost(1.7),
+        unit: "%",
+    },
 ];
 
 impl MemoryRow {
     fn figure(&self, measured: &[Measured], allocator: usize) -> Option<Figure> {
         let measured = find(measured, self.program)?;
         Some(Figure {
-            what: self.what,
+            what: self.what.to_owned(),
             base: measured.of(BASE, self.read).map(|spread| spread.median),
             seen: measured.of(allocator, self.read)?.median,
             bound: self.bound,
@@ -162,7 +172,8 @@ impl SpeedRow {
             Bound::AtLeast(_) => speed,
             Bound::AtMost(_) => 1.0 / speed,
         };
-        Some(Figure { what: self.what, base: Some(1.0), seen, bound: self.bound, unit: "x" })
+        let what = self.what.to_owned();
+        Some(Figure { what, base: Some(1.0), seen, bound: self.bound, unit: "x" })
     }
 }
 
@@ -172,6 +183,13 @@ fn find<'a>(measured: &'a [Measured], name: &str) -> Option<&'a Measured> {
 
 fn size(outcome: &Outcome, label: &str, key: &str) -> Option<f64> {
     outcome.event(label).map(|event| megabytes(event.get(key)))
+}
+
+/// Of what the heap holds at the peak, in percent. Nothing where the host does not know.
+fn metadata_share(outcome: &Outcome) -> Option<f64> {
+    let peak = outcome.event("peak")?;
+    let resident = peak.get("heap_resident");
+    (resident > 0).then(|| 100.0 * peak.get("heap_metadata") as f64 / resident as f64)
 }
 
 /// GB (2^30 bytes) returned in a second. Nothing where there is no reclaim.
@@ -187,7 +205,8 @@ mod tests {
 
     #[test]
     fn a_bound_is_reached_when_met_exactly() {
-        let figure = |seen, bound| Figure { what: "", base: None, seen, bound, unit: "" };
+        let figure =
+            |seen, bound| Figure { what: String::new(), base: None, seen, bound, unit: "" };
         assert!(figure(1.2, Bound::AtLeast(1.2)).reached());
         assert!(!figure(1.19, Bound::AtLeast(1.2)).reached());
         assert!(figure(24.0, Bound::AtMost(24.0)).reached());
@@ -196,6 +215,6 @@ mod tests {
 
     #[test]
     fn what_was_not_run_gives_no_figure() {
-        assert_eq!(figures(&[], 1), []);
+        assert_eq!(figures(&[], 1, &[2]), []);
     }
 }

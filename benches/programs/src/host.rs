@@ -13,33 +13,93 @@ use crate::Result;
 pub struct Allocator {
     /// Its name in tables and on command lines.
     pub name: &'static str,
-    /// What the host calls it.
-    host_name: &'static str,
-    /// A library to preload, for one that takes malloc's place.
-    preload: Option<&'static str>,
+    source: Source,
+}
+
+/// Where the host finds an allocator.
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    /// In itself, by this name.
+    Inside(&'static str),
+    /// In a library of `benches/peers`, named like the allocator.
+    Peer,
+    /// In malloc's place: a library of the system's, preloaded.
+    Preloaded(&'static str),
+}
+
+const fn inside(name: &'static str, host_name: &'static str) -> Allocator {
+    Allocator { name, source: Source::Inside(host_name) }
+}
+
+const fn peer(name: &'static str) -> Allocator {
+    Allocator { name, source: Source::Peer }
 }
 
 /// LuaJIT's own: what everything is compared with.
-pub const BUILTIN: Allocator = Allocator { name: "built-in", host_name: "builtin", preload: None };
+pub const BUILTIN: Allocator = inside("built-in", "builtin");
 /// Ours.
-pub const EBBTIDE: Allocator = Allocator { name: "ebbtide", host_name: "ebbtide", preload: None };
-/// The C library's.
-pub const LIBC: Allocator = Allocator { name: "libc", host_name: "malloc", preload: None };
+pub const EBBTIDE: Allocator = inside("ebbtide", "ebbtide");
 /// Ours, in a VM that was made on LuaJIT's own and attached before anything else.
-pub const ATTACHED: Allocator =
-    Allocator { name: "attached", host_name: "attached", preload: None };
+pub const ATTACHED: Allocator = inside("attached", "attached");
 /// LuaJIT's own, with what is free given back in place.
-pub const IN_PLACE: Allocator = Allocator { name: "in-place", host_name: "inplace", preload: None };
+pub const IN_PLACE: Allocator = inside("in-place", "inplace");
+/// The C library's.
+pub const LIBC: Allocator = inside("libc", "malloc");
+/// tcmalloc as Debian packs it. Left out where it is not installed.
+pub const TCMALLOC: Allocator =
+    Allocator { name: "tcmalloc", source: Source::Preloaded("libtcmalloc_minimal.so.4") };
 
-/// Every allocator. A further one that replaces malloc is one line more: its library to preload.
-pub const ALLOCATORS: &[&Allocator] = &[&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE, &LIBC];
+/// The allocators that programs run on when theirs is not fast enough.
+pub const PEERS: &[&Allocator] = &[
+    &peer("mimalloc-v2"),
+    &peer("mimalloc-v3"),
+    &peer("jemalloc"),
+    &peer("snmalloc"),
+    &LIBC,
+    &TCMALLOC,
+];
+
+/// Every allocator.
+pub fn allocators() -> impl Iterator<Item = &'static Allocator> {
+    [&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE].into_iter().chain(PEERS.iter().copied())
+}
 
 /// Finds an allocator by name.
 pub fn allocator(name: &str) -> Result<&'static Allocator> {
-    let known = || ALLOCATORS.iter().map(|allocator| allocator.name).collect::<Vec<_>>().join(", ");
-    let found = ALLOCATORS.iter().find(|allocator| allocator.name == name);
-    found.copied().ok_or_else(|| format!("no allocator is called {name}; there are {}", known()))
+    let known = || allocators().map(|allocator| allocator.name).collect::<Vec<_>>().join(", ");
+    let found = allocators().find(|allocator| allocator.name == name);
+    found.ok_or_else(|| format!("no allocator is called {name}; there are {}", known()))
 }
+
+impl Allocator {
+    /// Whether it is one that ebbtide is compared with, beside LuaJIT's own.
+    pub fn is_peer(&self) -> bool {
+        PEERS.contains(&self)
+    }
+
+    /// Whether this machine has it, or can build it.
+    pub fn is_present(&self) -> bool {
+        match self.source {
+            Source::Preloaded(library) => find_library(library).is_some(),
+            _ => true,
+        }
+    }
+
+    fn is_built(&self) -> bool {
+        self.source == Source::Peer
+    }
+}
+
+/// A library of the system's, where Debian and others have them.
+fn find_library(name: &str) -> Option<PathBuf> {
+    let arch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let folders = [arch.as_str(), "/usr/lib64", "/usr/lib"];
+    folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+}
+
+/// jemalloc's thread-local data need more room than the loader keeps for libraries that come late.
+/// All allocators run with the same setting.
+const LOADER_SETTING: (&str, &str) = ("GLIBC_TUNABLES", "glibc.rtld.optional_static_tls=8192");
 
 /// The host program, compiled and ready.
 #[derive(Debug)]
@@ -76,15 +136,49 @@ impl Host {
         &self.output_dir
     }
 
+    /// Builds the libraries of `benches/peers`, if one of these allocators needs them.
+    pub fn build_peers(&self, allocators: &[&Allocator]) -> Result<()> {
+        if !allocators.iter().any(|allocator| allocator.is_built()) {
+            return Ok(());
+        }
+        let script = runtimes::repository().join("benches/peers/build.sh");
+        let status = Command::new("sh").arg(script).arg(self.output_dir.join("peers")).status();
+        match status.map_err(|error| format!("cannot run sh: {error}"))?.success() {
+            true => Ok(()),
+            false => Err("cannot build the allocators to compare with".to_owned()),
+        }
+    }
+
     /// The command that runs a script of `lua/` on `allocator` and reports events.
     pub fn command(&self, allocator: &Allocator, script: &str, args: &[&str]) -> Command {
+        self.command_with(allocator, &["--events"], script, args)
+    }
+
+    /// The same with other options of the host's.
+    pub fn command_with(
+        &self,
+        allocator: &Allocator,
+        options: &[&str],
+        script: &str,
+        args: &[&str],
+    ) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(["--allocator", allocator.host_name, "--events"]);
+        command.env(LOADER_SETTING.0, LOADER_SETTING.1).arg("--allocator");
+        match allocator.source {
+            Source::Inside(name) => command.arg(name),
+            Source::Peer => command.arg(self.peer_library(allocator)),
+            Source::Preloaded(name) => {
+                command.env("LD_PRELOAD", find_library(name).unwrap_or_else(|| name.into()));
+                command.arg("malloc")
+            }
+        };
+        command.args(options);
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("lua").join(script)).args(args);
-        if let Some(library) = allocator.preload {
-            command.env("LD_PRELOAD", library);
-        }
         command
+    }
+
+    fn peer_library(&self, allocator: &Allocator) -> PathBuf {
+        self.output_dir.join("peers").join(format!("{}.so", allocator.name))
     }
 
     /// The versions of LuaJIT and of ebbtide.
@@ -139,5 +233,12 @@ mod tests {
         assert_eq!(allocator("ebbtide"), Ok(&EBBTIDE));
         let error = allocator("none").expect_err("there is no such one");
         assert!(error.contains("built-in, ebbtide"), "{error}");
+    }
+
+    #[test]
+    fn peers_are_neither_ours_nor_luajits() {
+        let names: Vec<_> = allocators().filter(|a| a.is_peer()).map(|a| a.name).collect();
+        assert_eq!(names.len(), PEERS.len());
+        assert!(![&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE].iter().any(|a| a.is_peer()));
     }
 }

@@ -9,31 +9,40 @@
 //!   host      which allocators there are, and the host program built for them
 //!   process   one run: spawn, watch, wait, whatever happens to us meanwhile
 //!   event     the lines by which the host reports
-//!   memory    what the kernel counts, and bytes in words
+//!   memory    what the kernel counts, and bytes in words; machine: where results are from
 //!   nginx     an nginx with a service in Lua, and a load on it
 //!   numbers   median, spread, geometric mean
 //!   suite     the programs and their results; figures: what they must reach
+//!   contest   the figures against all others: LuaJIT's own, and the best of the peers
+//!   report    tables and JSON of all runs; dots: a picture of ratios
 //!   tide      the schedules of the demo's program; curve: its memory over time
 //!   breathing what the demo's two runs show, and whether the memory went back
+//!   panels    small pictures side by side of how costs grow
 //!   live      the display while the demo runs; chart: its picture; table: aligned text
 //! ```
 //!
 //! The binaries are `demo`, which shows the breathing curve of a service, for a minute or as a
 //! soak, `programs`, which measures whole programs, `doors`, which measures VMs that were not made
-//! on a heap, and `nginx`, which measures the nginx module.
+//! on a heap, `scale`, which measures large heaps and many of them, and `nginx`, which measures the
+//! nginx module.
 #![deny(unsafe_code)]
 
 pub mod breathing;
 pub mod chart;
+pub mod contest;
 pub mod curve;
+pub mod dots;
 pub mod event;
 pub mod figures;
 pub mod host;
 pub mod live;
+pub mod machine;
 pub mod memory;
 pub mod nginx;
 pub mod numbers;
+pub mod panels;
 pub mod process;
+pub mod report;
 pub mod suite;
 pub mod table;
 pub mod tide;

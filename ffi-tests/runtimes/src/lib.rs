@@ -54,6 +54,9 @@ pub const C_FLAGS: &[&str] =
 /// What a program needs besides when it links `libebbtide.a`.
 pub const EBBTIDE_LINK_FLAGS: &[&str] = &["-lgcc_s", "-lpthread", "-lm", "-ldl"];
 
+/// The host program, in `ffi-tests`.
+const HOST_SOURCES: &[&str] = &["host.c", "blocks.c", "peer.c"];
+
 /// The name by which the loader looks for `libebbtide.so`.
 pub const SONAME: &str = "libebbtide.so.0";
 
@@ -65,7 +68,7 @@ pub fn repository() -> PathBuf {
     root
 }
 
-/// Compiles `ffi-tests/host.c` against `runtime` and `ebbtide` (`libebbtide.a` or `.so`, by its
+/// Compiles the host program (`ffi-tests/host.c` and beside it) against `runtime` and `ebbtide` (`libebbtide.a` or `.so`, by its
 /// path) into the program `output`. With a `.so`, a link named [`SONAME`] is put beside `output`.
 /// The compiler is `$CC`, or else `cc`.
 ///
@@ -82,7 +85,7 @@ pub fn build_host(runtime: &Runtime, ebbtide: &Path, output: &Path) -> Result<()
         .arg(runtime.include_dir)
         .arg("-o")
         .arg(output)
-        .arg(root.join("ffi-tests/host.c"))
+        .args(HOST_SOURCES.iter().map(|name| root.join("ffi-tests").join(name)))
         .arg(ebbtide)
         .arg(runtime.library)
         .args(runtime.link_flags)

@@ -14,7 +14,7 @@ use ebbtide_programs::host::{ATTACHED, Allocator, EBBTIDE, Host, IN_PLACE, build
 use ebbtide_programs::memory::megabytes;
 use ebbtide_programs::numbers::{Spread, geometric_mean};
 use ebbtide_programs::process::{self, Outcome};
-use ebbtide_programs::suite::{Measured, PROGRAMS};
+use ebbtide_programs::suite::{Kind, Measured, PROGRAMS};
 use ebbtide_programs::table;
 
 const USAGE: &str = "usage: doors [--rounds N] [--check]";
@@ -61,7 +61,8 @@ fn measure(rounds: usize, check: bool) -> Result<()> {
     let mut rows = vec![["figure", "seen", "must be", ""].map(str::to_owned).to_vec()];
     rows.extend(figures.iter().map(row));
     println!("{}", table::render(&rows));
-    let missed: Vec<_> = figures.iter().filter(|it| !it.reached()).map(|it| it.what).collect();
+    let missed: Vec<_> =
+        figures.iter().filter(|it| !it.reached()).map(|it| it.what.as_str()).collect();
     match missed.is_empty() || !check {
         true => Ok(()),
         false => Err(format!("missed: {}", missed.join("; "))),
@@ -74,15 +75,15 @@ fn row(figure: &Figure) -> Vec<String> {
         Bound::AtMost(bound) => ("at most", bound),
     };
     vec![
-        figure.what.to_owned(),
+        figure.what.clone(),
         format!("{:.2} {}", figure.seen, figure.unit),
         format!("{word} {bound} {}", figure.unit),
         if figure.reached() { "reached" } else { "missed" }.to_owned(),
     ]
 }
 
-fn figure(what: &'static str, seen: f64, bound: Bound, unit: &'static str) -> Figure {
-    Figure { what, base: None, seen, bound, unit }
+fn figure(what: &str, seen: f64, bound: Bound, unit: &'static str) -> Figure {
+    Figure { what: what.to_owned(), base: None, seen, bound, unit }
 }
 
 /// Shows on a terminal what is going on, on a line that the next one overwrites.
@@ -171,7 +172,7 @@ fn start(command: &mut Command) -> Result<Duration> {
 /// CPU time of a VM that was attached at the start against one that was made on a heap.
 fn speed(host: &Host, rounds: usize) -> Result<Figure> {
     let mut speeds = Vec::new();
-    for program in PROGRAMS.iter().filter(|program| program.reference) {
+    for program in PROGRAMS.iter().filter(|program| program.kind == Kind::Reference) {
         let measured = Measured::new(host, program, &[&EBBTIDE, &ATTACHED], rounds, announce)?;
         speeds.extend(measured.speed(1).map(|spread| spread.median));
     }

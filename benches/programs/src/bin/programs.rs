@@ -1,25 +1,24 @@
 //! Measures whole Lua programs: each on every allocator in turn, round after round.
 //!
-//! Prints CPU times with their ratio to the first allocator's, peaks, memory by phase, and last the
-//! figures that ebbtide must reach, each with whether it did.
+//! Prints CPU times with their ratio to the first allocator's, peaks, what memory stays, and last
+//! the figures that ebbtide must reach, each with whether it did.
 #![forbid(unsafe_code)]
 
-use std::fmt::Write;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ebbtide_programs::Result;
-use ebbtide_programs::figures::{Bound, Figure, figures};
-use ebbtide_programs::host::{Allocator, BUILTIN, EBBTIDE, Host, allocator};
-use ebbtide_programs::memory::{in_megabytes, megabytes};
-use ebbtide_programs::numbers::Spread;
-use ebbtide_programs::process::{self, Outcome};
-use ebbtide_programs::suite::{Measured, PROGRAMS, Program, program};
-use ebbtide_programs::table;
+use ebbtide_programs::figures::{Figure, figures};
+use ebbtide_programs::host::{Allocator, BUILTIN, EBBTIDE, Host, PEERS, allocator};
+use ebbtide_programs::machine::{command, machine};
+use ebbtide_programs::process;
+use ebbtide_programs::report::{Report, figure_table};
+use ebbtide_programs::suite::{Measured, PROGRAMS, Program, When, program};
 
 const USAGE: &str = "usage: programs [--rounds N | --quick] [--only NAME]... \
-[--allocators A,B,...] [--library FILE] [--json FILE] [--check]";
+[--allocators A,B,... | --peers] [--library FILE] [--json FILE] [--markdown FILE] [--charts FOLDER] \
+[--check]";
 
 struct Options {
     rounds: usize,
@@ -27,6 +26,9 @@ struct Options {
     allocators: Vec<&'static Allocator>,
     library: Option<PathBuf>,
     json: Option<PathBuf>,
+    markdown: Option<PathBuf>,
+    charts: Option<PathBuf>,
+    quick: bool,
     check: bool,
 }
 
@@ -52,23 +54,31 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
         allocators: vec![&BUILTIN, &EBBTIDE],
         library: None,
         json: None,
+        markdown: None,
+        charts: None,
+        quick: false,
         check: false,
     };
     while let Some(option) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{option} wants a value; {USAGE}"));
         match option.as_str() {
             "--rounds" => options.rounds = rounds(&value()?)?,
-            "--quick" => options.rounds = 2,
+            "--quick" => (options.rounds, options.quick) = (1, true),
             "--only" => options.programs.push(program(&value()?)?),
             "--allocators" => options.allocators = allocators(&value()?)?,
+            "--peers" => options.allocators = with_peers(),
             "--library" => options.library = Some(value()?.into()),
             "--json" => options.json = Some(value()?.into()),
+            "--markdown" => options.markdown = Some(value()?.into()),
+            "--charts" => options.charts = Some(value()?.into()),
             "--check" => options.check = true,
             _ => return Err(format!("no such option: {option}; {USAGE}")),
         }
     }
     if options.programs.is_empty() {
-        options.programs = PROGRAMS.iter().collect();
+        let last = if options.quick { When::Quick } else { When::Full };
+        let wanted = |program: &&Program| program.when <= last;
+        options.programs = PROGRAMS.iter().filter(wanted).collect();
     }
     Ok(options)
 }
@@ -86,9 +96,18 @@ fn allocators(value: &str) -> Result<Vec<&'static Allocator>> {
     }
 }
 
+/// LuaJIT's own, ours, and every peer that this machine has.
+fn with_peers() -> Vec<&'static Allocator> {
+    let peers = PEERS.iter().copied().filter(|allocator| allocator.is_present());
+    [&BUILTIN, &EBBTIDE].into_iter().chain(peers).collect()
+}
+
 fn measure(options: &Options) -> Result<()> {
     let host = Host::build(options.library.as_deref())?;
-    let about = [("command", command()), ("machine", machine()), ("versions", host.versions()?)];
+    announce("building the allocators to compare with");
+    host.build_peers(&options.allocators)?;
+    let about =
+        [("command", command("programs")), ("machine", machine()), ("versions", host.versions()?)];
     for (what, text) in &about {
         println!("{what:<9} {text}");
     }
@@ -98,17 +117,39 @@ fn measure(options: &Options) -> Result<()> {
         measured.push(runs);
     }
     announce("");
-    println!("\n{}", table::render(&time_rows(options, &measured)));
-    print!("{}", phases(options, &measured));
-    let figures = ebbtide_figures(options, &measured);
+    let report = Report { allocators: &options.allocators, measured: &measured };
+    let ours = options.allocators.iter().position(|allocator| **allocator == EBBTIDE);
+    print!("\n{}{}", report.tables(ours), report.phases());
+    // The figures are those of ebbtide against the built-in allocator, if that was measured.
+    let figures = match ours {
+        Some(ours) if *options.allocators[0] == BUILTIN => {
+            figures(&measured, ours, &report.peers())
+        }
+        _ => Vec::new(),
+    };
     if !figures.is_empty() {
-        println!("{}", table::render(&figure_rows(&figures)));
+        println!("{}", figure_table(&figures));
     }
     if let Some(path) = &options.json {
-        let text = json(&about, options, &measured, &figures);
-        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        write(path, &report.json(&about, &figures))?;
+    }
+    if let (Some(path), Some(ours)) = (&options.markdown, ours) {
+        write(path, &report.markdown(ours))?;
+    }
+    if let Some(folder) = &options.charts {
+        let origin = format!("{}. {}", machine(), command("programs"));
+        write_charts(folder, &report.charts(&origin))?;
     }
     judge(options, &figures)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn write_charts(folder: &Path, charts: &[(&str, String)]) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    charts.iter().try_for_each(|(name, svg)| write(&folder.join(name), svg))
 }
 
 /// Shows on a terminal what is going on, on a line that the next one overwrites.
@@ -118,166 +159,14 @@ fn announce(what: &str) {
     }
 }
 
-fn command() -> String {
-    let args = std::env::args().skip(1).map(|arg| format!(" {arg}")).collect::<String>();
-    let separator = if args.is_empty() { "" } else { " --" };
-    format!("cargo run --release -p ebbtide-programs --bin programs{separator}{args}")
-}
-
-fn machine() -> String {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let cpus = read("/proc/cpuinfo");
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown CPU", |(_, name)| name);
-    let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
-    let kernel = read("/proc/sys/kernel/osrelease");
-    format!("{model}, {cores} cores, Linux {}", kernel.trim())
-}
-
-/// Each program: time and peak on every allocator, and the ratio to the first.
-fn time_rows(options: &Options, measured: &[Measured]) -> Vec<Vec<String>> {
-    let names = || options.allocators.iter().map(|allocator| allocator.name.to_owned());
-    let mut heading = vec!["CPU time (median)".to_owned()];
-    heading.extend(names());
-    heading.extend(names().skip(1).map(|name| format!("{name} is faster by (min–max)")));
-    heading.extend(names().map(|name| format!("{name} peak RSS")));
-    let mut rows = vec![heading];
-    for runs in measured {
-        let mut row = vec![runs.program.name.to_owned()];
-        let all = 0..options.allocators.len();
-        row.extend(
-            all.clone()
-                .map(|index| show(runs.time(index), |time| runs.program.show_time(time.median))),
-        );
-        row.extend(all.clone().skip(1).map(|index| {
-            show(runs.speed(index), |speed| {
-                format!("{:.2}x ({:.2}–{:.2})", speed.median, speed.min, speed.max)
-            })
-        }));
-        let peak = |outcome: &Outcome| Some(megabytes(outcome.rss_peak));
-        row.extend(
-            all.map(|index| show(runs.of(index, peak), |peak| format!("{:.1} MB", peak.median))),
-        );
-        rows.push(row);
-    }
-    rows
-}
-
-fn show(spread: Option<Spread>, text: impl Fn(Spread) -> String) -> String {
-    spread.map_or_else(|| "–".to_owned(), text)
-}
-
-/// The last round of each program that reports phases: live, RSS and PSS at each.
-fn phases(options: &Options, measured: &[Measured]) -> String {
-    let mut text = String::new();
-    for runs in measured {
-        for (index, allocator) in options.allocators.iter().enumerate() {
-            let Some(outcome) = runs.runs(index).last() else { continue };
-            if outcome.events.is_empty() {
-                continue;
-            }
-            let title = format!("{} on {}", runs.program.name, allocator.name);
-            let heading = [&title, "live MB", "RSS MB", "PSS MB"].map(str::to_owned).to_vec();
-            let rows: Vec<_> =
-                std::iter::once(heading).chain(outcome.events.iter().map(phase_row)).collect();
-            let _ = writeln!(text, "{}", table::render(&rows));
-        }
-    }
-    text
-}
-
-fn phase_row(event: &ebbtide_programs::event::Event) -> Vec<String> {
-    if event.label == "reclaim" {
-        let milliseconds = event.get("elapsed_us") as f64 / 1e3;
-        let returned = in_megabytes(event.get("returned"));
-        return vec![format!("  reclaim: {returned} MB in {milliseconds:.1} ms")];
-    }
-    let mut row = vec![event.label.clone()];
-    row.extend(["live", "rss", "pss"].map(|key| in_megabytes(event.get(key))));
-    row
-}
-
-/// The figures are those of ebbtide against the built-in allocator, if that is what was measured.
-fn ebbtide_figures(options: &Options, measured: &[Measured]) -> Vec<Figure> {
-    let index = options.allocators.iter().position(|allocator| **allocator == EBBTIDE);
-    match index {
-        Some(index) if *options.allocators[0] == BUILTIN => figures(measured, index),
-        _ => Vec::new(),
-    }
-}
-
-fn figure_rows(figures: &[Figure]) -> Vec<Vec<String>> {
-    let heading = ["figure", "built-in", "ebbtide", "must be", ""].map(str::to_owned).to_vec();
-    let mut rows = vec![heading];
-    for figure in figures {
-        let value = |value: f64| format!("{value:.2} {}", figure.unit);
-        let bound = match figure.bound {
-            Bound::AtLeast(bound) => format!("at least {}", value(bound)),
-            Bound::AtMost(bound) => format!("at most {}", value(bound)),
-        };
-        let mark = if figure.reached() { "reached" } else { "MISSED" };
-        let base = figure.base.map_or_else(|| "–".to_owned(), value);
-        rows.push(vec![figure.what.to_owned(), base, value(figure.seen), bound, mark.to_owned()]);
-    }
-    rows
-}
-
 fn judge(options: &Options, figures: &[Figure]) -> Result<()> {
     let missed: Vec<_> =
-        figures.iter().filter(|figure| !figure.reached()).map(|figure| figure.what).collect();
+        figures.iter().filter(|it| !it.reached()).map(|it| it.what.as_str()).collect();
     match (options.check, missed.is_empty(), figures.is_empty()) {
         (false, ..) | (true, true, false) => Ok(()),
         (true, _, true) => Err("--check: nothing was measured that has a figure".to_owned()),
         (true, false, _) => Err(format!("missed: {}", missed.join("; "))),
     }
-}
-
-/// Everything measured, for other programs to read: times in seconds or nanoseconds, as printed.
-fn json(
-    about: &[(&str, String)],
-    options: &Options,
-    measured: &[Measured],
-    figures: &[Figure],
-) -> String {
-    let about = about.iter().map(|(key, text)| format!("  {key:?}: {},\n", quote(text)));
-    let mut runs = Vec::new();
-    for measured in measured {
-        for (index, allocator) in options.allocators.iter().enumerate() {
-            let each = |read: &dyn Fn(&Outcome) -> f64| {
-                let values = measured.runs(index).iter().map(|outcome| read(outcome).to_string());
-                values.collect::<Vec<_>>().join(", ")
-            };
-            runs.push(format!(
-                "    {{\"program\": {:?}, \"allocator\": {:?}, \"time\": [{}], \
-                 \"rss_peak_bytes\": [{}]}}",
-                measured.program.name,
-                allocator.name,
-                each(&|outcome| measured.program.time(outcome).unwrap_or(-1.0)),
-                each(&|outcome| outcome.rss_peak as f64),
-            ));
-        }
-    }
-    let figures = figures.iter().map(|figure| {
-        format!(
-            "    {{\"what\": {}, \"seen\": {}, \"unit\": {:?}, \"reached\": {}}}",
-            quote(figure.what),
-            figure.seen,
-            figure.unit,
-            figure.reached()
-        )
-    });
-    format!(
-        "{{\n{}  \"runs\": [\n{}\n  ],\n  \"figures\": [\n{}\n  ]\n}}\n",
-        about.collect::<String>(),
-        runs.join(",\n"),
-        figures.collect::<Vec<_>>().join(",\n")
-    )
-}
-
-/// A JSON string. Control characters, which nothing here contains, become blanks.
-fn quote(text: &str) -> String {
-    let plain = text.replace(char::is_control, " ");
-    format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]
@@ -291,8 +180,19 @@ mod tests {
     #[test]
     fn without_options_everything_is_measured() {
         let options = parsed("").expect("no options are fine");
-        assert_eq!((options.rounds, options.programs.len()), (5, PROGRAMS.len()));
+        let asked = PROGRAMS.iter().filter(|program| program.when == When::Asked).count();
+        assert_eq!((options.rounds, options.programs.len()), (5, PROGRAMS.len() - asked));
+        assert!(parsed("--only replace-10m").is_ok_and(|options| options.programs.len() == 1));
         assert!(!options.check);
+    }
+
+    #[test]
+    fn a_quick_look_leaves_out_what_takes_long() {
+        let options = parsed("--quick --peers").expect("both are options");
+        assert_eq!(options.rounds, 1);
+        assert!(options.programs.len() < PROGRAMS.len());
+        assert!(options.allocators.len() >= 7);
+        assert_eq!((options.allocators[0], options.allocators[1]), (&BUILTIN, &EBBTIDE));
     }
 
     #[test]
@@ -307,10 +207,5 @@ mod tests {
             let error = parsed(line).err().unwrap_or_default();
             assert!(error.contains(part), "{line}: {error}");
         }
-    }
-
-    #[test]
-    fn quotes_are_quoted() {
-        assert_eq!(quote("a\\b \"c\"\td"), "\"a\\\\b \\\"c\\\" d\"");
     }
 }

@@ -1,0 +1,382 @@
+//! All that the runs of whole programs showed: as tables, as JSON, and as pictures.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+
+use crate::contest::{PEAK, TIME, best};
+use crate::dots::Dots;
+use crate::figures::{Bound, Figure};
+use crate::host::Allocator;
+use crate::memory::{in_megabytes, megabytes};
+use crate::numbers::Spread;
+use crate::process::Outcome;
+use crate::suite::{Kind, Measured};
+use crate::table;
+
+/// What was measured: the programs, each on the same allocators, LuaJIT's own or another to compare
+/// with first.
+#[derive(Debug)]
+pub struct Report<'a> {
+    /// In the order in which they took turns.
+    pub allocators: &'a [&'static Allocator],
+    /// In the order in which they ran.
+    pub measured: &'a [Measured],
+}
+
+/// How many events every program has: all dropped, all purged.
+const EVENTS_OF_ALL: usize = 2;
+
+/// A column of a table for each allocator: what one cell says.
+type Cell<'a> = &'a dyn Fn(&Measured, usize) -> Option<String>;
+
+impl Report<'_> {
+    /// The places of the allocators that are peers.
+    pub fn peers(&self) -> Vec<usize> {
+        let places = self.allocators.iter().enumerate();
+        places.filter(|(_, allocator)| allocator.is_peer()).map(|(place, _)| place).collect()
+    }
+
+    /// Every table, one below the other.
+    pub fn tables(&self, ours: Option<usize>) -> String {
+        let mut text = String::new();
+        let base = self.allocators[0].name;
+        let mut put = |rows: Vec<Vec<String>>| {
+            let _ = writeln!(text, "{}", table::render(&rows));
+        };
+        put(self.table("CPU time, median", &|it, at| {
+            let time = it.time(at)?;
+            Some(format!("{} ±{:.0} %", it.program.show_time(time.median), time.percent()))
+        }));
+        put(self.table(&format!("times as fast as {base} (range)"), &|it, at| {
+            (at > 0).then_some(show_spread(it.speed(at)?))
+        }));
+        if let (Some(ours), false) = (ours, self.peers().is_empty()) {
+            put(self.contest(ours));
+        }
+        put(self.table("peak RSS, MB", &|it, at| {
+            let peak = it.of(at, |outcome| Some(megabytes(outcome.rss_peak)))?;
+            Some(format!("{:.1}", peak.median))
+        }));
+        for key in ["rss", "pss"] {
+            let heading = format!("{} when all was dropped, then purged, MB", key.to_uppercase());
+            put(self.table(&heading, &|it, at| {
+                let dropped = it.of(at, |outcome| size(outcome, "all dropped", key))?.median;
+                let purged = it.of(at, |outcome| size(outcome, "all purged", key))?.median;
+                Some(format!("{dropped:.1} > {purged:.1}"))
+            }));
+        }
+        text
+    }
+
+    /// The programs as a table in Markdown: ours beside LuaJIT's own and the best peer of each.
+    pub fn markdown(&self, ours: usize) -> String {
+        let peers = self.peers();
+        let mut text = "| program | built-in | ebbtide | times as fast (range) | best peer | \
+                        against it (range) | peak RSS, built-in | ebbtide |\n\
+                        |---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+        for it in self.measured {
+            let time = |at| show(it.time(at), |time| it.program.show_time(time.median));
+            let peak = |at| {
+                let peak = it.of(at, |outcome| Some(megabytes(outcome.rss_peak)));
+                show(peak, |peak| format!("{:.1} MB", peak.median))
+            };
+            let contest = best(it, TIME, ours, &peers);
+            let (peer, ratio) = match contest {
+                Some((peer, ratio)) => (self.allocators[peer].name, show_spread(ratio)),
+                None => ("–", "–".to_owned()),
+            };
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {peer} | {ratio} | {} | {} |",
+                it.program.name,
+                time(0),
+                time(ours),
+                show(it.speed(ours), show_spread),
+                peak(0),
+                peak(ours)
+            );
+        }
+        text
+    }
+
+    fn table(&self, heading: &str, cell: Cell) -> Vec<Vec<String>> {
+        let mut first = vec![heading.to_owned()];
+        first.extend(self.allocators.iter().map(|allocator| allocator.name.to_owned()));
+        let row = |it: &Measured| {
+            let cells = (0..self.allocators.len()).map(|at| cell(it, at));
+            let name = std::iter::once(it.program.name.to_owned());
+            name.chain(cells.map(|cell| cell.unwrap_or_else(|| "–".to_owned()))).collect()
+        };
+        std::iter::once(first).chain(self.measured.iter().map(row)).collect()
+    }
+
+    /// Ours against the best of the peers, program by program.
+    fn contest(&self, ours: usize) -> Vec<Vec<String>> {
+        let heading =
+            ["against the best peer", "fastest", "ours is faster by", "least RSS", "our peak"]
+                .map(str::to_owned)
+                .to_vec();
+        let peers = self.peers();
+        let row = |it: &Measured| {
+            let (fastest, speed) = best(it, TIME, ours, &peers)?;
+            let (least, peak) = best(it, PEAK, ours, &peers)?;
+            Some(vec![
+                it.program.name.to_owned(),
+                self.allocators[fastest].name.to_owned(),
+                show_spread(speed),
+                self.allocators[least].name.to_owned(),
+                format!("{:.2}", 1.0 / peak.median),
+            ])
+        };
+        std::iter::once(heading).chain(self.measured.iter().filter_map(row)).collect()
+    }
+
+    /// The last round of each program that reports phases of its own, on LuaJIT's allocator and on
+    /// ours: live, RSS and PSS at each.
+    pub fn phases(&self) -> String {
+        let mut text = String::new();
+        for runs in self.measured {
+            for (index, allocator) in self.allocators.iter().enumerate() {
+                let Some(outcome) = runs.runs(index).last() else { continue };
+                if outcome.events.len() <= EVENTS_OF_ALL || allocator.is_peer() {
+                    continue;
+                }
+                let title = format!("{} on {}", runs.program.name, allocator.name);
+                let heading = [&title, "live MB", "RSS MB", "PSS MB"].map(str::to_owned).to_vec();
+                let rows: Vec<_> =
+                    std::iter::once(heading).chain(outcome.events.iter().map(phase_row)).collect();
+                let _ = writeln!(text, "{}", table::render(&rows));
+            }
+        }
+        text
+    }
+
+    /// Everything measured, for other programs to read. Times are in seconds or nanoseconds, as
+    /// printed; what was not measured is null.
+    pub fn json(&self, about: &[(&str, String)], figures: &[Figure]) -> String {
+        let about = about.iter().map(|(key, text)| format!("  {key:?}: {},\n", quote(text)));
+        let mut runs = Vec::new();
+        for measured in self.measured {
+            for (index, allocator) in self.allocators.iter().enumerate() {
+                runs.push(json_run(measured, index, allocator.name));
+            }
+        }
+        let figures: Vec<_> = figures.iter().map(json_figure).collect();
+        format!(
+            "{{\n{}  \"runs\": [\n{}\n  ],\n  \"figures\": [\n{}\n  ]\n}}\n",
+            about.collect::<String>(),
+            runs.join(",\n"),
+            figures.join(",\n")
+        )
+    }
+
+    /// The pictures by the names of their files; below each stands where it is from.
+    pub fn charts(&self, origin: &str) -> Vec<(&'static str, String)> {
+        let speed = self.dots(&|it, at| Some(it.speed(at)?.median));
+        let peak = self.dots(&|it, at| Some(it.ratio(at, 0, |run| PEAK(it, run))?.median));
+        let left = self.dots(&|it, at| {
+            let spread = it.ratio(at, 0, |outcome| size(outcome, "all purged", "pss"));
+            Some(spread?.median)
+        });
+        let picture = |title: &str, subtitle: &str, dots: Dots| {
+            let (title, subtitle) = (title.to_owned(), subtitle.to_owned());
+            Dots { title, subtitle, footnote: origin.to_owned(), ..dots }.to_svg()
+        };
+        vec![
+            (
+                "speed.svg",
+                picture(
+                    "Speed of whole programs on LuaJIT",
+                    "Times as fast as on LuaJIT's own allocator, by CPU time. Right is better.",
+                    speed,
+                ),
+            ),
+            (
+                "peak.svg",
+                picture(
+                    "Memory of whole programs on LuaJIT",
+                    "Peak RSS against that on LuaJIT's own allocator. Left is better.",
+                    peak,
+                ),
+            ),
+            (
+                "left.svg",
+                picture(
+                    "Memory that stays when all was dropped",
+                    "PSS after each allocator's own purge, against LuaJIT's. Left is better.",
+                    left,
+                ),
+            ),
+        ]
+    }
+
+    /// Every allocator but the first, the one after it first; whole programs only.
+    fn dots(&self, ratio: &dyn Fn(&Measured, usize) -> Option<f64>) -> Dots {
+        let names = self.allocators.iter().skip(1).map(|it| it.name.to_owned()).collect();
+        let whole = self.measured.iter().filter(|it| it.program.kind != Kind::Blocks);
+        let places = 1..self.allocators.len();
+        let rows = whole.map(|it| {
+            (it.program.name.to_owned(), places.clone().map(|at| ratio(it, at)).collect())
+        });
+        Dots { names, rows: rows.collect(), ..Dots::default() }
+    }
+}
+
+fn show(spread: Option<Spread>, text: impl Fn(Spread) -> String) -> String {
+    spread.map_or_else(|| "–".to_owned(), text)
+}
+
+fn show_spread(spread: Spread) -> String {
+    format!("{:.2} ({:.2}–{:.2})", spread.median, spread.min, spread.max)
+}
+
+fn size(outcome: &Outcome, label: &str, key: &str) -> Option<f64> {
+    outcome.event(label).map(|event| megabytes(event.get(key)))
+}
+
+fn phase_row(event: &crate::event::Event) -> Vec<String> {
+    if event.label == "reclaim" {
+        let milliseconds = event.get("elapsed_us") as f64 / 1e3;
+        let returned = in_megabytes(event.get("returned"));
+        return vec![format!("  reclaim: {returned} MB in {milliseconds:.1} ms")];
+    }
+    let mut row = vec![event.label.clone()];
+    row.extend(["live", "rss", "pss"].map(|key| in_megabytes(event.get(key))));
+    row
+}
+
+/// The figures, each with whether it was reached.
+pub fn figure_table(figures: &[Figure]) -> String {
+    let heading = ["figure", "built-in", "ebbtide", "must be", ""].map(str::to_owned).to_vec();
+    let mut rows = vec![heading];
+    for figure in figures {
+        let value = |value: f64| format!("{value:.2} {}", figure.unit);
+        let bound = match figure.bound {
+            Bound::AtLeast(bound) => format!("at least {}", value(bound)),
+            Bound::AtMost(bound) => format!("at most {}", value(bound)),
+        };
+        let mark = if figure.reached() { "reached" } else { "MISSED" };
+        let base = figure.base.map_or_else(|| "–".to_owned(), value);
+        rows.push(vec![figure.what.clone(), base, value(figure.seen), bound, mark.to_owned()]);
+    }
+    table::render(&rows)
+}
+
+fn json_run(measured: &Measured, index: usize, allocator: &str) -> String {
+    let each = |read: &dyn Fn(&Outcome) -> Option<f64>| {
+        let number = |value: Option<f64>| value.map_or("null".to_owned(), |it| it.to_string());
+        let values = measured.runs(index).iter().map(|outcome| number(read(outcome)));
+        format!("[{}]", values.collect::<Vec<_>>().join(", "))
+    };
+    let event = |label: &'static str, key: &'static str| {
+        each(&move |outcome| Some(outcome.event(label)?.get(key) as f64))
+    };
+    let fields = [
+        ("time", each(&|outcome| measured.program.time(outcome))),
+        ("rss_peak_bytes", each(&|outcome| Some(outcome.rss_peak as f64))),
+        ("rss_dropped_bytes", event("all dropped", "rss")),
+        ("pss_dropped_bytes", event("all dropped", "pss")),
+        ("rss_purged_bytes", event("all purged", "rss")),
+        ("pss_purged_bytes", event("all purged", "pss")),
+    ];
+    let fields = fields.map(|(key, values)| format!("{key:?}: {values}")).join(", ");
+    let program = measured.program.name;
+    format!("    {{\"program\": {program:?}, \"allocator\": {allocator:?}, {fields}}}")
+}
+
+/// A figure as a JSON object.
+pub fn json_figure(figure: &Figure) -> String {
+    let (bound, side) = match figure.bound {
+        Bound::AtLeast(bound) => (bound, "at least"),
+        Bound::AtMost(bound) => (bound, "at most"),
+    };
+    format!(
+        "    {{\"what\": {}, \"seen\": {}, \"unit\": {:?}, \"bound\": {bound}, \
+         \"side\": {side:?}, \"reached\": {}}}",
+        quote(&figure.what),
+        figure.seen,
+        figure.unit,
+        figure.reached()
+    )
+}
+
+/// A JSON string. Control characters, which nothing here contains, become blanks.
+pub fn quote(text: &str) -> String {
+    let plain = text.replace(char::is_control, " ");
+    format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use crate::host::{BUILTIN, EBBTIDE, LIBC};
+    use crate::suite::PROGRAMS;
+    use std::time::Duration;
+
+    fn outcome(cpu_s: f64) -> Outcome {
+        let event = |line| Event::parse(line, Duration::ZERO);
+        let dropped = event("event\tlabel=all dropped\trss=4194304\tpss=2097152");
+        let purged = event("event\tlabel=all purged\trss=1048576\tpss=1048576");
+        Outcome {
+            events: dropped.into_iter().chain(purged).collect(),
+            text: Vec::new(),
+            samples: Vec::new(),
+            cpu: Duration::from_secs_f64(cpu_s),
+            rss_peak: 8 << 20,
+        }
+    }
+
+    fn check(test: impl Fn(Report)) {
+        let runs = [3.0, 2.0, 4.0].map(|cpu_s| vec![outcome(cpu_s)]).to_vec();
+        let measured = [Measured::from_runs(&PROGRAMS[0], runs)];
+        test(Report { allocators: &[&BUILTIN, &EBBTIDE, &LIBC], measured: &measured });
+    }
+
+    #[test]
+    fn tables_name_what_was_compared() {
+        check(|report| {
+            let text = report.tables(Some(1));
+            for part in ["1.50 (1.50–1.50)", "libc", "2.00 (2.00–2.00)", "4.0 > 1.0", "2.0 > 1.0"]
+            {
+                assert!(text.contains(part), "{part} is not in\n{text}");
+            }
+            assert_eq!(report.peers(), [2]);
+        });
+    }
+
+    #[test]
+    fn the_table_for_a_readme_has_a_row_for_each_program() {
+        check(|report| {
+            let text = report.markdown(1);
+            let row = "| tables | 3.000 s | 2.000 s | 1.50 (1.50–1.50) | libc | 2.00 (2.00–2.00) \
+                       | 8.0 MB | 8.0 MB |";
+            assert_eq!(text.lines().nth(2), Some(row));
+        });
+    }
+
+    #[test]
+    fn json_has_every_run() {
+        check(|report| {
+            let json = report.json(&[("machine", "a \"b\"".to_owned())], &[]);
+            assert!(json.contains("\"machine\": \"a \\\"b\\\"\""), "{json}");
+            assert_eq!(json.matches("\"rss_purged_bytes\": [1048576]").count(), 3);
+        });
+    }
+
+    #[test]
+    fn there_is_a_picture_for_each_question() {
+        check(|report| {
+            for (name, svg) in report.charts("a machine") {
+                assert!(name.ends_with(".svg") && svg.contains("a machine"));
+                assert!(svg.contains("ebbtide") && svg.contains("libc"));
+            }
+        });
+    }
+
+    #[test]
+    fn quotes_are_quoted() {
+        assert_eq!(quote("a\\b \"c\"\td"), "\"a\\\\b \\\"c\\\" d\"");
+    }
+}

@@ -75,7 +75,6 @@ typedef struct {
 #define NGX_HTTP_EBBTIDE_LUA_GCCOLLECT     2
 #define NGX_HTTP_EBBTIDE_LUA_GCCOUNT       3
 #define NGX_HTTP_EBBTIDE_LUA_GCCOUNTB      4
-#define NGX_HTTP_EBBTIDE_LUA_GCSTEP        5
 #define NGX_HTTP_EBBTIDE_LUA_GCSETPAUSE    6
 #define NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL  7
 #define NGX_HTTP_EBBTIDE_LUA_GCISRUNNING   9
@@ -142,14 +141,10 @@ typedef struct {
     ngx_msec_t                 active;
     /* ends of markings since the collection in slices began */
     ngx_uint_t                 markings;
-    /* bytes for which LuaJIT may owe steps, once that can be told */
-    uint64_t                   owed;
-    /* bytes as the last slice left them */
-    uint64_t                   left;
     /* what there was when a collection in slices began, and when it ended */
     uint64_t                   begun;
     uint64_t                   collected;
-    /* when it ended, and for how long nothing small is looked at after that */
+    /* when it ended, and for how long no other follows what little came since */
     ngx_msec_t                 settled;
     ngx_msec_t                 patience;
     /* the collector as the program set it, and as it was set here */

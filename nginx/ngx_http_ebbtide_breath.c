@@ -33,11 +33,13 @@
  * Garbage can come without any allocation, by a cache that is let go. So a VM in
  * which anything has run since its last collection is collected again, after so
  * many times ebbtide_idle; while nothing is found, after twice as long each time,
- * up to the most.
+ * up to the most, and a day at the most. What was inherited from the master and
+ * not used much is left alone, for it is shared.
  */
 
 #define NGX_HTTP_EBBTIDE_AGAIN       10
 #define NGX_HTTP_EBBTIDE_AGAIN_MOST  600
+#define NGX_HTTP_EBBTIDE_DAY         (24 * 60 * 60 * 1000)
 
 
 static ngx_int_t ngx_http_ebbtide_process_events(ngx_cycle_t *cycle,
@@ -97,6 +99,10 @@ ngx_http_ebbtide_breath_reclaim(ngx_log_t *log)
     {
         vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
 
+        if (!vm->configured) {
+            continue;
+        }
+
         if (ngx_http_ebbtide_collect_all(vm) != NGX_OK) {
             ngx_log_error(NGX_LOG_WARN, log, 0,
                           "ebbtide: garbage collection failed before the fork");
@@ -122,6 +128,10 @@ ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
     {
         vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
 
+        if (!vm->configured) {
+            continue;
+        }
+
         /*
          * What was inherited is shared with the master and the other workers
          * until this process uses it.
@@ -130,7 +140,8 @@ ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
         vm->quiet_bytes = vm->bytes;
         vm->collected = vm->bytes;
         vm->settled = ngx_current_msec;
-        vm->patience = NGX_HTTP_EBBTIDE_AGAIN * emcf->idle;
+        vm->patience = NGX_TIMER_INFINITE;
+        vm->asked = 0;
         vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
     }
 
@@ -269,7 +280,7 @@ static ngx_msec_t
 ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 {
     uint64_t    bytes, change;
-    ngx_msec_t  quiet, next, again;
+    ngx_msec_t  quiet, next, again, most;
 
     bytes = ngx_http_ebbtide_lua_bytes(vm);
 
@@ -284,6 +295,7 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
     if (change > ngx_http_ebbtide_vm_little(vm->quiet_bytes)) {
         vm->quiet_bytes = bytes;
         vm->active = now;
+        vm->patience = NGX_HTTP_EBBTIDE_AGAIN * ngx_http_ebbtide_idle_ms;
 
         if (!vm->asked) {
             vm->phase = NGX_HTTP_EBBTIDE_BUSY;
@@ -342,6 +354,9 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
         again = ngx_http_ebbtide_vm_again(vm, now);
 
         if (again == 0) {
+            most = NGX_HTTP_EBBTIDE_AGAIN_MOST * ngx_http_ebbtide_idle_ms;
+            most = ngx_min(most, NGX_HTTP_EBBTIDE_DAY);
+            vm->patience = ngx_min(2 * vm->patience, most);
             ngx_http_ebbtide_vm_begin(vm);
             return NGX_HTTP_EBBTIDE_PAUSE;
         }
@@ -351,17 +366,13 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 }
 
 
-/* All garbage was collected: how much says when to look again. */
+/* All garbage was collected. Where there was some, there may soon be more. */
 
 static void
 ngx_http_ebbtide_vm_collected(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 {
     if (vm->begun > vm->bytes + ngx_http_ebbtide_vm_little(vm->bytes)) {
         vm->patience = NGX_HTTP_EBBTIDE_AGAIN * ngx_http_ebbtide_idle_ms;
-
-    } else {
-        vm->patience = ngx_min(2 * vm->patience,
-                     NGX_HTTP_EBBTIDE_AGAIN_MOST * ngx_http_ebbtide_idle_ms);
     }
 
     vm->collected = vm->bytes;
@@ -374,17 +385,17 @@ ngx_http_ebbtide_vm_collected(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 static ngx_msec_t
 ngx_http_ebbtide_vm_again(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 {
-    ngx_msec_t  patience, since;
+    ngx_msec_t  since;
 
-    if (vm->bytes == vm->collected) {
-        /* nothing has run */
+    /* where they are equal nothing has run */
+
+    if (vm->bytes == vm->collected || vm->patience == NGX_TIMER_INFINITE) {
         return NGX_TIMER_INFINITE;
     }
 
-    patience = vm->hurried ? ngx_http_ebbtide_idle_ms : vm->patience;
     since = now - vm->settled;
 
-    return since < patience ? patience - since : 0;
+    return since < vm->patience ? vm->patience - since : 0;
 }
 
 

@@ -5,24 +5,19 @@
  *
  * LUA_GCSTEP makes all the steps at once that LuaJIT owes for what was
  * allocated: after a large string these are many. LUA_GCRESTART makes one due,
- * and the next function that may allocate makes that one. So it goes in single
- * steps until nothing can be owed any more, which is when a collection has
- * ended.
+ * and the next function that may allocate makes that one.
  *
  * In single steps nothing tells of the end of a collection. But the end of each
- * marking shows: it clears a weak value that nothing else refers to. The second
- * end of a marking means that the collection of the first has ended.
+ * marking shows: it clears a weak value that nothing else refers to. The first
+ * may be that of a marking that had begun before the last garbage was made; the
+ * second has found all of it, and at the third all of that is swept.
  */
 
 
 #include "ngx_http_ebbtide.h"
 
 
-/* ends of markings after which the rest of one collection finds all garbage */
-#define NGX_HTTP_EBBTIDE_MARKINGS  2
-
-/* what LuaJIT takes for paid with each step, in bytes */
-#define NGX_HTTP_EBBTIDE_PAID  1024
+#define NGX_HTTP_EBBTIDE_MARKINGS  3
 
 /*
  * The collector hurries from this pressure on, and no longer below the other
@@ -45,7 +40,7 @@ static void ngx_http_ebbtide_collect_failed(ngx_http_ebbtide_vm_t *vm);
 static int ngx_http_ebbtide_collect_prepare(lua_State *L);
 static int ngx_http_ebbtide_collect_watch(lua_State *L);
 static int ngx_http_ebbtide_collect_slice(lua_State *L);
-static ngx_uint_t ngx_http_ebbtide_collect_step(lua_State *L,
+static void ngx_http_ebbtide_collect_step(lua_State *L,
     ngx_http_ebbtide_vm_t *vm);
 static void ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm, int pause,
     int stepmul);
@@ -65,7 +60,6 @@ static char  ngx_http_ebbtide_weak_key;
 static struct {
     ngx_http_ebbtide_vm_t  *vm;
     uint64_t                until_us;
-    ngx_uint_t              done;
 } ngx_http_ebbtide_slice;
 
 
@@ -106,8 +100,6 @@ ngx_http_ebbtide_collect_begin(ngx_http_ebbtide_vm_t *vm)
 {
     vm->markings = 0;
     vm->watched = 0;
-    vm->owed = 0;
-    vm->left = vm->bytes;
     vm->begun = vm->bytes;
 }
 
@@ -136,9 +128,9 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
         vm->prepared = 1;
     }
 
-    if (!vm->watched && vm->markings < NGX_HTTP_EBBTIDE_MARKINGS) {
+    if (!vm->watched) {
         if (lua->cpcall(vm->lua, ngx_http_ebbtide_collect_watch, NULL) != 0) {
-            /* at a memory limit it goes without, in longer steps */
+            /* at a memory limit it goes without, in one step for all */
             lua->settop(vm->lua, -2);
             vm->markings = NGX_HTTP_EBBTIDE_MARKINGS;
 
@@ -147,15 +139,8 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
         }
     }
 
-    /* from the first end of a marking on, what is owed is what came since */
-
-    if (vm->markings && vm->bytes > vm->left) {
-        vm->owed += vm->bytes - vm->left;
-    }
-
     ngx_http_ebbtide_slice.vm = vm;
     ngx_http_ebbtide_slice.until_us = until_us;
-    ngx_http_ebbtide_slice.done = 0;
 
     /* allocates nothing, so that it works at a memory limit too */
     lua->pushlightuserdata(vm->lua, &ngx_http_ebbtide_collect_key);
@@ -169,13 +154,15 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
     /* that was no activity of the program's */
     vm->bytes = ngx_http_ebbtide_lua_bytes(vm);
     vm->quiet_bytes = vm->bytes;
-    vm->left = vm->bytes;
 
-    return ngx_http_ebbtide_slice.done ? NGX_OK : NGX_AGAIN;
+    return vm->markings == NGX_HTTP_EBBTIDE_MARKINGS ? NGX_OK : NGX_AGAIN;
 }
 
 
-/* A finalizer threw what is on top of the stack: the first of a process is told. */
+/*
+ * A finalizer threw what is on top of the stack: the first of a process is told.
+ * Newer versions of LuaJIT keep such errors to themselves.
+ */
 
 static void
 ngx_http_ebbtide_collect_failed(ngx_http_ebbtide_vm_t *vm)
@@ -250,54 +237,39 @@ ngx_http_ebbtide_collect_slice(lua_State *L)
 
     vm = ngx_http_ebbtide_slice.vm;
 
+    if (vm->markings == NGX_HTTP_EBBTIDE_MARKINGS) {
+        return ngx_http_ebbtide_collect_all_in(L);
+    }
+
     do {
-        if (ngx_http_ebbtide_collect_step(L, vm)) {
-            ngx_http_ebbtide_slice.done = 1;
-            break;
-        }
+        ngx_http_ebbtide_collect_step(L, vm);
 
-        if (!vm->watched && vm->markings < NGX_HTTP_EBBTIDE_MARKINGS) {
-            /* another weak value is needed */
-            break;
-        }
-
-    } while (ngx_http_ebbtide_now_us() < ngx_http_ebbtide_slice.until_us);
+    } while (vm->watched
+             && ngx_http_ebbtide_now_us() < ngx_http_ebbtide_slice.until_us);
 
     return 0;
 }
 
 
-/* One step of the collector's. Returns 1 when all garbage is collected. */
-
-static ngx_uint_t
+static void
 ngx_http_ebbtide_collect_step(lua_State *L, ngx_http_ebbtide_vm_t *vm)
 {
     const ngx_http_ebbtide_lua_t  *lua;
 
     lua = ngx_http_ebbtide_lua();
 
-    if (vm->markings == NGX_HTTP_EBBTIDE_MARKINGS && vm->owed == 0) {
-        return lua->gc(L, NGX_HTTP_EBBTIDE_LUA_GCSTEP, 0) != 0;
-    }
-
-    vm->owed -= ngx_min(vm->owed, NGX_HTTP_EBBTIDE_PAID);
-
     lua->gc(L, NGX_HTTP_EBBTIDE_LUA_GCRESTART, 0);
     lua->pushlstring(L, "", 0);
     lua->settop(L, 0);
 
-    if (vm->watched) {
-        lua->rawgeti(L, NGX_HTTP_EBBTIDE_LUA_UPVALUE, 1);
+    lua->rawgeti(L, NGX_HTTP_EBBTIDE_LUA_UPVALUE, 1);
 
-        if (lua->type(L, 1) == NGX_HTTP_EBBTIDE_LUA_TNIL) {
-            vm->watched = 0;
-            vm->markings++;
-        }
-
-        lua->settop(L, 0);
+    if (lua->type(L, 1) == NGX_HTTP_EBBTIDE_LUA_TNIL) {
+        vm->watched = 0;
+        vm->markings++;
     }
 
-    return 0;
+    lua->settop(L, 0);
 }
 
 

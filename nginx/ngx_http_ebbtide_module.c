@@ -506,7 +506,7 @@ ngx_http_ebbtide_tell(ngx_cycle_t *cycle)
 static void
 ngx_http_ebbtide_shares(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
 {
-    int64_t  soft, hard;
+    int64_t  soft, hard, least;
 
     soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft, "limit_soft");
     hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard, "limit_hard");
@@ -518,12 +518,14 @@ ngx_http_ebbtide_shares(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
         soft = hard;
     }
 
-    if (hard > 0 && emcf->options.retain > hard) {
+    least = soft > 0 ? soft : hard;
+
+    if (least > 0 && emcf->options.retain > least) {
         ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                      "ebbtide_limit_hard comes to %L bytes, less than "
-                      "ebbtide_retain, which is lowered to that", hard);
-        emcf->options.retain = hard;
-        ngx_http_ebbtide_set(cycle, "retain", hard);
+                      "the limits come to %L bytes, less than ebbtide_retain, "
+                      "which is lowered to that", least);
+        emcf->options.retain = least;
+        ngx_http_ebbtide_set(cycle, "retain", least);
     }
 
     emcf->options.limit_soft = soft;
@@ -578,6 +580,10 @@ ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name, int64_t value)
          q = ngx_queue_next(q))
     {
         vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
+
+        if (!vm->configured) {
+            continue;
+        }
 
         if (ebb_set(vm->heap, name, value == EBB_ZERO ? 0 : value) != EBB_OK) {
             ngx_log_error(NGX_LOG_WARN, cycle->log, 0, "ebbtide_%s: %s", name,

@@ -254,32 +254,23 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 }
 
 
-/*
- * The samples are a second apart, but for the newest, which is replaced while
- * the one before it is younger than that: readers have the figures written more
- * often.
- */
+/* One for each second: readers have the figures written more often. */
 
 static ngx_http_ebbtide_sample_t *
 ngx_http_ebbtide_next_sample(ngx_http_ebbtide_figures_t *figures,
     ngx_msec_t now)
 {
-    ngx_uint_t   count;
-    ngx_msec_t   before;
+    ngx_http_ebbtide_sample_t  *newest;
 
-    count = figures->sample_count;
+    newest = &figures->samples[(figures->sample_count - 1)
+                               % NGX_HTTP_EBBTIDE_SAMPLES];
 
-    if (count >= 2) {
-        before = figures->samples[(count - 2) % NGX_HTTP_EBBTIDE_SAMPLES].time;
-
-        if (now - before < 1000) {
-            return &figures->samples[(count - 1) % NGX_HTTP_EBBTIDE_SAMPLES];
-        }
+    if (figures->sample_count && newest->time / 1000 == now / 1000) {
+        return newest;
     }
 
-    figures->sample_count++;
-
-    return &figures->samples[count % NGX_HTTP_EBBTIDE_SAMPLES];
+    return &figures->samples[figures->sample_count++
+                             % NGX_HTTP_EBBTIDE_SAMPLES];
 }
 
 

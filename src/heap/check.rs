@@ -73,7 +73,8 @@ impl<S: Above> Heap<S> {
 
     fn check_large(&mut self, page: PageIndex, tally: &mut Tally) -> PageIndex {
         let (count, requested) = self.large_size(page);
-        assert!(requested <= count.bytes(), "{page:?}: {requested} bytes in {count:?}");
+        let end = self.descriptor(page).large_lead() + requested;
+        assert!(end <= count.bytes(), "{page:?}: {requested} bytes, to {end}, in {count:?}");
         tally.counts.large_blocks += 1;
         tally.counts.large_pages += count;
         tally.counts.large_requested += requested;

@@ -113,10 +113,11 @@ impl Descriptor {
     }
 
     /// The first page of a large block.
-    pub(crate) fn large(pages: Pages, requested: usize) -> Descriptor {
+    pub(crate) fn large(pages: Pages, requested: usize, lead: usize) -> Descriptor {
         let mut descriptor = Descriptor::NONE;
         descriptor.set_kind(Kind::Large);
         descriptor.set_large(pages, requested);
+        descriptor.free[2] = lead as u64;
         descriptor
     }
 
@@ -154,6 +155,11 @@ impl Descriptor {
     /// Bytes asked for a large block.
     pub(crate) fn large_requested(&self) -> usize {
         self.free[1] as usize
+    }
+
+    /// How far behind the start of its first page a large block begins, in bytes.
+    pub(crate) fn large_lead(&self) -> usize {
+        self.free[2] as usize
     }
 
     /// Notes a large block's size. It uses the words that a span has its bits in.
@@ -257,7 +263,7 @@ mod tests {
             assert_eq!((descriptor.kind(), descriptor.place()), (Kind::Span, place));
         }
         assert_eq!(Descriptor::span_page(20, 1, 0).kind(), Kind::SpanRest);
-        let large = Descriptor::large(Pages(7), 28_000);
+        let large = Descriptor::large(Pages(7), 28_000, 640);
         assert_eq!((large.kind(), large.reciprocal), (Kind::Large, 0));
         assert_eq!((large.large_pages(), large.large_requested()), (Pages(7), 28_000));
     }

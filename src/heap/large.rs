@@ -1,5 +1,11 @@
 //! Large blocks: runs of whole pages.
 //!
+//! A block begins a few cache lines behind the start of its first page, as far as what is left over on
+//! its pages allows: its lead. If all began at the start of a page, a loop that reads one and writes
+//! another would have both at the same place of a page, which processors take for the same address
+//! until they know better, and the beginnings of all would share the same few sets of the cache.
+//! (jemalloc places large blocks so for the caches' sake.) A block keeps its lead when it moves.
+//!
 //! A block that grows takes the free pages behind it. When they are not free it moves, and for a
 //! long block the kernel moves the pages instead of the processor the bytes: 64 MB take it 0.04 ms,
 //! against 40 ms for a copy. See `scars` for what that leaves behind.
@@ -11,14 +17,34 @@ use super::{Above, Heap};
 use crate::options::Key;
 use crate::units::{PageIndex, PageRange, Pages};
 
+/// Leads are multiples of a cache line.
+const LINE: usize = 64;
+
 impl<S: Above> Heap<S> {
     /// Allocates a block of whole pages. Null for size 0 and when there is no memory.
     pub(super) fn allocate_large(&mut self, size: usize) -> *mut u8 {
-        let count = Pages::holding(size).filter(|count| *count > Pages::ZERO);
-        let Some(page) = count.and_then(|count| self.place_large(count, size, None)) else {
+        let Some(count) = Pages::holding(size).filter(|count| *count > Pages::ZERO) else {
             return ptr::null_mut();
         };
-        self.address(page)
+        let lead = self.next_lead(count.bytes() - size);
+        match self.place_large(count, size, lead, None) {
+            Some(page) => self.large_block(page),
+            None => ptr::null_mut(),
+        }
+    }
+
+    /// One of the leads that leave enough room, another each time.
+    fn next_lead(&mut self, room: usize) -> usize {
+        // Multiples of the golden ratio lie evenly in 2^32, so their upper parts in any range do.
+        self.leads = self.leads.wrapping_add(0x9E37_79B9);
+        let choices = (room / LINE + 1) as u64;
+        (u64::from(self.leads) * choices >> 32) as usize * LINE
+    }
+
+    /// Where the block on these pages begins.
+    fn large_block(&mut self, page: PageIndex) -> *mut u8 {
+        let lead = self.descriptor(page).large_lead();
+        self.address(page).wrapping_add(lead)
     }
 
     /// Places a block, maybe one that will take the contents of another.
@@ -26,6 +52,7 @@ impl<S: Above> Heap<S> {
         &mut self,
         count: Pages,
         size: usize,
+        lead: usize,
         contents: Option<PageRange>,
     ) -> Option<PageIndex> {
         let range = self.find_pages(count)?;
@@ -34,7 +61,7 @@ impl<S: Above> Heap<S> {
         if !self.take_pages(range, moved.map_or(Pages::ZERO, PageRange::count)) {
             return None;
         }
-        *self.descriptor(page) = Descriptor::large(count, size);
+        *self.descriptor(page) = Descriptor::large(count, size, lead);
         self.counts.large_blocks += 1;
         self.counts.large_pages += count;
         self.counts.large_requested += size;
@@ -67,7 +94,8 @@ impl<S: Above> Heap<S> {
     /// there is no memory to grow; then nothing has changed.
     pub(super) fn resize_large(&mut self, page: PageIndex, size: usize) -> *mut u8 {
         let (old_count, _) = self.large_size(page);
-        let Some(count) = Pages::holding(size) else { return ptr::null_mut() };
+        let end = size.checked_add(self.descriptor(page).large_lead());
+        let Some(count) = end.and_then(Pages::holding) else { return ptr::null_mut() };
         if count <= old_count {
             self.note_large_size(page, count, size);
             self.give_back(PageRange { start: page + count, end: page + old_count });
@@ -76,7 +104,7 @@ impl<S: Above> Heap<S> {
         } else {
             return self.grow_elsewhere(page, old_count, count, size);
         }
-        self.address(page)
+        self.large_block(page)
     }
 
     fn note_large_size(&mut self, page: PageIndex, count: Pages, size: usize) {
@@ -103,13 +131,14 @@ impl<S: Above> Heap<S> {
         size: usize,
     ) -> *mut u8 {
         let old = PageRange::new(page, old_count);
-        let Some(new_page) = self.place_large(count, size, Some(old)) else {
+        let lead = self.descriptor(page).large_lead();
+        let Some(new_page) = self.place_large(count, size, lead, Some(old)) else {
             return ptr::null_mut();
         };
         self.forget_large(page);
         self.move_contents(old, new_page);
         self.note_peak(Pages::ZERO);
-        self.address(new_page)
+        self.large_block(new_page)
     }
 
     /// Moves the contents of a block that is off the books to the start of a new one and frees its

@@ -15,7 +15,8 @@ pub(super) fn large_block<S: Above>(heap: &mut Heap<S>, block: *mut u8) -> PageI
     let offset = block.addr().wrapping_sub(heap.base.addr());
     if offset < heap.committed {
         let page = PageIndex::of(offset);
-        if heap.descriptor(page).kind() == Kind::Large && page.offset() == offset {
+        let descriptor = heap.descriptor(page);
+        if descriptor.kind() == Kind::Large && page.offset() + descriptor.large_lead() == offset {
             return page;
         }
     }

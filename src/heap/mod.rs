@@ -138,6 +138,8 @@ pub(crate) struct Heap<S: Above> {
     /// Bytes below the base that are committed.
     committed_below: usize,
     scars: Scars,
+    /// Where the leads of large blocks come from.
+    leads: u32,
     gleaners: [Gleaner; CLASS_COUNT],
     /// The kernel refused to move pages once; from then on they are copied.
     remap_refused: bool,
@@ -184,6 +186,7 @@ impl<S: Above> Heap<S> {
             options,
             committed_below,
             scars: Scars::NONE,
+            leads: 0,
             gleaners: Gleaner::ALL_NEW,
             remap_refused: false,
             gate: NO_GATE,

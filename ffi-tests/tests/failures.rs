@@ -1,0 +1,67 @@
+//! Everything that can fail fails once: each allocation of a Lua program, and each system call of a
+//! heap. On an allocator or a kernel with a defect the same programs must fail.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::thread;
+
+use ebbtide_ffi_tests::{clean, finish, linked_with_lua};
+use ebbtide_runtimes::LUAJIT;
+
+/// What `every_allocation` counts for one Lua program.
+#[derive(Debug, PartialEq, Eq)]
+struct Counts {
+    refusals: u64,
+    /// After so many of them blocks were left when the VM was closed.
+    left: u64,
+    crashes: u64,
+}
+
+fn every_allocation(arguments: &[&str]) -> BTreeMap<String, Counts> {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| linked_with_lua("every_allocation.c", &LUAJIT, &[]));
+    let mut command = clean(program);
+    let output = finish(command.args(arguments));
+    let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
+    let count = |line: &str, name: &str| -> u64 {
+        let figure = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("{name}: {line}"))
+    };
+    let counts = |line: &str| {
+        let [refusals, left, crashes] = ["refusals", "left", "crashes"].map(|n| count(line, n));
+        let name = line.split(' ').next().expect("a name").to_owned();
+        (name, Counts { refusals, left, crashes })
+    };
+    text.lines().map(counts).collect()
+}
+
+/// What LuaJIT does with a refusal is its own matter: it must do the same on every allocator.
+#[test]
+fn luajit_survives_the_refusal_of_every_allocation() {
+    let [ours, malloc, builtin] = thread::scope(|scope| {
+        let run = |allocator| scope.spawn(move || every_allocation(&[allocator]));
+        ["ebbtide", "malloc", "builtin"].map(run).map(|thread| thread.join().expect("it ran"))
+    });
+    let refusals: u64 = ours.values().map(|counts| counts.refusals).sum();
+    assert!(refusals > 8000, "{ours:?}");
+    for (name, counts) in &ours {
+        for (other, counts_there) in [("malloc", &malloc[name]), ("builtin", &builtin[name])] {
+            let outcome = |counts: &Counts| (counts.left, counts.crashes);
+            assert_eq!(outcome(counts), outcome(counts_there), "{name}, there on {other}");
+        }
+    }
+    // LuaJIT loses its own tables when there is no memory for the FFI's; nothing else.
+    for (name, counts) in &ours {
+        assert_eq!(counts.crashes, 0, "{name}");
+        assert!(counts.left == 0 || name == "cdata", "{name}: {counts:?}");
+    }
+}
+
+#[test]
+fn an_allocator_that_fails_badly_is_found_out() {
+    let leaks = every_allocation(&["ebbtide", "leak", "17"]);
+    assert!(leaks.values().all(|counts| counts.left > 0), "{leaks:?}");
+    let losses = every_allocation(&["ebbtide", "lose", "1", "coroutines"]);
+    assert!(losses.values().all(|counts| counts.crashes > 0), "{losses:?}");
+}

@@ -1,7 +1,7 @@
 /* A kernel between the library and the real one that can be unkind: it refuses
- * chosen calls, overwrites what is given back, and keeps the time. Linked with
- * UNKIND_LINK_FLAGS (ffi-tests/src/lib.rs), which hand the library's calls to
- * the __wrap functions here; only calls made between unkind_enter() and
+ * chosen calls, overwrites what is given back, and keeps the time. The
+ * linker's --wrap for each of UNKIND_WRAPPED (ffi-tests/src/lib.rs) hands the
+ * library's calls to the functions here; only calls made between unkind_enter() and
  * unkind_leave() are looked at. For one thread. */
 
 #ifndef UNKIND_H
@@ -66,6 +66,7 @@ struct unkind {
   int error;      /* with this errno */
   enum unkind_way way;
   int mercy;      /* after a refused mremap the library may look and map */
+  int silent;     /* what is refused says that it was done */
   uint32_t kinds; /* the kinds of call that the pattern is for */
   uint64_t pattern; /* a bit for each coming call: 1 refuses it */
   int overwrite;  /* what is given back is overwritten before */
@@ -113,6 +114,12 @@ static int unkind_refuses(enum unkind_call call)
     errno = unkind.error;
   }
   return refuses;
+}
+
+/* What a refused call returns that could have returned 0. */
+static inline int unkind_no(void)
+{
+  return unkind.silent ? 0 : -1;
 }
 
 /* The linker's names for the functions between which this stands. */
@@ -187,7 +194,7 @@ int __wrap_munmap(void *at, size_t bytes)
 
 int __wrap_mprotect(void *at, size_t bytes, int access)
 {
-  return unkind_refuses(CALL_MPROTECT) ? -1
+  return unkind_refuses(CALL_MPROTECT) ? unkind_no()
                                        : __real_mprotect(at, bytes, access);
 }
 
@@ -202,7 +209,8 @@ int __wrap_madvise(void *at, size_t bytes, int advice)
       bytes += UNKIND_PAGE;
     }
   }
-  return unkind_refuses(CALL_MADVISE) ? -1 : __real_madvise(at, bytes, advice);
+  return unkind_refuses(CALL_MADVISE) ? unkind_no()
+                                      : __real_madvise(at, bytes, advice);
 }
 
 void *__wrap_mremap(void *from, size_t old_bytes, size_t bytes, int flags, ...)
@@ -214,6 +222,9 @@ void *__wrap_mremap(void *from, size_t old_bytes, size_t bytes, int flags, ...)
   to = va_arg(more, void *);
   va_end(more);
   if (unkind_refuses(CALL_MREMAP)) {
+    if (unkind.silent) {
+      return to;
+    }
     if (unkind.way == WAY_HARSHLY) {
       __real_munmap(to, bytes);
       errno = unkind.error;
@@ -247,6 +258,9 @@ static long unkind_batch(long *arguments)
     return (long)bytes;
   }
   if (unkind_refuses(CALL_BATCH)) {
+    if (unkind.silent) {
+      return (long)bytes;
+    }
     if (unkind.way != WAY_PARTLY || count < 2) {
       return -1;
     }

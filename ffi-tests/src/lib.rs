@@ -165,6 +165,21 @@ pub fn compile(
     program
 }
 
+/// The functions that the linker hands to `ffi-tests/c/unkind.h`, with `--wrap` for each.
+pub const UNKIND_WRAPPED: [&str; 11] = [
+    "mmap",
+    "munmap",
+    "mprotect",
+    "madvise",
+    "mremap",
+    "mincore",
+    "syscall",
+    "open",
+    "read",
+    "getrlimit",
+    "clock_gettime",
+];
+
 /// Compiles one of the sources into a program with a Lua runtime and `libebbtide.a` inside.
 pub fn linked_with_lua(name: &str, runtime: &Runtime, flags: &[&str]) -> PathBuf {
     let installed = installed();

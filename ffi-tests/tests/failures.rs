@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::thread;
 
-use ebbtide_ffi_tests::{clean, finish, linked_with_lua};
+use ebbtide_ffi_tests::{UNKIND_WRAPPED, clean, finish, linked_with_lua};
 use ebbtide_runtimes::LUAJIT;
 
 /// What `every_allocation` counts for one Lua program.
@@ -64,4 +64,43 @@ fn an_allocator_that_fails_badly_is_found_out() {
     assert!(leaks.values().all(|counts| counts.left > 0), "{leaks:?}");
     let losses = every_allocation(&["ebbtide", "lose", "1", "coroutines"]);
     assert!(losses.values().all(|counts| counts.crashes > 0), "{losses:?}");
+}
+
+/// Calls of one kind: how many were made, how many refused, how many of these ended badly.
+fn every_call(arguments: &[&str]) -> BTreeMap<String, [u64; 3]> {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let flags: Vec<String> = UNKIND_WRAPPED.map(|name| format!("-Wl,--wrap={name}")).into();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        linked_with_lua("every_call.c", &LUAJIT, &flags)
+    });
+    let output = finish(clean(program).args(arguments));
+    let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
+    let figures = text.lines().filter(|line| !line.starts_with("ok ")).map(|line| {
+        let (name, figures) = line.split_once(' ').expect("a name and figures");
+        let figure = |word: &str| word.split_once('=').and_then(|(_, n)| n.parse().ok());
+        let figures: Vec<u64> = figures.split(' ').filter_map(figure).collect();
+        (name.to_owned(), figures.try_into().unwrap_or_else(|_| panic!("{line}")))
+    });
+    figures.collect()
+}
+
+#[test]
+fn heaps_survive_the_refusal_of_every_system_call() {
+    let kinds = every_call(&[]);
+    for (kind, [calls, refused, bad]) in &kinds {
+        assert_eq!(*bad, 0, "{kind}");
+        // What the kernel takes back whole it cannot refuse.
+        assert!(*calls > 3 && (*refused > 20 || kind == "munmap"), "{kind}: {calls}, {refused}");
+    }
+    assert_eq!(kinds.len(), 10, "{kinds:?}");
+}
+
+/// The same when nobody looks whether a call was refused.
+#[test]
+fn a_refusal_that_is_overlooked_is_found_out() {
+    let kinds = every_call(&["silent"]);
+    for kind in ["mprotect", "madvise", "process_madvise", "mremap"] {
+        assert!(kinds[kind][2] > 0, "{kind}: {kinds:?}");
+    }
 }

@@ -456,7 +456,7 @@ int main(int argc, char **argv)
 
       if (first || !silent) {
         bad[trials[i].call] += refuse_each(
-          w, &trials[i], silent ? 5 : first ? 1 : 4, silent);
+          w, &trials[i], first ? 1 : 4, silent);
       }
     }
   }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use ebbtide_runtimes::{C_FLAGS, EBBTIDE_LINK_FLAGS, Runtime, repository};
+use ebbtide_runtimes::{C_FLAGS, EBBTIDE_LINK_FLAGS, LUAJIT, Runtime, repository};
 
 /// The prefix that the tests install under.
 pub const PREFIX: &str = "/usr";
@@ -200,6 +200,13 @@ pub fn linked_with_lua(name: &str, runtime: &Runtime, flags: &[&str]) -> PathBuf
         .args(flags);
     finish(command.args(EBBTIDE_LINK_FLAGS));
     program
+}
+
+/// The same with LuaJIT, and with `ffi-tests/c/unkind.h` between the library and the kernel.
+pub fn linked_with_unkind(name: &str) -> PathBuf {
+    let flags = UNKIND_WRAPPED.map(|function| format!("-Wl,--wrap={function}"));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    linked_with_lua(name, &LUAJIT, &flags)
 }
 
 /// A command that runs without what this test run put into the environment.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::thread;
 
-use ebbtide_ffi_tests::{UNKIND_WRAPPED, clean, finish, linked_with_lua};
+use ebbtide_ffi_tests::{clean, finish, linked_with_lua, linked_with_unkind};
 use ebbtide_runtimes::LUAJIT;
 
 /// What `every_allocation` counts for one Lua program.
@@ -69,11 +69,7 @@ fn an_allocator_that_fails_badly_is_found_out() {
 /// Calls of one kind: how many were made, how many refused, how many of these ended badly.
 fn every_call(arguments: &[&str]) -> BTreeMap<String, [u64; 3]> {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| {
-        let flags: Vec<String> = UNKIND_WRAPPED.map(|name| format!("-Wl,--wrap={name}")).into();
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        linked_with_lua("every_call.c", &LUAJIT, &flags)
-    });
+    let program = PROGRAM.get_or_init(|| linked_with_unkind("every_call.c"));
     let output = finish(clean(program).args(arguments));
     let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
     let figures = text.lines().filter(|line| !line.starts_with("ok ")).map(|line| {
@@ -102,5 +98,15 @@ fn a_refusal_that_is_overlooked_is_found_out() {
     let kinds = every_call(&["silent"]);
     for kind in ["mprotect", "madvise", "process_madvise", "mremap"] {
         assert!(kinds[kind][2] > 0, "{kind}: {kinds:?}");
+    }
+}
+
+#[test]
+fn what_a_heap_says_it_holds_is_what_the_kernel_holds() {
+    let program = linked_with_unkind("kernel_truth.c");
+    finish(&mut clean(&program));
+    for defect in ["purge-next", "purge-not", "move-nothing"] {
+        let output = clean(&program).arg(defect).output().expect("it runs");
+        assert!(!output.status.success(), "{defect} was not found");
     }
 }

@@ -59,12 +59,13 @@ COVERAGE = -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
 SECONDS ?= 60
+MINUTES ?= 60
 
 NGINX_MODULE = ngx_http_ebbtide_module.so
 NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
 	/usr/lib/nginx/modules)
 
-.PHONY: all header test setup format lint cargo-test bench bench-nginx demo policy mutants fuzz \
+.PHONY: all header test setup format lint cargo-test bench bench-nginx demo policy mutants soak fuzz \
 	fuzz-build luajit nginx install-nginx disassemble install install-lua uninstall clean help
 
 all: ## build the library, the preload library and the command, in target/release
@@ -113,6 +114,9 @@ policy: ## play the policy against demand of many shapes
 
 mutants: ## break each invariant once; a test must see it (long)
 	sh tests/mutants.sh
+
+soak: ## many VMs made, forked and closed by several threads for an hour; MINUTES=60
+	MINUTES=$(MINUTES) $(CARGO) test --package ebbtide-ffi-tests --test soak -- --nocapture
 
 fuzz-build: ## build the driver of random programs, in target/release
 	$(FUZZ) build $(FUZZ_FLAGS) --bin random

@@ -23,7 +23,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn random_programs_agree_with_the_model() {
-    let output = finish(driver().args(["--seconds", "8"]));
+    let output = finish(driver().args(["--seconds", "6"]));
     let told = said(&output);
     let operations = told.split(", ").nth(1).and_then(|part| part.split(' ').next());
     let operations: u64 = operations.and_then(|n| n.parse().ok()).expect("a count of operations");

@@ -18,7 +18,7 @@ fn soak(arguments: &[&str]) -> Command {
 #[test]
 fn a_process_ends_with_what_it_began_with() {
     let minutes = std::env::var("MINUTES").ok().and_then(|minutes| minutes.parse::<u64>().ok());
-    let seconds = minutes.map_or(6, |minutes| minutes * 60).to_string();
+    let seconds = minutes.map_or(4, |minutes| minutes * 60).to_string();
     let output = finish(&mut soak(&[&seconds]));
     println!("{}", String::from_utf8_lossy(&output.stdout).trim_end());
 }

@@ -1,5 +1,5 @@
-//! Test suites of Lua libraries that others wrote, as Debian's sources carry them: on a heap, in each
-//! way to come by one, they say what they say on LuaJIT's own allocator.
+//! Test suites of Lua libraries that others wrote, as Debian's sources carry them: on a heap, in
+//! each way to come by one, they say what they say on LuaJIT's own allocator.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

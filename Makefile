@@ -54,12 +54,23 @@ LUAJIT_BUILD ?= $(TARGET)/luajit
 LUAJIT_FLAGS = TARGET_LDFLAGS=-Wl,--wrap=lua_newstate TARGET_SHLDFLAGS=-Wl,--wrap=lua_newstate \
 	TARGET_LIBS="$(abspath $(RELEASE))/libebbtide.a -lgcc_s -lpthread -ldl"
 
+# Both drivers are of a workspace of their own. What guides one of them is a pass of the compiler.
+FUZZ = CARGO_TARGET_DIR="$(abspath $(TARGET))" $(CARGO)
+FUZZ_FLAGS = --release --manifest-path fuzz/Cargo.toml
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+COVERAGE = -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+SECONDS ?= 60
+MINUTES ?= 60
+
 NGINX_MODULE = ngx_http_ebbtide_module.so
 NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
 	/usr/lib/nginx/modules)
 
 .PHONY: all header test setup format lint cargo-test bench bench-breathing bench-nginx soak-nginx demo \
-	policy mutants luajit nginx install-nginx disassemble install install-lua uninstall clean help
+	policy mutants soak fuzz fuzz-build luajit nginx install-nginx disassemble install install-lua \
+	uninstall clean help
 
 all: ## build the library, the preload library and the command, in target/release
 	$(CARGO) build --release --package ebbtide
@@ -80,10 +91,12 @@ format: setup
 	@echo "== format"
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path benches/peers/Cargo.toml --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 
 lint: format
 	@echo "== lint"
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(FUZZ) clippy $(FUZZ_FLAGS) --bin random -- -D warnings
 
 cargo-test: lint
 	@echo "== tests: the library, then C, C++ and Lua programs on it"
@@ -125,6 +138,22 @@ policy: ## play the policy against demand of many shapes
 
 mutants: ## break each invariant once; a test must see it (long)
 	sh tests/mutants.sh
+
+soak: ## many VMs made, forked and closed by several threads for an hour; MINUTES=60
+	MINUTES=$(MINUTES) $(CARGO) test --package ebbtide-ffi-tests --test soak -- --nocapture
+
+fuzz-build: ## build the driver of random programs, in target/release
+	$(FUZZ) build $(FUZZ_FLAGS) --bin random
+
+fuzz: fuzz-build ## programs of calls against a model, random and guided by coverage; SECONDS=60
+	RUSTFLAGS="$(COVERAGE)" $(FUZZ) build --target-dir "$(TARGET)/guided" --target "$(HOST)" \
+		$(FUZZ_FLAGS) --features guided --bin guided
+	"$(RELEASE)/random" fuzz/corpus
+	"$(RELEASE)/random" --seconds $$(($(SECONDS) / 2)) --seed $$(date +%s)
+	mkdir -p "$(TARGET)/corpus"
+	"$(TARGET)/guided/$(HOST)/release/guided" -max_total_time=$$(($(SECONDS) - $(SECONDS) / 2)) \
+		-max_len=4096 -print_final_stats=1 -artifact_prefix="$(TARGET)/" \
+		"$(TARGET)/corpus" fuzz/corpus
 
 luajit: all ## build a luajit with the library inside; LUAJIT=folder for a source of your own
 	@test -f "$(LUAJIT)/src/lj_state.c" || { echo "LUAJIT=$(LUAJIT): no LuaJIT source"; exit 1; }

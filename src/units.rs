@@ -164,4 +164,29 @@ mod tests {
         assert_eq!((round_up(0, 8), round_up(1, 8), round_up(8, 8)), (0, 8, 8));
         assert_eq!((round_down(7, 8), round_down(8, 8), round_down(15, 8)), (0, 8, 8));
     }
+
+    #[test]
+    fn rounding_is_division_for_every_size_to_a_megabyte_and_every_unit() {
+        for shift in 0..=16 {
+            let unit = 1usize << shift;
+            // Around every multiple, and every size where units are small.
+            let near = |bytes: usize| unit <= 64 || (bytes + 2) % unit <= 4;
+            for bytes in (0..=1 << 20).filter(|bytes| near(*bytes)) {
+                assert_eq!(round_up(bytes, unit), bytes.div_ceil(unit) * unit, "{bytes}, {unit}");
+                assert_eq!(round_down(bytes, unit), bytes / unit * unit, "{bytes}, {unit}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_offset_of_a_few_pages_has_its_page() {
+        for high in [0, 1 << 32, (1 << 43) - 8 * PAGE] {
+            for low in 0..8 * PAGE {
+                let page = PageIndex::of(high + low);
+                assert_eq!(page.0 as usize, high / PAGE + low / PAGE);
+                let holding = Pages::holding(high + low).expect("a heap may be so large");
+                assert!(holding.bytes() >= high + low && holding.bytes() < high + low + PAGE);
+            }
+        }
+    }
 }

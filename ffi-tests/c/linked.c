@@ -54,6 +54,8 @@ int main(int argc, char **argv)
   }
   L = luaL_newstate();
   luaL_openlibs(L);
+  lua_newtable(L);
+  lua_setglobal(L, "arg");
   failed = luaL_dofile(L, argv[1]);
   if (failed)
     fprintf(stderr, "%s\n", lua_tostring(L, -1));

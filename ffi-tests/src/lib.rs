@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use ebbtide_runtimes::{C_FLAGS, EBBTIDE_LINK_FLAGS, repository};
+use ebbtide_runtimes::{C_FLAGS, EBBTIDE_LINK_FLAGS, LUAJIT, Runtime, repository};
 
 /// The prefix that the tests install under.
 pub const PREFIX: &str = "/usr";
@@ -99,6 +99,13 @@ pub fn scratch(name: &str) -> PathBuf {
     folder
 }
 
+/// Where `make` puts what it builds for release.
+pub fn release() -> PathBuf {
+    let folder = scratch("");
+    let target = folder.ancestors().nth(2).expect("TARGET/PROFILE/ffi-tests");
+    target.join("release")
+}
+
 /// The path of one of the C and C++ sources.
 pub fn source(name: &str) -> PathBuf {
     repository().join("ffi-tests/c").join(name)
@@ -156,6 +163,50 @@ pub fn compile(
     };
     finish(command.args(EBBTIDE_LINK_FLAGS));
     program
+}
+
+/// The functions that the linker hands to `ffi-tests/c/unkind.h`, with `--wrap` for each.
+pub const UNKIND_WRAPPED: [&str; 11] = [
+    "mmap",
+    "munmap",
+    "mprotect",
+    "madvise",
+    "mremap",
+    "mincore",
+    "syscall",
+    "open",
+    "read",
+    "getrlimit",
+    "clock_gettime",
+];
+
+/// Compiles one of the sources into a program with a Lua runtime and `libebbtide.a` inside.
+pub fn linked_with_lua(name: &str, runtime: &Runtime, flags: &[&str]) -> PathBuf {
+    let installed = installed();
+    let program = scratch("programs").join(format!("{name}-{}", runtime.name));
+    let mut command = compiler(Language::C);
+    command
+        .arg("-I")
+        .arg(installed.include())
+        .arg("-isystem")
+        .arg(runtime.include_dir)
+        .arg("-o")
+        .arg(&program)
+        .arg(source(name))
+        .args(["-x", "none"])
+        .arg(installed.archive())
+        .arg(runtime.library)
+        .args(runtime.link_flags)
+        .args(flags);
+    finish(command.args(EBBTIDE_LINK_FLAGS));
+    program
+}
+
+/// The same with LuaJIT, and with `ffi-tests/c/unkind.h` between the library and the kernel.
+pub fn linked_with_unkind(name: &str) -> PathBuf {
+    let flags = UNKIND_WRAPPED.map(|function| format!("-Wl,--wrap={function}"));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    linked_with_lua(name, &LUAJIT, &flags)
 }
 
 /// A command that runs without what this test run put into the environment.

@@ -241,6 +241,25 @@ mod tests {
         holes as u16
     }
 
+    /// Each stretch of live slots, in spans of every class.
+    #[test]
+    fn a_stretch_of_live_slots_pins_its_pages_wherever_it_lies() {
+        for class in 0..CLASSES.len() as u8 {
+            let slots = CLASSES[class as usize].slots;
+            for first in 0..slots {
+                let mut descriptor = Descriptor::span_page(class, 0, 0);
+                for last in first..slots {
+                    descriptor.free[last as usize / 64] &= !(1 << (last % 64));
+                    assert_eq!(
+                        descriptor.hole_pages(),
+                        holes_by_sight(&descriptor),
+                        "{first} to {last}, {class}"
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn one_live_slot_pins_the_pages_it_touches_and_no_others() {
         for class in 0..CLASSES.len() as u8 {

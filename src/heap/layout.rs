@@ -116,6 +116,17 @@ mod tests {
         }
     }
 
+    /// Every reservation of whole kernel pages from 2 to 66 MiB.
+    #[test]
+    fn everything_fits_for_every_number_of_pages() {
+        for kernel_page in [4096, 16384, 65536] {
+            for reserved in (2 << 20..66 << 20).step_by(kernel_page) {
+                let layout = Layout::new(reserved, 5000, 100, kernel_page).expect("it must do");
+                check(&layout, kernel_page);
+            }
+        }
+    }
+
     fn check(layout: &Layout, kernel_page: usize) {
         let end = layout.base + layout.limit.offset();
         assert!(end <= layout.reserved, "L1: {layout:?} ends at {end}");

@@ -1,0 +1,472 @@
+/* Every system call fails once. A workload of C and Lua makes, grows, resizes,
+ * reclaims, ticks and deletes heaps; for each kind of call, for each call of
+ * that kind, and for each reason that the kernel may have, that call is refused,
+ * alone and with all after it. Nothing may be lost, whatever happens.
+ *
+ *   every_call [silent]
+ *
+ * With `silent` refused calls say that they were done, as if the library did not
+ * look: each kind must then be found out. Prints one line for each kind: calls,
+ * refusals, and how many of these ended badly. */
+
+#include "check.h"
+#include "unkind.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+
+#define BLOCKS 200
+
+static struct block blocks[BLOCKS];
+
+/* The calls that were made before the kernel became kind. */
+static uint64_t counted[CALL_COUNT];
+
+/* A limit may leave no room, though nothing was refused. */
+static int limited;
+
+/* One refusal to try. */
+struct trial {
+  enum unkind_call call;
+  int error;
+  enum unkind_way way;
+};
+
+static const struct trial trials[] = {
+  { CALL_MMAP, ENOMEM, WAY_ERRNO },     { CALL_MMAP, EAGAIN, WAY_ERRNO },
+  { CALL_MMAP, EPERM, WAY_ERRNO },      { CALL_MPROTECT, ENOMEM, WAY_ERRNO },
+  { CALL_MPROTECT, EAGAIN, WAY_ERRNO }, { CALL_MPROTECT, EPERM, WAY_ERRNO },
+  { CALL_MADVISE, ENOMEM, WAY_ERRNO },  { CALL_MADVISE, EAGAIN, WAY_ERRNO },
+  { CALL_MADVISE, EINTR, WAY_ERRNO },   { CALL_MADVISE, EPERM, WAY_ERRNO },
+  { CALL_BATCH, ENOMEM, WAY_ERRNO },    { CALL_BATCH, EAGAIN, WAY_ERRNO },
+  { CALL_BATCH, EINTR, WAY_ERRNO },     { CALL_BATCH, EPERM, WAY_ERRNO },
+  { CALL_BATCH, ENOSYS, WAY_ERRNO },    { CALL_BATCH, ENOMEM, WAY_PARTLY },
+  { CALL_MREMAP, ENOMEM, WAY_ERRNO },   { CALL_MREMAP, EAGAIN, WAY_ERRNO },
+  { CALL_MREMAP, EPERM, WAY_ERRNO },    { CALL_MREMAP, ENOMEM, WAY_HARSHLY },
+  { CALL_MINCORE, ENOMEM, WAY_ERRNO },  { CALL_MINCORE, EAGAIN, WAY_ERRNO },
+  { CALL_OPEN, ENOENT, WAY_ERRNO },     { CALL_OPEN, EINTR, WAY_ERRNO },
+  { CALL_OPEN, EMFILE, WAY_ERRNO },     { CALL_READ, EINTR, WAY_ERRNO },
+  { CALL_READ, EAGAIN, WAY_ERRNO },     { CALL_READ, EIO, WAY_ERRNO },
+  { CALL_GETRLIMIT, EPERM, WAY_ERRNO }
+};
+
+static const char *const names[CALL_COUNT] = {
+  "mmap",   "munmap",  "mprotect", "madvise", "process_madvise",
+  "mremap", "mincore", "open",     "read",    "getrlimit"
+};
+
+/* From here on nothing is refused. */
+static void be_kind(void)
+{
+  memcpy(counted, unkind.calls, sizeof counted);
+  unkind.at = 0;
+}
+
+/* Calls that may fail only when the kernel refused something in them. */
+static uint64_t refusals(void)
+{
+  uint64_t sum = 0;
+  int call;
+
+  for (call = 0; call < CALL_COUNT; call++) {
+    sum += unkind.refused[call];
+  }
+  return sum;
+}
+
+#define CALLING(call) (errno = ERRNO_MARK, unkind_enter(), (call))
+#define CALLED() (unkind_leave(), check_errno())
+
+static ebb_heap *make(const ebb_options *options)
+{
+  uint64_t before = refusals();
+  ebb_heap *heap = CALLING(ebb_heap_new(options));
+
+  CALLED();
+  CHECK(heap != NULL || refusals() > before);
+  if (heap == NULL) {
+    /* It was refused once. Where all are, the kernel comes round. */
+    unkind.lasting = 0;
+    heap = CALLING(ebb_heap_new(options));
+    CALLED();
+  }
+  REQUIRE(heap != NULL);
+  return heap;
+}
+
+static void *on_unkind(void *heap, void *ptr, size_t osize, size_t nsize)
+{
+  uint64_t before = refusals();
+  void *got = CALLING(ebb_alloc(heap, ptr, osize, nsize));
+
+  CALLED();
+  CHECK(got != NULL || nsize == 0 || refusals() > before
+        || unkind.lasting || limited);
+  return got;
+}
+
+static void resize(ebb_heap *heap, struct block *block, size_t size)
+{
+  unsigned char *at;
+  size_t kept;
+
+  if (block->at == NULL) {
+    block->size = 0;
+  }
+  kept = size < block->size ? size : block->size;
+  at = (unsigned char *)on_unkind(heap, block->at, block->size, size);
+  if (at == NULL && size != 0) {
+    CHECK(size > block->size);
+    CHECK(block_kept(block, block->at, block->size));
+    return;
+  }
+  CHECK(size == 0 || block_kept(block, at, kept));
+  block->at = at;
+  block->size = size;
+  if (size != 0) {
+    block_fill(block, (uintptr_t)at ^ size);
+  }
+}
+
+/* A result that says that the kernel refused must be true. */
+static void judge(int result)
+{
+  CHECK(result == EBB_OK || result == EBB_MORE
+        || (result < 0 && refusals() > 0));
+}
+
+static void pause_and_tick(ebb_heap *heap, uint64_t ms)
+{
+  unkind.now_us += ms * 1000;
+  CHECK(CALLING(ebb_next_tick(heap)) >= 0);
+  judge(ebb_tick(heap, 0));
+  CALLED();
+}
+
+static void reclaim(ebb_heap *heap, uint32_t budget_us)
+{
+  ebb_reclaim_options options = { sizeof options, budget_us };
+
+  judge(CALLING(ebb_reclaim(heap, &options, NULL)));
+  CALLED();
+}
+
+static void change(ebb_heap *heap, const char *name, int64_t value)
+{
+  judge(CALLING(ebb_set(heap, name, value)));
+  CALLED();
+}
+
+/* The account against the kernel, which must not have been refused for that. */
+static void is_true(ebb_heap *heap)
+{
+  ebb_stats stats;
+
+  memset(&stats, 0, sizeof stats);
+  stats.size = sizeof stats;
+  stats.flags = EBB_STATS_KERNEL;
+  judge(CALLING(ebb_stats_read(heap, &stats)));
+  CALLED();
+  CHECK_EQ(stats.live + stats.waste + stats.free_resident + stats.returned
+             + stats.never_touched + stats.metadata,
+           stats.committed);
+  CHECK(stats.kernel_resident <= stats.resident);
+}
+
+static void grow_and_shrink(ebb_heap *heap)
+{
+  size_t i;
+
+  for (i = 0; i < BLOCKS; i++) {
+    resize(heap, &blocks[i], i % 10 == 0 ? 9000 + i * 40 : 20 + i * 12);
+  }
+  for (i = 0; i < BLOCKS; i += 40) {
+    resize(heap, &blocks[i], 200 * KIB);
+    resize(heap, &blocks[i + 1], 150 * KIB);
+    resize(heap, &blocks[i], 300 * KIB);
+  }
+  for (i = 0; i < BLOCKS; i++) {
+    if (i % 4 != 0) {
+      resize(heap, &blocks[i], 0);
+    }
+  }
+  is_true(heap);
+}
+
+static void life(void)
+{
+  ebb_options options;
+  ebb_heap *heap;
+  size_t i;
+
+  memset(&options, 0, sizeof options);
+  options.size = sizeof options;
+  options.reserve = 64 * MIB;
+  heap = make(&options);
+  grow_and_shrink(heap);
+  reclaim(heap, 20);
+  pause_and_tick(heap, 1200);
+  grow_and_shrink(heap);
+  reclaim(heap, 0);
+  change(heap, "thp", 1);
+  change(heap, "thp", 0);
+  change(heap, "limit_soft", EBB_CGROUP);
+  pause_and_tick(heap, 1100);
+  change(heap, "limit_soft", 2 * MIB);
+  change(heap, "history", 1);
+  grow_and_shrink(heap);
+  change(heap, "limit_hard", 3 * MIB);
+  limited = 1;
+  grow_and_shrink(heap);
+  pause_and_tick(heap, 3000);
+  is_true(heap);
+  for (i = 0; i < BLOCKS; i++) {
+    CHECK(block_kept(&blocks[i], blocks[i].at, blocks[i].size));
+  }
+  /* The heap can all it could before. */
+  be_kind();
+  change(heap, "limit_hard", 0);
+  limited = 0;
+  for (i = 0; i < BLOCKS; i++) {
+    resize(heap, &blocks[i], i * 100 + 1);
+    REQUIRE(blocks[i].at != NULL);
+    resize(heap, &blocks[i], 0);
+  }
+  CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
+  CHECK_EQ(stats_of(heap, 0).free_resident, 0);
+  is_true(heap);
+  heap_ends_empty(heap);
+}
+
+/* Heaps that come and go while calls are refused: one is kept for the next. */
+static void births(void)
+{
+  int i;
+
+  for (i = 0; i < 6; i++) {
+    ebb_options options;
+    ebb_heap *heap;
+    void *block;
+
+    memset(&options, 0, sizeof options);
+    options.size = sizeof options;
+    options.reserve = (int64_t)(i % 2 ? 4 * MIB : 0);
+    heap = make(&options);
+    block = on_unkind(heap, NULL, 0, i == 2 ? 3 * MIB : 40 * KIB);
+    if (block != NULL) {
+      memset(block, 1, 40 * KIB);
+    }
+    is_true(heap);
+    CALLING(ebb_heap_delete(heap));
+    CALLED();
+  }
+  be_kind();
+}
+
+static const char *const script =
+  "local t, n = {}, 0\n"
+  "for i = 1, 3000 do t[i] = { i, 'text ' .. i % 700 } end\n"
+  "for i = 1, 3000, 3 do t[i] = false end\n"
+  "for i = 1, 12 do t.s = (t.s or 'x'):rep(3) end t.s = #t.s\n"
+  "collectgarbage()\n"
+  "for i = 2, 3000, 3 do n = n + t[i][1] end return n + t.s";
+
+static int run_script(lua_State *L)
+{
+  luaL_openlibs(L);
+  if (luaL_loadstring(L, script) != 0) {
+    return lua_error(L);
+  }
+  lua_call(L, 0, 1);
+  return 1;
+}
+
+/* Runs the script: right, or out of memory. Leaves nothing on the stack. */
+static void run_lua(lua_State *L)
+{
+  int status;
+
+  lua_pushcfunction(L, run_script);
+  status = lua_pcall(L, 0, 1, 0);
+  CHECK(status == LUA_ERRMEM
+        || (status == 0 && lua_tointeger(L, -1) == 1500500 + 531441)
+        || (status != 0
+            && strstr(lua_tostring(L, -1), "not enough memory") != NULL));
+  lua_settop(L, 0);
+}
+
+static void lua(void)
+{
+  ebb_heap *heap = make(NULL);
+  lua_State *L = lua_newstate(on_unkind, heap);
+
+  if (L != NULL) {
+    run_lua(L);
+    reclaim(heap, 0);
+    pause_and_tick(heap, 2000);
+    run_lua(L);
+    lua_close(L);
+  }
+  CHECK_EQ(stats_of(heap, 0).blocks, 0);
+  CALLING(ebb_heap_delete(heap));
+  CALLED();
+  be_kind();
+}
+
+/* A VM on LuaJIT's own allocator: reclaimed in place, then changed over. */
+static void attached(void)
+{
+  lua_State *L = luaL_newstate();
+  ebb_heap *heap;
+  int result;
+
+  REQUIRE(L != NULL);
+  run_lua(L);
+  judge(CALLING(ebb_builtin_reclaim(L, NULL, NULL)));
+  CALLED();
+  result = CALLING(ebb_attach(L, NULL));
+  CALLED();
+  judge(result);
+  heap = ebb_heap_of(L);
+  CHECK((result == EBB_OK) == (heap != NULL));
+  run_lua(L);
+  if (heap != NULL) {
+    reclaim(heap, 0);
+    pause_and_tick(heap, 2000);
+    is_true(heap);
+  }
+  unkind_enter();
+  lua_close(L);
+  unkind_leave();
+  be_kind();
+}
+
+static void (*const workloads[])(void) = { life, births, lua, attached };
+
+/* What all children write. */
+struct tally {
+  uint64_t calls[COUNT_OF(workloads)][CALL_COUNT];
+  uint64_t refused[CALL_COUNT];
+};
+
+static struct tally *tally;
+
+static void kind_kernel(void)
+{
+  memset(&unkind, 0, sizeof unkind);
+  unkind.frozen = 1;
+  unkind.now_us = 1000000;
+  unkind.look_us = 3;
+  unkind.overwrite = 1;
+}
+
+static void count_calls(const void *argument)
+{
+  size_t which = *(const size_t *)argument;
+
+  kind_kernel();
+  workloads[which]();
+  memcpy(tally->calls[which], counted, sizeof counted);
+}
+
+struct refusal {
+  size_t workload;
+  struct trial trial;
+  uint64_t at;
+  int lasting, silent;
+};
+
+static void refuse(const void *argument)
+{
+  const struct refusal *refusal = (const struct refusal *)argument;
+
+  if (refusal->silent) {
+    /* What goes wrong is expected, and told by the count alone. */
+    if (freopen("/dev/null", "w", stderr) == NULL) {
+      _exit(3);
+    }
+  }
+  kind_kernel();
+  unkind.victim = refusal->trial.call;
+  unkind.error = refusal->trial.error;
+  unkind.way = refusal->trial.way;
+  unkind.at = refusal->at;
+  unkind.lasting = refusal->lasting;
+  unkind.silent = refusal->silent;
+  workloads[refusal->workload]();
+  tally->refused[refusal->trial.call] += unkind.refused[refusal->trial.call];
+  if (unkind.refused[refusal->trial.call] == 0) {
+    check_failed(__FILE__, __LINE__, "the call was never made");
+  }
+}
+
+/* Whether it ended well. */
+static int try_refusal(const struct refusal *refusal)
+{
+  int status = in_child(refuse, refusal);
+
+  if (status != 0 && !refusal->silent) {
+    fprintf(stderr, "workload %zu, %s %" PRIu64 "%s refused with %d in way %d: "
+            "status %#x\n", refusal->workload, names[refusal->trial.call],
+            refusal->at, refusal->lasting ? " and all after" : "",
+            refusal->trial.error, (int)refusal->trial.way, (unsigned)status);
+  }
+  return status == 0;
+}
+
+/* Refuses each call that the workload made in one way; returns how many of the
+ * refusals ended badly. */
+static uint64_t refuse_each(size_t workload, const struct trial *trial,
+                            uint64_t every, int silent)
+{
+  struct refusal refusal;
+  uint64_t bad = 0;
+
+  refusal.workload = workload;
+  refusal.trial = *trial;
+  refusal.silent = silent;
+  for (refusal.at = 1; refusal.at <= tally->calls[workload][trial->call];
+       refusal.at += every) {
+    refusal.lasting = 0;
+    bad += !try_refusal(&refusal);
+    /* All after it, from a few points on; signals do not come for ever. */
+    if (!silent && (refusal.at & (refusal.at - 1)) == 0
+        && trial->error != EINTR) {
+      refusal.lasting = 1;
+      bad += !try_refusal(&refusal);
+    }
+  }
+  return bad;
+}
+
+int main(int argc, char **argv)
+{
+  int silent = argc > 1 && strcmp(argv[1], "silent") == 0;
+  uint64_t bad[CALL_COUNT] = { 0 }, calls, all_bad = 0;
+  size_t w, i, call;
+
+  tally = (struct tally *)mmap(NULL, sizeof *tally, PROT_READ | PROT_WRITE,
+                               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(tally != MAP_FAILED);
+  for (w = 0; w < COUNT_OF(workloads); w++) {
+    REQUIRE(in_child(count_calls, &w) == 0);
+    for (i = 0; i < COUNT_OF(trials); i++) {
+      int first = i == 0 || trials[i].call != trials[i - 1].call;
+
+      if (first || !silent) {
+        bad[trials[i].call] += refuse_each(
+          w, &trials[i], first ? 1 : 4, silent);
+      }
+    }
+  }
+  for (call = 0; call < CALL_COUNT; call++) {
+    for (calls = 0, w = 0; w < COUNT_OF(workloads); w++) {
+      calls += tally->calls[w][call];
+    }
+    printf("%s calls=%" PRIu64 " refused=%" PRIu64 " bad=%" PRIu64 "\n",
+           names[call], calls, tally->refused[call], bad[call]);
+    all_bad += bad[call];
+  }
+  return all_bad > 0 && !silent;
+}

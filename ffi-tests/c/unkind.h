@@ -1,0 +1,327 @@
+/* A kernel between the library and the real one that can be unkind: it refuses
+ * chosen calls, overwrites what is given back, and keeps the time. The
+ * linker's --wrap for each of UNKIND_WRAPPED (ffi-tests/src/lib.rs) hands the
+ * library's calls to the functions here; only calls made between unkind_enter() and
+ * unkind_leave() are looked at. For one thread. */
+
+#ifndef UNKIND_H
+#define UNKIND_H
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef SYS_process_madvise
+#define SYS_process_madvise 440
+#endif
+
+#define UNKIND_PAGE ((size_t)4096)
+#define UNKIND_BYTE 0xdb
+
+enum unkind_call {
+  CALL_MMAP,
+  CALL_MUNMAP,
+  CALL_MPROTECT,
+  CALL_MADVISE,
+  CALL_BATCH, /* process_madvise */
+  CALL_MREMAP,
+  CALL_MINCORE,
+  CALL_OPEN,
+  CALL_READ,
+  CALL_GETRLIMIT,
+  CALL_COUNT
+};
+
+/* How a call is refused, if not by an errno alone. */
+enum unkind_way {
+  WAY_ERRNO,
+  WAY_PARTLY, /* a batch: the first half is done, and so it says */
+  WAY_HARSHLY /* mremap: the target is unmapped before */
+};
+
+/* What this kernel does wrong, to see that a test would notice. */
+enum unkind_defect {
+  DEFECT_NONE,
+  DEFECT_PURGE_NEXT,  /* a purge takes the page behind with it */
+  DEFECT_PURGE_NOT,   /* a purge does nothing, and says that it did */
+  DEFECT_MOVE_NOTHING /* mremap moves nothing, and says that it did */
+};
+
+struct unkind {
+  int inside;
+  uint64_t calls[CALL_COUNT];   /* made inside */
+  uint64_t refused[CALL_COUNT]; /* of these */
+  enum unkind_call victim;
+  uint64_t at;    /* the call of that kind to refuse, from 1; 0: none */
+  int lasting;    /* and all after it */
+  int error;      /* with this errno */
+  enum unkind_way way;
+  int mercy;      /* after a refused mremap the library may look and map */
+  int silent;     /* what is refused says that it was done */
+  uint32_t kinds; /* the kinds of call that the pattern is for */
+  uint64_t pattern; /* a bit for each coming call: 1 refuses it */
+  int overwrite;  /* what is given back is overwritten before */
+  int frozen;     /* the clock stands, but for look_us at each look */
+  uint64_t now_us;
+  uint64_t look_us;
+  enum unkind_defect defect;
+  unsigned char *reserved; /* the last reservation */
+  size_t reserved_bytes;
+};
+
+static struct unkind unkind;
+
+static inline void unkind_enter(void)
+{
+  unkind.inside++;
+}
+
+static inline void unkind_leave(void)
+{
+  unkind.inside--;
+}
+
+static int unkind_refuses(enum unkind_call call)
+{
+  uint64_t number;
+  int refuses;
+
+  if (!unkind.inside) {
+    return 0;
+  }
+  number = ++unkind.calls[call];
+  if (unkind.mercy && (call == CALL_MMAP || call == CALL_MINCORE)) {
+    unkind.mercy = call == CALL_MINCORE;
+    return 0;
+  }
+  refuses = unkind.at != 0 && call == unkind.victim
+            && (number == unkind.at || (unkind.lasting && number > unkind.at));
+  if (unkind.kinds & (1u << call)) {
+    refuses |= (int)(unkind.pattern & 1);
+    unkind.pattern >>= 1;
+  }
+  if (refuses) {
+    unkind.refused[call]++;
+    errno = unkind.error;
+  }
+  return refuses;
+}
+
+/* What a refused call returns that could have returned 0. */
+static inline int unkind_no(void)
+{
+  return unkind.silent ? 0 : -1;
+}
+
+/* The linker's names for the functions between which this stands. */
+void *__real_mmap(void *, size_t, int, int, int, off_t);
+int __real_munmap(void *, size_t);
+int __real_mprotect(void *, size_t, int);
+int __real_madvise(void *, size_t, int);
+void *__real_mremap(void *, size_t, size_t, int, ...);
+int __real_mincore(void *, size_t, unsigned char *);
+long __real_syscall(long, ...);
+int __real_open(const char *, int, ...);
+ssize_t __real_read(int, void *, size_t);
+int __real_getrlimit(__rlimit_resource_t, struct rlimit *);
+int __real_clock_gettime(clockid_t, struct timespec *);
+
+void *__wrap_mmap(void *, size_t, int, int, int, off_t);
+int __wrap_munmap(void *, size_t);
+int __wrap_mprotect(void *, size_t, int);
+int __wrap_madvise(void *, size_t, int);
+void *__wrap_mremap(void *, size_t, size_t, int, ...);
+int __wrap_mincore(void *, size_t, unsigned char *);
+long __wrap_syscall(long, ...);
+int __wrap_open(const char *, int, ...);
+ssize_t __wrap_read(int, void *, size_t);
+int __wrap_getrlimit(__rlimit_resource_t, struct rlimit *);
+int __wrap_clock_gettime(clockid_t, struct timespec *);
+
+/* Overwrites the pages of a range that hold memory: so does a purge that takes
+ * too much show, even where the kernel refuses it. */
+static void unkind_overwrite(unsigned char *at, size_t bytes)
+{
+  unsigned char resident[256];
+  size_t count, i;
+
+  if (!unkind.inside || !unkind.overwrite) {
+    return;
+  }
+  for (; bytes >= UNKIND_PAGE; bytes -= count * UNKIND_PAGE) {
+    count = bytes / UNKIND_PAGE;
+    count = count < sizeof resident ? count : sizeof resident;
+    if (__real_mincore(at, count * UNKIND_PAGE, resident) != 0) {
+      return;
+    }
+    for (i = 0; i < count; i++, at += UNKIND_PAGE) {
+      if (resident[i] & 1) {
+        memset(at, UNKIND_BYTE, UNKIND_PAGE);
+      }
+    }
+  }
+}
+
+void *__wrap_mmap(void *at, size_t bytes, int access, int flags, int file,
+                  off_t offset)
+{
+  void *mapped;
+
+  if (unkind_refuses(CALL_MMAP)) {
+    return MAP_FAILED;
+  }
+  mapped = __real_mmap(at, bytes, access, flags, file, offset);
+  if (unkind.inside && access == PROT_NONE && mapped != MAP_FAILED) {
+    unkind.reserved = (unsigned char *)mapped;
+    unkind.reserved_bytes = bytes;
+  }
+  return mapped;
+}
+
+int __wrap_munmap(void *at, size_t bytes)
+{
+  return unkind_refuses(CALL_MUNMAP) ? -1 : __real_munmap(at, bytes);
+}
+
+int __wrap_mprotect(void *at, size_t bytes, int access)
+{
+  return unkind_refuses(CALL_MPROTECT) ? unkind_no()
+                                       : __real_mprotect(at, bytes, access);
+}
+
+int __wrap_madvise(void *at, size_t bytes, int advice)
+{
+  if (unkind.inside && advice == MADV_DONTNEED) {
+    unkind_overwrite((unsigned char *)at, bytes);
+    if (unkind.defect == DEFECT_PURGE_NOT) {
+      return 0;
+    }
+    if (unkind.defect == DEFECT_PURGE_NEXT) {
+      bytes += UNKIND_PAGE;
+    }
+  }
+  return unkind_refuses(CALL_MADVISE) ? unkind_no()
+                                      : __real_madvise(at, bytes, advice);
+}
+
+void *__wrap_mremap(void *from, size_t old_bytes, size_t bytes, int flags, ...)
+{
+  va_list more;
+  void *to;
+
+  va_start(more, flags);
+  to = va_arg(more, void *);
+  va_end(more);
+  if (unkind_refuses(CALL_MREMAP)) {
+    if (unkind.silent) {
+      return to;
+    }
+    if (unkind.way == WAY_HARSHLY) {
+      __real_munmap(to, bytes);
+      errno = unkind.error;
+    }
+    unkind.mercy = 1;
+    return MAP_FAILED;
+  }
+  if (unkind.inside && unkind.defect == DEFECT_MOVE_NOTHING) {
+    return to;
+  }
+  return __real_mremap(from, old_bytes, bytes, flags, to);
+}
+
+int __wrap_mincore(void *at, size_t bytes, unsigned char *flags)
+{
+  return unkind_refuses(CALL_MINCORE) ? -1 : __real_mincore(at, bytes, flags);
+}
+
+/* Gives the ranges of a batch back; returns the bytes, or -1. */
+static long unkind_batch(long *arguments)
+{
+  const struct iovec *ranges = (const struct iovec *)arguments[1];
+  size_t count = (size_t)arguments[2];
+  size_t i, bytes = 0;
+
+  for (i = 0; i < count; i++) {
+    unkind_overwrite((unsigned char *)ranges[i].iov_base, ranges[i].iov_len);
+    bytes += ranges[i].iov_len;
+  }
+  if (unkind.defect == DEFECT_PURGE_NOT) {
+    return (long)bytes;
+  }
+  if (unkind_refuses(CALL_BATCH)) {
+    if (unkind.silent) {
+      return (long)bytes;
+    }
+    if (unkind.way != WAY_PARTLY || count < 2) {
+      return -1;
+    }
+    arguments[2] = (long)(count / 2);
+  }
+  if (unkind.defect == DEFECT_PURGE_NEXT) {
+    __real_madvise((char *)ranges[0].iov_base + ranges[0].iov_len, UNKIND_PAGE,
+                   MADV_DONTNEED);
+  }
+  return __real_syscall(SYS_process_madvise, arguments[0], arguments[1],
+                        arguments[2], arguments[3], arguments[4], 0L);
+}
+
+long __wrap_syscall(long number, ...)
+{
+  long arguments[6];
+  va_list more;
+  int i;
+
+  va_start(more, number);
+  for (i = 0; i < 6; i++) {
+    arguments[i] = va_arg(more, long);
+  }
+  va_end(more);
+  if (unkind.inside && number == SYS_process_madvise) {
+    return unkind_batch(arguments);
+  }
+  return __real_syscall(number, arguments[0], arguments[1], arguments[2],
+                        arguments[3], arguments[4], arguments[5]);
+}
+
+int __wrap_open(const char *path, int flags, ...)
+{
+  va_list more;
+  int mode;
+
+  va_start(more, flags);
+  mode = va_arg(more, int);
+  va_end(more);
+  return unkind_refuses(CALL_OPEN) ? -1 : __real_open(path, flags, mode);
+}
+
+ssize_t __wrap_read(int file, void *to, size_t bytes)
+{
+  return unkind_refuses(CALL_READ) ? -1 : __real_read(file, to, bytes);
+}
+
+int __wrap_getrlimit(__rlimit_resource_t which, struct rlimit *limit)
+{
+  return unkind_refuses(CALL_GETRLIMIT) ? -1 : __real_getrlimit(which, limit);
+}
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
+{
+  if (!unkind.inside || !unkind.frozen) {
+    return __real_clock_gettime(clock, now);
+  }
+  unkind.now_us += unkind.look_us;
+  now->tv_sec = (time_t)(unkind.now_us / 1000000);
+  now->tv_nsec = (long)(unkind.now_us % 1000000) * 1000;
+  return 0;
+}
+
+#endif /* UNKIND_H */

@@ -1,0 +1,112 @@
+//! Everything that can fail fails once: each allocation of a Lua program, and each system call of a
+//! heap. On an allocator or a kernel with a defect the same programs must fail.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::thread;
+
+use ebbtide_ffi_tests::{clean, finish, linked_with_lua, linked_with_unkind};
+use ebbtide_runtimes::LUAJIT;
+
+/// What `every_allocation` counts for one Lua program.
+#[derive(Debug, PartialEq, Eq)]
+struct Counts {
+    refusals: u64,
+    /// After so many of them blocks were left when the VM was closed.
+    left: u64,
+    crashes: u64,
+}
+
+fn every_allocation(arguments: &[&str]) -> BTreeMap<String, Counts> {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| linked_with_lua("every_allocation.c", &LUAJIT, &[]));
+    let mut command = clean(program);
+    let output = finish(command.args(arguments));
+    let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
+    let count = |line: &str, name: &str| -> u64 {
+        let figure = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("{name}: {line}"))
+    };
+    let counts = |line: &str| {
+        let [refusals, left, crashes] = ["refusals", "left", "crashes"].map(|n| count(line, n));
+        let name = line.split(' ').next().expect("a name").to_owned();
+        (name, Counts { refusals, left, crashes })
+    };
+    text.lines().map(counts).collect()
+}
+
+/// What LuaJIT does with a refusal is its own matter: it must do the same on every allocator.
+#[test]
+fn luajit_survives_the_refusal_of_every_allocation() {
+    let [ours, malloc, builtin] = thread::scope(|scope| {
+        let run = |allocator| scope.spawn(move || every_allocation(&[allocator]));
+        ["ebbtide", "malloc", "builtin"].map(run).map(|thread| thread.join().expect("it ran"))
+    });
+    let refusals: u64 = ours.values().map(|counts| counts.refusals).sum();
+    assert!(refusals > 8000, "{ours:?}");
+    for (name, counts) in &ours {
+        for (other, counts_there) in [("malloc", &malloc[name]), ("builtin", &builtin[name])] {
+            let outcome = |counts: &Counts| (counts.left, counts.crashes);
+            assert_eq!(outcome(counts), outcome(counts_there), "{name}, there on {other}");
+        }
+    }
+    // LuaJIT loses its own tables when there is no memory for the FFI's; nothing else.
+    for (name, counts) in &ours {
+        assert_eq!(counts.crashes, 0, "{name}");
+        assert!(counts.left == 0 || name == "cdata", "{name}: {counts:?}");
+    }
+}
+
+#[test]
+fn an_allocator_that_fails_badly_is_found_out() {
+    let leaks = every_allocation(&["ebbtide", "leak", "17"]);
+    assert!(leaks.values().all(|counts| counts.left > 0), "{leaks:?}");
+    let losses = every_allocation(&["ebbtide", "lose", "1", "coroutines"]);
+    assert!(losses.values().all(|counts| counts.crashes > 0), "{losses:?}");
+}
+
+/// Calls of one kind: how many were made, how many refused, how many of these ended badly.
+fn every_call(arguments: &[&str]) -> BTreeMap<String, [u64; 3]> {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| linked_with_unkind("every_call.c"));
+    let output = finish(clean(program).args(arguments));
+    let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
+    let figures = text.lines().filter(|line| !line.starts_with("ok ")).map(|line| {
+        let (name, figures) = line.split_once(' ').expect("a name and figures");
+        let figure = |word: &str| word.split_once('=').and_then(|(_, n)| n.parse().ok());
+        let figures: Vec<u64> = figures.split(' ').filter_map(figure).collect();
+        (name.to_owned(), figures.try_into().unwrap_or_else(|_| panic!("{line}")))
+    });
+    figures.collect()
+}
+
+#[test]
+fn heaps_survive_the_refusal_of_every_system_call() {
+    let kinds = every_call(&[]);
+    for (kind, [calls, refused, bad]) in &kinds {
+        assert_eq!(*bad, 0, "{kind}");
+        // What the kernel takes back whole it cannot refuse.
+        assert!(*calls > 3 && (*refused > 20 || kind == "munmap"), "{kind}: {calls}, {refused}");
+    }
+    assert_eq!(kinds.len(), 10, "{kinds:?}");
+}
+
+/// The same when nobody looks whether a call was refused.
+#[test]
+fn a_refusal_that_is_overlooked_is_found_out() {
+    let kinds = every_call(&["silent"]);
+    for kind in ["mprotect", "madvise", "process_madvise", "mremap"] {
+        assert!(kinds[kind][2] > 0, "{kind}: {kinds:?}");
+    }
+}
+
+#[test]
+fn what_a_heap_says_it_holds_is_what_the_kernel_holds() {
+    let program = linked_with_unkind("kernel_truth.c");
+    finish(&mut clean(&program));
+    for defect in ["purge-next", "purge-not", "move-nothing"] {
+        let output = clean(&program).arg(defect).output().expect("it runs");
+        assert!(!output.status.success(), "{defect} was not found");
+    }
+}

@@ -1,0 +1,61 @@
+//! The random programs of `fuzz/`, for a moment, the programs that are kept, and the defects that
+//! both must find.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use ebbtide_ffi_tests::{PREFIX, clean, finish, make, release};
+use ebbtide_runtimes::repository;
+
+/// The driver, built at its first use.
+fn driver() -> Command {
+    static DRIVER: OnceLock<PathBuf> = OnceLock::new();
+    clean(DRIVER.get_or_init(|| {
+        make(&["fuzz-build"], Path::new("/"), PREFIX);
+        release().join("random")
+    }))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn random_programs_agree_with_the_model() {
+    let output = finish(driver().args(["--seconds", "6"]));
+    let told = said(&output);
+    let operations = told.split(", ").nth(1).and_then(|part| part.split(' ').next());
+    let operations: u64 = operations.and_then(|n| n.parse().ok()).expect("a count of operations");
+    assert!(operations > 100_000, "{told}");
+}
+
+#[test]
+fn kept_programs_agree_with_the_model() {
+    let told = said(&finish(driver().arg(repository().join("fuzz/corpus"))));
+    let programs = told.lines().filter(|line| line.contains("/corpus/")).count();
+    assert!(programs >= 50, "{told}");
+}
+
+/// Each with what must be said of it.
+const DEFECTS: [(&str, &str); 8] = [
+    ("purge-next", "contents"),
+    ("purge-not", "truth"),
+    ("move-nothing", "contents"),
+    ("lose-byte", "contents"),
+    ("leak", "stats"),
+    ("overlap", "contents"),
+    ("miscount", "stats"),
+    ("refuse-shrink", "shrink"),
+];
+
+#[test]
+fn defects_on_purpose_are_found() {
+    for (defect, expected) in DEFECTS {
+        let output = driver().args(["--seconds", "60", "--defect", defect]).output();
+        let output = output.expect("the driver runs");
+        assert!(!output.status.success(), "{defect} was not found");
+        let told = said(&output);
+        assert!(told.contains(expected) && told.contains("of seed 1"), "{defect}: {told}");
+    }
+}

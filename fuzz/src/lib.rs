@@ -1,0 +1,21 @@
+//! Programs of calls to the C interface, against a model of what each call must do.
+//!
+//! - `source`: where the bytes of a program come from: given, or random.
+//! - `program`: what they mean. Both drivers share it.
+//! - `model`: a heap, and what it must hold and say.
+//! - `kernel`: the kernel in between, which refuses calls, overwrites what is given back, and
+//!   keeps the time: `ffi-tests/c/unkind.h`.
+//! - `defect`: what can be wrong on purpose, to see that it would be noticed.
+//!
+//! The drivers are `random`, which runs as many programs as it can, and `guided`, which looks for
+//! programs that reach code not reached yet (libFuzzer).
+
+mod defect;
+mod kernel;
+mod model;
+mod program;
+mod source;
+
+pub use defect::{DEFECTS, Defect, order};
+pub use program::run;
+pub use source::{Given, Random, Source};

@@ -1,0 +1,306 @@
+//! A program of calls, decoded from bytes. Both drivers run this.
+//!
+//! The first bytes say what kind of program it is; then each operation is a byte that names it and
+//! those that it needs. Any bytes are a program.
+
+use ebbtide::capi::EBB_ZERO;
+
+use crate::kernel;
+use crate::model::{Model, OPTIONS};
+use crate::source::Source;
+
+/// Bytes in live blocks of a heap at most, so that a program fits anywhere.
+const BYTES_MAX: usize = 16 << 20;
+
+/// What kind of program it is, by the bits of its first byte.
+struct Kind {
+    /// The kernel refuses some calls.
+    refusals: bool,
+    /// Old sizes may be wrong.
+    wrong_sizes: bool,
+    /// There may be limits.
+    limits: bool,
+    /// What takes time, large blocks, memory going back and kernel's figures, comes seldom.
+    calm: bool,
+    /// Blocks in a heap at most.
+    blocks_max: usize,
+}
+
+impl Kind {
+    fn decode(source: &mut impl Source) -> Kind {
+        let flags = source.byte();
+        let calm = source.byte() >= 16;
+        let blocks_max = 64 << source.below(if calm { 8 } else { 5 });
+        kernel::begin(flags & 1 == 0, u64::from(source.byte() / 8));
+        Kind {
+            refusals: flags & 0x06 == 0x02,
+            wrong_sizes: flags & 0x18 == 0x08,
+            limits: flags & 0x60 == 0x20,
+            calm,
+            blocks_max,
+        }
+    }
+}
+
+/// Two heaps, one of which the coming operations are for.
+struct World {
+    kind: Kind,
+    heaps: [Option<Model>; 2],
+    current: usize,
+    /// Operations, counted as calls that they make of the interface.
+    operations: u64,
+}
+
+/// Runs one program to its end. Returns how many operations it was. Panics where the library
+/// differs from the model.
+pub fn run(source: &mut impl Source) -> u64 {
+    let kind = Kind::decode(source);
+    let mut world = World { kind, heaps: [None, None], current: 0, operations: 0 };
+    while !source.is_empty() {
+        world.step(source);
+    }
+    world.end();
+    world.operations
+}
+
+fn size(source: &mut impl Source, calm: bool) -> usize {
+    match source.byte() {
+        160.. if calm && source.byte() >= 8 => 1 + source.short() % 600,
+        224.. if calm && source.byte() >= 64 => 1 + source.short() % 2000,
+        0 => 0,
+        1..160 => 1 + usize::from(source.byte()),
+        160..224 => 1 + source.short() % 9000,
+        224..248 => 1 + source.short() * 2 % 40_000,
+        248..254 => 1 + source.short() * 4,
+        254 => 1 + source.short() * 64,
+        255 => 1 << (source.byte() % 64),
+    }
+}
+
+/// A value for an option: sensible, at a border, or neither.
+fn value(source: &mut impl Source, option: usize, limits: bool) -> i64 {
+    let (way, byte) = (source.byte(), i64::from(source.byte()));
+    if way >= 240 {
+        return [-1, -2, -3, 0, 1, i64::MIN, i64::MAX, 1 << 43, (1 << 43) + 1][byte as usize % 9];
+    }
+    match OPTIONS[option].to_bytes() {
+        b"thp" => 0,
+        b"auto" | b"history" => byte & 1,
+        b"remap_min" => 4096 << (byte % 10),
+        b"decay_ms" => byte * byte % 3000,
+        b"step_us" => 1 + byte * 4,
+        b"limit_soft" if limits && way < 10 => -2,
+        b"limit_soft" | b"limit_hard" if !limits => 0,
+        b"limit_soft" | b"limit_hard" => (byte * 100_000).min(i64::from(way) << 20),
+        _ => byte << (byte % 20),
+    }
+}
+
+impl World {
+    fn heap(&mut self) -> Option<&mut Model> {
+        self.heaps[self.current].as_mut()
+    }
+
+    fn step(&mut self, source: &mut impl Source) {
+        self.operations += 1;
+        if self.heaps[self.current].is_none() {
+            return self.make(source);
+        }
+        match source.byte() {
+            0..92 => self.allocate(source),
+            92..152 => self.free(source),
+            152..204 => self.resize(source),
+            204..212 => self.burst(source),
+            212..214 => self.drop_some(source),
+            214.. if self.kind.calm && source.byte() >= 4 => self.allocate(source),
+            214..221 => self.drop_some(source),
+            221..226 => self.refuse(source),
+            226..232 => {
+                kernel::wait((source.short() as u64) << (source.byte() % 8));
+                let budget = u32::from(source.byte() % 4) * 50;
+                self.with(|heap| heap.tick(budget));
+            }
+            232..235 => {
+                let budget = u32::from(source.byte() % 4) * 30;
+                self.with(|heap| heap.reclaim(budget));
+            }
+            235..240 => self.with(|heap| heap.check_stats(false)),
+            240 => {
+                let with_kernel = source.byte() < 64;
+                self.with(|heap| heap.check_stats(with_kernel));
+            }
+            241..245 => self.set(source),
+            245..248 => self.with(Model::ask),
+            248..250 => {
+                let (room, size) = (source.below(120), source.short() % 700);
+                self.with(|heap| heap.check_classes(room, size));
+            }
+            250..252 => {
+                let (count, size) = (source.below(300), source.below(100));
+                self.with(|heap| heap.history(count, size));
+            }
+            252 => self.with(Model::misuse),
+            253..255 => self.current ^= 1,
+            255 => self.renew(source),
+        }
+    }
+
+    fn with(&mut self, act: impl FnOnce(&mut Model)) {
+        if let Some(heap) = self.heap() {
+            act(heap);
+        }
+    }
+
+    fn make(&mut self, source: &mut impl Source) {
+        let mut given = [0; 11];
+        let reserve = source.byte();
+        given[0] = if reserve < 128 { 0 } else { 1 << (20 + reserve % 16) };
+        for (option, given) in given.iter_mut().enumerate().skip(1) {
+            if source.byte() < 64 {
+                let value = value(source, option, self.kind.limits);
+                let sensible = (0..1 << 43).contains(&value);
+                *given = match value {
+                    0 => EBB_ZERO,
+                    value if sensible && is_in_range(option, value) => value,
+                    _ => 0,
+                };
+            }
+        }
+        // These two take no 0.
+        for option in [2, 8] {
+            given[option] = given[option].max(0);
+        }
+        self.heaps[self.current] = Model::new(given, self.kind.wrong_sizes);
+    }
+
+    fn allocate(&mut self, source: &mut impl Source) {
+        let (size, blocks_max) = (size(source, self.kind.calm), self.kind.blocks_max);
+        let Some(heap) = self.heap() else { return };
+        if heap.live.len() >= blocks_max || has_too_much(heap, size) {
+            return self.free(source);
+        }
+        heap.allocate(size);
+    }
+
+    fn told(&self, source: &mut impl Source) -> Option<usize> {
+        if !self.kind.wrong_sizes {
+            return None;
+        }
+        match source.byte() {
+            0..160 => None,
+            160..200 => Some(source.byte().into()),
+            200..240 => Some(source.short()),
+            240..250 => Some(usize::MAX),
+            _ => Some(usize::MAX / 2 + source.short()),
+        }
+    }
+
+    fn free(&mut self, source: &mut impl Source) {
+        let (which, told) = (source.short(), self.told(source));
+        let Some(heap) = self.heap() else { return };
+        if let Some(which) = which.checked_rem(heap.live.len()) {
+            heap.free(which, told);
+        }
+    }
+
+    fn resize(&mut self, source: &mut impl Source) {
+        let (which, size) = (source.short(), size(source, self.kind.calm));
+        let told = self.told(source);
+        let Some(heap) = self.heap() else { return };
+        let which = which.checked_rem(heap.live.len());
+        if let Some(which) = which.filter(|_| !has_too_much(heap, size)) {
+            heap.resize(which, size, told);
+        }
+    }
+
+    /// Many blocks of one size, so that spans fill and retire.
+    fn burst(&mut self, source: &mut impl Source) {
+        let (size, count) = (size(source, self.kind.calm), source.byte() / 2);
+        for _ in 0..count {
+            let blocks_max = self.kind.blocks_max;
+            let Some(heap) = self.heap() else { return };
+            if heap.live.len() >= blocks_max || has_too_much(heap, size) || !heap.allocate(size) {
+                return;
+            }
+            self.operations += 1;
+        }
+    }
+
+    /// Drops most of what is there, or a stretch of it, as a data structure goes.
+    fn drop_some(&mut self, source: &mut impl Source) {
+        let (from, every, told) =
+            (source.byte(), usize::from(source.byte() % 9), self.told(source));
+        let Some(heap) = self.heap() else { return };
+        let from = heap.live.len() * usize::from(from) / 256;
+        let mut freed = 0;
+        for index in (from..heap.live.len()).rev() {
+            if every == 0 || index % every != 0 {
+                heap.free(index, told);
+                freed += 1;
+            }
+        }
+        self.operations += freed;
+    }
+
+    fn refuse(&mut self, source: &mut impl Source) {
+        let (kinds, pattern, more) = (source.short() as u32, source.short() as u64, source.byte());
+        if self.kind.refusals {
+            let pattern = if more & 64 == 0 { pattern } else { u64::MAX };
+            kernel::refuse(kinds, pattern, more, more / 4);
+        }
+    }
+
+    fn set(&mut self, source: &mut impl Source) {
+        let option = source.below(OPTIONS.len());
+        let limits = self.kind.limits;
+        let value = value(source, option, limits);
+        // A limit that nobody asked for would excuse every refusal.
+        let is_limit = OPTIONS[option].to_bytes().starts_with(b"limit");
+        if !is_limit || limits || value <= 0 {
+            self.with(|heap| heap.set(option, value));
+        }
+    }
+
+    /// Deletes the heap with all that is in it; the next step makes another.
+    fn renew(&mut self, source: &mut impl Source) {
+        if source.byte() < 8
+            && let Some(heap) = self.heaps[self.current].take()
+        {
+            heap.delete();
+        }
+    }
+
+    /// Everything is as it was written, can be freed, and can go back.
+    fn end(&mut self) {
+        kernel::refuse(0, 0, 0, 0);
+        for mut heap in self.heaps.iter_mut().filter_map(Option::take) {
+            heap.check_contents();
+            heap.check_stats(true);
+            heap.reclaim(0);
+            heap.check_contents();
+            while let Some(last) = heap.live.len().checked_sub(1) {
+                heap.free(last, None);
+                self.operations += 1;
+            }
+            heap.check_stats(false);
+            heap.reclaim(0);
+            heap.delete();
+        }
+    }
+}
+
+fn is_in_range(option: usize, value: i64) -> bool {
+    match OPTIONS[option].to_bytes() {
+        b"thp" | b"auto" | b"history" => value <= 1,
+        b"remap_min" => value >= 4096,
+        b"decay_ms" => value <= 3_600_000,
+        b"step_us" => (1..=1_000_000).contains(&value),
+        _ => true,
+    }
+}
+
+/// Whether a heap would hold more than a program should. What no heap holds is asked for all the
+/// same: it is refused.
+fn has_too_much(heap: &Model, size: usize) -> bool {
+    size <= heap.reserve && heap.bytes + size > BYTES_MAX
+}

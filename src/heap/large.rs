@@ -38,7 +38,7 @@ impl<S: Above> Heap<S> {
         // Multiples of the golden ratio lie evenly in 2^32, so their upper parts in any range do.
         self.leads = self.leads.wrapping_add(0x9E37_79B9);
         let choices = (room / LINE + 1) as u64;
-        (u64::from(self.leads) * choices >> 32) as usize * LINE
+        ((u64::from(self.leads) * choices) >> 32) as usize * LINE
     }
 
     /// Where the block on these pages begins.

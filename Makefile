@@ -54,8 +54,10 @@ LUAJIT_BUILD ?= $(TARGET)/luajit
 LUAJIT_FLAGS = TARGET_LDFLAGS=-Wl,--wrap=lua_newstate TARGET_SHLDFLAGS=-Wl,--wrap=lua_newstate \
 	TARGET_LIBS="$(abspath $(RELEASE))/libebbtide.a -lgcc_s -lpthread -ldl"
 
-# Both drivers are of a workspace of their own. What guides one of them is a pass of the compiler.
-FUZZ = CARGO_TARGET_DIR="$(abspath $(TARGET))" $(CARGO)
+# Both drivers are of a workspace of their own, and build the library with its assertions on, so in a
+# folder of their own. What guides one of them is a pass of the compiler.
+FUZZ_TARGET = $(abspath $(TARGET))/fuzz
+FUZZ = CARGO_TARGET_DIR="$(FUZZ_TARGET)" $(CARGO)
 FUZZ_FLAGS = --release --manifest-path fuzz/Cargo.toml
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 COVERAGE = -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -142,14 +144,14 @@ mutants: ## break each invariant once; a test must see it (long)
 soak: ## many VMs made, forked and closed by several threads for an hour; MINUTES=60
 	MINUTES=$(MINUTES) $(CARGO) test --package ebbtide-ffi-tests --test soak -- --nocapture
 
-fuzz-build: ## build the driver of random programs, in target/release
+fuzz-build: ## build the driver of random programs, in target/fuzz
 	$(FUZZ) build $(FUZZ_FLAGS) --bin random
 
 fuzz: fuzz-build ## programs of calls against a model, random and guided by coverage; SECONDS=60
 	RUSTFLAGS="$(COVERAGE)" $(FUZZ) build --target-dir "$(TARGET)/guided" --target "$(HOST)" \
 		$(FUZZ_FLAGS) --features guided --bin guided
-	"$(RELEASE)/random" fuzz/corpus
-	"$(RELEASE)/random" --seconds $$(($(SECONDS) / 2)) --seed $$(date +%s)
+	"$(FUZZ_TARGET)/release/random" fuzz/corpus
+	"$(FUZZ_TARGET)/release/random" --seconds $$(($(SECONDS) / 2)) --seed $$(date +%s)
 	mkdir -p "$(TARGET)/corpus"
 	"$(TARGET)/guided/$(HOST)/release/guided" -max_total_time=$$(($(SECONDS) - $(SECONDS) / 2)) \
 		-max_len=4096 -print_final_stats=1 -artifact_prefix="$(TARGET)/" \

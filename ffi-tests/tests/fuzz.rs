@@ -13,7 +13,7 @@ fn driver() -> Command {
     static DRIVER: OnceLock<PathBuf> = OnceLock::new();
     clean(DRIVER.get_or_init(|| {
         make(&["fuzz-build"], Path::new("/"), PREFIX);
-        release().join("random")
+        release().with_file_name("fuzz").join("release/random")
     }))
 }
 

@@ -1,10 +1,11 @@
 //! Large blocks: runs of whole pages.
 //!
-//! A block begins a few cache lines behind the start of its first page, as far as what is left over on
-//! its pages allows: its lead. If all began at the start of a page, a loop that reads one and writes
-//! another would have both at the same place of a page, which processors take for the same address
-//! until they know better, and the beginnings of all would share the same few sets of the cache.
-//! (jemalloc places large blocks so for the caches' sake.) A block keeps its lead when it moves.
+//! A block begins a few cache lines behind the start of its first page, as far as what is left over
+//! on its pages allows: its lead. If all began at the start of a page, a loop that reads one and
+//! writes another would have both at the same place of a page, which processors take for the same
+//! address until they know better, and the beginnings of all would share the same few sets of the
+//! cache. (jemalloc places large blocks so for the caches' sake.) A block keeps its lead when it
+//! moves.
 //!
 //! A block that grows takes the free pages behind it. When they are not free it moves, and for a
 //! long block the kernel moves the pages instead of the processor the bytes: 64 MB take it 0.04 ms,

@@ -34,8 +34,8 @@ const LOOK: Pages = Pages(32);
 const LOOK_EVERY_US: u64 = 4000;
 /// On the slow path returning takes at most one part in so many of the time.
 const SLOW_PATH_SHARE: u64 = 16;
-/// When there is something new to see, the host is asked to come so many microseconds after the last
-/// look: at a time that no question puts off.
+/// When there is something new to see, the host is asked to come so many microseconds after the
+/// last look: at a time that no question puts off.
 const NEWS_US: u64 = 50_000;
 /// So many bytes of slots that became free are news, though no page changed hands.
 const NEWS_BYTES: usize = 128 << 10;

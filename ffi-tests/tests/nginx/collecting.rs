@@ -130,7 +130,9 @@ fn what_was_inherited_stays_shared() {
 fn a_worker_at_rest_near_a_limit_rests() {
     let _alone = alone();
     let http = "ebbtide_idle 100ms; ebbtide_limit_soft 32m;
-        init_worker_by_lua_block { ngx.timer.every(0.1, function() package.row = { ngx.now() .. '' } end) }";
+        init_worker_by_lua_block {
+            ngx.timer.every(0.1, function() package.row = { ngx.now() .. '' } end)
+        }";
     let config = Config::new(Modules::First).workers(1).http(http);
     let nginx = Nginx::start(&config.lua("hold", &format!("{} ngx.say('held')", hold(270))));
     nginx.get("/hold");

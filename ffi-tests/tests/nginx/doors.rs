@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ebbtide_ffi_tests::installed;
+use ebbtide_ffi_tests::{PREFIX, installed, make, scratch};
 
-use crate::server::{Config, Modules, Nginx, alone, beside, target};
+use crate::server::{Config, Modules, Nginx, alone, beside, module, modules_path, target};
 
 const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -39,6 +39,18 @@ fn is_told_once(nginx: &Nginx, way: &str) {
     let told = lines_with(nginx, "ebbtide");
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains("[notice]") && told[0].contains(way), "{told:?}");
+}
+
+#[test]
+fn it_is_installed_where_nginx_loads_modules_from() {
+    let _beside = beside();
+    // Built before this, or it would be built twice at once.
+    let built = std::fs::read(module()).expect("it is built");
+    let root = scratch("installed-nginx");
+    make(&["install-nginx"], &root, PREFIX);
+    let folder = modules_path().strip_prefix("/").expect("nginx knows the whole path");
+    let installed = std::fs::read(root.join(folder).join("ngx_http_ebbtide_module.so"));
+    assert!(installed.expect("it is there") == built, "it is another");
 }
 
 const COLLECT: &str = "collectgarbage() collectgarbage() ngx.say('collected')";

@@ -61,7 +61,7 @@ pub fn material() -> PathBuf {
 }
 
 /// Where Debian's own modules are, as nginx was configured.
-fn modules_path() -> &'static Path {
+pub fn modules_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
         let said = Command::new("nginx").arg("-V").output().expect("nginx is there").stderr;

@@ -68,6 +68,8 @@ typedef struct {
 #define NGX_HTTP_EBBTIDE_LUA_REGISTRY      (-10000)
 #define NGX_HTTP_EBBTIDE_LUA_GLOBALS       (-10002)
 
+#define NGX_HTTP_EBBTIDE_LUA_ERRMEM        4
+
 #define NGX_HTTP_EBBTIDE_LUA_TNIL          0
 #define NGX_HTTP_EBBTIDE_LUA_TSTRING       4
 
@@ -129,6 +131,8 @@ typedef struct {
     ngx_http_ebbtide_phase_e   phase;
     /* somebody asked for it: traffic does not stop it */
     unsigned                   asked:1;
+    /* and there was some, or garbage is left: it is to be collected again */
+    unsigned                   stirred:1;
     unsigned                   hurried:1;
     /* the function that collects is in the VM's registry */
     unsigned                   prepared:1;

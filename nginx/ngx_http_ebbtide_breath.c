@@ -142,6 +142,7 @@ ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
         vm->settled = ngx_current_msec;
         vm->patience = NGX_TIMER_INFINITE;
         vm->asked = 0;
+        vm->stirred = 0;
         vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
     }
 
@@ -201,7 +202,10 @@ ngx_http_ebbtide_breathe(ngx_msec_t now)
 
         if (asked && vm->configured) {
             vm->asked = 1;
-            ngx_http_ebbtide_vm_begin(vm);
+
+            if (vm->phase != NGX_HTTP_EBBTIDE_COLLECTING) {
+                ngx_http_ebbtide_vm_begin(vm);
+            }
         }
 
         next = ngx_min(next, ngx_http_ebbtide_vm_breathe(vm, now));
@@ -297,7 +301,10 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
         vm->active = now;
         vm->patience = NGX_HTTP_EBBTIDE_AGAIN * ngx_http_ebbtide_idle_ms;
 
-        if (!vm->asked) {
+        if (vm->asked) {
+            vm->stirred = 1;
+
+        } else {
             vm->phase = NGX_HTTP_EBBTIDE_BUSY;
         }
     }
@@ -344,6 +351,14 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
         }
 
         vm->asked = 0;
+
+        if (vm->stirred) {
+            /* there may be new garbage, which is collected when it is quiet */
+            vm->stirred = 0;
+            vm->phase = NGX_HTTP_EBBTIDE_BUSY;
+            return NGX_HTTP_EBBTIDE_PAUSE;
+        }
+
         vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
 
         /* fall through */

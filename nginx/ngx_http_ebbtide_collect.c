@@ -10,14 +10,15 @@
  * In single steps nothing tells of the end of a collection. But the end of each
  * marking shows: it clears a weak value that nothing else refers to. The first
  * may be that of a marking that had begun before the last garbage was made; the
- * second has found all of it, and at the third all of that is swept.
+ * second has found all of it; at the third all of that is swept or finalized, and
+ * at the fourth what was finalized is swept too.
  */
 
 
 #include "ngx_http_ebbtide.h"
 
 
-#define NGX_HTTP_EBBTIDE_MARKINGS  3
+#define NGX_HTTP_EBBTIDE_MARKINGS  4
 
 /*
  * The collector hurries from this pressure on, and no longer below the other
@@ -109,6 +110,7 @@ ngx_http_ebbtide_collect_begin(ngx_http_ebbtide_vm_t *vm)
 ngx_int_t
 ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
 {
+    int                            rc;
     const ngx_http_ebbtide_lua_t  *lua;
 
     lua = ngx_http_ebbtide_lua();
@@ -120,8 +122,9 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
 
     if (!vm->prepared) {
         if (lua->cpcall(vm->lua, ngx_http_ebbtide_collect_prepare, NULL) != 0) {
-            /* there is no memory: the program's own work goes on collecting */
+            /* there is no memory: it is tried again when the VM is quiet */
             lua->settop(vm->lua, -2);
+            vm->stirred = 1;
             return NGX_OK;
         }
 
@@ -147,8 +150,16 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
     lua->rawget(vm->lua, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
 
     /* finalizers run in here, and may throw */
-    if (lua->pcall(vm->lua, 0, 0, 0) != 0) {
+    rc = lua->pcall(vm->lua, 0, 0, 0);
+
+    if (rc != 0) {
         ngx_http_ebbtide_collect_failed(vm);
+    }
+
+    if (rc == NGX_HTTP_EBBTIDE_LUA_ERRMEM) {
+        /* so would the next slice: what can go back is to do so first */
+        vm->markings = NGX_HTTP_EBBTIDE_MARKINGS;
+        vm->stirred = 1;
     }
 
     /* that was no activity of the program's */

@@ -283,6 +283,7 @@ uint64_t ngx_http_ebbtide_now_us(void);
 
 /* ngx_http_ebbtide_collect.c */
 
+ngx_int_t ngx_http_ebbtide_collect_ready(ngx_http_ebbtide_vm_t *vm);
 ngx_int_t ngx_http_ebbtide_collect_all(ngx_http_ebbtide_vm_t *vm);
 void ngx_http_ebbtide_collect_begin(ngx_http_ebbtide_vm_t *vm);
 ngx_int_t ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm,

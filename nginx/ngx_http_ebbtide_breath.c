@@ -103,7 +103,9 @@ ngx_http_ebbtide_breath_reclaim(ngx_log_t *log)
             continue;
         }
 
-        if (ngx_http_ebbtide_collect_all(vm) != NGX_OK) {
+        if (ngx_http_ebbtide_collect_ready(vm) != NGX_OK
+            || ngx_http_ebbtide_collect_all(vm) != NGX_OK)
+        {
             ngx_log_error(NGX_LOG_WARN, log, 0,
                           "ebbtide: garbage collection failed before the fork");
         }
@@ -131,6 +133,9 @@ ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
         if (!vm->configured) {
             continue;
         }
+
+        /* a single process has no master that did this */
+        (void) ngx_http_ebbtide_collect_ready(vm);
 
         /*
          * What was inherited is shared with the master and the other workers
@@ -355,6 +360,7 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
         if (vm->stirred) {
             /* there may be new garbage, which is collected when it is quiet */
             vm->stirred = 0;
+            vm->active = now;
             vm->phase = NGX_HTTP_EBBTIDE_BUSY;
             return NGX_HTTP_EBBTIDE_PAUSE;
         }

@@ -94,6 +94,33 @@ ngx_http_ebbtide_collect_all_in(lua_State *L)
 }
 
 
+/*
+ * Puts the function that collects into the VM's registry, while there is memory
+ * for it: at a memory limit there is none.
+ */
+
+ngx_int_t
+ngx_http_ebbtide_collect_ready(ngx_http_ebbtide_vm_t *vm)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    if (vm->prepared) {
+        return NGX_OK;
+    }
+
+    lua = ngx_http_ebbtide_lua();
+
+    if (lua->cpcall(vm->lua, ngx_http_ebbtide_collect_prepare, NULL) != 0) {
+        lua->settop(vm->lua, -2);
+        return NGX_ERROR;
+    }
+
+    vm->prepared = 1;
+
+    return NGX_OK;
+}
+
+
 /* The next slice is the first of a collection. */
 
 void
@@ -120,15 +147,10 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
         return NGX_OK;
     }
 
-    if (!vm->prepared) {
-        if (lua->cpcall(vm->lua, ngx_http_ebbtide_collect_prepare, NULL) != 0) {
-            /* there is no memory: it is tried again when the VM is quiet */
-            lua->settop(vm->lua, -2);
-            vm->stirred = 1;
-            return NGX_OK;
-        }
-
-        vm->prepared = 1;
+    if (ngx_http_ebbtide_collect_ready(vm) != NGX_OK) {
+        /* it is tried again when the VM was quiet once more */
+        vm->stirred = 1;
+        return NGX_OK;
     }
 
     if (!vm->watched) {

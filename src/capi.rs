@@ -503,12 +503,11 @@ unsafe fn fill_classes(heap: &Heap, classes: *mut ebb_class_stats, room: u32) ->
     }
     let count = class::CLASS_COUNT.min(room as usize);
     for (index, shape) in class::CLASSES[..count].iter().enumerate() {
-        let bin = &heap.bins[index];
         let entry = ebb_class_stats {
             slot_size: shape.slot_size,
             span_size: shape.pages.bytes() as u32,
-            blocks: bin.live,
-            spans: bin.spans.into(),
+            blocks: heap.live(index),
+            spans: heap.spans(index).into(),
         };
         // SAFETY: the caller's promise.
         unsafe { classes.add(index).write(entry) };

@@ -37,10 +37,10 @@
 //! 5. `PageRuns::find` finds no free page below `top`, so `top` must rise.
 //! 6. `Heap::commit` finds it inside what the heap's creation made writable; otherwise it would
 //!    call `Os::commit` (mprotect) for the next step of pages and of their descriptors.
-//! 7. `new_span` fills in the page's descriptor: class, start, reciprocal, 102 free bits.
+//! 7. `new_span` fills in the page's descriptor: start, reciprocal, bin, 102 free bits.
 //! 8. `refill` makes it the bin's current span: the bin now points at its first bitmap word.
-//! 9. The lowest set bit is slot 0. It is cleared, two counters are bumped, and the address is
-//!    that of the span's first slot plus 0 × 40.
+//! 9. The lowest set bit is slot 0. It is cleared, the size is counted, and the address is that of
+//!    the span's first slot plus 0 × 40.
 //!
 //! The next 101 allocations of 33 to 40 bytes end at steps 2 and 9 but for one turn to the second
 //! bitmap word. `ebb_alloc(heap, p, 40, 0)` finds the descriptor from the page of `p`, the slot by

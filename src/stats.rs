@@ -6,9 +6,10 @@
 //! committed = live + waste + free_resident + returned + never_touched + metadata
 //! ```
 //!
-//! Small blocks are counted in slots by their bins, on the hot path. What was asked for in them is
-//! the sum of the sizes given less the sum of the sizes taken back, so a host that frees with a
-//! wrong `osize` falsifies it; it is therefore kept within what the size classes allow.
+//! Small blocks are counted in slots by their bins: those freed on the hot path, those handed out
+//! when the current span changes. What was asked for in them is the sum of the sizes given less the
+//! sum of the sizes taken back, so a host that frees with a wrong `osize` falsifies it; it is
+//! therefore kept within what the size classes allow.
 
 #![forbid(unsafe_code)]
 
@@ -48,8 +49,7 @@ impl<S: Above> Heap<S> {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let small = self.count_small();
         let counts = &self.counts;
-        let requested = self.small_requested.cast_signed().max(0) as usize;
-        let small_live = requested.clamp(small.least, small.slot_bytes);
+        let small_live = self.small_requested().clamp(small.least, small.slot_bytes);
         let live = small_live + counts.large_requested;
         let rounding = small.slot_bytes - small_live;
         let large_rounding = counts.large_pages.bytes() - counts.large_requested;
@@ -86,12 +86,12 @@ impl<S: Above> Heap<S> {
     fn count_small(&self) -> Small {
         let mut small = Small::default();
         let mut next_smaller = 0;
-        for (bin, class) in self.bins.iter().zip(&CLASSES) {
-            let slot_size = class.slot_size as usize;
-            small.blocks += bin.live;
-            small.spans += u64::from(bin.spans);
-            small.slot_bytes += bin.live as usize * slot_size;
-            small.least += bin.live as usize * (next_smaller + 1);
+        for (class, shape) in CLASSES.iter().enumerate() {
+            let (live, slot_size) = (self.live(class), shape.slot_size as usize);
+            small.blocks += live;
+            small.spans += u64::from(self.spans(class));
+            small.slot_bytes += live as usize * slot_size;
+            small.least += live as usize * (next_smaller + 1);
             next_smaller = slot_size;
         }
         small

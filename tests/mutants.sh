@@ -28,16 +28,21 @@ R1 scars renewed|src/heap/large.rs|s/        self.heal(range);//
 D1 reciprocal 0 outside spans|src/heap/span.rs|s/\*self.descriptor(first + Pages(page)) = Descriptor::NONE;//
 no slot past the end|src/heap/class.rs|s/self.pages.bytes() - (self.slots \* self.slot_size) as usize/0/
 D2 bits are slots|src/heap/class.rs|s/(1 << (self.slots - first)) - 1/u64::MAX/
-D3 countdown|src/heap/span.rs|s/descriptor.countdown = shape.listable() - free;/descriptor.countdown = 0;/
+D3 countdown|src/heap/span.rs|s/descriptor.countdown = (shape.listable() - free) as u16;/descriptor.countdown = 0;/
 S1 listed countdown|src/heap/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
 S2 listed when worth it|src/heap/span.rs|s/} else if free >= shape.listable() {/} else if free > shape.listable() {/
 S3 a spare is empty|src/heap/span.rs|s/if free == shape.slots {/if free + 1 >= shape.slots {/
 S4 current is not purged|src/heap/span.rs|s/            self.count_as_resident(first);//
-H1 commit before use|src/heap/mod.rs|s/if top.offset() <= self.committed {/if top.offset() <= self.committed + 8192 {/
+H1 commit before use|src/heap/mod.rs|s/if top.offset() <= self.committed() {/if top.offset() <= self.committed() + 8192 {/
 H2 every page has an owner|src/heap/large.rs|s/start: page + count, end: page + old_count/start: page + count, end: page + count/
 H3 current is in no list|src/heap/span.rs|s/            self.unlist(class, chosen);//
-H4 live counts|src/heap/fast.rs|s/(\*bin).live += 1;//
-double free|src/heap/fast.rs|s/if flipped < bits {/if flipped < bits \&\& flipped == 1 {/
+H4 live counts|src/heap/fast.rs|s/(\*bin).freed = (\*bin).freed.wrapping_add(1);//
+H4 blocks of a current span|src/heap/span.rs|s/bin.taken.wrapping_add(freed).wrapping_sub(free.into())/bin.taken.wrapping_sub(free.into())/
+H4 countdowns of a current span|src/heap/span.rs|s/            bin.taken = bin.taken.wrapping_add(NEVER.into());//
+double free|src/heap/mark.rs|s/"jbe {rare}"/"je {rare}"/
+double free as a countdown ends|src/heap/fast.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*first).countdown > 0 \&\& !slot_at(descriptor, block).is_some_and(/
+bits modulo 64|src/heap/class.rs|s/(product as u64).rotate_left(6)/(product as u64).rotate_left(7)/
+large blocks are not counted as small|src/heap/fast.rs|s/(\*heap).freed_bytes = (\*heap).freed_bytes.wrapping_sub(size as u64);//
 old contents kept|src/heap/fast.rs|s/slot_size.min(new_size)/old_size.min(new_size).min(slot_size)/
 shrink never fails|src/heap/fast.rs|s/if new_size > slot_size {/if new_size > 0 {/
 pages moved whole|src/heap/large.rs|s/to = to + piece.count();//
@@ -49,7 +54,7 @@ refusals are told at the end|src/reclaim/breath.rs|s/        Outcome { refused: 
 whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
 budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => Pages(WINDOW),/
 parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
-reciprocals|src/heap/class.rs|s/(1u64 << 32).div_ceil(size as u64)/((1u64 << 32) \/ size as u64)/
+reciprocals|src/heap/class.rs|s/(least + (least >> 24)).next_multiple_of(1 << 16)/(1u64 << 58) \/ size \& !0xFFFF/
 shares of address space|src/heap/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
 wiped is as new|src/heap/park.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//

@@ -47,7 +47,7 @@ impl<S: Above> Heap<S> {
         (self.layout.first.0..self.runs.top.0).map(PageIndex).any(|page| {
             let descriptor = self.descriptor(page);
             descriptor.kind() == Kind::Span
-                && descriptor.class as usize == class
+                && descriptor.class() == class
                 && descriptor.free_slots() > 0
                 && (descriptor.slots_at_hand() > 0 || self.missing(page).bytes() <= room)
         })
@@ -87,22 +87,22 @@ impl<S: Above> Heap<S> {
     }
 
     fn check_span(&mut self, first: PageIndex, tally: &mut Tally) -> PageIndex {
-        let start = self.address(first).addr();
-        let class = self.descriptor(first).class;
-        let shape = &CLASSES[class as usize];
+        let (start, at) = (self.address(first).addr(), self.descriptor_at(first));
+        let class = self.descriptor(first).class();
+        let shape = &CLASSES[class];
         for page in 0..shape.pages.0 {
-            let fresh = Descriptor::span_page(class, page, start);
+            let fresh = Descriptor::span_page(class, page, start, at);
             let descriptor = self.descriptor(first + Pages(page));
-            assert_eq!(descriptor.kind(), fresh.kind(), "{first:?} + {page}");
-            assert_eq!(descriptor.to_first, fresh.to_first, "{first:?} + {page}");
-            assert_eq!(descriptor.start, fresh.start, "{first:?} + {page}");
+            let kind = if page == 0 { Kind::Span } else { Kind::SpanRest };
+            assert_eq!(descriptor.kind(), kind, "{first:?} + {page}");
+            assert_eq!(descriptor.first, fresh.first, "{first:?} + {page}");
+            assert_eq!(descriptor.less_start, fresh.less_start, "{first:?} + {page}");
             assert_eq!(descriptor.reciprocal, fresh.reciprocal, "{first:?} + {page}");
-            assert_eq!(descriptor.class, fresh.class, "{first:?} + {page}");
         }
         assert_eq!(self.page_runs().is_marked(first), shape.pages > Pages(1), "{first:?}: mark");
         self.check_slots(first);
         let descriptor = self.descriptor(first);
-        let in_class = &mut tally.classes[class as usize];
+        let in_class = &mut tally.classes[class];
         in_class.spans += 1;
         in_class.live += u64::from(shape.slots - descriptor.free_slots());
         in_class.listed += u32::from(descriptor.place() == Place::Listed);
@@ -132,16 +132,16 @@ impl<S: Above> Heap<S> {
             0,
             "{first:?}: a live slot purged"
         );
-        let (place, countdown) = (descriptor.place(), descriptor.countdown);
+        let (place, countdown) = (descriptor.place(), u32::from(descriptor.countdown));
         let enough = free >= shape.listable() && live > 0;
         match place {
             Place::Current => assert_eq!(descriptor.purged, 0, "S4: {first:?}"),
             Place::Full => assert_eq!(countdown, shape.listable() - free, "S1: {first:?}"),
             Place::Listed => assert_eq!(countdown, live, "S1: {first:?}"),
-            Place::Spare => assert_eq!((live, countdown), (0, NEVER), "S3: {first:?}"),
+            Place::Spare => assert_eq!((live, countdown), (0, NEVER.into()), "S3: {first:?}"),
         }
         assert!(place == Place::Current || enough == (place == Place::Listed), "S2: {first:?}");
-        let class = descriptor.class as usize;
+        let class = descriptor.class();
         let bin = &self.bins[class];
         assert_eq!(place == Place::Current, bin.current == first, "H3: {first:?} of {base:p}");
         assert_eq!(place == Place::Spare, bin.spare == first, "S3: {first:?}");
@@ -149,7 +149,7 @@ impl<S: Above> Heap<S> {
 
     fn check_bin(&mut self, class: usize, tally: &Tally) {
         let bin = &self.bins[class];
-        assert_eq!(bin.live, tally.classes[class].live, "H4: live blocks of class {class}");
+        assert_eq!(self.live(class), tally.classes[class].live, "H4: live blocks of class {class}");
         assert_eq!(bin.spans, tally.classes[class].spans, "H4: spans of class {class}");
         let (known, useless) = (self.gleaners[class].useless, tally.classes[class].useless);
         assert!(known <= useless, "G1: class {class} has {useless} useless slots, not {known}");
@@ -161,9 +161,9 @@ impl<S: Above> Heap<S> {
                 Place::Listed,
                 "S2: {page:?} is in class {class}'s list"
             );
-            assert_eq!(descriptor.class as usize, class, "{page:?} is in class {class}'s list");
-            assert_eq!(descriptor.previous, previous, "{page:?}: its way back");
-            (previous, page) = (page, descriptor.next);
+            assert_eq!(descriptor.class(), class, "{page:?} is in class {class}'s list");
+            assert_eq!(descriptor.previous(), previous, "{page:?}: its way back");
+            (previous, page) = (page, descriptor.next());
             length += 1;
         }
         assert_eq!(length, tally.classes[class].listed, "S2: class {class}'s list");

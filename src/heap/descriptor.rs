@@ -12,7 +12,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::class::{CLASSES, Class};
+use core::ptr;
+
+use super::class::{CLASSES, Class, Slot};
+use super::{bin_at, class_at};
 use crate::units::{PageIndex, Pages};
 
 /// What a page is part of.
@@ -47,67 +50,70 @@ pub(crate) enum Place {
 
 /// One page's descriptor.
 ///
-/// The fields that freeing reads come first, and every page of a span has those of the address
-/// arithmetic, so that their loads need not wait for the way to the first page.
+/// Every page of a span has the fields of the address arithmetic, so that their loads need not wait
+/// for the way to the first page.
 #[repr(C, align(64))]
 pub(crate) struct Descriptor {
     /// Free slots. (Span)
     pub(crate) free: [u64; 4],
-    /// Bytes from this descriptor to that of the first page. (Span, SpanRest)
-    pub(crate) to_first: u64,
-    /// The low half of the address of the span's first slot. (Span, SpanRest)
-    pub(crate) start: u32,
-    /// The class's reciprocal. (Span, SpanRest; 0 for all others)
-    pub(crate) reciprocal: u32,
+    /// The descriptor of the span's first page. (Span, SpanRest)
+    pub(crate) first: *mut Descriptor,
+    /// The class's reciprocal, and in its low 16 bits where the class's bin lies, in bytes from the
+    /// heap. (Span, SpanRest; 0 for all others)
+    pub(crate) reciprocal: u64,
+    /// The low half of what, added to an address, tells how far it is behind the span's first slot.
+    /// (Span, SpanRest)
+    pub(crate) less_start: u32,
+    /// The next span in the bin's list, page 0 ends it; and the low bit of the [`Place`] above it.
+    /// (Span)
+    next: u32,
+    /// The span before in the bin's list, page 0 starts it; and the high bit of the place. (Span)
+    previous: u32,
     /// Frees until the span's place must be thought over. (Span)
-    pub(crate) countdown: u32,
-    /// The next span in the bin's list; page 0 ends it. (Span)
-    pub(crate) next: PageIndex,
-    /// The span before in the bin's list; page 0 starts it. (Span)
-    pub(crate) previous: PageIndex,
+    pub(crate) countdown: u16,
     /// Pages whose memory is given back though the span lives: one bit each. (Span)
     pub(crate) purged: u16,
-    /// Index of the size class, and of the bin. (Span, SpanRest)
-    pub(crate) class: u8,
-    /// What the page is part of, and where a span stands: [`Kind`] and [`Place`].
-    kind_and_place: u8,
 }
+
+/// The bit of [`Descriptor::next`] and [`Descriptor::previous`] that is of no page: there are not
+/// that many.
+const PLACE_BIT: u32 = 1 << 31;
 
 const _: () = assert!(size_of::<Descriptor>() == 64);
 
 /// A countdown that does not end by itself: it is set anew when it fires.
-pub(crate) const NEVER: u32 = u32::MAX;
+pub(crate) const NEVER: u16 = u16::MAX;
 
 impl Descriptor {
     /// A page that is part of nothing.
     pub(crate) const NONE: Descriptor = Descriptor {
         free: [0; 4],
-        to_first: 0,
-        start: 0,
+        first: ptr::null_mut(),
         reciprocal: 0,
+        less_start: 0,
         countdown: NEVER,
-        next: PageIndex(0),
-        previous: PageIndex(0),
         purged: 0,
-        class: 0,
-        kind_and_place: 0,
+        next: 0,
+        previous: 0,
     };
 
-    /// Page `page` of a span of a class, whose first page starts at address `start`.
-    pub(crate) fn span_page(class: u8, page: u32, start: usize) -> Descriptor {
-        let shape = &CLASSES[class as usize];
+    /// Page `page` of a span of a class, whose first page starts at address `start` and has its
+    /// descriptor at `first`.
+    pub(crate) fn span_page(
+        class: usize,
+        page: u32,
+        start: usize,
+        first: *mut Descriptor,
+    ) -> Descriptor {
+        let shape = &CLASSES[class];
         let mut descriptor = Descriptor {
-            to_first: u64::from(page) * size_of::<Descriptor>() as u64,
-            start: (start + shape.lead()) as u32,
-            reciprocal: shape.reciprocal,
-            class,
+            first,
+            reciprocal: shape.reciprocal | u64::from(bin_at(class)),
+            less_start: ((start + shape.lead()) as u32).wrapping_neg(),
             ..Descriptor::NONE
         };
         if page == 0 {
             descriptor.free = core::array::from_fn(|word| shape.word_mask(word as u32));
-            descriptor.set_kind(Kind::Span);
-        } else {
-            descriptor.set_kind(Kind::SpanRest);
         }
         descriptor
     }
@@ -115,36 +121,51 @@ impl Descriptor {
     /// The first page of a large block.
     pub(crate) fn large(pages: Pages, requested: usize, lead: usize) -> Descriptor {
         let mut descriptor = Descriptor::NONE;
-        descriptor.set_kind(Kind::Large);
         descriptor.set_large(pages, requested);
         descriptor.free[2] = lead as u64;
         descriptor
     }
 
     pub(crate) fn kind(&self) -> Kind {
-        match self.kind_and_place & 3 {
-            0 => Kind::None,
-            1 => Kind::Span,
-            2 => Kind::SpanRest,
-            _ => Kind::Large,
+        match (self.reciprocal, self.large_pages()) {
+            (0, Pages::ZERO) => Kind::None,
+            (0, _) => Kind::Large,
+            _ if ptr::eq(self.first, self) => Kind::Span,
+            _ => Kind::SpanRest,
         }
     }
 
-    fn set_kind(&mut self, kind: Kind) {
-        self.kind_and_place = self.kind_and_place & !3 | kind as u8;
-    }
-
     pub(crate) fn place(&self) -> Place {
-        match self.kind_and_place >> 2 {
-            0 => Place::Current,
-            1 => Place::Full,
-            2 => Place::Listed,
-            _ => Place::Spare,
+        match (self.previous >= PLACE_BIT, self.next >= PLACE_BIT) {
+            (false, false) => Place::Current,
+            (false, true) => Place::Full,
+            (true, false) => Place::Listed,
+            (true, true) => Place::Spare,
         }
     }
 
     pub(crate) fn set_place(&mut self, place: Place) {
-        self.kind_and_place = self.kind_and_place & 3 | (place as u8) << 2;
+        let bit = |bit: u8| if place as u8 & bit == 0 { 0 } else { PLACE_BIT };
+        self.next = self.next & !PLACE_BIT | bit(1);
+        self.previous = self.previous & !PLACE_BIT | bit(2);
+    }
+
+    /// The next span in the bin's list.
+    pub(crate) fn next(&self) -> PageIndex {
+        PageIndex(self.next & !PLACE_BIT)
+    }
+
+    pub(crate) fn set_next(&mut self, page: PageIndex) {
+        self.next = self.next & PLACE_BIT | page.0;
+    }
+
+    /// The span before in the bin's list.
+    pub(crate) fn previous(&self) -> PageIndex {
+        PageIndex(self.previous & !PLACE_BIT)
+    }
+
+    pub(crate) fn set_previous(&mut self, page: PageIndex) {
+        self.previous = self.previous & PLACE_BIT | page.0;
     }
 
     /// Pages of a large block.
@@ -168,14 +189,39 @@ impl Descriptor {
         self.free[1] = requested as u64;
     }
 
+    /// Index of a span's class.
+    pub(crate) fn class(&self) -> usize {
+        class_at(self.bin())
+    }
+
+    /// Where the class's bin lies, in bytes from the heap. (Span, SpanRest)
+    #[inline(always)]
+    pub(crate) fn bin(&self) -> u16 {
+        self.reciprocal as u16
+    }
+
     /// The class of a span.
     pub(crate) fn shape(&self) -> &'static Class {
-        &CLASSES[self.class as usize]
+        &CLASSES[self.class()]
+    }
+
+    /// The first page of the span, as the descriptor of page `page` tells it.
+    pub(crate) fn first_page(&self, page: PageIndex) -> PageIndex {
+        // Descriptors grow downwards.
+        let above = self.first.addr() - ptr::from_ref(self).addr();
+        page - Pages((above / size_of::<Descriptor>()) as u32)
+    }
+
+    /// The slot that starts at an address of the page; `None` when none does.
+    pub(crate) fn slot_at(&self, address: usize) -> Option<Slot> {
+        let slot = Slot::at((address as u32).wrapping_add(self.less_start), self.reciprocal);
+        slot.starts(self.reciprocal).then_some(slot)
     }
 
     /// How many slots of a span are free.
     pub(crate) fn free_slots(&self) -> u32 {
-        self.free.iter().map(|word| word.count_ones()).sum()
+        // Most are 0, and counting takes a dozen instructions on the oldest processors.
+        self.free.iter().map(|word| if *word == 0 { 0 } else { word.count_ones() }).sum()
     }
 
     /// The first free slot of a span that lies on pages which hold memory.
@@ -244,10 +290,10 @@ mod tests {
     /// Each stretch of live slots, in spans of every class.
     #[test]
     fn a_stretch_of_live_slots_pins_its_pages_wherever_it_lies() {
-        for class in 0..CLASSES.len() as u8 {
-            let slots = CLASSES[class as usize].slots;
+        for (class, shape) in CLASSES.iter().enumerate() {
+            let slots = shape.slots;
             for first in 0..slots {
-                let mut descriptor = Descriptor::span_page(class, 0, 0);
+                let mut descriptor = Descriptor::span_page(class, 0, 0, ptr::null_mut());
                 for last in first..slots {
                     descriptor.free[last as usize / 64] &= !(1 << (last % 64));
                     assert_eq!(
@@ -262,11 +308,11 @@ mod tests {
 
     #[test]
     fn one_live_slot_pins_the_pages_it_touches_and_no_others() {
-        for class in 0..CLASSES.len() as u8 {
-            let mut descriptor = Descriptor::span_page(class, 0, 0);
-            assert_eq!(descriptor.free_slots(), CLASSES[class as usize].slots);
+        for (class, shape) in CLASSES.iter().enumerate() {
+            let mut descriptor = Descriptor::span_page(class, 0, 0, ptr::null_mut());
+            assert_eq!(descriptor.free_slots(), shape.slots);
             assert_eq!(descriptor.hole_pages(), holes_by_sight(&descriptor));
-            for slot in 0..CLASSES[class as usize].slots {
+            for slot in 0..shape.slots {
                 descriptor.free[slot as usize / 64] &= !(1 << (slot % 64));
                 assert_eq!(descriptor.hole_pages(), holes_by_sight(&descriptor), "{slot}, {class}");
                 descriptor.free[slot as usize / 64] |= 1 << (slot % 64);
@@ -275,13 +321,43 @@ mod tests {
     }
 
     #[test]
-    fn kind_and_place_are_apart() {
-        let mut descriptor = Descriptor::span_page(3, 0, 0);
+    fn the_starts_of_slots_and_no_other_addresses_of_a_span_are_slots() {
+        for (index, class) in CLASSES.iter().enumerate() {
+            let (lead, size) = (class.lead(), class.slot_size as usize);
+            // Where the low half of the address wraps, too.
+            for start in [0x7f00_0000_0000, (5 << 32) - PAGE] {
+                let descriptor = Descriptor::span_page(index, 0, start, ptr::null_mut());
+                assert_eq!(descriptor.class(), index);
+                for at in 0..class.pages.bytes() {
+                    let slot = descriptor.slot_at(start + at);
+                    let is_start = at >= lead && (at - lead).is_multiple_of(size);
+                    assert_eq!(slot.is_some(), is_start, "{at} in {class:?}");
+                    let Some(slot) = slot else { continue };
+                    let place = slot.word * 64 + slot.bit as usize % 64;
+                    assert_eq!(place, (at - lead) / size, "{at} in {class:?}");
+                    assert!(place < class.slots as usize, "{at} in {class:?}");
+                }
+            }
+        }
+        assert!((0..PAGE).all(|at| Descriptor::NONE.slot_at(at).is_none()));
+    }
+
+    #[test]
+    fn kind_and_place_and_the_list_are_apart() {
+        let mut descriptor = Descriptor::span_page(3, 0, 0, ptr::null_mut());
+        descriptor.first = &raw mut descriptor;
+        let last = PageIndex(u32::MAX >> 1);
         for place in [Place::Full, Place::Listed, Place::Spare, Place::Current] {
             descriptor.set_place(place);
-            assert_eq!((descriptor.kind(), descriptor.place()), (Kind::Span, place));
+            for (next, previous) in [(last, PageIndex(0)), (PageIndex(0), last)] {
+                descriptor.set_next(next);
+                descriptor.set_previous(previous);
+                assert_eq!((descriptor.kind(), descriptor.place()), (Kind::Span, place));
+                assert_eq!((descriptor.next(), descriptor.previous()), (next, previous));
+            }
         }
-        assert_eq!(Descriptor::span_page(20, 1, 0).kind(), Kind::SpanRest);
+        assert_eq!(Descriptor::NONE.kind(), Kind::None);
+        assert_eq!(Descriptor::span_page(20, 1, 0, &raw mut descriptor).kind(), Kind::SpanRest);
         let large = Descriptor::large(Pages(7), 28_000, 640);
         assert_eq!((large.kind(), large.reciprocal), (Kind::Large, 0));
         assert_eq!((large.large_pages(), large.large_requested()), (Pages(7), 28_000));

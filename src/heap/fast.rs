@@ -1,19 +1,19 @@
 //! The hot path: allocate, free and resize.
 //!
 //! Reading and clearing the lowest bit of one word allocates; setting one bit frees. There is no
-//! call, lock, atomic or push on the way: every rarer case leaves by a jump to a function marked
-//! cold. Look at the machine code after each change here (`make disassemble`).
+//! call, lock, atomic or push on the way: every rarer case leaves by a jump to a function of its
+//! own. Look at the machine code after each change here (`make disassemble`).
 //!
-//! The cold functions are `extern "C"`: a panic ends in them, so that a jump to one needs no frame
-//! to unwind.
+//! Those functions are `extern "C"`: a panic ends in them, so that a jump to one needs no frame to
+//! unwind.
 //!
 //! The heap is a raw pointer, since the host may hold others: `ud` is one.
 
 use core::ptr;
 
-use super::class::{CLASS_OF_SIZE, CLASSES, SMALL_MAX, slot_of};
+use super::class::{CLASSES, QUICK_MAX, SMALL_MAX, Slot, class_of};
 use super::descriptor::{Descriptor, Kind};
-use super::{Above, Bin, Heap, misuse};
+use super::{Above, Bin, Heap, bin_at, mark, misuse};
 use crate::units::{PAGE_SHIFT, PageIndex};
 
 /// Allocates, resizes or frees one block, by the rules of lua_Alloc.
@@ -32,84 +32,143 @@ pub(crate) unsafe fn alloc<S: Above>(
 ) -> *mut u8 {
     // SAFETY: the caller's promises, handed on.
     unsafe {
-        if block.is_null() {
-            allocate(heap, new_size)
-        } else if new_size == 0 {
-            free(heap, block, old_size)
+        let is_null = block.is_null();
+        // Null is 0, which `allocate` can use: as a register, not as a constant.
+        let block = block.with_addr(unforeseen(block.addr()));
+        if is_null {
+            return allocate(heap, new_size, block.addr());
+        }
+        let complement = complement_of(heap, block);
+        // One comparison tells whether the new size is 0 and the block below the end of what is
+        // committed: the lower half borrows from the upper one if it is.
+        let least = (new_size as u128) << 64 | (*heap).not_committed as u128;
+        let (rest, is_less) = least.overflowing_sub(complement as u128);
+        let rest = unforeseen((rest >> 64) as usize);
+        if is_less {
+            free(heap, block, complement, old_size)
         } else {
-            resize(heap, block, old_size, new_size)
+            resize_or_free_elsewhere(heap, block, old_size, rest)
         }
     }
 }
 
+/// The same value, of which the compiler knows nothing: it neither puts a constant in its place nor
+/// works it out a second time elsewhere.
+#[inline(always)]
+fn unforeseen(mut value: usize) -> usize {
+    // SAFETY: a comment is no instruction: the value stays as it is, in its register.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) value, options(nomem, nostack, preserves_flags));
+    }
+    value
+}
+
+/// `zero` is 0: a register to subtract from.
+///
 /// # Safety
 ///
 /// As for [`alloc`].
 #[inline(always)]
-unsafe fn allocate<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
-    // Size 0 wraps and leaves with the large ones.
-    let last = size.wrapping_sub(1);
-    if last >= SMALL_MAX {
+unsafe fn allocate<S: Above>(heap: *mut Heap<S>, size: usize, zero: usize) -> *mut u8 {
+    if size > QUICK_MAX {
         // SAFETY: the caller's promises.
-        return unsafe { allocate_large(heap, size) };
+        return unsafe { allocate_more(heap, size) };
     }
-    // SAFETY: the caller's promise; `last / 8` is in the table, whose entries are classes, and a
-    // bin's word is always readable.
+    // SAFETY: the caller's promise; the size is in the table, which is of bins.
     unsafe {
-        let class = *CLASS_OF_SIZE.get_unchecked(last / 8) as usize;
-        let bin = bin(heap, class);
-        let word = (*bin).word;
-        if *word == 0 {
-            return refill_and_allocate(heap, class, size);
-        }
-        take_slot(heap, bin, size)
+        let at = *(&raw const (*heap).bin_of_size).cast::<u16>().add(size);
+        allocate_from(heap, bin(heap, at), size, zero)
     }
+}
+
+/// The bin that lies so many bytes from the heap.
+///
+/// # Safety
+///
+/// One does, and `heap` is live.
+#[inline(always)]
+unsafe fn bin<S: Above>(heap: *mut Heap<S>, at: u16) -> *mut Bin {
+    // SAFETY: the caller's promise.
+    unsafe { heap.byte_add(at.into()).cast::<Bin>() }
 }
 
 /// # Safety
 ///
-/// `class` is a size class, and `heap` is live.
+/// As for [`alloc`]; the bin is the size's, and one of the heap's. `zero` is 0.
 #[inline(always)]
-unsafe fn bin<S: Above>(heap: *mut Heap<S>, class: usize) -> *mut Bin {
-    // SAFETY: the caller's promise.
-    unsafe { (&raw mut (*heap).bins).cast::<Bin>().add(class) }
+unsafe fn allocate_from<S: Above>(
+    heap: *mut Heap<S>,
+    bin: *mut Bin,
+    size: usize,
+    zero: usize,
+) -> *mut u8 {
+    // SAFETY: the caller's promises. A bin's word is always readable.
+    unsafe {
+        let negative = (zero as u64).wrapping_sub(*(*bin).word);
+        if negative == 0 {
+            return refill_and_allocate(heap, size);
+        }
+        take_slot(heap, bin, negative, size)
+    }
 }
 
-/// Hands out the lowest free slot of a bin's word.
+/// Hands out the lowest free slot of a bin's word, which has such a negative: the subtraction has
+/// told that it is not 0, has as many zeros at its end, and is the complement of the word less 1.
 ///
 /// # Safety
 ///
 /// The heap is live, the bin is one of its, and its word is not 0.
 #[inline(always)]
-unsafe fn take_slot<S: Above>(heap: *mut Heap<S>, bin: *mut Bin, size: usize) -> *mut u8 {
+unsafe fn take_slot<S: Above>(
+    heap: *mut Heap<S>,
+    bin: *mut Bin,
+    negative: u64,
+    size: usize,
+) -> *mut u8 {
     // SAFETY: the caller's promise. A word that is not 0 is in the current span (the empty word
     // is), its bits are slots (D2), and so the address lies in the span.
     unsafe {
         let word = (*bin).word;
-        let bits = *word;
-        core::hint::assert_unchecked(bits != 0);
-        *word = bits & (bits - 1);
-        (*bin).live += 1;
-        (*heap).small_requested = (*heap).small_requested.wrapping_add(size as u64);
-        let slot = bits.trailing_zeros() as usize;
-        (*bin).base.wrapping_add(slot * (*bin).slot_size)
+        core::hint::assert_unchecked(negative != 0);
+        let slot = negative.trailing_zeros();
+        // Volatile, so that the instruction that changes the word reads it as well: one less.
+        word.write_volatile(word.read_volatile() & !negative);
+        (*heap).asked_bytes = (*heap).asked_bytes.wrapping_add(size as u64);
+        (*bin).base.wrapping_add(slot.wrapping_mul((*bin).slot_size) as usize)
+    }
+}
+
+/// Allocates what is not small enough for the heap's own table.
+///
+/// # Safety
+///
+/// As for [`alloc`]; the size is above [`QUICK_MAX`].
+#[inline(never)]
+unsafe extern "C" fn allocate_more<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+    // SAFETY: the caller's promises.
+    unsafe {
+        if size > SMALL_MAX {
+            return allocate_large(heap, size);
+        }
+        allocate_from(heap, bin(heap, bin_at(class_of(size))), size, 0)
     }
 }
 
 /// # Safety
 ///
-/// As for [`alloc`]; `class` is the size's.
+/// As for [`alloc`]; the size is small, or 0.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn refill_and_allocate<S: Above>(
-    heap: *mut Heap<S>,
-    class: usize,
-    size: usize,
-) -> *mut u8 {
+unsafe extern "C" fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+    if size == 0 {
+        return ptr::null_mut();
+    }
     // SAFETY: the caller's promises: nobody else uses the heap. After a refill the word is not 0.
     unsafe {
+        let class = class_of(size);
         let refill = |heap: &mut Heap<S>| {
-            heap.refill(class).then(|| take_slot(heap, bin(heap, class), size))
+            let bin = bin(heap, bin_at(class));
+            heap.refill(class).then(|| take_slot(heap, bin, (*(*bin).word).wrapping_neg(), size))
         };
         let glean = |heap: &mut Heap<S>| heap.glean(class, size);
         let Some(block) = (*heap).with_room(refill, glean) else { return ptr::null_mut() };
@@ -137,93 +196,174 @@ fn non_null(block: *mut u8) -> Option<*mut u8> {
     (!block.is_null()).then_some(block)
 }
 
-/// The descriptor of the page that lies `offset` bytes above the heap's base.
+/// The complement of a block's offset from the heap.
 ///
 /// # Safety
 ///
-/// `offset` is below what the heap has committed.
+/// The heap is live.
 #[inline(always)]
-unsafe fn descriptor_of<S: Above>(heap: *mut Heap<S>, offset: usize) -> *mut Descriptor {
-    // Page n's descriptor starts 64 × (n + 1) bytes below the base, and the complement of an
-    // offset in page n, divided by the page size and rounded down, is -(n + 1).
-    let index = (!offset).cast_signed() >> PAGE_SHIFT;
+unsafe fn complement_of<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe { (*heap).below.wrapping_sub(block.addr()) }
+}
+
+/// Whether the block with an offset of this complement lies in what the heap has committed.
+///
+/// # Safety
+///
+/// The heap is live.
+#[inline(always)]
+unsafe fn is_committed<S: Above>(heap: *mut Heap<S>, complement: usize) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { (*heap).not_committed < complement }
+}
+
+/// The descriptor of the page that an offset of this complement lies in.
+///
+/// # Safety
+///
+/// It is committed, and the heap is live.
+#[inline(always)]
+unsafe fn descriptor_of<S: Above>(heap: *mut Heap<S>, complement: usize) -> *mut Descriptor {
+    const SIZE: isize = size_of::<Descriptor>() as isize;
+    // Page n's descriptor starts 64 × (n + 1) bytes below the base, and the complement of an offset
+    // in page n is from -4096 × (n + 1) up.
+    let at = complement.cast_signed() >> (PAGE_SHIFT - SIZE.trailing_zeros()) & -SIZE;
     // SAFETY: the caller's promise, and H1.
-    unsafe { heap.cast::<Descriptor>().offset(index) }
+    unsafe { heap.byte_offset(at).cast::<Descriptor>() }
+}
+
+/// The slot that starts at an address of a page; `None` when none does.
+///
+/// # Safety
+///
+/// The descriptor is that of the address's page.
+#[inline(always)]
+unsafe fn slot_at(descriptor: *mut Descriptor, block: *mut u8) -> Option<Slot> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let offset = (block.addr() as u32).wrapping_add((*descriptor).less_start);
+        let reciprocal = (*descriptor).reciprocal;
+        let slot = Slot::at(offset, reciprocal);
+        slot.starts(reciprocal).then_some(slot)
+    }
 }
 
 /// # Safety
 ///
-/// As for [`alloc`]; `block` is not null.
+/// As for [`alloc`]; the complement is the block's, and committed.
 #[inline(always)]
-unsafe fn free<S: Above>(heap: *mut Heap<S>, block: *mut u8, size: usize) -> *mut u8 {
-    let offset = block.addr().wrapping_sub(heap.addr());
-    // SAFETY: the caller's promises. The descriptor is there because the offset is below
-    // `committed`; a reciprocal other than 0 means a span (D1), whose first descriptor is
-    // `to_first` bytes on; slots of a span are below 256, so the word is one of four.
+unsafe fn free<S: Above>(
+    heap: *mut Heap<S>,
+    block: *mut u8,
+    complement: usize,
+    size: usize,
+) -> *mut u8 {
+    // SAFETY: the caller's promises. A slot means a span (D1), whose descriptors know their bin and
+    // the first of them, and it has a bit there.
     unsafe {
-        if offset >= (*heap).committed {
-            return free_elsewhere(heap, block);
-        }
-        let descriptor = descriptor_of(heap, offset);
-        let in_span = (block.addr() as u32).wrapping_sub((*descriptor).start);
-        let (slot, exact) = slot_of(in_span, (*descriptor).reciprocal);
-        if !exact {
-            return free_elsewhere(heap, block);
-        }
-        let first = descriptor.byte_add((*descriptor).to_first as usize);
-        let word = (&raw mut (*first).free).cast::<u64>().add(slot as usize / 64);
-        let bits = *word;
-        let flipped = bits ^ 1 << (slot % 64);
-        if flipped < bits {
-            // The bit was set: the slot is free already.
-            return free_elsewhere(heap, block);
-        }
-        *word = flipped;
-        (*bin(heap, (*descriptor).class as usize)).live -= 1;
-        (*heap).small_requested = (*heap).small_requested.wrapping_sub(size as u64);
-        (*first).countdown -= 1;
-        if (*first).countdown == 0 {
-            return end_countdown(heap, first);
+        // First, so that no register has to keep the size.
+        (*heap).freed_bytes = (*heap).freed_bytes.wrapping_add(size as u64);
+        let descriptor = descriptor_of(heap, complement);
+        let Some(slot) = slot_at(descriptor, block) else {
+            return free_large(heap, block);
+        };
+        let bin = bin(heap, (*descriptor).bin());
+        (*bin).freed = (*bin).freed.wrapping_add(1);
+        if mark::free((*descriptor).first, slot) {
+            return look_at_freed(heap, block);
         }
     }
     ptr::null_mut()
 }
 
+/// Deals with a slot that is not as free as any other: its span's countdown ended, or it was free
+/// before.
+///
 /// # Safety
 ///
-/// The heap is live and nobody else uses it; `first` is the first descriptor of a span of its.
+/// As for [`free`], which has just marked it.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn end_countdown<S: Above>(
-    heap: *mut Heap<S>,
-    first: *mut Descriptor,
-) -> *mut u8 {
-    let below = heap.addr() - first.addr();
-    let page = PageIndex((below / size_of::<Descriptor>()) as u32 - 1);
-    // SAFETY: the caller's promise.
+unsafe extern "C" fn look_at_freed<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
+    // SAFETY: the caller's promise: the block is a slot of a span, whose pages are all committed.
     unsafe {
-        (*heap).countdown_ended(page);
+        let descriptor = descriptor_of(heap, complement_of(heap, block));
+        let first = (*descriptor).first;
+        if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*first).free)) {
+            // Marking a slot that is free takes its mark away. This does not return.
+            misuse::large_block(&mut *heap, block);
+        }
+        let below = heap.addr() - first.addr();
+        (*heap).countdown_ended(PageIndex((below / size_of::<Descriptor>()) as u32 - 1));
         (*heap).settle();
     }
     opaque_null()
 }
 
-/// Frees a large block or one from outside, or finds out what is wrong with the pointer.
+/// Frees a large block, or finds out what is wrong with the pointer.
+///
+/// # Safety
+///
+/// As for [`free`], which has counted it as a small one.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn free_large<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
+    // SAFETY: the caller's promise: nobody else uses the heap.
+    unsafe {
+        let page = misuse::large_block(&mut *heap, block);
+        let (_, size) = (*heap).large_size(page);
+        (*heap).freed_bytes = (*heap).freed_bytes.wrapping_sub(size as u64);
+        (*heap).free_large(page);
+        (*heap).settle();
+    }
+    opaque_null()
+}
+
+/// Resizes a block, or frees one that is not in what the heap has committed. `rest` is the new
+/// size, less 1 if the block is.
+///
+/// # Safety
+///
+/// As for [`alloc`]; `block` is not null.
+#[inline(never)]
+unsafe extern "C" fn resize_or_free_elsewhere<S: Above>(
+    heap: *mut Heap<S>,
+    block: *mut u8,
+    old_size: usize,
+    rest: usize,
+) -> *mut u8 {
+    // SAFETY: the caller's promises. A block that is committed has a new size above 0, or it would
+    // have been freed.
+    unsafe {
+        let complement = complement_of(heap, block);
+        if is_committed(heap, complement) {
+            resize(heap, block, complement, old_size, rest.wrapping_add(1))
+        } else {
+            resize_elsewhere(heap, block, rest)
+        }
+    }
+}
+
+/// Resizes or frees a block from outside, or finds out what is wrong with the pointer.
 ///
 /// # Safety
 ///
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn free_elsewhere<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
+unsafe extern "C" fn resize_elsewhere<S: Above>(
+    heap: *mut Heap<S>,
+    block: *mut u8,
+    new_size: usize,
+) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         if let Some(outside) = (*heap).outside_of(block) {
-            return (outside.resize)(outside.context, block, 0);
+            return (outside.resize)(outside.context, block, new_size);
         }
-        let page = misuse::large_block(&mut *heap, block);
-        (*heap).free_large(page);
-        (*heap).settle();
+        // It is none of ours: this does not return.
+        misuse::large_block(&mut *heap, block);
     }
     opaque_null()
 }
@@ -239,30 +379,30 @@ fn opaque_null() -> *mut u8 {
 ///
 /// # Safety
 ///
-/// As for [`alloc`]; `block` is not null and `new_size` not 0.
-#[inline(never)]
-unsafe extern "C" fn resize<S: Above>(
+/// As for [`alloc`]; the complement is the block's, and committed; `new_size` is not 0.
+#[inline(always)]
+unsafe fn resize<S: Above>(
     heap: *mut Heap<S>,
     block: *mut u8,
+    complement: usize,
     old_size: usize,
     new_size: usize,
 ) -> *mut u8 {
     // SAFETY: the caller's promises. `small_block` has checked that the block is live, so that its
     // slot is readable to its end; the new block is another one.
     unsafe {
-        let Some(class) = small_block(heap, block) else {
+        let Some(class) = small_block(heap, block, complement) else {
             return resize_large(heap, block, new_size);
         };
         let slot_size = CLASSES[class].slot_size as usize;
-        let last = new_size - 1;
-        if last < SMALL_MAX && CLASS_OF_SIZE[last / 8] as usize == class {
+        if new_size <= SMALL_MAX && class_of(new_size) == class {
             note_requested(heap, old_size, new_size);
             return block;
         }
-        let new = allocate(heap, new_size);
+        let new = allocate(heap, new_size, 0);
         if !new.is_null() {
             ptr::copy_nonoverlapping(block, new, slot_size.min(new_size));
-            free(heap, block, old_size);
+            free(heap, block, complement, old_size);
             return new;
         }
         if new_size > slot_size {
@@ -280,28 +420,26 @@ unsafe extern "C" fn resize<S: Above>(
 unsafe fn note_requested<S: Above>(heap: *mut Heap<S>, old_size: usize, new_size: usize) {
     let change = (new_size as u64).wrapping_sub(old_size as u64);
     // SAFETY: the caller's promise.
-    unsafe { (*heap).small_requested = (*heap).small_requested.wrapping_add(change) };
+    unsafe { (*heap).asked_bytes = (*heap).asked_bytes.wrapping_add(change) };
 }
 
 /// The class of a live small block; `None` when the pointer is to no span.
 ///
 /// # Safety
 ///
-/// As for [`alloc`].
+/// As for [`alloc`]; the complement is the block's, and committed.
 #[inline(always)]
-unsafe fn small_block<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> Option<usize> {
-    let offset = block.addr().wrapping_sub(heap.addr());
+unsafe fn small_block<S: Above>(
+    heap: *mut Heap<S>,
+    block: *mut u8,
+    complement: usize,
+) -> Option<usize> {
     // SAFETY: as in `free`.
     unsafe {
-        if offset >= (*heap).committed {
-            return None;
-        }
-        let descriptor = descriptor_of(heap, offset);
-        let in_span = (block.addr() as u32).wrapping_sub((*descriptor).start);
-        let (slot, exact) = slot_of(in_span, (*descriptor).reciprocal);
-        let first = descriptor.byte_add((*descriptor).to_first as usize);
-        let live = exact && (*first).free[slot as usize / 64] >> (slot % 64) & 1 == 0;
-        live.then_some((*descriptor).class as usize)
+        let descriptor = descriptor_of(heap, complement);
+        let slot = slot_at(descriptor, block)?;
+        let first = (*descriptor).first;
+        (!slot.is_free(&(*first).free)).then_some((*descriptor).class())
     }
 }
 
@@ -318,14 +456,11 @@ unsafe extern "C" fn resize_large<S: Above>(
     // SAFETY: the caller's promises. The old block stays live and whole until it is freed, and the
     // new one is another.
     unsafe {
-        if let Some(outside) = (*heap).outside_of(block) {
-            return (outside.resize)(outside.context, block, new_size);
-        }
         let page = misuse::large_block(&mut *heap, block);
         debug_assert_eq!((*heap).descriptor(page).kind(), Kind::Large);
         let (_, old_size) = (*heap).large_size(page);
         if new_size <= SMALL_MAX {
-            let new = allocate(heap, new_size);
+            let new = allocate(heap, new_size, 0);
             if !new.is_null() {
                 ptr::copy_nonoverlapping(block, new, old_size.min(new_size));
                 (*heap).free_large(page);

@@ -47,8 +47,8 @@ impl<S: Above> Heap<S> {
 
     /// Free slots in all spans of a class.
     fn free_slots_of(&self, class: usize) -> u64 {
-        let bin = &self.bins[class];
-        (u64::from(bin.spans) * u64::from(CLASSES[class].slots)).saturating_sub(bin.live)
+        let slots = u64::from(self.spans(class)) * u64::from(CLASSES[class].slots);
+        slots.saturating_sub(self.live(class))
     }
 
     /// Finds a free slot on pages that hold memory, or that may, and holds them.
@@ -89,7 +89,7 @@ impl<S: Above> Heap<S> {
         while page < end {
             let descriptor = self.descriptor(page);
             let length = match descriptor.kind() {
-                Kind::Span if descriptor.class as usize == class => return Some(page),
+                Kind::Span if descriptor.class() == class => return Some(page),
                 Kind::Span => descriptor.shape().pages,
                 Kind::Large => descriptor.large_pages(),
                 Kind::None | Kind::SpanRest => Pages(1),
@@ -107,8 +107,8 @@ impl<S: Above> Heap<S> {
             Place::Full | Place::Current => {}
         }
         self.descriptor(span).free[slot as usize / 64] &= !(1 << (slot % 64));
-        self.bins[class].live += 1;
-        self.small_requested = self.small_requested.wrapping_add(size as u64);
+        self.bins[class].taken = self.bins[class].taken.wrapping_add(1);
+        self.asked_bytes = self.asked_bytes.wrapping_add(size as u64);
         self.place_by_free_slots(class, span);
         let shape = &CLASSES[class];
         self.address(span).wrapping_add(shape.lead() + (slot * shape.slot_size) as usize)
@@ -117,7 +117,7 @@ impl<S: Above> Heap<S> {
     /// Notes that a span's missing pages are held, or freed: its slots are not useless any more.
     pub(super) fn note_held(&mut self, span: PageIndex) {
         let descriptor = self.descriptor(span);
-        let (class, free) = (descriptor.class as usize, u64::from(descriptor.free_slots()));
+        let (class, free) = (descriptor.class(), u64::from(descriptor.free_slots()));
         let gleaner = &mut self.gleaners[class];
         gleaner.useless = gleaner.useless.saturating_sub(free);
     }

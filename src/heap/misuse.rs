@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use super::descriptor::Kind;
-use super::{Above, Heap, class::slot_of};
+use super::{Above, Heap};
 use crate::bug::bug;
 use crate::units::PageIndex;
 
@@ -13,7 +13,7 @@ use crate::units::PageIndex;
 /// Comes after the hot path has found that `block` is no live small block either.
 pub(super) fn large_block<S: Above>(heap: &mut Heap<S>, block: *mut u8) -> PageIndex {
     let offset = block.addr().wrapping_sub(heap.base.addr());
-    if offset < heap.committed {
+    if offset < heap.committed() {
         let page = PageIndex::of(offset);
         let descriptor = heap.descriptor(page);
         if descriptor.kind() == Kind::Large && page.offset() + descriptor.large_lead() == offset {
@@ -54,7 +54,7 @@ impl core::fmt::Display for Wrong {
 }
 
 fn what_is_wrong<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> Wrong {
-    if offset >= heap.committed {
+    if offset >= heap.committed() {
         return Wrong::Elsewhere;
     }
     let page = PageIndex::of(offset);
@@ -69,11 +69,10 @@ fn what_is_wrong<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) ->
         Kind::None if in_use => Wrong::InsideLarge,
         Kind::None => Wrong::OnFreePage,
         Kind::Span | Kind::SpanRest => {
-            let in_span = (block.addr() as u32).wrapping_sub(descriptor.start);
             let size = descriptor.shape().slot_size as usize;
-            match slot_of(in_span, descriptor.reciprocal) {
-                (_, true) => Wrong::Freed(size),
-                (_, false) => Wrong::InsideBlock(size),
+            match descriptor.slot_at(block.addr()) {
+                Some(_) => Wrong::Freed(size),
+                None => Wrong::InsideBlock(size),
             }
         }
     }

@@ -16,6 +16,7 @@
 //! | `span`          | spans: filled, listed, emptied                                   | yes    |
 //! | `glean`         | the last free slots, when the heap may not grow                  | no     |
 //! | `large`         | large blocks: placed, grown, moved                               | yes    |
+//! | `mark`          | marking a slot as free, in machine code                          | yes    |
 //! | `fast`          | allocate, free, resize: the hot path                             | yes    |
 //! | `misuse`        | what is wrong with a pointer that is no live block               | no     |
 //! | `check`         | every invariant of every layer, for tests                        | no     |
@@ -33,6 +34,7 @@ mod fast;
 mod glean;
 mod large;
 mod layout;
+mod mark;
 mod misuse;
 mod outside;
 pub(crate) mod park;
@@ -59,7 +61,7 @@ pub(crate) use runs::{PageRuns, RunCounts};
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
-use class::CLASS_COUNT;
+use class::{CLASS_COUNT, QUICK_MAX, class_of};
 use glean::Gleaner;
 use scars::Scars;
 
@@ -68,7 +70,7 @@ const COMMIT_FIRST: usize = 256 << 10;
 /// A heap grows by an eighth, but by these bytes at least and at most.
 const COMMIT_STEP: (usize, usize) = (256 << 10, 64 << 20);
 
-/// Where blocks of one size class come from. One cache line.
+/// Where blocks of one size class come from, and what freeing one needs to know. One cache line.
 #[repr(C, align(64))]
 pub(crate) struct Bin {
     /// The bitmap word that allocation takes slots from: in the current span's descriptor, or the
@@ -76,10 +78,13 @@ pub(crate) struct Bin {
     word: *mut u64,
     /// The address of that word's first slot.
     base: *mut u8,
+    /// Blocks that were handed out, with all that were free in the current span when it became
+    /// that: what is free there now tells how many of them were not. Wraps.
+    taken: u64,
+    /// Blocks that were freed. Wraps.
+    freed: u64,
     /// Bytes per slot.
-    slot_size: usize,
-    /// Live blocks.
-    pub(crate) live: u64,
+    slot_size: u32,
     /// The span that `word` is in; page 0: none.
     current: PageIndex,
     /// Which of its words.
@@ -91,6 +96,35 @@ pub(crate) struct Bin {
     /// Spans of the class.
     pub(crate) spans: u32,
 }
+
+const _: () = assert!(size_of::<Bin>() == 64);
+
+/// Where the bins lie, in bytes from the heap: behind that of size 0, and a line of what both
+/// allocating and freeing need.
+const BINS: usize = 2 * size_of::<Bin>();
+
+/// Where the bin of a class lies, in bytes from the heap.
+const fn bin_at(class: usize) -> u16 {
+    (BINS + class * size_of::<Bin>()) as u16
+}
+
+/// The class whose bin lies there.
+const fn class_at(bin: u16) -> usize {
+    (bin as usize - BINS) / size_of::<Bin>()
+}
+
+const _: () = assert!(bin_at(CLASS_COUNT) as usize == BINS + CLASS_COUNT * size_of::<Bin>());
+
+/// Where the bin of each size to [`QUICK_MAX`] lies. Size 0 has one of its own.
+const BIN_OF_SIZE: [u16; QUICK_MAX + 1] = {
+    let mut table = [0; QUICK_MAX + 1];
+    let mut size = 1;
+    while size <= QUICK_MAX {
+        table[size] = bin_at(class_of(size));
+        size += 1;
+    }
+    table
+};
 
 /// What happened, for the statistics. Nothing is decided by these.
 #[derive(Clone, Debug, Default)]
@@ -122,13 +156,21 @@ pub(crate) struct Counts {
 /// - H4: the counts are what a walk over all descriptors finds.
 #[repr(C)]
 pub(crate) struct Heap<S: Above> {
-    /// Bytes above the base that have descriptors and are committed.
-    committed: usize,
-    /// Bytes asked for in live small blocks, as far as `osize` can be trusted. Wraps.
-    pub(crate) small_requested: u64,
+    /// The bin of size 0: it never has spans.
+    no_bin: Bin,
+    /// The address just below the heap.
+    below: usize,
+    /// The complement of [`Heap::committed`].
+    not_committed: usize,
+    /// Bytes asked for in small blocks. Wraps.
+    asked_bytes: u64,
+    /// Bytes asked for in those that were freed, as far as `osize` can be trusted. Wraps.
+    freed_bytes: u64,
     /// Always 0: the word of a bin without a current span.
     empty_word: u64,
-    pub(crate) bins: [Bin; CLASS_COUNT],
+    bins: [Bin; CLASS_COUNT],
+    /// [`BIN_OF_SIZE`], at hand.
+    bin_of_size: [u16; QUICK_MAX + 1],
     /// This heap's address, with the right to all of its reservation.
     base: *mut u8,
     pub(crate) layout: Layout,
@@ -174,11 +216,16 @@ impl<S: Above> Heap<S> {
         let committed = layout.first.offset() + round_up(COMMIT_FIRST, kernel_page);
         let committed = committed.min(layout.limit.offset());
         let committed_below = layout.descriptors(PageIndex::of(committed), kernel_page);
+        const { assert!(core::mem::offset_of!(Heap<S>, bins) == BINS) };
         let heap = Heap {
-            committed,
-            small_requested: 0,
+            no_bin: span::no_bin::<S>(base),
+            below: base.addr() - 1,
+            not_committed: !committed,
+            asked_bytes: 0,
+            freed_bytes: 0,
             empty_word: 0,
             bins: span::empty_bins::<S>(base),
+            bin_of_size: BIN_OF_SIZE,
             base,
             runs: RunCounts::new(layout.first),
             layout,
@@ -244,15 +291,25 @@ impl<S: Above> Heap<S> {
         self.base.wrapping_add(page.offset())
     }
 
+    /// Bytes above the base that have descriptors and are committed.
+    fn committed(&self) -> usize {
+        !self.not_committed
+    }
+
     /// The committed range, descriptors included: its start and bytes.
     pub(crate) fn committed_range(&self) -> (*mut u8, usize) {
         let start = self.base.wrapping_sub(self.committed_below);
-        (start, self.committed_below + self.committed)
+        (start, self.committed_below + self.committed())
+    }
+
+    /// Bytes asked for in live small blocks, as far as `osize` can be trusted.
+    pub(crate) fn small_requested(&self) -> usize {
+        self.asked_bytes.wrapping_sub(self.freed_bytes).cast_signed().max(0) as usize
     }
 
     /// Where a page's descriptor lies.
     fn descriptor_at(&self, page: PageIndex) -> *mut Descriptor {
-        assert!(page.offset() < self.committed, "H1: {page:?} has no descriptor");
+        assert!(page.offset() < self.committed(), "H1: {page:?} has no descriptor");
         self.base.cast::<Descriptor>().wrapping_sub(page.0 as usize + 1)
     }
 
@@ -261,6 +318,12 @@ impl<S: Above> Heap<S> {
         // SAFETY: H1: it is committed, and zeroed memory is Descriptor::NONE but for the countdown,
         // of which any value is valid. The heap is borrowed for as long, so nobody else has it.
         unsafe { &mut *self.descriptor_at(page) }
+    }
+
+    /// A page's descriptor, to look at.
+    fn descriptor_of(&self, page: PageIndex) -> &Descriptor {
+        // SAFETY: as above; nobody changes it while the heap is borrowed.
+        unsafe { &*self.descriptor_at(page) }
     }
 
     /// The page runs.
@@ -365,14 +428,14 @@ impl<S: Above> Heap<S> {
 
     /// Makes sure that pages below `top` and their descriptors are committed.
     fn commit(&mut self, top: PageIndex) -> bool {
-        if top.offset() <= self.committed {
+        if top.offset() <= self.committed() {
             return true;
         }
         if top > self.layout.limit {
             return false;
         }
-        let step = (self.committed / 8).clamp(COMMIT_STEP.0, COMMIT_STEP.1);
-        let generous = round_up(top.offset().max(self.committed + step), self.kernel_page);
+        let step = (self.committed() / 8).clamp(COMMIT_STEP.0, COMMIT_STEP.1);
+        let generous = round_up(top.offset().max(self.committed() + step), self.kernel_page);
         let exact = round_up(top.offset(), self.kernel_page);
         let limit = self.layout.limit.offset();
         self.commit_up_to(generous.min(limit)) || self.commit_up_to(exact.min(limit))
@@ -387,11 +450,11 @@ impl<S: Above> Heap<S> {
             }
             self.committed_below = below;
         }
-        let from = self.base.wrapping_add(self.committed);
-        if !self.commit_range(from, end - self.committed) {
+        let from = self.base.wrapping_add(self.committed());
+        if !self.commit_range(from, end - self.committed()) {
             return false;
         }
-        self.committed = end;
+        self.not_committed = !end;
         true
     }
 

@@ -81,7 +81,7 @@ impl<S: Above> Heap<S> {
     /// large to be worth it, or the kernel refused; then it can only be released.
     pub(super) fn wipe(&mut self) -> bool {
         let first = self.layout.first;
-        let for_blocks = self.committed - first.offset();
+        let for_blocks = self.committed() - first.offset();
         if for_blocks > COMMITTED_MAX || self.scars.room() < Scars::CAPACITY {
             return false;
         }
@@ -98,7 +98,7 @@ impl<S: Above> Heap<S> {
         self.bins = span::empty_bins::<S>(self.base);
         self.counts = Counts::default();
         self.gleaners = Gleaner::ALL_NEW;
-        self.small_requested = 0;
+        (self.asked_bytes, self.freed_bytes) = (0, 0);
         self.gate = NO_GATE;
         self.packing = false;
         self.outside = None;
@@ -125,7 +125,7 @@ impl<S: Above> Heap<S> {
             *self.descriptor(page) = Descriptor::NONE;
         }
         let pages =
-            MemoryRange { start: self.address(keep), bytes: self.committed - keep.offset() };
+            MemoryRange { start: self.address(keep), bytes: self.committed() - keep.offset() };
         let descriptors = MemoryRange { start, bytes: self.committed_below - below };
         let chunks =
             MemoryRange { start: self.base.wrapping_add(chunks), bytes: chunks_end - chunks };

@@ -14,8 +14,8 @@
 //! The hot path touches none of this: it clears bits in the current span and sets bits in any. Two
 //! things call here: a bitmap word that ran out, and a countdown of frees that ended.
 //!
-//! - S1: a current span's countdown is not counted on; a full one's is `listable` less its free
-//!   slots; a listed one's is its live slots.
+//! - S1: a current span's countdown is [`NEVER`] less the frees since it became that; a full one's
+//!   is `listable` less its free slots; a listed one's is its live slots.
 //! - S2: a span is listed exactly when it has `listable` free slots or more, is not empty, and is
 //!   neither current nor spare.
 //! - S3: a spare is empty.
@@ -39,17 +39,23 @@ const PACKING_LOOK: usize = 8;
 
 /// The bins of a heap that lies at `base` and has no spans.
 pub(super) fn empty_bins<S: Above>(base: *mut u8) -> [Bin; CLASS_COUNT] {
-    array::from_fn(|class| Bin {
+    array::from_fn(|class| Bin { slot_size: CLASSES[class].slot_size, ..no_bin::<S>(base) })
+}
+
+/// A bin without spans, and without a class, of a heap that lies at `base`.
+pub(super) fn no_bin<S: Above>(base: *mut u8) -> Bin {
+    Bin {
         word: empty_word::<S>(base),
         base,
-        slot_size: CLASSES[class].slot_size as usize,
-        live: 0,
+        taken: 0,
+        freed: 0,
+        slot_size: 0,
         current: NO_PAGE,
         cursor: 0,
         listed: NO_PAGE,
         spare: NO_PAGE,
         spans: 0,
-    })
+    }
 }
 
 /// Where a heap at `base` keeps its empty word.
@@ -103,7 +109,9 @@ impl<S: Above> Heap<S> {
         let descriptor = self.descriptor(page);
         descriptor.set_place(Place::Current);
         descriptor.countdown = NEVER;
+        let free = descriptor.free_slots();
         let bin = &mut self.bins[class];
+        bin.taken = bin.taken.wrapping_add(free.into());
         bin.current = page;
         bin.cursor = 0;
     }
@@ -114,26 +122,55 @@ impl<S: Above> Heap<S> {
         if page == NO_PAGE {
             return;
         }
+        let (freed, free) = self.current_span(page);
         let bin = &mut self.bins[class];
+        bin.taken = bin.taken.wrapping_add(freed).wrapping_sub(free.into());
         bin.current = NO_PAGE;
         bin.cursor = 0;
         bin.word = empty_word::<S>(self.base);
         bin.base = self.base;
-        self.place_by_free_slots(class, page);
+        self.place_by(class, page, free);
+    }
+
+    /// How many slots of a current span were freed since it became that, and how many are free.
+    fn current_span(&self, page: PageIndex) -> (u64, u32) {
+        let span = self.descriptor_of(page);
+        (u64::from(NEVER - span.countdown), span.free_slots())
+    }
+
+    /// Live blocks of a class.
+    pub(crate) fn live(&self, class: usize) -> u64 {
+        let bin = &self.bins[class];
+        let live = bin.taken.wrapping_sub(bin.freed);
+        if bin.current == NO_PAGE {
+            return live;
+        }
+        let (freed, free) = self.current_span(bin.current);
+        live.wrapping_add(freed).wrapping_sub(free.into())
+    }
+
+    /// Spans of a class.
+    pub(crate) fn spans(&self, class: usize) -> u32 {
+        self.bins[class].spans
     }
 
     /// Gives a span that is in no list, and not the spare, the place that its free slots ask for.
     pub(super) fn place_by_free_slots(&mut self, class: usize, page: PageIndex) {
+        let free = self.descriptor(page).free_slots();
+        self.place_by(class, page, free);
+    }
+
+    /// The same, for so many free slots.
+    fn place_by(&mut self, class: usize, page: PageIndex, free: u32) {
         let shape = &CLASSES[class];
-        let descriptor = self.descriptor(page);
-        let free = descriptor.free_slots();
         if free == shape.slots {
             self.put_empty(class, page);
         } else if free >= shape.listable() {
             self.list(class, page, shape.slots - free);
         } else {
+            let descriptor = self.descriptor(page);
             descriptor.set_place(Place::Full);
-            descriptor.countdown = shape.listable() - free;
+            descriptor.countdown = (shape.listable() - free) as u16;
         }
     }
 
@@ -163,7 +200,7 @@ impl<S: Above> Heap<S> {
                 break;
             }
             let descriptor = self.descriptor(page);
-            let (free, next) = (descriptor.free_slots(), descriptor.next);
+            let (free, next) = (descriptor.free_slots(), descriptor.next());
             if free < fewest && self.may_use(page) {
                 (chosen, fewest) = (Some(page), free);
             }
@@ -190,9 +227,9 @@ impl<S: Above> Heap<S> {
             return None;
         }
         let first = range.start;
-        let start = self.address(first).addr();
+        let (start, descriptor) = (self.address(first).addr(), self.descriptor_at(first));
         for page in 0..shape.pages.0 {
-            let fresh = Descriptor::span_page(class as u8, page, start);
+            let fresh = Descriptor::span_page(class, page, start, descriptor);
             *self.descriptor(first + Pages(page)) = fresh;
         }
         if shape.pages > Pages(1) {
@@ -226,9 +263,13 @@ impl<S: Above> Heap<S> {
     /// A countdown of frees ended: the span has come into another place of its life.
     pub(super) fn countdown_ended(&mut self, page: PageIndex) {
         let descriptor = self.descriptor(page);
-        let class = descriptor.class as usize;
+        let class = descriptor.class();
         match descriptor.place() {
-            Place::Current => descriptor.countdown = NEVER,
+            Place::Current => {
+                descriptor.countdown = NEVER;
+                let bin = &mut self.bins[class];
+                bin.taken = bin.taken.wrapping_add(NEVER.into());
+            }
             Place::Full => self.place_by_free_slots(class, page),
             Place::Listed => {
                 self.unlist(class, page);
@@ -276,24 +317,25 @@ impl<S: Above> Heap<S> {
         let head = self.bins[class].listed;
         let descriptor = self.descriptor(page);
         descriptor.set_place(Place::Listed);
-        descriptor.countdown = countdown;
-        descriptor.next = head;
-        descriptor.previous = NO_PAGE;
+        descriptor.countdown = countdown as u16;
+        descriptor.set_next(head);
+        descriptor.set_previous(NO_PAGE);
         if head != NO_PAGE {
-            self.descriptor(head).previous = page;
+            self.descriptor(head).set_previous(page);
         }
         self.bins[class].listed = page;
     }
 
     pub(super) fn unlist(&mut self, class: usize, page: PageIndex) {
-        let &mut Descriptor { next, previous, .. } = self.descriptor(page);
+        let descriptor = self.descriptor(page);
+        let (next, previous) = (descriptor.next(), descriptor.previous());
         if previous == NO_PAGE {
             self.bins[class].listed = next;
         } else {
-            self.descriptor(previous).next = next;
+            self.descriptor(previous).set_next(next);
         }
         if next != NO_PAGE {
-            self.descriptor(next).previous = previous;
+            self.descriptor(next).set_previous(previous);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Random programs against a model, with every invariant checked after every step.
 
 mod breathing;
+mod counts;
 mod leads;
 mod limits;
 mod refusals;

@@ -290,7 +290,7 @@ impl<S: Above> Heap<S> {
         let descriptor = self.descriptor(page);
         let first = match descriptor.kind() {
             Kind::Span => page,
-            Kind::SpanRest => page - Pages((descriptor.to_first / 64) as u32),
+            Kind::SpanRest => descriptor.first_page(page),
             Kind::None | Kind::Large => return None,
         };
         let descriptor = self.descriptor(first);

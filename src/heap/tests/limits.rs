@@ -3,7 +3,7 @@
 
 use super::breathing::{SECOND_US, tested};
 use super::*;
-use crate::heap::class::CLASS_OF_SIZE;
+use crate::heap::class::class_of;
 use crate::heap::recall::Cause;
 use crate::units::{PAGE, PageIndex};
 
@@ -44,10 +44,6 @@ impl Tested {
         self.free_those(first, |index| index % 4 != 0);
         assert_eq!(self.heap().runs.dirty.0, 0);
     }
-}
-
-fn class_of(size: usize) -> usize {
-    CLASS_OF_SIZE[(size - 1) / 8] as usize
 }
 
 #[test]

@@ -28,10 +28,11 @@ impl<S: Above> Heap<S> {
             return ptr::null_mut();
         };
         let lead = self.next_lead(count.bytes() - size);
-        match self.place_large(count, size, lead, None) {
-            Some(page) => self.large_block(page),
-            None => ptr::null_mut(),
+        let Some(range) = self.find_pages(count) else { return ptr::null_mut() };
+        if !self.place_large(range, size, lead, Pages::ZERO) {
+            return ptr::null_mut();
         }
+        self.large_block(range.start)
     }
 
     /// One of the leads that leave enough room, another each time.
@@ -48,25 +49,23 @@ impl<S: Above> Heap<S> {
         self.address(page).wrapping_add(lead)
     }
 
-    /// Places a block, maybe one that will take the contents of another.
+    /// Places a block on free pages; `in_return` others will hold no memory any more when it has
+    /// its contents. False: there is no memory.
     fn place_large(
         &mut self,
-        count: Pages,
+        range: PageRange,
         size: usize,
         lead: usize,
-        contents: Option<PageRange>,
-    ) -> Option<PageIndex> {
-        let range = self.find_pages(count)?;
-        let page = range.start;
-        let moved = contents.filter(|from| self.can_remap(*from, page));
-        if !self.take_pages(range, moved.map_or(Pages::ZERO, PageRange::count)) {
-            return None;
+        in_return: Pages,
+    ) -> bool {
+        if !self.take_pages(range, in_return) {
+            return false;
         }
-        *self.descriptor(page) = Descriptor::large(count, size, lead);
+        *self.descriptor(range.start) = Descriptor::large(range.count(), size, lead);
         self.counts.large_blocks += 1;
-        self.counts.large_pages += count;
+        self.counts.large_pages += range.count();
         self.counts.large_requested += size;
-        Some(page)
+        true
     }
 
     /// Pages of a large block, and the bytes asked for it.
@@ -133,19 +132,21 @@ impl<S: Above> Heap<S> {
     ) -> *mut u8 {
         let old = PageRange::new(page, old_count);
         let lead = self.descriptor(page).large_lead();
-        let Some(new_page) = self.place_large(count, size, lead, Some(old)) else {
+        let Some(range) = self.find_pages(count) else { return ptr::null_mut() };
+        let remap = self.can_remap(old, range.start);
+        let in_return = if remap { old_count } else { Pages::ZERO };
+        if !self.place_large(range, size, lead, in_return) {
             return ptr::null_mut();
-        };
+        }
         self.forget_large(page);
-        self.move_contents(old, new_page);
+        self.move_contents(old, range.start, remap);
         self.note_peak(Pages::ZERO);
-        self.large_block(new_page)
+        self.large_block(range.start)
     }
 
     /// Moves the contents of a block that is off the books to the start of a new one and frees its
-    /// pages.
-    fn move_contents(&mut self, mut from: PageRange, mut to: PageIndex) {
-        let remap = self.can_remap(from, to);
+    /// pages, by the kernel where it may.
+    fn move_contents(&mut self, mut from: PageRange, mut to: PageIndex, remap: bool) {
         while from.start < from.end {
             let remap = remap && !self.remap_refused;
             let piece = if remap { self.scars.first_piece(from) } else { from };
@@ -165,9 +166,15 @@ impl<S: Above> Heap<S> {
 
     /// Whether a block is long enough to be moved by the kernel, lies right for it, and leaves no
     /// more scars than can be kept.
-    fn can_remap(&self, from: PageRange, to: PageIndex) -> bool {
+    ///
+    /// Pages that are moved replace the target's, whose memory is lost, and leave none behind: the
+    /// next blocks there would fault it in page by page, which takes longer than to copy. So the
+    /// target must not have memory for most of them.
+    fn can_remap(&mut self, from: PageRange, to: PageIndex) -> bool {
         let target = PageRange::new(to, from.count());
+        let known = self.page_runs().below_top(target);
         !self.remap_refused
+            && self.page_runs().dirty_in(known).bytes() * 2 <= target.count().bytes()
             && from.count().bytes() >= self.options.bytes(Key::RemapMin)
             && [from.start, from.end, to].iter().all(|page| self.is_aligned(*page))
             && !self.scars.overlap(target)

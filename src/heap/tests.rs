@@ -426,6 +426,26 @@ fn a_long_block_is_moved_by_the_kernel_and_leaves_no_scar_behind() {
     assert_eq!(tested.heap().scars.room(), super::Scars::CAPACITY);
 }
 
+/// Where there is memory, pages that move in its place would throw it away.
+#[test]
+fn a_block_is_copied_to_pages_that_have_memory_and_moved_to_others() {
+    for (reclaimed, moves) in [(false, 0), (true, 1)] {
+        let os = FakeOs::new(4096);
+        let mut tested = Tested::new(os.clone(), 64 << 20);
+        for size in [4 << 20, 1 << 20, 1 << 16] {
+            assert!(tested.allocate(size));
+        }
+        tested.free(0, OldSize::Right);
+        if reclaimed {
+            tested.heap().reclaim(Budget::Unlimited);
+        }
+        // The block behind it is in its way; `free` has put the last one first.
+        tested.resize(1, 2 << 20, OldSize::Right);
+        assert_eq!(os.world().moves, moves);
+        tested.free_all();
+    }
+}
+
 #[test]
 fn a_block_that_moved_and_grew_moves_again_in_pieces() {
     let os = FakeOs::new(4096);

@@ -96,6 +96,7 @@ fn after_a_refused_move_blocks_are_copied() {
     // So that the first call to come is a move.
     assert!(tested.allocate(4 << 20));
     tested.free(0, OldSize::Right);
+    tested.heap().reclaim(Budget::Unlimited);
     (0..8).for_each(|_| assert!(tested.allocate(1 << 16)));
     os.world().failures = vec![true].into();
     // `resize` puts the block last: these are four blocks, each with a neighbour.

@@ -456,7 +456,8 @@ typedef struct ebb_stats {
    */
   uint64_t returned_idle;
   /**
-   * Given back because of a limit.
+   * Given back because of a limit, or because a large block took as much new
+   * memory.
    */
   uint64_t returned_limit;
   /**

@@ -264,7 +264,8 @@ pub struct ebb_stats {
     pub returned_asked: u64,
     /// Given back because it was idle.
     pub returned_idle: u64,
-    /// Given back because of a limit.
+    /// Given back because of a limit, or because a large block took as much new
+    /// memory.
     pub returned_limit: u64,
     /// Of returned_asked, used again. To 256 KiB: see regretted_asked.
     pub refaulted_asked: u64,

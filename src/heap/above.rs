@@ -1,8 +1,8 @@
 //! What the layer above keeps with a heap, and when the heap calls for it.
 //!
-//! The heap never decides to give memory back, nor what to do at a memory limit. It knows two
-//! moments at which somebody should: when pages have changed hands, and when its gate was closed
-//! to an allocation. Both are off the hot path.
+//! The heap never decides to give memory back, nor what to do at a memory limit. It knows three
+//! moments at which somebody should: when pages have changed hands, when a large block makes the
+//! heap longer, and when its gate was closed to an allocation. All are off the hot path.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,10 @@ pub(crate) trait Above: Os + Sized {
 
     /// More than [`Heap::look_at`] pages changed hands since it took note last.
     fn pages_moved(heap: &mut Heap<Self>);
+
+    /// A large block has taken so many pages that were never used. Free ones, of which none were
+    /// enough in a row, may go back in exchange.
+    fn grown(heap: &mut Heap<Self>, pages: Pages);
 
     /// The gate was closed to [`Heap::refused`] pages. Makes room, and opens the gate as far as it
     /// may be for one more attempt.

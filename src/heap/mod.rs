@@ -70,6 +70,9 @@ const COMMIT_FIRST: usize = 256 << 10;
 /// A heap grows by an eighth, but by these bytes at least and at most.
 const COMMIT_STEP: (usize, usize) = (256 << 10, 64 << 20);
 
+/// So many new pages at once, 64 KiB, and the layer above is told.
+const GROWTH: Pages = Pages(16);
+
 /// Where blocks of one size class come from, and what freeing one needs to know. One cache line.
 #[repr(C, align(64))]
 pub(crate) struct Bin {
@@ -381,6 +384,10 @@ impl<S: Above> Heap<S> {
             self.page_runs().recall(known, now_us);
         }
         self.page_runs().take(range);
+        let new = (range.count() - known.count()).beyond(in_return);
+        if new >= GROWTH {
+            S::grown(self, new);
+        }
         self.note_peak(in_return);
         true
     }

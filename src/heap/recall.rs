@@ -16,7 +16,7 @@ pub(crate) enum Cause {
     Asked = 1,
     /// The policy found it idle.
     Idle = 2,
-    /// A memory limit left no room for it.
+    /// A memory limit left no room for it, or a large block took as many new pages.
     Limit = 3,
 }
 

@@ -2,6 +2,7 @@
 
 mod breathing;
 mod counts;
+mod exchange;
 mod leads;
 mod limits;
 mod refusals;

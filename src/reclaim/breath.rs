@@ -163,6 +163,10 @@ impl<S: Os> Above for S {
         heap.above.look_again_us = now_us + LOOK_EVERY_US.max(SLOW_PATH_SHARE * took_us);
     }
 
+    fn grown(heap: &mut Heap<S>, pages: Pages) {
+        heap.exchange(pages);
+    }
+
     fn make_room(heap: &mut Heap<S>) {
         heap.make_room();
     }

@@ -1,4 +1,4 @@
-//! Making room at a memory limit.
+//! Making room: at a memory limit, and for large blocks.
 //!
 //! Above the soft limit the heap first returns what is idle, until what it wants fits below the
 //! limit or nothing is left, and then grows; its live blocks alone may be more than the limit. At
@@ -36,6 +36,21 @@ pub(super) struct Rooms {
 }
 
 impl<S: Os> Heap<S> {
+    /// Returns as many dirty pages as a large block takes that were never used. Without that a block
+    /// which doubles again and again would leave as much dirty memory behind as it has. Each page of
+    /// the heap is new but once, so that this can cost no more than a part of their first touch.
+    pub(super) fn exchange(&mut self, pages: Pages) {
+        let retain = Pages::holding(self.options.bytes(Key::Retain)).unwrap_or(self.runs.dirty);
+        let keep = self.runs.dirty.beyond(pages).max(retain);
+        if self.options.get(Key::Auto) == 0 || !self.may_shed(self.runs.dirty.beyond(keep)) {
+            return;
+        }
+        let start_us = self.os.now_us();
+        self.above.clock.advance(start_us);
+        self.shed(keep, Cause::Limit, Budget::Unlimited);
+        self.note_step(start_us);
+    }
+
     /// Makes room for the growth that was refused, and opens the gate as far as it may be.
     pub(super) fn make_room(&mut self) {
         let start_us = self.os.now_us();

@@ -43,6 +43,8 @@ pub const EBBTIDE: Allocator = inside("ebbtide", "ebbtide");
 pub const ATTACHED: Allocator = inside("attached", "attached");
 /// LuaJIT's own, with what is free given back in place.
 pub const IN_PLACE: Allocator = inside("in-place", "inplace");
+/// The floor: what programs take when allocation costs next to nothing (`benches/peers`).
+pub const BARE: Allocator = peer("bare");
 /// The C library's.
 pub const LIBC: Allocator = inside("libc", "malloc");
 /// tcmalloc as Debian packs it. Left out where it is not installed.
@@ -61,7 +63,7 @@ pub const PEERS: &[&Allocator] = &[
 
 /// Every allocator.
 pub fn allocators() -> impl Iterator<Item = &'static Allocator> {
-    [&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE].into_iter().chain(PEERS.iter().copied())
+    [&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE, &BARE].into_iter().chain(PEERS.iter().copied())
 }
 
 /// Finds an allocator by name.
@@ -239,6 +241,6 @@ mod tests {
     fn peers_are_neither_ours_nor_luajits() {
         let names: Vec<_> = allocators().filter(|a| a.is_peer()).map(|a| a.name).collect();
         assert_eq!(names.len(), PEERS.len());
-        assert!(![&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE].iter().any(|a| a.is_peer()));
+        assert!(![&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE, &BARE].iter().any(|a| a.is_peer()));
     }
 }

@@ -45,7 +45,8 @@ enum unkind_call {
 enum unkind_way {
   WAY_ERRNO,
   WAY_PARTLY, /* a batch: the first half is done, and so it says */
-  WAY_HARSHLY /* mremap: the target is unmapped before */
+  WAY_HARSHLY, /* mremap: the target is unmapped before */
+  WAY_BLINDLY  /* mremap: nor may the library look, or map, afterwards */
 };
 
 /* What this kernel does wrong, to see that a test would notice. */
@@ -66,6 +67,7 @@ struct unkind {
   int error;      /* with this errno */
   enum unkind_way way;
   int mercy;      /* after a refused mremap the library may look and map */
+  int blind;      /* after a refused mremap it may neither */
   int silent;     /* what is refused says that it was done */
   uint32_t kinds; /* the kinds of call that the pattern is for */
   uint64_t pattern; /* a bit for each coming call: 1 refuses it */
@@ -102,6 +104,11 @@ static int unkind_refuses(enum unkind_call call)
   if (unkind.mercy && (call == CALL_MMAP || call == CALL_MINCORE)) {
     unkind.mercy = call == CALL_MINCORE;
     return 0;
+  }
+  if (unkind.blind && (call == CALL_MMAP || call == CALL_MINCORE)) {
+    unkind.blind = call == CALL_MINCORE;
+    errno = EAGAIN;
+    return 1;
   }
   refuses = unkind.at != 0 && call == unkind.victim
             && (number == unkind.at || (unkind.lasting && number > unkind.at));
@@ -229,7 +236,8 @@ void *__wrap_mremap(void *from, size_t old_bytes, size_t bytes, int flags, ...)
       __real_munmap(to, bytes);
       errno = unkind.error;
     }
-    unkind.mercy = 1;
+    unkind.blind = unkind.way == WAY_BLINDLY;
+    unkind.mercy = !unkind.blind;
     return MAP_FAILED;
   }
   if (unkind.inside && unkind.defect == DEFECT_MOVE_NOTHING) {

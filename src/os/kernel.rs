@@ -123,8 +123,10 @@ impl Os for Kernel {
                 return true;
             }
             // Some kernels unmap the target before they find a reason to refuse.
+            let mapped = is_mapped(to, bytes);
             // SAFETY: the caller's promise: the target holds nothing of value.
-            if !is_mapped(to, bytes) && unsafe { !self.renew(to, bytes, huge_pages) } {
+            let is_whole = mapped == Some(true) || unsafe { self.renew(to, bytes, huge_pages) };
+            if !is_whole && mapped == Some(false) {
                 bug!("{to:p}: the kernel took {bytes} bytes of a heap away and gives no others");
             }
             false
@@ -154,28 +156,11 @@ impl Os for Kernel {
     }
 
     fn resident(&self, start: *mut u8, bytes: usize) -> Option<u64> {
-        let page = self.page_size();
-        let mut flags = [0u8; 4096];
-        let mut resident = 0;
-        for offset in (0..bytes).step_by(flags.len() * page) {
-            let window = &mut flags[..((bytes - offset) / page).min(4096)];
-            if !self.residency(start.wrapping_add(offset), window) {
-                return None;
-            }
-            let here: usize = window.iter().map(|flag| usize::from(*flag)).sum();
-            resident += (here * page) as u64;
-        }
-        Some(resident)
+        count_resident(start, bytes).ok()
     }
 
     fn residency(&self, start: *mut u8, flags: &mut [u8]) -> bool {
-        let bytes = flags.len() * self.page_size();
-        // SAFETY: mincore writes one byte per page of the range: exactly the flags.
-        let done =
-            keeping_errno(|| unsafe { libc::mincore(start.cast(), bytes, flags.as_mut_ptr()) });
-        // The other bits may mean something one day.
-        flags.iter_mut().for_each(|flag| *flag &= 1);
-        done == 0
+        flag_resident(start, flags).is_ok()
     }
 
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize> {
@@ -241,9 +226,42 @@ fn fill_from(file: libc::c_int, buffer: &mut [u8]) -> Result<usize, i32> {
     Ok(length)
 }
 
-/// Whether every page of a range is part of some mapping.
-fn is_mapped(start: *mut u8, bytes: usize) -> bool {
-    Kernel.resident(start, bytes).is_some()
+/// Whether every page of a range is part of some mapping. `None`: the kernel has no time to look.
+fn is_mapped(start: *mut u8, bytes: usize) -> Option<bool> {
+    match count_resident(start, bytes) {
+        Ok(_) => Some(true),
+        Err(errno) => (errno == libc::ENOMEM).then_some(false),
+    }
+}
+
+/// Bytes of a range that the kernel holds. The `errno` when it will not say.
+fn count_resident(start: *mut u8, bytes: usize) -> Result<u64, i32> {
+    let page = Kernel.page_size();
+    let mut flags = [0u8; 4096];
+    let mut resident = 0;
+    for offset in (0..bytes).step_by(flags.len() * page) {
+        let window = &mut flags[..((bytes - offset) / page).min(4096)];
+        flag_resident(start.wrapping_add(offset), window)?;
+        let here: usize = window.iter().map(|flag| usize::from(*flag)).sum();
+        resident += (here * page) as u64;
+    }
+    Ok(resident)
+}
+
+/// Sets a flag to 1 for each page that the kernel holds. The `errno` when it will not say.
+fn flag_resident(start: *mut u8, flags: &mut [u8]) -> Result<(), i32> {
+    let bytes = flags.len() * Kernel.page_size();
+    keeping_errno(|| {
+        // SAFETY: mincore writes one byte per page of the range: exactly the flags; errno's
+        // location is this thread's own.
+        let (done, errno) = unsafe {
+            let done = libc::mincore(start.cast(), bytes, flags.as_mut_ptr());
+            (done, *libc::__errno_location())
+        };
+        // The other bits may mean something one day.
+        flags.iter_mut().for_each(|flag| *flag &= 1);
+        if done == 0 { Ok(()) } else { Err(errno) }
+    })
 }
 
 /// Whether the kernel may know how to discard several ranges at once: Linux 6.14 and later.
@@ -444,7 +462,7 @@ mod tests {
             assert!(Kernel.unmap(at, 1 << 16));
             assert!(!Kernel.unmap(ptr::without_provenance_mut(1), 4096));
         }
-        assert!(!is_mapped(at, 1 << 16));
+        assert_eq!(is_mapped(at, 1 << 16), Some(false));
     }
 
     #[test]
@@ -487,7 +505,7 @@ mod tests {
         unsafe {
             *libc::__errno_location() = 77;
             let nowhere = ptr::without_provenance_mut::<u8>(4096);
-            assert!(!is_mapped(nowhere, 4096));
+            assert_eq!(is_mapped(nowhere, 4096), Some(false));
             assert!(!Kernel.commit(nowhere, 4096));
             assert_eq!(Kernel.purge(&[MemoryRange { start: nowhere, bytes: 4096 }]).ranges, 0);
             assert_eq!(Kernel.resident(nowhere, 4096), None);

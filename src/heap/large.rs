@@ -229,7 +229,7 @@ impl<S: Above> Heap<S> {
                 return;
             }
             self.scars.remove(part);
-            self.page_runs().clean(part);
+            self.page_runs().empty(part);
         }
     }
 }

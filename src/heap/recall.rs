@@ -3,7 +3,8 @@
 //! A row of 64 pages bears a stamp: when memory of its was returned last, and why. When a page that
 //! holds no memory is used again, the stamp of its row tells whether that was too soon. Pages of a
 //! row that were returned earlier pass for returned when the last one was, so mistakes are counted
-//! rather too high than too low.
+//! rather too high than too low; but of no cause more are used again than were returned: what is
+//! beyond is another's.
 
 #![forbid(unsafe_code)]
 
@@ -68,13 +69,23 @@ impl Recall {
         self.returned[cause as usize - 1] += u64::from(pages.0);
     }
 
-    /// Notes that pages of a row with this stamp, which hold no memory, are used again.
+    /// Notes that pages of a row with this stamp, which were returned, are used again.
     pub(crate) fn note_used(&mut self, stamp: Stamp, pages: Pages, now_us: u64) {
         let Some(cause) = stamp.cause() else { return };
-        self.refaulted[cause] += u64::from(pages.0);
+        let own = self.note_refaulted(cause, pages.0.into());
         if stamp.is_fresh(now_us) {
-            self.regretted[cause] += u64::from(pages.0);
+            self.regretted[cause] += own;
         }
+        let others = (0..CAUSES).filter(|other| *other != cause);
+        others
+            .fold(u64::from(pages.0) - own, |left, other| left - self.note_refaulted(other, left));
+    }
+
+    /// Counts as many of the pages as can have been returned for this cause; returns how many.
+    fn note_refaulted(&mut self, cause: usize, pages: u64) -> u64 {
+        let counted = pages.min(self.returned[cause] - self.refaulted[cause]);
+        self.refaulted[cause] += counted;
+        counted
     }
 
     /// Pages that the policy returned in error.
@@ -100,6 +111,7 @@ mod tests {
             let stamp = Stamp::new(start, Cause::Idle);
             let regretted = |after_us: u64| {
                 let mut recall = Recall::default();
+                recall.note_returned(Cause::Idle, Pages(5));
                 recall.note_used(stamp, Pages(5), start + after_us);
                 assert_eq!(recall.refaulted, [0, 5, 0]);
                 recall.mistakes()
@@ -114,6 +126,15 @@ mod tests {
         let mut recall = Recall::default();
         recall.note_used(Stamp::default(), Pages(5), 0);
         assert_eq!((total(&recall.refaulted), total(&recall.regretted)), (0, 0));
+    }
+
+    #[test]
+    fn what_passes_for_returned_by_one_cause_was_returned_by_another() {
+        let mut recall = Recall::default();
+        recall.note_returned(Cause::Idle, Pages(63));
+        recall.note_returned(Cause::Asked, Pages(1));
+        recall.note_used(Stamp::new(0, Cause::Asked), Pages(64), 0);
+        assert_eq!((recall.refaulted, recall.regretted), ([1, 63, 0], [1, 0, 0]));
     }
 
     #[test]

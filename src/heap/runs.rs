@@ -16,6 +16,7 @@
 //! - P4: no page below `lowest` is free.
 //! - P5: a summary that is not stale is the summary of its pages.
 //! - P6: no page at or above `dirty_end` is dirty.
+//! - P7: a free page that is marked is clean, but was not returned: its memory was moved away.
 //!
 //! The lowest run of n pages is found from summaries of rows of pages: how many free pages stand
 //! at the start, at the end, and in the longest run. Two neighbours' summaries join into one, so
@@ -94,7 +95,8 @@ impl Summary {
 pub(crate) struct Chunk {
     free: [u64; CHUNK_WORDS],
     dirty: [u64; CHUNK_WORDS],
-    /// Pages that the layer above wants to find again; no meaning here.
+    /// Of pages in use, those that the layer above wants to find again. Of free ones, those whose
+    /// memory was moved away.
     marked: [u64; CHUNK_WORDS],
     /// When memory of a word's pages was returned last.
     stamps: [Stamp; CHUNK_WORDS],
@@ -190,6 +192,7 @@ impl PageRuns<'_> {
         self.counts.free -= taken;
         let cleaned = self.unset(Bits::Dirty, below_top);
         self.counts.dirty -= cleaned;
+        self.unset(Bits::Marked, below_top);
         if range.start <= self.counts.lowest {
             self.counts.lowest = self.counts.lowest.max(below_top.end);
         }
@@ -218,7 +221,9 @@ impl PageRuns<'_> {
     /// Notes that the free pages without memory of a range below `top` are about to be used.
     pub(crate) fn recall(&mut self, range: PageRange, now_us: u64) {
         for part in words_of(range) {
-            let pages = part.count() - self.dirty_in(part);
+            let moved_away =
+                self.update(Bits::Marked, part, |word, mask| (*word, (word & mask).count_ones()));
+            let pages = part.count() - self.dirty_in(part) - moved_away;
             self.recall_pages(part.start, pages, now_us);
         }
     }
@@ -236,7 +241,7 @@ impl PageRuns<'_> {
         self.run_end(Bits::Free, below_top) == below_top.end
     }
 
-    /// Frees pages in use. `dirty`: they may hold memory.
+    /// Frees pages in use. `dirty`: they may hold memory; otherwise it was moved away.
     pub(crate) fn give_back(&mut self, range: PageRange, dirty: bool) {
         let count = range.count();
         ensure!(range.end <= self.counts.top, "page runs: {range:?} freed beyond the top");
@@ -247,6 +252,8 @@ impl PageRuns<'_> {
             let dirtied = self.set(Bits::Dirty, range);
             self.counts.dirty += dirtied;
             self.counts.dirty_end = self.counts.dirty_end.max(range.end);
+        } else {
+            self.set(Bits::Marked, range);
         }
         self.counts.lowest = self.counts.lowest.min(range.start);
         self.counts.moved = self.counts.moved.and_more(count);
@@ -259,6 +266,18 @@ impl PageRuns<'_> {
         cleaned
     }
 
+    /// Notes that the dirty pages of a range of free ones lost their memory, but not by a return.
+    pub(crate) fn empty(&mut self, range: PageRange) {
+        for part in words_of(range) {
+            let page = part.start.0 as usize;
+            let mask = u64::MAX >> (64 - part.count().0) << (page % 64);
+            let chunk = &mut self.chunks[page / CHUNK_PAGES];
+            let word = page % CHUNK_PAGES / 64;
+            chunk.marked[word] |= chunk.dirty[word] & mask;
+        }
+        self.clean(range);
+    }
+
     /// Whether a page below `top` is free.
     pub(crate) fn is_free(&self, page: PageIndex) -> bool {
         self.bit(Bits::Free, page)
@@ -269,7 +288,7 @@ impl PageRuns<'_> {
         self.bit(Bits::Dirty, page)
     }
 
-    /// Marks a page for [`PageRuns::next_dirty_or_marked`], or unmarks it.
+    /// Marks a page in use for [`PageRuns::next_dirty`], or unmarks it.
     pub(crate) fn mark(&mut self, page: PageIndex, marked: bool) {
         let range = PageRange::new(page, Pages(1));
         if marked {
@@ -285,8 +304,8 @@ impl PageRuns<'_> {
         self.bit(Bits::Marked, page)
     }
 
-    /// The first page from `from` up to, not including, `end` that is dirty or, if asked for,
-    /// marked.
+    /// The first page from `from` up to, not including, `end` that is dirty or, if asked for, in
+    /// use and marked.
     pub(crate) fn next_dirty(
         &self,
         from: PageIndex,
@@ -297,7 +316,7 @@ impl PageRuns<'_> {
         while page < end.0 as usize {
             let chunk = &self.chunks[page / CHUNK_PAGES];
             let word = page % CHUNK_PAGES / 64;
-            let marked = if or_marked { chunk.marked[word] } else { 0 };
+            let marked = if or_marked { chunk.marked[word] & !chunk.free[word] } else { 0 };
             let bits = (chunk.dirty[word] | marked) >> (page % 64);
             if bits != 0 {
                 let found = PageIndex(page as u32 + bits.trailing_zeros());
@@ -534,6 +553,7 @@ impl PageRuns<'_> {
             assert!(page < self.counts.top || !is_free, "P2: {page:?} is above the top");
             assert!(page >= self.counts.lowest || !is_free, "P4: {page:?} is below the lowest");
             assert!(page < self.counts.dirty_end || !is_dirty, "P6: {page:?} is beyond the end");
+            assert!(!is_dirty || !self.is_marked(page), "P7: {page:?} is dirty and marked");
             free += Pages(is_free.into());
             dirty += Pages(is_dirty.into());
         }
@@ -674,11 +694,31 @@ mod tests {
         let mut runs = owned.view();
         runs.give_back(range, true);
         let half = PageRange::new(page, Pages(50));
-        runs.clean(half);
+        let cleaned = runs.clean(half);
+        runs.counts.recall.note_returned(Cause::Idle, cleaned);
         runs.stamp(half, Stamp::new(0, Cause::Idle));
         runs.recall(range, 1000);
         assert_eq!(owned.counts.recall.refaulted, [0, 50, 0]);
         assert_eq!(owned.counts.recall.mistakes(), 50);
+    }
+
+    #[test]
+    fn what_was_moved_away_is_not_recalled() {
+        let mut owned = Owned::new();
+        let page = owned.allocate(Pages(100)).expect("room");
+        let range = PageRange::new(page, Pages(100));
+        let part = |from, count| PageRange::new(page + Pages(from), Pages(count));
+        owned.view().give_back(part(0, 60), true);
+        owned.view().give_back(part(60, 40), false);
+        owned.view().clean(part(0, 10));
+        owned.view().empty(part(5, 20));
+        owned.view().stamp(range, Stamp::new(0, Cause::Idle));
+        owned.view().check();
+        owned.counts.recall.note_returned(Cause::Idle, Pages(10));
+        owned.view().recall(range, 1000);
+        assert_eq!(owned.counts.recall.refaulted, [0, 10, 0]);
+        owned.view().take(range);
+        assert!((0..100).all(|at| !owned.view().is_marked(page + Pages(at))));
     }
 
     #[test]

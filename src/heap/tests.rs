@@ -5,6 +5,7 @@ mod counts;
 mod exchange;
 mod leads;
 mod limits;
+mod moves;
 mod refusals;
 
 use std::ptr;

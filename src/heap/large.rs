@@ -16,7 +16,11 @@ use core::ptr;
 use super::descriptor::Descriptor;
 use super::{Above, Heap};
 use crate::options::Key;
-use crate::units::{PageIndex, PageRange, Pages};
+use crate::os::MemoryRange;
+use crate::units::{PAGE, PageIndex, PageRange, Pages, round_down};
+
+/// Pages that are copied before the old ones are emptied, where a limit leaves no room for both.
+const STEP: Pages = Pages((64 << 10) / PAGE as u32);
 
 /// Leads are multiples of a cache line.
 const LINE: usize = 64;
@@ -132,35 +136,85 @@ impl<S: Above> Heap<S> {
     ) -> *mut u8 {
         let old = PageRange::new(page, old_count);
         let lead = self.descriptor(page).large_lead();
+        let limit = self.gate.max(self.resident());
         let Some(range) = self.find_pages(count) else { return ptr::null_mut() };
         let remap = self.can_remap(old, range.start);
         let in_return = if remap { old_count } else { Pages::ZERO };
         if !self.place_large(range, size, lead, in_return) {
             return ptr::null_mut();
         }
+        let rest = if remap { self.move_by_remapping(old, range.start) } else { old };
+        if rest == old && self.resident() > limit {
+            self.take_away(range.start);
+            return ptr::null_mut();
+        }
         self.forget_large(page);
-        self.move_contents(old, range.start, remap);
+        self.move_by_copying(rest, range.start + (old.count() - rest.count()), limit);
         self.note_peak(Pages::ZERO);
         self.large_block(range.start)
     }
 
-    /// Moves the contents of a block that is off the books to the start of a new one and frees its
-    /// pages, by the kernel where it may.
-    fn move_contents(&mut self, mut from: PageRange, mut to: PageIndex, remap: bool) {
+    /// Frees a block that nothing was written to, since the contents that it was for cannot move,
+    /// and a copy must not be: for that the gate would have to let so many more pages in.
+    fn take_away(&mut self, page: PageIndex) {
+        let range = PageRange::new(page, self.large_size(page).0);
+        self.free_large(page);
+        self.empty(range);
+        self.note_peak(Pages::ZERO);
+        self.may_grow(range.count());
+    }
+
+    /// Lets the kernel move pages of a block to the start of a new one, and frees them, as long as
+    /// it does not refuse; returns the rest.
+    fn move_by_remapping(&mut self, mut from: PageRange, mut to: PageIndex) -> PageRange {
         while from.start < from.end {
-            let remap = remap && !self.remap_refused;
-            let piece = if remap { self.scars.first_piece(from) } else { from };
-            if !(remap && self.remap(piece, to)) {
-                // SAFETY: both ranges are committed and in use, the old one by the block that
-                // moves, the new one by nothing yet; so they do not overlap.
-                unsafe {
-                    let (from, to) = (self.address(piece.start), self.address(to));
-                    ptr::copy_nonoverlapping(from, to, piece.count().bytes());
-                }
-                self.give_back(piece);
+            let piece = self.scars.first_piece(from);
+            if !self.remap(piece, to) {
+                break;
             }
             to = to + piece.count();
             from.start = piece.end;
+        }
+        from
+    }
+
+    /// Copies pages of a block to a new one, and frees them. Where the heap may not hold both, the
+    /// old ones are emptied as the copy goes on.
+    fn move_by_copying(&mut self, mut from: PageRange, mut to: PageIndex, limit: usize) {
+        while from.start < from.end {
+            let is_tight = self.resident() > limit;
+            let count = if is_tight { from.count().min(STEP) } else { from.count() };
+            let piece = PageRange::new(from.start, count);
+            // SAFETY: both ranges are committed and in use, the old one by the block that moves,
+            // the new one by nothing yet; so they do not overlap.
+            unsafe {
+                let (from, to) = (self.address(piece.start), self.address(to));
+                ptr::copy_nonoverlapping(from, to, count.bytes());
+            }
+            self.give_back(piece);
+            if is_tight {
+                self.empty(piece);
+            }
+            to = to + count;
+            from.start = piece.end;
+        }
+    }
+
+    /// Gives the kernel the memory of free pages that hold nothing, or are to. What it refuses
+    /// stays dirty.
+    fn empty(&mut self, mut range: PageRange) {
+        range.end = PageIndex::of(round_down(range.end.offset(), self.kernel_page));
+        if !self.is_aligned(range.start) || range.start >= range.end {
+            return;
+        }
+        let memory = MemoryRange { start: self.address(range.start), bytes: range.count().bytes() };
+        // SAFETY: the range is committed, on kernel pages, and free.
+        let purged = unsafe { self.os.purge(&[memory]) };
+        self.counts.purge_calls += purged.calls;
+        if purged.ranges == 1 {
+            self.page_runs().empty(range);
+        } else {
+            self.counts.failed_calls += 1;
         }
     }
 

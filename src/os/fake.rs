@@ -18,6 +18,8 @@ pub(crate) struct World {
     pub(crate) page_size: usize,
     /// Whether each coming call that can fail does; calls beyond the end succeed.
     pub(crate) failures: VecDeque<bool>,
+    /// Whether each coming move is refused; moves beyond the end are not.
+    pub(crate) refused_moves: VecDeque<bool>,
     /// Addresses whose memory is not taken back, as of locked pages.
     pub(crate) locked: Range<usize>,
     /// Most bytes that may be committed at once: strict overcommit.
@@ -194,7 +196,8 @@ impl Os for FakeOs {
         huge_pages: bool,
     ) -> bool {
         self.world().check_range(from, bytes);
-        if self.enter(to, bytes) {
+        let is_refused = self.world().refused_moves.pop_front().unwrap_or(false);
+        if self.enter(to, bytes) || is_refused {
             // As kernels do that unmap the target before they refuse.
             // SAFETY: the caller's promise: nothing of value is in it.
             assert!(unsafe { Kernel.renew(to, bytes, huge_pages) });

@@ -5,11 +5,70 @@ use super::*;
 use crate::heap::recall;
 use crate::units::PAGE;
 
+/// Blocks of a mebibyte that lie in two pieces each, and what is in the way of their growth, on a
+/// heap at a limit with so much room.
+fn at_a_limit(limit: Key, room: usize) -> Tested {
+    let mut tested = tested(&[(Key::Auto, 0), (Key::RemapMin, 1 << 17)]);
+    for _ in 0..3 {
+        assert!(tested.allocate(1 << 20));
+        assert!(tested.allocate(PAGE));
+    }
+    for _ in 0..3 {
+        let index = tested.lowest(1 << 20);
+        tested.resize(index, 3 << 19, OldSize::Right);
+    }
+    assert_eq!(tested.os.world().moves, 3);
+    tested.act(&Step::ReclaimAll);
+    let bytes = tested.heap().resident() + room;
+    tested.act(&Step::Set(limit, bytes as i64));
+    tested
+}
+
 impl Tested {
     /// Which block of a size or more is the lowest.
     fn lowest(&self, size: usize) -> usize {
         let long = self.live.iter().enumerate().filter(|(_, block)| block.size >= size);
         long.min_by_key(|(_, block)| block.at).expect("it lives").0
+    }
+}
+
+/// Grows the lowest block that is long by half a mebibyte; true if it grew.
+fn grow(tested: &mut Tested) -> bool {
+    let index = tested.lowest(3 << 19);
+    let size = tested.live[index].size + (1 << 19);
+    tested.resize(index, size, OldSize::Right);
+    tested.live.iter().any(|block| block.size == size)
+}
+
+#[test]
+fn a_refused_move_does_not_lead_past_the_hard_limit() {
+    // The first refusal comes before anything was moved, the second when half of a block was.
+    for refused in [vec![true], vec![false, true]] {
+        let mut tested = at_a_limit(Key::LimitHard, 3 << 18);
+        let limit = tested.heap().options.bytes(Key::LimitHard);
+        let moved = refused.iter().filter(|refused| !**refused).count();
+        tested.os.world().refused_moves = refused.into();
+        assert_eq!(grow(&mut tested), moved > 0);
+        grow(&mut tested);
+        assert!(tested.os.world().refused_moves.is_empty(), "it was refused");
+        let heap = tested.heap();
+        let (resident, kernel) = (heap.resident(), heap.kernel_resident().expect("mincore"));
+        assert!(resident <= limit, "{} bytes above the limit", resident - limit);
+        assert!(kernel as usize <= resident, "{kernel} of {resident}");
+        tested.heap().check();
+        tested.check_contents();
+        tested.free_all();
+    }
+}
+
+#[test]
+fn a_refused_move_is_a_copy_where_a_limit_has_room_for_it() {
+    for (limit, room) in [(Key::LimitHard, 4 << 20), (Key::LimitSoft, 0)] {
+        let mut tested = at_a_limit(limit, room);
+        tested.os.world().refused_moves = vec![true].into();
+        assert!(grow(&mut tested), "{limit:?}");
+        tested.check_contents();
+        tested.free_all();
     }
 }
 

@@ -9,11 +9,13 @@
 //! Small blocks are counted in slots by their bins: those freed on the hot path, those handed out
 //! when the current span changes. What was asked for in them is the sum of the sizes given less the
 //! sum of the sizes taken back, so a host that frees with a wrong `osize` falsifies it; it is
-//! therefore kept within what the size classes allow.
+//! therefore kept within what the size classes allow. (A block that was shrunk, and had to stay in
+//! its slot since there was no memory, may be less than its class allows; how much less is counted
+//! where that happens.)
 
 #![forbid(unsafe_code)]
 
-use crate::heap::class::CLASSES;
+use crate::heap::class::{CLASSES, least_of};
 use crate::heap::{Above, Heap};
 use crate::units::Pages;
 
@@ -40,7 +42,7 @@ struct Small {
     blocks: u64,
     spans: u64,
     slot_bytes: usize,
-    /// The least that can have been asked for: one byte more than the next smaller class holds.
+    /// The least that can have been asked for, but for blocks that were shrunk and had to stay.
     least: usize,
 }
 
@@ -49,7 +51,8 @@ impl<S: Above> Heap<S> {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let small = self.count_small();
         let counts = &self.counts;
-        let small_live = self.small_requested().clamp(small.least, small.slot_bytes);
+        let least = small.least.saturating_sub(counts.stayed).max(small.blocks as usize);
+        let small_live = self.small_requested().clamp(least, small.slot_bytes);
         let live = small_live + counts.large_requested;
         let rounding = small.slot_bytes - small_live;
         let large_rounding = counts.large_pages.bytes() - counts.large_requested;
@@ -85,14 +88,12 @@ impl<S: Above> Heap<S> {
 
     fn count_small(&self) -> Small {
         let mut small = Small::default();
-        let mut next_smaller = 0;
         for (class, shape) in CLASSES.iter().enumerate() {
             let (live, slot_size) = (self.live(class), shape.slot_size as usize);
             small.blocks += live;
             small.spans += u64::from(self.spans(class));
             small.slot_bytes += live as usize * slot_size;
-            small.least += live as usize * (next_smaller + 1);
-            next_smaller = slot_size;
+            small.least += live as usize * least_of(class);
         }
         small
     }

@@ -128,6 +128,11 @@ pub(crate) const fn class_of(size: usize) -> usize {
     CLASS_OF_SIZE[(size - 1) / 8] as usize
 }
 
+/// The least that is asked for a block of a class: one byte more than the next smaller one holds.
+pub(crate) fn least_of(class: usize) -> usize {
+    class.checked_sub(1).map_or(1, |smaller| CLASSES[smaller].slot_size as usize + 1)
+}
+
 const fn slot_size(class: usize) -> usize {
     if class < FINE_COUNT {
         return SLOT_MIN + class * 8;

@@ -410,6 +410,7 @@ unsafe fn resize<S: Above>(
         }
         // A shrink never fails: the block stays where it is.
         note_requested(heap, old_size, new_size);
+        (*heap).note_stayed(class, old_size, new_size);
         block
     }
 }

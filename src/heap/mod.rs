@@ -61,7 +61,7 @@ pub(crate) use runs::{PageRuns, RunCounts};
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
-use class::{CLASS_COUNT, QUICK_MAX, class_of};
+use class::{CLASS_COUNT, QUICK_MAX, class_of, least_of};
 use glean::Gleaner;
 use scars::Scars;
 
@@ -149,6 +149,9 @@ pub(crate) struct Counts {
     pub(crate) large_pages: Pages,
     /// Bytes asked for large blocks.
     pub(crate) large_requested: usize,
+    /// Bytes by which small blocks that were shrunk, and had to stay, are less than others of their
+    /// class. What is freed of these stays in it.
+    pub(crate) stayed: usize,
 }
 
 /// The heap of one VM. Lies at the base of its reservation.
@@ -308,6 +311,13 @@ impl<S: Above> Heap<S> {
     /// Bytes asked for in live small blocks, as far as `osize` can be trusted.
     pub(crate) fn small_requested(&self) -> usize {
         self.asked_bytes.wrapping_sub(self.freed_bytes).cast_signed().max(0) as usize
+    }
+
+    /// Notes that a block of a class was shrunk and stays where it is, since there is no memory.
+    #[cold]
+    fn note_stayed(&mut self, class: usize, old_size: usize, new_size: usize) {
+        let least = least_of(class).min(old_size);
+        self.counts.stayed = self.counts.stayed.saturating_add(least.saturating_sub(new_size));
     }
 
     /// Where a page's descriptor lies.

@@ -42,6 +42,27 @@ fn more_frees_than_a_countdown_counts_leave_the_counts_right() {
 }
 
 #[test]
+fn a_shrink_that_stays_is_counted_for_what_is_left() {
+    let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
+    while tested.live.len() < 100 {
+        assert!(tested.allocate(5000));
+    }
+    tested.heap().retire_all();
+    tested.run(&Step::Set(Key::LimitHard, 1));
+    for size in [4000, 700, 17] {
+        (0..50).for_each(|index| tested.resize(index, size, OldSize::Right));
+        let asked: usize = tested.live.iter().map(|block| block.size).sum();
+        assert_eq!(tested.heap().snapshot().live, asked);
+    }
+    tested.run(&Step::Set(Key::LimitHard, 0));
+    // What moves to a slot of its size now is counted by that.
+    (0..100).chain([0]).for_each(|index| tested.resize(index, 10, OldSize::Right));
+    assert_eq!(tested.heap().snapshot().live, 1000);
+    tested.free_all();
+    assert_eq!(tested.heap().snapshot().live, 0);
+}
+
+#[test]
 fn large_blocks_that_go_leave_the_count_of_small_ones_alone() {
     let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
     (0..10).for_each(|_| assert!(tested.allocate(60) && tested.allocate(20_001)));

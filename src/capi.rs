@@ -74,8 +74,9 @@ pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
 /// Returns the block with its first min(osize, nsize) bytes kept; NULL when
 /// nsize is 0 and when memory ran out, and then ptr is untouched and still
 /// yours. Blocks are aligned to 8 bytes, those whose size is a multiple of 16
-/// to 16; their addresses are below 2^47. Shrinking never fails. Leaves errno
-/// alone.
+/// to 16; their addresses are below 2^47. Shrinking never fails: where there is
+/// no memory for a smaller block, ptr stays as it is, and as it was aligned for
+/// its former size. Leaves errno alone.
 ///
 /// A ptr that is no live block aborts the process with one line that says what
 /// is wrong. Told at once: a pointer from elsewhere, one into the middle of a

@@ -102,6 +102,11 @@ fn a_refusal_that_is_overlooked_is_found_out() {
 }
 
 #[test]
+fn heaps_that_come_and_go_hold_what_they_count() {
+    finish(&mut clean(linked_with_unkind("parked.c")));
+}
+
+#[test]
 fn what_a_heap_says_it_holds_is_what_the_kernel_holds() {
     let program = linked_with_unkind("kernel_truth.c");
     finish(&mut clean(&program));

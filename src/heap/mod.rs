@@ -189,6 +189,9 @@ pub(crate) struct Heap<S: Above> {
     /// Where the leads of large blocks come from.
     leads: u32,
     gleaners: [Gleaner; CLASS_COUNT],
+    /// Huge pages were allowed, or the kernel refused to keep them off: it may hold pages of the
+    /// tables that were never touched.
+    huge_pages: bool,
     /// The kernel refused to move pages once; from then on they are copied.
     remap_refused: bool,
     /// Bytes that the heap may hold resident: growth beyond is refused.
@@ -223,7 +226,7 @@ impl<S: Above> Heap<S> {
         let committed = committed.min(layout.limit.offset());
         let committed_below = layout.descriptors(PageIndex::of(committed), kernel_page);
         const { assert!(core::mem::offset_of!(Heap<S>, bins) == BINS) };
-        let heap = Heap {
+        let mut heap = Heap {
             no_bin: span::no_bin::<S>(base),
             below: base.addr() - 1,
             not_committed: !committed,
@@ -241,6 +244,7 @@ impl<S: Above> Heap<S> {
             scars: Scars::NONE,
             leads: 0,
             gleaners: Gleaner::ALL_NEW,
+            huge_pages: false,
             remap_refused: false,
             gate: NO_GATE,
             refused: Pages::ZERO,
@@ -264,8 +268,8 @@ impl<S: Above> Heap<S> {
                 )));
             }
             let huge_pages = heap.options.get(Key::Thp) == 1;
-            // A kernel that knows no huge pages refuses; there is nothing to keep off then.
-            heap.os.set_huge_pages(start, heap.layout.reserved, huge_pages);
+            let is_set = heap.os.set_huge_pages(start, heap.layout.reserved, huge_pages);
+            heap.huge_pages = huge_pages || !is_set;
             reserve::note_made(heap.layout.reserved);
             let at = base.cast::<Heap<S>>();
             at.write(heap);
@@ -488,6 +492,7 @@ impl<S: Above> Heap<S> {
         Options::check_change(key, value)?;
         if key == Key::Thp {
             let (start, bytes) = (self.reservation(), self.layout.reserved);
+            self.huge_pages |= value == 1;
             // SAFETY: it is this heap's whole reservation.
             if !unsafe { self.os.set_huge_pages(start, bytes, value == 1) } {
                 return Err(Error::System

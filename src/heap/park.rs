@@ -4,7 +4,7 @@
 //! its page tables and a fault for each page, over and over: 35 µs of it for an empty heap. So the
 //! heap that was deleted last is kept, wiped, with its first [`KEEP`] bytes still resident, and the
 //! next one that asks for the same reservation gets it, in under 1 µs. A process parks one heap and
-//! no more, and only one that was small.
+//! no more, and only one that was small and never had huge pages.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -65,7 +65,7 @@ impl<S: Above> Heap<S> {
     /// Whether a heap made with these options would be like this one.
     fn suits(&self, options: &Options) -> bool {
         let wanted = reserve::wanted(self.os.address_space(), options, self.kernel_page);
-        wanted == self.layout.reserved && options.get(Key::Thp) == self.options.get(Key::Thp)
+        wanted == self.layout.reserved && options.get(Key::Thp) == 0
     }
 
     /// Turns a wiped heap into one made with these options.
@@ -78,11 +78,12 @@ impl<S: Above> Heap<S> {
     }
 
     /// Makes the heap as new, but that its first pages are free and resident. False: it is too
-    /// large to be worth it, or the kernel refused; then it can only be released.
+    /// large to be worth it, may hold more than it counts, or the kernel refused; then it can only
+    /// be released.
     pub(super) fn wipe(&mut self) -> bool {
         let first = self.layout.first;
         let for_blocks = self.committed() - first.offset();
-        if for_blocks > COMMITTED_MAX || self.scars.room() < Scars::CAPACITY {
+        if for_blocks > COMMITTED_MAX || self.scars.room() < Scars::CAPACITY || self.huge_pages {
             return false;
         }
         let keep = PageIndex::of(round_up(first.offset() + KEEP, self.kernel_page));

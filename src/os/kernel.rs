@@ -148,10 +148,13 @@ impl Os for Kernel {
     unsafe fn set_huge_pages(&self, start: *mut u8, bytes: usize, wanted: bool) -> bool {
         let advice = if wanted { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
         keeping_errno(|| {
-            // SAFETY: the advice changes no contents.
-            let done = unsafe { libc::madvise(start.cast(), bytes, advice) == 0 };
-            // A kernel built without huge pages refuses both: there are none to forbid.
-            done || !wanted
+            // SAFETY: the advice changes no contents; errno's location is this thread's own.
+            let (done, errno) = unsafe {
+                let done = libc::madvise(start.cast(), bytes, advice) == 0;
+                (done, *libc::__errno_location())
+            };
+            // A kernel built without huge pages knows neither advice: there are none to forbid.
+            done || !wanted && errno == libc::EINVAL
         })
     }
 

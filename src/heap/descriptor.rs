@@ -200,6 +200,11 @@ impl Descriptor {
         self.reciprocal as u16
     }
 
+    /// Whether it is of a span of a class.
+    pub(crate) fn is_of(&self, class: usize) -> bool {
+        self.reciprocal == CLASSES[class].reciprocal | u64::from(bin_at(class))
+    }
+
     /// The class of a span.
     pub(crate) fn shape(&self) -> &'static Class {
         &CLASSES[self.class()]

@@ -80,6 +80,7 @@ impl<S: Above> Heap<S> {
 
     /// Frees a large block.
     pub(super) fn free_large(&mut self, page: PageIndex) {
+        self.verify_large(page);
         let range = PageRange::new(page, self.large_size(page).0);
         self.forget_large(page);
         self.give_back(range);
@@ -97,6 +98,7 @@ impl<S: Above> Heap<S> {
     /// Resizes a large block to at least one byte, with as many pages as that takes. Null when
     /// there is no memory to grow; then nothing has changed.
     pub(super) fn resize_large(&mut self, page: PageIndex, size: usize) -> *mut u8 {
+        self.verify_large(page);
         let (old_count, _) = self.large_size(page);
         let end = size.checked_add(self.descriptor(page).large_lead());
         let Some(count) = end.and_then(Pages::holding) else { return ptr::null_mut() };

@@ -18,6 +18,7 @@
 //! | `large`         | large blocks: placed, grown, moved                               | yes    |
 //! | `mark`          | marking a slot as free, in machine code                          | yes    |
 //! | `fast`          | allocate, free, resize: the hot path                             | yes    |
+//! | `verify`        | what must hold of a descriptor that is acted on                  | no     |
 //! | `misuse`        | what is wrong with a pointer that is no live block               | no     |
 //! | `check`         | every invariant of every layer, for tests                        | no     |
 //!
@@ -43,6 +44,7 @@ mod reserve;
 mod runs;
 mod scars;
 mod span;
+mod verify;
 
 #[cfg(test)]
 pub(crate) mod check;
@@ -58,6 +60,7 @@ pub(crate) use layout::Layout;
 pub(crate) use outside::Outside;
 pub(crate) use runs::{PageRuns, RunCounts};
 
+use crate::bug::ensure;
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
@@ -326,7 +329,8 @@ impl<S: Above> Heap<S> {
 
     /// Where a page's descriptor lies.
     fn descriptor_at(&self, page: PageIndex) -> *mut Descriptor {
-        assert!(page.offset() < self.committed(), "H1: {page:?} has no descriptor");
+        let is_committed = page.offset() < self.committed();
+        ensure!(is_committed, "heap {:p}: H1: {page:?} has no descriptor", self.base);
         self.base.cast::<Descriptor>().wrapping_sub(page.0 as usize + 1)
     }
 

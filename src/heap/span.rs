@@ -105,6 +105,7 @@ impl<S: Above> Heap<S> {
     }
 
     fn make_current(&mut self, class: usize, page: PageIndex) {
+        self.verify_span(class, page);
         self.hold(page);
         let descriptor = self.descriptor(page);
         descriptor.set_place(Place::Current);
@@ -163,6 +164,7 @@ impl<S: Above> Heap<S> {
     /// The same, for so many free slots.
     fn place_by(&mut self, class: usize, page: PageIndex, free: u32) {
         let shape = &CLASSES[class];
+        ensure!(free <= shape.slots, "heap {:p}: D2: {free} free slots at {page:?}", self.base);
         if free == shape.slots {
             self.put_empty(class, page);
         } else if free >= shape.listable() {
@@ -262,8 +264,8 @@ impl<S: Above> Heap<S> {
 
     /// A countdown of frees ended: the span has come into another place of its life.
     pub(super) fn countdown_ended(&mut self, page: PageIndex) {
+        let class = self.verify_any_span(page);
         let descriptor = self.descriptor(page);
-        let class = descriptor.class();
         match descriptor.place() {
             Place::Current => {
                 descriptor.countdown = NEVER;
@@ -315,18 +317,20 @@ impl<S: Above> Heap<S> {
 
     fn list(&mut self, class: usize, page: PageIndex, countdown: u32) {
         let head = self.bins[class].listed;
+        if head != NO_PAGE {
+            self.verify_head(class, head);
+            self.descriptor(head).set_previous(page);
+        }
         let descriptor = self.descriptor(page);
         descriptor.set_place(Place::Listed);
         descriptor.countdown = countdown as u16;
         descriptor.set_next(head);
         descriptor.set_previous(NO_PAGE);
-        if head != NO_PAGE {
-            self.descriptor(head).set_previous(page);
-        }
         self.bins[class].listed = page;
     }
 
     pub(super) fn unlist(&mut self, class: usize, page: PageIndex) {
+        self.verify_links(class, page);
         let descriptor = self.descriptor(page);
         let (next, previous) = (descriptor.next(), descriptor.previous());
         if previous == NO_PAGE {

@@ -7,6 +7,7 @@ mod leads;
 mod limits;
 mod moves;
 mod refusals;
+mod spoilt;
 
 use std::ptr;
 

@@ -1,12 +1,12 @@
 //! Everything that can fail fails once: each allocation of a Lua program, and each system call of a
 //! heap. On an allocator or a kernel with a defect the same programs must fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::thread;
 
-use ebbtide_ffi_tests::{clean, finish, linked_with_lua, linked_with_unkind};
+use ebbtide_ffi_tests::{clean, finish, linked_with_lua, linked_with_unkind, text_of};
 use ebbtide_runtimes::LUAJIT;
 
 /// What `every_allocation` counts for one Lua program.
@@ -99,6 +99,21 @@ fn a_refusal_that_is_overlooked_is_found_out() {
     for kind in ["mprotect", "madvise", "process_madvise", "mremap"] {
         assert!(kinds[kind][2] > 0, "{kind}: {kinds:?}");
     }
+}
+
+#[test]
+fn around_heaps_and_their_tables_lie_pages_that_nobody_can_access() {
+    finish(&mut clean(linked_with_unkind("guards.c")));
+}
+
+#[test]
+fn each_process_has_its_heap_elsewhere() {
+    let program = linked_with_unkind("guards.c");
+    let address = || text_of(clean(&program).arg("address"));
+    let addresses: BTreeSet<String> = (0..8).map(|_| address()).collect();
+    assert_eq!(addresses.len(), 8, "{addresses:?}");
+    let address = || text_of(clean("setarch").arg("-R").arg(&program).arg("address"));
+    assert_eq!(address(), address(), "where randomness is off");
 }
 
 #[test]

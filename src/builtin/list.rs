@@ -29,7 +29,7 @@ impl<'a, S: Os, T: Copy> List<'a, S, T> {
     fn with_room(os: &'a S, capacity: usize) -> Result<List<'a, S, T>, Error> {
         let bytes = round_up(capacity * size_of::<T>(), os.page_size());
         let no_memory = || Error::Memory.because(format_args!("no {bytes} bytes for notes"));
-        let start = os.reserve(bytes).ok_or_else(no_memory)?;
+        let start = os.reserve(bytes, false).ok_or_else(no_memory)?;
         let list = List { os, start: start.cast(), capacity, length: 0 };
         // SAFETY: reserved just now. When it is refused the list is dropped.
         if unsafe { os.commit(start, bytes) } { Ok(list) } else { Err(no_memory()) }

@@ -3,16 +3,21 @@
 //! ```text
 //!  reservation                    base
 //!  |                              |
-//!  | not yet   | descriptors      | header | chunks | words  | pages          | not yet   |
-//!  | committed | <- of page n … 0 | page 0, 1, … first - 1   | first … top -> | committed |
-//!  |           |----------------------- committed -----------------------|                |
+//!  | not yet   | descriptors      | header | chunks | words | guard | pages          | not yet   |
+//!  | committed | <- of page n … 0 | page 0, 1, … first - 1          | first … top -> | committed |
+//!  |           |--------------------------- committed --------------------------|                |
 //! ```
 //!
 //! Pages grow upwards and their descriptors downwards, so that what is committed is one range, and
 //! a heap is two mappings to the kernel, which counts them. The base is what Lua holds as `ud`.
 //!
+//! Three kernel pages are never accessible: the first and the last of the reservation, so that
+//! nothing that ends or begins beside it reaches in, or is reached from here; and the one between
+//! the tables and the first page for blocks, which what is written before a block runs into.
+//!
 //! - L1: the descriptors of all pages, the tables and the pages fit into the reservation.
-//! - L2: the base, `first` and both ends of what is committed are on kernel pages.
+//! - L2: the base, the guard, `first` and both ends of what is committed are on kernel pages.
+//! - L3: the first and the last kernel page of the reservation belong to nothing.
 
 #![forbid(unsafe_code)]
 
@@ -38,6 +43,8 @@ pub(crate) struct Layout {
     pub(crate) chunk_count: usize,
     /// Where the words of the layer above lie, on pages of their own.
     pub(crate) words: usize,
+    /// Where the kernel page between the tables and the pages for blocks lies.
+    pub(crate) guard: usize,
     /// The first page for blocks.
     pub(crate) first: PageIndex,
 }
@@ -52,17 +59,19 @@ impl Layout {
         kernel_page: usize,
     ) -> Option<Layout> {
         let pages = reserved.checked_sub(kernel_page)? / (PAGE + DESCRIPTOR);
-        let base = round_up(pages * DESCRIPTOR, kernel_page);
-        let limit = (reserved - base).min(pages * PAGE);
+        let base = kernel_page + round_up(pages * DESCRIPTOR, kernel_page);
+        let limit = reserved.checked_sub(base + kernel_page)?.min(pages * PAGE);
         let limit = round_down(limit, kernel_page) / PAGE;
         let chunk_count = chunk_count(limit);
         let chunks = round_up(header, align_of::<Chunk>());
         let tables = round_up(chunks + chunk_count * size_of::<Chunk>(), kernel_page);
-        let first = PageIndex::of(tables + round_up(words * size_of::<u64>(), kernel_page));
+        let guard = tables + round_up(words * size_of::<u64>(), kernel_page);
+        let first = PageIndex::of(guard + kernel_page);
         let limit = PageIndex(limit as u32);
         let room = limit.0.checked_sub(first.0)?;
         const ROOM_MIN: u32 = 64;
-        let layout = Layout { reserved, base, limit, chunks, chunk_count, words: tables, first };
+        let words = tables;
+        let layout = Layout { reserved, base, limit, chunks, chunk_count, words, guard, first };
         (room >= ROOM_MIN).then_some(layout)
     }
 
@@ -129,15 +138,17 @@ mod tests {
 
     fn check(layout: &Layout, kernel_page: usize) {
         let end = layout.base + layout.limit.offset();
-        assert!(end <= layout.reserved, "L1: {layout:?} ends at {end}");
-        assert!(layout.descriptors(layout.limit, kernel_page) <= layout.base, "L1: {layout:?}");
+        assert!(end + kernel_page <= layout.reserved, "L1 and L3: {layout:?} ends at {end}");
+        let descriptors = layout.descriptors(layout.limit, kernel_page);
+        assert!(descriptors + kernel_page <= layout.base, "L1 and L3: {layout:?}");
         assert!(layout.chunks + layout.chunk_count * size_of::<Chunk>() <= layout.words);
-        assert!(layout.words + 100 * size_of::<u64>() <= layout.first.offset());
+        assert!(layout.words + 100 * size_of::<u64>() <= layout.guard);
+        assert_eq!(layout.guard + kernel_page, layout.first.offset());
         assert_eq!(layout.base % kernel_page, 0, "L2: {layout:?}");
         assert_eq!(layout.first.offset() % kernel_page, 0, "L2: {layout:?}");
         assert_eq!(layout.limit.offset() % kernel_page, 0, "L2: {layout:?}");
         let lost = layout.reserved - layout.room().bytes();
-        assert!(lost < layout.reserved / 60 + 5 * kernel_page + 8192 * 8, "{layout:?}: {lost}");
+        assert!(lost < layout.reserved / 60 + 8 * kernel_page + 8192 * 8, "{layout:?}: {lost}");
     }
 
     #[test]

@@ -189,7 +189,7 @@ pub(crate) struct Heap<S: Above> {
     /// Bytes below the base that are committed.
     committed_below: usize,
     scars: Scars,
-    /// Where the leads of large blocks come from.
+    /// Where the leads of large blocks come from. Begins anywhere, so that they cannot be foretold.
     leads: u32,
     gleaners: [Gleaner; CLASS_COUNT],
     /// Huge pages were allowed, or the kernel refused to keep them off: it may hold pages of the
@@ -245,7 +245,7 @@ impl<S: Above> Heap<S> {
             options,
             committed_below,
             scars: Scars::NONE,
-            leads: 0,
+            leads: os.random() as u32,
             gleaners: Gleaner::ALL_NEW,
             huge_pages: false,
             remap_refused: false,
@@ -273,6 +273,9 @@ impl<S: Above> Heap<S> {
             let huge_pages = heap.options.get(Key::Thp) == 1;
             let is_set = heap.os.set_huge_pages(start, heap.layout.reserved, huge_pages);
             heap.huge_pages = huge_pages || !is_set;
+            // Without it the heap is no worse than before.
+            let guard = base.add(heap.layout.guard);
+            heap.os.guard(guard, kernel_page, reserve::are_few());
             reserve::note_made(heap.layout.reserved);
             let at = base.cast::<Heap<S>>();
             at.write(heap);
@@ -527,7 +530,7 @@ fn reserve_somewhere<S: Above>(
     let mut bytes = wanted;
     while bytes >= RESERVE_MIN {
         let layout = Layout::new(bytes, size_of::<Heap<S>>(), S::WORDS, kernel_page);
-        if let Some((layout, start)) = layout.zip(os.reserve(bytes)) {
+        if let Some((layout, start)) = layout.zip(os.reserve(bytes, reserve::are_few())) {
             return Ok((start, layout));
         }
         bytes = round_up(bytes / 2, kernel_page);

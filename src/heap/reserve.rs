@@ -23,6 +23,10 @@ use crate::units::round_up;
 /// What one heap gets at most.
 const SHARE_MAX: usize = 64 << 30;
 
+/// So many heaps may each cost the kernel page tables of its own, to lie at random, and mappings of
+/// the 65,530 that a process may have, for guards.
+const FEW: usize = 256;
+
 /// Bytes reserved by all heaps of the process. Only a hint for the next share: threads that make
 /// heaps at once may each see it a little late.
 static RESERVED: AtomicUsize = AtomicUsize::new(0);
@@ -35,6 +39,11 @@ pub(super) fn wanted(address_space: usize, options: &Options, kernel_page: usize
         0 => share(budget(address_space), RESERVED.load(Relaxed), HEAPS.load(Relaxed)),
         bytes => round_up(bytes, kernel_page),
     }
+}
+
+/// Whether heaps are so few that one more may cost the kernel some memory of its own.
+pub(super) fn are_few() -> bool {
+    HEAPS.load(Relaxed) < FEW
 }
 
 /// Notes that a heap was made.

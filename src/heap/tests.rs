@@ -471,7 +471,7 @@ fn a_block_that_moved_and_grew_moves_again_in_pieces() {
 
 #[test]
 fn heaps_are_placed_below_the_address_limit_on_the_real_kernel() {
-    let at = Kernel.reserve(1 << 36).expect("address space");
+    let at = Kernel.reserve(1 << 36, false).expect("address space");
     assert!(at.addr() + (1 << 36) <= crate::os::ADDRESS_LIMIT);
     // SAFETY: reserved just now.
     unsafe { Kernel.release(at, 1 << 36) };

@@ -121,14 +121,14 @@ impl Os for FakeOs {
         Kernel.address_space()
     }
 
-    fn reserve(&self, bytes: usize) -> Option<*mut u8> {
+    fn reserve(&self, bytes: usize, at_random: bool) -> Option<*mut u8> {
         let mut world = self.world();
         let fails = world.failures.pop_front().unwrap_or(false);
         if fails || world.reserve_limit.is_some_and(|limit| bytes > limit) {
             return None;
         }
         // The real pages may be smaller than the pretended ones: leave room to align.
-        let start = Kernel.reserve(bytes + world.page_size)?;
+        let start = Kernel.reserve(bytes + world.page_size, at_random)?;
         let start = start.wrapping_add(start.align_offset(world.page_size));
         let range = world.check_range(start, bytes);
         world.reservations.push(range);
@@ -216,6 +216,15 @@ impl Os for FakeOs {
         self.world().renewals += 1;
         // SAFETY: the caller's promise.
         unsafe { Kernel.renew(start, bytes, huge_pages) }
+    }
+
+    fn random(&self) -> u64 {
+        0
+    }
+
+    unsafe fn guard(&self, start: *mut u8, bytes: usize, may_split: bool) -> bool {
+        // SAFETY: the caller's promise.
+        !self.enter(start, bytes) && unsafe { Kernel.guard(start, bytes, may_split) }
     }
 
     unsafe fn set_huge_pages(&self, start: *mut u8, bytes: usize, wanted: bool) -> bool {

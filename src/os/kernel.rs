@@ -1,6 +1,7 @@
 //! The real system calls, for Linux.
 
 use core::ffi::CStr;
+use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -50,6 +51,27 @@ fn map_below_limit(bytes: usize) -> Option<*mut u8> {
     })
 }
 
+/// Where a reservation is placed at random: below all programs, and above what some runtimes expect
+/// to find empty.
+const PLACES: Range<usize> = ADDRESS_LIMIT / 8..ADDRESS_LIMIT / 8 * 5;
+
+impl Kernel {
+    /// An address that nobody can guess. Null where the kernel should choose, as for who has turned
+    /// randomness off (`setarch -R`, gdb).
+    fn place_for(&self, bytes: usize) -> *mut u8 {
+        const ASK: libc::c_ulong = 0xFFFF_FFFF;
+        // SAFETY: it changes nothing when it is asked.
+        let personality = keeping_errno(|| unsafe { libc::personality(ASK) });
+        let is_fixed = personality & libc::ADDR_NO_RANDOMIZE != 0;
+        let places = PLACES.len().saturating_sub(bytes) / self.page_size();
+        let random = self.random() as usize;
+        if is_fixed || places == 0 || random == 0 {
+            return ptr::null_mut();
+        }
+        ptr::without_provenance_mut(PLACES.start + random % places * self.page_size())
+    }
+}
+
 impl Os for Kernel {
     fn page_size(&self) -> usize {
         // SAFETY: sysconf has no preconditions.
@@ -64,9 +86,10 @@ impl Os for Kernel {
         usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX).min(ADDRESS_LIMIT)
     }
 
-    fn reserve(&self, bytes: usize) -> Option<*mut u8> {
+    fn reserve(&self, bytes: usize, at_random: bool) -> Option<*mut u8> {
+        let hint = if at_random { self.place_for(bytes) } else { ptr::null_mut() };
         keeping_errno(|| {
-            let at = map_inaccessible(ptr::null_mut(), bytes)?;
+            let at = map_inaccessible(hint, bytes)?;
             if fits(at, bytes) {
                 return Some(at);
             }
@@ -141,6 +164,26 @@ impl Os for Kernel {
                 // Refusal costs a mapping of its own, nothing else.
                 let _ = renewed && self.set_huge_pages(start, bytes, huge_pages);
                 renewed
+            }
+        })
+    }
+
+    fn random(&self) -> u64 {
+        let mut bits = 0u64;
+        let bytes = size_of_val(&bits);
+        // SAFETY: all of `bits` is writable.
+        let got = keeping_errno(|| unsafe {
+            libc::getrandom((&raw mut bits).cast(), bytes, libc::GRND_NONBLOCK)
+        });
+        if got == bytes as isize { bits } else { 0 }
+    }
+
+    unsafe fn guard(&self, start: *mut u8, bytes: usize, may_split: bool) -> bool {
+        keeping_errno(|| {
+            // SAFETY: the caller's promise.
+            unsafe {
+                libc::madvise(start.cast(), bytes, GUARD_INSTALL) == 0
+                    || may_split && libc::mprotect(start.cast(), bytes, libc::PROT_NONE) == 0
             }
         })
     }
@@ -270,6 +313,9 @@ fn flag_resident(start: *mut u8, flags: &mut [u8]) -> Result<(), i32> {
 /// Whether the kernel may know how to discard several ranges at once: Linux 6.14 and later.
 static BATCHES: AtomicBool = AtomicBool::new(true);
 
+/// madvise: pages that are there for nobody, in the midst of a mapping. Linux 6.13 and later.
+const GUARD_INSTALL: libc::c_int = 102;
+
 /// "This process", where a pidfd is asked for.
 const PIDFD_SELF: libc::c_int = -10000;
 
@@ -339,7 +385,7 @@ mod tests {
 
     impl Memory {
         fn new() -> Memory {
-            let at = Kernel.reserve(Memory::bytes()).expect("address space");
+            let at = Kernel.reserve(Memory::bytes(), false).expect("address space");
             // SAFETY: reserved just now, and committed before it is written.
             unsafe {
                 assert!(Kernel.commit(at, Memory::bytes()));
@@ -437,6 +483,22 @@ mod tests {
     }
 
     #[test]
+    fn reservations_lie_where_nobody_can_guess() {
+        let bytes = 2 << 30;
+        let places: Vec<*mut u8> = (0..4).map(|_| Kernel.place_for(bytes)).collect();
+        for (index, at) in places.iter().enumerate() {
+            assert!(PLACES.contains(&at.addr()) && PLACES.contains(&(at.addr() + bytes)));
+            assert_eq!(at.addr() % Kernel.page_size(), 0);
+            assert!(!places[..index].contains(at), "{places:?}");
+        }
+        assert!(Kernel.place_for(PLACES.len()).is_null(), "there is but one place");
+        let at = Kernel.reserve(bytes, true).expect("address space");
+        assert!(PLACES.contains(&at.addr()), "{at:p} is not where it was asked for");
+        // SAFETY: a whole reservation that is not used again.
+        unsafe { Kernel.release(at, bytes) };
+    }
+
+    #[test]
     fn resident_pages_are_those_that_were_written() {
         let memory = Memory::new();
         assert_eq!(Kernel.resident(memory.0, Memory::bytes()), Some(Memory::bytes() as u64));
@@ -459,7 +521,7 @@ mod tests {
 
     #[test]
     fn memory_of_others_is_unmapped() {
-        let at = Kernel.reserve(1 << 16).expect("address space");
+        let at = Kernel.reserve(1 << 16, false).expect("address space");
         // SAFETY: reserved just now, and never used.
         unsafe {
             assert!(Kernel.unmap(at, 1 << 16));
@@ -512,7 +574,7 @@ mod tests {
             assert!(!Kernel.commit(nowhere, 4096));
             assert_eq!(Kernel.purge(&[MemoryRange { start: nowhere, bytes: 4096 }]).ranges, 0);
             assert_eq!(Kernel.resident(nowhere, 4096), None);
-            assert!(Kernel.reserve(usize::MAX / 2).is_none());
+            assert!(Kernel.reserve(usize::MAX / 2, true).is_none());
             assert_eq!(Kernel.read_file(c"/proc", &mut [0]), None);
             assert_eq!(Kernel.read_file(c"/missing", &mut [0]), None);
             assert!(!Kernel.residency(nowhere, &mut [0]));

@@ -44,8 +44,9 @@ pub(crate) trait Os {
     /// Bytes of address space that the process may map in all.
     fn address_space(&self) -> usize;
 
-    /// Reserves `bytes` of address space, inaccessible, wholly below [`ADDRESS_LIMIT`].
-    fn reserve(&self, bytes: usize) -> Option<*mut u8>;
+    /// Reserves `bytes` of address space, inaccessible, wholly below [`ADDRESS_LIMIT`]. `at_random`:
+    /// at a place that nobody can guess, if there is room, at the price of page tables of its own.
+    fn reserve(&self, bytes: usize, at_random: bool) -> Option<*mut u8>;
 
     /// Gives a reservation back.
     ///
@@ -92,6 +93,17 @@ pub(crate) trait Os {
     ///
     /// As for [`Os::purge`].
     unsafe fn renew(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool;
+
+    /// Bits that nobody can guess, as far as the kernel has some; else 0.
+    fn random(&self) -> u64;
+
+    /// Makes a committed range inaccessible for good. `may_split`: at the price of two mappings,
+    /// where the kernel cannot do it without (before Linux 6.13).
+    ///
+    /// # Safety
+    ///
+    /// The range lies in a reservation of the caller's, on kernel pages, and nobody uses it.
+    unsafe fn guard(&self, start: *mut u8, bytes: usize, may_split: bool) -> bool;
 
     /// Asks for transparent huge pages in a range, or forbids them.
     ///

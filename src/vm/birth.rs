@@ -86,7 +86,7 @@ unsafe extern "C-unwind" fn birth_alloc(
 /// Maps the VM's state.
 fn map_state(bond: &mut Bond, size: usize) -> *mut u8 {
     let bytes = whole_pages(size);
-    let Some(start) = Kernel.reserve(bytes) else { return ptr::null_mut() };
+    let Some(start) = Kernel.reserve(bytes, false) else { return ptr::null_mut() };
     // SAFETY: the mapping was made just now.
     unsafe {
         if !Kernel.commit(start, bytes) {

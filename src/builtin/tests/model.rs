@@ -107,7 +107,7 @@ impl Heap {
     pub(super) fn new(seed: u64, page: usize, shape: Shape) -> Heap {
         let os = FakeOs::new(page);
         let bytes = 20 * GRANULARITY;
-        let start = os.reserve(bytes).expect("address space");
+        let start = os.reserve(bytes, false).expect("address space");
         let start = start.expose_provenance();
         let heap = Heap {
             os,

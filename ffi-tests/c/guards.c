@@ -1,4 +1,4 @@
-/* What lies between blocks and what is not theirs: pages that nobody can access.
+/* Between blocks and what is not theirs lie pages that nobody can access.
  *
  *   guards [address]
  *

@@ -31,5 +31,6 @@ programs! {
     limits.c: shared;
     many.c: shared;
     handover.c: shared archive sanitized valgrind;
+    fork.c: shared sanitized;
     allocator.cpp: cplusplus;
 }

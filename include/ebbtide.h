@@ -213,6 +213,20 @@ typedef struct ebb_options {
    * ebb_set() says EBB_ERR_MEMORY where limit_hard leaves no room. Default: 0.
    */
   int64_t history;
+  /**
+   * 1 (on): every block is verified when it comes back, for who looks for memory
+   * bugs of C modules and of code that uses the FFI. A wrong osize, a pointer that is
+   * no live block, a write past the end of a block, before it, or into it after it
+   * was freed, and two threads in the heap at once end the process with a report on
+   * standard error and abort(). Large blocks, and by chance a few small ones, lie
+   * between inaccessible pages: a read there is reported too, when it is made. The
+   * heap keeps up to 4 MiB of freed blocks back. 2 (sample): only those few small
+   * blocks are checked; cheap enough for always. 0 (off): nothing. The process's own
+   * allocator is asked for the state of a checked heap, once. Reports of accesses
+   * come by handlers for SIGSEGV and SIGBUS, which hand others on. Fixed once the
+   * heap is made. Default: 0.
+   */
+  int64_t checked;
 } ebb_options;
 
 /**
@@ -826,6 +840,25 @@ uint64_t ebb_cgroup_limit(void);
  * Tells the version of the library, as "major.minor.patch". Any thread.
  */
 const char *ebb_version(void);
+
+/**
+ * ebb_alloc() with every block of the heap checked: for who looks for memory
+ * bugs of C modules and of code that uses the FFI. Given to lua_newstate() as its
+ * allocation function, or used for the first block of a heap, it turns on what
+ * EBBTIDE_CHECKED=1 turns on for all heaps: see ebb_options.checked.
+ *
+ * heap      from ebb_heap_new(), without blocks when this is called first:
+ *           otherwise the process stops with one line.
+ * ptr, osize, nsize  as for ebb_alloc(), but that osize has to be the size last
+ *           asked for ptr.
+ *
+ * Returns what ebb_alloc() does. From the first call on ebb_alloc() with this heap
+ * checks as much.
+ */
+void *ebb_alloc_checked(void *heap,
+                        void *ptr,
+                        size_t osize,
+                        size_t nsize);
 
 /**
  * Makes a VM on a heap of its own, which lua_close() deletes with it. Like

@@ -193,10 +193,10 @@ core! {
     /// attach(options) tells "attached" or "already", or nil and why not.
     fn core_attach(stack) {
         let options = stack.given().and_then(|given| Options::resolve(given.values()));
-        let alloc = capi::alloc_function();
+        let allocs = capi::alloc_functions();
         // SAFETY: the VM that called is live and this thread's.
         let attached = options
-            .and_then(|options| unsafe { vm::attach(stack.lua, stack.state, options, alloc) });
+            .and_then(|options| unsafe { vm::attach(stack.lua, stack.state, options, allocs) });
         match attached {
             Ok(false) => call!(stack.lua_pushstring(c"attached".as_ptr())),
             Ok(true) => call!(stack.lua_pushstring(c"already".as_ptr())),

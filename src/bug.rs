@@ -11,6 +11,13 @@ use crate::line::Line;
 #[cold]
 #[inline(never)]
 pub(crate) fn stop(message: fmt::Arguments<'_>) -> ! {
+    say(message);
+    end()
+}
+
+/// Writes the line `ebbtide: message` to standard error. Signal handlers may.
+#[cold]
+pub(crate) fn say(message: fmt::Arguments<'_>) {
     let line = Line::new(format_args!("ebbtide: {message}"));
     let part = |bytes: &[u8]| libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -20,8 +27,14 @@ pub(crate) fn stop(message: fmt::Arguments<'_>) -> ! {
     // SAFETY: both parts are as long as they say, and are only read.
     unsafe {
         libc::writev(libc::STDERR_FILENO, parts.as_ptr(), parts.len() as libc::c_int);
-        libc::abort()
     }
+}
+
+/// Aborts, when all is said.
+#[cold]
+pub(crate) fn end() -> ! {
+    // SAFETY: it asks for nothing.
+    unsafe { libc::abort() }
 }
 
 /// Aborts with one formatted line when an invariant is broken.

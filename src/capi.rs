@@ -3,9 +3,11 @@
 //! This file and [`types`] are what cbindgen reads: their comments are the header's. Each function
 //! checks its arguments, turns them into Rust, and hands over to the layer that does the work.
 
+mod checked;
 mod types;
 mod vm;
 
+pub use checked::*;
 pub use types::*;
 pub use vm::*;
 

@@ -21,6 +21,7 @@ pub(crate) enum Key {
     StepUs,
     Auto,
     History,
+    Checked,
 }
 
 /// In a field of `ebb_options`: 0, where an unset field would take another value.
@@ -50,10 +51,11 @@ pub(crate) const RESERVE_MAX: usize = 1 << 43;
 const BYTES_MAX: i64 = RESERVE_MAX as i64;
 
 const SWITCH: &[(&str, i64)] = &[("off", 0), ("on", 1)];
+const CHECKED: &[(&str, i64)] = &[("off", 0), ("on", 1), ("sample", 2)];
 const NO_WORDS: &[(&str, i64)] = &[];
 
 #[rustfmt::skip]
-const TABLE: [Spec; 11] = [
+const TABLE: [Spec; 12] = [
     Spec { key: Key::Reserve, name: "reserve", variable: c"EBBTIDE_RESERVE",
            min: RESERVE_MIN as i64, max: BYTES_MAX, default: 0, live: false, words: NO_WORDS },
     Spec { key: Key::Thp, name: "thp", variable: c"EBBTIDE_THP",
@@ -79,6 +81,8 @@ const TABLE: [Spec; 11] = [
            min: 0, max: 1, default: 1, live: true, words: SWITCH },
     Spec { key: Key::History, name: "history", variable: c"EBBTIDE_HISTORY",
            min: 0, max: 1, default: 0, live: true, words: SWITCH },
+    Spec { key: Key::Checked, name: "checked", variable: c"EBBTIDE_CHECKED",
+           min: 0, max: 2, default: 0, live: false, words: CHECKED },
 ];
 
 /// Values that somebody gives for a heap to be made, in the table's order; 0 where none is given.
@@ -234,9 +238,17 @@ impl Spec {
                 let Spec { min, max, .. } = self;
                 let or = self.words_but_numbers();
                 let text = text.to_str().unwrap_or("(not UTF-8)");
-                if let [(off, _), (on, _)] = self.words {
-                    return Error::Range
-                        .because(format_args!("{called}={text}: takes {off} or {on}"));
+                match self.words {
+                    [(off, _), (on, _)] => {
+                        return Error::Range
+                            .because(format_args!("{called}={text}: takes {off} or {on}"));
+                    }
+                    [(off, _), (on, _), (other, _)] => {
+                        return Error::Range.because(format_args!(
+                            "{called}={text}: takes {off}, {on} or {other}"
+                        ));
+                    }
+                    _ => {}
                 }
                 Error::Range.because(format_args!(
                     "{called}={text}: takes a number from {min} to {max}{or}; \

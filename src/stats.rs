@@ -53,24 +53,26 @@ impl<S: Above> Heap<S> {
         let counts = &self.counts;
         let least = small.least.saturating_sub(counts.stayed).max(small.blocks as usize);
         let small_live = self.small_requested().clamp(least, small.slot_bytes);
-        let live = small_live + counts.large_requested;
-        let rounding = small.slot_bytes - small_live;
-        let large_rounding = counts.large_pages.bytes() - counts.large_requested;
+        let own = (small.blocks + counts.large_blocks, small_live + counts.large_requested);
+        let told = self.told();
+        let (blocks, bytes) = told.others.unwrap_or(own);
+        let live = bytes + told.guarded_bytes;
+        let held = small.slot_bytes + counts.large_pages.bytes() + self.beside_bytes();
         let free_in_spans = self.free_in_spans_of(&small);
         let clean = self.runs.free - self.runs.dirty;
         let (_, committed) = self.committed_range();
         let metadata = self.metadata();
         let used = self.runs.top.since(self.layout.first).bytes();
         Snapshot {
-            committed,
+            committed: committed + self.beside_bytes(),
             live,
-            waste: rounding + large_rounding + counts.leads,
+            waste: held - live + counts.leads,
             free_resident: free_in_spans + self.runs.dirty.bytes(),
             returned: (clean + counts.purged).bytes(),
             never_touched: committed - used - metadata,
             metadata,
             resident_peak: counts.resident_peak.bytes() + metadata,
-            blocks: small.blocks + counts.large_blocks,
+            blocks: blocks + told.guarded,
             spans: small.spans,
         }
     }

@@ -30,6 +30,9 @@ use crate::lua::{Lua, lua_Alloc, lua_State, symbol};
 use crate::os::{Kernel, MemoryRange, Os};
 use hands::Hands;
 
+/// `ebb_alloc` and `ebb_alloc_checked`.
+pub(crate) type Allocs = [lua_Alloc; 2];
+
 /// A VM and its heap.
 pub(crate) struct Bond {
     /// Null once the VM is closed.
@@ -142,15 +145,17 @@ unsafe fn end(bond: *mut Bond) {
 /// # Safety
 ///
 /// `state` is a live VM of this thread's.
-pub(crate) unsafe fn heap_of(lua: &Lua, state: *mut lua_State, alloc: lua_Alloc) -> *mut Heap {
+pub(crate) unsafe fn heap_of(lua: &Lua, state: *mut lua_State, allocs: Allocs) -> *mut Heap {
     // SAFETY: the caller's promise; the context of our functions is a heap, or a bond.
     unsafe {
         let (Some(function), context) = lua.allocator(state) else { return ptr::null_mut() };
         if hands::is_watched(function) {
             return hands::take(context.cast());
         }
-        let is_ours =
-            function as usize == alloc as usize || function as usize == symbol(c"ebb_alloc").addr();
+        let is_ours = allocs.iter().any(|ours| *ours as usize == function as usize)
+            || [c"ebb_alloc", c"ebb_alloc_checked"]
+                .iter()
+                .any(|name| symbol(name).addr() == function as usize);
         if is_ours { context.cast() } else { ptr::null_mut() }
     }
 }

@@ -32,6 +32,7 @@ static const struct option all[] = {
   { "step_us", 1, 1000000, 250, 0, FIELD(step_us) },
   { "auto", 0, 1, 1, 0, FIELD(auto_) },
   { "history", 0, 1, 0, 0, FIELD(history) },
+  { "checked", 0, 2, 0, 1, FIELD(checked) },
 };
 
 /* An environment variable, and what a heap makes of it. */

@@ -119,6 +119,18 @@ pub struct ebb_options {
     /// hands. The last 256 are kept, in 16 KiB that count as resident from then on:
     /// ebb_set() says EBB_ERR_MEMORY where limit_hard leaves no room. Default: 0.
     pub history: i64,
+    /// 1 (on): every block is verified when it comes back, for who looks for memory
+    /// bugs of C modules and of code that uses the FFI. A wrong osize, a pointer that is
+    /// no live block, a write past the end of a block, before it, or into it after it
+    /// was freed, and two threads in the heap at once end the process with a report on
+    /// standard error and abort(). Large blocks, and by chance a few small ones, lie
+    /// between inaccessible pages: a read there is reported too, when it is made. The
+    /// heap keeps up to 4 MiB of freed blocks back. 2 (sample): only those few small
+    /// blocks are checked; cheap enough for always. 0 (off): nothing. The process's own
+    /// allocator is asked for the state of a checked heap, once. Reports of accesses
+    /// come by handlers for SIGSEGV and SIGBUS, which hand others on. Fixed once the
+    /// heap is made. Default: 0.
+    pub checked: i64,
 }
 
 /// How much ebb_reclaim() may do.

@@ -7,13 +7,13 @@ use std::cell::Cell;
 use std::io::{Write, stderr};
 
 use super::types::*;
-use super::{budget_of, ebb_alloc, fill, given_options, null, too_small};
+use super::{budget_of, ebb_alloc, ebb_alloc_checked, fill, given_options, null, too_small};
 use crate::builtin::{self, Progress, Reclaimed};
 use crate::error::{self, Error};
 use crate::lua::{self, Lua, NewState, SetAllocF, lua_Alloc};
 use crate::options::Options;
 use crate::os::{Kernel, Os};
-use crate::vm::{self, Factory};
+use crate::vm::{self, Allocs, Factory};
 
 /// A Lua VM, as lua.h declares it.
 #[allow(non_camel_case_types)]
@@ -21,10 +21,19 @@ pub struct lua_State {
     _private: [u8; 0],
 }
 
+/// A function of ours as Lua takes it.
+type Exported = unsafe extern "C" fn(*mut c_void, *mut c_void, usize, usize) -> *mut c_void;
+
 /// ebb_alloc as Lua takes it.
-pub(crate) fn alloc_function() -> lua_Alloc {
+fn alloc_function() -> lua_Alloc {
+    alloc_functions()[0]
+}
+
+/// The functions that a VM on a heap may have for its own.
+pub(crate) fn alloc_functions() -> Allocs {
     // SAFETY: the two types differ in whether an unwinding function may be behind them.
-    unsafe { transmute(ebb_alloc as unsafe extern "C" fn(_, _, _, _) -> _) }
+    [ebb_alloc as Exported, ebb_alloc_checked]
+        .map(|function| unsafe { transmute::<Exported, lua_Alloc>(function) })
 }
 
 fn inner(state: *mut lua_State) -> *mut lua::lua_State {
@@ -89,7 +98,7 @@ pub unsafe extern "C" fn ebb_attach(L: *mut lua_State, options: *const ebb_optio
     let attached = unsafe {
         given_options(options)
             .and_then(Options::resolve)
-            .and_then(|options| vm::attach(Lua::get()?, inner(L), options, alloc_function()))
+            .and_then(|options| vm::attach(Lua::get()?, inner(L), options, alloc_functions()))
     };
     attached.map_or_else(|error| error as c_int, c_int::from)
 }
@@ -114,7 +123,7 @@ pub unsafe extern "C" fn ebb_attach(L: *mut lua_State, options: *const ebb_optio
 pub unsafe extern "C" fn ebb_heap_of(L: *mut lua_State) -> *mut ebb_heap {
     let Some(lua) = Lua::get().ok().filter(|_| !L.is_null()) else { return ptr::null_mut() };
     // SAFETY: the caller's promise.
-    unsafe { vm::heap_of(lua, inner(L), alloc_function()).cast() }
+    unsafe { vm::heap_of(lua, inner(L), alloc_functions()).cast() }
 }
 
 /// Looks at the heap of LuaJIT's own allocator, on which a VM runs or, if it was
@@ -166,7 +175,7 @@ unsafe fn survey(state: *mut lua::lua_State) -> Result<ebb_builtin_stats, Error>
     let lua = Lua::get()?;
     // SAFETY: the caller's promise.
     let survey = unsafe {
-        let heap = vm::heap_of(lua, state, alloc_function());
+        let heap = vm::heap_of(lua, state, alloc_functions());
         match heap.is_null().then(|| vm::known_builtin(lua, state)) {
             Some(builtin) => builtin::survey(&Kernel, builtin?.state)?,
             None => match vm::former_of(heap) {

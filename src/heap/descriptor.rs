@@ -183,6 +183,15 @@ impl Descriptor {
         self.free[2] as usize
     }
 
+    /// A word that the checked layer keeps with a large block. 0 at first.
+    pub(crate) fn note(&self) -> u64 {
+        self.free[3]
+    }
+
+    pub(crate) fn set_note(&mut self, note: u64) {
+        self.free[3] = note;
+    }
+
     /// Notes a large block's size. It uses the words that a span has its bits in.
     pub(crate) fn set_large(&mut self, pages: Pages, requested: usize) {
         self.free[0] = u64::from(pages.0);

@@ -13,7 +13,7 @@ use core::ptr;
 
 use super::class::{CLASSES, QUICK_MAX, SMALL_MAX, Slot, class_of};
 use super::descriptor::{Descriptor, Kind};
-use super::{Above, Bin, Heap, bin_at, mark, misuse};
+use super::{Above, Bin, Heap, bin_at, checked, mark, misuse};
 use crate::units::{PAGE_SHIFT, PageIndex};
 
 /// Allocates, resizes or frees one block, by the rules of lua_Alloc.
@@ -147,7 +147,7 @@ unsafe fn take_slot<S: Above>(
 unsafe extern "C" fn allocate_more<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promises.
     unsafe {
-        if size > SMALL_MAX {
+        if size > (*heap).small_max {
             return allocate_large(heap, size);
         }
         allocate_from(heap, bin(heap, bin_at(class_of(size))), size, 0)
@@ -163,6 +163,39 @@ unsafe extern "C" fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, size: usi
     if size == 0 {
         return ptr::null_mut();
     }
+    // SAFETY: the caller's promises.
+    unsafe {
+        if !(*heap).checked.is_null()
+            && let Some(block) = checked::allocate(heap, size)
+        {
+            return block;
+        }
+        refill(heap, size)
+    }
+}
+
+/// Allocates a small block from one of the heap's own bins, whatever its tables say.
+///
+/// # Safety
+///
+/// As for [`alloc`]; the size is small, and not 0.
+pub(super) unsafe fn allocate_small<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let bin = bin(heap, bin_at(class_of(size)));
+        match *(*bin).word {
+            0 => refill(heap, size),
+            word => take_slot(heap, bin, word.wrapping_neg(), size),
+        }
+    }
+}
+
+/// Allocates a small block from a bin whose word ran out.
+///
+/// # Safety
+///
+/// As for [`allocate_small`].
+unsafe fn refill<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promises: nobody else uses the heap. After a refill the word is not 0.
     unsafe {
         let class = class_of(size);
@@ -185,6 +218,9 @@ unsafe extern "C" fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, size: usi
 unsafe extern "C" fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
+        if (*heap).is_shut() {
+            return checked::allocate(heap, size).unwrap_or(ptr::null_mut());
+        }
         let place = |heap: &mut Heap<S>| non_null(heap.allocate_large(size));
         let block = (*heap).with_room(place, |_| None).unwrap_or(ptr::null_mut());
         (*heap).settle();
@@ -340,7 +376,7 @@ unsafe extern "C" fn resize_or_free_elsewhere<S: Above>(
         if is_committed(heap, complement) {
             resize(heap, block, complement, old_size, rest.wrapping_add(1))
         } else {
-            resize_elsewhere(heap, block, rest)
+            resize_elsewhere(heap, block, old_size, rest)
         }
     }
 }
@@ -355,10 +391,16 @@ unsafe extern "C" fn resize_or_free_elsewhere<S: Above>(
 unsafe extern "C" fn resize_elsewhere<S: Above>(
     heap: *mut Heap<S>,
     block: *mut u8,
+    old_size: usize,
     new_size: usize,
 ) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
+        if !(*heap).checked.is_null()
+            && let Some(block) = checked::resize(heap, block, old_size, new_size)
+        {
+            return block;
+        }
         if let Some(outside) = (*heap).outside_of(block) {
             return (outside.resize)(outside.context, block, new_size);
         }
@@ -412,6 +454,30 @@ unsafe fn resize<S: Above>(
         note_requested(heap, old_size, new_size);
         (*heap).note_stayed(class, old_size, new_size);
         block
+    }
+}
+
+/// Frees a small block of the heap's own, whatever its tables say.
+///
+/// # Safety
+///
+/// As for [`alloc`]; it is a small block, of so many bytes.
+pub(super) unsafe fn free_small<S: Above>(heap: *mut Heap<S>, block: *mut u8, size: usize) {
+    // SAFETY: the caller's promises.
+    unsafe { free(heap, block, complement_of(heap, block), size) };
+}
+
+/// The class of the slot that starts there, if there is one and it is not free.
+///
+/// # Safety
+///
+/// The heap is live.
+pub(super) unsafe fn live_slot<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> Option<usize> {
+    // SAFETY: the caller's promise: what is committed has a descriptor.
+    unsafe {
+        let offset = block.addr().wrapping_sub((*heap).base.addr());
+        let is_committed = offset < (*heap).committed();
+        is_committed.then(|| small_block(heap, block, complement_of(heap, block))).flatten()
     }
 }
 

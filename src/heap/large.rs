@@ -32,11 +32,21 @@ impl<S: Above> Heap<S> {
             return ptr::null_mut();
         };
         let lead = self.next_lead(count.bytes() - size);
-        let Some(range) = self.find_pages(count) else { return ptr::null_mut() };
-        if !self.place_large(range, size, lead, Pages::ZERO) {
-            return ptr::null_mut();
+        match self.place_anywhere(count, size, lead) {
+            Some(page) => self.large_block(page),
+            None => ptr::null_mut(),
         }
-        self.large_block(range.start)
+    }
+
+    /// Places a block on the lowest pages where there are enough. `None`: there is no memory.
+    pub(super) fn place_anywhere(
+        &mut self,
+        count: Pages,
+        size: usize,
+        lead: usize,
+    ) -> Option<PageIndex> {
+        let range = self.find_pages(count)?;
+        self.place_large(range, size, lead, Pages::ZERO).then_some(range.start)
     }
 
     /// One of the leads that leave enough room, another each time.
@@ -118,6 +128,12 @@ impl<S: Above> Heap<S> {
         self.descriptor(page).set_large(count, size);
         self.counts.large_pages = self.counts.large_pages - old_count + count;
         self.counts.large_requested = self.counts.large_requested - old_size + size;
+    }
+
+    /// Notes that a block has another size on the same pages.
+    pub(super) fn note_large_bytes(&mut self, page: PageIndex, size: usize) {
+        let (count, _) = self.large_size(page);
+        self.note_large_size(page, count, size);
     }
 
     fn grow_in_place(&mut self, page: PageIndex, old_count: Pages, count: Pages) -> bool {

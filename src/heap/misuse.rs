@@ -31,7 +31,7 @@ fn report<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> ! {
 }
 
 /// What a pointer is, as the end of a sentence.
-enum Wrong {
+pub(super) enum Wrong {
     Elsewhere,
     InTables,
     OnFreePage,
@@ -53,7 +53,7 @@ impl core::fmt::Display for Wrong {
     }
 }
 
-fn what_is_wrong<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> Wrong {
+pub(super) fn what_is_wrong<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> Wrong {
     if offset >= heap.committed() {
         return Wrong::Elsewhere;
     }

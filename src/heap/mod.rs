@@ -17,6 +17,7 @@
 //! | `glean`         | the last free slots, when the heap may not grow                  | no     |
 //! | `large`         | large blocks: placed, grown, moved                               | yes    |
 //! | `mark`          | marking a slot as free, in machine code                          | yes    |
+//! | `checked`       | every block verified, for who looks for memory bugs              | yes    |
 //! | `fast`          | allocate, free, resize: the hot path                             | yes    |
 //! | `verify`        | what must hold of a descriptor that is acted on                  | no     |
 //! | `misuse`        | what is wrong with a pointer that is no live block               | no     |
@@ -29,6 +30,7 @@
 //! All other code holds `&mut Heap` and names pages by index.
 
 mod above;
+pub(crate) mod checked;
 pub(crate) mod class;
 mod descriptor;
 mod fast;
@@ -51,7 +53,7 @@ pub(crate) mod check;
 #[cfg(test)]
 mod tests;
 
-use core::slice;
+use core::{ptr, slice};
 
 pub(crate) use above::Above;
 pub(crate) use descriptor::{Descriptor, Kind, Place};
@@ -64,7 +66,8 @@ use crate::bug::ensure;
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
-use class::{CLASS_COUNT, QUICK_MAX, class_of, least_of};
+use checked::Checked;
+use class::{CLASS_COUNT, QUICK_MAX, SMALL_MAX, class_of, least_of};
 use glean::Gleaner;
 use scars::Scars;
 
@@ -169,7 +172,8 @@ pub(crate) struct Heap<S: Above> {
     no_bin: Bin,
     /// The address just below the heap.
     below: usize,
-    /// The complement of [`Heap::committed`].
+    /// The complement of [`Heap::committed`]; of 0 where every block is checked, so that none comes
+    /// by the hot path.
     not_committed: usize,
     /// Bytes asked for in small blocks. Wraps.
     asked_bytes: u64,
@@ -186,6 +190,14 @@ pub(crate) struct Heap<S: Above> {
     pub(crate) runs: RunCounts,
     pub(crate) counts: Counts,
     pub(crate) options: Options,
+    /// Blocks of more bytes than this are large.
+    small_max: usize,
+    /// The state of the checked layer; null: nothing is checked.
+    checked: *mut Checked,
+    /// Pages beside the heap's own that hold blocks: those of guarded slots.
+    beside: Pages,
+    /// Bytes above the base that have descriptors and are committed.
+    committed_above: usize,
     /// Bytes below the base that are committed.
     committed_below: usize,
     scars: Scars,
@@ -243,6 +255,10 @@ impl<S: Above> Heap<S> {
             layout,
             counts: Counts { commit_calls: 1, ..Counts::default() },
             options,
+            small_max: SMALL_MAX,
+            checked: ptr::null_mut(),
+            beside: Pages::ZERO,
+            committed_above: committed,
             committed_below,
             scars: Scars::NONE,
             leads: os.random() as u32,
@@ -280,6 +296,11 @@ impl<S: Above> Heap<S> {
             let at = base.cast::<Heap<S>>();
             at.write(heap);
             S::options_changed(&mut *at);
+            if let Err(error) = (*at).check_as_asked() {
+                reserve::note_deleted((*at).layout.reserved);
+                Heap::release(at);
+                return Err(error);
+            }
             Ok(at)
         }
     }
@@ -309,7 +330,7 @@ impl<S: Above> Heap<S> {
 
     /// Bytes above the base that have descriptors and are committed.
     fn committed(&self) -> usize {
-        !self.not_committed
+        self.committed_above
     }
 
     /// The committed range, descriptors included: its start and bytes.
@@ -445,7 +466,7 @@ impl<S: Above> Heap<S> {
     /// Pages that hold memory, by our own account: all below `top` but the clean and the purged.
     pub(crate) fn resident_pages(&self) -> Pages {
         let clean = self.runs.free - self.runs.dirty;
-        self.runs.top.since(self.layout.first) - clean - self.counts.purged
+        self.runs.top.since(self.layout.first) - clean - self.counts.purged + self.beside
     }
 
     /// Notes how much is resident, less what will not be in a moment.
@@ -482,7 +503,10 @@ impl<S: Above> Heap<S> {
         if !self.commit_range(from, end - self.committed()) {
             return false;
         }
-        self.not_committed = !end;
+        self.committed_above = end;
+        if !self.is_shut() {
+            self.not_committed = !end;
+        }
         true
     }
 

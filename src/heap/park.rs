@@ -9,7 +9,9 @@
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use super::{Above, Heap, NO_GATE, RunCounts, glean::Gleaner, layout, reserve, scars::Scars, span};
+use super::{
+    Above, Heap, NO_GATE, RunCounts, checked, glean::Gleaner, layout, reserve, scars::Scars, span,
+};
 use crate::error::Error;
 use crate::heap::{Counts, Descriptor};
 use crate::options::{Key, Options};
@@ -34,7 +36,7 @@ pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
     if let Some(heap) = unsafe { parked.as_mut() } {
         if heap.suits(&options) {
             heap.reopen(options);
-            return Ok(parked);
+            return heap.check_as_asked().map(|()| parked);
         }
         // SAFETY: as above; it is not used again.
         unsafe { Heap::release(parked) };
@@ -50,8 +52,9 @@ pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
 pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
     // SAFETY: the caller's promise; whichever heap comes out of the swap is ours.
     unsafe {
+        let is_spent = checked::finish(&mut *heap);
         reserve::note_deleted((*heap).layout.reserved);
-        if !(*heap).wipe() {
+        if is_spent || !(*heap).wipe() {
             return Heap::release(heap);
         }
         let before = PARKED.swap(heap, Ordering::AcqRel);

@@ -167,6 +167,11 @@ impl Os for FakeOs {
         unsafe { Kernel.commit(start, bytes) }
     }
 
+    unsafe fn protect(&self, start: *mut u8, bytes: usize) -> bool {
+        // SAFETY: the caller's promise.
+        !self.enter(start, bytes) && unsafe { Kernel.protect(start, bytes) }
+    }
+
     unsafe fn purge(&self, ranges: &[MemoryRange]) -> Purged {
         let mut bytes = 0;
         let refused = |range: &MemoryRange| {

@@ -118,6 +118,11 @@ impl Os for Kernel {
         keeping_errno(|| unsafe { libc::mprotect(start.cast(), bytes, access) == 0 })
     }
 
+    unsafe fn protect(&self, start: *mut u8, bytes: usize) -> bool {
+        // SAFETY: the caller's promise; contents stay.
+        keeping_errno(|| unsafe { libc::mprotect(start.cast(), bytes, libc::PROT_NONE) == 0 })
+    }
+
     unsafe fn purge(&self, ranges: &[MemoryRange]) -> Purged {
         keeping_errno(|| {
             if ranges.len() > 1 && BATCHES.load(Relaxed) {

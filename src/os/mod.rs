@@ -3,7 +3,12 @@
 //! Every system call that a heap makes is a method of [`Os`]. The calls keep `errno`, know nothing
 //! of heaps, and report failure by value. [`Kernel`] is the real one; [`fake`] is the double that
 //! tests use: it fails on schedule, pretends other page sizes, and checks each call's arguments.
+//!
+//! What belongs to the process and not to a heap lies beside it: [`fault`], the signals of
+//! forbidden accesses, and [`frames`], the functions that a thread is in.
 
+pub(crate) mod fault;
+pub(crate) mod frames;
 mod kernel;
 
 #[cfg(test)]
@@ -68,6 +73,13 @@ pub(crate) trait Os {
     ///
     /// The range lies in a reservation of the caller's.
     unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool;
+
+    /// Makes committed ranges inaccessible; what is in them stays. [`Os::commit`] undoes it.
+    ///
+    /// # Safety
+    ///
+    /// The range lies in a reservation of the caller's, who knows that to touch it is a fault.
+    unsafe fn protect(&self, start: *mut u8, bytes: usize) -> bool;
 
     /// Gives the memory behind committed ranges back, in their order, up to the first that is
     /// refused. The ranges stay usable and read as zero.

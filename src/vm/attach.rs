@@ -8,7 +8,7 @@ use core::ffi::{c_int, c_void};
 use core::ptr;
 use std::sync::OnceLock;
 
-use super::{Bond, StateBlock, heap_of};
+use super::{Allocs, Bond, StateBlock, heap_of};
 use crate::builtin::{self, Progress, Survey};
 use crate::error::Error;
 use crate::heap;
@@ -182,17 +182,17 @@ pub(crate) unsafe fn known_builtin(lua: &Lua, state: *mut lua_State) -> Result<B
 ///
 /// # Safety
 ///
-/// `state` is a live VM of this thread's; `alloc` is `ebb_alloc`.
+/// `state` is a live VM of this thread's.
 pub(crate) unsafe fn attach(
     lua: &Lua,
     state: *mut lua_State,
     options: Options,
-    alloc: lua_Alloc,
+    allocs: Allocs,
 ) -> Result<bool, Error> {
     // SAFETY: the caller's promise. From the change of the function on, every block that the VM
     // frees is one of the heap's or comes to the bond, which knows the former allocator.
     unsafe {
-        if !heap_of(lua, state, alloc).is_null() {
+        if !heap_of(lua, state, allocs).is_null() {
             return Ok(true);
         }
         let builtin = known_builtin(lua, state)?;
@@ -201,7 +201,7 @@ pub(crate) unsafe fn attach(
         let Survey { live, resident, .. } = survey;
         let former = Former { builtin, live, resident, progress: Progress::default() };
         Bond::new(heap, builtin.state_block, StateBlock::Former(former));
-        (lua.lua_setallocf)(state, alloc, heap.cast());
+        (lua.lua_setallocf)(state, allocs[0], heap.cast());
     }
     Ok(false)
 }

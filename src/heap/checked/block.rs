@@ -1,0 +1,152 @@
+//! A checked block in its slot, and the patterns that tell what was written where nothing may be.
+//!
+//! ```text
+//!  slot                                                        end of the slot
+//!  | header        | the block                 | zone          |
+//!  | number + size | FRESH when handed out,    | ZONE, at least|
+//!  | seal          | FREED when freed          | 8 bytes       |
+//! ```
+//!
+//! The seal is worked out from the header's address, its other word, a secret of the heap, and
+//! whether the block lives. Who writes before a block breaks it, and nobody makes one by chance.
+
+#![forbid(unsafe_code)]
+
+use crate::heap::class;
+use crate::units::round_up;
+
+/// What fills a block that is handed out. As a pointer it is none, as a double it is tiny.
+pub(super) const FRESH: u8 = 0xAB;
+/// What fills a block that was freed.
+pub(super) const FREED: u8 = 0xDF;
+/// What fills the bytes beside a block.
+pub(super) const ZONE: u8 = 0xEB;
+
+/// Bytes before a small block.
+pub(super) const HEADER: usize = size_of::<Header>();
+/// The least bytes behind one.
+const ZONE_MIN: usize = 8;
+/// The largest block that gets a slot.
+pub(super) const SMALL_MAX: usize = class::SMALL_MAX - HEADER - ZONE_MIN;
+
+/// Bits of [`Header::about`] that hold the size.
+const SIZE_BITS: u32 = 14;
+
+const _: () = assert!(SMALL_MAX < 1 << SIZE_BITS && HEADER == 16);
+
+/// What stands before a small block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Header {
+    /// How many blocks the heap had handed out with this one; and in the low bits its size.
+    about: u64,
+    seal: u64,
+}
+
+/// What a seal says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Live,
+    Freed,
+    /// It was written over.
+    Broken,
+}
+
+impl Header {
+    /// The header of a live block.
+    pub(super) fn new(secret: u64, block: usize, number: u64, size: usize) -> Header {
+        let about = number << SIZE_BITS | size as u64;
+        Header { about, seal: seal(secret, block, about) }
+    }
+
+    /// The same of one that was freed.
+    pub(super) fn freed(self) -> Header {
+        Header { seal: !self.seal, ..self }
+    }
+
+    pub(super) fn state(&self, secret: u64, block: usize) -> State {
+        let live = seal(secret, block, self.about);
+        match self.seal {
+            seal if seal == live => State::Live,
+            seal if seal == !live => State::Freed,
+            _ => State::Broken,
+        }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        (self.about & ((1 << SIZE_BITS) - 1)) as usize
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.about >> SIZE_BITS
+    }
+}
+
+fn seal(secret: u64, block: usize, about: u64) -> u64 {
+    let mixed = u128::from(secret ^ block as u64) * u128::from(about ^ 0x9E37_79B9_7F4A_7C15);
+    (mixed >> 64) as u64 ^ mixed as u64
+}
+
+/// Bytes to ask the heap for, for a small block. A multiple of 16, so that the block is aligned to
+/// as much.
+pub(super) fn slot_bytes(size: usize) -> usize {
+    round_up(HEADER + size + ZONE_MIN, 16)
+}
+
+/// What a block of so many bytes is aligned to.
+pub(super) fn alignment(size: usize) -> usize {
+    if size.is_multiple_of(16) { 16 } else { 8 }
+}
+
+/// Where the first byte stands that is not the pattern's.
+pub(super) fn first_other(bytes: &[u8], pattern: u8) -> Option<usize> {
+    let word = u64::from_ne_bytes([pattern; 8]);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let other = words.iter().fold(0, |other, bytes| other | u64::from_ne_bytes(*bytes) ^ word);
+    if other == 0 && rest.iter().all(|byte| *byte == pattern) {
+        return None;
+    }
+    bytes.iter().position(|byte| *byte != pattern)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_other_byte_is_found_wherever_it_stands() {
+        for length in 0..40 {
+            let mut bytes = vec![ZONE; length];
+            assert_eq!(first_other(&bytes, ZONE), None);
+            for at in (0..length).rev() {
+                bytes[at] ^= 1;
+                assert_eq!(first_other(&bytes, ZONE), Some(at), "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_seal_breaks_with_every_bit_that_it_depends_on() {
+        let header = Header::new(77, 0x7f00_1234_5670, 12345, 8000);
+        assert_eq!((header.size(), header.number()), (8000, 12345));
+        assert_eq!(header.state(77, 0x7f00_1234_5670), State::Live);
+        assert_eq!(header.freed().state(77, 0x7f00_1234_5670), State::Freed);
+        assert_eq!(header.state(78, 0x7f00_1234_5670), State::Broken);
+        assert_eq!(header.state(77, 0x7f00_1234_5680), State::Broken);
+        for bit in 0..64 {
+            let about = Header { about: header.about ^ 1 << bit, ..header };
+            let seal = Header { seal: header.seal ^ 1 << bit, ..header };
+            assert_eq!(about.state(77, 0x7f00_1234_5670), State::Broken, "{bit}");
+            assert_eq!(seal.state(77, 0x7f00_1234_5670), State::Broken, "{bit}");
+        }
+    }
+
+    #[test]
+    fn a_slot_has_room_for_all_parts_and_is_a_small_block() {
+        for size in 1..=SMALL_MAX {
+            let bytes = slot_bytes(size);
+            assert!(bytes >= HEADER + size + ZONE_MIN && bytes.is_multiple_of(16), "{size}");
+            assert!(bytes <= class::SMALL_MAX, "{size}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The last look at a checked heap, when it is deleted; and what the layer adds to its statistics.
+
+use super::block::{HEADER, Header, State};
+use super::{Call, Checked, Checking, Home, Live, watch};
+use crate::heap::class::CLASSES;
+use crate::heap::descriptor::Kind;
+use crate::heap::{Above, Heap};
+use crate::units::{PageIndex, Pages};
+
+/// What of a heap's blocks are the user's, where that is not what the heap itself counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told {
+    /// Blocks in guarded slots, and bytes asked for in them.
+    pub(crate) guarded: u64,
+    pub(crate) guarded_bytes: usize,
+    /// All other live blocks, and bytes asked for in these, where every block is checked.
+    pub(crate) others: Option<(u64, usize)>,
+}
+
+impl<S: Above> Heap<S> {
+    /// What the layer knows of the heap's blocks.
+    pub(crate) fn told(&self) -> Told {
+        let Some(state) = self.checked() else { return Told::default() };
+        Told {
+            guarded: state.slots.live as u64,
+            guarded_bytes: state.slots.live_bytes,
+            others: state.every.then_some((state.live, state.live_bytes)),
+        }
+    }
+
+    /// Bytes of the pages that guarded slots hold.
+    pub(crate) fn beside_bytes(&self) -> usize {
+        self.beside.bytes()
+    }
+
+    /// Live blocks.
+    pub(super) fn snapshot_blocks(&self) -> u64 {
+        self.snapshot().blocks
+    }
+}
+
+/// Looks at all that a heap still has, and forgets that it is checked. True: it has to be released
+/// now, for its blocks are not as the heap knows them.
+pub(in crate::heap) fn finish<S: Above>(heap: &mut Heap<S>) -> bool {
+    let shut = heap.is_shut();
+    if shut {
+        // SAFETY: the state lives as long as the heap, and is no part of it.
+        let state = unsafe { &mut *heap.checked };
+        let mut checking = Checking { heap, state };
+        checking.state.call = Call::NONE;
+        checking.let_all_go();
+        checking.verify_all();
+    }
+    forget(heap);
+    shut
+}
+
+/// Frees what the layer keeps with a heap. Its guarded blocks are gone with it.
+pub(super) fn forget<S: Above>(heap: &mut Heap<S>) {
+    if heap.checked.is_null() {
+        return;
+    }
+    // SAFETY: made by a box, and nobody else has it; the blocks in its slots are not used again.
+    unsafe {
+        watch::forget(&raw mut (*heap.checked).watched);
+        let mut state: Box<Checked> = Box::from_raw(heap.checked);
+        watch::give_mappings(2 * state.slots.live);
+        state.slots.release(&heap.os);
+    }
+    heap.checked = core::ptr::null_mut();
+    heap.beside = Pages::ZERO;
+}
+
+impl<S: Above> Checking<'_, S> {
+    /// Verifies every live block of the heap.
+    fn verify_all(&mut self) {
+        let mut page = self.heap.layout.first;
+        while page < self.heap.runs.top {
+            let length = match self.heap.descriptor(page).kind() {
+                Kind::Span => self.verify_span(page),
+                Kind::Large => self.verify_last(page),
+                Kind::None | Kind::SpanRest => Pages(1),
+            };
+            page = page + length;
+        }
+        for index in 0..self.state.slots.slots.len() {
+            let slot = self.state.slots.slots[index];
+            if slot.used == super::Use::Live {
+                let (at, size, number) = (slot.at, slot.size, slot.allocated.number);
+                self.verify(&Live { at, size, number, home: Home::Guarded(index) });
+            }
+        }
+    }
+
+    /// Verifies the blocks of a span. How many pages it has.
+    fn verify_span(&mut self, first: PageIndex) -> Pages {
+        let shape = &CLASSES[self.heap.descriptor(first).class()];
+        let start = self.heap.address(first).wrapping_add(shape.lead());
+        for index in 0..shape.slots {
+            let is_free = self.heap.descriptor(first).free[index as usize / 64];
+            if is_free >> (index % 64) & 1 == 1 {
+                continue;
+            }
+            let slot_size = shape.slot_size as usize;
+            let at = start.wrapping_add(index as usize * slot_size + HEADER);
+            // SAFETY: a slot that is not free has a header: C1.
+            let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
+            if header.state(self.state.secret, at.addr()) != State::Live {
+                self.report_header(at, slot_size, None);
+            }
+            let (size, number) = (header.size(), header.number());
+            self.verify(&Live { at, size, number, home: Home::Slot(slot_size) });
+        }
+        shape.pages
+    }
+
+    /// Verifies a large block and gives its mappings back, for the heap goes. How many pages it
+    /// has.
+    fn verify_last(&mut self, page: PageIndex) -> Pages {
+        let (live, _) = self.large_live(page);
+        self.verify_large(&live, page);
+        self.bare(page);
+        self.heap.descriptor(page).large_pages()
+    }
+}

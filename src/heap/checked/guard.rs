@@ -1,0 +1,189 @@
+//! Guarded slots: a page each, with inaccessible pages on both sides.
+//!
+//! A block in one ends where its page ends, or, now and then, starts where it starts: an access
+//! past that side is a fault at once. When the block is freed its page becomes inaccessible, and
+//! stays so until all other slots were used: an access after the free is a fault, too. Only a few
+//! blocks of very many get such a slot, by chance, and for these it is kept who allocated and who
+//! freed them. (The idea is that of GWP-ASan, in Chromium and LLVM.)
+//!
+//! ```text
+//!  | none | slot 0 | none | slot 1 | none | slot 2 | none | …
+//! ```
+
+use super::block::{FRESH, ZONE, alignment};
+use crate::os::Os;
+use crate::os::frames::{Frames, this_thread};
+use crate::units::round_up;
+
+/// Slots of a heap.
+const SLOTS: usize = 128;
+/// One in so many blocks lies at the start of its page.
+const LEFT_EVERY: u64 = 4;
+
+/// When something happened to a block, and where.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    /// How many blocks the heap had handed out, or taken back, with this one.
+    pub(super) number: u64,
+    pub(super) thread: usize,
+    pub(super) frames: Frames,
+}
+
+impl Moment {
+    const NEVER: Moment = Moment { number: 0, thread: 0, frames: Frames::NONE };
+
+    pub(super) fn now(number: u64) -> Moment {
+        Moment { number, thread: this_thread(), frames: Frames::here() }
+    }
+}
+
+/// Where a slot stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Never,
+    Live,
+    Freed,
+}
+
+/// One slot and the block in it.
+#[derive(Clone, Copy)]
+pub(super) struct Slot {
+    pub(super) used: Use,
+    pub(super) at: *mut u8,
+    pub(super) size: usize,
+    pub(super) allocated: Moment,
+    pub(super) freed: Moment,
+}
+
+const UNUSED: Slot = Slot {
+    used: Use::Never,
+    at: core::ptr::null_mut(),
+    size: 0,
+    allocated: Moment::NEVER,
+    freed: Moment::NEVER,
+};
+
+/// The guarded slots of one heap.
+pub(super) struct Slots {
+    start: *mut u8,
+    page: usize,
+    pub(super) slots: Vec<Slot>,
+    /// Slots with a live block, and bytes asked for in these.
+    pub(super) live: usize,
+    pub(super) live_bytes: usize,
+}
+
+impl Slots {
+    /// Slots for a heap; none at all where there is no memory or address space for them.
+    pub(super) fn new(os: &impl Os) -> Slots {
+        let page = os.page_size();
+        let mut slots = Vec::new();
+        let mut start = core::ptr::null_mut();
+        if slots.try_reserve_exact(SLOTS).is_ok()
+            && let Some(reserved) = os.reserve(Slots::bytes(page), true)
+        {
+            start = reserved;
+            slots.resize(SLOTS, UNUSED);
+        }
+        Slots { start, page, slots, live: 0, live_bytes: 0 }
+    }
+
+    const fn bytes(page: usize) -> usize {
+        (2 * SLOTS + 1) * page
+    }
+
+    /// Gives their address space back.
+    ///
+    /// # Safety
+    ///
+    /// No block in them is used again; the `os` is that of [`Slots::new`].
+    pub(super) unsafe fn release(&mut self, os: &impl Os) {
+        if !self.slots.is_empty() {
+            // SAFETY: the caller's promise.
+            unsafe { os.release(self.start, Slots::bytes(self.page)) };
+            self.slots.clear();
+        }
+    }
+
+    /// The largest block that fits.
+    pub(super) fn size_max(&self) -> usize {
+        self.page
+    }
+
+    /// How far behind the start of the slots an address lies; `None`: not there.
+    pub(super) fn offset_of(&self, address: usize) -> Option<usize> {
+        let offset = address.wrapping_sub(self.start.addr());
+        (!self.slots.is_empty() && offset < Slots::bytes(self.page)).then_some(offset)
+    }
+
+    /// The slot that is nearest to a place behind the start, and whether the place is in its page.
+    pub(super) fn nearest(&self, offset: usize) -> (usize, bool) {
+        let page = offset / self.page;
+        if page % 2 == 1 {
+            return (page / 2, true);
+        }
+        let is_used = |slot: usize| self.slots.get(slot).is_some_and(|s| s.used != Use::Never);
+        let (before, behind) = ((page / 2).wrapping_sub(1), page / 2);
+        let in_first_half = offset % self.page < self.page / 2;
+        let before_is_nearest = is_used(before) && (in_first_half || !is_used(behind));
+        (if before_is_nearest { before } else { behind.min(SLOTS - 1) }, false)
+    }
+
+    /// The page of a slot.
+    pub(super) fn page_of(&self, slot: usize) -> (*mut u8, usize) {
+        (self.start.wrapping_add((2 * slot + 1) * self.page), self.page)
+    }
+
+    /// Puts a block of up to a page into the slot that was free for longest. Null: there is none,
+    /// or the kernel gives no access to it.
+    pub(super) fn take(&mut self, os: &impl Os, size: usize, number: u64, dice: u64) -> *mut u8 {
+        let free = self.slots.iter().enumerate().filter(|(_, slot)| slot.used != Use::Live);
+        let Some((index, _)) = free.min_by_key(|(_, slot)| slot.freed.number) else {
+            return core::ptr::null_mut();
+        };
+        let (start, page) = self.page_of(index);
+        // SAFETY: the page lies in our reservation.
+        if !unsafe { os.commit(start, page) } {
+            return core::ptr::null_mut();
+        }
+        let lead = if dice.is_multiple_of(LEFT_EVERY) {
+            0
+        } else {
+            page - round_up(size, alignment(size))
+        };
+        let at = start.wrapping_add(lead);
+        // SAFETY: the page was made accessible, and nobody else has it.
+        unsafe {
+            start.write_bytes(ZONE, page);
+            at.write_bytes(FRESH, size);
+        }
+        let allocated = Moment::now(number);
+        self.slots[index] = Slot { used: Use::Live, at, size, allocated, freed: Moment::NEVER };
+        self.live += 1;
+        self.live_bytes += size;
+        at
+    }
+
+    /// Frees the block in a slot. Its memory goes, and nobody has access to it.
+    pub(super) fn free(&mut self, os: &impl Os, index: usize, number: u64) {
+        let (start, bytes) = self.page_of(index);
+        let slot = &mut self.slots[index];
+        slot.used = Use::Freed;
+        slot.freed = Moment::now(number);
+        self.live -= 1;
+        self.live_bytes -= slot.size;
+        // SAFETY: the block is freed, and it was alone on its page. A refusal leaves the page
+        // accessible, and with that an error unnoticed; nothing else.
+        unsafe {
+            os.purge(&[crate::os::MemoryRange { start, bytes }]);
+            os.protect(start, bytes);
+        }
+    }
+
+    /// Notes that a block stays where it is and has another size.
+    pub(super) fn resized(&mut self, index: usize, size: usize) {
+        let slot = &mut self.slots[index];
+        self.live_bytes = self.live_bytes - slot.size + size;
+        slot.size = size;
+    }
+}

@@ -1,0 +1,229 @@
+//! Large checked blocks: pages of their own, with an inaccessible one on both sides as long as the
+//! process may have so many mappings.
+//!
+//! ```text
+//!  | guard page | rest: ZONE, then the block | ZONE, to 15 bytes | guard page |
+//! ```
+//!
+//! The block ends where the guard page starts, but for what its alignment takes. A guard page that
+//! the kernel does not make inaccessible is filled with the pattern instead. The block's number, and
+//! whether its pages are inaccessible, stand in its descriptor.
+
+use super::block::{FREED, FRESH, ZONE, alignment, first_other};
+use super::{Checking, Home, Live, memory, watch};
+use crate::heap::descriptor::Kind;
+use crate::heap::{Above, Heap};
+use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
+
+/// Up to so many bytes a block is filled, or looked at, as a whole; a longer one at both ends.
+const WHOLE_MAX: usize = 32 << 10;
+/// Bytes at the ends of a longer one.
+const EDGE: usize = 4 << 10;
+/// Mappings that the two guard pages of a block take.
+const MAPPINGS: usize = 4;
+
+/// In a descriptor's note: the guard pages are inaccessible.
+const GUARDED: u64 = 1 << 63;
+/// In a descriptor's note: the block was freed, and is held back.
+const GONE: u64 = 1 << 62;
+
+/// The parts of a block that is filled or looked at.
+fn edges(at: *mut u8, size: usize) -> [(*mut u8, usize); 2] {
+    if size <= WHOLE_MAX {
+        return [(at, size), (at, 0)];
+    }
+    [(at, EDGE), (at.wrapping_add(size - EDGE), EDGE)]
+}
+
+impl<S: Above> Heap<S> {
+    /// What is noted of a large checked block: its number, whether it is guarded, whether it is
+    /// freed.
+    fn large_note(&mut self, page: PageIndex) -> (u64, bool, bool) {
+        let note = self.descriptor(page).note();
+        (note & !(GUARDED | GONE), note & GUARDED != 0, note & GONE != 0)
+    }
+}
+
+impl<S: Above> Checking<'_, S> {
+    /// Allocates a large block. Null: there is no memory.
+    pub(super) fn place_large(&mut self, size: usize) -> *mut u8 {
+        let Some(count) = size.checked_add(2 * PAGE).and_then(Pages::holding) else {
+            return core::ptr::null_mut();
+        };
+        let whole = count.bytes() - 2 * PAGE;
+        let lead = PAGE + whole - round_up(size, alignment(size));
+        let place = |heap: &mut Heap<S>| heap.place_anywhere(count, size, lead);
+        let Some(page) = self.heap.with_room(place, |_| None) else {
+            return core::ptr::null_mut();
+        };
+        let guarded = self.guard(page, count);
+        let number = self.state.allocations;
+        let note = if guarded { number | GUARDED } else { number };
+        self.heap.descriptor(page).set_note(note);
+        let at = self.heap.address(page).wrapping_add(lead);
+        // SAFETY: the block's pages are ours, and all but the guards are accessible; the guards
+        // are, if they are not guarded.
+        unsafe {
+            for (at, bytes) in self.beside(page, guarded) {
+                memory(at, bytes).fill(ZONE);
+            }
+            for (at, bytes) in edges(at, size) {
+                memory(at, bytes).fill(FRESH);
+            }
+        }
+        self.heap.settle();
+        at
+    }
+
+    /// Makes the first and the last page inaccessible. False: not.
+    fn guard(&mut self, page: PageIndex, count: Pages) -> bool {
+        let may = self.state.may_guard && self.heap.kernel_page == PAGE;
+        if !may || !watch::take_mappings(&self.heap.os, MAPPINGS) {
+            return false;
+        }
+        let (first, last) = (self.heap.address(page), self.heap.address(page + (count - Pages(1))));
+        // SAFETY: both pages are the block's alone, and nothing of value is in them.
+        unsafe {
+            if self.heap.os.protect(first, PAGE) {
+                if self.heap.os.protect(last, PAGE) {
+                    return true;
+                }
+                // What was made one mapping with its neighbours before can be again.
+                self.heap.os.commit(first, PAGE);
+            }
+        }
+        watch::give_mappings(MAPPINGS);
+        false
+    }
+
+    /// What lies beside a block on its pages and is accessible: before it and behind it.
+    fn beside(&mut self, page: PageIndex, guarded: bool) -> [(*mut u8, usize); 2] {
+        let start = self.heap.address(page);
+        let (count, size) = self.heap.large_size(page);
+        let lead = self.heap.descriptor(page).large_lead();
+        let skipped = if guarded { PAGE } else { 0 };
+        let behind = count.bytes() - skipped - lead - size;
+        [(start.wrapping_add(skipped), lead - skipped), (start.wrapping_add(lead + size), behind)]
+    }
+
+    /// The page of the large block that starts there, be it freed or not.
+    pub(super) fn large_at(&mut self, at: *mut u8) -> Option<PageIndex> {
+        let offset = at.addr().wrapping_sub(self.heap.base.addr());
+        // A block never starts on the first of its pages.
+        if offset >= self.heap.committed() || offset < self.heap.layout.first.offset() + PAGE {
+            return None;
+        }
+        let page = PageIndex::of(offset) - Pages(1);
+        let descriptor = self.heap.descriptor(page);
+        let is_here =
+            descriptor.kind() == Kind::Large && page.offset() + descriptor.large_lead() == offset;
+        is_here.then_some(page)
+    }
+
+    /// The large block whose pages an address lies on.
+    pub(super) fn large_around(&mut self, address: usize) -> Option<PageIndex> {
+        let page = PageIndex::of(address.wrapping_sub(self.heap.base.addr()));
+        let (first, top) = (self.heap.layout.first, self.heap.runs.top);
+        if page < first || page >= top {
+            return None;
+        }
+        let is_large = |page: &PageIndex| self.heap.descriptor_of(*page).kind() == Kind::Large;
+        let start = (first.0..=page.0).rev().map(PageIndex).find(is_large)?;
+        let count = self.heap.descriptor(start).large_pages();
+        (page < start + count).then_some(start)
+    }
+
+    /// A large block as it stands in its descriptor, and whether it was freed.
+    pub(super) fn large_live(&mut self, page: PageIndex) -> (Live, bool) {
+        let (number, _, gone) = self.heap.large_note(page);
+        let (_, size) = self.heap.large_size(page);
+        let lead = self.heap.descriptor(page).large_lead();
+        let at = self.heap.address(page).wrapping_add(lead);
+        (Live { at, size, number, home: Home::Large(page) }, gone)
+    }
+
+    /// Stops when something was written beside a large block.
+    pub(super) fn verify_large(&mut self, live: &Live, page: PageIndex) {
+        let (_, guarded, _) = self.heap.large_note(page);
+        for (at, bytes) in self.beside(page, guarded) {
+            // SAFETY: they are the block's own, and accessible.
+            let other = first_other(unsafe { memory(at, bytes) }, ZONE);
+            if let Some(other) = other {
+                self.report_written(live, at.wrapping_add(other), bytes - other, ZONE);
+            }
+        }
+    }
+
+    /// Frees a large block, and makes it ready to be held back. Bytes that it keeps.
+    pub(super) fn hide_large(&mut self, page: PageIndex) -> usize {
+        let (count, size) = self.heap.large_size(page);
+        let (number, guarded, _) = self.heap.large_note(page);
+        let start = self.heap.address(page);
+        // SAFETY: the block is freed, and its pages are its own.
+        let hidden = guarded && unsafe { self.heap.os.protect(start, count.bytes()) };
+        let mut note = number | GONE;
+        if hidden {
+            note |= GUARDED;
+        } else {
+            self.bare(page);
+            let at = start.wrapping_add(self.heap.descriptor(page).large_lead());
+            for (at, bytes) in edges(at, size) {
+                // SAFETY: as above, and accessible.
+                unsafe { memory(at, bytes).fill(FREED) };
+            }
+        }
+        self.heap.descriptor(page).set_note(note);
+        count.bytes()
+    }
+
+    /// Stops when something was written into a large block after it was freed.
+    pub(super) fn verify_hidden(&mut self, page: PageIndex, freed: u64) {
+        let (number, hidden, _) = self.heap.large_note(page);
+        if hidden {
+            return;
+        }
+        let (live, _) = self.large_live(page);
+        for (at, bytes) in edges(live.at, live.size) {
+            // SAFETY: the block's own, and accessible.
+            let other = first_other(unsafe { memory(at, bytes) }, FREED);
+            if let Some(other) = other {
+                let live = Live { number, ..live };
+                self.report_written_freed(&live, freed, at.wrapping_add(other), bytes - other);
+            }
+        }
+    }
+
+    /// Gives the pages of a large block back to the heap.
+    pub(super) fn release_large(&mut self, page: PageIndex) {
+        // Pages that stay inaccessible cannot be used again: they are lost.
+        if self.bare(page) {
+            self.heap.free_large(page);
+            self.heap.settle();
+        }
+    }
+
+    /// Makes all pages of a block accessible. False: the kernel refused.
+    pub(super) fn bare(&mut self, page: PageIndex) -> bool {
+        let (number, guarded, gone) = self.heap.large_note(page);
+        if !guarded {
+            return true;
+        }
+        let (count, _) = self.heap.large_size(page);
+        let PageRange { start, .. } = PageRange::new(page, count);
+        let start = self.heap.address(start);
+        // SAFETY: the pages are the block's own.
+        let done = unsafe { self.heap.os.commit(start, count.bytes()) };
+        if done {
+            watch::give_mappings(MAPPINGS);
+            self.heap.descriptor(page).set_note(if gone { number | GONE } else { number });
+        }
+        done
+    }
+
+    /// Lets a large block stay where it is, with another size that is not larger.
+    pub(super) fn shrink_large(&mut self, live: &Live, page: PageIndex, size: usize) {
+        self.heap.note_large_bytes(page, size);
+        // SAFETY: the block's own bytes, which it has no more.
+        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(ZONE) };
+    }
+}

@@ -1,0 +1,573 @@
+//! Checked heaps: every block verified when it comes back, for who looks for memory bugs in C
+//! modules and FFI code.
+//!
+//! | file            | concern                                                          | unsafe |
+//! |-----------------|------------------------------------------------------------------|--------|
+//! | this one        | which checks a call goes through, and when a heap is checked     | yes    |
+//! | `block`         | a small block in its slot: header, patterns                      | no     |
+//! | `large`         | large blocks between inaccessible pages                          | yes    |
+//! | `guard`         | guarded slots: a few small blocks between such pages             | yes    |
+//! | `quarantine`    | freed blocks that are held back                                  | no     |
+//! | `watch`         | which heap a fault is in; how many mappings there may be         | yes    |
+//! | `ending`        | the last look at a heap that is deleted                          | yes    |
+//! | `report`        | what is said before the process stops                            | yes    |
+//!
+//! The hot path knows nothing of this. A heap that is checked keeps it shut: its table says for
+//! every size that it has the bin of size 0, which is always empty, and its hot path believes that
+//! nothing is committed. So each call leaves for one of the functions for rare cases, which look
+//! here first. Below, the blocks are ordinary ones of the heap, a little larger than asked for, and
+//! all that the heap does for blocks it does for these.
+//!
+//! Where blocks are only sampled the hot path is open, and one refill in many hands out a block of
+//! a guarded slot. Its address is not one of the heap's, so it comes back by the rare cases too.
+//!
+//! The state of the layer comes from the process's own allocator, once, when the heap is made.
+//!
+//! - C1: a slot of the heap that is not free has a header, sealed for its state.
+//! - C2: a block that is held back is in use for the heap, and nobody's.
+
+mod block;
+mod ending;
+mod guard;
+mod large;
+mod quarantine;
+mod report;
+mod watch;
+
+pub(super) use ending::finish;
+
+use core::ptr;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use super::class::{CLASSES, QUICK_MAX};
+use super::{Above, Heap, fast};
+use crate::error::Error;
+use crate::options::Key;
+use crate::os::frames::this_thread;
+use crate::units::{PageIndex, Pages};
+use block::{FREED, FRESH, HEADER, Header, State, ZONE, first_other};
+use guard::{Slots, Use};
+use quarantine::{Held, Quarantine};
+use watch::Watched;
+
+/// In `on`, one block in so many goes to a guarded slot, where one fits.
+const SAMPLE_EVERY: u32 = 2048;
+/// In `sample`, one refill in so many hands a guarded slot out.
+const SAMPLE_REFILLS: u32 = 128;
+
+/// What a host asked of the heap, for reports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Call {
+    block: *mut u8,
+    old_size: usize,
+    new_size: usize,
+}
+
+impl Call {
+    /// None: the heap is deleted.
+    const NONE: Call = Call { block: ptr::null_mut(), old_size: 0, new_size: 0 };
+}
+
+/// What the layer keeps with a heap.
+pub(crate) struct Checked {
+    /// Every block is checked; else only those in guarded slots.
+    every: bool,
+    /// Pages may be made inaccessible: a fault there would find the heap.
+    may_guard: bool,
+    /// Goes into every seal.
+    secret: u64,
+    /// The thread that is inside; 0: none.
+    inside: AtomicUsize,
+    call: Call,
+    /// Blocks handed out so far, and taken back. Where blocks are sampled, of those.
+    allocations: u64,
+    frees: u64,
+    /// Live blocks but those in guarded slots, and the bytes asked for in them.
+    live: u64,
+    live_bytes: usize,
+    quarantine: Quarantine,
+    slots: Slots,
+    /// Turns with each use.
+    dice: u64,
+    /// Until the next block for a guarded slot.
+    countdown: u32,
+    watched: Watched,
+}
+
+/// A live block.
+#[derive(Clone, Copy)]
+struct Live {
+    at: *mut u8,
+    size: usize,
+    /// How many blocks had been handed out with this one.
+    number: u64,
+    home: Home,
+}
+
+/// Where a block lies.
+#[derive(Clone, Copy)]
+enum Home {
+    /// In a slot of so many bytes.
+    Slot(usize),
+    /// On pages from this one on.
+    Large(PageIndex),
+    /// In this guarded slot.
+    Guarded(usize),
+}
+
+/// A checked heap during a call.
+struct Checking<'heap, S: Above> {
+    heap: &'heap mut Heap<S>,
+    state: &'heap mut Checked,
+}
+
+/// # Safety
+///
+/// So many bytes are readable and writable there, and nobody else uses them meanwhile.
+unsafe fn memory<'a>(at: *mut u8, bytes: usize) -> &'a mut [u8] {
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts_mut(at, bytes) }
+}
+
+impl<S: Above> Heap<S> {
+    /// Whether the hot path is shut, since every block is checked.
+    pub(super) fn is_shut(&self) -> bool {
+        self.small_max == 0
+    }
+
+    /// What the layer keeps, if anything.
+    pub(super) fn checked(&self) -> Option<&Checked> {
+        // SAFETY: null, or live as long as the heap.
+        unsafe { self.checked.as_ref() }
+    }
+
+    /// Checks the heap as its option says. Before it has blocks.
+    pub(super) fn check_as_asked(&mut self) -> Result<(), Error> {
+        match self.options.get(Key::Checked) {
+            0 => Ok(()),
+            how => self.start_checking(how == 1),
+        }
+    }
+
+    /// Starts to check every block, or a few. The heap has none.
+    fn start_checking(&mut self, every: bool) -> Result<(), Error> {
+        let Some(quarantine) = Quarantine::new(every) else {
+            return Err(Error::Memory.because(format_args!("checked: no memory for a quarantine")));
+        };
+        let seed = self.os.now_us() ^ self.base.addr() as u64;
+        let state = Box::into_raw(Box::new(Checked {
+            every,
+            may_guard: false,
+            secret: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            inside: AtomicUsize::new(0),
+            call: Call::NONE,
+            allocations: 0,
+            frees: 0,
+            live: 0,
+            live_bytes: 0,
+            quarantine,
+            slots: Slots::new(&self.os),
+            dice: seed | 1,
+            countdown: 0,
+            watched: Watched {
+                heap: self.base,
+                range: (self.reservation().addr(), self.layout.reserved),
+                explain: report::explain::<S>,
+            },
+        }));
+        self.checked = state;
+        // SAFETY: made just now, and nobody else has it; it lives until the heap is deleted.
+        unsafe {
+            (*state).may_guard = watch::add(&raw mut (*state).watched);
+            (*state).next_sample();
+        }
+        if every {
+            self.options.put(Key::Checked, 1);
+            self.bin_of_size = [0; QUICK_MAX + 1];
+            self.not_committed = !0;
+            self.small_max = 0;
+        }
+        Ok(())
+    }
+}
+
+/// Makes sure that every block of a heap is checked; stops when it has blocks that are not.
+///
+/// # Safety
+///
+/// The heap is live and nobody else uses it.
+pub(crate) unsafe fn check_every_block<S: Above>(heap: *mut Heap<S>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*heap).is_shut() {
+            return;
+        }
+        let blocks = (*heap).snapshot_blocks();
+        crate::bug::ensure!(
+            blocks == 0,
+            "heap {heap:p}: ebb_alloc_checked was called on a heap that has {blocks} blocks of \
+             ebb_alloc: give it to lua_newstate, or set EBBTIDE_CHECKED=1, before the first block"
+        );
+        ending::forget(&mut *heap);
+        crate::bug::ensure!(
+            (*heap).start_checking(true).is_ok(),
+            "heap {heap:p}: there is no memory to check it"
+        );
+    }
+}
+
+/// Allocates a block of at least one byte. `None`: it is not checked.
+///
+/// # Safety
+///
+/// As for [`fast::alloc`]; the heap has a state.
+pub(super) unsafe fn allocate<S: Above>(heap: *mut Heap<S>, size: usize) -> Option<*mut u8> {
+    // SAFETY: the caller's promise; the state is no part of the heap.
+    let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
+    if !checking.state.every {
+        let block = checking.sample(size);
+        return (!block.is_null()).then_some(block);
+    }
+    checking.enter(Call { block: ptr::null_mut(), old_size: 0, new_size: size });
+    let block = checking.allocate(size);
+    checking.leave();
+    Some(block)
+}
+
+/// Resizes or frees a block. `None`: it is none that is checked.
+///
+/// # Safety
+///
+/// As for [`fast::alloc`]; the heap has a state, and the block is not null.
+pub(super) unsafe fn resize<S: Above>(
+    heap: *mut Heap<S>,
+    block: *mut u8,
+    old_size: usize,
+    new_size: usize,
+) -> Option<*mut u8> {
+    // SAFETY: the caller's promise; the state is no part of the heap.
+    let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
+    let is_guarded = checking.state.slots.offset_of(block.addr()).is_some();
+    let is_outside = !is_guarded && checking.heap.outside_of(block).is_some();
+    if is_outside || !(is_guarded || checking.state.every) {
+        return None;
+    }
+    checking.enter(Call { block, old_size, new_size });
+    let live = checking.live_block(block);
+    if live.size != old_size {
+        checking.report_wrong_size(&live);
+    }
+    checking.verify(&live);
+    let block = if new_size == 0 {
+        checking.free(live);
+        ptr::null_mut()
+    } else {
+        checking.move_block(live, new_size)
+    };
+    checking.leave();
+    Some(block)
+}
+
+impl Checked {
+    /// The next number of a row without a pattern.
+    fn roll(&mut self) -> u64 {
+        // Marsaglia's xorshift.
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        self.dice
+    }
+
+    /// Rolls when the next block is sampled.
+    fn next_sample(&mut self) {
+        let every = if self.every { SAMPLE_EVERY } else { SAMPLE_REFILLS };
+        self.countdown = (self.roll() % u64::from(2 * every)) as u32 + 1;
+    }
+}
+
+impl<S: Above> Checking<'_, S> {
+    /// Notes that this thread is inside; stops when another one is.
+    #[inline]
+    fn enter(&mut self, call: Call) {
+        if !self.state.every {
+            self.state.call = call;
+            return;
+        }
+        let this = this_thread();
+        let (inside, order) = (&self.state.inside, (Ordering::Acquire, Ordering::Relaxed));
+        if let Err(other) = inside.compare_exchange(0, this, order.0, order.1) {
+            self.report_two_threads(this, other, call);
+        }
+        self.state.call = call;
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        self.state.inside.store(0, Ordering::Release);
+    }
+
+    fn allocate(&mut self, size: usize) -> *mut u8 {
+        self.state.allocations += 1;
+        self.state.countdown -= 1;
+        if self.state.countdown == 0 {
+            self.state.next_sample();
+            let block = self.take_guarded(size);
+            if !block.is_null() {
+                return block;
+            }
+        }
+        let mut block = self.place(size);
+        if block.is_null() && self.let_all_go() {
+            block = self.place(size);
+        }
+        if !block.is_null() {
+            self.state.live += 1;
+            self.state.live_bytes += size;
+        }
+        block
+    }
+
+    /// Where blocks are sampled: a guarded block, now and then.
+    fn sample(&mut self, size: usize) -> *mut u8 {
+        self.state.countdown -= 1;
+        if self.state.countdown > 0 {
+            return ptr::null_mut();
+        }
+        self.state.next_sample();
+        self.state.allocations += 1;
+        self.take_guarded(size)
+    }
+
+    /// Hands a guarded slot out. Null: the block is too large, or there is none.
+    fn take_guarded(&mut self, size: usize) -> *mut u8 {
+        let page = self.guarded_pages();
+        let state = &mut *self.state;
+        let may = state.may_guard && size <= state.slots.size_max() && self.heap.may_grow(page);
+        self.heap.refused = Pages::ZERO;
+        if !may || !watch::take_mappings(&self.heap.os, 2) {
+            return ptr::null_mut();
+        }
+        let dice = state.roll();
+        let block = state.slots.take(&self.heap.os, size, state.allocations, dice);
+        match block.is_null() {
+            true => watch::give_mappings(2),
+            false => {
+                self.heap.beside += page;
+                self.heap.note_peak(Pages::ZERO);
+            }
+        }
+        block
+    }
+
+    /// Places a block of the heap's own. Null: there is no memory.
+    fn place(&mut self, size: usize) -> *mut u8 {
+        if size > block::SMALL_MAX {
+            return self.place_large(size);
+        }
+        let slot_bytes = block::slot_bytes(size);
+        let class = super::class_of(slot_bytes);
+        // SAFETY: the heap is this call's alone, and the size is small. The slot that comes of it
+        // is, to its end, nobody else's.
+        unsafe {
+            let slot = fast::allocate_small(self.heap, slot_bytes);
+            if slot.is_null() {
+                return slot;
+            }
+            let at = slot.add(HEADER);
+            let header = Header::new(self.state.secret, at.addr(), self.state.allocations, size);
+            slot.cast::<Header>().write(header);
+            let behind = CLASSES[class].slot_size as usize - HEADER - size;
+            memory(at, size).fill(FRESH);
+            memory(at.add(size), behind).fill(ZONE);
+            at
+        }
+    }
+
+    /// The live block that starts there. Stops when none does.
+    fn live_block(&mut self, at: *mut u8) -> Live {
+        if let Some(offset) = self.state.slots.offset_of(at.addr()) {
+            let (index, _) = self.state.slots.nearest(offset);
+            let slot = self.state.slots.slots[index];
+            if slot.used == Use::Live && slot.at == at {
+                let number = slot.allocated.number;
+                return Live { at, size: slot.size, number, home: Home::Guarded(index) };
+            }
+            self.report_pointer(at);
+        }
+        if let Some(slot_size) = self.slot_of(at) {
+            // SAFETY: it is a slot that is not free: C1.
+            let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
+            if header.state(self.state.secret, at.addr()) == State::Live {
+                let (size, number) = (header.size(), header.number());
+                return Live { at, size, number, home: Home::Slot(slot_size) };
+            }
+        } else if let Some(page) = self.large_at(at)
+            && let (live, false) = self.large_live(page)
+        {
+            return live;
+        }
+        self.report_pointer(at)
+    }
+
+    /// Bytes of the slot, if there is one that is not free and would have its block there.
+    fn slot_of(&mut self, at: *mut u8) -> Option<usize> {
+        let slot = at.wrapping_sub(HEADER);
+        // SAFETY: the heap is this call's alone.
+        let class = unsafe { fast::live_slot(self.heap, slot) }?;
+        Some(CLASSES[class].slot_size as usize)
+    }
+
+    /// Stops when something was written beside a block.
+    fn verify(&mut self, live: &Live) {
+        let (zone, bytes) = match live.home {
+            Home::Large(page) => return self.verify_large(live, page),
+            Home::Slot(slot_size) => {
+                (live.at.wrapping_add(live.size), slot_size - HEADER - live.size)
+            }
+            Home::Guarded(index) => {
+                let (page, bytes) = self.state.slots.page_of(index);
+                let before = live.at.addr() - page.addr();
+                self.verify_zone(live, page, before);
+                (live.at.wrapping_add(live.size), bytes - before - live.size)
+            }
+        };
+        self.verify_zone(live, zone, bytes);
+    }
+
+    fn verify_zone(&mut self, live: &Live, zone: *mut u8, bytes: usize) {
+        // SAFETY: they are the block's own.
+        let other = first_other(unsafe { memory(zone, bytes) }, ZONE);
+        if let Some(other) = other {
+            self.report_written(live, zone.wrapping_add(other), bytes - other, ZONE);
+        }
+    }
+
+    /// Moves a block, so that pointers to where it was are found to be stale.
+    fn move_block(&mut self, live: Live, size: usize) -> *mut u8 {
+        let new = self.allocate(size);
+        if !new.is_null() {
+            // SAFETY: both are live blocks of so many bytes at least, and apart.
+            unsafe { ptr::copy_nonoverlapping(live.at, new, live.size.min(size)) };
+            self.free(live);
+        } else if size <= live.size {
+            // A shrink never fails: the block stays where it is.
+            self.shrink(&live, size);
+            return live.at;
+        }
+        new
+    }
+
+    fn shrink(&mut self, live: &Live, size: usize) {
+        match live.home {
+            Home::Large(page) => self.shrink_large(live, page, size),
+            Home::Guarded(index) => self.state.slots.resized(index, size),
+            Home::Slot(_) => {
+                let header = Header::new(self.state.secret, live.at.addr(), live.number, size);
+                // SAFETY: the header is the block's.
+                unsafe { live.at.sub(HEADER).cast::<Header>().write(header) };
+            }
+        }
+        if !matches!(live.home, Home::Guarded(_)) {
+            self.state.live_bytes -= live.size - size;
+        }
+        // SAFETY: the block's own bytes, which it has no more.
+        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(ZONE) };
+    }
+
+    /// Frees a block that was verified, and holds it back.
+    fn free(&mut self, live: Live) {
+        self.state.frees += 1;
+        let freed = self.state.frees;
+        if let Home::Guarded(index) = live.home {
+            self.state.slots.free(&self.heap.os, index, freed);
+            self.heap.beside -= self.guarded_pages();
+            watch::give_mappings(2);
+            return;
+        }
+        self.state.live -= 1;
+        self.state.live_bytes -= live.size;
+        match live.home {
+            Home::Slot(slot_size) => {
+                // SAFETY: the slot is the block's alone, to its end.
+                unsafe {
+                    let header = live.at.sub(HEADER).cast::<Header>();
+                    header.write(header.read().freed());
+                    memory(live.at, live.size).fill(FREED);
+                }
+                self.hold(Held { at: live.at, bytes: slot_size, freed, is_large: false });
+            }
+            Home::Large(page) => {
+                let bytes = self.heap.large_size(page).0.bytes();
+                if bytes > quarantine::BLOCK_MAX {
+                    return self.release_large(page);
+                }
+                self.hide_large(page);
+                self.hold(Held { at: live.at, bytes, freed, is_large: true });
+            }
+            Home::Guarded(_) => {}
+        }
+    }
+
+    /// Pages of a guarded slot.
+    fn guarded_pages(&self) -> Pages {
+        Pages((self.heap.kernel_page / crate::units::PAGE) as u32)
+    }
+
+    /// Holds a freed block back, in place of older ones.
+    fn hold(&mut self, held: Held) {
+        while self.state.quarantine.is_full(held.bytes) {
+            self.let_one_go();
+        }
+        self.state.quarantine.push(held);
+    }
+
+    /// Lets every block go that is held back. False: there was none.
+    fn let_all_go(&mut self) -> bool {
+        let mut any = false;
+        while self.let_one_go() {
+            any = true;
+        }
+        any
+    }
+
+    /// Verifies the block that is held back for longest, and gives it back to the heap.
+    fn let_one_go(&mut self) -> bool {
+        let Some(held) = self.state.quarantine.pop() else { return false };
+        if held.is_large {
+            if let Some(page) = self.large_at(held.at) {
+                self.verify_hidden(page, held.freed);
+                self.release_large(page);
+            }
+            return true;
+        }
+        self.verify_held(&held);
+        let slot = held.at.wrapping_sub(HEADER);
+        // SAFETY: the slot is in use for the heap, and nobody's: C2.
+        unsafe {
+            let size = slot.cast::<Header>().read().size();
+            fast::free_small(self.heap, slot, block::slot_bytes(size));
+        }
+        true
+    }
+
+    /// Stops when something was written into a small block after it was freed.
+    fn verify_held(&mut self, held: &Held) {
+        // SAFETY: the slot is in use for the heap, and nobody's: C2.
+        let header = unsafe { held.at.sub(HEADER).cast::<Header>().read() };
+        let state = header.state(self.state.secret, held.at.addr());
+        let (size, home) = (header.size(), Home::Slot(held.bytes));
+        let live = Live { at: held.at, size, number: header.number(), home };
+        if state != State::Freed {
+            self.report_header(held.at, held.bytes, Some(held.freed));
+        }
+        let behind = held.bytes - HEADER - size;
+        for (at, bytes, pattern) in
+            [(held.at, size, FREED), (held.at.wrapping_add(size), behind, ZONE)]
+        {
+            // SAFETY: as above.
+            if let Some(other) = first_other(unsafe { memory(at, bytes) }, pattern) {
+                self.report_written_freed(&live, held.freed, at.wrapping_add(other), bytes - other);
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! What is said before the process stops: what is wrong, with which block, where, and since when.
+//!
+//! A line each, without allocating, for the fault of an inaccessible page comes by a signal.
+
+use core::fmt::{self, Display};
+
+use super::block::{FREED, HEADER, Header, State};
+use super::guard::{Moment, Slot, Use};
+use super::{Call, Checked, Checking, Home, Live, memory, watch};
+use crate::bug;
+use crate::heap::class::CLASSES;
+use crate::heap::descriptor::Kind;
+use crate::heap::{Above, Heap, misuse};
+use crate::os::fault::Access;
+use crate::os::frames::{Frames, this_thread};
+use crate::units::PageIndex;
+
+/// How many bytes are shown.
+const SHOWN: usize = 16;
+
+/// Bytes as people write them.
+struct Hex<'a>(&'a [u8]);
+
+impl Display for Hex<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(out, " {byte:02x}"))
+    }
+}
+
+/// So many bytes, as people write it.
+struct Bytes(usize);
+
+impl Display for Bytes {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} byte{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+/// Where an address lies, seen from a block.
+struct Place {
+    offset: isize,
+    size: usize,
+}
+
+impl Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place { offset, size } = *self;
+        let distance = offset.unsigned_abs();
+        match offset {
+            ..0 => write!(out, "offset {offset}, {} before the block", Bytes(distance)),
+            _ if distance < size => write!(out, "offset {offset}, inside of the block"),
+            _ => write!(out, "offset {offset}, {} past its end", Bytes(distance - size + 1)),
+        }
+    }
+}
+
+fn place(live: &Live, at: usize) -> Place {
+    Place { offset: at.wrapping_sub(live.at.addr()).cast_signed(), size: live.size }
+}
+
+fn say_block(live: &Live) {
+    let Live { at, size, number, home } = *live;
+    match home {
+        Home::Slot(slot) => {
+            bug::say(format_args!("  block: {at:p}, {}, in a slot of {slot}", Bytes(size)));
+        }
+        Home::Large(_) => {
+            bug::say(format_args!("  block: {at:p}, {}, on pages of its own", Bytes(size)));
+        }
+        Home::Guarded(_) => {}
+    }
+    bug::say(format_args!("  allocated: number {number} of this heap's blocks"));
+}
+
+fn say_freed(freed: u64) {
+    bug::say(format_args!("  freed: number {freed} of those that were freed"));
+}
+
+/// Says who allocated and who freed a guarded block.
+fn say_moments(slot: &Slot) {
+    let moment = |what: &str, moment: &Moment| {
+        let Moment { number, thread, frames } = moment;
+        bug::say(format_args!("  {what} number {number}, by thread {thread:#x}, from:"));
+        frames.write();
+    };
+    let Slot { at, size, .. } = *slot;
+    bug::say(format_args!("  block: {at:p}, {}, in a guarded slot", Bytes(size)));
+    moment("allocated:", &slot.allocated);
+    if slot.used == Use::Freed {
+        moment("freed:", &slot.freed);
+    }
+}
+
+/// Says what stands somewhere, and what should.
+fn say_damage(live: &Live, at: *mut u8, bytes: usize, pattern: u8) {
+    // SAFETY: the caller found a wrong byte among so many that it has read.
+    let there = unsafe { memory(at, bytes) };
+    let wrong = there.iter().filter(|byte| **byte != pattern).count();
+    let place = place(live, at.addr());
+    bug::say(format_args!(
+        "  damage: from {place}; {} not the {pattern:02x} put there",
+        Bytes(wrong)
+    ));
+    bug::say(format_args!("  bytes there:{}", Hex(&there[..bytes.min(SHOWN)])));
+}
+
+/// Says in which call it was found, and from where that came; then stops.
+fn end(state: &Checked) -> ! {
+    let Call { block, old_size, new_size } = state.call;
+    let (blocks, frees, thread) = (state.allocations, state.frees, this_thread());
+    bug::say(format_args!(
+        "  found: by thread {thread:#x}, after {blocks} blocks were allocated and {frees} freed"
+    ));
+    if state.call == Call::NONE {
+        bug::say(format_args!("  found in: ebb_heap_delete or the end of the VM, from:"));
+    } else {
+        bug::say(format_args!(
+            "  found in: ebb_alloc(heap, {block:p}, {old_size}, {new_size}), from:"
+        ));
+    }
+    Frames::here().write();
+    bug::end()
+}
+
+impl<S: Above> Checking<'_, S> {
+    fn begin(&self, what: fmt::Arguments<'_>) {
+        bug::say(format_args!("heap {:p}: {what}", self.heap.base));
+    }
+
+    /// Says what is known of a live block: who allocated it, if it is guarded.
+    fn say_live(&self, live: &Live) {
+        match live.home {
+            Home::Guarded(index) => say_moments(&self.state.slots.slots[index]),
+            _ => say_block(live),
+        }
+    }
+
+    #[cold]
+    pub(super) fn report_two_threads(&self, this: usize, other: usize, call: Call) -> ! {
+        if this == other {
+            self.begin(format_args!(
+                "it was called while it was at work: by a signal handler of the same thread"
+            ));
+        } else {
+            self.begin(format_args!("two threads use it at once"));
+        }
+        let Call { block, old_size, new_size } = call;
+        bug::say(format_args!("  inside: thread {other:#x}"));
+        bug::say(format_args!(
+            "  came in: thread {this:#x}, with ebb_alloc(heap, {block:p}, {old_size}, {new_size}), \
+             from:"
+        ));
+        Frames::here().write();
+        bug::end()
+    }
+
+    #[cold]
+    pub(super) fn report_wrong_size(&self, live: &Live) -> ! {
+        let told = self.state.call.old_size;
+        self.begin(format_args!("wrong size: osize is {told} for a block of {}", Bytes(live.size)));
+        self.say_live(live);
+        end(self.state)
+    }
+
+    /// Reports that something was written beside a live block.
+    #[cold]
+    pub(super) fn report_written(&self, live: &Live, at: *mut u8, bytes: usize, pattern: u8) -> ! {
+        if at < live.at {
+            self.begin(format_args!("underflow: something was written before a block"));
+        } else {
+            self.begin(format_args!("overflow: something was written past the end of a block"));
+        }
+        self.say_live(live);
+        say_damage(live, at, bytes, pattern);
+        end(self.state)
+    }
+
+    /// Reports that something was written into, or beside, a block that was freed.
+    #[cold]
+    pub(super) fn report_written_freed(
+        &self,
+        live: &Live,
+        freed: u64,
+        at: *mut u8,
+        bytes: usize,
+    ) -> ! {
+        self.begin(format_args!(
+            "use after free: something was written into a block that was freed"
+        ));
+        say_block(live);
+        say_freed(freed);
+        say_damage(live, at, bytes, FREED);
+        end(self.state)
+    }
+
+    /// Reports that what stands before a block was written over.
+    #[cold]
+    pub(super) fn report_header(&self, at: *mut u8, slot_bytes: usize, freed: Option<u64>) -> ! {
+        self.begin(format_args!(
+            "underflow: something was written before a block, or past the end of the one before"
+        ));
+        bug::say(format_args!("  block: {at:p}, in a slot of {slot_bytes}"));
+        // SAFETY: a slot begins with its header, and is readable.
+        let bytes = unsafe { memory(at.wrapping_sub(HEADER), HEADER) };
+        bug::say(format_args!("  damage: in the {HEADER} bytes before it"));
+        bug::say(format_args!("  bytes there:{}", Hex(bytes)));
+        if let Some(freed) = freed {
+            say_freed(freed);
+        }
+        end(self.state)
+    }
+
+    /// Reports a pointer that is no live block.
+    #[cold]
+    pub(super) fn report_pointer(&mut self, at: *mut u8) -> ! {
+        if let Some(offset) = self.state.slots.offset_of(at.addr()) {
+            self.report_guarded_pointer(at, offset);
+        }
+        if let Some(slot_size) = self.slot_of(at) {
+            self.report_slot(at, slot_size);
+        }
+        if let Some(page) = self.large_around(at.addr()) {
+            let (live, gone) = self.large_live(page);
+            self.report_inside(at, &live, gone);
+        }
+        if let Some(live) = self.slot_around(at) {
+            self.report_inside(at, &live, false);
+        }
+        let offset = at.addr().wrapping_sub(self.heap.base.addr());
+        let wrong = misuse::what_is_wrong(self.heap, at.wrapping_sub(HEADER), offset);
+        self.begin(format_args!("wrong pointer: {at:p} {wrong}"));
+        if let Some(other) = watch::heap_at(at.addr()).filter(|other| *other != self.heap.base) {
+            bug::say(format_args!("  it lies in heap {other:p}"));
+        }
+        end(self.state)
+    }
+
+    fn report_guarded_pointer(&self, at: *mut u8, offset: usize) -> ! {
+        let (index, _) = self.state.slots.nearest(offset);
+        let slot = &self.state.slots.slots[index];
+        if slot.used == Use::Freed && slot.at == at {
+            self.begin(format_args!("double free: {at:p} is a block that was freed before"));
+        } else {
+            self.begin(format_args!("wrong pointer: {at:p} is near a block, not at its start"));
+        }
+        say_moments(slot);
+        end(self.state)
+    }
+
+    /// Reports a pointer to where a block of a slot that is in use starts.
+    fn report_slot(&self, at: *mut u8, slot_size: usize) -> ! {
+        // SAFETY: a slot that is in use has a header: C1.
+        let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
+        match header.state(self.state.secret, at.addr()) {
+            State::Freed => {
+                let (size, number) = (header.size(), header.number());
+                self.report_twice(&Live { at, size, number, home: Home::Slot(slot_size) })
+            }
+            _ => self.report_header(at, slot_size, None),
+        }
+    }
+
+    fn report_twice(&self, live: &Live) -> ! {
+        self.begin(format_args!("double free: {:p} is a block that was freed before", live.at));
+        say_block(live);
+        if let Some(held) = self.state.quarantine.find(live.at) {
+            say_freed(held.freed);
+        }
+        end(self.state)
+    }
+
+    fn report_inside(&self, at: *mut u8, live: &Live, gone: bool) -> ! {
+        if gone && live.at == at {
+            self.report_twice(live);
+        }
+        let place = place(live, at.addr());
+        let freed = if gone { " that was freed" } else { "" };
+        self.begin(format_args!(
+            "wrong pointer: {at:p} points into a block{freed}, not to its start"
+        ));
+        bug::say(format_args!("  pointer: to {place}"));
+        self.say_live(live);
+        end(self.state)
+    }
+
+    /// The block of the slot in use that an address lies in.
+    fn slot_around(&mut self, at: *mut u8) -> Option<Live> {
+        let page = PageIndex::of(at.addr().wrapping_sub(self.heap.base.addr()));
+        if page < self.heap.layout.first || page >= self.heap.runs.top {
+            return None;
+        }
+        let descriptor = self.heap.descriptor(page);
+        if !matches!(descriptor.kind(), Kind::Span | Kind::SpanRest) {
+            return None;
+        }
+        let shape = &CLASSES[descriptor.class()];
+        let first = descriptor.first_page(page);
+        let start = self.heap.address(first).wrapping_add(shape.lead());
+        let slot_size = shape.slot_size as usize;
+        let slot = at.addr().checked_sub(start.addr())? / slot_size;
+        let block = start.wrapping_add(slot * slot_size + HEADER);
+        self.slot_of(block)?;
+        // SAFETY: a slot that is in use has a header: C1.
+        let header = unsafe { block.sub(HEADER).cast::<Header>().read() };
+        let (size, number) = (header.size(), header.number());
+        let is_live = header.state(self.state.secret, block.addr()) == State::Live;
+        is_live.then_some(Live { at: block, size, number, home: Home::Slot(slot_size) })
+    }
+}
+
+/// Reports a forbidden access, if it was to a page of the heap or of its guarded slots.
+///
+/// # Safety
+///
+/// The heap is live and has a state. It may be at work: it is only looked at.
+pub(super) unsafe fn explain<S: Above>(heap: *mut u8, address: usize, access: Access) {
+    let heap = heap.cast::<Heap<S>>();
+    // SAFETY: the caller's promise; this thread was stopped in what it did, and will not go on if
+    // anything is found.
+    let checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
+    if let Some(offset) = checking.state.slots.offset_of(address) {
+        explain_guarded(&checking, address, offset, access);
+    }
+    explain_large(checking, address, access);
+}
+
+fn verb(access: Access) -> &'static str {
+    match access {
+        Access::Read => "read",
+        Access::Write => "written",
+        Access::Unknown => "read or written",
+    }
+}
+
+fn explain_guarded<S: Above>(
+    checking: &Checking<'_, S>,
+    address: usize,
+    offset: usize,
+    access: Access,
+) -> ! {
+    let (index, _) = checking.state.slots.nearest(offset);
+    let slot = &checking.state.slots.slots[index];
+    let (at, size, number) = (slot.at, slot.size, slot.allocated.number);
+    let live = Live { at, size, number, home: Home::Guarded(index) };
+    stop(checking, &live, slot.used == Use::Freed, address, access, Some(slot))
+}
+
+fn explain_large<S: Above>(mut checking: Checking<'_, S>, address: usize, access: Access) {
+    let offset = address.wrapping_sub(checking.heap.base.addr());
+    if offset >= checking.heap.committed() {
+        return;
+    }
+    if let Some(page) = checking.large_around(address) {
+        let (live, gone) = checking.large_live(page);
+        stop(&checking, &live, gone, address, access, None);
+    }
+}
+
+fn stop<S: Above>(
+    checking: &Checking<'_, S>,
+    live: &Live,
+    freed: bool,
+    address: usize,
+    access: Access,
+    slot: Option<&Slot>,
+) -> ! {
+    let (verb, place) = (verb(access), place(live, address));
+    match (freed, place.offset < 0) {
+        (true, _) => checking.begin(format_args!("use after free: a freed block was {verb}")),
+        (_, true) => checking.begin(format_args!("underflow: memory before a block was {verb}")),
+        _ => checking.begin(format_args!("overflow: memory past the end of a block was {verb}")),
+    }
+    bug::say(format_args!("  access: at {address:#x}, {place}"));
+    match slot {
+        Some(slot) => say_moments(slot),
+        None => {
+            say_block(live);
+            if let Some(held) = checking.state.quarantine.find(live.at) {
+                say_freed(held.freed);
+            }
+        }
+    }
+    bug::say(format_args!("  found: by the fault of thread {:#x}, from:", this_thread()));
+    Frames::here().write();
+    bug::end()
+}

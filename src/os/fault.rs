@@ -1,0 +1,95 @@
+//! The signals of forbidden accesses, handed to whoever can explain them.
+//!
+//! The handler stands in front of the one that was there: what nobody here can explain goes on to
+//! it, as if we were not there.
+
+use core::cell::UnsafeCell;
+use core::ffi::{c_int, c_void};
+use core::mem::{MaybeUninit, transmute};
+use core::ptr;
+use std::sync::Once;
+
+/// What an access that was forbidden was to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    /// This processor does not tell, or we do not know how it does.
+    #[cfg_attr(target_arch = "x86_64", allow(dead_code))]
+    Unknown,
+}
+
+/// Explains a forbidden access at an address, and does not return; or returns, since it cannot.
+pub(crate) type Explain = fn(address: usize, access: Access);
+
+const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+
+/// What stood there before, and who explains.
+struct Before {
+    actions: UnsafeCell<[MaybeUninit<libc::sigaction>; SIGNALS.len()]>,
+    explain: UnsafeCell<Option<Explain>>,
+}
+
+// SAFETY: written once, before the handler is there that reads it.
+unsafe impl Sync for Before {}
+
+static BEFORE: Before = Before {
+    actions: UnsafeCell::new([const { MaybeUninit::zeroed() }; SIGNALS.len()]),
+    explain: UnsafeCell::new(None),
+};
+
+/// From now on `explain` is asked about each forbidden access. The first call counts.
+pub(crate) fn watch(explain: Explain) {
+    static ONCE: Once = Once::new();
+    // SAFETY: the handler is there only after its data are; it stays, as the library does, which is
+    // never unloaded. All-zero bytes are a valid sigaction.
+    ONCE.call_once(|| unsafe {
+        *BEFORE.explain.get() = Some(explain);
+        for (index, signal) in SIGNALS.into_iter().enumerate() {
+            let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+            action.sa_sigaction = on_fault as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            let before = (&raw mut (*BEFORE.actions.get())[index]).cast::<libc::sigaction>();
+            libc::sigaction(signal, ptr::null(), before);
+            libc::sigaction(signal, &action, ptr::null_mut());
+        }
+    });
+}
+
+type WithInfo = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+type Simple = unsafe extern "C" fn(c_int);
+
+unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel's arguments; what `watch` wrote before this handler was there.
+    unsafe {
+        if let Some(explain) = *BEFORE.explain.get() {
+            explain((*info).si_addr().addr(), access_of(context));
+        }
+        let index = SIGNALS.iter().position(|known| *known == signal).unwrap_or(0);
+        let before = (&raw const (*BEFORE.actions.get())[index]).cast::<libc::sigaction>();
+        match (*before).sa_sigaction {
+            // The access is made once more when this returns, and ends as it would have.
+            libc::SIG_DFL | libc::SIG_IGN => {
+                libc::sigaction(signal, before, ptr::null_mut());
+            }
+            handler if (*before).sa_flags & libc::SA_SIGINFO != 0 => {
+                transmute::<usize, WithInfo>(handler)(signal, info, context);
+            }
+            handler => transmute::<usize, Simple>(handler)(signal),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn access_of(context: *mut c_void) -> Access {
+    const WRITE: i64 = 2;
+    // SAFETY: the kernel hands a ucontext over.
+    let error =
+        unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_ERR as usize] };
+    if error & WRITE != 0 { Access::Write } else { Access::Read }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn access_of(_: *mut c_void) -> Access {
+    Access::Unknown
+}

@@ -553,7 +553,7 @@ fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
         resident_peak: snapshot.resident_peak as u64,
         kernel_resident,
         blocks: snapshot.blocks,
-        large_blocks: counts.large_blocks,
+        large_blocks: counts.large_blocks - heap.told().held_large,
         spans: snapshot.spans,
         commit_calls: counts.commit_calls,
         purge_calls: counts.purge_calls,

@@ -221,6 +221,18 @@ unsafe extern "C" fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -
         if (*heap).is_shut() {
             return checked::allocate(heap, size).unwrap_or(ptr::null_mut());
         }
+        place_large(heap, size)
+    }
+}
+
+/// Allocates a large block, whatever the heap's tables say.
+///
+/// # Safety
+///
+/// As for [`alloc`].
+pub(super) unsafe fn place_large<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+    // SAFETY: the caller's promise: nobody else uses the heap.
+    unsafe {
         let place = |heap: &mut Heap<S>| non_null(heap.allocate_large(size));
         let block = (*heap).with_room(place, |_| None).unwrap_or(ptr::null_mut());
         (*heap).settle();

@@ -7,6 +7,8 @@ use core::mem::{MaybeUninit, transmute};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use super::kernel::keeping_errno;
+
 /// How many functions are taken down at most.
 const DEPTH: usize = 16;
 
@@ -50,7 +52,8 @@ impl Frames {
         unsafe {
             let backtrace = transmute::<*mut c_void, Option<Backtrace>>(backtrace);
             let Some(backtrace) = backtrace else { return frames };
-            let count = backtrace(frames.addresses.as_mut_ptr(), DEPTH as c_int);
+            let addresses = frames.addresses.as_mut_ptr();
+            let count = keeping_errno(|| backtrace(addresses, DEPTH as c_int));
             frames.count = usize::try_from(count).unwrap_or(0);
         }
         frames

@@ -15,7 +15,7 @@ pub(crate) struct Kernel;
 const FRESH: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 /// Runs system calls and puts `errno` back: callers of the allocator do not expect it to change.
-fn keeping_errno<T>(calls: impl FnOnce() -> T) -> T {
+pub(super) fn keeping_errno<T>(calls: impl FnOnce() -> T) -> T {
     // SAFETY: the location is this thread's own and valid for its life, here and below.
     let saved = unsafe { libc::__errno_location().read() };
     let result = calls();

@@ -21,6 +21,8 @@ pub struct Allocator {
 enum Source {
     /// In itself, by this name.
     Inside(&'static str),
+    /// Ours, with the option `checked` set to this.
+    Checked(&'static str),
     /// In a library of `benches/peers`, named like the allocator.
     Peer,
     /// In malloc's place: a library of the system's, preloaded.
@@ -39,6 +41,10 @@ const fn peer(name: &'static str) -> Allocator {
 pub const BUILTIN: Allocator = inside("built-in", "builtin");
 /// Ours.
 pub const EBBTIDE: Allocator = inside("ebbtide", "ebbtide");
+/// Ours, with every block checked.
+pub const CHECKED: Allocator = Allocator { name: "checked", source: Source::Checked("on") };
+/// Ours, with a few blocks checked.
+pub const SAMPLED: Allocator = Allocator { name: "sampled", source: Source::Checked("sample") };
 /// Ours, in a VM that was made on LuaJIT's own and attached before anything else.
 pub const ATTACHED: Allocator = inside("attached", "attached");
 /// LuaJIT's own, with what is free given back in place.
@@ -63,7 +69,8 @@ pub const PEERS: &[&Allocator] = &[
 
 /// Every allocator.
 pub fn allocators() -> impl Iterator<Item = &'static Allocator> {
-    [&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE, &BARE].into_iter().chain(PEERS.iter().copied())
+    let ours = [&EBBTIDE, &CHECKED, &SAMPLED, &ATTACHED, &IN_PLACE];
+    [&BUILTIN, &BARE].into_iter().chain(ours).chain(PEERS.iter().copied())
 }
 
 /// Finds an allocator by name.
@@ -168,6 +175,7 @@ impl Host {
         command.env(LOADER_SETTING.0, LOADER_SETTING.1).arg("--allocator");
         match allocator.source {
             Source::Inside(name) => command.arg(name),
+            Source::Checked(how) => command.env("EBBTIDE_CHECKED", how).arg("ebbtide"),
             Source::Peer => command.arg(self.peer_library(allocator)),
             Source::Preloaded(name) => {
                 command.env("LD_PRELOAD", find_library(name).unwrap_or_else(|| name.into()));

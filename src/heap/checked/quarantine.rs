@@ -30,6 +30,8 @@ pub(super) struct Quarantine {
     first: usize,
     count: usize,
     bytes: usize,
+    /// How many of them are large.
+    pub(super) large: u64,
 }
 
 impl Quarantine {
@@ -41,7 +43,7 @@ impl Quarantine {
             ring.try_reserve_exact(BLOCKS_MAX).ok()?;
             ring.resize(BLOCKS_MAX, none);
         }
-        Some(Quarantine { ring, first: 0, count: 0, bytes: 0 })
+        Some(Quarantine { ring, first: 0, count: 0, bytes: 0, large: 0 })
     }
 
     /// Whether the oldest must go before a block of so many bytes comes.
@@ -55,6 +57,7 @@ impl Quarantine {
         self.ring[at] = held;
         self.count += 1;
         self.bytes += held.bytes;
+        self.large += u64::from(held.is_large);
     }
 
     /// Lets the oldest go.
@@ -66,6 +69,7 @@ impl Quarantine {
         self.first = (self.first + 1) % self.ring.len();
         self.count -= 1;
         self.bytes -= held.bytes;
+        self.large -= u64::from(held.is_large);
         Some(held)
     }
 

@@ -1,6 +1,8 @@
 //! The functions that a thread is in: taken down as addresses, written as names.
 //!
-//! The C library's `backtrace` is looked up when the process runs, for not every one has it.
+//! The unwinder is the one that Rust's own library has for panics. It is stopped at the first
+//! function that is of no file: what LuaJIT compiles looks to it like a function that it can leave,
+//! and it aborts when it tries.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::{MaybeUninit, transmute};
@@ -19,18 +21,33 @@ pub(crate) struct Frames {
     count: usize,
 }
 
-type Backtrace = unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int;
+/// The unwinder's own notion of a frame.
+enum Context {}
+
+type Visit = unsafe extern "C" fn(*mut Context, *mut c_void) -> c_int;
+
+unsafe extern "C" {
+    fn _Unwind_Backtrace(visit: Visit, argument: *mut c_void) -> c_int;
+    fn _Unwind_GetIP(context: *mut Context) -> usize;
+}
+
+/// What tells [`_Unwind_Backtrace`] to go on, and to stop.
+const GO_ON: c_int = 0;
+const STOP: c_int = 5;
+
 type SymbolsToFile = unsafe extern "C" fn(*const *mut c_void, c_int, c_int);
+type FindObject = unsafe extern "C" fn(*const c_void, *mut [usize; 32]) -> c_int;
 
-static BACKTRACE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+/// Functions of the C library that not every one has.
 static SYMBOLS: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+static FIND_OBJECT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
-/// Looks the C library's functions up. `backtrace` loads a library when it is called first, which
-/// must not happen in a signal handler.
+/// Looks the C library's functions up, and has the unwinder do what it does only once: neither
+/// should happen in a signal handler first.
 pub(crate) fn prepare() {
-    if BACKTRACE.load(Ordering::Relaxed).is_null() {
-        SYMBOLS.store(function(c"backtrace_symbols_fd"), Ordering::Relaxed);
-        BACKTRACE.store(function(c"backtrace"), Ordering::Release);
+    if SYMBOLS.load(Ordering::Relaxed).is_null() {
+        FIND_OBJECT.store(function(c"_dl_find_object"), Ordering::Relaxed);
+        SYMBOLS.store(function(c"backtrace_symbols_fd"), Ordering::Release);
         Frames::here();
     }
 }
@@ -40,22 +57,41 @@ fn function(name: &CStr) -> *mut c_void {
     unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
 }
 
+/// Whether an address lies in a program or library that was loaded from a file.
+fn is_of_a_file(address: *mut c_void) -> bool {
+    // SAFETY: null, or the function of this name, which fills in less than there is room for; and
+    // dladdr, for which all-zero bytes are room.
+    unsafe {
+        let find = FIND_OBJECT.load(Ordering::Relaxed);
+        match transmute::<*mut c_void, Option<FindObject>>(find) {
+            Some(find) => find(address, &mut [0; 32]) == 0,
+            None => libc::dladdr(address, MaybeUninit::zeroed().as_mut_ptr()) != 0,
+        }
+    }
+}
+
+/// Takes a function down.
+unsafe extern "C" fn visit(context: *mut Context, frames: *mut c_void) -> c_int {
+    // SAFETY: `Frames::here` hands its frames over, and the unwinder its context.
+    let (frames, address) =
+        unsafe { (&mut *frames.cast::<Frames>(), _Unwind_GetIP(context) as *mut c_void) };
+    if frames.count == DEPTH {
+        return STOP;
+    }
+    frames.addresses[frames.count] = address;
+    frames.count += 1;
+    if is_of_a_file(address) { GO_ON } else { STOP }
+}
+
 impl Frames {
     pub(crate) const NONE: Frames = Frames { addresses: [ptr::null_mut(); DEPTH], count: 0 };
 
-    /// The functions that this thread is in. None where the C library does not tell.
+    /// The functions that this thread is in, as far as they are of files.
     #[inline(never)]
     pub(crate) fn here() -> Frames {
         let mut frames = Frames::NONE;
-        let backtrace = BACKTRACE.load(Ordering::Acquire);
-        // SAFETY: null, or the function of this name; it writes as many addresses as there is room.
-        unsafe {
-            let backtrace = transmute::<*mut c_void, Option<Backtrace>>(backtrace);
-            let Some(backtrace) = backtrace else { return frames };
-            let addresses = frames.addresses.as_mut_ptr();
-            let count = keeping_errno(|| backtrace(addresses, DEPTH as c_int));
-            frames.count = usize::try_from(count).unwrap_or(0);
-        }
+        // SAFETY: the frames outlive the call, and are what `visit` expects.
+        keeping_errno(|| unsafe { _Unwind_Backtrace(visit, (&raw mut frames).cast()) });
         frames
     }
 
@@ -93,10 +129,4 @@ fn is_own(address: *mut c_void) -> bool {
         (found != 0).then(|| unsafe { info.assume_init() }.dli_fbase)
     };
     base(address) == base(is_own as *const () as *const c_void)
-}
-
-/// A number that no other living thread has, as debuggers show it.
-pub(crate) fn this_thread() -> usize {
-    // SAFETY: it asks for nothing, and reads a register.
-    unsafe { libc::pthread_self() as usize }
 }

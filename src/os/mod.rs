@@ -10,6 +10,7 @@
 pub(crate) mod fault;
 pub(crate) mod frames;
 mod kernel;
+mod thread;
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -17,6 +18,7 @@ pub(crate) mod fake;
 use core::ffi::CStr;
 
 pub(crate) use kernel::Kernel;
+pub(crate) use thread::this_thread;
 
 /// Addresses of blocks stay below this: LuaJIT keeps type tags in the bits above.
 pub(crate) const ADDRESS_LIMIT: usize = 1 << 47;

@@ -21,7 +21,7 @@ use super::Bond;
 use crate::heap::park::KernelHeap as Heap;
 use crate::heap::{self, recall};
 use crate::lua::lua_Alloc;
-use crate::os::{Kernel, Os};
+use crate::os::{Kernel, Os, this_thread};
 use crate::units::PAGE;
 
 /// A thread looks after its heaps at most every so many microseconds, or 32 times as long as it
@@ -75,35 +75,6 @@ static COUNT: AtomicU64 = AtomicU64::new(0);
 thread_local! {
     /// When this thread looks after its heaps again.
     static NEXT_LOOK_US: Cell<u64> = const { Cell::new(0) };
-}
-
-/// A number that no other living thread has.
-#[inline(always)]
-fn this_thread() -> usize {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    {
-        let thread: usize;
-        // SAFETY: the x86-64 ABI has the thread's own address at fs:0; it is only read.
-        unsafe {
-            core::arch::asm!("mov {}, fs:0", out(reg) thread,
-                options(pure, readonly, nostack, preserves_flags));
-        }
-        thread
-    }
-    #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
-    {
-        let thread: usize;
-        // SAFETY: reading the thread pointer has no effect.
-        unsafe {
-            core::arch::asm!("mrs {}, tpidr_el0", out(reg) thread,
-                options(pure, nomem, nostack, preserves_flags));
-        }
-        thread
-    }
-    #[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), target_os = "linux")))]
-    {
-        NEXT_LOOK_US.with(|cell| ptr::from_ref(cell).addr())
-    }
 }
 
 /// A lua_Alloc that notices when another thread has the VM.

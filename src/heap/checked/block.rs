@@ -93,6 +93,52 @@ pub(super) fn slot_bytes(size: usize) -> usize {
     round_up(HEADER + size + ZONE_MIN, 16)
 }
 
+/// A word of a pattern.
+const fn word_of(pattern: u8) -> u64 {
+    u64::from_ne_bytes([pattern; 8])
+}
+
+/// The word that has `size % 8` bytes of a block in front of its zone.
+fn border(size: usize) -> u64 {
+    let mut bytes = [ZONE; 8];
+    bytes[..size % 8].fill(FRESH);
+    u64::from_ne_bytes(bytes)
+}
+
+/// Fills all that lies behind a header for a block of so many bytes.
+pub(super) fn lay_out(body: &mut [u64], size: usize) {
+    let (block, zone) = body.split_at_mut(size / 8);
+    fill(block, FRESH);
+    fill(zone, ZONE);
+    zone[0] = border(size);
+}
+
+/// Whether the zone behind a block of so many bytes is whole.
+pub(super) fn zone_is_whole(body: &[u64], size: usize) -> bool {
+    let zone = &body[size / 8..];
+    let first = zone[0].to_ne_bytes();
+    let seen = first[size % 8..].iter().fold(0, |seen, byte| seen | byte ^ ZONE);
+    seen == 0 && is_all(&zone[1..], ZONE)
+}
+
+/// Whether words are all of a pattern.
+pub(super) fn is_all(words: &[u64], pattern: u8) -> bool {
+    words.iter().fold(0, |other, word| other | word ^ word_of(pattern)) == 0
+}
+
+/// Fills words with a pattern. A few are not worth a call of the C library's function.
+pub(super) fn fill(words: &mut [u64], pattern: u8) {
+    const FEW: usize = 32;
+    if words.len() > FEW {
+        return words.fill(word_of(pattern));
+    }
+    // The compiler would make such a call of it if it knew the word.
+    let word = core::hint::black_box(word_of(pattern));
+    for place in words {
+        *place = word;
+    }
+}
+
 /// What a block of so many bytes is aligned to.
 pub(super) fn alignment(size: usize) -> usize {
     if size.is_multiple_of(16) { 16 } else { 8 }
@@ -122,6 +168,29 @@ mod tests {
                 bytes[at] ^= 1;
                 assert_eq!(first_other(&bytes, ZONE), Some(at), "{length}");
             }
+        }
+    }
+
+    #[test]
+    fn a_zone_begins_with_the_byte_behind_the_block() {
+        for size in 1..200 {
+            let mut body = vec![0; (slot_bytes(size) - HEADER) / 8];
+            lay_out(&mut body, size);
+            let bytes: Vec<u8> = body.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            assert_eq!(first_other(&bytes[..size], FRESH), None, "{size}");
+            assert_eq!(first_other(&bytes[size..], ZONE), None, "{size}");
+            for at in 0..bytes.len() {
+                let mut broken = body.clone();
+                broken[at / 8] ^= u64::from_ne_bytes([0x10; 8])
+                    & !u64::from_ne_bytes({
+                        let mut others = [0xFF; 8];
+                        others[at % 8] = 0;
+                        others
+                    });
+                assert_eq!(zone_is_whole(&broken, size), at < size, "{at} of {size}");
+            }
+            fill(&mut body, FREED);
+            assert!(is_all(&body, FREED) && !is_all(&body, ZONE));
         }
     }
 

@@ -11,8 +11,8 @@
 //! ```
 
 use super::block::{FRESH, ZONE, alignment};
-use crate::os::Os;
-use crate::os::frames::{Frames, this_thread};
+use crate::os::frames::Frames;
+use crate::os::{Os, this_thread};
 use crate::units::round_up;
 
 /// Slots of a heap.

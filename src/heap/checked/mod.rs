@@ -43,17 +43,20 @@ use super::class::{CLASSES, QUICK_MAX};
 use super::{Above, Heap, fast};
 use crate::error::Error;
 use crate::options::Key;
-use crate::os::frames::this_thread;
+use crate::os::this_thread;
 use crate::units::{PageIndex, Pages};
-use block::{FREED, FRESH, HEADER, Header, State, ZONE, first_other};
+use block::{FREED, HEADER, Header, State, ZONE, first_other};
 use guard::{Slots, Use};
 use quarantine::{Held, Quarantine};
 use watch::Watched;
 
-/// In `on`, one block in so many goes to a guarded slot, where one fits.
-const SAMPLE_EVERY: u32 = 2048;
-/// In `sample`, one refill in so many hands a guarded slot out.
-const SAMPLE_REFILLS: u32 = 128;
+/// In `on`, one block in so many is to go to a guarded slot, where one fits.
+const SAMPLE_EVERY: u32 = 1024;
+/// In `sample`, one refill in so many.
+const SAMPLE_REFILLS: u32 = 32;
+/// Between two guarded slots lies so many times as long as handing one out took: in `on`, and in
+/// `sample`. Freeing it takes as long again.
+const REST: [u64; 2] = [40, 250];
 
 /// What a host asked of the heap, for reports.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,8 +92,10 @@ pub(crate) struct Checked {
     slots: Slots,
     /// Turns with each use.
     dice: u64,
-    /// Until the next block for a guarded slot.
+    /// Blocks, or refills, until one is to go to a guarded slot.
     countdown: u32,
+    /// When it may.
+    next_us: u64,
     watched: Watched,
 }
 
@@ -127,6 +132,27 @@ struct Checking<'heap, S: Above> {
 unsafe fn memory<'a>(at: *mut u8, bytes: usize) -> &'a mut [u8] {
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts_mut(at, bytes) }
+}
+
+/// All words behind the header of a block in a slot of so many bytes.
+///
+/// # Safety
+///
+/// As for [`memory`]; the block is in such a slot, which is a multiple of 8 bytes, as its address is.
+unsafe fn body<'a>(at: *mut u8, slot_bytes: usize) -> &'a mut [u64] {
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts_mut(at.cast(), (slot_bytes - HEADER) / 8) }
+}
+
+/// Fetches what stands there into the caches. Any address will do.
+fn fetch(at: *mut u8) {
+    // SAFETY: it is no access, and no fault.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 impl<S: Above> Heap<S> {
@@ -169,6 +195,7 @@ impl<S: Above> Heap<S> {
             slots: Slots::new(&self.os),
             dice: seed | 1,
             countdown: 0,
+            next_us: 0,
             watched: Watched {
                 heap: self.base,
                 range: (self.reservation().addr(), self.layout.reserved),
@@ -294,16 +321,25 @@ impl<S: Above> Checking<'_, S> {
             return;
         }
         let this = this_thread();
-        let (inside, order) = (&self.state.inside, (Ordering::Acquire, Ordering::Relaxed));
-        if let Err(other) = inside.compare_exchange(0, this, order.0, order.1) {
+        let other = self.state.inside.load(Ordering::Relaxed);
+        if other != 0 {
             self.report_two_threads(this, other, call);
         }
+        self.state.inside.store(this, Ordering::Relaxed);
         self.state.call = call;
     }
 
+    /// Notes that this thread is done; stops when another one came in meanwhile. (Both looking, and
+    /// neither locking, they miss each other at times, but not for long.)
     #[inline]
     fn leave(&mut self) {
-        self.state.inside.store(0, Ordering::Release);
+        if self.state.every {
+            let (this, now) = (this_thread(), self.state.inside.load(Ordering::Relaxed));
+            if now != this {
+                self.report_two_threads(this, now, self.state.call);
+            }
+            self.state.inside.store(0, Ordering::Relaxed);
+        }
     }
 
     fn allocate(&mut self, size: usize) -> *mut u8 {
@@ -338,11 +374,15 @@ impl<S: Above> Checking<'_, S> {
         self.take_guarded(size)
     }
 
-    /// Hands a guarded slot out. Null: the block is too large, or there is none.
+    /// Hands a guarded slot out. Null: the block is too large, there is none, or it is too soon.
     fn take_guarded(&mut self, size: usize) -> *mut u8 {
         let page = self.guarded_pages();
         let state = &mut *self.state;
-        let may = state.may_guard && size <= state.slots.size_max() && self.heap.may_grow(page);
+        let start_us = self.heap.os.now_us();
+        let may = state.may_guard
+            && size <= state.slots.size_max()
+            && start_us >= state.next_us
+            && self.heap.may_grow(page);
         self.heap.refused = Pages::ZERO;
         if !may || !watch::take_mappings(&self.heap.os, 2) {
             return ptr::null_mut();
@@ -356,6 +396,9 @@ impl<S: Above> Checking<'_, S> {
                 self.heap.note_peak(Pages::ZERO);
             }
         }
+        let end_us = self.heap.os.now_us();
+        let rest = REST[usize::from(!state.every)];
+        state.next_us = end_us + rest * end_us.saturating_sub(start_us).max(1);
         block
     }
 
@@ -376,9 +419,7 @@ impl<S: Above> Checking<'_, S> {
             let at = slot.add(HEADER);
             let header = Header::new(self.state.secret, at.addr(), self.state.allocations, size);
             slot.cast::<Header>().write(header);
-            let behind = CLASSES[class].slot_size as usize - HEADER - size;
-            memory(at, size).fill(FRESH);
-            memory(at.add(size), behind).fill(ZONE);
+            block::lay_out(body(at, CLASSES[class].slot_size as usize), size);
             at
         }
     }
@@ -433,6 +474,10 @@ impl<S: Above> Checking<'_, S> {
         let (zone, bytes) = match live.home {
             Home::Large(page) => return self.verify_large(live, page),
             Home::Slot(slot_size) => {
+                // SAFETY: the slot is the block's, to its end.
+                if block::zone_is_whole(unsafe { body(live.at, slot_size) }, live.size) {
+                    return;
+                }
                 (live.at.wrapping_add(live.size), slot_size - HEADER - live.size)
             }
             Home::Guarded(index) => {
@@ -503,7 +548,7 @@ impl<S: Above> Checking<'_, S> {
                 unsafe {
                     let header = live.at.sub(HEADER).cast::<Header>();
                     header.write(header.read().freed());
-                    memory(live.at, live.size).fill(FREED);
+                    block::fill(body(live.at, slot_size), FREED);
                 }
                 self.hold(Held { at: live.at, bytes: slot_size, freed, is_large: false });
             }
@@ -551,6 +596,7 @@ impl<S: Above> Checking<'_, S> {
             }
             return true;
         }
+        fetch(self.state.quarantine.coming().wrapping_sub(HEADER));
         self.verify_held(&held);
         let slot = held.at.wrapping_sub(HEADER);
         // SAFETY: the slot is in use for the heap, and nobody's: C2.
@@ -571,14 +617,19 @@ impl<S: Above> Checking<'_, S> {
         if state != State::Freed {
             self.report_header(held.at, held.bytes, Some(held.freed));
         }
-        let behind = held.bytes - HEADER - size;
-        for (at, bytes, pattern) in
-            [(held.at, size, FREED), (held.at.wrapping_add(size), behind, ZONE)]
-        {
-            // SAFETY: as above.
-            if let Some(other) = first_other(unsafe { memory(at, bytes) }, pattern) {
-                self.report_written_freed(&live, held.freed, at.wrapping_add(other), bytes - other);
-            }
+        // SAFETY: as above.
+        if block::is_all(unsafe { body(held.at, held.bytes) }, FREED) {
+            return;
+        }
+        let bytes = held.bytes - HEADER;
+        // SAFETY: as above.
+        if let Some(other) = first_other(unsafe { memory(held.at, bytes) }, FREED) {
+            self.report_written_freed(
+                &live,
+                held.freed,
+                held.at.wrapping_add(other),
+                bytes - other,
+            );
         }
     }
 }

@@ -5,12 +5,14 @@
 
 #![forbid(unsafe_code)]
 
-/// Most blocks that are held back at once. More would only cost the caches more.
-const BLOCKS_MAX: usize = 16 << 10;
+/// Most blocks that are held back at once: more would only cost the caches more.
+const BLOCKS_MAX: usize = 8 << 10;
 /// Most bytes, with all that lies around the blocks.
 const BYTES_MAX: usize = 4 << 20;
 /// A block of more bytes than this is not held back.
 pub(super) const BLOCK_MAX: usize = 1 << 20;
+/// How many blocks ahead of its turn one is fetched into the caches.
+const AHEAD: usize = 8;
 
 /// A block that is held back.
 #[derive(Clone, Copy, Debug)]
@@ -23,13 +25,41 @@ pub(super) struct Held {
     pub(super) is_large: bool,
 }
 
+/// The same in 16 bytes.
+#[derive(Clone, Copy)]
+struct Packed {
+    at: *mut u8,
+    /// The low half of the number.
+    freed: u32,
+    /// The bytes, and in the lowest bit whether it is large: they are a multiple of 8.
+    bytes: u32,
+}
+
+impl Packed {
+    const NONE: Packed = Packed { at: core::ptr::null_mut(), freed: 0, bytes: 0 };
+
+    fn new(held: Held) -> Packed {
+        let bytes = held.bytes as u32 | u32::from(held.is_large);
+        Packed { at: held.at, freed: held.freed as u32, bytes }
+    }
+
+    /// With the number of the block that was freed last, which is not 2^32 further.
+    fn unpack(self, last: u64) -> Held {
+        let since = (last as u32).wrapping_sub(self.freed);
+        let (bytes, is_large) = (self.bytes & !1, self.bytes & 1 == 1);
+        Held { at: self.at, bytes: bytes as usize, freed: last - u64::from(since), is_large }
+    }
+}
+
 /// The blocks of one heap that are held back.
 pub(super) struct Quarantine {
     /// The oldest at `first`; round and round.
-    ring: Vec<Held>,
+    ring: Vec<Packed>,
     first: usize,
     count: usize,
     bytes: usize,
+    /// The number of the block that came last.
+    last: u64,
     /// How many of them are large.
     pub(super) large: u64,
 }
@@ -38,26 +68,25 @@ impl Quarantine {
     /// One that holds nothing. `None`: there is no memory.
     pub(super) fn new(room: bool) -> Option<Quarantine> {
         let mut ring = Vec::new();
-        let none = Held { at: core::ptr::null_mut(), bytes: 0, freed: 0, is_large: false };
         if room {
             ring.try_reserve_exact(BLOCKS_MAX).ok()?;
-            ring.resize(BLOCKS_MAX, none);
+            ring.resize(BLOCKS_MAX, Packed::NONE);
         }
-        Some(Quarantine { ring, first: 0, count: 0, bytes: 0, large: 0 })
+        Some(Quarantine { ring, first: 0, count: 0, bytes: 0, last: 0, large: 0 })
     }
 
     /// Whether the oldest must go before a block of so many bytes comes.
     pub(super) fn is_full(&self, bytes: usize) -> bool {
-        self.count == self.ring.len() || (self.count > 0 && self.bytes + bytes > BYTES_MAX)
+        self.count == BLOCKS_MAX || (self.count > 0 && self.bytes + bytes > BYTES_MAX)
     }
 
     /// Holds a block back, for which there is room.
     pub(super) fn push(&mut self, held: Held) {
-        let at = (self.first + self.count) % self.ring.len();
-        self.ring[at] = held;
+        self.ring[(self.first + self.count) % BLOCKS_MAX] = Packed::new(held);
         self.count += 1;
         self.bytes += held.bytes;
         self.large += u64::from(held.is_large);
+        self.last = held.freed;
     }
 
     /// Lets the oldest go.
@@ -65,18 +94,24 @@ impl Quarantine {
         if self.count == 0 {
             return None;
         }
-        let held = self.ring[self.first];
-        self.first = (self.first + 1) % self.ring.len();
+        let held = self.ring[self.first].unpack(self.last);
+        self.first = (self.first + 1) % BLOCKS_MAX;
         self.count -= 1;
         self.bytes -= held.bytes;
         self.large -= u64::from(held.is_large);
         Some(held)
     }
 
+    /// A block whose turn to go comes soon, or whatever else was held back.
+    pub(super) fn coming(&self) -> *mut u8 {
+        self.ring[(self.first + AHEAD) % BLOCKS_MAX].at
+    }
+
     /// The block that starts there, if it is held back.
     pub(super) fn find(&self, at: *mut u8) -> Option<Held> {
-        let held = (0..self.count).map(|index| self.ring[(self.first + index) % self.ring.len()]);
-        held.into_iter().find(|held| held.at == at)
+        let place = |index: usize| self.ring[(self.first + index) % BLOCKS_MAX];
+        let found = (0..self.count).map(place).find(|held| held.at == at);
+        found.map(|held| held.unpack(self.last))
     }
 }
 

@@ -12,7 +12,8 @@ use crate::heap::class::CLASSES;
 use crate::heap::descriptor::Kind;
 use crate::heap::{Above, Heap, misuse};
 use crate::os::fault::Access;
-use crate::os::frames::{Frames, this_thread};
+use crate::os::frames::Frames;
+use crate::os::this_thread;
 use crate::units::PageIndex;
 
 /// How many bytes are shown.

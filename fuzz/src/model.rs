@@ -138,6 +138,7 @@ impl Model {
             step_us,
             auto,
             history,
+            checked: 0,
         };
         let refused = kernel::refused();
         // SAFETY: the options are whole.

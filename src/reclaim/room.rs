@@ -38,7 +38,8 @@ pub(super) struct Rooms {
 impl<S: Os> Heap<S> {
     /// Returns as many dirty pages as a large block takes that were never used. Without that a block
     /// which doubles again and again would leave as much dirty memory behind as it has. Each page of
-    /// the heap is new but once, so that this can cost no more than a part of their first touch.
+    /// the heap is new but once, so that this can cost no more than a part of their first touch. It
+    /// takes a step's time for each MiB at most.
     pub(super) fn exchange(&mut self, pages: Pages) {
         let retain = Pages::holding(self.options.bytes(Key::Retain)).unwrap_or(self.runs.dirty);
         let keep = self.runs.dirty.beyond(pages).max(retain);
@@ -47,7 +48,9 @@ impl<S: Os> Heap<S> {
         }
         let start_us = self.os.now_us();
         self.above.clock.advance(start_us);
-        self.shed(keep, Cause::Limit, Budget::Unlimited);
+        let steps = pages.bytes().div_ceil(1 << 20) as u64;
+        let step_us = self.options.get(Key::StepUs) as u64;
+        self.shed(keep, Cause::Limit, Budget::Until(start_us + steps * step_us));
         self.note_step(start_us);
     }
 

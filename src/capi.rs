@@ -82,8 +82,9 @@ pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
 ///
 /// A ptr that is no live block aborts the process with one line that says what
 /// is wrong. Told at once: a pointer from elsewhere, one into the middle of a
-/// block, a block freed twice while its slot is still free. Not told: a block
-/// freed twice after its memory was handed out anew, and writes past the end.
+/// block, a block freed twice while its slot is still free. Told by a checked heap
+/// alone (ebb_options.checked), which takes osize by its word, too: a block freed
+/// twice after its memory was handed out anew, and writes past the end.
 ///
 /// # Safety
 ///

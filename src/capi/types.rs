@@ -127,7 +127,7 @@ pub struct ebb_options {
     /// between inaccessible pages: a read there is reported too, when it is made. The
     /// heap keeps up to 4 MiB of freed blocks back. 2 (sample): only those few small
     /// blocks are checked; cheap enough for always. 0 (off): nothing. The process's own
-    /// allocator is asked for the state of a checked heap, once. Reports of accesses
+    /// allocator is asked for the state of a checked heap, up to 200 KiB. Reports of accesses
     /// come by handlers for SIGSEGV and SIGBUS, which hand others on. Fixed once the
     /// heap is made. Default: 0.
     pub checked: i64,

@@ -296,11 +296,7 @@ impl<S: Above> Heap<S> {
             let at = base.cast::<Heap<S>>();
             at.write(heap);
             S::options_changed(&mut *at);
-            if let Err(error) = (*at).check_as_asked() {
-                reserve::note_deleted((*at).layout.reserved);
-                Heap::release(at);
-                return Err(error);
-            }
+            (*at).check_as_asked();
             Ok(at)
         }
     }

@@ -36,7 +36,8 @@ pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
     if let Some(heap) = unsafe { parked.as_mut() } {
         if heap.suits(&options) {
             heap.reopen(options);
-            return heap.check_as_asked().map(|()| parked);
+            heap.check_as_asked();
+            return Ok(parked);
         }
         // SAFETY: as above; it is not used again.
         unsafe { Heap::release(parked) };

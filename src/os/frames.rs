@@ -10,9 +10,10 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::kernel::keeping_errno;
+use crate::bug;
 
 /// How many functions are taken down at most.
-const DEPTH: usize = 16;
+const DEPTH: usize = 20;
 
 /// The functions that a thread was in, the innermost first.
 #[derive(Clone, Copy)]
@@ -59,13 +60,12 @@ fn function(name: &CStr) -> *mut c_void {
 
 /// Whether an address lies in a program or library that was loaded from a file.
 fn is_of_a_file(address: *mut c_void) -> bool {
-    // SAFETY: null, or the function of this name, which fills in less than there is room for; and
-    // dladdr, for which all-zero bytes are room.
+    // SAFETY: null, or the function of this name, which fills in less than there is room for.
     unsafe {
         let find = FIND_OBJECT.load(Ordering::Relaxed);
         match transmute::<*mut c_void, Option<FindObject>>(find) {
             Some(find) => find(address, &mut [0; 32]) == 0,
-            None => libc::dladdr(address, MaybeUninit::zeroed().as_mut_ptr()) != 0,
+            None => !object_of(address).is_null(),
         }
     }
 }
@@ -75,7 +75,7 @@ unsafe extern "C" fn visit(context: *mut Context, frames: *mut c_void) -> c_int 
     // SAFETY: `Frames::here` hands its frames over, and the unwinder its context.
     let (frames, address) =
         unsafe { (&mut *frames.cast::<Frames>(), _Unwind_GetIP(context) as *mut c_void) };
-    if frames.count == DEPTH {
+    if frames.count == DEPTH || address.is_null() {
         return STOP;
     }
     frames.addresses[frames.count] = address;
@@ -96,19 +96,17 @@ impl Frames {
     }
 
     /// Writes a line for each function to standard error, this library's own innermost ones left
-    /// out where that can be told.
+    /// out.
     pub(crate) fn write(&self) {
         let all = &self.addresses[..self.count];
-        let own = all.iter().take_while(|address| is_own(**address)).count();
-        // A program that has the library inside is one object with it.
-        let shown = if own == all.len() { all } else { &all[own..] };
         let symbols = SYMBOLS.load(Ordering::Relaxed);
         // SAFETY: null, or the function of this name.
-        let Some(symbols) = (unsafe { transmute::<*mut c_void, Option<SymbolsToFile>>(symbols) })
-        else {
-            return;
-        };
-        for address in shown {
+        let symbols = unsafe { transmute::<*mut c_void, Option<SymbolsToFile>>(symbols) };
+        for address in all.iter().skip_while(|address| is_own(**address)) {
+            let Some(symbols) = symbols.filter(|_| is_of_a_file(*address)) else {
+                bug::say(format_args!("    {address:p}, code of no file: compiled Lua, perhaps"));
+                continue;
+            };
             // SAFETY: both are as long as they say; the address is only looked up.
             unsafe {
                 let indent = b"ebbtide:     ";
@@ -119,14 +117,21 @@ impl Frames {
     }
 }
 
-/// Whether an address lies in the object that this function lies in.
+/// Whether an address lies in this library, as far as that is an object of its own: a program that
+/// has it inside is one object with it.
 fn is_own(address: *mut c_void) -> bool {
-    let base = |address: *const c_void| {
-        let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-        // SAFETY: there is room for the answer, whose fields may all be zero.
-        let found = unsafe { libc::dladdr(address, info.as_mut_ptr()) };
-        // SAFETY: as above.
-        (found != 0).then(|| unsafe { info.assume_init() }.dli_fbase)
-    };
-    base(address) == base(is_own as *const () as *const c_void)
+    let own = object_of(is_own as *const () as *const c_void);
+    // SAFETY: it asks for nothing. The headers of the program lie in the program.
+    let program = unsafe { libc::getauxval(libc::AT_PHDR) } as *const c_void;
+    own != object_of(program) && own == object_of(address)
+}
+
+/// Where the object starts that an address lies in; null if in none.
+fn object_of(address: *const c_void) -> *mut c_void {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: there is room for the answer, whose fields may all be zero.
+    unsafe {
+        libc::dladdr(address, info.as_mut_ptr());
+        info.assume_init().dli_fbase
+    }
 }

@@ -74,6 +74,9 @@ pub(super) struct Slots {
 }
 
 impl Slots {
+    pub(super) const NONE: Slots =
+        Slots { start: core::ptr::null_mut(), page: 0, slots: Vec::new(), live: 0, live_bytes: 0 };
+
     /// Slots for a heap; none at all where there is no memory or address space for them.
     pub(super) fn new(os: &impl Os) -> Slots {
         let page = os.page_size();
@@ -103,11 +106,6 @@ impl Slots {
             unsafe { os.release(self.start, Slots::bytes(self.page)) };
             self.slots.clear();
         }
-    }
-
-    /// The largest block that fits.
-    pub(super) fn size_max(&self) -> usize {
-        self.page
     }
 
     /// How far behind the start of the slots an address lies; `None`: not there.

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The block ends where the guard page starts, but for what its alignment takes. A guard page that
-//! the kernel does not make inaccessible is filled with the pattern instead. The block's number, and
-//! whether its pages are inaccessible, stand in its descriptor.
+//! the kernel does not make inaccessible is filled with the pattern instead. The block's number,
+//! and whether its pages are inaccessible, stand in its descriptor.
 
 use super::block::{FREED, FRESH, ZONE, alignment, first_other};
 use super::{Checking, Home, Live, memory, watch};

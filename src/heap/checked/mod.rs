@@ -7,6 +7,7 @@
 //! | `block`         | a small block in its slot: header, patterns                      | no     |
 //! | `large`         | large blocks between inaccessible pages                          | yes    |
 //! | `guard`         | guarded slots: a few small blocks between such pages             | yes    |
+//! | `freed`         | a block that is freed, until the heap has it back                | yes    |
 //! | `quarantine`    | freed blocks that are held back                                  | no     |
 //! | `watch`         | which heap a fault is in; how many mappings there may be         | yes    |
 //! | `ending`        | the last look at a heap that is deleted                          | yes    |
@@ -21,13 +22,15 @@
 //! Where blocks are only sampled the hot path is open, and one refill in many hands out a block of
 //! a guarded slot. Its address is not one of the heap's, so it comes back by the rare cases too.
 //!
-//! The state of the layer comes from the process's own allocator, once, when the heap is made.
+//! The state of the layer, a hundred KiB or two, comes from the process's own allocator: when the
+//! heap is made, when the first guarded slot is used, and while the quarantine fills.
 //!
 //! - C1: a slot of the heap that is not free has a header, sealed for its state.
 //! - C2: a block that is held back is in use for the heap, and nobody's.
 
 mod block;
 mod ending;
+mod freed;
 mod guard;
 mod large;
 mod quarantine;
@@ -41,13 +44,12 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::class::{CLASSES, QUICK_MAX};
 use super::{Above, Heap, fast};
-use crate::error::Error;
 use crate::options::Key;
 use crate::os::this_thread;
 use crate::units::{PageIndex, Pages};
-use block::{FREED, HEADER, Header, State, ZONE, first_other};
+use block::{HEADER, Header, State, ZONE, first_other};
 use guard::{Slots, Use};
-use quarantine::{Held, Quarantine};
+use quarantine::Quarantine;
 use watch::Watched;
 
 /// In `on`, one block in so many is to go to a guarded slot, where one fits.
@@ -138,7 +140,7 @@ unsafe fn memory<'a>(at: *mut u8, bytes: usize) -> &'a mut [u8] {
 ///
 /// # Safety
 ///
-/// As for [`memory`]; the block is in such a slot, which is a multiple of 8 bytes, as its address is.
+/// As for [`memory`]; the block is in such a slot. That is a multiple of 8 bytes, as its address is.
 unsafe fn body<'a>(at: *mut u8, slot_bytes: usize) -> &'a mut [u64] {
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts_mut(at.cast(), (slot_bytes - HEADER) / 8) }
@@ -168,18 +170,15 @@ impl<S: Above> Heap<S> {
     }
 
     /// Checks the heap as its option says. Before it has blocks.
-    pub(super) fn check_as_asked(&mut self) -> Result<(), Error> {
+    pub(super) fn check_as_asked(&mut self) {
         match self.options.get(Key::Checked) {
-            0 => Ok(()),
+            0 => {}
             how => self.start_checking(how == 1),
         }
     }
 
     /// Starts to check every block, or a few. The heap has none.
-    fn start_checking(&mut self, every: bool) -> Result<(), Error> {
-        let Some(quarantine) = Quarantine::new(every) else {
-            return Err(Error::Memory.because(format_args!("checked: no memory for a quarantine")));
-        };
+    fn start_checking(&mut self, every: bool) {
         let seed = self.os.now_us() ^ self.base.addr() as u64;
         let state = Box::into_raw(Box::new(Checked {
             every,
@@ -191,8 +190,8 @@ impl<S: Above> Heap<S> {
             frees: 0,
             live: 0,
             live_bytes: 0,
-            quarantine,
-            slots: Slots::new(&self.os),
+            quarantine: Quarantine::EMPTY,
+            slots: Slots::NONE,
             dice: seed | 1,
             countdown: 0,
             next_us: 0,
@@ -214,7 +213,6 @@ impl<S: Above> Heap<S> {
             self.not_committed = !0;
             self.small_max = 0;
         }
-        Ok(())
     }
 }
 
@@ -236,10 +234,7 @@ pub(crate) unsafe fn check_every_block<S: Above>(heap: *mut Heap<S>) {
              ebb_alloc: give it to lua_newstate, or set EBBTIDE_CHECKED=1, before the first block"
         );
         ending::forget(&mut *heap);
-        crate::bug::ensure!(
-            (*heap).start_checking(true).is_ok(),
-            "heap {heap:p}: there is no memory to check it"
-        );
+        (*heap).start_checking(true);
     }
 }
 
@@ -380,12 +375,15 @@ impl<S: Above> Checking<'_, S> {
         let state = &mut *self.state;
         let start_us = self.heap.os.now_us();
         let may = state.may_guard
-            && size <= state.slots.size_max()
+            && size <= self.heap.kernel_page
             && start_us >= state.next_us
             && self.heap.may_grow(page);
         self.heap.refused = Pages::ZERO;
         if !may || !watch::take_mappings(&self.heap.os, 2) {
             return ptr::null_mut();
+        }
+        if state.slots.slots.is_empty() {
+            state.slots = Slots::new(&self.heap.os);
         }
         let dice = state.roll();
         let block = state.slots.take(&self.heap.os, size, state.allocations, dice);
@@ -528,108 +526,5 @@ impl<S: Above> Checking<'_, S> {
         }
         // SAFETY: the block's own bytes, which it has no more.
         unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(ZONE) };
-    }
-
-    /// Frees a block that was verified, and holds it back.
-    fn free(&mut self, live: Live) {
-        self.state.frees += 1;
-        let freed = self.state.frees;
-        if let Home::Guarded(index) = live.home {
-            self.state.slots.free(&self.heap.os, index, freed);
-            self.heap.beside -= self.guarded_pages();
-            watch::give_mappings(2);
-            return;
-        }
-        self.state.live -= 1;
-        self.state.live_bytes -= live.size;
-        match live.home {
-            Home::Slot(slot_size) => {
-                // SAFETY: the slot is the block's alone, to its end.
-                unsafe {
-                    let header = live.at.sub(HEADER).cast::<Header>();
-                    header.write(header.read().freed());
-                    block::fill(body(live.at, slot_size), FREED);
-                }
-                self.hold(Held { at: live.at, bytes: slot_size, freed, is_large: false });
-            }
-            Home::Large(page) => {
-                let bytes = self.heap.large_size(page).0.bytes();
-                if bytes > quarantine::BLOCK_MAX {
-                    return self.release_large(page);
-                }
-                self.hide_large(page);
-                self.hold(Held { at: live.at, bytes, freed, is_large: true });
-            }
-            Home::Guarded(_) => {}
-        }
-    }
-
-    /// Pages of a guarded slot.
-    fn guarded_pages(&self) -> Pages {
-        Pages((self.heap.kernel_page / crate::units::PAGE) as u32)
-    }
-
-    /// Holds a freed block back, in place of older ones.
-    fn hold(&mut self, held: Held) {
-        while self.state.quarantine.is_full(held.bytes) {
-            self.let_one_go();
-        }
-        self.state.quarantine.push(held);
-    }
-
-    /// Lets every block go that is held back. False: there was none.
-    fn let_all_go(&mut self) -> bool {
-        let mut any = false;
-        while self.let_one_go() {
-            any = true;
-        }
-        any
-    }
-
-    /// Verifies the block that is held back for longest, and gives it back to the heap.
-    fn let_one_go(&mut self) -> bool {
-        let Some(held) = self.state.quarantine.pop() else { return false };
-        if held.is_large {
-            if let Some(page) = self.large_at(held.at) {
-                self.verify_hidden(page, held.freed);
-                self.release_large(page);
-            }
-            return true;
-        }
-        fetch(self.state.quarantine.coming().wrapping_sub(HEADER));
-        self.verify_held(&held);
-        let slot = held.at.wrapping_sub(HEADER);
-        // SAFETY: the slot is in use for the heap, and nobody's: C2.
-        unsafe {
-            let size = slot.cast::<Header>().read().size();
-            fast::free_small(self.heap, slot, block::slot_bytes(size));
-        }
-        true
-    }
-
-    /// Stops when something was written into a small block after it was freed.
-    fn verify_held(&mut self, held: &Held) {
-        // SAFETY: the slot is in use for the heap, and nobody's: C2.
-        let header = unsafe { held.at.sub(HEADER).cast::<Header>().read() };
-        let state = header.state(self.state.secret, held.at.addr());
-        let (size, home) = (header.size(), Home::Slot(held.bytes));
-        let live = Live { at: held.at, size, number: header.number(), home };
-        if state != State::Freed {
-            self.report_header(held.at, held.bytes, Some(held.freed));
-        }
-        // SAFETY: as above.
-        if block::is_all(unsafe { body(held.at, held.bytes) }, FREED) {
-            return;
-        }
-        let bytes = held.bytes - HEADER;
-        // SAFETY: as above.
-        if let Some(other) = first_other(unsafe { memory(held.at, bytes) }, FREED) {
-            self.report_written_freed(
-                &live,
-                held.freed,
-                held.at.wrapping_add(other),
-                bytes - other,
-            );
-        }
     }
 }

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
+
 /// Most blocks that are held back at once: more would only cost the caches more.
 const BLOCKS_MAX: usize = 8 << 10;
 /// Most bytes, with all that lies around the blocks.
@@ -36,8 +38,6 @@ struct Packed {
 }
 
 impl Packed {
-    const NONE: Packed = Packed { at: core::ptr::null_mut(), freed: 0, bytes: 0 };
-
     fn new(held: Held) -> Packed {
         let bytes = held.bytes as u32 | u32::from(held.is_large);
         Packed { at: held.at, freed: held.freed as u32, bytes }
@@ -53,10 +53,8 @@ impl Packed {
 
 /// The blocks of one heap that are held back.
 pub(super) struct Quarantine {
-    /// The oldest at `first`; round and round.
-    ring: Vec<Packed>,
-    first: usize,
-    count: usize,
+    /// The oldest first.
+    blocks: VecDeque<Packed>,
     bytes: usize,
     /// The number of the block that came last.
     last: u64,
@@ -65,52 +63,43 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// One that holds nothing. `None`: there is no memory.
-    pub(super) fn new(room: bool) -> Option<Quarantine> {
-        let mut ring = Vec::new();
-        if room {
-            ring.try_reserve_exact(BLOCKS_MAX).ok()?;
-            ring.resize(BLOCKS_MAX, Packed::NONE);
-        }
-        Some(Quarantine { ring, first: 0, count: 0, bytes: 0, last: 0, large: 0 })
-    }
+    pub(super) const EMPTY: Quarantine =
+        Quarantine { blocks: VecDeque::new(), bytes: 0, last: 0, large: 0 };
 
     /// Whether the oldest must go before a block of so many bytes comes.
     pub(super) fn is_full(&self, bytes: usize) -> bool {
-        self.count == BLOCKS_MAX || (self.count > 0 && self.bytes + bytes > BYTES_MAX)
+        let count = self.blocks.len();
+        count == BLOCKS_MAX || (count > 0 && self.bytes + bytes > BYTES_MAX)
     }
 
-    /// Holds a block back, for which there is room.
-    pub(super) fn push(&mut self, held: Held) {
-        self.ring[(self.first + self.count) % BLOCKS_MAX] = Packed::new(held);
-        self.count += 1;
+    /// Holds a block back, if it is not full. False: there is no memory to note it.
+    pub(super) fn push(&mut self, held: Held) -> bool {
+        if self.blocks.try_reserve(1).is_err() {
+            return false;
+        }
+        self.blocks.push_back(Packed::new(held));
         self.bytes += held.bytes;
         self.large += u64::from(held.is_large);
         self.last = held.freed;
+        true
     }
 
     /// Lets the oldest go.
     pub(super) fn pop(&mut self) -> Option<Held> {
-        if self.count == 0 {
-            return None;
-        }
-        let held = self.ring[self.first].unpack(self.last);
-        self.first = (self.first + 1) % BLOCKS_MAX;
-        self.count -= 1;
+        let held = self.blocks.pop_front()?.unpack(self.last);
         self.bytes -= held.bytes;
         self.large -= u64::from(held.is_large);
         Some(held)
     }
 
-    /// A block whose turn to go comes soon, or whatever else was held back.
+    /// A block whose turn to go comes soon; null if there is none.
     pub(super) fn coming(&self) -> *mut u8 {
-        self.ring[(self.first + AHEAD) % BLOCKS_MAX].at
+        self.blocks.get(AHEAD).map_or(core::ptr::null_mut(), |held| held.at)
     }
 
     /// The block that starts there, if it is held back.
     pub(super) fn find(&self, at: *mut u8) -> Option<Held> {
-        let place = |index: usize| self.ring[(self.first + index) % BLOCKS_MAX];
-        let found = (0..self.count).map(place).find(|held| held.at == at);
+        let found = self.blocks.iter().find(|held| held.at == at);
         found.map(|held| held.unpack(self.last))
     }
 }
@@ -127,7 +116,7 @@ mod tests {
     #[test]
     fn the_oldest_goes_first_and_neither_bound_is_passed() {
         for bytes in [32, 300, 4096, BLOCK_MAX] {
-            let mut quarantine = Quarantine::new(true).expect("memory");
+            let mut quarantine = Quarantine::EMPTY;
             let mut oldest = 1;
             for number in 1..40_000 {
                 while quarantine.is_full(bytes) {
@@ -135,14 +124,14 @@ mod tests {
                     assert_eq!(gone.freed, oldest);
                     oldest += 1;
                 }
-                quarantine.push(held(number, bytes));
-                assert!(quarantine.count <= BLOCKS_MAX && quarantine.bytes <= BYTES_MAX);
+                assert!(quarantine.push(held(number, bytes)));
+                assert!(quarantine.blocks.len() <= BLOCKS_MAX && quarantine.bytes <= BYTES_MAX);
             }
             let last = core::ptr::without_provenance_mut(39_999);
             assert_eq!(quarantine.find(last).map(|held| held.freed), Some(39_999));
             assert!(quarantine.find(core::ptr::without_provenance_mut(1)).is_none());
             while quarantine.pop().is_some() {}
-            assert_eq!((quarantine.bytes, quarantine.count), (0, 0));
+            assert_eq!((quarantine.bytes, quarantine.blocks.len()), (0, 0));
         }
     }
 }

@@ -1,0 +1,290 @@
+//! Memory bugs of C modules and of code that uses the FFI, in Lua programs: a checked heap tells
+//! each of them, with what it takes to find it, and says nothing of programs without one.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::OnceLock;
+
+use ebbtide_ffi_tests::{
+    Language, Linkage, clean, compile, finish, installed, linked_with_lua, scratch,
+};
+use ebbtide_runtimes::{self as runtimes, LUAJIT, Runtime, build_host, repository};
+
+const ABORTED: i32 = 6;
+
+/// A bug, the first words of its report, and what else must stand there.
+struct Bug {
+    name: &'static str,
+    what: &'static str,
+    told: &'static [&'static str],
+}
+
+const fn bug(name: &'static str, what: &'static str, told: &'static [&'static str]) -> Bug {
+    Bug { name, what, told }
+}
+
+/// What every report of a call says.
+const CALL: [&str; 3] = ["found: by thread 0x", "found in: ebb_alloc(heap, 0x", "from:"];
+
+const IN_MODULE: &[Bug] = &[
+    bug(
+        "overflow",
+        "overflow: something was written past the end of a block",
+        &[
+            ", 40 bytes, in a slot of 64",
+            "allocated: number ",
+            "damage: from offset 40, 1 byte past its end; 1 byte not the eb put there",
+            "bytes there: 01 eb eb eb",
+            "(lua_pcall",
+        ],
+    ),
+    bug(
+        "overflow_userdata",
+        "overflow: something was written past the end of a block",
+        &["1 byte past its end", "bytes there: 01 eb"],
+    ),
+    bug(
+        "underflow",
+        "underflow: something was written before a block",
+        &["in the 16 bytes before it", "bytes there: "],
+    ),
+    bug("double_free", "double free: ", &[", 40 bytes", "freed: number ", "(lua_pcall"]),
+    bug(
+        "write_freed",
+        "use after free: something was written into a block that was freed",
+        &[", 40 bytes", "freed: number ", "from offset 3, inside", "bytes there: 01 df df"],
+    ),
+    bug("wrong_size", "wrong size: osize is 39 for a block of 40 bytes", &["(lua_pcall"]),
+    bug("foreign", "wrong pointer: ", &["is not of this heap", "(lua_pcall"]),
+    bug("other_heap", "wrong pointer: ", &["is not of this heap", "it lies in heap 0x"]),
+    bug("middle", "wrong pointer: ", &["points into a block", "to offset 8, inside of the block"]),
+];
+
+const IN_FFI: &[Bug] = &[
+    bug(
+        "overflow",
+        "overflow: something was written past the end of a block",
+        &[", 56 bytes, in a slot", "from offset 56, 1 byte past its end", "bytes there: 01 eb"],
+    ),
+    bug(
+        "underflow",
+        "underflow: something was written before a block",
+        &["in the 16 bytes before it"],
+    ),
+    bug(
+        "write_freed",
+        "use after free: something was written into a block that was freed",
+        &[", 56 bytes", "freed: number ", "from offset 19, inside", "bytes there: 01 df df"],
+    ),
+    bug("double_free", "double free: ", &[", 40 bytes", "freed: number "]),
+    bug("wrong_size", "wrong size: osize is 41 for a block of 40 bytes", &[]),
+    bug("foreign", "wrong pointer: ", &["is not of this heap"]),
+    bug("middle", "wrong pointer: ", &["to offset 16, inside of the block"]),
+];
+
+/// Those that the processor finds, with the words of the access.
+const BY_FAULT: &[(&str, Bug)] = &[
+    (
+        "checked_module.lua",
+        bug(
+            "large_overflow",
+            "overflow: memory past the end of a block was ",
+            &["offset 100000, 1 byte past its end", ", 100000 bytes, on pages of its own"],
+        ),
+    ),
+    (
+        "checked_module.lua",
+        bug(
+            "large_read_freed",
+            "use after free: a freed block was ",
+            &["offset 7, inside of the block", ", 100000 bytes", "freed: number "],
+        ),
+    ),
+    ("checked_module.lua", READ_FREED),
+    (
+        "checked_ffi.lua",
+        bug(
+            "large_overflow",
+            "overflow: memory past the end of a block was ",
+            &[", 100016 bytes, on pages of its own", "offset 100032, 17 bytes past its end"],
+        ),
+    ),
+    (
+        "checked_ffi.lua",
+        bug("large_read_freed", "use after free: a freed block was ", &["offset 23, inside"]),
+    ),
+    (
+        "checked_ffi.lua",
+        bug(
+            "read_freed",
+            "use after free: a freed block was ",
+            &["offset 19, inside", ", 56 bytes, in a guarded slot", "allocated: number"],
+        ),
+    ),
+];
+
+/// Who allocated it and who freed it is known, by name.
+const READ_FREED: Bug = bug(
+    "read_freed",
+    "use after free: a freed block was ",
+    &[
+        "offset 3, inside of the block",
+        ", 40 bytes, in a guarded slot",
+        "allocated: number",
+        "freed: number",
+        "(lua_pcall",
+    ],
+);
+
+fn run(script: &str, case: &str, how: &str) -> Output {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| linked_with_lua("checked_bugs.c", &LUAJIT, &[]));
+    let mut command = clean(program);
+    command.arg(repository().join("ffi-tests/lua").join(script)).arg(case);
+    command.env("EBBTIDE_CHECKED", how).output().expect("it runs")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The words that must be in a report and are not.
+fn missing(output: &Output, bug: &Bug, common: &[&'static str]) -> Vec<&'static str> {
+    let report = said(output);
+    let first = report.lines().next().unwrap_or_default();
+    let begins = first.starts_with("ebbtide: heap 0x") && first.contains(bug.what);
+    let expected = bug.told.iter().chain(common).copied();
+    let missing = expected.filter(|words| !report.contains(words));
+    missing.chain((!begins).then_some(bug.what)).collect()
+}
+
+fn is_told(script: &str, how: &str, bug: &Bug, common: &[&'static str]) {
+    let output = run(script, bug.name, how);
+    let (missing, report) = (missing(&output, bug, common), said(&output));
+    assert!(missing.is_empty(), "{script} {}: without {missing:?}:\n{report}", bug.name);
+    assert_eq!(output.status.signal(), Some(ABORTED), "{script} {}:\n{report}", bug.name);
+}
+
+#[test]
+fn bugs_of_a_c_module_are_told() {
+    IN_MODULE.iter().for_each(|bug| is_told("checked_module.lua", "on", bug, &CALL));
+}
+
+#[test]
+fn bugs_of_code_that_uses_the_ffi_are_told() {
+    IN_FFI.iter().for_each(|bug| is_told("checked_ffi.lua", "on", bug, &CALL));
+}
+
+#[test]
+fn forbidden_accesses_are_told_when_they_are_made() {
+    for (script, bug) in BY_FAULT {
+        is_told(script, "on", bug, &["access: at 0x", "found: by the fault of thread 0x"]);
+    }
+}
+
+#[test]
+fn two_threads_in_one_heap_are_told() {
+    let bug =
+        bug("two_threads", "two threads use it at once", &["inside: thread 0x", "came in: thread"]);
+    is_told("checked_module.lua", "on", &bug, &[]);
+}
+
+/// The first bug of this kind, or a later one.
+#[test]
+fn a_heap_that_samples_finds_a_bug_that_comes_again_and_again() {
+    is_told("checked_module.lua", "sample", &READ_FREED, &["found: by the fault of thread 0x"]);
+}
+
+/// Nothing is said of a program without a bug; and a heap that is not checked says none of this.
+#[test]
+fn where_there_is_nothing_to_tell_nothing_is_told() {
+    for script in ["checked_module.lua", "checked_ffi.lua"] {
+        for how in ["on", "sample", "off"] {
+            let output = run(script, "none", how);
+            assert!(
+                output.status.success() && output.stderr.is_empty(),
+                "{how}: {}",
+                said(&output)
+            );
+        }
+    }
+    for bug in IN_MODULE {
+        let report = said(&run("checked_module.lua", bug.name, "off"));
+        assert!(!report.contains("found"), "{}, not checked: {report}", bug.name);
+    }
+}
+
+#[test]
+fn programs_that_use_a_heap_well_run_as_on_any() {
+    let programs = |how: Linkage, kind| compile("checked_calls.c", Language::C, how, kind, &[]);
+    finish(&mut clean(programs(Linkage::Shared, "shared")));
+    finish(&mut clean(programs(Linkage::Archive, "archive")));
+    for name in ["handover.c", "many.c", "pairs.c"] {
+        let program = compile(name, Language::C, Linkage::Shared, "checked", &[]);
+        for how in ["on", "sample"] {
+            finish(clean(&program).env("EBBTIDE_CHECKED", how).args(arguments(name)));
+        }
+    }
+}
+
+fn arguments(name: &str) -> &'static [&'static str] {
+    if name == "pairs.c" { &["100", "100000"] } else { &[] }
+}
+
+fn host(runtime: &Runtime) -> PathBuf {
+    let program = scratch("checked-hosts").join(runtime.name);
+    build_host(runtime, &installed().shared(), &program).unwrap_or_else(|error| panic!("{error}"));
+    program
+}
+
+/// The reference workloads and others, scaled down.
+const WORKLOADS: &[(&str, &str)] = &[
+    ("benches/programs/lua/tables.lua", "300000"),
+    ("benches/programs/lua/strings.lua", "300000"),
+    ("benches/programs/lua/closures.lua", "300000"),
+    ("benches/programs/lua/json.lua", "60"),
+    ("benches/programs/lua/growth.lua", "10"),
+    ("benches/programs/lua/coroutine_storm.lua", "1"),
+    ("benches/programs/lua/string_builders.lua", "1"),
+    ("ffi-tests/lua/cdata.lua", "2"),
+    ("ffi-tests/lua/text.lua", "2"),
+    ("ffi-tests/lua/coroutines.lua", "2"),
+    ("ffi-tests/lua/big_tables.lua", "2"),
+];
+
+fn runs_clean(host: &Path, allocator: &str, workloads: &[(&str, &str)]) {
+    for (script, scale) in workloads {
+        for how in ["on", "sample"] {
+            let mut command = clean(host);
+            command.args(["--allocator", allocator]).arg(repository().join(script)).arg(scale);
+            finish(command.env("EBBTIDE_CHECKED", how));
+        }
+    }
+}
+
+#[test]
+fn lua_programs_run_clean() {
+    for runtime in [&runtimes::LUAJIT_CHECKED, &LUAJIT] {
+        runs_clean(&host(runtime), "ebbtide", WORKLOADS);
+    }
+    runs_clean(&host(&LUAJIT), "attached", WORKLOADS);
+}
+
+#[test]
+fn puc_lua_runs_clean() {
+    for runtime in [runtimes::LUA51, runtimes::LUA53, runtimes::LUA54] {
+        runs_clean(&host(&runtime), "ebbtide", &WORKLOADS[8..]);
+    }
+}
+
+#[test]
+fn lua_programs_that_run_out_of_memory_run_clean() {
+    let host = host(&LUAJIT);
+    for (variable, bytes) in [("EBBTIDE_RESERVE", "32m"), ("EBBTIDE_LIMIT_HARD", "16m")] {
+        let mut command = clean(&host);
+        command.args(["--allocator", "ebbtide"]);
+        command.arg(repository().join("ffi-tests/lua/exhaustion.lua"));
+        finish(command.env(variable, bytes).env("EBBTIDE_CHECKED", "on"));
+    }
+}

@@ -308,7 +308,8 @@ static void blocks_do_not_outlive_their_heap(void)
       ebb_heap_delete(heaps[i]);
     }
     before = round == 0 ? mapping_count() : before;
-    CHECK(mapping_count() <= before + 2);
+    /* Valgrind maps more for itself with each place that a heap has lain at. */
+    CHECK(light() || mapping_count() <= before + 2);
   }
 }
 

@@ -51,8 +51,8 @@ pub(crate) trait Os {
     /// Bytes of address space that the process may map in all.
     fn address_space(&self) -> usize;
 
-    /// Reserves `bytes` of address space, inaccessible, wholly below [`ADDRESS_LIMIT`]. `at_random`:
-    /// at a place that nobody can guess, if there is room, at the price of page tables of its own.
+    /// Reserves `bytes` of address space, inaccessible, wholly below [`ADDRESS_LIMIT`].
+    /// `at_random`: where nobody can guess, if there is room, at the price of own page tables.
     fn reserve(&self, bytes: usize, at_random: bool) -> Option<*mut u8>;
 
     /// Gives a reservation back.

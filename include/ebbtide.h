@@ -702,10 +702,14 @@ void ebb_heap_delete(struct ebb_heap *heap);
  *
  * A ptr that is no live block aborts the process with one line that says what
  * is wrong. Told at once: a pointer from elsewhere, one into the middle of a
- * block, a block freed twice while its slot is still free. Not told: a block
- * freed twice after its memory was handed out anew, and writes past the end.
+ * block, a block freed twice while its slot is still free. Told by a checked heap
+ * alone (ebb_options.checked), which takes osize by its word, too: a block freed
+ * twice after its memory was handed out anew, and writes past the end.
  */
-void *ebb_alloc(void *heap, void *ptr, size_t osize, size_t nsize);
+void *ebb_alloc(void *heap,
+                void *ptr,
+                size_t osize,
+                size_t nsize);
 
 /**
  * Gives free memory back to the kernel: every free page, those inside partly

@@ -1,6 +1,7 @@
 //! Random programs against a model, with every invariant checked after every step.
 
 mod breathing;
+mod checking;
 mod counts;
 mod exchange;
 mod leads;
@@ -207,6 +208,7 @@ impl Drop for Tested {
     fn drop(&mut self) {
         // SAFETY: nothing uses the heap after this.
         unsafe {
+            super::checked::finish(&mut *self.heap);
             super::reserve::note_deleted((*self.heap).layout.reserved);
             Heap::release(self.heap)
         }

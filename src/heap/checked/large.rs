@@ -88,8 +88,10 @@ impl<S: Above> Checking<'_, S> {
                 if self.heap.os.protect(last, PAGE) {
                     return true;
                 }
-                // What was made one mapping with its neighbours before can be again.
-                self.heap.os.commit(first, PAGE);
+                // A page that is not given back is a guard, the only one.
+                if !self.heap.os.commit(first, PAGE) {
+                    return true;
+                }
             }
         }
         watch::give_mappings(MAPPINGS);
@@ -162,10 +164,10 @@ impl<S: Above> Checking<'_, S> {
         // SAFETY: the block is freed, and its pages are its own.
         let hidden = guarded && unsafe { self.heap.os.protect(start, count.bytes()) };
         let mut note = number | GONE;
-        if hidden {
+        // What the kernel neither hides nor bares is not looked at again.
+        if hidden || !self.bare(page) {
             note |= GUARDED;
         } else {
-            self.bare(page);
             let at = start.wrapping_add(self.heap.descriptor(page).large_lead());
             for (at, bytes) in edges(at, size) {
                 // SAFETY: as above, and accessible.

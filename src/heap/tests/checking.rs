@@ -1,0 +1,126 @@
+//! Heaps whose every block is checked: to the layers below they are heaps like any other, whatever
+//! the kernel refuses.
+
+use super::*;
+
+/// A heap with its blocks checked: each (1), or a few (2).
+fn checked(os: &FakeOs, how: i64) -> Tested {
+    let tested = Tested::new(os.clone(), 256 << 20);
+    // SAFETY: the heap is the test's alone, and has no blocks.
+    unsafe {
+        (*tested.heap).options.put(Key::Checked, how);
+        (*tested.heap).check_as_asked();
+    }
+    tested
+}
+
+/// What blocks there are, by the statistics and by the model.
+fn compare(tested: &mut Tested) {
+    let live: usize = tested.live.iter().map(|block| block.size).sum();
+    let count = tested.live.len() as u64;
+    let snapshot = tested.heap().snapshot();
+    assert_eq!((snapshot.live, snapshot.blocks), (live, count));
+    tested.heap().check();
+}
+
+/// Numbers without a pattern.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+
+    fn size(&mut self) -> usize {
+        match self.below(16) {
+            0 => 1 + self.below(100_000),
+            1..4 => 1 + self.below(12_000),
+            _ => 1 + self.below(300),
+        }
+    }
+}
+
+fn random_steps(tested: &mut Tested, dice: &mut Dice, steps: usize) {
+    for step in 0..steps {
+        // Time passes, so that more than one block is sampled.
+        tested.os.world().now_us += 1000;
+        let count = tested.live.len();
+        match dice.below(8) {
+            0..4 if count < 400 => drop(tested.allocate(dice.size())),
+            4..6 if count > 0 => {
+                let (index, size) = (dice.below(count), dice.size());
+                tested.resize(index, size, OldSize::Right);
+            }
+            _ if count > 0 => tested.free(dice.below(count), OldSize::Right),
+            _ => {}
+        }
+        if step % 500 == 0 {
+            tested.act(&Step::ReclaimAll);
+            tested.heap().check();
+        }
+    }
+}
+
+#[test]
+fn every_invariant_holds_below_checked_blocks() {
+    for page_size in KERNEL_PAGES {
+        let os = FakeOs::new(page_size);
+        let mut tested = checked(&os, 1);
+        let mut dice = Dice(page_size as u64);
+        for _ in 0..4 {
+            random_steps(&mut tested, &mut dice, 3000);
+            compare(&mut tested);
+        }
+        tested.free_all();
+    }
+}
+
+#[test]
+fn a_heap_that_samples_keeps_its_invariants() {
+    let os = FakeOs::new(4096);
+    let mut tested = checked(&os, 2);
+    let mut dice = Dice(7);
+    random_steps(&mut tested, &mut dice, 30_000);
+    assert!(tested.heap().told().guarded > 0, "none of the live blocks is sampled");
+    compare(&mut tested);
+    tested.free_all();
+    assert_eq!(tested.heap().told().guarded, 0);
+}
+
+#[test]
+fn checked_heaps_go_on_when_the_kernel_refuses() {
+    let mut dice = Dice(99);
+    for refused in 0..60 {
+        let os = FakeOs::new(4096);
+        let mut tested = checked(&os, 1);
+        random_steps(&mut tested, &mut dice, 50 * refused);
+        let calls = (0..400).map(|_| dice.below(3) == 0).collect();
+        os.world().failures = calls;
+        random_steps(&mut tested, &mut dice, 600);
+        os.world().failures.clear();
+        compare(&mut tested);
+        tested.free_all();
+    }
+}
+
+#[test]
+fn what_is_held_back_goes_before_an_allocation_is_refused() {
+    let os = FakeOs::new(4096);
+    let mut tested = checked(&os, 1);
+    tested.act(&Step::Set(Key::LimitHard, 8 << 20));
+    let fill = |tested: &mut Tested, size: usize| {
+        while tested.allocate(size) {}
+        let count = tested.live.len();
+        assert!(tested.heap().resident() <= 8 << 20);
+        tested.free_all();
+        count
+    };
+    for size in [3000, 20_000] {
+        let first = fill(&mut tested, size);
+        let again = fill(&mut tested, size);
+        assert!(first > 50 && again + again / 10 >= first, "{size}: {first}, then {again}");
+    }
+}

@@ -140,7 +140,8 @@ unsafe fn memory<'a>(at: *mut u8, bytes: usize) -> &'a mut [u8] {
 ///
 /// # Safety
 ///
-/// As for [`memory`]; the block is in such a slot. That is a multiple of 8 bytes, as its address is.
+/// As for [`memory`]; the block is in such a slot, which is a multiple of 8 bytes, as is its
+/// address.
 unsafe fn body<'a>(at: *mut u8, slot_bytes: usize) -> &'a mut [u64] {
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts_mut(at.cast(), (slot_bytes - HEADER) / 8) }

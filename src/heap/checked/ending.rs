@@ -1,7 +1,7 @@
 //! The last look at a checked heap, when it is deleted; and what the layer adds to its statistics.
 
 use super::block::{HEADER, Header, State};
-use super::{Call, Checked, Checking, Home, Live, watch};
+use super::{Call, Checked, Checking, Home, Live, tool, watch};
 use crate::heap::class::CLASSES;
 use crate::heap::descriptor::Kind;
 use crate::heap::{Above, Heap};
@@ -51,8 +51,10 @@ pub(in crate::heap) fn finish<S: Above>(heap: &mut Heap<S>) -> bool {
         let state = unsafe { &mut *heap.checked };
         let mut checking = Checking { heap, state };
         checking.state.call = Call::NONE;
+        tool::work_begins();
         checking.let_all_go();
         checking.verify_all();
+        tool::work_ends();
     }
     forget(heap);
     shut
@@ -70,6 +72,8 @@ pub(super) fn forget<S: Above>(heap: &mut Heap<S>) {
         watch::give_mappings(2 * state.slots.live);
         state.slots.release(&heap.os);
     }
+    let (start, bytes, committed) = heap.for_blocks();
+    tool::heap_gone(start, bytes, committed);
     heap.checked = core::ptr::null_mut();
     heap.beside = Pages::ZERO;
 }
@@ -113,6 +117,7 @@ impl<S: Above> Checking<'_, S> {
             }
             let (size, number) = (header.size(), header.number());
             self.verify(&Live { at, size, number, home: Home::Slot(slot_size) });
+            tool::freed(at, (at, size));
         }
         shape.pages
     }
@@ -123,6 +128,7 @@ impl<S: Above> Checking<'_, S> {
         let (live, gone) = self.large_live(page);
         if !gone {
             self.verify_large(&live, page);
+            tool::freed(live.at, (live.at, live.size));
         }
         self.bare(page);
         self.heap.descriptor(page).large_pages()

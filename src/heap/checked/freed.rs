@@ -2,7 +2,7 @@
 
 use super::block::{self, FREED, HEADER, Header, State, first_other};
 use super::quarantine::{self, Held};
-use super::{Checking, Home, Live, body, fetch, memory, watch};
+use super::{Checking, Home, Live, body, fetch, memory, tool, watch};
 use crate::heap::{Above, fast};
 use crate::units::{PAGE, Pages};
 
@@ -21,20 +21,25 @@ impl<S: Above> Checking<'_, S> {
         self.state.live_bytes -= live.size;
         match live.home {
             Home::Slot(slot_size) => {
+                let slot = live.at.wrapping_sub(HEADER);
+                tool::show(slot, slot_size);
                 // SAFETY: the slot is the block's alone, to its end.
                 unsafe {
                     let header = live.at.sub(HEADER).cast::<Header>();
                     header.write(header.read().freed());
                     block::fill(body(live.at, slot_size), FREED);
                 }
+                tool::freed(live.at, (slot, slot_size));
                 self.hold(Held { at: live.at, bytes: slot_size, freed, is_large: false });
             }
             Home::Large(page) => {
                 let bytes = self.heap.large_size(page).0.bytes();
                 if bytes > quarantine::BLOCK_MAX {
+                    tool::freed(live.at, (self.heap.address(page), bytes));
                     return self.release_large(page);
                 }
                 self.hide_large(page);
+                tool::freed(live.at, (self.heap.address(page), bytes));
                 self.hold(Held { at: live.at, bytes, freed, is_large: true });
             }
             Home::Guarded(_) => {}

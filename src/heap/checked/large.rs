@@ -10,7 +10,7 @@
 //! and whether its pages are inaccessible, stand in its descriptor.
 
 use super::block::{FREED, FRESH, ZONE, alignment, first_other};
-use super::{Checking, Home, Live, memory, watch};
+use super::{Checking, Home, Live, memory, tool, watch};
 use crate::heap::descriptor::Kind;
 use crate::heap::{Above, Heap};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
@@ -60,7 +60,9 @@ impl<S: Above> Checking<'_, S> {
         let number = self.state.allocations;
         let note = if guarded { number | GUARDED } else { number };
         self.heap.descriptor(page).set_note(note);
-        let at = self.heap.address(page).wrapping_add(lead);
+        let pages = (self.heap.address(page), count.bytes());
+        let at = pages.0.wrapping_add(lead);
+        tool::show(pages.0, pages.1);
         // SAFETY: the block's pages are ours, and all but the guards are accessible; the guards
         // are, if they are not guarded.
         unsafe {
@@ -71,6 +73,7 @@ impl<S: Above> Checking<'_, S> {
                 memory(at, bytes).fill(FRESH);
             }
         }
+        tool::placed(at, size, pages);
         self.heap.settle();
         at
     }

@@ -12,6 +12,8 @@
 //! | `watch`         | which heap a fault is in; how many mappings there may be         | yes    |
 //! | `ending`        | the last look at a heap that is deleted                          | yes    |
 //! | `report`        | what is said before the process stops                            | yes    |
+//! | `tool`          | what AddressSanitizer and valgrind are told                      | yes    |
+//! | `no_tool`       | nothing, in its place, without the feature `sanitizers`          | no     |
 //!
 //! The hot path knows nothing of this. A heap that is checked keeps it shut: its table says for
 //! every size that it has the bin of size 0, which is always empty, and its hot path believes that
@@ -35,6 +37,11 @@ mod guard;
 mod large;
 mod quarantine;
 mod report;
+#[cfg(feature = "sanitizers")]
+mod tool;
+#[cfg(not(feature = "sanitizers"))]
+#[path = "no_tool.rs"]
+mod tool;
 mod watch;
 
 pub(super) use ending::finish;
@@ -164,6 +171,13 @@ impl<S: Above> Heap<S> {
         self.small_max == 0
     }
 
+    /// Where blocks can be: the start, the bytes, and how many of them are committed.
+    fn for_blocks(&self) -> (*mut u8, usize, usize) {
+        let first = self.layout.first.offset();
+        let bytes = self.layout.limit.offset() - first;
+        (self.base.wrapping_add(first), bytes, self.committed() - first)
+    }
+
     /// What the layer keeps, if anything.
     pub(super) fn checked(&self) -> Option<&Checked> {
         // SAFETY: null, or live as long as the heap.
@@ -173,6 +187,7 @@ impl<S: Above> Heap<S> {
     /// Checks the heap as its option says. Before it has blocks.
     pub(super) fn check_as_asked(&mut self) {
         match self.options.get(Key::Checked) {
+            _ if tool::is_there() => self.start_checking(true),
             0 => {}
             how => self.start_checking(how == 1),
         }
@@ -205,9 +220,12 @@ impl<S: Above> Heap<S> {
         self.checked = state;
         // SAFETY: made just now, and nobody else has it; it lives until the heap is deleted.
         unsafe {
-            (*state).may_guard = watch::add(&raw mut (*state).watched);
+            // A tool finds what a page would.
+            (*state).may_guard = watch::add(&raw mut (*state).watched) && !tool::is_there();
             (*state).next_sample();
         }
+        let (start, bytes, _) = self.for_blocks();
+        tool::heap_made(start, bytes);
         if every {
             self.options.put(Key::Checked, 1);
             self.bin_of_size = [0; QUICK_MAX + 1];
@@ -313,6 +331,7 @@ impl<S: Above> Checking<'_, S> {
     /// Notes that this thread is inside; stops when another one is.
     #[inline]
     fn enter(&mut self, call: Call) {
+        tool::work_begins();
         if !self.state.every {
             self.state.call = call;
             return;
@@ -337,6 +356,7 @@ impl<S: Above> Checking<'_, S> {
             }
             self.state.inside.store(0, Ordering::Relaxed);
         }
+        tool::work_ends();
     }
 
     fn allocate(&mut self, size: usize) -> *mut u8 {
@@ -417,9 +437,12 @@ impl<S: Above> Checking<'_, S> {
                 return slot;
             }
             let at = slot.add(HEADER);
+            let bytes = CLASSES[class].slot_size as usize;
+            tool::show(slot, bytes);
             let header = Header::new(self.state.secret, at.addr(), self.state.allocations, size);
             slot.cast::<Header>().write(header);
-            block::lay_out(body(at, CLASSES[class].slot_size as usize), size);
+            block::lay_out(body(at, bytes), size);
+            tool::placed(at, size, (slot, bytes));
             at
         }
     }
@@ -528,5 +551,6 @@ impl<S: Above> Checking<'_, S> {
         }
         // SAFETY: the block's own bytes, which it has no more.
         unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(ZONE) };
+        tool::shrunk(live.at, live.size, size);
     }
 }

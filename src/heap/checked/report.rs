@@ -6,7 +6,7 @@ use core::fmt::{self, Display};
 
 use super::block::{FREED, HEADER, Header, State};
 use super::guard::{Moment, Slot, Use};
-use super::{Call, Checked, Checking, Home, Live, memory, watch};
+use super::{Call, Checked, Checking, Home, Live, memory, tool, watch};
 use crate::bug;
 use crate::heap::class::CLASSES;
 use crate::heap::descriptor::Kind;
@@ -120,6 +120,7 @@ fn end(state: &Checked) -> ! {
         ));
     }
     Frames::here().write();
+    tool::work_ends();
     bug::end()
 }
 
@@ -152,6 +153,7 @@ impl<S: Above> Checking<'_, S> {
              from:"
         ));
         Frames::here().write();
+        tool::work_ends();
         bug::end()
     }
 

@@ -19,6 +19,13 @@ RELEASE = $(TARGET)/release
 BENCH = $(abspath $(TARGET))/bench
 PROGRAMS = $(CARGO) run --release --package ebbtide-programs --bin
 
+# SANITIZERS=1: for AddressSanitizer and valgrind, in a folder of its own.
+ifneq ($(SANITIZERS),)
+TARGET := $(abspath $(TARGET:/sanitizers=))/sanitizers
+export CARGO_TARGET_DIR := $(TARGET)
+FEATURES = --features sanitizers
+endif
+
 REAL = libebbtide.so.$(VERSION)
 SONAME = libebbtide.so.$(MAJOR)
 DEST_LIB = $(DESTDIR)$(LIBDIR)
@@ -74,8 +81,8 @@ NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules
 	policy mutants soak fuzz fuzz-build luajit nginx install-nginx disassemble install install-lua \
 	uninstall clean help
 
-all: ## build the library, the preload library and the command, in target/release
-	$(CARGO) build --release --package ebbtide
+all: ## build the library, the preload library and the command, in target/release; SANITIZERS=1
+	$(CARGO) build --release --package ebbtide $(FEATURES)
 	$(CARGO) build --profile preload --package ebbtide-preload
 	cp -p "$(TARGET)/preload/libebbtide_preload.so" "$(TARGET)/preload/ebbtide" "$(RELEASE)"
 
@@ -98,6 +105,7 @@ format: setup
 lint: format
 	@echo "== lint"
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --package ebbtide --features sanitizers -- -D warnings
 	$(FUZZ) clippy $(FUZZ_FLAGS) --bin random -- -D warnings
 
 cargo-test: lint

@@ -4,8 +4,8 @@ use super::breathing::tested;
 use super::*;
 use crate::units::Pages;
 
-/// Doubles two blocks in turn from 64 KiB to 16 MiB, so that each is in the other's way. Returns the
-/// most bytes that were dirty, but for the place just left.
+/// Doubles two blocks in turn from 64 KiB to 16 MiB, so that each is in the other's way. Returns
+/// the most bytes that were dirty, but for the place just left.
 fn double(tested: &mut Tested) -> usize {
     let mut most = 0;
     (0..2).for_each(|_| assert!(tested.allocate(1 << 16)));

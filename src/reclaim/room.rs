@@ -36,10 +36,10 @@ pub(super) struct Rooms {
 }
 
 impl<S: Os> Heap<S> {
-    /// Returns as many dirty pages as a large block takes that were never used. Without that a block
-    /// which doubles again and again would leave as much dirty memory behind as it has. Each page of
-    /// the heap is new but once, so that this can cost no more than a part of their first touch. It
-    /// takes a step's time for each MiB at most.
+    /// Returns as many dirty pages as a large block takes that were never used. Without that a
+    /// block which doubles again and again would leave as much dirty memory behind as it has. Each
+    /// page of the heap is new but once, so that this can cost no more than a part of their first
+    /// touch. It takes a step's time for each MiB at most.
     pub(super) fn exchange(&mut self, pages: Pages) {
         let retain = Pages::holding(self.options.bytes(Key::Retain)).unwrap_or(self.runs.dirty);
         let keep = self.runs.dirty.beyond(pages).max(retain);

@@ -497,10 +497,14 @@ mod tests {
             assert!(!places[..index].contains(at), "{places:?}");
         }
         assert!(Kernel.place_for(PLACES.len()).is_null(), "there is but one place");
-        let at = Kernel.reserve(bytes, true).expect("address space");
-        assert!(PLACES.contains(&at.addr()), "{at:p} is not where it was asked for");
-        // SAFETY: a whole reservation that is not used again.
-        unsafe { Kernel.release(at, bytes) };
+        // Where another test has a heap the kernel chooses a place.
+        let as_asked = (0..16).filter(|_| {
+            let at = Kernel.reserve(bytes, true).expect("address space");
+            // SAFETY: a whole reservation that is not used again.
+            unsafe { Kernel.release(at, bytes) };
+            PLACES.contains(&at.addr())
+        });
+        assert!(as_asked.count() > 8, "most are not where they were asked for");
     }
 
     #[test]

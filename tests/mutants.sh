@@ -22,7 +22,7 @@ P5 summaries|src/heap/runs.rs|s/                chunk.summary.stale = true;//
 P5 group summaries|src/heap/runs.rs|s/self.chunks\[page \/ GROUP_PAGES \* GROUP_CHUNKS\].group.stale = true;//
 lowest fit|src/heap/runs.rs|s/if before + summary.start as usize >= wanted/if before + summary.start as usize > wanted/
 L1 parts fit|src/heap/layout.rs|s/let limit = PageIndex(limit as u32);/let limit = PageIndex(limit as u32 + 40);/
-L2 kernel pages|src/heap/layout.rs|s/let base = round_up(pages \* DESCRIPTOR, kernel_page)/let base = round_up(pages * DESCRIPTOR, 64)/
+L2 kernel pages|src/heap/layout.rs|s/kernel_page + round_up(pages \* DESCRIPTOR, kernel_page)/kernel_page + round_up(pages * DESCRIPTOR, 64)/
 R1 scars apart|src/heap/scars.rs|s/        self.count -= 1;//
 R1 scars renewed|src/heap/large.rs|s/        self.heal(range);//
 D1 reciprocal 0 outside spans|src/heap/span.rs|s/\*self.descriptor(first + Pages(page)) = Descriptor::NONE;//
@@ -84,7 +84,10 @@ history counts when it is on|src/reclaim/breath.rs|s/            heap.count_word
 holes alone are news|src/reclaim/breath.rs|s/ || emptied >= NEWS_BYTES;/;/
 every call takes a step|src/reclaim/breath.rs|s/let stepped = outcome.calls > 0;/let stepped = true;/
 a changed option is news|src/reclaim/breath.rs|s/heap.above.outdated = heap.above.clock.shown_us.is_some();//
-only what is remapped is in return|src/heap/large.rs|s/contents.filter(|from| self.can_remap(\*from, page))/contents/
+only what is remapped is in return|src/heap/large.rs|s/if remap { old_count } else { Pages::ZERO }/old_count/
+no memory is thrown away by a move|src/heap/large.rs|s/self.page_runs().dirty_in(known).bytes() \* 2 <= target.count().bytes()/known.count() <= target.count()/
+large blocks are paid for|src/reclaim/room.rs|s/self.shed(keep, Cause::Limit, Budget::Until(start_us + steps \* step_us));//
+S2 links lead back|src/heap/verify.rs|s/to == page \&\& back == page/to == page || back == page/
 refused requests commit nothing|src/heap/mod.rs|s/if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end)/if !self.commit(range.end) || !self.may_grow((returned + fresh).beyond(in_return))/
 fullest spans first|src/heap/span.rs|s/if free < fewest \&\& self.may_use(page) {/if (free > fewest || fewest == u32::MAX) \&\& self.may_use(page) {/
 what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.beyond(sweep.keep),/dirty: self.runs.dirty,/

@@ -217,7 +217,9 @@ fn prometheus_accepts_the_metrics() {
 #[test]
 fn asked_to_reclaim_all_workers_do() {
     let _alone = alone();
-    let nginx = Nginx::start(&Config::new(Modules::First).http("ebbtide_idle 1h;"));
+    // So that nothing goes back unasked.
+    let config = Config::new(Modules::First).http("ebbtide_idle 1h; ebbtide_decay 1h;");
+    let nginx = Nginx::start(&config);
     let held = litter(&nginx);
     assert_eq!(nginx.ask("POST", "/status/reclaim", &[]).status, 403);
     for (method, path) in [("POST", "/status"), ("POST", "/open"), ("POST", "/open/reclaim/now")] {

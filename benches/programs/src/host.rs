@@ -70,7 +70,7 @@ pub const PEERS: &[&Allocator] = &[
 /// Every allocator.
 pub fn allocators() -> impl Iterator<Item = &'static Allocator> {
     let ours = [&EBBTIDE, &CHECKED, &SAMPLED, &ATTACHED, &IN_PLACE];
-    [&BUILTIN, &BARE].into_iter().chain(ours).chain(PEERS.iter().copied())
+    [&BUILTIN].into_iter().chain(ours).chain([&BARE]).chain(PEERS.iter().copied())
 }
 
 /// Finds an allocator by name.

@@ -243,12 +243,18 @@ static inline void block_new(ebb_heap *heap, struct block *block, size_t size,
   }
 }
 
-/* Checks the contents and frees. */
-static inline void block_end(ebb_heap *heap, struct block *block)
+/* Checks the contents and frees, telling osize as the old size. */
+static inline void block_end_as(ebb_heap *heap, struct block *block,
+                                size_t osize)
 {
   CHECK(block_kept(block, block->at, block->size));
-  CHECK(ebb_alloc(heap, block->at, block->size, 0) == NULL);
+  CHECK(ebb_alloc(heap, block->at, osize, 0) == NULL);
   block->at = NULL;
+}
+
+static inline void block_end(ebb_heap *heap, struct block *block)
+{
+  block_end_as(heap, block, block->size);
 }
 
 /* Resizes, telling osize as the old size, checks what must be kept, and fills
@@ -270,6 +276,42 @@ static inline int block_resize(ebb_heap *heap, struct block *block,
   block->size = size;
   block_fill(block, seed);
   return 1;
+}
+
+/* A step of a random program: allocates, resizes or frees, telling osize as the
+ * old size. */
+static inline void block_step(ebb_heap *heap, struct block *block,
+                              size_t osize, struct rng *rng)
+{
+  uint64_t seed = rng_next(rng);
+  size_t size = rng_size(rng, MIB);
+
+  if (block->at == NULL) {
+    block_new(heap, block, size, seed);
+    REQUIRE(block->at != NULL);
+  } else if (rng_below(rng, 3) == 0) {
+    REQUIRE(block_resize(heap, block, osize, size, seed));
+    CHECK(block_placed(block->at, size));
+  } else {
+    block_end_as(heap, block, osize);
+  }
+}
+
+/* The statistics know the live blocks of an array, and no others. */
+static inline void check_live(const ebb_stats *stats,
+                              const struct block *blocks, size_t length)
+{
+  uint64_t live = 0, count = 0;
+  size_t i;
+
+  for (i = 0; i < length; i++) {
+    if (blocks[i].at != NULL) {
+      live += blocks[i].size;
+      count++;
+    }
+  }
+  CHECK_EQ(stats->live, live);
+  CHECK_EQ(stats->blocks, count);
 }
 
 /* Runs body in a child process; returns its wait status. */

@@ -28,38 +28,12 @@ static ebb_heap *checked_heap(int64_t how)
   return heap_from(&options);
 }
 
-static void step(ebb_heap *heap, struct rng *rng)
-{
-  struct block *block = &blocks[rng_below(rng, BLOCKS)];
-  uint64_t seed = rng_next(rng);
-  size_t size = rng_size(rng, MIB);
-
-  if (block->at == NULL) {
-    block_new(heap, block, size, seed);
-    REQUIRE(block->at != NULL);
-  } else if (rng_below(rng, 3) == 0) {
-    REQUIRE(block_resize(heap, block, block->size, size, seed));
-    CHECK(block_placed(block->at, size));
-  } else {
-    block_end(heap, block);
-  }
-}
-
 /* The statistics tell what the program asked for, not what checking takes. */
-static void check_live(ebb_heap *heap)
+static void stats_are_the_programs(ebb_heap *heap)
 {
   ebb_stats stats = stats_of(heap, 0);
-  uint64_t live = 0, count = 0;
-  size_t i;
 
-  for (i = 0; i < BLOCKS; i++) {
-    if (blocks[i].at != NULL) {
-      live += blocks[i].size;
-      count++;
-    }
-  }
-  CHECK_EQ(stats.live, live);
-  CHECK_EQ(stats.blocks, count);
+  check_live(&stats, blocks, BLOCKS);
   CHECK_EQ(stats.committed, stats.live + stats.waste + stats.free_resident
                               + stats.returned + stats.never_touched
                               + stats.metadata);
@@ -68,15 +42,17 @@ static void check_live(ebb_heap *heap)
 static void run_random_program(ebb_heap *heap, int exact)
 {
   struct rng rng = { 88172645463325252u };
+  struct block *block;
   unsigned i;
 
   errno = ERRNO_MARK;
   for (i = 0; i < steps(100000); i++) {
-    step(heap, &rng);
+    block = &blocks[rng_below(&rng, BLOCKS)];
+    block_step(heap, block, block->size, &rng);
     if (i % 5000 == 0) {
       check_errno();
       if (exact) {
-        check_live(heap);
+        stats_are_the_programs(heap);
       }
       ebb_reclaim(heap, NULL, NULL);
       errno = ERRNO_MARK;

@@ -42,22 +42,8 @@ typedef size_t osize_function(struct rng *rng, size_t size);
 static void step(ebb_heap *heap, struct rng *rng, osize_function *osize)
 {
   struct block *block = &blocks[rng_below(rng, BLOCKS)];
-  uint64_t seed = rng_next(rng);
-  size_t size = rng_size(rng, MIB);
 
-  if (block->at == NULL) {
-    block_new(heap, block, size, seed);
-    REQUIRE(block->at != NULL);
-  } else if (rng_below(rng, 3) == 0) {
-    size_t told = osize(rng, block->size);
-
-    REQUIRE(block_resize(heap, block, told, size, seed));
-    CHECK(block_placed(block->at, size));
-  } else {
-    CHECK(block_kept(block, block->at, block->size));
-    ebb_alloc(heap, block->at, osize(rng, block->size), 0);
-    block->at = NULL;
-  }
+  block_step(heap, block, osize(rng, block->size), rng);
 }
 
 static void reclaim_some(ebb_heap *heap, struct rng *rng)
@@ -87,9 +73,7 @@ static void run_program(ebb_heap *heap, uint64_t seed, osize_function *osize)
   }
   for (i = 0; i < BLOCKS; i++) {
     if (blocks[i].at != NULL) {
-      CHECK(block_kept(&blocks[i], blocks[i].at, blocks[i].size));
-      ebb_alloc(heap, blocks[i].at, osize(&rng, blocks[i].size), 0);
-      blocks[i].at = NULL;
+      block_end_as(heap, &blocks[i], osize(&rng, blocks[i].size));
     }
   }
   CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);

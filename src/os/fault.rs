@@ -1,13 +1,16 @@
 //! The signals of forbidden accesses, handed to whoever can explain them.
 //!
 //! The handler stands in front of the one that was there: what nobody here can explain goes on to
-//! it, as if we were not there.
+//! it, as if we were not there. And a fault in what was only an [`attempt`](super::attempt) ends
+//! that.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
 use core::mem::{MaybeUninit, transmute};
 use core::ptr;
 use std::sync::Once;
+
+use super::attempt::give_up;
 
 /// What an access that was forbidden was to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +25,7 @@ pub(crate) enum Access {
 /// Explains a forbidden access at an address, and does not return; or returns, since it cannot.
 pub(crate) type Explain = fn(address: usize, access: Access);
 
-const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+pub(super) const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
 /// What stood there before, and who explains.
 struct Before {
@@ -62,6 +65,9 @@ type Simple = unsafe extern "C" fn(c_int);
 unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel's arguments; what `watch` wrote before this handler was there.
     unsafe {
+        if give_up(context) {
+            return;
+        }
         if let Some(explain) = *BEFORE.explain.get() {
             explain((*info).si_addr().addr(), access_of(context));
         }

@@ -2,13 +2,15 @@
 //!
 //! The unwinder is the one that Rust's own library has for panics. It is stopped at the first
 //! function that is of no file: what LuaJIT compiles looks to it like a function that it can leave,
-//! and it aborts when it tries.
+//! and it aborts when it tries. Where it loses its way before that, and faults, what it has found
+//! until then is all there is.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::{MaybeUninit, transmute};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use super::attempt::attempt;
 use super::kernel::keeping_errno;
 use crate::bug;
 
@@ -90,8 +92,10 @@ impl Frames {
     #[inline(never)]
     pub(crate) fn here() -> Frames {
         let mut frames = Frames::NONE;
-        // SAFETY: the frames outlive the call, and are what `visit` expects.
-        keeping_errno(|| unsafe { _Unwind_Backtrace(visit, (&raw mut frames).cast()) });
+        let found = &raw mut frames;
+        // SAFETY: the frames outlive the call, and are what `visit` expects. Where the unwinder
+        // believes what is not so it reads, and holds no lock.
+        keeping_errno(|| unsafe { attempt(|| _ = _Unwind_Backtrace(visit, found.cast())) });
         frames
     }
 
@@ -133,5 +137,24 @@ fn object_of(address: *const c_void) -> *mut c_void {
     unsafe {
         libc::dladdr(address, info.as_mut_ptr());
         info.assume_init().dli_fbase
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[inline(never)]
+    fn frames_below(functions: usize) -> usize {
+        let count = if functions == 0 { Frames::here().count } else { frames_below(functions - 1) };
+        core::hint::black_box(count)
+    }
+
+    #[test]
+    fn the_way_out_is_found() {
+        let least = frames_below(0);
+        assert!(least > 3);
+        assert_eq!([frames_below(1), frames_below(5)], [least + 1, least + 5]);
+        assert_eq!(frames_below(DEPTH), DEPTH);
     }
 }

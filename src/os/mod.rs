@@ -5,8 +5,10 @@
 //! tests use: it fails on schedule, pretends other page sizes, and checks each call's arguments.
 //!
 //! What belongs to the process and not to a heap lies beside it: [`fault`], the signals of
-//! forbidden accesses, and [`frames`], the functions that a thread is in.
+//! forbidden accesses, [`frames`], the functions that a thread is in, and [`attempt`], for work
+//! that may fault.
 
+mod attempt;
 pub(crate) mod fault;
 pub(crate) mod frames;
 mod kernel;

@@ -31,8 +31,8 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 
 /// Puts a heap under watch, until it is [forgotten](forget). False: there is no room.
 pub(super) fn add(watched: *mut Watched) -> bool {
-    frames::prepare();
     fault::watch(explain);
+    frames::prepare();
     let empty = |place: &&AtomicPtr<Watched>| {
         let swap = (Ordering::Release, Ordering::Relaxed);
         place.compare_exchange(ptr::null_mut(), watched, swap.0, swap.1).is_ok()

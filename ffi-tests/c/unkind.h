@@ -72,7 +72,8 @@ struct unkind {
   uint32_t kinds; /* the kinds of call that the pattern is for */
   uint64_t pattern; /* a bit for each coming call: 1 refuses it */
   int overwrite;  /* what is given back is overwritten before */
-  int frozen;     /* the clock stands, but for look_us at each look */
+  int frozen;     /* the clock stands, but for look_us at each look, and
+                     nothing is left to chance */
   uint64_t now_us;
   uint64_t look_us;
   enum unkind_defect defect;
@@ -141,6 +142,7 @@ int __real_open(const char *, int, ...);
 ssize_t __real_read(int, void *, size_t);
 int __real_getrlimit(__rlimit_resource_t, struct rlimit *);
 int __real_clock_gettime(clockid_t, struct timespec *);
+ssize_t __real_getrandom(void *, size_t, unsigned);
 
 void *__wrap_mmap(void *, size_t, int, int, int, off_t);
 int __wrap_munmap(void *, size_t);
@@ -153,6 +155,7 @@ int __wrap_open(const char *, int, ...);
 ssize_t __wrap_read(int, void *, size_t);
 int __wrap_getrlimit(__rlimit_resource_t, struct rlimit *);
 int __wrap_clock_gettime(clockid_t, struct timespec *);
+ssize_t __wrap_getrandom(void *, size_t, unsigned);
 
 /* Overwrites the pages of a range that hold memory: so does a purge that takes
  * too much show, even where the kernel refuses it. */
@@ -330,6 +333,15 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
   now->tv_sec = (time_t)(unkind.now_us / 1000000);
   now->tv_nsec = (long)(unkind.now_us % 1000000) * 1000;
   return 0;
+}
+
+ssize_t __wrap_getrandom(void *to, size_t bytes, unsigned flags)
+{
+  if (!unkind.inside || !unkind.frozen) {
+    return __real_getrandom(to, bytes, flags);
+  }
+  errno = ENOSYS;
+  return -1;
 }
 
 #endif /* UNKIND_H */

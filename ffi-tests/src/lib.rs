@@ -166,7 +166,7 @@ pub fn compile(
 }
 
 /// The functions that the linker hands to `ffi-tests/c/unkind.h`, with `--wrap` for each.
-pub const UNKIND_WRAPPED: [&str; 11] = [
+pub const UNKIND_WRAPPED: [&str; 12] = [
     "mmap",
     "munmap",
     "mprotect",
@@ -178,6 +178,7 @@ pub const UNKIND_WRAPPED: [&str; 11] = [
     "read",
     "getrlimit",
     "clock_gettime",
+    "getrandom",
 ];
 
 /// Compiles one of the sources into a program with a Lua runtime and `libebbtide.a` inside.

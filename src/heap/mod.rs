@@ -96,7 +96,7 @@ pub(crate) struct Bin {
     slot_size: u32,
     /// The span that `word` is in; page 0: none.
     current: PageIndex,
-    /// Which of its words.
+    /// How many of its words were filled, that one included.
     cursor: u32,
     /// The first span with enough free slots to be worth a visit, most recently touched first.
     listed: PageIndex,
@@ -164,7 +164,7 @@ pub(crate) struct Counts {
 ///
 /// - H1: pages up to `top` and their descriptors are committed.
 /// - H2: every used page belongs to the tables, one span or one large block.
-/// - H3: a bin's current span is in no list; its words before the cursor may have free slots.
+/// - H3: a bin's current span is in no list; the words that were filled may have free slots.
 /// - H4: the counts are what a walk over all descriptors finds.
 #[repr(C)]
 pub(crate) struct Heap<S: Above> {
@@ -203,6 +203,8 @@ pub(crate) struct Heap<S: Above> {
     scars: Scars,
     /// Where the leads of large blocks come from. Begins anywhere, so that they cannot be foretold.
     leads: u32,
+    /// Which bitmap word of a span is filled first follows from this, and from where the span lies.
+    turns: u32,
     gleaners: [Gleaner; CLASS_COUNT],
     /// Huge pages were allowed, or the kernel refused to keep them off: it may hold pages of the
     /// tables that were never touched.
@@ -241,6 +243,7 @@ impl<S: Above> Heap<S> {
         let committed = committed.min(layout.limit.offset());
         let committed_below = layout.descriptors(PageIndex::of(committed), kernel_page);
         const { assert!(core::mem::offset_of!(Heap<S>, bins) == BINS) };
+        let random = os.random();
         let mut heap = Heap {
             no_bin: span::no_bin::<S>(base),
             below: base.addr() - 1,
@@ -261,7 +264,8 @@ impl<S: Above> Heap<S> {
             committed_above: committed,
             committed_below,
             scars: Scars::NONE,
-            leads: os.random() as u32,
+            leads: random as u32,
+            turns: (random >> 32) as u32,
             gleaners: Gleaner::ALL_NEW,
             huge_pages: false,
             remap_refused: false,

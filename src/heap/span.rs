@@ -83,9 +83,13 @@ impl<S: Above> Heap<S> {
         }
         let shape = &CLASSES[class];
         let free = self.descriptor(current).free;
-        let Some(word) = (cursor..shape.words()).find(|word| free[*word as usize] != 0) else {
+        let (first, words) = (self.first_word(current), shape.words());
+        let word_at = |cursor: u32| (first + cursor) % words;
+        let Some(cursor) = (cursor..words).find(|cursor| free[word_at(*cursor) as usize] != 0)
+        else {
             return false;
         };
+        let word = word_at(cursor);
         ensure!(
             free[word as usize] & !shape.word_mask(word) == 0,
             "heap {:p}: D2: a span at {:p} of {} byte slots has free slots past its end",
@@ -100,8 +104,13 @@ impl<S: Above> Heap<S> {
         // SAFETY: the descriptor is committed, and `word` is one of its four.
         bin.word = unsafe { (&raw mut (*descriptor).free).cast::<u64>().add(word as usize) };
         bin.base = base;
-        bin.cursor = word + 1;
+        bin.cursor = cursor + 1;
         true
+    }
+
+    /// Where to begin with a span's words, modulo their number: nobody outside can tell.
+    fn first_word(&self, page: PageIndex) -> u32 {
+        (page.0 ^ self.turns).wrapping_mul(0x9E37_79B9) >> 16
     }
 
     fn make_current(&mut self, class: usize, page: PageIndex) {

@@ -56,16 +56,11 @@ fn map_below_limit(bytes: usize) -> Option<*mut u8> {
 const PLACES: Range<usize> = ADDRESS_LIMIT / 8..ADDRESS_LIMIT / 8 * 5;
 
 impl Kernel {
-    /// An address that nobody can guess. Null where the kernel should choose, as for who has turned
-    /// randomness off (`setarch -R`, gdb).
+    /// An address that nobody can guess. Null where the kernel should choose.
     fn place_for(&self, bytes: usize) -> *mut u8 {
-        const ASK: libc::c_ulong = 0xFFFF_FFFF;
-        // SAFETY: it changes nothing when it is asked.
-        let personality = keeping_errno(|| unsafe { libc::personality(ASK) });
-        let is_fixed = personality & libc::ADDR_NO_RANDOMIZE != 0;
         let places = PLACES.len().saturating_sub(bytes) / self.page_size();
         let random = self.random() as usize;
-        if is_fixed || places == 0 || random == 0 {
+        if places == 0 || random == 0 {
             return ptr::null_mut();
         }
         ptr::without_provenance_mut(PLACES.start + random % places * self.page_size())
@@ -174,13 +169,16 @@ impl Os for Kernel {
     }
 
     fn random(&self) -> u64 {
+        const ASK: libc::c_ulong = 0xFFFF_FFFF;
         let mut bits = 0u64;
         let bytes = size_of_val(&bits);
-        // SAFETY: all of `bits` is writable.
-        let got = keeping_errno(|| unsafe {
-            libc::getrandom((&raw mut bits).cast(), bytes, libc::GRND_NONBLOCK)
+        // SAFETY: asked so, the personality changes nothing; all of `bits` is writable.
+        let (personality, got) = keeping_errno(|| unsafe {
+            let into = (&raw mut bits).cast();
+            (libc::personality(ASK), libc::getrandom(into, bytes, libc::GRND_NONBLOCK))
         });
-        if got == bytes as isize { bits } else { 0 }
+        let is_fixed = personality & libc::ADDR_NO_RANDOMIZE != 0;
+        if got == bytes as isize && !is_fixed { bits } else { 0 }
     }
 
     unsafe fn guard(&self, start: *mut u8, bytes: usize, may_split: bool) -> bool {

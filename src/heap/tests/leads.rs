@@ -1,6 +1,6 @@
-//! Where large blocks begin on their pages.
+//! Where blocks begin: large ones on their pages, small ones in their spans.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::breathing::tested;
 use super::*;
@@ -50,4 +50,31 @@ fn a_large_block_keeps_its_lead_wherever_it_goes() {
             tested.check_contents();
         }
     }
+}
+
+/// Where in its page the first block lies that each of so many pages gets.
+fn first_places(turns: u32, size: usize, pages: usize) -> Vec<usize> {
+    let mut tested = tested(&[]);
+    tested.heap().turns = turns;
+    (0..pages * PAGE / size).for_each(|_| assert!(tested.allocate(size)));
+    tested.heap().check();
+    let mut first = BTreeMap::new();
+    for block in &tested.live {
+        let at = block.at.addr();
+        first.entry(at / PAGE).or_insert(at % PAGE);
+    }
+    first.into_values().collect()
+}
+
+#[test]
+fn spans_are_filled_from_another_word_on_each() {
+    let all: Vec<Vec<usize>> =
+        (0..8).map(|heap| first_places(heap * 0x1234_5677, 16, 64)).collect();
+    for first in &all {
+        let quarters: BTreeSet<usize> = first.iter().copied().collect();
+        assert_eq!(quarters, [0, 1024, 2048, 3072].into(), "each word has 64 slots");
+    }
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "as heaps differ");
+    // One word: its lowest slot.
+    assert_eq!(first_places(7, 256, 8).into_iter().collect::<BTreeSet<_>>().len(), 1);
 }

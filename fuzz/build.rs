@@ -13,6 +13,7 @@ const WRAPPED: &[&str] = &[
     "read",
     "getrlimit",
     "clock_gettime",
+    "getrandom",
 ];
 
 fn main() {

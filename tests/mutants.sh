@@ -137,7 +137,7 @@ fresh_copy() {
     git ls-files -z | xargs -0 cp -P --parents -t "$copy"
 }
 
-# The tests that see what is broken in a file.
+# Runs the tests that see what is broken in a file, up to the first that fails.
 run_tests() {
     case $1 in
     src/heap/checked/*) tests="--package ebbtide-ffi-tests --test checked" ;;
@@ -145,7 +145,8 @@ run_tests() {
     esac
     # shellcheck disable=SC2086
     (cd "$copy" && CARGO_TARGET_DIR=../build RUSTFLAGS=--cap-lints=allow PROPTEST_MAX_SHRINK_ITERS=0 \
-        timeout 500 cargo test -q $tests) >target/mutants/log 2>&1 </dev/null
+        timeout 500 cargo test $tests 2>&1 </dev/null) | sed '/ \.\.\. FAILED$/q' >target/mutants/log
+    grep -q '^test result: ok' target/mutants/log
 }
 
 table | grep -e "${1:-}" >target/mutants/table
@@ -171,7 +172,7 @@ while IFS='|' read -r name file expression; do
         echo "NOT BUILT  $name: $(grep -m 1 '^error' target/mutants/log)"
         survivors=$((survivors + 1))
     else
-        seen=$(sed -n 's/^---- \(.*\) stdout ----$/\1/p' target/mutants/log | head -n 1)
+        seen=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' target/mutants/log)
         echo "caught     $name: ${seen:-the process stopped}"
     fi
 done <target/mutants/table

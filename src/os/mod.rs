@@ -110,8 +110,8 @@ pub(crate) trait Os {
     /// As for [`Os::purge`].
     unsafe fn renew(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool;
 
-    /// Bits that nobody can guess. 0 where the kernel has none, or the process is to do the same each
-    /// time (`setarch -R`, gdb).
+    /// Bits that nobody can guess. 0 where the kernel has none, or where the process is to do the
+    /// same each time (`setarch -R`, gdb).
     fn random(&self) -> u64;
 
     /// Makes a committed range inaccessible for good. `may_split`: at the price of two mappings,

@@ -17,10 +17,12 @@ table() {
 P1 dirty is free|src/heap/runs.rs|s/let cleaned = self.unset(Bits::Dirty, range);/let cleaned = Pages::ZERO;/
 P2 nothing above top|src/heap/runs.rs|s/self.counts.top = self.counts.top.max(range.end);/self.counts.top = self.counts.top.max(range.end - Pages(range.count().0 \& 1));/
 P3 counts are the bits|src/heap/runs.rs|s/self.counts.free += count;/self.counts.free += count + Pages(1);/
-P4 lowest free page|src/heap/runs.rs|s/self.counts.lowest = self.counts.lowest.min(range.start);//
+P4 where to look for free pages|src/heap/runs.rs|s/range.start.0.saturating_sub(before as u32)).min(\*lowest)/u32::MAX).min(*lowest)/
+P4 runs begin before freed pages|src/heap/runs.rs|s/saturating_sub(before as u32)/saturating_sub(0 * before as u32)/
+few pages across words|src/heap/runs/search.rs|s/            row = word.leading_ones() as usize;/            row = 0;/
 P5 summaries|src/heap/runs.rs|s/                chunk.summary.stale = true;//
 P5 group summaries|src/heap/runs.rs|s/self.chunks\[page \/ GROUP_PAGES \* GROUP_CHUNKS\].group.stale = true;//
-lowest fit|src/heap/runs.rs|s/if before + summary.start as usize >= wanted/if before + summary.start as usize > wanted/
+lowest fit|src/heap/runs/search.rs|s/if before + summary.start as usize >= wanted/if before + summary.start as usize > wanted/
 L1 parts fit|src/heap/layout.rs|s/let limit = PageIndex(limit as u32);/let limit = PageIndex(limit as u32 + 40);/
 L2 kernel pages|src/heap/layout.rs|s/kernel_page + round_up(pages \* DESCRIPTOR, kernel_page)/kernel_page + round_up(pages * DESCRIPTOR, 64)/
 R1 scars apart|src/heap/scars.rs|s/        self.count -= 1;//

@@ -13,22 +13,21 @@
 //! - P1: a page that is dirty is free.
 //! - P2: a page at or above `top` is clean and unused, and in neither bitmap.
 //! - P3: the counts are the bitmaps' population.
-//! - P4: no page below `lowest` is free.
+//! - P4: no run of n free pages, few as they are, starts below `lowest[n - 1]`.
 //! - P5: a summary that is not stale is the summary of its pages.
 //! - P6: no page at or above `dirty_end` is dirty.
 //! - P7: a free page that is marked is clean, but was not returned: its memory was moved away.
 //!
-//! The lowest run of n pages is found from summaries of rows of pages: how many free pages stand
-//! at the start, at the end, and in the longest run. Two neighbours' summaries join into one, so
-//! chunks sum up words, and the first chunk of a group sums up the group. A change only marks its
-//! chunk and group as stale; the next search that comes by sums up anew. (Go's page allocator,
-//! Knyszek and Clements 2019, keeps the same three numbers in a tree of five levels, eagerly.)
+//! How the lowest run of so many pages is found stands in `search`.
 
 #![forbid(unsafe_code)]
+
+mod search;
 
 use super::recall::{Recall, Stamp};
 use crate::bug::ensure;
 use crate::units::{PageIndex, PageRange, Pages};
+use search::{FEW, Summary};
 
 /// Words of 64 pages in a chunk. Tests use small chunks, so that small heaps have many.
 const CHUNK_WORDS: usize = if cfg!(test) { 2 } else { 8 };
@@ -37,57 +36,6 @@ pub(crate) const CHUNK_PAGES: usize = CHUNK_WORDS * 64;
 /// Chunks in a group.
 pub(crate) const GROUP_CHUNKS: usize = if cfg!(test) { 4 } else { 16 };
 const GROUP_PAGES: usize = GROUP_CHUNKS * CHUNK_PAGES;
-
-/// Free pages in a row of pages: at its start, at its end, and most anywhere.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Summary {
-    start: u16,
-    end: u16,
-    most: u16,
-    stale: bool,
-}
-
-impl Summary {
-    const EMPTY: Summary = Summary { start: 0, end: 0, most: 0, stale: false };
-
-    fn of_word(free: u64) -> Summary {
-        let mut most = 0;
-        // Each step shortens every run of ones by one.
-        let mut rest = free;
-        while rest != 0 {
-            rest &= rest << 1;
-            most += 1;
-        }
-        Summary {
-            start: free.trailing_ones() as u16,
-            end: free.leading_ones() as u16,
-            most,
-            stale: false,
-        }
-    }
-
-    /// The summary of a row of `len` pages followed by one of `next_len`.
-    fn join(self, len: usize, next: Summary, next_len: usize) -> Summary {
-        let whole = |summary: Summary, len: usize| summary.start as usize == len;
-        Summary {
-            start: if whole(self, len) { self.start + next.start } else { self.start },
-            end: if whole(next, next_len) { self.end + next.end } else { next.end },
-            most: self.most.max(next.most).max(self.end + next.start),
-            stale: false,
-        }
-    }
-
-    /// The summary of equal rows of `len` pages, one after the other.
-    fn of_rows(rows: impl Iterator<Item = Summary>, len: usize) -> Summary {
-        let mut total = Summary::EMPTY;
-        let mut total_len = 0;
-        for row in rows {
-            total = total.join(total_len, row, len);
-            total_len += len;
-        }
-        total
-    }
-}
 
 /// The bits of 512 pages.
 #[repr(C)]
@@ -105,15 +53,6 @@ pub(crate) struct Chunk {
     group: Summary,
 }
 
-impl Chunk {
-    fn refresh(&mut self) -> Summary {
-        if self.summary.stale {
-            self.summary = Summary::of_rows(self.free.iter().map(|w| Summary::of_word(*w)), 64);
-        }
-        self.summary
-    }
-}
-
 /// How many chunks hold `pages`.
 pub(crate) const fn chunk_count(pages: usize) -> usize {
     pages.div_ceil(CHUNK_PAGES)
@@ -124,8 +63,8 @@ pub(crate) const fn chunk_count(pages: usize) -> usize {
 pub(crate) struct RunCounts {
     /// The first page never used.
     pub(crate) top: PageIndex,
-    /// No page below is free.
-    lowest: PageIndex,
+    /// Where to look for runs of 1, 2, … pages: none starts below.
+    lowest: [PageIndex; FEW],
     /// Free pages below `top`, dirty ones included.
     pub(crate) free: Pages,
     /// Free pages that still hold memory.
@@ -140,7 +79,7 @@ pub(crate) struct RunCounts {
 impl RunCounts {
     /// All pages below `first` are used, all others were never used.
     pub(crate) fn new(first: PageIndex) -> RunCounts {
-        RunCounts { top: first, lowest: first, ..RunCounts::default() }
+        RunCounts { top: first, lowest: [first; FEW], ..RunCounts::default() }
     }
 }
 
@@ -171,8 +110,8 @@ impl PageRuns<'_> {
             return None;
         }
         let page = self.find(count)?;
-        if count == Pages(1) {
-            self.counts.lowest = page;
+        if let Some(lowest) = self.counts.lowest.get_mut(count.0 as usize - 1) {
+            *lowest = page;
         }
         Some(PageRange::new(page, count))
     }
@@ -193,8 +132,9 @@ impl PageRuns<'_> {
         let cleaned = self.unset(Bits::Dirty, below_top);
         self.counts.dirty -= cleaned;
         self.unset(Bits::Marked, below_top);
-        if range.start <= self.counts.lowest {
-            self.counts.lowest = self.counts.lowest.max(below_top.end);
+        let [lowest, ..] = &mut self.counts.lowest;
+        if range.start <= *lowest {
+            *lowest = below_top.end.max(*lowest);
         }
         self.counts.top = self.counts.top.max(range.end);
         self.counts.moved = self.counts.moved.and_more(range.count());
@@ -255,7 +195,10 @@ impl PageRuns<'_> {
         } else {
             self.set(Bits::Marked, range);
         }
-        self.counts.lowest = self.counts.lowest.min(range.start);
+        // A run that has one of these pages and n before starts n pages before them.
+        for (before, lowest) in self.counts.lowest.iter_mut().enumerate() {
+            *lowest = PageIndex(range.start.0.saturating_sub(before as u32)).min(*lowest);
+        }
         self.counts.moved = self.counts.moved.and_more(count);
     }
 
@@ -352,66 +295,6 @@ impl PageRuns<'_> {
     /// Where the row of free pages that starts at `from` ends.
     pub(crate) fn free_end(&self, from: PageIndex) -> PageIndex {
         self.run_end(Bits::Free, PageRange { start: from, end: self.counts.top })
-    }
-
-    fn find(&mut self, count: Pages) -> Option<PageIndex> {
-        let wanted = count.0 as usize;
-        if let Some(page) = self.find_near_lowest(wanted) {
-            return Some(page);
-        }
-        let group_end = (self.counts.top.0 as usize).div_ceil(GROUP_PAGES);
-        // Free pages in a row up to where the search stands.
-        let mut row = 0;
-        for group in self.counts.lowest.0 as usize / GROUP_PAGES..group_end {
-            let summary = self.refresh_group(group);
-            let start = group * GROUP_PAGES;
-            if row + summary.start as usize >= wanted {
-                return Some(PageIndex((start - row) as u32));
-            }
-            if summary.most as usize >= wanted {
-                return Some(self.find_in_group(group, wanted));
-            }
-            let whole = summary.start as usize == GROUP_PAGES;
-            row = if whole { row + GROUP_PAGES } else { summary.end as usize };
-        }
-        None
-    }
-
-    /// The common case: one page, from the word where the last search ended.
-    fn find_near_lowest(&mut self, wanted: usize) -> Option<PageIndex> {
-        let lowest = self.counts.lowest.0 as usize;
-        let bits = self.chunks.get(lowest / CHUNK_PAGES)?.free[lowest % CHUNK_PAGES / 64];
-        if wanted > 1 || bits == 0 {
-            return None;
-        }
-        Some(PageIndex((lowest / 64 * 64) as u32 + bits.trailing_zeros()))
-    }
-
-    fn refresh_group(&mut self, group: usize) -> Summary {
-        let first = group * GROUP_CHUNKS;
-        if self.chunks[first].group.stale {
-            let end = self.chunks.len().min(first + GROUP_CHUNKS);
-            let rows = self.chunks[first..end].iter_mut().map(Chunk::refresh);
-            self.chunks[first].group = Summary::of_rows(rows, CHUNK_PAGES);
-        }
-        self.chunks[first].group
-    }
-
-    /// The lowest run in a group that has one. Its chunks' summaries are fresh.
-    fn find_in_group(&self, group: usize, wanted: usize) -> PageIndex {
-        let first = group * GROUP_CHUNKS;
-        let rows = self.chunks[first..].iter().map(|chunk| chunk.summary);
-        let (chunk, row) = match lowest_fit(rows, CHUNK_PAGES, wanted) {
-            Fit::Across(page) => return PageIndex((group * GROUP_PAGES + page) as u32),
-            Fit::Within(chunk) => (first + chunk, chunk),
-        };
-        debug_assert!(row < GROUP_CHUNKS);
-        let words = self.chunks[chunk].free.iter().map(|word| Summary::of_word(*word));
-        let page = match lowest_fit(words, 64, wanted) {
-            Fit::Across(page) => page,
-            Fit::Within(word) => word * 64 + lowest_in_word(self.chunks[chunk].free[word], wanted),
-        };
-        PageIndex((chunk * CHUNK_PAGES + page) as u32)
     }
 
     /// Free pages in a row that end at `top`, counted to at most `most`.
@@ -511,47 +394,21 @@ fn words_of(range: PageRange) -> impl Iterator<Item = PageRange> {
     })
 }
 
-/// Where a run was found among rows of pages.
-enum Fit {
-    /// From this page on, across rows.
-    Across(usize),
-    /// Somewhere within this row.
-    Within(usize),
-}
-
-/// The lowest run of `wanted` pages in rows that have one.
-fn lowest_fit(rows: impl Iterator<Item = Summary>, len: usize, wanted: usize) -> Fit {
-    let mut before = 0;
-    for (row, summary) in rows.enumerate() {
-        if before + summary.start as usize >= wanted {
-            return Fit::Across(row * len - before);
-        }
-        if summary.most as usize >= wanted {
-            return Fit::Within(row);
-        }
-        let whole = summary.start as usize == len;
-        before = if whole { before + len } else { summary.end as usize };
-    }
-    crate::bug::bug!("page runs: P5: a summary promised {wanted} pages that are not there")
-}
-
-/// The lowest run of `wanted` ones in a word that has one.
-fn lowest_in_word(word: u64, wanted: usize) -> usize {
-    // After k steps a bit is set where a run of k + 1 ones starts.
-    let starts = (1..wanted).fold(word, |starts, _| starts & (starts >> 1));
-    starts.trailing_zeros() as usize
-}
-
 #[cfg(test)]
 impl PageRuns<'_> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
         let (mut free, mut dirty) = (Pages::ZERO, Pages::ZERO);
+        // Free pages in a row up to this one.
+        let mut row = 0;
         for page in (0..(self.chunks.len() * CHUNK_PAGES) as u32).map(PageIndex) {
             let (is_free, is_dirty) = (self.is_free(page), self.is_dirty(page));
             assert!(is_free || !is_dirty, "P1: {page:?} is dirty and in use");
             assert!(page < self.counts.top || !is_free, "P2: {page:?} is above the top");
-            assert!(page >= self.counts.lowest || !is_free, "P4: {page:?} is below the lowest");
+            row = if is_free { row + 1 } else { 0 };
+            for (before, lowest) in self.counts.lowest.iter().enumerate().take(row) {
+                assert!(page.0 >= lowest.0 + before as u32, "P4: {before} and {page:?} are free");
+            }
             assert!(page < self.counts.dirty_end || !is_dirty, "P6: {page:?} is beyond the end");
             assert!(!is_dirty || !self.is_marked(page), "P7: {page:?} is dirty and marked");
             free += Pages(is_free.into());
@@ -628,7 +485,7 @@ mod tests {
                     owned.view().give_back(range, choice % 2 == 0);
                     used[range.start.0 as usize..range.end.0 as usize].fill(false);
                 } else {
-                    let count = if choice % 4 == 1 { 1 } else { count + 1 };
+                    let count = [count + 1, 1, count % 18 + 1, count + 1][choice as usize % 4];
                     let page = owned.allocate(Pages(count));
                     let expected = lowest_by_sight(&used, count as usize);
                     prop_assert_eq!(page.map(|page| page.0 as usize), expected);
@@ -640,20 +497,6 @@ mod tests {
                 }
                 owned.view().check();
             }
-        }
-
-        #[test]
-        fn summaries_join(
-            words in prop::collection::vec(
-                prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 1..6),
-        ) {
-            let joined = Summary::of_rows(words.iter().map(|word| Summary::of_word(*word)), 64);
-            let bit = |page: usize| words[page / 64] >> (page % 64) & 1 == 1;
-            let bits: Vec<bool> = (0..words.len() * 64).map(bit).collect();
-            let rows = bits.split(|bit| !bit).map(<[bool]>::len).max().unwrap_or(0);
-            prop_assert_eq!(joined.most as usize, rows);
-            prop_assert_eq!(joined.start as usize, bits.iter().take_while(|bit| **bit).count());
-            prop_assert_eq!(joined.end as usize, bits.iter().rev().take_while(|bit| **bit).count());
         }
     }
 

@@ -11,6 +11,8 @@
 #include <signal.h>
 
 #define SIZE ((size_t)64 * KIB)
+/* Spans of so small blocks are a page each. */
+#define SMALL ((size_t)16)
 
 /* The heap is asked for the last slot there is. */
 static void fill(ebb_heap *heap)
@@ -40,7 +42,7 @@ static int is_inaccessible(const unsigned char *address)
 static void nothing_reaches_from_a_block_into_the_tables(void)
 {
   ebb_heap *heap = heap_of(0);
-  unsigned char *block = (unsigned char *)ebb_alloc(heap, NULL, 0, 40);
+  unsigned char *block = (unsigned char *)ebb_alloc(heap, NULL, 0, SMALL);
   unsigned char *page;
 
   REQUIRE(block != NULL);
@@ -50,7 +52,7 @@ static void nothing_reaches_from_a_block_into_the_tables(void)
   CHECK(is_inaccessible(page - 1));
   CHECK(is_inaccessible(page - UNKIND_PAGE));
   CHECK(!is_inaccessible(page - UNKIND_PAGE - 1));
-  ebb_alloc(heap, block, 40, 0);
+  ebb_alloc(heap, block, SMALL, 0);
   heap_ends_empty(heap);
 }
 

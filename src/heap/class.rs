@@ -146,7 +146,8 @@ const fn slot_size(class: usize) -> usize {
 /// that a span does not pin much memory.
 const fn slots_wanted(slot_size: usize) -> usize {
     match slot_size {
-        ..=512 => 32,
+        ..=128 => 128,
+        129..=512 => 64,
         513..=2048 => 16,
         _ => 8,
     }

@@ -2,6 +2,7 @@
 //! the limits, and what becomes of it when the kernel or the clock will not play along.
 
 use super::*;
+use crate::heap::class::{CLASSES, class_of};
 use crate::heap::recall::total;
 use crate::units::PAGE;
 
@@ -372,12 +373,13 @@ fn history_is_a_sample_a_second_of_activity() {
 
 #[test]
 fn new_blocks_drain_sparse_spans_when_the_heap_should_shrink() {
-    const SLOTS: usize = 39;
+    let slots = CLASSES[class_of(100)].slots as usize;
     let pages_left = |packing| {
         let mut tested = tested(&[(Key::Auto, 0)]);
-        (0..60 * SLOTS).for_each(|_| assert!(tested.allocate(100)));
-        // Every other span keeps 3 blocks, and those between keep 29.
-        let keeps = |at: usize| at % SLOTS < if (at / SLOTS).is_multiple_of(2) { 3 } else { 29 };
+        (0..60 * slots).for_each(|_| assert!(tested.allocate(100)));
+        // Every other span keeps a few blocks, and those between keep most.
+        let share = |span: usize| if span.is_multiple_of(2) { slots / 13 } else { slots * 3 / 4 };
+        let keeps = |at: usize| at % slots < share(at / slots);
         let old: Vec<u64> = tested.live.iter().map(|block| block.seed).collect();
         let kept = |tested: &mut Tested, keeps: &dyn Fn(usize) -> bool| {
             for (at, block) in old.iter().enumerate() {
@@ -389,9 +391,9 @@ fn new_blocks_drain_sparse_spans_when_the_heap_should_shrink() {
         };
         kept(&mut tested, &keeps);
         tested.heap().packing = packing;
-        (0..100).for_each(|_| assert!(tested.allocate(100)));
+        (0..5 * slots / 2).for_each(|_| assert!(tested.allocate(100)));
         // Then the last old ones of the sparse spans go.
-        kept(&mut tested, &|at| at / SLOTS % 2 == 1);
+        kept(&mut tested, &|at| at / slots % 2 == 1);
         tested.heap().check();
         tested.heap().reclaim(Budget::Unlimited);
         tested.heap().resident() / PAGE

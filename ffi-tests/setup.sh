@@ -21,8 +21,8 @@ look() {
   needs "pkg-config" pkg-config --version
   needs "valgrind libc6-dbg" valgrind --quiet true
   needs "luajit" luajit -v
-  needs "lua-lpeg lua-cjson lua-filesystem" \
-    luajit -e 'require "lpeg" require "cjson" require "lfs"'
+  needs "lua-lpeg lua-cjson lua-filesystem lua-socket lua-zlib lua-iconv" \
+    luajit -e 'for m in ("lpeg cjson lfs socket zlib iconv"):gmatch "%a+" do require(m) end'
   needs "libluajit-5.1-2" "${CC:-cc}" -shared -o /dev/null -l:libluajit-5.1.so.2
   needs "python3" python3 --version
   needs "nginx" nginx -v

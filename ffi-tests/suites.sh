@@ -8,7 +8,7 @@ folder=$1
 state=$folder/apt
 
 # The suites: Debian's source package.
-suites="lua-lpeg lua-cjson lua-filesystem"
+suites="lua-lpeg lua-cjson lua-filesystem luasocket lua-penlight lua-zlib lua-iconv"
 
 apt_here() {
   apt-get -qq -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=/dev/null \
@@ -16,9 +16,10 @@ apt_here() {
     -o APT::Sandbox::User=root "$@"
 }
 
+# fetch SUITE RELEASE
 fetch() {
   mkdir -p "$folder/$1.new" && cd "$folder/$1.new" || return 1
-  apt_here source --print-uris "$1" 2>/dev/null >uris
+  apt_here source --print-uris "$1/$2" 2>/dev/null >uris
   # The sources alone: Debian's changes to them are not needed.
   sed -n "s/^'\([^']*\.orig\.tar\.[a-z]*\)' \([^ ]*\) .* SHA256:\([0-9a-f]*\)$/\1 \2 \3/p" uris \
     >wanted
@@ -30,17 +31,19 @@ fetch() {
   mv "$folder/$1.new" "$folder/$1"
 }
 
+own=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
 mkdir -p "$folder" && folder=$(cd "$folder" && pwd) && state=$folder/apt
 for suite in $suites; do
   [ -d "$folder/$suite" ] && continue
   if [ ! -f "$state/sources.list" ]; then
     mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
-    . /etc/os-release
-    echo "deb-src http://deb.debian.org/debian ${VERSION_CODENAME:-stable} main" \
-      >"$state/sources.list"
+    for release in "$own" stable; do
+      echo "deb-src http://deb.debian.org/debian $release main"
+    done | sort -u >"$state/sources.list"
     apt_here update >/dev/null 2>&1
   fi
-  (fetch "$suite") || {
+  # A mirror may have no sources of an old release any more.
+  (fetch "$suite" "$own") || (fetch "$suite" stable) || {
     rm -rf "${folder:?}/$suite.new"
     echo "missing: the test suite of $suite"
   }

@@ -55,6 +55,8 @@ int main(int argc, char **argv)
   L = luaL_newstate();
   luaL_openlibs(L);
   lua_newtable(L);
+  lua_pushstring(L, argv[1]);
+  lua_rawseti(L, -2, 0);
   lua_setglobal(L, "arg");
   failed = luaL_dofile(L, argv[1]);
   if (failed)

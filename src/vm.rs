@@ -57,10 +57,27 @@ impl Bond {
     fn new(heap: *mut Heap, state_block: *mut u8, held: StateBlock) -> *mut Bond {
         let bond = Bond { heap, state_block, held, hands: Hands::default() };
         let bond = Box::into_raw(Box::new(bond));
-        let outside = Outside { context: bond.cast(), resize: resize_outside };
         // SAFETY: the heap is live and no VM uses it yet.
-        unsafe { (*heap).outside = Some(outside) };
+        unsafe { Bond::answer(bond) };
         bond
+    }
+
+    /// Has the heap send what comes from outside to the bond. A VM that was made on its heap has its
+    /// state there and no more: any other pointer is wrong.
+    ///
+    /// # Safety
+    ///
+    /// The bond and its heap are live, and nobody uses the heap meanwhile.
+    unsafe fn answer(bond: *mut Bond) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let only = match &(*bond).held {
+                StateBlock::Mapped(range) => Some(range.start),
+                StateBlock::Former(_) => None,
+            };
+            let outside = Outside { context: bond.cast(), only, resize: resize_outside };
+            (*(*bond).heap).outside = Some(outside);
+        }
     }
 
     /// The bond of a heap; null when it has none.

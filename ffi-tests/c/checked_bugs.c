@@ -5,7 +5,10 @@
  *
  * Runs the script in LuaJIT, on a heap as the environment asks for. It finds
  * the name of the bug in `case`, the heap in `heap`, and in `native` a C module
- * that takes its memory from the VM, as many do, and has each bug once. */
+ * that takes its memory from the VM, as many do, and has each bug once.
+ *
+ * As a shared library it is the module alone, for programs that know nothing of
+ * heaps. */
 
 #include "check.h"
 
@@ -202,6 +205,14 @@ static const luaL_Reg module[] = {
   { NULL, NULL }
 };
 
+int luaopen_native(lua_State *L);
+
+int luaopen_native(lua_State *L)
+{
+  luaL_register(L, "native", module);
+  return 1;
+}
+
 int main(int argc, char **argv)
 {
   struct rlimit no_core = { 0, 0 };
@@ -214,7 +225,7 @@ int main(int argc, char **argv)
   L = lua_newstate(ebb_alloc, heap);
   REQUIRE(L != NULL);
   luaL_openlibs(L);
-  luaL_register(L, "native", module);
+  luaopen_native(L);
   lua_pop(L, 1);
   lua_pushstring(L, argv[2]);
   lua_setglobal(L, "case");

@@ -1,6 +1,7 @@
--- A program at work that uses the FFI, with the bug that `case` names.
+-- A program at work that uses the FFI, with the bug that `case` names, or the first argument.
 
 local ffi = require "ffi"
+local case = case or arg[1]
 
 ffi.cdef "void *ebb_alloc(void *heap, void *block, size_t osize, size_t nsize);"
 

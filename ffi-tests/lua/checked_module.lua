@@ -1,4 +1,7 @@
--- A program at work that calls a C module. The module has the bug that `case` names.
+-- A program at work that calls a C module. The module has the bug that `case` names, or the first
+-- argument.
+
+local case, native = case or arg[1], native or require "native"
 
 local function work(rounds)
   local words, count = {}, 0

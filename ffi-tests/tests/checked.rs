@@ -1,13 +1,15 @@
 //! Memory bugs of C modules and of code that uses the FFI, in Lua programs: a checked heap tells
 //! each of them, with what it takes to find it, and says nothing of programs without one.
 
+use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use ebbtide_ffi_tests::{
-    Language, Linkage, clean, compile, finish, installed, linked_with_lua, scratch,
+    Language, Linkage, clean, compile, compiler, finish, installed, linked_with_lua, scratch,
+    source,
 };
 use ebbtide_runtimes::{self as runtimes, LUAJIT, Runtime, build_host, repository};
 
@@ -141,8 +143,19 @@ fn run(script: &str, case: &str, how: &str) -> Output {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| linked_with_lua("checked_bugs.c", &LUAJIT, &[]));
     let mut command = clean(program);
-    command.arg(repository().join("ffi-tests/lua").join(script)).arg(case);
+    command.arg(self::script(script)).arg(case);
     command.env("EBBTIDE_CHECKED", how).output().expect("it runs")
+}
+
+/// A command without a core file when it is stopped.
+fn without_core(program: impl AsRef<OsStr>) -> Command {
+    let mut command = clean("sh");
+    command.args(["-c", "ulimit -c 0 && exec \"$@\"", "sh"]).arg(program);
+    command
+}
+
+fn script(name: &str) -> PathBuf {
+    repository().join("ffi-tests/lua").join(name)
 }
 
 fn said(output: &Output) -> String {
@@ -160,10 +173,20 @@ fn missing(output: &Output, bug: &Bug, common: &[&'static str]) -> Vec<&'static 
 }
 
 fn is_told(script: &str, how: &str, bug: &Bug, common: &[&'static str]) {
-    let output = run(script, bug.name, how);
-    let (missing, report) = (missing(&output, bug, common), said(&output));
-    assert!(missing.is_empty(), "{script} {}: without {missing:?}:\n{report}", bug.name);
-    assert_eq!(output.status.signal(), Some(ABORTED), "{script} {}:\n{report}", bug.name);
+    tells(&run(script, bug.name, how), script, bug, common);
+}
+
+/// It stopped with the report of this bug.
+fn tells(output: &Output, what: &str, bug: &Bug, common: &[&'static str]) {
+    let (missing, report) = (missing(output, bug, common), said(output));
+    assert!(missing.is_empty(), "{what} {}: without {missing:?}:\n{report}", bug.name);
+    assert_eq!(output.status.signal(), Some(ABORTED), "{what} {}:\n{report}", bug.name);
+}
+
+/// It ended well and said nothing.
+fn is_quiet(output: &Output, what: &str) {
+    let (status, report) = (output.status, said(output));
+    assert!(status.success() && report.is_empty(), "{what}: {status}: {report}");
 }
 
 #[test]
@@ -183,11 +206,12 @@ fn forbidden_accesses_are_told_when_they_are_made() {
     }
 }
 
+const TWO_THREADS: Bug =
+    bug("two_threads", "two threads use it at once", &["inside: thread 0x", "came in: thread"]);
+
 #[test]
 fn two_threads_in_one_heap_are_told() {
-    let bug =
-        bug("two_threads", "two threads use it at once", &["inside: thread 0x", "came in: thread"]);
-    is_told("checked_module.lua", "on", &bug, &[]);
+    is_told("checked_module.lua", "on", &TWO_THREADS, &[]);
 }
 
 /// The first bug of this kind, or a later one.
@@ -201,15 +225,125 @@ fn a_heap_that_samples_finds_a_bug_that_comes_again_and_again() {
 fn where_there_is_nothing_to_tell_nothing_is_told() {
     for script in ["checked_module.lua", "checked_ffi.lua"] {
         for how in ["on", "sample", "off"] {
-            let output = run(script, "none", how);
-            let (status, report) = (output.status, said(&output));
-            assert!(status.success() && report.is_empty(), "{script} {how}: {status}: {report}");
+            is_quiet(&run(script, "none", how), &format!("{script} {how}"));
         }
     }
     for bug in IN_MODULE {
         let report = said(&run("checked_module.lua", bug.name, "off"));
         assert!(!report.contains("found"), "{}, not checked: {report}", bug.name);
     }
+}
+
+/// The programs of the tests above, for a LuaJIT that is not ours: a plain one, on the system's shared
+/// library, and the C module, in a folder of its own.
+fn strangers() -> &'static (PathBuf, PathBuf) {
+    static STRANGERS: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    STRANGERS.get_or_init(|| {
+        let folder = scratch("checked-strangers");
+        let (program, module) = (folder.join("run"), folder.join("native.so"));
+        let build = |name: &str, to: &PathBuf, with: &mut dyn FnMut(&mut Command)| {
+            let mut command = compiler(Language::C);
+            command.arg("-isystem").arg(LUAJIT.include_dir).arg("-I").arg(installed().include());
+            command.arg("-o").arg(to).arg(source(name)).args(["-x", "none"]);
+            with(&mut command);
+            finish(command.arg("-lpthread"));
+        };
+        build("preload_run.c", &program, &mut |command| {
+            command.arg("-l:libluajit-5.1.so.2");
+        });
+        build("checked_bugs.c", &module, &mut |command| {
+            let lib = format!("-Wl,-rpath,{}", installed().lib().display());
+            command.args(["-shared", "-fPIC", &lib]).arg(installed().shared());
+        });
+        (program, folder.join("?.so"))
+    })
+}
+
+/// `ebbtide run` with these options, or the preload library alone, for the plain program.
+fn preloaded(options: Option<&[&str]>, script: &str, case: &str) -> Command {
+    let (program, modules) = strangers();
+    let lib = installed().lib();
+    let mut command = match options {
+        Some(_) => without_core(lib.join("../bin/ebbtide")),
+        None => without_core("env"),
+    };
+    match options {
+        Some(options) => command.arg("run").args(options),
+        None => command.arg(format!("LD_PRELOAD={}/libebbtide_preload.so", lib.display())),
+    };
+    command.arg(program).arg(self::script(script)).arg(case).env("LUA_CPATH", modules);
+    command
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
+}
+
+/// Those that a script can have without the address of its heap.
+fn of_any_script(bug: &&Bug) -> bool {
+    !matches!(bug.name, "double_free" | "wrong_size" | "foreign" | "middle")
+}
+
+#[test]
+fn bugs_are_told_under_the_preload_library() {
+    let on = Some(&["--checked", "on"][..]);
+    let of_module = IN_MODULE.iter().map(|bug| ("checked_module.lua", bug, &CALL[..]));
+    let of_ffi = IN_FFI.iter().filter(of_any_script).map(|bug| ("checked_ffi.lua", bug, &CALL[..]));
+    let by_fault = BY_FAULT.iter().map(|(script, bug)| (*script, bug, &["access: at 0x"][..]));
+    for (script, bug, common) in of_module.chain(of_ffi).chain(by_fault) {
+        tells(&output(&mut preloaded(on, script, bug.name)), script, bug, common);
+    }
+    let two_threads = &mut preloaded(on, "checked_module.lua", TWO_THREADS.name);
+    tells(&output(two_threads), "preloaded", &TWO_THREADS, &[]);
+    let sampled = &mut preloaded(Some(&["--checked=sample"]), "checked_module.lua", "read_freed");
+    tells(&output(sampled), "sample", &READ_FREED, &["found: by the fault of thread 0x"]);
+    let mut alone = preloaded(None, "checked_module.lua", IN_MODULE[0].name);
+    tells(&output(alone.env("EBBTIDE_CHECKED", "on")), "LD_PRELOAD", &IN_MODULE[0], &CALL);
+}
+
+#[test]
+fn under_the_preload_library_nothing_is_told_where_there_is_nothing() {
+    for script in ["checked_module.lua", "checked_ffi.lua"] {
+        for how in ["on", "sample", "off"] {
+            let what = format!("{script} {how}");
+            is_quiet(&output(&mut preloaded(Some(&["--checked", how]), script, "none")), &what);
+        }
+    }
+}
+
+/// Its own heap is the only one that a VM has there, checked or not.
+#[test]
+fn a_pointer_from_elsewhere_ends_a_program_under_the_preload_library() {
+    let output = output(&mut preloaded(None, "checked_module.lua", "foreign"));
+    let report = said(&output);
+    assert!(report.contains(" is not of this heap\n"), "{report}");
+    assert_eq!((output.status.signal(), report.lines().count()), (Some(ABORTED), 1), "{report}");
+}
+
+/// A stock `luajit`, with the module as it is installed.
+fn attached(case: &str, how: Option<&str>) -> Command {
+    let lib = installed().lib();
+    let mut command = without_core("luajit");
+    command.arg(script("checked_attach.lua")).arg(case).args(how);
+    command.env("LUA_CPATH", format!("{}/lua/5.1/?.so", lib.display()));
+    command.env("LUA_PATH", format!("{}/../share/lua/5.1/?.lua", lib.display()));
+    command
+}
+
+#[test]
+fn bugs_in_blocks_that_a_vm_has_since_it_was_attached_are_told() {
+    let since = bug(
+        "since",
+        "overflow: something was written past the end of a block",
+        &[", 57 bytes, in a slot", "from offset 57, 1 byte past its end", "bytes there: 01 eb"],
+    );
+    tells(&output(&mut attached("since", Some("on"))), "by option", &since, &CALL);
+    let mut by_environment = attached("since", None);
+    tells(&output(by_environment.env("EBBTIDE_CHECKED", "on")), "by variable", &since, &CALL);
+    for case in ["none", "before"] {
+        is_quiet(&output(&mut attached(case, Some("on"))), case);
+    }
+    is_quiet(&output(&mut attached("none", Some("sample"))), "sampled");
 }
 
 #[test]

@@ -12,6 +12,8 @@ use super::{Above, Heap};
 pub(crate) struct Outside {
     /// Handed to `resize`.
     pub(crate) context: *mut u8,
+    /// The only block that can come from outside; `None`: it is not known which can.
+    pub(crate) only: Option<*mut u8>,
     /// Resizes a block, or frees it when the new size is 0, by the rules of lua_Alloc. With the
     /// last block it may delete the heap.
     ///
@@ -26,6 +28,6 @@ impl<S: Above> Heap<S> {
     pub(super) fn outside_of(&self, block: *mut u8) -> Option<Outside> {
         let start = self.reservation().addr();
         let is_inside = block.addr().wrapping_sub(start) < self.layout.reserved;
-        self.outside.filter(|_| !is_inside)
+        self.outside.filter(|outside| !is_inside && outside.only.is_none_or(|only| only == block))
     }
 }

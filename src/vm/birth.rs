@@ -75,7 +75,7 @@ unsafe extern "C-unwind" fn birth_alloc(
     unsafe {
         let bond = (*birth).bond;
         if (*bond).state_block.is_null() {
-            return map_state(&mut *bond, new_size).cast();
+            return map_state(bond, new_size).cast();
         }
         // With the state block the bond ends, and the heap.
         (*birth).ended |= new_size == 0 && block.cast() == (*bond).state_block;
@@ -84,17 +84,22 @@ unsafe extern "C-unwind" fn birth_alloc(
 }
 
 /// Maps the VM's state.
-fn map_state(bond: &mut Bond, size: usize) -> *mut u8 {
+///
+/// # Safety
+///
+/// The bond and its heap are live and this thread's.
+unsafe fn map_state(bond: *mut Bond, size: usize) -> *mut u8 {
     let bytes = whole_pages(size);
     let Some(start) = Kernel.reserve(bytes, false) else { return ptr::null_mut() };
-    // SAFETY: the mapping was made just now.
+    // SAFETY: the mapping was made just now; the caller's promise.
     unsafe {
         if !Kernel.commit(start, bytes) {
             Kernel.release(start, bytes);
             return ptr::null_mut();
         }
+        (*bond).state_block = start;
+        (*bond).held = StateBlock::Mapped(MemoryRange { start, bytes });
+        Bond::answer(bond);
     }
-    bond.state_block = start;
-    bond.held = StateBlock::Mapped(MemoryRange { start, bytes });
     start
 }

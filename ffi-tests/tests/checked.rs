@@ -351,7 +351,7 @@ fn programs_that_use_a_heap_well_run_as_on_any() {
     let programs = |how: Linkage, kind| compile("checked_calls.c", Language::C, how, kind, &[]);
     finish(&mut clean(programs(Linkage::Shared, "shared")));
     finish(&mut clean(programs(Linkage::Archive, "archive")));
-    for name in ["handover.c", "many.c", "pairs.c"] {
+    for name in ["fork.c", "handover.c", "many.c", "pairs.c"] {
         let program = compile(name, Language::C, Linkage::Shared, "checked", &[]);
         for how in ["on", "sample"] {
             finish(clean(&program).env("EBBTIDE_CHECKED", how).args(arguments(name)));

@@ -4,6 +4,7 @@
 
 mod breathing;
 mod browser;
+mod checking;
 mod collecting;
 mod directives;
 mod doors;

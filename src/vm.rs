@@ -62,8 +62,8 @@ impl Bond {
         bond
     }
 
-    /// Has the heap send what comes from outside to the bond. A VM that was made on its heap has its
-    /// state there and no more: any other pointer is wrong.
+    /// Has the heap send what comes from outside to the bond. A VM that was made on its heap has
+    /// its state there and no more: any other pointer is wrong.
     ///
     /// # Safety
     ///

@@ -234,8 +234,8 @@ fn where_there_is_nothing_to_tell_nothing_is_told() {
     }
 }
 
-/// The programs of the tests above, for a LuaJIT that is not ours: a plain one, on the system's shared
-/// library, and the C module, in a folder of its own.
+/// The programs of the tests above, for a LuaJIT that is not ours: a plain one, on the system's
+/// shared library, and the C module, in a folder of its own.
 fn strangers() -> &'static (PathBuf, PathBuf) {
     static STRANGERS: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     STRANGERS.get_or_init(|| {

@@ -7,8 +7,8 @@ use crate::server::{Config, Modules, Nginx, beside};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Writes past the end of a block, or does not. The small one is of 57 bytes with its header, and has
-/// room for a byte more where nothing is checked.
+/// Writes past the end of a block, or does not. The small one is of 57 bytes with its header, and
+/// has room for a byte more where nothing is checked.
 const CODE: &str = "local ffi = require 'ffi'
     local bytes, long = ffi.typeof 'uint8_t[41]', ffi.typeof 'uint8_t[100000]'
     local bugs = {

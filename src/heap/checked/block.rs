@@ -98,35 +98,36 @@ const fn word_of(pattern: u8) -> u64 {
     u64::from_ne_bytes([pattern; 8])
 }
 
-/// The word that has `size % 8` bytes of a block in front of its zone.
-fn border(size: usize) -> u64 {
-    let mut bytes = [ZONE; 8];
-    bytes[..size % 8].fill(FRESH);
-    u64::from_ne_bytes(bytes)
+/// The bits of the word where a block of so many bytes ends that are still the block's.
+fn last_bits(size: usize) -> u64 {
+    ((1 << (size % 8 * 8)) - 1_u64).to_le()
 }
 
 /// Fills all that lies behind a header for a block of so many bytes.
+#[inline(always)]
 pub(super) fn lay_out(body: &mut [u64], size: usize) {
     let (block, zone) = body.split_at_mut(size / 8);
+    let bits = last_bits(size);
     fill(block, FRESH);
     fill(zone, ZONE);
-    zone[0] = border(size);
+    zone[0] = word_of(FRESH) & bits | word_of(ZONE) & !bits;
 }
 
 /// Whether the zone behind a block of so many bytes is whole.
+#[inline(always)]
 pub(super) fn zone_is_whole(body: &[u64], size: usize) -> bool {
     let zone = &body[size / 8..];
-    let first = zone[0].to_ne_bytes();
-    let seen = first[size % 8..].iter().fold(0, |seen, byte| seen | byte ^ ZONE);
-    seen == 0 && is_all(&zone[1..], ZONE)
+    (zone[0] ^ word_of(ZONE)) & !last_bits(size) == 0 && is_all(&zone[1..], ZONE)
 }
 
 /// Whether words are all of a pattern.
+#[inline(always)]
 pub(super) fn is_all(words: &[u64], pattern: u8) -> bool {
     words.iter().fold(0, |other, word| other | word ^ word_of(pattern)) == 0
 }
 
 /// Fills words with a pattern. A few are not worth a call of the C library's function.
+#[inline(always)]
 pub(super) fn fill(words: &mut [u64], pattern: u8) {
     const FEW: usize = 32;
     if words.len() > FEW {

@@ -8,31 +8,30 @@ use crate::units::{PAGE, Pages};
 
 impl<S: Above> Checking<'_, S> {
     /// Frees a block that was verified, and holds it back.
+    #[inline(always)]
     pub(super) fn free(&mut self, live: Live) {
         self.state.frees += 1;
         let freed = self.state.frees;
-        if let Home::Guarded(index) = live.home {
-            self.state.slots.free(&self.heap.os, index, freed);
-            self.heap.beside -= self.guarded_pages();
-            watch::give_mappings(2);
-            return;
+        if let Home::Slot(slot_size) = live.home {
+            self.state.live -= 1;
+            self.state.live_bytes -= live.size;
+            return self.free_small(live.at, slot_size, freed);
         }
-        self.state.live -= 1;
-        self.state.live_bytes -= live.size;
+        self.free_on_pages(live, freed);
+    }
+
+    /// Frees a block that has pages of its own.
+    #[inline(never)]
+    fn free_on_pages(&mut self, live: Live, freed: u64) {
         match live.home {
-            Home::Slot(slot_size) => {
-                let slot = live.at.wrapping_sub(HEADER);
-                tool::show(slot, slot_size);
-                // SAFETY: the slot is the block's alone, to its end.
-                unsafe {
-                    let header = live.at.sub(HEADER).cast::<Header>();
-                    header.write(header.read().freed());
-                    block::fill(body(live.at, slot_size), FREED);
-                }
-                tool::freed(live.at, (slot, slot_size));
-                self.hold(Held { at: live.at, bytes: slot_size, freed, is_large: false });
+            Home::Guarded(index) => {
+                self.state.slots.free(&self.heap.os, index, freed);
+                self.heap.beside -= self.guarded_pages();
+                watch::give_mappings(2);
             }
             Home::Large(page) => {
+                self.state.live -= 1;
+                self.state.live_bytes -= live.size;
                 let bytes = self.heap.large_size(page).0.bytes();
                 if bytes > quarantine::BLOCK_MAX {
                     tool::freed(live.at, (self.heap.address(page), bytes));
@@ -42,7 +41,7 @@ impl<S: Above> Checking<'_, S> {
                 tool::freed(live.at, (self.heap.address(page), bytes));
                 self.hold(Held { at: live.at, bytes, freed, is_large: true });
             }
-            Home::Guarded(_) => {}
+            Home::Slot(_) => {}
         }
     }
 
@@ -52,7 +51,8 @@ impl<S: Above> Checking<'_, S> {
     }
 
     /// Holds a freed block back, in place of older ones.
-    fn hold(&mut self, held: Held) {
+    #[inline(always)]
+    pub(super) fn hold(&mut self, held: Held) {
         while self.state.quarantine.is_full(held.bytes) {
             self.let_one_go();
         }
@@ -80,15 +80,15 @@ impl<S: Above> Checking<'_, S> {
     }
 
     /// Verifies a block that was freed, and gives it back to the heap.
+    #[inline(always)]
     fn let_go(&mut self, held: Held) {
         if held.is_large {
-            if let Some(page) = self.large_at(held.at) {
-                self.verify_hidden(page, held.freed);
-                self.release_large(page);
-            }
-            return;
+            return self.let_large_go(held);
         }
-        fetch(self.state.quarantine.coming().wrapping_sub(HEADER));
+        // Where it starts and where it ends: most have two lines.
+        let (at, bytes) = self.state.quarantine.coming();
+        fetch(at.wrapping_sub(HEADER));
+        fetch(at.wrapping_add(bytes).wrapping_sub(HEADER + 1));
         self.verify_held(&held);
         let slot = held.at.wrapping_sub(HEADER);
         // SAFETY: the slot is in use for the heap, and nobody's: C2.
@@ -98,13 +98,21 @@ impl<S: Above> Checking<'_, S> {
         }
     }
 
+    #[inline(never)]
+    fn let_large_go(&mut self, held: Held) {
+        if let Some(page) = self.large_at(held.at) {
+            self.verify_hidden(page, held.freed);
+            self.release_large(page);
+        }
+    }
+
     /// Stops when something was written into a small block after it was freed.
+    #[inline(always)]
     fn verify_held(&mut self, held: &Held) {
         // SAFETY: the slot is in use for the heap, and nobody's: C2.
         let header = unsafe { held.at.sub(HEADER).cast::<Header>().read() };
         let state = header.state(self.state.secret, held.at.addr());
         let (size, home) = (header.size(), Home::Slot(held.bytes));
-        let live = Live { at: held.at, size, number: header.number(), home };
         if state != State::Freed {
             self.report_header(held.at, held.bytes, Some(held.freed));
         }
@@ -112,6 +120,7 @@ impl<S: Above> Checking<'_, S> {
         if block::is_all(unsafe { body(held.at, held.bytes) }, FREED) {
             return;
         }
+        let live = Live { at: held.at, size, number: header.number(), home };
         let bytes = held.bytes - HEADER;
         // SAFETY: as above.
         if let Some(other) = first_other(unsafe { memory(held.at, bytes) }, FREED) {

@@ -5,6 +5,7 @@
 //! |-----------------|------------------------------------------------------------------|--------|
 //! | this one        | which checks a call goes through, and when a heap is checked     | yes    |
 //! | `block`         | a small block in its slot: header, patterns                      | no     |
+//! | `small`         | small blocks: handed out, and the shortest way back               | yes    |
 //! | `large`         | large blocks between inaccessible pages                          | yes    |
 //! | `guard`         | guarded slots: a few small blocks between such pages             | yes    |
 //! | `freed`         | a block that is freed, until the heap has it back                | yes    |
@@ -37,6 +38,7 @@ mod guard;
 mod large;
 mod quarantine;
 mod report;
+mod small;
 #[cfg(feature = "sanitizers")]
 mod tool;
 #[cfg(not(feature = "sanitizers"))]
@@ -49,7 +51,7 @@ pub(super) use ending::finish;
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use super::class::{CLASSES, QUICK_MAX};
+use super::class::QUICK_MAX;
 use super::{Above, Heap, fast};
 use crate::options::Key;
 use crate::os::this_thread;
@@ -262,6 +264,7 @@ pub(crate) unsafe fn check_every_block<S: Above>(heap: *mut Heap<S>) {
 /// # Safety
 ///
 /// As for [`fast::alloc`]; the heap has a state.
+#[inline(never)]
 pub(super) unsafe fn allocate<S: Above>(heap: *mut Heap<S>, size: usize) -> Option<*mut u8> {
     // SAFETY: the caller's promise; the state is no part of the heap.
     let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
@@ -280,6 +283,7 @@ pub(super) unsafe fn allocate<S: Above>(heap: *mut Heap<S>, size: usize) -> Opti
 /// # Safety
 ///
 /// As for [`fast::alloc`]; the heap has a state, and the block is not null.
+#[inline(never)]
 pub(super) unsafe fn resize<S: Above>(
     heap: *mut Heap<S>,
     block: *mut u8,
@@ -288,26 +292,18 @@ pub(super) unsafe fn resize<S: Above>(
 ) -> Option<*mut u8> {
     // SAFETY: the caller's promise; the state is no part of the heap.
     let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
-    let is_guarded = checking.state.slots.offset_of(block.addr()).is_some();
-    let is_outside = !is_guarded && checking.heap.outside_of(block).is_some();
-    if is_outside || !(is_guarded || checking.state.every) {
-        return None;
-    }
     checking.enter(Call { block, old_size, new_size });
-    let live = checking.live_block(block);
-    // Where blocks are sampled a wrong size stays a hint: it does no harm.
-    if checking.state.every && live.size != old_size {
-        checking.report_wrong_size(&live);
-    }
-    checking.verify(&live);
-    let block = if new_size == 0 {
-        checking.free(live);
-        ptr::null_mut()
-    } else {
-        checking.move_block(live, new_size)
+    // Where blocks are sampled, none of the heap's own comes here.
+    let done = match checking.sound_small(block, old_size) {
+        Some(live) if new_size > 0 => Some(checking.move_block(live, new_size)),
+        Some(live) => {
+            checking.free(live);
+            Some(ptr::null_mut())
+        }
+        None => checking.resize_any(block, old_size, new_size),
     };
     checking.leave();
-    Some(block)
+    done
 }
 
 impl Checked {
@@ -329,25 +325,26 @@ impl Checked {
 
 impl<S: Above> Checking<'_, S> {
     /// Notes that this thread is inside; stops when another one is.
-    #[inline]
+    #[inline(always)]
     fn enter(&mut self, call: Call) {
         tool::work_begins();
-        if !self.state.every {
-            self.state.call = call;
-            return;
+        if self.state.every {
+            let (this, other) = (this_thread(), self.state.inside.load(Ordering::Relaxed));
+            if other != 0 {
+                self.report_two_threads(this, other, call);
+            }
+            self.state.inside.store(this, Ordering::Relaxed);
         }
-        let this = this_thread();
-        let other = self.state.inside.load(Ordering::Relaxed);
-        if other != 0 {
-            self.report_two_threads(this, other, call);
-        }
-        self.state.inside.store(this, Ordering::Relaxed);
-        self.state.call = call;
+        // One by one: a call that has to be in memory as a whole makes the processor wait for it.
+        let Call { block, old_size, new_size } = call;
+        self.state.call.block = block;
+        self.state.call.old_size = old_size;
+        self.state.call.new_size = new_size;
     }
 
     /// Notes that this thread is done; stops when another one came in meanwhile. (Both looking, and
     /// neither locking, they miss each other at times, but not for long.)
-    #[inline]
+    #[inline(always)]
     fn leave(&mut self) {
         if self.state.every {
             let (this, now) = (this_thread(), self.state.inside.load(Ordering::Relaxed));
@@ -359,6 +356,7 @@ impl<S: Above> Checking<'_, S> {
         tool::work_ends();
     }
 
+    #[inline(always)]
     fn allocate(&mut self, size: usize) -> *mut u8 {
         self.state.allocations += 1;
         self.state.countdown -= 1;
@@ -369,15 +367,28 @@ impl<S: Above> Checking<'_, S> {
                 return block;
             }
         }
-        let mut block = self.place(size);
+        let mut block = match size {
+            ..=block::SMALL_MAX => self.place_small(size),
+            _ => self.place_large(size),
+        };
         if block.is_null() && self.let_all_go() {
-            block = self.place(size);
+            block = self.place_again(size);
         }
         if !block.is_null() {
             self.state.live += 1;
             self.state.live_bytes += size;
         }
         block
+    }
+
+    /// Places a block after all that was held back went.
+    #[cold]
+    #[inline(never)]
+    fn place_again(&mut self, size: usize) -> *mut u8 {
+        match size {
+            ..=block::SMALL_MAX => self.place_small(size),
+            _ => self.place_large(size),
+        }
     }
 
     /// Where blocks are sampled: a guarded block, now and then.
@@ -391,7 +402,31 @@ impl<S: Above> Checking<'_, S> {
         self.take_guarded(size)
     }
 
+    /// Resizes or frees a block that is not small, or not sound, or guarded. `None`: it is none that
+    /// is checked.
+    #[inline(never)]
+    fn resize_any(&mut self, block: *mut u8, old_size: usize, new_size: usize) -> Option<*mut u8> {
+        let is_guarded = self.state.slots.offset_of(block.addr()).is_some();
+        let is_outside = !is_guarded && self.heap.outside_of(block).is_some();
+        if is_outside || !(is_guarded || self.state.every) {
+            return None;
+        }
+        let live = self.live_block(block);
+        // Where blocks are sampled a wrong size stays a hint: it does no harm.
+        if self.state.every && live.size != old_size {
+            self.report_wrong_size(&live);
+        }
+        self.verify(&live);
+        if new_size == 0 {
+            self.free(live);
+            return Some(ptr::null_mut());
+        }
+        Some(self.move_block(live, new_size))
+    }
+
     /// Hands a guarded slot out. Null: the block is too large, there is none, or it is too soon.
+    #[cold]
+    #[inline(never)]
     fn take_guarded(&mut self, size: usize) -> *mut u8 {
         let page = self.guarded_pages();
         let state = &mut *self.state;
@@ -420,31 +455,6 @@ impl<S: Above> Checking<'_, S> {
         let rest = REST[usize::from(!state.every)];
         state.next_us = end_us + rest * end_us.saturating_sub(start_us).max(1);
         block
-    }
-
-    /// Places a block of the heap's own. Null: there is no memory.
-    fn place(&mut self, size: usize) -> *mut u8 {
-        if size > block::SMALL_MAX {
-            return self.place_large(size);
-        }
-        let slot_bytes = block::slot_bytes(size);
-        let class = super::class_of(slot_bytes);
-        // SAFETY: the heap is this call's alone, and the size is small. The slot that comes of it
-        // is, to its end, nobody else's.
-        unsafe {
-            let slot = fast::allocate_small(self.heap, slot_bytes);
-            if slot.is_null() {
-                return slot;
-            }
-            let at = slot.add(HEADER);
-            let bytes = CLASSES[class].slot_size as usize;
-            tool::show(slot, bytes);
-            let header = Header::new(self.state.secret, at.addr(), self.state.allocations, size);
-            slot.cast::<Header>().write(header);
-            block::lay_out(body(at, bytes), size);
-            tool::placed(at, size, (slot, bytes));
-            at
-        }
     }
 
     /// Places a block that will be checked no more. Null: there is no memory.
@@ -484,14 +494,6 @@ impl<S: Above> Checking<'_, S> {
         self.report_pointer(at)
     }
 
-    /// Bytes of the slot, if there is one that is not free and would have its block there.
-    fn slot_of(&mut self, at: *mut u8) -> Option<usize> {
-        let slot = at.wrapping_sub(HEADER);
-        // SAFETY: the heap is this call's alone.
-        let class = unsafe { fast::live_slot(self.heap, slot) }?;
-        Some(CLASSES[class].slot_size as usize)
-    }
-
     /// Stops when something was written beside a block.
     fn verify(&mut self, live: &Live) {
         let (zone, bytes) = match live.home {
@@ -522,6 +524,7 @@ impl<S: Above> Checking<'_, S> {
     }
 
     /// Moves a block, so that pointers to where it was are found to be stale.
+    #[inline(never)]
     fn move_block(&mut self, live: Live, size: usize) -> *mut u8 {
         let new = if self.state.every { self.allocate(size) } else { self.place_unchecked(size) };
         if !new.is_null() {

@@ -92,9 +92,11 @@ impl Quarantine {
         Some(held)
     }
 
-    /// A block whose turn to go comes soon; null if there is none.
-    pub(super) fn coming(&self) -> *mut u8 {
-        self.blocks.get(AHEAD).map_or(core::ptr::null_mut(), |held| held.at)
+    /// A block whose turn to go comes soon, and its bytes; any address if there is none.
+    #[inline(always)]
+    pub(super) fn coming(&self) -> (*mut u8, usize) {
+        let coming = self.blocks.get(AHEAD);
+        coming.map_or((core::ptr::null_mut(), 0), |held| (held.at, held.bytes as usize))
     }
 
     /// The block that starts there, if it is held back.

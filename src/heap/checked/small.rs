@@ -1,0 +1,73 @@
+//! Small checked blocks: handed out, and taken back by a way without turns while all is well. What
+//! is not goes the long way, which tells what is wrong.
+
+use super::block::{self, FREED, HEADER, Header, State};
+use super::quarantine::Held;
+use super::{Checking, Home, Live, body, tool};
+use crate::heap::class::{CLASSES, class_of};
+use crate::heap::{Above, fast};
+
+impl<S: Above> Checking<'_, S> {
+    /// Places a block of up to [`block::SMALL_MAX`] bytes. Null: there is no memory.
+    #[inline(always)]
+    pub(super) fn place_small(&mut self, size: usize) -> *mut u8 {
+        let slot_bytes = block::slot_bytes(size);
+        let bytes = CLASSES[class_of(slot_bytes)].slot_size as usize;
+        // SAFETY: the heap is this call's alone, and the size is small. The slot that comes of it
+        // is, to its end, nobody else's.
+        unsafe {
+            let slot = fast::allocate_small(self.heap, slot_bytes);
+            if slot.is_null() {
+                return slot;
+            }
+            let at = slot.add(HEADER);
+            tool::show(slot, bytes);
+            let header = Header::new(self.state.secret, at.addr(), self.state.allocations, size);
+            slot.cast::<Header>().write(header);
+            block::lay_out(body(at, bytes), size);
+            tool::placed(at, size, (slot, bytes));
+            at
+        }
+    }
+
+    /// The small block of so many bytes that starts there, when neither it nor what lies beside it
+    /// is wrong.
+    #[inline(always)]
+    pub(super) fn sound_small(&mut self, at: *mut u8, size: usize) -> Option<Live> {
+        let slot_size = self.slot_of(at)?;
+        // SAFETY: it is a slot that is not free: C1.
+        let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
+        let is_live = header.state(self.state.secret, at.addr()) == State::Live;
+        if !is_live || header.size() != size {
+            return None;
+        }
+        // SAFETY: the slot is the block's, to its end.
+        let is_whole = block::zone_is_whole(unsafe { body(at, slot_size) }, size);
+        let (number, home) = (header.number(), Home::Slot(slot_size));
+        is_whole.then_some(Live { at, size, number, home })
+    }
+
+    /// Bytes of the slot, if there is one that is not free and would have its block there.
+    #[inline(always)]
+    pub(super) fn slot_of(&mut self, at: *mut u8) -> Option<usize> {
+        let slot = at.wrapping_sub(HEADER);
+        // SAFETY: the heap is this call's alone.
+        let class = unsafe { fast::live_slot(self.heap, slot) }?;
+        Some(CLASSES[class].slot_size as usize)
+    }
+
+    /// Frees a block that lies in a slot of so many bytes, and holds it back.
+    #[inline(always)]
+    pub(super) fn free_small(&mut self, at: *mut u8, slot_size: usize, freed: u64) {
+        let slot = at.wrapping_sub(HEADER);
+        tool::show(slot, slot_size);
+        // SAFETY: the slot is the block's alone, to its end.
+        unsafe {
+            let header = slot.cast::<Header>();
+            header.write(header.read().freed());
+            block::fill(body(at, slot_size), FREED);
+        }
+        tool::freed(at, (slot, slot_size));
+        self.hold(Held { at, bytes: slot_size, freed, is_large: false });
+    }
+}

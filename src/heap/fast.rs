@@ -165,10 +165,8 @@ unsafe extern "C" fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, size: usi
     }
     // SAFETY: the caller's promises.
     unsafe {
-        if !(*heap).checked.is_null()
-            && let Some(block) = checked::allocate(heap, size)
-        {
-            return block;
+        if !(*heap).checked.is_null() {
+            return checked::allocate(heap, size);
         }
         refill(heap, size)
     }
@@ -195,7 +193,7 @@ pub(super) unsafe fn allocate_small<S: Above>(heap: *mut Heap<S>, size: usize) -
 /// # Safety
 ///
 /// As for [`allocate_small`].
-unsafe fn refill<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+pub(super) unsafe fn refill<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promises: nobody else uses the heap. After a refill the word is not 0.
     unsafe {
         let class = class_of(size);
@@ -219,7 +217,7 @@ unsafe extern "C" fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         if (*heap).is_shut() {
-            return checked::allocate(heap, size).unwrap_or(ptr::null_mut());
+            return checked::allocate(heap, size);
         }
         place_large(heap, size)
     }
@@ -393,7 +391,7 @@ unsafe extern "C" fn resize_or_free_elsewhere<S: Above>(
     }
 }
 
-/// Resizes or frees a block from outside, or finds out what is wrong with the pointer.
+/// Resizes or frees a block that is none of the hot path's.
 ///
 /// # Safety
 ///
@@ -408,11 +406,28 @@ unsafe extern "C" fn resize_elsewhere<S: Above>(
 ) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
-        if !(*heap).checked.is_null()
-            && let Some(block) = checked::resize(heap, block, old_size, new_size)
-        {
-            return block;
+        if !(*heap).checked.is_null() {
+            return checked::resize(heap, block, old_size, new_size);
         }
+        resize_outside(heap, block, new_size)
+    }
+}
+
+/// Resizes or frees a block from outside, or finds out what is wrong with the pointer; whatever the
+/// heap's tables say.
+///
+/// # Safety
+///
+/// As for [`alloc`].
+#[cold]
+#[inline(never)]
+pub(super) unsafe fn resize_outside<S: Above>(
+    heap: *mut Heap<S>,
+    block: *mut u8,
+    new_size: usize,
+) -> *mut u8 {
+    // SAFETY: the caller's promise: nobody else uses the heap.
+    unsafe {
         if let Some(outside) = (*heap).outside_of(block) {
             return (outside.resize)(outside.context, block, new_size);
         }

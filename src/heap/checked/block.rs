@@ -106,9 +106,9 @@ fn last_bits(size: usize) -> u64 {
 /// Fills all that lies behind a header for a block of so many bytes.
 #[inline(always)]
 pub(super) fn lay_out(body: &mut [u64], size: usize) {
-    let (block, zone) = body.split_at_mut(size / 8);
     let bits = last_bits(size);
-    fill(block, FRESH);
+    fill(body, FRESH);
+    let zone = &mut body[size / 8..];
     fill(zone, ZONE);
     zone[0] = word_of(FRESH) & bits | word_of(ZONE) & !bits;
 }
@@ -123,21 +123,47 @@ pub(super) fn zone_is_whole(body: &[u64], size: usize) -> bool {
 /// Whether words are all of a pattern.
 #[inline(always)]
 pub(super) fn is_all(words: &[u64], pattern: u8) -> bool {
-    words.iter().fold(0, |other, word| other | word ^ word_of(pattern)) == 0
+    let word = word_of(pattern);
+    match words.len() {
+        ..2 => words.iter().all(|it| *it == word),
+        ..=4 => ends_are::<2>(words, word),
+        ..=8 => ends_are::<4>(words, word),
+        ..=16 => ends_are::<8>(words, word),
+        _ => words.iter().fold(0, |other, it| other | it ^ word) == 0,
+    }
 }
 
-/// Fills words with a pattern. A few are not worth a call of the C library's function.
+/// Fills words with a pattern.
 #[inline(always)]
 pub(super) fn fill(words: &mut [u64], pattern: u8) {
-    const FEW: usize = 32;
-    if words.len() > FEW {
-        return words.fill(word_of(pattern));
+    let word = word_of(pattern);
+    match words.len() {
+        ..2 => words.iter_mut().for_each(|it| *it = word),
+        ..=4 => fill_ends::<2>(words, word),
+        ..=8 => fill_ends::<4>(words, word),
+        ..=16 => fill_ends::<8>(words, word),
+        ..=32 => fill_ends::<16>(words, word),
+        _ => words.fill(word),
     }
-    // The compiler would make such a call of it if it knew the word.
-    let word = core::hint::black_box(word_of(pattern));
-    for place in words {
-        *place = word;
+}
+
+/// Fills the first and the last N words: up to 2 N are all, without a loop.
+#[inline(always)]
+fn fill_ends<const N: usize>(words: &mut [u64], word: u64) {
+    if let Some(first) = words.first_chunk_mut::<N>() {
+        *first = [word; N];
     }
+    if let Some(last) = words.last_chunk_mut::<N>() {
+        *last = [word; N];
+    }
+}
+
+/// Whether the first and the last N words are all the same.
+#[inline(always)]
+fn ends_are<const N: usize>(words: &[u64], word: u64) -> bool {
+    let others = |chunk: &[u64; N]| chunk.iter().fold(0, |other, it| other | it ^ word);
+    let (first, last) = (words.first_chunk().map(others), words.last_chunk().map(others));
+    first.unwrap_or(0) | last.unwrap_or(0) == 0
 }
 
 /// What a block of so many bytes is aligned to.

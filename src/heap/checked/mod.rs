@@ -259,37 +259,38 @@ pub(crate) unsafe fn check_every_block<S: Above>(heap: *mut Heap<S>) {
     }
 }
 
-/// Allocates a block of at least one byte. `None`: it is not checked.
+/// Allocates a block of at least one byte; where blocks are sampled, a small one.
 ///
 /// # Safety
 ///
 /// As for [`fast::alloc`]; the heap has a state.
 #[inline(never)]
-pub(super) unsafe fn allocate<S: Above>(heap: *mut Heap<S>, size: usize) -> Option<*mut u8> {
+pub(super) unsafe extern "C" fn allocate<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promise; the state is no part of the heap.
     let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
     if !checking.state.every {
         let block = checking.sample(size);
-        return (!block.is_null()).then_some(block);
+        // SAFETY: the caller's promise, with a small block.
+        return if block.is_null() { unsafe { fast::refill(heap, size) } } else { block };
     }
     checking.enter(Call { block: ptr::null_mut(), old_size: 0, new_size: size });
     let block = checking.allocate(size);
     checking.leave();
-    Some(block)
+    block
 }
 
-/// Resizes or frees a block. `None`: it is none that is checked.
+/// Resizes or frees a block that is checked, or from outside.
 ///
 /// # Safety
 ///
 /// As for [`fast::alloc`]; the heap has a state, and the block is not null.
 #[inline(never)]
-pub(super) unsafe fn resize<S: Above>(
+pub(super) unsafe extern "C" fn resize<S: Above>(
     heap: *mut Heap<S>,
     block: *mut u8,
     old_size: usize,
     new_size: usize,
-) -> Option<*mut u8> {
+) -> *mut u8 {
     // SAFETY: the caller's promise; the state is no part of the heap.
     let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
     checking.enter(Call { block, old_size, new_size });
@@ -303,7 +304,11 @@ pub(super) unsafe fn resize<S: Above>(
         None => checking.resize_any(block, old_size, new_size),
     };
     checking.leave();
-    done
+    match done {
+        Some(block) => block,
+        // SAFETY: the caller's promise.
+        None => unsafe { fast::resize_outside(heap, block, new_size) },
+    }
 }
 
 impl Checked {

@@ -67,12 +67,14 @@ impl Quarantine {
         Quarantine { blocks: VecDeque::new(), bytes: 0, last: 0, large: 0 };
 
     /// Whether the oldest must go before a block of so many bytes comes.
+    #[inline(always)]
     pub(super) fn is_full(&self, bytes: usize) -> bool {
         let count = self.blocks.len();
         count == BLOCKS_MAX || (count > 0 && self.bytes + bytes > BYTES_MAX)
     }
 
     /// Holds a block back, if it is not full. False: there is no memory to note it.
+    #[inline(always)]
     pub(super) fn push(&mut self, held: Held) -> bool {
         if self.blocks.try_reserve(1).is_err() {
             return false;
@@ -85,6 +87,7 @@ impl Quarantine {
     }
 
     /// Lets the oldest go.
+    #[inline(always)]
     pub(super) fn pop(&mut self) -> Option<Held> {
         let held = self.blocks.pop_front()?.unpack(self.last);
         self.bytes -= held.bytes;

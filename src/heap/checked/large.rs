@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The block ends where the guard page starts, but for what its alignment takes. A guard page that
-//! the kernel does not make inaccessible is filled with the pattern instead. The block's number,
-//! and whether its pages are inaccessible, stand in its descriptor.
+//! the kernel does not make inaccessible, or that would cost too much time, is filled with the
+//! pattern instead. The block's number, and whether its pages are inaccessible, stand in its
+//! descriptor.
 
 use super::block::{FREED, FRESH, ZONE, alignment, first_other};
 use super::{Checking, Home, Live, memory, tool, watch};
@@ -22,10 +23,41 @@ const EDGE: usize = 4 << 10;
 /// Mappings that the two guard pages of a block take.
 const MAPPINGS: usize = 4;
 
+/// A large block is guarded for so many blocks that were handed out, or KiB of large ones. The four
+/// calls of the kernel take about half as long as these do.
+const GUARD_COST: usize = 512;
+/// Most that is saved up, and what there is at first: for this many large blocks in a row.
+const CREDIT_MAX: usize = 1024 * GUARD_COST;
+
 /// In a descriptor's note: the guard pages are inaccessible.
 const GUARDED: u64 = 1 << 63;
 /// In a descriptor's note: the block was freed, and is held back.
 const GONE: u64 = 1 << 62;
+
+/// What the heap may spend on guard pages. Where large blocks come one after the other, guarding
+/// each would take longer than all else: some go without.
+pub(super) struct Credit {
+    left: usize,
+    /// How many blocks had been handed out when it was worked out.
+    blocks: u64,
+}
+
+impl Credit {
+    pub(super) const FULL: Credit = Credit { left: CREDIT_MAX, blocks: 0 };
+
+    /// Whether a block of so many bytes may have guard pages, with which so many blocks have been
+    /// handed out.
+    fn pays(&mut self, blocks: u64, size: usize) -> bool {
+        let earned = (blocks - self.blocks) as usize + (size >> 10);
+        self.blocks = blocks;
+        self.left = (self.left + earned).min(CREDIT_MAX);
+        let pays = self.left >= GUARD_COST;
+        if pays {
+            self.left -= GUARD_COST;
+        }
+        pays
+    }
+}
 
 /// The parts of a block that is filled or looked at.
 fn edges(at: *mut u8, size: usize) -> [(*mut u8, usize); 2] {
@@ -56,7 +88,8 @@ impl<S: Above> Checking<'_, S> {
         let Some(page) = self.heap.with_room(place, |_| None) else {
             return core::ptr::null_mut();
         };
-        let guarded = self.guard(page, count);
+        let pays = self.state.credit.pays(self.state.allocations, size);
+        let guarded = pays && self.guard(page, count);
         let number = self.state.allocations;
         let note = if guarded { number | GUARDED } else { number };
         self.heap.descriptor(page).set_note(note);
@@ -230,5 +263,24 @@ impl<S: Above> Checking<'_, S> {
         self.heap.note_large_bytes(page, size);
         // SAFETY: the block's own bytes, which it has no more.
         unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(ZONE) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guards_are_paid_by_the_blocks_between_and_by_long_blocks_themselves() {
+        let mut credit = Credit::FULL;
+        let guarded = |credit: &mut Credit, every: u64, size| {
+            let start = credit.blocks;
+            (1..=10_000).filter(|n| credit.pays(start + n * every, size)).count()
+        };
+        assert_eq!(guarded(&mut credit, 1, GUARD_COST << 10), 10_000);
+        assert_eq!(guarded(&mut credit, GUARD_COST as u64, 8 << 10), 10_000);
+        // A block more, and 15 KiB.
+        let few = guarded(&mut credit, 1, 15 << 10);
+        assert_eq!(few, (CREDIT_MAX + 10_000 * 16) / GUARD_COST);
     }
 }

@@ -58,6 +58,7 @@ use crate::os::this_thread;
 use crate::units::{PageIndex, Pages};
 use block::{HEADER, Header, State, ZONE, first_other};
 use guard::{Slots, Use};
+use large::Credit;
 use quarantine::Quarantine;
 use watch::Watched;
 
@@ -100,6 +101,7 @@ pub(crate) struct Checked {
     live: u64,
     live_bytes: usize,
     quarantine: Quarantine,
+    credit: Credit,
     slots: Slots,
     /// Turns with each use.
     dice: u64,
@@ -209,6 +211,7 @@ impl<S: Above> Heap<S> {
             live: 0,
             live_bytes: 0,
             quarantine: Quarantine::EMPTY,
+            credit: Credit::FULL,
             slots: Slots::NONE,
             dice: seed | 1,
             countdown: 0,

@@ -161,9 +161,11 @@ fn fill_ends<const N: usize>(words: &mut [u64], word: u64) {
 /// Whether the first and the last N words are all the same.
 #[inline(always)]
 fn ends_are<const N: usize>(words: &[u64], word: u64) -> bool {
-    let others = |chunk: &[u64; N]| chunk.iter().fold(0, |other, it| other | it ^ word);
-    let (first, last) = (words.first_chunk().map(others), words.last_chunk().map(others));
-    first.unwrap_or(0) | last.unwrap_or(0) == 0
+    let mut other = 0;
+    for chunk in [words.first_chunk::<N>(), words.last_chunk::<N>()].into_iter().flatten() {
+        other = chunk.iter().fold(other, |other, it| other | it ^ word);
+    }
+    other == 0
 }
 
 /// What a block of so many bytes is aligned to.

@@ -77,7 +77,8 @@ NGINX_MODULE = ngx_http_ebbtide_module.so
 NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
 	/usr/lib/nginx/modules)
 
-.PHONY: all header test setup format lint cargo-test bench bench-breathing bench-nginx soak-nginx demo \
+.PHONY: all header test setup format lint cargo-test bench bench-breathing bench-checked bench-nginx \
+	soak-nginx demo \
 	policy mutants soak fuzz fuzz-build luajit nginx install-nginx disassemble install install-lua \
 	uninstall clean help
 
@@ -131,6 +132,10 @@ bench-breathing: ## what breathing, budgets and the doors cost (eight minutes)
 	$(CARGO) bench --package ebbtide --bench pauses
 	$(CARGO) bench --package ebbtide --bench breathing
 	$(CARGO) run --release --package ebbtide-programs --bin doors
+
+bench-checked: ## what EBBTIDE_CHECKED=on and sample cost (three minutes); CHECK=1 fails on a missed figure
+	$(PROGRAMS) programs -- --rounds 7 --allocators ebbtide,checked,sampled $(if $(CHECK),--check) \
+		$(foreach name,tables strings closures json growth string-builders,--only $(name))
 
 bench-nginx: nginx ## nginx with the module against stock nginx (three minutes)
 	$(CARGO) run --release --package ebbtide-programs --bin nginx -- \

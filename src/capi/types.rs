@@ -123,12 +123,13 @@ pub struct ebb_options {
     /// bugs of C modules and of code that uses the FFI. A wrong osize, a pointer that is
     /// no live block, a write past the end of a block, before it, or into it after it
     /// was freed, and two threads in the heap at once end the process with a report on
-    /// standard error and abort(). Large blocks, and by chance a few small ones, lie
-    /// between inaccessible pages: a read there is reported too, when it is made. The
-    /// heap keeps up to 4 MiB of freed blocks back. 2 (sample): only those few small
-    /// blocks are checked; cheap enough for always. 0 (off): nothing. The process's own
-    /// allocator is asked for the state of a checked heap, up to 200 KiB. Reports of accesses
-    /// come by handlers for SIGSEGV and SIGBUS, which hand others on. Fixed once the
+    /// standard error and abort(). Large blocks, but for some where they come very
+    /// often, and by chance a few small ones lie between inaccessible pages: a read
+    /// there is reported too, when it is made. The heap keeps up to 4 MiB of freed
+    /// blocks back. 2 (sample): only those few small blocks are checked; cheap enough
+    /// for always. 0 (off): nothing. The process's own allocator is asked for the state
+    /// of a checked heap, up to 200 KiB. Reports of accesses come by handlers for
+    /// SIGSEGV and SIGBUS, which hand others on. Fixed once the
     /// heap is made. Default: 0.
     pub checked: i64,
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use crate::contest;
+use crate::host::{Allocator, CHECKED, SAMPLED};
 use crate::memory::megabytes;
 use crate::numbers::geometric_mean;
 use crate::process::Outcome;
@@ -53,6 +54,24 @@ pub fn figures(measured: &[Measured], allocator: usize, peers: &[usize]) -> Vec<
     figures.extend(reference_figures(measured, allocator));
     figures.extend(MEMORY.iter().filter_map(|row| row.figure(measured, allocator)));
     figures.extend(SPEED.iter().filter_map(|row| row.figure(measured, allocator)));
+    figures
+}
+
+/// What each program takes on checked heaps, as often as it takes on the first allocator, which is
+/// ours without checks.
+pub fn checked_figures(measured: &[Measured], allocators: &[&Allocator]) -> Vec<Figure> {
+    let figure = |it: &Measured, at: usize, bound| {
+        let times = it.ratio(at, BASE, |outcome| it.program.time(outcome))?.median;
+        let what = format!("{}, {}, time against ebbtide", it.program.name, allocators[at].name);
+        let bound = Bound::AtMost(bound);
+        Some(Figure { what, base: Some(1.0), seen: times, bound, unit: "x" })
+    };
+    let mut figures = Vec::new();
+    for (allocator, bound) in [(&CHECKED, 2.5), (&SAMPLED, 1.03)] {
+        if let Some(at) = allocators.iter().position(|it| *it == allocator) {
+            figures.extend(measured.iter().filter_map(|it| figure(it, at, bound)));
+        }
+    }
     figures
 }
 

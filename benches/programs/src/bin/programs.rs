@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ebbtide_programs::Result;
-use ebbtide_programs::figures::{Figure, figures};
+use ebbtide_programs::figures::{Figure, checked_figures, figures};
 use ebbtide_programs::host::{Allocator, BUILTIN, EBBTIDE, Host, PEERS, allocator};
 use ebbtide_programs::machine::{command, machine};
 use ebbtide_programs::process;
@@ -120,11 +120,13 @@ fn measure(options: &Options) -> Result<()> {
     let report = Report { allocators: &options.allocators, measured: &measured };
     let ours = options.allocators.iter().position(|allocator| **allocator == EBBTIDE);
     print!("\n{}{}", report.tables(ours), report.phases());
-    // The figures are those of ebbtide against the built-in allocator, if that was measured.
+    // The figures are those of ebbtide against the built-in allocator, if that was measured, or
+    // those of checked heaps against it.
     let figures = match ours {
         Some(ours) if *options.allocators[0] == BUILTIN => {
             figures(&measured, ours, &report.peers())
         }
+        Some(0) => checked_figures(&measured, &options.allocators),
         _ => Vec::new(),
     };
     if !figures.is_empty() {

@@ -410,8 +410,8 @@ impl<S: Above> Checking<'_, S> {
         self.take_guarded(size)
     }
 
-    /// Resizes or frees a block that is not small, or not sound, or guarded. `None`: it is none that
-    /// is checked.
+    /// Resizes or frees a block that is not small, or not sound, or guarded. `None`: it is not
+    /// checked.
     #[inline(never)]
     fn resize_any(&mut self, block: *mut u8, old_size: usize, new_size: usize) -> Option<*mut u8> {
         let is_guarded = self.state.slots.offset_of(block.addr()).is_some();

@@ -1,11 +1,12 @@
-/* Allocates and frees blocks of one size, so many times, in a ring of 32: what hot_path.rs counts
+/* Allocates and frees blocks of one size, so many times, in a ring of 16, few enough for any word
+ * of a span: what hot_path.rs counts
  * the instructions of. Usage: pairs SIZE COUNT */
 
 #include <ebbtide.h>
 
 #include <stdlib.h>
 
-#define RING 32
+#define RING 16
 
 int main(int argc, char **argv)
 {

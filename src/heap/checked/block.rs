@@ -125,10 +125,10 @@ pub(super) fn zone_is_whole(body: &[u64], size: usize) -> bool {
 pub(super) fn is_all(words: &[u64], pattern: u8) -> bool {
     let word = word_of(pattern);
     match words.len() {
-        ..2 => words.iter().all(|it| *it == word),
-        ..=4 => ends_are::<2>(words, word),
-        ..=8 => ends_are::<4>(words, word),
-        ..=16 => ends_are::<8>(words, word),
+        0..=1 => words.iter().all(|it| *it == word),
+        2..=4 => ends_are::<2>(words, word),
+        5..=8 => ends_are::<4>(words, word),
+        9..=16 => ends_are::<8>(words, word),
         _ => words.iter().fold(0, |other, it| other | it ^ word) == 0,
     }
 }
@@ -138,11 +138,11 @@ pub(super) fn is_all(words: &[u64], pattern: u8) -> bool {
 pub(super) fn fill(words: &mut [u64], pattern: u8) {
     let word = word_of(pattern);
     match words.len() {
-        ..2 => words.iter_mut().for_each(|it| *it = word),
-        ..=4 => fill_ends::<2>(words, word),
-        ..=8 => fill_ends::<4>(words, word),
-        ..=16 => fill_ends::<8>(words, word),
-        ..=32 => fill_ends::<16>(words, word),
+        0..=1 => words.iter_mut().for_each(|it| *it = word),
+        2..=4 => fill_ends::<2>(words, word),
+        5..=8 => fill_ends::<4>(words, word),
+        9..=16 => fill_ends::<8>(words, word),
+        17..=32 => fill_ends::<16>(words, word),
         _ => words.fill(word),
     }
 }

@@ -702,8 +702,9 @@ void ebb_heap_delete(struct ebb_heap *heap);
  * its former size. Leaves errno alone.
  *
  * A ptr that is no live block aborts the process with one line that says what
- * is wrong. Told at once: a pointer from elsewhere, one into the middle of a
- * block, a block freed twice while its slot is still free. Told by a checked heap
+ * is wrong. Told at once: a pointer from elsewhere (but in a VM that was attached,
+ * where what is not of its heap goes to LuaJIT's allocator), one into the middle of
+ * a block, a block freed twice while its slot is still free. Told by a checked heap
  * alone (ebb_options.checked), which takes osize by its word, too: a block freed
  * twice after its memory was handed out anew, and writes past the end.
  */

@@ -124,7 +124,7 @@ bench: ## allocators against each other (16 minutes; QUICK=1 for 5); CHECK=1 fai
 	$(HEAP_BENCH) $(CARGO) bench --package ebbtide --bench heap
 	status=0; \
 	$(PROGRAMS) scale -- $(BENCH_FLAGS) --json "$(BENCH)/scale.json" || status=1; \
-	$(PROGRAMS) programs -- --peers --rounds 3 $(BENCH_FLAGS) \
+	$(PROGRAMS) programs -- --peers --rounds 6 $(BENCH_FLAGS) \
 		--json "$(BENCH)/programs.json" --markdown "$(BENCH)/programs.md" || status=1; \
 	exit $$status
 

@@ -28,7 +28,7 @@ const MOST: usize = if cfg!(target_arch = "x86_64") { 48 } else { 100 };
 
 /// Instructions to allocate a small block and to free it.
 #[cfg(target_arch = "x86_64")]
-const MOST_FOR_A_PAIR: f64 = 42.0;
+const MOST_FOR_A_PAIR: u64 = 42;
 
 /// What has no place on the hot path.
 fn is_slow(instruction: &str) -> bool {
@@ -51,7 +51,8 @@ fn small_blocks_come_and_go_without_a_call_a_lock_or_a_push() {
 }
 
 /// Instructions inside of `ebb_alloc` when blocks of a size come and go so many times, as callgrind
-/// counts them: the same each time.
+/// counts them: the same each time, but for a few of the first blocks, since spans are not all
+/// filled in the same order.
 fn executed(size: u32, pairs: u64) -> u64 {
     let program = compile("pairs.c", Language::C, Linkage::Shared, "callgrind", &["-O2"]);
     under_valgrind();
@@ -68,11 +69,12 @@ fn executed(size: u32, pairs: u64) -> u64 {
 #[cfg(target_arch = "x86_64")]
 fn a_small_block_that_comes_and_goes_takes_as_few_instructions_as_it_did() {
     for size in [16, 64, 100, 512] {
-        let pair = (executed(size, 20_000) - executed(size, 10_000)) as f64 / 1e4;
-        println!("{size} bytes: {pair:.2}");
+        let more = executed(size, 20_000) - executed(size, 10_000);
+        let pair = (more + 5_000) / 10_000;
+        println!("{size} bytes: {pair}, from {more}");
         assert!(pair <= MOST_FOR_A_PAIR, "{size} bytes: {pair} instructions");
         // Two paths of some twenty each, or it was not these that were counted.
-        assert!(pair >= 30.0, "{size} bytes: {pair} instructions");
+        assert!(pair >= 30, "{size} bytes: {pair} instructions");
     }
 }
 

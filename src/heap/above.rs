@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Heap, NO_GATE};
+use super::Heap;
 use crate::os::Os;
 use crate::units::Pages;
 
@@ -45,20 +45,22 @@ impl<S: Above> Heap<S> {
         }
     }
 
-    /// Does something that takes memory; once more when it was the gate that refused it, after room
-    /// was made; then the same with what is there, since there is no room.
+    /// Does something that takes memory; once more when the gate refused it, after room was made;
+    /// then the same with what is there, since there is no room. When it was not the gate, the
+    /// pages may lie in empty spans: once more after these are released.
     pub(super) fn with_room<T>(
         &mut self,
         mut attempt: impl FnMut(&mut Heap<S>) -> Option<T>,
         last: impl FnOnce(&mut Heap<S>) -> Option<T>,
     ) -> Option<T> {
-        if self.gate == NO_GATE {
-            return attempt(self);
-        }
         self.refused = Pages::ZERO;
-        let done = attempt(self);
-        if done.is_some() || self.refused == Pages::ZERO {
-            return done;
+        if let Some(done) = attempt(self) {
+            return Some(done);
+        }
+        if self.refused == Pages::ZERO {
+            let free = self.runs.free;
+            self.retire_all();
+            return if self.runs.free > free { attempt(self) } else { None };
         }
         S::make_room(self);
         let done = attempt(self).or_else(|| last(self));

@@ -47,6 +47,18 @@ impl Tested {
 }
 
 #[test]
+fn empty_spans_make_room_when_no_other_pages_are_left() {
+    let mut tested = Tested::new(FakeOs::new(4096), 4 << 20);
+    // Each class leaves the span that it takes slots from and a spare, scattered over the heap.
+    for round in 0..4096 {
+        tested.allocate(1 + round * 37 % 4000);
+    }
+    tested.free_all();
+    assert!(tested.allocate(3 << 20));
+    tested.heap().check();
+}
+
+#[test]
 fn above_a_soft_limit_holes_go_back_until_growth_fits() {
     for step_us in [1, 250] {
         let mut tested = tested(&[(Key::StepUs, step_us), (Key::DecayMs, 3_600_000)]);

@@ -4,6 +4,7 @@
 //! checks its arguments, turns them into Rust, and hands over to the layer that does the work.
 
 mod checked;
+mod told;
 mod types;
 mod vm;
 
@@ -11,18 +12,20 @@ pub use checked::*;
 pub use types::*;
 pub use vm::*;
 
+use told::{fill_classes, read_head, tell, tell_sample};
+
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::{ptr, slice};
 
 use crate::cgroup;
 use crate::error::{self, Error};
+use crate::heap;
+use crate::heap::checked::{Function, Visit};
 use crate::heap::park::KernelHeap as Heap;
-use crate::heap::{self, NO_GATE, class};
 use crate::options::Options;
 use crate::os::{Kernel, Os};
-use crate::reclaim::{Budget, Outcome, Sample};
+use crate::reclaim::{Budget, Outcome};
 use crate::stats;
-use crate::units::PAGE;
 
 /// Makes a heap.
 ///
@@ -128,8 +131,8 @@ pub unsafe extern "C" fn ebb_reclaim(
     report: *mut ebb_reclaim_report,
 ) -> c_int {
     // SAFETY: the caller's promises, here and for the report.
-    let (heap, budget_us) = unsafe {
-        let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
+    let (mut heap, budget_us) = unsafe {
+        let Some(heap) = heap_in(heap, Function::Reclaim) else { return null("heap") };
         match budget_of(options, report) {
             Ok(budget_us) => (heap, budget_us),
             Err(code) => return code,
@@ -138,12 +141,12 @@ pub unsafe extern "C" fn ebb_reclaim(
     let start = heap.os.now_us();
     let mut outcome = heap.reclaim(Budget::from_us(start, budget_us));
     // SAFETY: the heap is live and this thread's.
-    if let Some(former) = unsafe { crate::vm::former_of(heap) } {
+    if let Some(former) = unsafe { crate::vm::former_of(&raw mut *heap) } {
         let deadline = (budget_us > 0).then(|| start + u64::from(budget_us));
         former.reclaim(deadline, &mut outcome);
     }
     if !report.is_null() {
-        let (snapshot, former) = (heap.snapshot(), crate::vm::former_held(heap));
+        let (snapshot, former) = (heap.snapshot(), crate::vm::former_held(&heap));
         let done = ebb_reclaim_report {
             size: 0,
             returned: stats::bytes(outcome.returned),
@@ -176,7 +179,7 @@ pub unsafe extern "C" fn ebb_reclaim(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_tick(heap: *mut ebb_heap, budget_us: u32) -> c_int {
     // SAFETY: the caller's promise.
-    let Some(heap) = (unsafe { heap.cast::<Heap>().as_mut() }) else { return null("heap") };
+    let Some(mut heap) = (unsafe { heap_in(heap, Function::Tick) }) else { return null("heap") };
     result_of("tick", &heap.tick(budget_us))
 }
 
@@ -194,7 +197,9 @@ pub unsafe extern "C" fn ebb_tick(heap: *mut ebb_heap, budget_us: u32) -> c_int 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_next_tick(heap: *mut ebb_heap) -> c_int {
     // SAFETY: the caller's promise.
-    let Some(heap) = (unsafe { heap.cast::<Heap>().as_mut() }) else { return null("heap") };
+    let Some(mut heap) = (unsafe { heap_in(heap, Function::NextTick) }) else {
+        return null("heap");
+    };
     let milliseconds = heap.next_tick_us().map(|us| us.div_ceil(1000));
     milliseconds.map_or(EBB_NEVER, |ms| c_int::try_from(ms).unwrap_or(EBB_NEVER))
 }
@@ -214,7 +219,9 @@ pub unsafe extern "C" fn ebb_next_tick(heap: *mut ebb_heap) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_pressure(heap: *mut ebb_heap) -> c_int {
     // SAFETY: the caller's promise.
-    let Some(heap) = (unsafe { heap.cast::<Heap>().as_mut() }) else { return null("heap") };
+    let Some(heap) = (unsafe { heap_in(heap, Function::Pressure) }) else {
+        return null("heap");
+    };
     heap.pressure() as c_int
 }
 
@@ -234,7 +241,7 @@ pub unsafe extern "C" fn ebb_pressure(heap: *mut ebb_heap) -> c_int {
 pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_stats) -> c_int {
     // SAFETY: the caller's promises.
     unsafe {
-        let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
+        let Some(heap) = heap_in(heap, Function::StatsRead) else { return null("heap") };
         if stats.is_null() {
             return null("stats");
         }
@@ -248,8 +255,8 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
         }
         let kernel =
             if asked.flags & EBB_STATS_KERNEL != 0 { heap.kernel_resident() } else { Some(0) };
-        let class_count = fill_classes(heap, asked.classes, asked.class_count);
-        let told = tell(heap, kernel.unwrap_or(0), ebb_stats { class_count, ..asked });
+        let class_count = fill_classes(&heap, asked.classes, asked.class_count);
+        let told = tell(&heap, kernel.unwrap_or(0), ebb_stats { class_count, ..asked });
         fill(stats, told);
         match kernel {
             Some(_) => EBB_OK,
@@ -280,7 +287,7 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
 pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb_history) -> c_int {
     // SAFETY: the caller's promises.
     unsafe {
-        let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
+        let Some(mut heap) = heap_in(heap, Function::HistoryRead) else { return null("heap") };
         let Some(history) = history.as_mut() else { return null("history") };
         if history.size < size_of::<ebb_history>() {
             return too_small("ebb_history");
@@ -319,8 +326,8 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_set(heap: *mut ebb_heap, name: *const c_char, value: i64) -> c_int {
     // SAFETY: the caller's promises.
-    let (heap, name) = unsafe {
-        let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
+    let (mut heap, name) = unsafe {
+        let Some(heap) = heap_in(heap, Function::Set) else { return null("heap") };
         if name.is_null() {
             return null("name");
         }
@@ -350,7 +357,7 @@ pub unsafe extern "C" fn ebb_get(
 ) -> c_int {
     // SAFETY: the caller's promises.
     unsafe {
-        let Some(heap) = heap.cast::<Heap>().as_mut() else { return null("heap") };
+        let Some(heap) = heap_in(heap, Function::Get) else { return null("heap") };
         if name.is_null() {
             return null("name");
         }
@@ -401,6 +408,17 @@ pub extern "C" fn ebb_version() -> *const c_char {
         }
     };
     VERSION.as_ptr()
+}
+
+/// The heap of a call that is not for a block, until that returns; `None`: it is NULL.
+///
+/// # Safety
+///
+/// `heap` is NULL, or live and no other thread uses it.
+unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: Function) -> Option<Visit<'heap, Kernel>> {
+    // SAFETY: the caller's promise.
+    let heap = unsafe { heap.cast::<Heap>().as_mut() };
+    heap.map(|heap| heap.visit(function))
 }
 
 /// What a call that returned memory tells its caller.
@@ -480,119 +498,4 @@ unsafe fn fill<T>(to: *mut T, value: T) {
         let from = (&raw const value).cast::<u8>();
         ptr::copy_nonoverlapping(from.add(HEAD), to.cast::<u8>().add(HEAD), size - HEAD);
     }
-}
-
-/// The fields that a caller of ebb_stats_read() sets.
-///
-/// # Safety
-///
-/// `stats` is readable up to `reserved`.
-unsafe fn read_head(stats: *const ebb_stats) -> ebb_stats {
-    // SAFETY: the caller's promise; all-zero bytes are a valid ebb_stats.
-    unsafe {
-        let mut head = core::mem::zeroed::<ebb_stats>();
-        (head.flags, head.class_count) = ((*stats).flags, (*stats).class_count);
-        head.classes = (*stats).classes;
-        head
-    }
-}
-
-/// Fills the table by size class; returns how many entries.
-///
-/// # Safety
-///
-/// `classes` is NULL or has room for `room` entries.
-unsafe fn fill_classes(heap: &Heap, classes: *mut ebb_class_stats, room: u32) -> u32 {
-    if classes.is_null() {
-        return 0;
-    }
-    let count = class::CLASS_COUNT.min(room as usize);
-    for (index, shape) in class::CLASSES[..count].iter().enumerate() {
-        let entry = ebb_class_stats {
-            slot_size: shape.slot_size,
-            span_size: shape.pages.bytes() as u32,
-            blocks: heap.live(index),
-            spans: heap.spans(index).into(),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { classes.add(index).write(entry) };
-    }
-    count as u32
-}
-
-fn tell_sample(sample: &Sample) -> ebb_sample {
-    ebb_sample {
-        time_ms: sample.now_us / 1000,
-        live: sample.live,
-        resident: sample.resident,
-        free_resident: sample.free_resident,
-        returned_total: sample.returned_total,
-        refaulted_total: sample.refaulted_total,
-        pressure: sample.pressure,
-        mood: sample.mood,
-    }
-}
-
-fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
-    let snapshot = heap.snapshot();
-    let (counts, recall) = (&heap.counts, &heap.runs.recall);
-    let (verdict, times, limits) = (&heap.above.verdict, &heap.above.times, heap.limits());
-    let former = crate::vm::former_held(heap);
-    let limit = |limit: usize| if limit == NO_GATE { 0 } else { limit as u64 };
-    let [returned_asked, returned_idle, returned_limit] = recall.returned.map(page_bytes);
-    let [refaulted_asked, refaulted_idle, refaulted_limit] = recall.refaulted.map(page_bytes);
-    let [regretted_asked, regretted_idle, regretted_limit] = recall.regretted.map(page_bytes);
-    ebb_stats {
-        reserved: heap.layout.reserved as u64,
-        committed: snapshot.committed as u64,
-        live: snapshot.live as u64,
-        waste: snapshot.waste as u64,
-        free_resident: snapshot.free_resident as u64,
-        returned: snapshot.returned as u64,
-        never_touched: snapshot.never_touched as u64,
-        metadata: snapshot.metadata as u64,
-        resident: snapshot.resident() as u64,
-        resident_peak: snapshot.resident_peak as u64,
-        kernel_resident,
-        blocks: snapshot.blocks,
-        large_blocks: counts.large_blocks - heap.told().held_large,
-        spans: snapshot.spans,
-        commit_calls: counts.commit_calls,
-        purge_calls: counts.purge_calls,
-        remap_calls: counts.remap_calls,
-        failed_calls: counts.failed_calls,
-        reclaim_passes: counts.reclaim_passes,
-        returned_total: returned_asked + returned_idle + returned_limit,
-        mood: verdict.mood as u64,
-        keep: stats::bytes(verdict.keep),
-        floor: stats::bytes(verdict.floor),
-        floor_reason: verdict.reason as u64,
-        due: stats::bytes(heap.due()),
-        idle_age_ms: heap.idle_age_us() / 1000,
-        limit_soft: limit(limits.soft),
-        limit_hard: limit(limits.hard),
-        pressure: heap.pressure().into(),
-        steps: times.count,
-        step_p50_us: times.percentile_us(50),
-        step_p99_us: times.percentile_us(99),
-        step_max_us: times.longest_us,
-        returned_asked,
-        returned_idle,
-        returned_limit,
-        refaulted_asked,
-        refaulted_idle,
-        refaulted_limit,
-        regretted_asked,
-        regretted_idle,
-        regretted_limit,
-        former_live: former.live,
-        former_reserved: former.reserved,
-        former_resident: former.resident,
-        ..head
-    }
-}
-
-/// A count of pages as bytes.
-fn page_bytes(pages: u64) -> u64 {
-    pages * PAGE as u64
 }

@@ -116,7 +116,12 @@ percentiles|src/reclaim/times.rs|s/(all \* percent).div_ceil(100)/all * percent 
 history is a ring|src/reclaim/history.rs|s/let count = count.min(self.taken).min(SAMPLES);/let count = count.min(self.taken);/
 pressure starts at half|src/reclaim/limits.rs|s/let half = limit \/ 2;/let half = limit \/ 4;/
 page cache is not used memory|src/cgroup.rs|s/usage.saturating_sub(self.cache().unwrap_or(0))/usage/
-a fault of the unwinder ends a backtrace|src/os/fault.rs|s/if give_up(context) {/if give_up(context) \&\& false {/
+a fault of the unwinder ends a backtrace|src/os/fault.rs|s/if is_access \&\& give_up(context) {/if false \&\& give_up(context) {/
+signals that are sent are no accesses|src/os/fault.rs|s/(\*info).si_code > 0/(*info).si_code != i32::MIN/
+handlers of before have their masks|src/os/fault.rs|s/libc::pthread_sigmask(libc::SIG_BLOCK, \&mask/libc::pthread_sigmask(libc::SIG_UNBLOCK, \&mask/
+nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigaction == ours().sa_sigaction/true/
+children attempt nothing of other threads|src/os/attempt.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
+calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(Call::to(function));//
 an unwinder may fault in a handler|src/os/attempt.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
 C1 a slot in use is sealed|src/heap/checked/block.rs|s/            seal if seal == !live => State::Freed,/            _ if self.about > 0 => State::Freed,/
 wrong sizes are told|src/heap/checked/mod.rs|s/ \&\& live.size != old_size {/ \&\& false {/
@@ -143,7 +148,7 @@ fresh_copy() {
 # Runs the tests that see what is broken in a file, up to the first that fails.
 run_tests() {
     case $1 in
-    src/heap/checked/*) tests="--package ebbtide-ffi-tests --test checked" ;;
+    src/heap/checked/* | src/os/fault.rs) tests="--package ebbtide-ffi-tests --test checked" ;;
     *) tests=--lib ;;
     esac
     # shellcheck disable=SC2086

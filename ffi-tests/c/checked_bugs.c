@@ -187,6 +187,28 @@ static int two_threads(lua_State *L)
   return 0;
 }
 
+static void *tick_heap(void *heap)
+{
+  int i;
+
+  for (i = 0; i < TIMES; i++) {
+    ebb_tick((ebb_heap *)heap, 0);
+  }
+  return NULL;
+}
+
+static int thread_ticks(lua_State *L)
+{
+  pthread_t thread;
+  void *heap;
+
+  lua_getallocf(L, &heap);
+  REQUIRE(pthread_create(&thread, NULL, tick_heap, heap) == 0);
+  use_heap(L);
+  pthread_join(thread, NULL);
+  return 0;
+}
+
 static const luaL_Reg module[] = {
   { "none", none },
   { "overflow", overflow },
@@ -202,6 +224,7 @@ static const luaL_Reg module[] = {
   { "other_heap", other_heap },
   { "middle", middle },
   { "two_threads", two_threads },
+  { "thread_ticks", thread_ticks },
   { NULL, NULL }
 };
 

@@ -212,6 +212,10 @@ const TWO_THREADS: Bug =
 #[test]
 fn two_threads_in_one_heap_are_told() {
     is_told("checked_module.lua", "on", &TWO_THREADS, &[]);
+    let thread_ticks = Bug { name: "thread_ticks", ..TWO_THREADS };
+    let output = run("checked_module.lua", thread_ticks.name, "on");
+    tells(&output, "a thread that ticks", &thread_ticks, &[]);
+    assert!(said(&output).contains("ebb_tick"), "{}", said(&output));
 }
 
 /// The first bug of this kind, or a later one.
@@ -359,6 +363,14 @@ fn programs_that_use_a_heap_well_run_as_on_any() {
     }
 }
 
+#[test]
+fn signals_of_faults_come_to_whom_they_are_meant_for() {
+    let program = compile("faults.c", Language::C, Linkage::Shared, "checked", &[]);
+    for how in ["on", "sample"] {
+        finish(without_core(&program).env("EBBTIDE_CHECKED", how));
+    }
+}
+
 fn arguments(name: &str) -> &'static [&'static str] {
     if name == "pairs.c" { &["100", "100000"] } else { &[] }
 }
@@ -401,6 +413,17 @@ fn lua_programs_run_clean() {
         runs_clean(&host(runtime), "ebbtide", WORKLOADS);
     }
     runs_clean(&host(&LUAJIT), "attached", WORKLOADS);
+}
+
+/// Where faults do not come to the library, it does nothing that may fault.
+#[test]
+fn a_program_that_handles_faults_itself_runs_clean() {
+    let host = host(&LUAJIT);
+    for how in ["on", "sample"] {
+        let mut command = clean(&host);
+        command.args(["--allocator", "ebbtide"]).arg(script("trace_exits.lua"));
+        finish(command.args(["200", "alone"]).env("EBBTIDE_CHECKED", how));
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use super::fault::SIGNALS;
+use super::fault::{SIGNALS, is_ours};
 use super::this_thread;
 
 /// Threads that can attempt something at once. Others do without.
@@ -31,7 +31,19 @@ struct Attempt {
 static UNDER_WAY: [Attempt; ATTEMPTS] =
     [const { Attempt { thread: AtomicUsize::new(0), stack: AtomicUsize::new(0) } }; ATTEMPTS];
 
-/// Does some work until it is done or faults. Without room for one more attempt nothing is done.
+/// In the child of a fork: only the thread that forked is left.
+pub(super) extern "C" fn forget_other_threads() {
+    let this = this_thread();
+    for place in &UNDER_WAY {
+        if place.thread.load(Ordering::Relaxed) != this {
+            place.stack.store(0, Ordering::Relaxed);
+            place.thread.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Does some work until it is done or faults. Nothing is done without room for one more attempt, or
+/// where a fault would come to somebody else.
 ///
 /// # Safety
 ///
@@ -41,6 +53,9 @@ pub(super) unsafe fn attempt<W: FnMut()>(mut work: W) {
     extern "C" fn run<W: FnMut()>(work: *mut c_void) {
         // SAFETY: `attempt` hands its own over.
         unsafe { (*work.cast::<W>())() }
+    }
+    if !is_ours() {
+        return;
     }
     let free = |place: &&Attempt| {
         let swap = (Ordering::Relaxed, Ordering::Relaxed);
@@ -278,6 +293,51 @@ mod tests {
             libc::pthread_sigmask(libc::SIG_SETMASK, ptr::null(), &mut after);
             assert!(SIGNALS.iter().all(|signal| libc::sigismember(&after, *signal) == 1));
         }
+    }
+
+    /// The exit status of a child that runs this.
+    fn in_child(run: impl FnOnce() -> bool) -> i32 {
+        // SAFETY: the child calls nothing that takes a lock.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::_exit(if run() { 0 } else { 1 });
+            }
+            let mut status = 0;
+            assert_eq!(libc::waitpid(child, &mut status, 0), child);
+            status
+        }
+    }
+
+    #[test]
+    fn what_other_threads_attempt_does_not_go_on_in_a_child() {
+        fault::watch(|_, _| {});
+        let status = std::sync::OnceLock::new();
+        std::thread::scope(|scope| {
+            let attempts = || {
+                assert!(begins_and_ends(|| assert!(*status.wait() == 0)).1);
+            };
+            scope.spawn(attempts);
+            let is_free = |place: &Attempt| place.thread.load(Ordering::Relaxed) == 0;
+            while UNDER_WAY.iter().all(is_free) {
+                std::thread::yield_now();
+            }
+            _ = status.set(in_child(|| UNDER_WAY.iter().all(is_free)));
+        });
+        assert_eq!(status.get(), Some(&0));
+    }
+
+    #[test]
+    fn where_others_would_handle_the_fault_nothing_is_attempted() {
+        fault::watch(|_, _| {});
+        let status = in_child(|| {
+            // SAFETY: what a program does that has handlers of its own.
+            unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+            let without = begins_and_ends(|| ()) == (false, false);
+            fault::take_back();
+            without && begins_and_ends(|| ()) == (true, true)
+        });
+        assert_eq!(status, 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use core::mem::{MaybeUninit, transmute};
 use core::ptr;
 use std::sync::Once;
 
-use super::attempt::give_up;
+use super::attempt::{forget_other_threads, give_up};
 
 /// What an access that was forbidden was to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,22 +41,50 @@ static BEFORE: Before = Before {
     explain: UnsafeCell::new(None),
 };
 
+/// Our handler, as the kernel takes it.
+fn ours() -> libc::sigaction {
+    // SAFETY: all-zero bytes are a valid sigaction.
+    let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
+    action.sa_sigaction = on_fault as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    action
+}
+
 /// From now on `explain` is asked about each forbidden access. The first call counts.
 pub(crate) fn watch(explain: Explain) {
     static ONCE: Once = Once::new();
-    // SAFETY: the handler is there only after its data are; it stays, as the library does, which is
-    // never unloaded. All-zero bytes are a valid sigaction.
+    // SAFETY: the handler is there only after its data are; both handlers stay, as the library
+    // does, which is never unloaded.
     ONCE.call_once(|| unsafe {
         *BEFORE.explain.get() = Some(explain);
         for (index, signal) in SIGNALS.into_iter().enumerate() {
-            let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
-            action.sa_sigaction = on_fault as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             let before = (&raw mut (*BEFORE.actions.get())[index]).cast::<libc::sigaction>();
             libc::sigaction(signal, ptr::null(), before);
-            libc::sigaction(signal, &action, ptr::null_mut());
         }
+        take_back();
+        libc::pthread_atfork(None, None, Some(forget_other_threads));
     });
+}
+
+/// Puts our handler in place, whoever's is there. Before a report that ends the process.
+pub(crate) fn take_back() {
+    for signal in SIGNALS {
+        // SAFETY: the handler is a function for the life of the process.
+        unsafe { libc::sigaction(signal, &ours(), ptr::null_mut()) };
+    }
+}
+
+/// Whether a fault comes to our handler: the program has set no other one since.
+pub(super) fn is_ours() -> bool {
+    SIGNALS.into_iter().all(|signal| {
+        let mut now = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: there is room for the answer, and all-zero bytes are a valid one.
+        let now = unsafe {
+            libc::sigaction(signal, ptr::null(), now.as_mut_ptr());
+            now.assume_init()
+        };
+        now.sa_sigaction == ours().sa_sigaction
+    })
 }
 
 type WithInfo = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
@@ -65,23 +93,57 @@ type Simple = unsafe extern "C" fn(c_int);
 unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel's arguments; what `watch` wrote before this handler was there.
     unsafe {
-        if give_up(context) {
+        // The kernel's own codes: a signal that somebody sent is no access.
+        let is_access = (*info).si_code > 0;
+        if is_access && give_up(context) {
             return;
         }
-        if let Some(explain) = *BEFORE.explain.get() {
+        if is_access && let Some(explain) = *BEFORE.explain.get() {
             explain((*info).si_addr().addr(), access_of(context));
         }
         let index = SIGNALS.iter().position(|known| *known == signal).unwrap_or(0);
         let before = (&raw const (*BEFORE.actions.get())[index]).cast::<libc::sigaction>();
         match (*before).sa_sigaction {
-            // The access is made once more when this returns, and ends as it would have.
+            libc::SIG_IGN if !is_access => {}
             libc::SIG_DFL | libc::SIG_IGN => {
                 libc::sigaction(signal, before, ptr::null_mut());
+                // An access is made once more when this returns, and ends as it would have; what
+                // was sent is sent again.
+                if !is_access {
+                    libc::raise(signal);
+                }
             }
-            handler if (*before).sa_flags & libc::SA_SIGINFO != 0 => {
-                transmute::<usize, WithInfo>(handler)(signal, info, context);
-            }
-            handler => transmute::<usize, Simple>(handler)(signal),
+            handler => call(handler, &*before, (signal, info, context)),
+        }
+    }
+}
+
+/// Calls the handler that was there before as the kernel would have.
+///
+/// # Safety
+///
+/// The handler is that of the action; the rest is the kernel's.
+unsafe fn call(
+    handler: usize,
+    action: &libc::sigaction,
+    (signal, info, context): (c_int, *mut libc::siginfo_t, *mut c_void),
+) {
+    // SAFETY: the caller's promise. The kernel gives the thread its former mask back at the end.
+    unsafe {
+        let mut mask = action.sa_mask;
+        if action.sa_flags & libc::SA_RESETHAND != 0 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &mask, ptr::null_mut());
+        if action.sa_flags & libc::SA_NODEFER != 0 {
+            libc::sigemptyset(&mut mask);
+            libc::sigaddset(&mut mask, signal);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &mask, ptr::null_mut());
+        }
+        if action.sa_flags & libc::SA_SIGINFO != 0 {
+            transmute::<usize, WithInfo>(handler)(signal, info, context);
+        } else {
+            transmute::<usize, Simple>(handler)(signal);
         }
     }
 }

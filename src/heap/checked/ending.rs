@@ -1,7 +1,8 @@
 //! The last look at a checked heap, when it is deleted; and what the layer adds to its statistics.
 
 use super::block::{HEADER, Header, State};
-use super::{Call, Checked, Checking, Home, Live, tool, watch};
+use super::call::{Call, Function};
+use super::{Checked, Checking, Home, Live, tool, watch};
 use crate::heap::class::CLASSES;
 use crate::heap::descriptor::Kind;
 use crate::heap::{Above, Heap};
@@ -46,15 +47,11 @@ impl<S: Above> Heap<S> {
 /// now, for its blocks are not as the heap knows them.
 pub(in crate::heap) fn finish<S: Above>(heap: &mut Heap<S>) -> bool {
     let shut = heap.is_shut();
-    if shut {
-        // SAFETY: the state lives as long as the heap, and is no part of it.
-        let state = unsafe { &mut *heap.checked };
-        let mut checking = Checking { heap, state };
-        checking.state.call = Call::NONE;
-        tool::work_begins();
+    if let Some(mut checking) = heap.checking_every() {
+        checking.enter(Call::to(Function::Delete));
         checking.let_all_go();
         checking.verify_all();
-        tool::work_ends();
+        checking.leave();
     }
     forget(heap);
     shut

@@ -108,6 +108,11 @@ impl Slots {
         }
     }
 
+    /// Where they lie: the start and bytes.
+    pub(super) fn range(&self) -> (usize, usize) {
+        (self.start.addr(), if self.slots.is_empty() { 0 } else { Slots::bytes(self.page) })
+    }
+
     /// How far behind the start of the slots an address lies; `None`: not there.
     pub(super) fn offset_of(&self, address: usize) -> Option<usize> {
         let offset = address.wrapping_sub(self.start.addr());

@@ -4,6 +4,7 @@
 //! | file            | concern                                                          | unsafe |
 //! |-----------------|------------------------------------------------------------------|--------|
 //! | this one        | which checks a call goes through, and when a heap is checked     | yes    |
+//! | `call`          | what a host asks, and which thread is inside                      | yes    |
 //! | `block`         | a small block in its slot: header, patterns                      | no     |
 //! | `small`         | small blocks: handed out, and the shortest way back               | yes    |
 //! | `large`         | large blocks between inaccessible pages                          | yes    |
@@ -32,6 +33,7 @@
 //! - C2: a block that is held back is in use for the heap, and nobody's.
 
 mod block;
+mod call;
 mod ending;
 mod freed;
 mod guard;
@@ -46,17 +48,18 @@ mod tool;
 mod tool;
 mod watch;
 
+pub(crate) use call::{Function, Visit};
 pub(super) use ending::finish;
 
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::AtomicUsize;
 
 use super::class::QUICK_MAX;
 use super::{Above, Heap, fast};
 use crate::options::Key;
-use crate::os::this_thread;
 use crate::units::{PageIndex, Pages};
 use block::{HEADER, Header, State, ZONE, first_other};
+use call::Call;
 use guard::{Slots, Use};
 use large::Credit;
 use quarantine::Quarantine;
@@ -69,19 +72,6 @@ const SAMPLE_REFILLS: u32 = 32;
 /// Between two guarded slots lies so many times as long as handing one out took: in `on`, and in
 /// `sample`. Freeing it takes as long again.
 const REST: [u64; 2] = [40, 250];
-
-/// What a host asked of the heap, for reports.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Call {
-    block: *mut u8,
-    old_size: usize,
-    new_size: usize,
-}
-
-impl Call {
-    /// None: the heap is deleted.
-    const NONE: Call = Call { block: ptr::null_mut(), old_size: 0, new_size: 0 };
-}
 
 /// What the layer keeps with a heap.
 pub(crate) struct Checked {
@@ -205,7 +195,7 @@ impl<S: Above> Heap<S> {
             may_guard: false,
             secret: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15),
             inside: AtomicUsize::new(0),
-            call: Call::NONE,
+            call: Call::to(Function::Delete),
             allocations: 0,
             frees: 0,
             live: 0,
@@ -216,17 +206,15 @@ impl<S: Above> Heap<S> {
             dice: seed | 1,
             countdown: 0,
             next_us: 0,
-            watched: Watched {
-                heap: self.base,
-                range: (self.reservation().addr(), self.layout.reserved),
-                explain: report::explain::<S>,
-            },
+            watched: Watched { heap: self.base, explain: report::explain::<S> },
         }));
         self.checked = state;
         // SAFETY: made just now, and nobody else has it; it lives until the heap is deleted.
         unsafe {
             // A tool finds what a page would.
-            (*state).may_guard = watch::add(&raw mut (*state).watched) && !tool::is_there();
+            let reservation = (self.reservation().addr(), self.layout.reserved);
+            let is_watched = watch::add(&raw mut (*state).watched, self.base, reservation);
+            (*state).may_guard = is_watched && !tool::is_there();
             (*state).next_sample();
         }
         let (start, bytes, _) = self.for_blocks();
@@ -332,38 +320,6 @@ impl Checked {
 }
 
 impl<S: Above> Checking<'_, S> {
-    /// Notes that this thread is inside; stops when another one is.
-    #[inline(always)]
-    fn enter(&mut self, call: Call) {
-        tool::work_begins();
-        if self.state.every {
-            let (this, other) = (this_thread(), self.state.inside.load(Ordering::Relaxed));
-            if other != 0 {
-                self.report_two_threads(this, other, call);
-            }
-            self.state.inside.store(this, Ordering::Relaxed);
-        }
-        // One by one: a call that has to be in memory as a whole makes the processor wait for it.
-        let Call { block, old_size, new_size } = call;
-        self.state.call.block = block;
-        self.state.call.old_size = old_size;
-        self.state.call.new_size = new_size;
-    }
-
-    /// Notes that this thread is done; stops when another one came in meanwhile. (Both looking, and
-    /// neither locking, they miss each other at times, but not for long.)
-    #[inline(always)]
-    fn leave(&mut self) {
-        if self.state.every {
-            let (this, now) = (this_thread(), self.state.inside.load(Ordering::Relaxed));
-            if now != this {
-                self.report_two_threads(this, now, self.state.call);
-            }
-            self.state.inside.store(0, Ordering::Relaxed);
-        }
-        tool::work_ends();
-    }
-
     #[inline(always)]
     fn allocate(&mut self, size: usize) -> *mut u8 {
         self.state.allocations += 1;
@@ -449,6 +405,7 @@ impl<S: Above> Checking<'_, S> {
         }
         if state.slots.slots.is_empty() {
             state.slots = Slots::new(&self.heap.os);
+            watch::add_slots(&raw mut state.watched, state.slots.range());
         }
         let dice = state.roll();
         let block = state.slots.take(&self.heap.os, size, state.allocations, dice);

@@ -11,7 +11,7 @@ use crate::bug;
 use crate::heap::class::CLASSES;
 use crate::heap::descriptor::Kind;
 use crate::heap::{Above, Heap, misuse};
-use crate::os::fault::Access;
+use crate::os::fault::{self, Access};
 use crate::os::frames::Frames;
 use crate::os::this_thread;
 use crate::units::PageIndex;
@@ -107,18 +107,18 @@ fn say_damage(live: &Live, at: *mut u8, bytes: usize, pattern: u8) {
 
 /// Says in which call it was found, and from where that came; then stops.
 fn end(state: &Checked) -> ! {
-    let Call { block, old_size, new_size } = state.call;
     let (blocks, frees, thread) = (state.allocations, state.frees, this_thread());
     bug::say(format_args!(
         "  found: by thread {thread:#x}, after {blocks} blocks were allocated and {frees} freed"
     ));
-    if state.call == Call::NONE {
-        bug::say(format_args!("  found in: ebb_heap_delete or the end of the VM, from:"));
-    } else {
-        bug::say(format_args!(
-            "  found in: ebb_alloc(heap, {block:p}, {old_size}, {new_size}), from:"
-        ));
-    }
+    bug::say(format_args!("  found in: {}, from:", state.call));
+    say_from_where_and_end()
+}
+
+/// Says which functions this thread is in; then stops.
+fn say_from_where_and_end() -> ! {
+    // A program that has a handler of its own now does not need it any more.
+    fault::take_back();
     Frames::here().write();
     tool::work_ends();
     bug::end()
@@ -137,6 +137,7 @@ impl<S: Above> Checking<'_, S> {
         }
     }
 
+    /// Reports that this thread came in while another one, or itself, was inside.
     #[cold]
     pub(super) fn report_two_threads(&self, this: usize, other: usize, call: Call) -> ! {
         if this == other {
@@ -146,15 +147,21 @@ impl<S: Above> Checking<'_, S> {
         } else {
             self.begin(format_args!("two threads use it at once"));
         }
-        let Call { block, old_size, new_size } = call;
-        bug::say(format_args!("  inside: thread {other:#x}"));
-        bug::say(format_args!(
-            "  came in: thread {this:#x}, with ebb_alloc(heap, {block:p}, {old_size}, {new_size}), \
-             from:"
-        ));
-        Frames::here().write();
-        tool::work_ends();
-        bug::end()
+        bug::say(format_args!("  inside: thread {other:#x}, in {}", self.state.call));
+        bug::say(format_args!("  came in: thread {this:#x}, with {call}, from:"));
+        say_from_where_and_end()
+    }
+
+    /// Reports that another thread came in while this one was inside. 0: it has left.
+    #[cold]
+    pub(super) fn report_another_came_in(&self, this: usize, other: usize) -> ! {
+        self.begin(format_args!("two threads use it at once"));
+        match other {
+            0 => bug::say(format_args!("  came in: a thread that has left meanwhile")),
+            _ => bug::say(format_args!("  came in: thread {other:#x}, with {}", self.state.call)),
+        }
+        bug::say(format_args!("  inside: thread {this:#x}, from:"));
+        say_from_where_and_end()
     }
 
     #[cold]
@@ -232,8 +239,9 @@ impl<S: Above> Checking<'_, S> {
         let offset = at.addr().wrapping_sub(self.heap.base.addr());
         let wrong = misuse::what_is_wrong(self.heap, at.wrapping_sub(HEADER), offset);
         self.begin(format_args!("wrong pointer: {at:p} {wrong}"));
-        if let Some(other) = watch::heap_at(at.addr()).filter(|other| *other != self.heap.base) {
-            bug::say(format_args!("  it lies in heap {other:p}"));
+        let own = self.heap.base.addr();
+        if let Some(other) = watch::heap_around(at.addr()).filter(|other| *other != own) {
+            bug::say(format_args!("  it lies in heap {other:#x}"));
         }
         end(self.state)
     }
@@ -384,6 +392,5 @@ fn stop<S: Above>(
         }
     }
     bug::say(format_args!("  found: by the fault of thread {:#x}, from:", this_thread()));
-    Frames::here().write();
-    bug::end()
+    say_from_where_and_end()
 }

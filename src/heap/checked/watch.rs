@@ -17,55 +17,107 @@ const SHARE: usize = 4;
 /// A heap, and who explains a fault in it.
 pub(super) struct Watched {
     pub(super) heap: *mut u8,
-    /// Where its reservation starts, and its bytes.
-    pub(super) range: (usize, usize),
     /// Explains a fault that lies in the heap, and does not return; or returns if it does not.
     pub(super) explain: unsafe fn(heap: *mut u8, address: usize, access: Access),
 }
 
-static WATCHED: [AtomicPtr<Watched>; HEAPS] = [const { AtomicPtr::new(ptr::null_mut()) }; HEAPS];
+/// A range of addresses; empty at first.
+struct Range {
+    start: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Range {
+    const fn empty() -> Range {
+        Range { start: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+    }
+
+    fn set(&self, (start, bytes): (usize, usize)) {
+        self.start.store(start, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Release);
+    }
+
+    fn contains(&self, address: usize) -> bool {
+        let bytes = self.bytes.load(Ordering::Acquire);
+        address.wrapping_sub(self.start.load(Ordering::Relaxed)) < bytes
+    }
+}
+
+/// A watched heap, and where it lies. Another thread may be deleting it, so nothing of it is looked
+/// at for an address that is elsewhere. One that is in it was used just now: its heap stays.
+struct Place {
+    watched: AtomicPtr<Watched>,
+    /// The heap's address, to be told.
+    heap: AtomicUsize,
+    reservation: Range,
+    slots: Range,
+}
+
+static PLACES: [Place; HEAPS] = [const {
+    Place {
+        watched: AtomicPtr::new(ptr::null_mut()),
+        heap: AtomicUsize::new(0),
+        reservation: Range::empty(),
+        slots: Range::empty(),
+    }
+}; HEAPS];
 /// Mappings that inaccessible pages take, in all heaps.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 /// How many they may. 0: not asked yet.
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-/// Puts a heap under watch, until it is [forgotten](forget). False: there is no room.
-pub(super) fn add(watched: *mut Watched) -> bool {
+/// Puts a heap whose reservation lies there under watch, until it is [forgotten](forget). False:
+/// there is no room.
+pub(super) fn add(watched: *mut Watched, heap: *mut u8, reservation: (usize, usize)) -> bool {
     fault::watch(explain);
     frames::prepare();
-    let empty = |place: &&AtomicPtr<Watched>| {
-        let swap = (Ordering::Release, Ordering::Relaxed);
-        place.compare_exchange(ptr::null_mut(), watched, swap.0, swap.1).is_ok()
+    let empty = |place: &&Place| {
+        let swap = (Ordering::Acquire, Ordering::Relaxed);
+        place.watched.compare_exchange(ptr::null_mut(), watched, swap.0, swap.1).is_ok()
     };
-    WATCHED.iter().find(empty).is_some()
+    let Some(place) = PLACES.iter().find(empty) else { return false };
+    place.heap.store(heap.addr(), Ordering::Relaxed);
+    place.reservation.set(reservation);
+    true
+}
+
+fn place_of(watched: *mut Watched) -> Option<&'static Place> {
+    PLACES.iter().find(|place| place.watched.load(Ordering::Relaxed) == watched)
+}
+
+/// Notes where a watched heap's guarded slots lie.
+pub(super) fn add_slots(watched: *mut Watched, slots: (usize, usize)) {
+    if let Some(place) = place_of(watched) {
+        place.slots.set(slots);
+    }
 }
 
 /// Takes a heap off the watch.
 pub(super) fn forget(watched: *mut Watched) {
-    let is_it = |place: &&AtomicPtr<Watched>| place.load(Ordering::Relaxed) == watched;
-    if let Some(place) = WATCHED.iter().find(is_it) {
-        place.store(ptr::null_mut(), Ordering::Release);
+    if let Some(place) = place_of(watched) {
+        place.slots.set((0, 0));
+        place.reservation.set((0, 0));
+        place.watched.store(ptr::null_mut(), Ordering::Release);
     }
 }
 
 fn explain(address: usize, access: Access) {
-    for place in &WATCHED {
-        // SAFETY: a heap that is watched is live.
-        if let Some(watched) = unsafe { place.load(Ordering::Acquire).as_ref() } {
+    for place in &PLACES {
+        if !place.reservation.contains(address) && !place.slots.contains(address) {
+            continue;
+        }
+        // SAFETY: a heap that is watched is live, and this one stays so while it is used.
+        if let Some(watched) = unsafe { place.watched.load(Ordering::Acquire).as_ref() } {
             // SAFETY: as above; the two belong together.
             unsafe { (watched.explain)(watched.heap, address, access) };
         }
     }
 }
 
-/// The watched heap that an address lies in.
-pub(super) fn heap_at(address: usize) -> Option<*mut u8> {
-    WATCHED.iter().find_map(|place| {
-        // SAFETY: a heap that is watched is live.
-        let watched = unsafe { place.load(Ordering::Acquire).as_ref() }?;
-        let (start, bytes) = watched.range;
-        (address.wrapping_sub(start) < bytes).then_some(watched.heap)
-    })
+/// The address of the watched heap whose reservation another address lies in.
+pub(super) fn heap_around(address: usize) -> Option<usize> {
+    let place = PLACES.iter().find(|place| place.reservation.contains(address))?;
+    Some(place.heap.load(Ordering::Relaxed))
 }
 
 /// Takes so many mappings of the process's share. False: it has no more to give.

@@ -1,0 +1,125 @@
+//! What a heap holds, in the structures of the header.
+
+use super::types::*;
+use crate::heap::park::KernelHeap as Heap;
+use crate::heap::{NO_GATE, class};
+use crate::reclaim::Sample;
+use crate::stats;
+use crate::units::PAGE;
+
+/// The fields that a caller of ebb_stats_read() sets.
+///
+/// # Safety
+///
+/// `stats` is readable up to `reserved`.
+pub(super) unsafe fn read_head(stats: *const ebb_stats) -> ebb_stats {
+    // SAFETY: the caller's promise; all-zero bytes are a valid ebb_stats.
+    unsafe {
+        let mut head = core::mem::zeroed::<ebb_stats>();
+        (head.flags, head.class_count) = ((*stats).flags, (*stats).class_count);
+        head.classes = (*stats).classes;
+        head
+    }
+}
+
+/// Fills the table by size class; returns how many entries.
+///
+/// # Safety
+///
+/// `classes` is NULL or has room for `room` entries.
+pub(super) unsafe fn fill_classes(heap: &Heap, classes: *mut ebb_class_stats, room: u32) -> u32 {
+    if classes.is_null() {
+        return 0;
+    }
+    let count = class::CLASS_COUNT.min(room as usize);
+    for (index, shape) in class::CLASSES[..count].iter().enumerate() {
+        let entry = ebb_class_stats {
+            slot_size: shape.slot_size,
+            span_size: shape.pages.bytes() as u32,
+            blocks: heap.live(index),
+            spans: heap.spans(index).into(),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { classes.add(index).write(entry) };
+    }
+    count as u32
+}
+
+/// A sample of the history, as C has it.
+pub(super) fn tell_sample(sample: &Sample) -> ebb_sample {
+    ebb_sample {
+        time_ms: sample.now_us / 1000,
+        live: sample.live,
+        resident: sample.resident,
+        free_resident: sample.free_resident,
+        returned_total: sample.returned_total,
+        refaulted_total: sample.refaulted_total,
+        pressure: sample.pressure,
+        mood: sample.mood,
+    }
+}
+
+/// What a heap holds, as C has it. The fields that the caller sets are those of `head`.
+pub(super) fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
+    let snapshot = heap.snapshot();
+    let (counts, recall) = (&heap.counts, &heap.runs.recall);
+    let (verdict, times, limits) = (&heap.above.verdict, &heap.above.times, heap.limits());
+    let former = crate::vm::former_held(heap);
+    let limit = |limit: usize| if limit == NO_GATE { 0 } else { limit as u64 };
+    let [returned_asked, returned_idle, returned_limit] = recall.returned.map(page_bytes);
+    let [refaulted_asked, refaulted_idle, refaulted_limit] = recall.refaulted.map(page_bytes);
+    let [regretted_asked, regretted_idle, regretted_limit] = recall.regretted.map(page_bytes);
+    ebb_stats {
+        reserved: heap.layout.reserved as u64,
+        committed: snapshot.committed as u64,
+        live: snapshot.live as u64,
+        waste: snapshot.waste as u64,
+        free_resident: snapshot.free_resident as u64,
+        returned: snapshot.returned as u64,
+        never_touched: snapshot.never_touched as u64,
+        metadata: snapshot.metadata as u64,
+        resident: snapshot.resident() as u64,
+        resident_peak: snapshot.resident_peak as u64,
+        kernel_resident,
+        blocks: snapshot.blocks,
+        large_blocks: counts.large_blocks - heap.told().held_large,
+        spans: snapshot.spans,
+        commit_calls: counts.commit_calls,
+        purge_calls: counts.purge_calls,
+        remap_calls: counts.remap_calls,
+        failed_calls: counts.failed_calls,
+        reclaim_passes: counts.reclaim_passes,
+        returned_total: returned_asked + returned_idle + returned_limit,
+        mood: verdict.mood as u64,
+        keep: stats::bytes(verdict.keep),
+        floor: stats::bytes(verdict.floor),
+        floor_reason: verdict.reason as u64,
+        due: stats::bytes(heap.due()),
+        idle_age_ms: heap.idle_age_us() / 1000,
+        limit_soft: limit(limits.soft),
+        limit_hard: limit(limits.hard),
+        pressure: heap.pressure().into(),
+        steps: times.count,
+        step_p50_us: times.percentile_us(50),
+        step_p99_us: times.percentile_us(99),
+        step_max_us: times.longest_us,
+        returned_asked,
+        returned_idle,
+        returned_limit,
+        refaulted_asked,
+        refaulted_idle,
+        refaulted_limit,
+        regretted_asked,
+        regretted_idle,
+        regretted_limit,
+        former_live: former.live,
+        former_reserved: former.reserved,
+        former_resident: former.resident,
+        ..head
+    }
+}
+
+/// A count of pages as bytes.
+fn page_bytes(pages: u64) -> u64 {
+    pages * PAGE as u64
+}

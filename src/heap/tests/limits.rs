@@ -77,6 +77,20 @@ fn above_a_soft_limit_holes_go_back_until_growth_fits() {
     }
 }
 
+#[test]
+fn room_is_made_for_each_growth_beyond_a_soft_limit() {
+    let mut tested = tested(&[(Key::Auto, 0)]);
+    tested.os.world().tick_us = 100;
+    tested.holes(16 << 20);
+    let limit = tested.resident();
+    tested.act(&Step::Set(Key::LimitSoft, limit as i64));
+    for round in 0..4 {
+        assert!(tested.allocate(2 << 20));
+        let above = tested.resident().saturating_sub(limit);
+        assert_eq!(above, 0, "growth {round}, though holes were left");
+    }
+}
+
 /// A heap at its soft limit, where a search stopped halfway down, and behind it, in the upper
 /// quarter, became holes of a page each. Returns how many.
 fn passed_by_a_search() -> (Tested, usize) {

@@ -62,6 +62,20 @@ fn a_refused_move_does_not_lead_past_the_hard_limit() {
 }
 
 #[test]
+fn a_copy_that_a_limit_has_no_room_for_is_not_begun() {
+    // More room than what the block grows by, and less than the copy takes.
+    let mut tested = at_a_limit(Key::LimitHard, 3 << 18);
+    tested.act(&Step::Set(Key::RemapMin, 1 << 30));
+    let state = |heap: &mut Heap<FakeOs>| (heap.resident(), heap.runs.top, heap.counts.purge_calls);
+    let before = state(tested.heap());
+    assert!(!grow(&mut tested));
+    assert_eq!(state(tested.heap()), before);
+    assert_eq!(tested.os.world().moves, 3);
+    tested.check_contents();
+    tested.free_all();
+}
+
+#[test]
 fn a_refused_move_is_a_copy_where_a_limit_has_room_for_it() {
     for (limit, room) in [(Key::LimitHard, 4 << 20), (Key::LimitSoft, 0)] {
         let mut tested = at_a_limit(limit, room);

@@ -34,6 +34,7 @@ D3 countdown|src/heap/span.rs|s/descriptor.countdown = (shape.listable() - free)
 S1 listed countdown|src/heap/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
 S2 listed when worth it|src/heap/span.rs|s/} else if free >= shape.listable() {/} else if free > shape.listable() {/
 S3 a spare is empty|src/heap/span.rs|s/if free == shape.slots {/if free + 1 >= shape.slots {/
+spans are filled from any word on|src/heap/span.rs|s/(page.0 ^ self.turns).wrapping_mul(0x9E37_79B9) >> 16/0/
 S4 current is not purged|src/heap/span.rs|s/            self.count_as_resident(first);//
 H1 commit before use|src/heap/mod.rs|s/if top.offset() <= self.committed() {/if top.offset() <= self.committed() + 8192 {/
 H2 every page has an owner|src/heap/large.rs|s/start: page + count, end: page + old_count/start: page + count, end: page + count/
@@ -41,6 +42,7 @@ H3 current is in no list|src/heap/span.rs|s/            self.unlist(class, chose
 H4 live counts|src/heap/fast.rs|s/(\*bin).freed = (\*bin).freed.wrapping_add(1);//
 H4 blocks of a current span|src/heap/span.rs|s/bin.taken.wrapping_add(freed).wrapping_sub(free.into())/bin.taken.wrapping_sub(free.into())/
 H4 countdowns of a current span|src/heap/span.rs|s/            bin.taken = bin.taken.wrapping_add(NEVER.into());//
+one block from outside and no other|src/heap/outside.rs|s/only.is_none_or(|only| only == block)/only.is_none_or(|_| true)/
 double free|src/heap/mark.rs|s/"jbe {rare}"/"je {rare}"/
 double free as a countdown ends|src/heap/fast.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*first).countdown > 0 \&\& !slot_at(descriptor, block).is_some_and(/
 bits modulo 64|src/heap/class.rs|s/(product as u64).rotate_left(6)/(product as u64).rotate_left(7)/
@@ -130,6 +132,8 @@ writes past the end are told|src/heap/checked/mod.rs|s/if block::zone_is_whole(/
 writes after the end of a block's life are told|src/heap/checked/freed.rs|s/if block::is_all(/if true || block::is_all(/
 freed blocks are held back|src/heap/checked/freed.rs|s/if !self.state.quarantine.push(held) {/{/
 large blocks lie between guards|src/heap/checked/large.rs|s/let may = self.state.may_guard \&\& /let may = false \&\& /
+guards are paid for|src/heap/checked/large.rs|s/let pays = self.left >= GUARD_COST;/let pays = true;/;s/self.left -= GUARD_COST;//
+guards take a share of the mappings|src/heap/checked/watch.rs|s/let fits = /let fits = true || /
 large blocks are hidden when freed|src/heap/checked/large.rs|s/let hidden = guarded \&\& /let hidden = false \&\& /
 guarded slots are hidden when freed|src/heap/checked/guard.rs|s/            os.protect(start, bytes);//
 some blocks get a guarded slot|src/heap/checked/mod.rs|s/        if self.state.countdown > 0 {/        if true {/

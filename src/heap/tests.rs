@@ -7,6 +7,7 @@ mod exchange;
 mod leads;
 mod limits;
 mod moves;
+mod outside;
 mod refusals;
 mod spoilt;
 

@@ -31,6 +31,7 @@ programs! {
     limits.c: shared;
     many.c: shared;
     handover.c: shared archive sanitized valgrind;
+    signals.c: shared archive sanitized;
     fork.c: shared sanitized;
     allocator.cpp: cplusplus;
 }

@@ -1,5 +1,32 @@
 /* ebbtide: the memory allocator for LuaJIT that gives memory back.
- * Generated from src/capi.rs by cbindgen; `make header` writes it anew. */
+ * Generated from src/capi.rs by cbindgen; `make header` writes it anew.
+ *
+ * What holds for all of it:
+ *
+ * threads    A heap belongs to one thread at a time, not to one for ever; who
+ *            hands it on synchronises. Threads with a heap each need no lock.
+ *            To make one reads the environment, which nobody may change
+ *            meanwhile.
+ * signals    A handler may interrupt any call, and must return to it, not
+ *            longjmp() away. A call to the kernel that it interrupts is a
+ *            refused one at worst. No function may be called in a handler, but
+ *            ebb_alloc() with a heap that nobody else uses and that was made
+ *            before, with checked off. A heap with checked on tells of a handler
+ *            that comes in while it is at work.
+ * fork       Parent and child both go on, each with its own copy of all heaps.
+ *            One that another thread was at work in is of no use to the child.
+ * lua_close  A heap from ebb_heap_new() stays, with the blocks that are left in
+ *            it, until ebb_heap_delete(). One that came with its VM (all others,
+ *            that of ebb_attach() too) goes with it.
+ * memory     When it runs out, ebb_alloc() returns NULL, and the block that was
+ *            to grow is as it was. Shrinking and freeing never fail.
+ * bugs       A pointer that is no live block ends the process, with a line on
+ *            standard error and abort(), where it is found out: see ebb_alloc().
+ *            A wrong osize makes statistics wrong. A checked heap finds more:
+ *            see ebb_options.checked.
+ * tools      AddressSanitizer and valgrind see a mapping and no blocks, so that
+ *            they find nothing in it, but in a library that was built for them
+ *            (make SANITIZERS=1). With them every heap of that one is checked. */
 
 #ifndef EBBTIDE_H
 #define EBBTIDE_H

@@ -14,7 +14,7 @@ pub(crate) struct Told {
     /// Blocks in guarded slots, and bytes asked for in them.
     pub(crate) guarded: u64,
     pub(crate) guarded_bytes: usize,
-    /// Large blocks that were freed and are held back.
+    /// Large blocks that were freed and are held back, or lost.
     pub(crate) held_large: u64,
     /// All other live blocks, and bytes asked for in these, where every block is checked.
     pub(crate) others: Option<(u64, usize)>,
@@ -27,7 +27,7 @@ impl<S: Above> Heap<S> {
         Told {
             guarded: state.slots.live as u64,
             guarded_bytes: state.slots.live_bytes,
-            held_large: state.quarantine.large,
+            held_large: state.quarantine.large + state.lost,
             others: state.every.then_some((state.live, state.live_bytes)),
         }
     }

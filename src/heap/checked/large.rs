@@ -238,6 +238,8 @@ impl<S: Above> Checking<'_, S> {
         if self.bare(page) {
             self.heap.free_large(page);
             self.heap.settle();
+        } else {
+            self.state.lost += 1;
         }
     }
 

@@ -90,6 +90,8 @@ pub(crate) struct Checked {
     /// Live blocks but those in guarded slots, and the bytes asked for in them.
     live: u64,
     live_bytes: usize,
+    /// Large blocks that were freed and whose pages stay inaccessible, since the kernel refused.
+    lost: u64,
     quarantine: Quarantine,
     credit: Credit,
     slots: Slots,
@@ -200,6 +202,7 @@ impl<S: Above> Heap<S> {
             frees: 0,
             live: 0,
             live_bytes: 0,
+            lost: 0,
             quarantine: Quarantine::EMPTY,
             credit: Credit::FULL,
             slots: Slots::NONE,

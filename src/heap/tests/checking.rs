@@ -106,6 +106,10 @@ fn checked_heaps_go_on_when_the_kernel_refuses() {
         random_steps(&mut tested, &mut dice, 600);
         os.world().failures.clear();
         compare(&mut tested);
+        // Larger ones than a slot has room for, with what lies around them.
+        let large = tested.live.iter().filter(|block| block.size > 8168).count() as u64;
+        let heap = tested.heap();
+        assert_eq!(heap.counts.large_blocks - heap.told().held_large, large);
         tested.free_all();
     }
 }

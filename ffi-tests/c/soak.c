@@ -1,6 +1,6 @@
 /* Many VMs for a long time: several threads make them in every way, attach,
- * work, reclaim, tick, fork, close, and at the end the process has no more
- * mappings, file descriptors and memory than at the start.
+ * work, reclaim, tick, fork, close, on heaps of which some are checked, and at
+ * the end the process has no more mappings, file descriptors and memory than at the start.
  *
  *   soak SECONDS [heap|file|memory]
  *
@@ -29,6 +29,9 @@
  * survive a fork in the middle of it: nobody is in a VM when somebody forks. */
 static pthread_rwlock_t in_vms;
 
+/* The option checked. */
+enum { OFF, ON, SAMPLE };
+
 static const char *leak;
 static time_t end;
 
@@ -43,32 +46,59 @@ static const char *const scripts[] = {
   "return #('abc'):rep(700000)"
 };
 
+/* VMs by what their heaps' option checked is. */
+static uint64_t kinds[3];
+
 /* A VM, and its heap if the host made that. */
 struct vm {
   lua_State *L;
   ebb_heap *heap;
 };
 
+/* The heap of a VM: every block checked, a few, or none as in most. */
+static ebb_options choose(struct rng *rng)
+{
+  static const int64_t checked[] = { EBB_ZERO, EBB_ZERO, ON, SAMPLE };
+  ebb_options options;
+
+  memset(&options, 0, sizeof options);
+  options.size = sizeof options;
+  options.reserve = rng_below(rng, 2) ? 0 : (int64_t)(64 * MIB);
+  options.checked = checked[rng_below(rng, COUNT_OF(checked))];
+  return options;
+}
+
+static lua_State *with_libraries(lua_State *L)
+{
+  REQUIRE(L != NULL);
+  luaL_openlibs(L);
+  return L;
+}
+
 static void vm_open(struct vm *vm, struct rng *rng)
 {
+  ebb_options options = choose(rng);
+  int is_on = options.checked == ON;
+  int64_t checked = -1;
+
   vm->heap = NULL;
   switch (rng_below(rng, 3)) {
   case 0:
-    vm->heap = heap_of(rng_below(rng, 2) ? 0 : (int64_t)(64 * MIB));
-    vm->L = lua_newstate(ebb_alloc, vm->heap);
+    vm->heap = heap_from(&options);
+    vm->L = with_libraries(lua_newstate(
+      is_on && rng_below(rng, 2) ? ebb_alloc_checked : ebb_alloc, vm->heap));
     break;
   case 1:
-    vm->L = ebb_newstate(NULL);
+    vm->L = with_libraries(ebb_newstate(&options));
     break;
   default:
-    vm->L = luaL_newstate();
-    REQUIRE(vm->L != NULL);
-    luaL_openlibs(vm->L);
-    CHECK_EQ(ebb_attach(vm->L, NULL), EBB_OK);
-    return;
+    vm->L = with_libraries(luaL_newstate());
+    CHECK_EQ(ebb_attach(vm->L, &options), EBB_OK);
   }
-  REQUIRE(vm->L != NULL);
-  luaL_openlibs(vm->L);
+  CHECK_EQ(ebb_get(ebb_heap_of(vm->L), "checked", &checked), EBB_OK);
+  CHECK_EQ(checked, options.checked == EBB_ZERO ? OFF : options.checked);
+  REQUIRE(checked >= OFF && checked <= SAMPLE);
+  __atomic_fetch_add(&kinds[checked], 1, __ATOMIC_RELAXED);
 }
 
 static void vm_work(struct vm *vm, struct rng *rng)
@@ -234,8 +264,10 @@ int main(int argc, char **argv)
   for (i = 0; i < THREADS; i++) {
     vms += closed[i];
   }
-  printf("%" PRIu64 " VMs; mappings %zu, then %zu; files %zu, %zu; "
-         "resident KiB %zu, %zu\n", vms, mappings, mapping_count(), files,
-         file_count(), bytes / KIB, rss_bytes() / KIB);
+  CHECK(kinds[OFF] > 0 && kinds[ON] > 0 && kinds[SAMPLE] > 0);
+  printf("%" PRIu64 " VMs, %" PRIu64 " checked, %" PRIu64 " sampled; "
+         "mappings %zu, then %zu; files %zu, %zu; resident "
+         "KiB %zu, %zu\n", vms, kinds[ON], kinds[SAMPLE], mappings,
+         mapping_count(), files, file_count(), bytes / KIB, rss_bytes() / KIB);
   return check_status();
 }

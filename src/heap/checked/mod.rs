@@ -191,7 +191,7 @@ impl<S: Above> Heap<S> {
 
     /// Starts to check every block, or a few. The heap has none.
     fn start_checking(&mut self, every: bool) {
-        let seed = self.os.now_us() ^ self.base.addr() as u64;
+        let seed = self.os.now_us() ^ self.os.random();
         let state = Box::into_raw(Box::new(Checked {
             every,
             may_guard: false,

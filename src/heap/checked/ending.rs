@@ -37,6 +37,11 @@ impl<S: Above> Heap<S> {
         self.beside.bytes()
     }
 
+    /// Bytes of address space that they take.
+    pub(crate) fn beside_reserved(&self) -> usize {
+        self.checked().map_or(0, |state| state.slots.reserved())
+    }
+
     /// Live blocks.
     pub(super) fn snapshot_blocks(&self) -> u64 {
         self.snapshot().blocks

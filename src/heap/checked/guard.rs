@@ -91,6 +91,11 @@ impl Slots {
         Slots { start, page, slots, live: 0, live_bytes: 0 }
     }
 
+    /// Bytes of address space that they take.
+    pub(super) fn reserved(&self) -> usize {
+        if self.slots.is_empty() { 0 } else { Slots::bytes(self.page) }
+    }
+
     const fn bytes(page: usize) -> usize {
         (2 * SLOTS + 1) * page
     }

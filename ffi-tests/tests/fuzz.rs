@@ -38,7 +38,7 @@ fn kept_programs_agree_with_the_model() {
 }
 
 /// Each with what must be said of it.
-const DEFECTS: [(&str, &str); 8] = [
+const DEFECTS: [(&str, &str); 10] = [
     ("purge-next", "contents"),
     ("purge-not", "truth"),
     ("move-nothing", "contents"),
@@ -47,6 +47,8 @@ const DEFECTS: [(&str, &str); 8] = [
     ("overlap", "contents"),
     ("miscount", "stats"),
     ("refuse-shrink", "shrink"),
+    ("wrong-size", "wrong size: osize"),
+    ("write-freed", "use after free"),
 ];
 
 #[test]

@@ -26,10 +26,14 @@ pub enum Defect {
     Miscount,
     /// A shrink fails.
     RefuseShrink,
+    /// Where every block is verified, an old size is one too large.
+    WrongSize,
+    /// Where every block is verified, one is written after it was freed.
+    WriteFreed,
 }
 
 /// All, by name.
-pub const DEFECTS: [(&str, Defect); 9] = [
+pub const DEFECTS: [(&str, Defect); 11] = [
     ("none", Defect::None),
     ("purge-next", Defect::PurgeNext),
     ("purge-not", Defect::PurgeNot),
@@ -39,6 +43,8 @@ pub const DEFECTS: [(&str, Defect); 9] = [
     ("overlap", Defect::Overlap),
     ("miscount", Defect::Miscount),
     ("refuse-shrink", Defect::RefuseShrink),
+    ("wrong-size", Defect::WrongSize),
+    ("write-freed", Defect::WriteFreed),
 ];
 
 static ORDERED: AtomicU8 = AtomicU8::new(0);

@@ -3,6 +3,7 @@
 //! - `source`: where the bytes of a program come from: given, or random.
 //! - `program`: what they mean. Both drivers share it.
 //! - `model`: a heap, and what it must hold and say.
+//! - `block`: a live block, and what it holds.
 //! - `kernel`: the kernel in between, which refuses calls, overwrites what is given back, and
 //!   keeps the time: `ffi-tests/c/unkind.h`.
 //! - `defect`: what can be wrong on purpose, to see that it would be noticed.
@@ -10,6 +11,7 @@
 //! The drivers are `random`, which runs as many programs as it can, and `guided`, which looks for
 //! programs that reach code not reached yet (libFuzzer).
 
+mod block;
 mod defect;
 mod kernel;
 mod model;

@@ -1,18 +1,21 @@
 //! One heap, and what it must be like: what each live block holds, how many there are, how large
 //! they are in all, what each option is.
 
-use std::collections::HashSet;
+mod account;
+
+use std::collections::VecDeque;
 use std::ffi::{CStr, c_int};
+use std::ops::Range;
 use std::ptr;
-use std::sync::OnceLock;
 
 use ebbtide::capi::*;
 
+use crate::block::Block;
 use crate::defect::{Defect, strikes};
 use crate::kernel::{self, calling};
 
 /// Options in the order of the fields of ebb_options.
-pub(crate) const OPTIONS: [&CStr; 11] = [
+pub(crate) const OPTIONS: [&CStr; 12] = [
     c"reserve",
     c"thp",
     c"remap_min",
@@ -24,80 +27,21 @@ pub(crate) const OPTIONS: [&CStr; 11] = [
     c"step_us",
     c"auto",
     c"history",
+    c"checked",
 ];
 const RESERVE: usize = 0;
-const THP: usize = 1;
+pub(crate) const THP: usize = 1;
 const LIMIT_SOFT: usize = 6;
 const LIMIT_HARD: usize = 7;
+pub(crate) const CHECKED: usize = 11;
 const PAGE: usize = 4096;
 
-/// The part of a large block that carries its pattern: two words in each step.
-const STEP: usize = 1024;
-/// Blocks up to here carry it in every byte.
-const FILLED: usize = 512;
-
-/// A live block.
-pub(crate) struct Block {
-    pub(crate) at: *mut u8,
-    pub(crate) size: usize,
-    seed: u64,
-}
-
-impl Block {
-    /// Visits the words of the pattern that lie within `size` bytes: their offset and value.
-    #[inline]
-    fn words(seed: u64, size: usize, mut visit: impl FnMut(usize, u64)) {
-        let step = if size <= FILLED { 8 } else { STEP };
-        let mut at = 0;
-        while at + 8 <= size {
-            visit(at, seed ^ (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            at += step;
-        }
-    }
-
-    /// The bytes at the end that no whole word covers, and of a large block the last eight.
-    fn tail(size: usize) -> std::ops::Range<usize> {
-        if size <= FILLED { size & !7..size } else { size - 8..size }
-    }
-
-    fn tail_byte(seed: u64, at: usize) -> u8 {
-        (seed >> 16) as u8 ^ (at as u8).wrapping_mul(31) ^ 0x5A
-    }
-
-    fn fill(&self) {
-        // SAFETY: the block has `size` bytes, and the pattern stays within.
-        Block::words(self.seed, self.size, |at, word| unsafe {
-            self.at.add(at).cast::<u64>().write_unaligned(word);
-        });
-        for at in Block::tail(self.size) {
-            // SAFETY: as above.
-            unsafe { self.at.add(at).write(Block::tail_byte(self.seed, at)) }
-        }
-    }
-
-    /// Checks that `at` still holds what the block did, in its first `kept` bytes.
-    fn check(&self, at: *const u8, kept: usize) {
-        let tail = Block::tail(self.size);
-        let step = if self.size <= FILLED { 8 } else { STEP };
-        let mut offset = 0;
-        while offset + 8 <= kept.min(self.size) {
-            let word = self.seed ^ (offset as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            let overlaps_tail = offset + 8 > tail.start;
-            // SAFETY: the caller's block has as many bytes.
-            let found = unsafe { at.add(offset).cast::<u64>().read_unaligned() };
-            if found != word && !overlaps_tail {
-                panic!("contents: {offset} of {} bytes: {found:x}, not {word:x}", self.size);
-            }
-            offset += step;
-        }
-        for offset in tail.start..kept.min(tail.end) {
-            // SAFETY: as above.
-            let found = unsafe { at.add(offset).read() };
-            let byte = Block::tail_byte(self.seed, offset);
-            assert_eq!(found, byte, "contents: byte {offset} of {}", self.size);
-        }
-    }
-}
+/// The option `checked`: every block is verified.
+pub(crate) const ON: i64 = 1;
+/// A few small blocks are.
+pub(crate) const SAMPLE: i64 = 2;
+/// What a verified block is full of when it is handed out, at both ends at least.
+const FRESH: u8 = 0xAB;
 
 /// A heap and its model.
 pub(crate) struct Model {
@@ -111,7 +55,11 @@ pub(crate) struct Model {
     /// live is kept within what the size classes allow, so from then on it may be told too high.
     stayed: bool,
     /// What each option was set to; none: the heap worked it out.
-    options: [Option<i64>; 11],
+    options: [Option<i64>; 12],
+    /// Every block is verified.
+    on: bool,
+    /// Where the blocks were that such a heap may hold back.
+    held: VecDeque<Range<usize>>,
     /// Bytes of address space.
     pub(crate) reserve: usize,
     made: u64,
@@ -122,9 +70,9 @@ pub(crate) struct Model {
 
 impl Model {
     /// Makes a heap; none when that fails, which it may only if the kernel refused something.
-    pub(crate) fn new(given: [i64; 11], wrong_sizes: bool) -> Option<Model> {
+    pub(crate) fn new(given: [i64; 12], wrong_sizes: bool) -> Option<Model> {
         let [reserve, thp, remap_min, decay_ms, retain, retain_max, ..] = given;
-        let [.., limit_soft, limit_hard, step_us, auto, history] = given;
+        let [.., limit_soft, limit_hard, step_us, auto, history, checked] = given;
         let options = ebb_options {
             size: size_of::<ebb_options>(),
             reserve,
@@ -138,7 +86,7 @@ impl Model {
             step_us,
             auto,
             history,
-            checked: 0,
+            checked,
         };
         let refused = kernel::refused();
         // SAFETY: the options are whole.
@@ -156,16 +104,21 @@ impl Model {
             heap,
             live: Vec::new(),
             bytes: 0,
-            exact: !wrong_sizes,
+            // Where every block is verified a wrong one stops the process.
+            exact: !wrong_sizes || checked == ON,
             stayed: false,
             options: given.map(as_set),
+            on: checked == ON,
+            held: VecDeque::new(),
             reserve: 0,
             made: 0,
-            trusted: thp != 1,
+            trusted: true,
             look: 0,
         };
         model.reserve = model.get(RESERVE) as usize;
         model.options[RESERVE] = Some(model.reserve as i64);
+        model.trusted = model.get(THP) == 0;
+        assert_eq!(model.get(CHECKED), checked.max(0), "checked");
         Some(model)
     }
 
@@ -218,12 +171,31 @@ impl Model {
         {
             at = other.at;
         }
-        self.made += 1;
-        let block = Block { at, size, seed: self.made.wrapping_mul(0xA076_1D64_78BD_642F) };
-        block.fill();
+        self.check_fresh(at, size, 0);
+        let block = self.filled(at, size);
         self.bytes += size;
         self.live.push(block);
         true
+    }
+
+    /// A block with a pattern of its own.
+    fn filled(&mut self, at: *mut u8, size: usize) -> Block {
+        self.made += 1;
+        let block = Block { at, size, seed: self.made.wrapping_mul(0xA076_1D64_78BD_642F) };
+        block.fill();
+        block
+    }
+
+    /// Checks that a block that is verified holds what it is handed out with, where nothing was
+    /// kept of another.
+    fn check_fresh(&self, at: *mut u8, size: usize, kept: usize) {
+        for offset in [kept, size - 1] {
+            if self.on && offset >= kept && (offset == 0 || offset + 1 == size) {
+                // SAFETY: it is a byte of the block.
+                let found = unsafe { at.add(offset).read() };
+                assert_eq!(found, FRESH, "fresh: byte {offset} of {size}");
+            }
+        }
     }
 
     /// Frees a block, telling `told` as its size.
@@ -231,8 +203,14 @@ impl Model {
         let block = self.live.swap_remove(index);
         block.check(block.at, block.size);
         self.bytes -= block.size;
-        let got = self.call(block.at, self.told(told, block.size), 0);
+        self.hold(&block);
+        let extra = usize::from(self.on && strikes(Defect::WrongSize));
+        let got = self.call(block.at, self.told(told, block.size) + extra, 0);
         assert!(got.is_null(), "a freed block has an address");
+        if self.on && block.size < 1000 && strikes(Defect::WriteFreed) {
+            // SAFETY: small blocks stay accessible, and are held back: it breaks none that lives.
+            unsafe { *block.at ^= 1 };
+        }
     }
 
     fn told(&self, told: Option<usize>, size: usize) -> usize {
@@ -244,7 +222,7 @@ impl Model {
         if size == 0 {
             return self.free(index, told);
         }
-        let mut block = self.live.swap_remove(index);
+        let block = self.live.swap_remove(index);
         let refused = kernel::refused();
         let resident = self.resident_under_limit();
         let mut at = self.call(block.at, self.told(told, block.size), size);
@@ -262,18 +240,24 @@ impl Model {
         if at != block.at || size > block.size {
             self.check_place(at, size);
         }
+        if self.on {
+            let may_stay = size <= block.size && self.may_lack(size, refused);
+            assert!(at != block.at || may_stay, "place: {} to {size} bytes stay", block.size);
+        }
         let kept = size.min(block.size);
-        self.stayed |= at == block.at && size < block.size && slot(size) != slot(block.size);
+        self.stayed |=
+            at == block.at && size < block.size && account::slot(size) != account::slot(block.size);
         if strikes(Defect::LoseByte) {
             // SAFETY: it is the last byte that must be kept.
             unsafe { *at.add(kept - 1) ^= 1 };
         }
         block.check(at, kept);
         self.bytes = self.bytes - block.size + size;
-        self.made += 1;
-        let seed = self.made.wrapping_mul(0xA076_1D64_78BD_642F);
-        block = Block { at, size, seed };
-        block.fill();
+        if at != block.at {
+            self.check_fresh(at, size, kept);
+            self.hold(&block);
+        }
+        let block = self.filled(at, size);
         self.live.push(block);
     }
 
@@ -316,11 +300,11 @@ impl Model {
             EBB_OK => {
                 assert_eq!(now, value, "set {:?}", OPTIONS[option]);
                 self.options[option] = Some(value);
-                self.trusted &= option != THP;
+                self.trusted &= option != THP || value == 0;
                 return;
             }
             EBB_ERR_RANGE => assert!(!in_range(option, value), "{:?} {value}", OPTIONS[option]),
-            EBB_ERR_FIXED => assert_eq!(option, RESERVE),
+            EBB_ERR_FIXED => assert!([RESERVE, CHECKED].contains(&option)),
             EBB_ERR_MEMORY => assert!(OPTIONS[option] == c"history" && value == 1),
             EBB_ERR_SYSTEM => assert!(option == THP && kernel::refused() > refused),
             code => panic!("set {:?} to {value} says {code}", OPTIONS[option]),
@@ -375,8 +359,8 @@ impl Model {
         let after = self.read_stats(0);
         assert_eq!(before.returned_total + report.returned, after.returned_total, "reclaim");
         assert_eq!((report.live, report.resident), (after.live, after.resident), "reclaim");
-        if code == EBB_OK && budget_us == 0 && kernel::refused() == refused && !self.stayed {
-            let most = (self.pages(slot) * PAGE) as u64 + after.metadata;
+        if code == EBB_OK && budget_us == 0 && kernel::refused() == refused && self.is_tidy() {
+            let most = (self.pages(|block| self.extent(block)) * PAGE) as u64 + after.metadata;
             let resident = after.resident;
             assert!(resident <= most, "reclaim: {resident} are resident, {most} can be");
         }
@@ -430,136 +414,10 @@ impl Model {
         assert!(times.is_sorted(), "the oldest sample comes first");
     }
 
-    /// Distinct pages that live blocks lie on, each as long as `length` says.
-    fn pages(&self, length: impl Fn(usize) -> usize) -> usize {
-        let pages = self.live.iter().flat_map(|block| {
-            let end = block.at.addr() + length(block.size);
-            block.at.addr() / PAGE..end.div_ceil(PAGE)
-        });
-        pages.collect::<HashSet<_>>().len()
-    }
-
-    fn read_stats(&mut self, flags: u32) -> ebb_stats {
-        // SAFETY: all-zero bytes are valid statistics.
-        let mut stats: ebb_stats = unsafe { std::mem::zeroed() };
-        stats.size = size_of::<ebb_stats>();
-        stats.flags = flags;
-        let refused = kernel::refused();
-        // SAFETY: the statistics are whole.
-        let code = calling(|| unsafe { ebb_stats_read(self.heap, &mut stats) });
-        assert!(code == EBB_OK || (code == EBB_ERR_SYSTEM && kernel::refused() > refused));
-        if strikes(Defect::Miscount) {
-            stats.live += 1;
-        }
-        stats
-    }
-
-    /// Checks the statistics against the model, and now and then against the kernel.
-    pub(crate) fn check_stats(&mut self, with_kernel: bool) {
-        let stats = self.read_stats(0);
-        let count = self.live.len() as u64;
-        assert_eq!(stats.blocks, count, "stats: blocks");
-        let bytes = self.bytes as u64;
-        if self.exact {
-            let right = stats.live == bytes || (self.stayed && stats.live > bytes);
-            assert!(right, "stats: {} are live, counted {}", bytes, stats.live);
-        }
-        let resident = stats.live + stats.waste + stats.free_resident + stats.metadata;
-        assert_eq!(stats.resident, resident, "stats: resident");
-        let committed = resident + stats.returned + stats.never_touched;
-        assert_eq!(stats.committed, committed, "stats: committed");
-        assert!(stats.committed <= stats.reserved, "stats: reserved");
-        assert!(stats.resident_peak >= resident, "stats: peak");
-        assert!(stats.large_blocks <= count && stats.spans <= stats.committed / 4096);
-        let causes = [
-            (stats.returned_asked, stats.refaulted_asked, stats.regretted_asked),
-            (stats.returned_idle, stats.refaulted_idle, stats.regretted_idle),
-            (stats.returned_limit, stats.refaulted_limit, stats.regretted_limit),
-        ];
-        let total: u64 = causes.iter().map(|(returned, ..)| returned).sum();
-        assert_eq!(stats.returned_total, total, "stats: returned");
-        let refaulted: u64 = causes.iter().map(|(_, refaulted, _)| refaulted).sum();
-        // Pages that mremap emptied pass for returned.
-        let sums = refaulted <= total && stats.returned <= total;
-        assert!(sums || stats.remap_calls > 0, "stats: {causes:?}");
-        assert!(causes.iter().all(|(_, refaulted, regretted)| regretted <= refaulted));
-        assert_eq!(stats.limit_hard, self.options[LIMIT_HARD].unwrap_or(0) as u64);
-        if let Some(soft) = self.options[LIMIT_SOFT].filter(|soft| *soft >= 0) {
-            assert_eq!(stats.limit_soft, soft as u64);
-        }
-        if with_kernel && self.trusted {
-            let refused = kernel::refused();
-            let seen = self.read_stats(EBB_STATS_KERNEL).kernel_resident;
-            let least = (self.pages(|size| size) * PAGE) as u64;
-            if kernel::refused() == refused {
-                let right = (least..=resident).contains(&seen);
-                let mappings = || mappings_near(self.heap.addr());
-                assert!(right, "truth: {seen} of {resident}, written {least}:\n{}", mappings());
-            }
-        }
-    }
-
-    /// Reads the statistics by class, and into a structure of an older size.
-    pub(crate) fn check_classes(&mut self, room: usize, size: usize) {
-        let none =
-            ebb_class_stats { slot_size: 7, span_size: 7, blocks: u64::MAX, spans: u64::MAX };
-        let mut classes = vec![none; room + 1];
-        // SAFETY: all-zero bytes are valid statistics.
-        let mut stats: ebb_stats = unsafe { std::mem::zeroed() };
-        stats.size = size.min(size_of::<ebb_stats>());
-        stats.class_count = room as u32;
-        stats.classes = classes.as_mut_ptr();
-        stats.former_resident = 0xA5A5;
-        // SAFETY: the statistics are whole, the table has as much room.
-        let code = calling(|| unsafe { ebb_stats_read(self.heap, &mut stats) });
-        if size < std::mem::offset_of!(ebb_stats, reserved) {
-            assert_eq!(code, EBB_ERR_ARGUMENT);
-            return;
-        }
-        assert_eq!(code, EBB_OK);
-        let shorter = size <= std::mem::offset_of!(ebb_stats, former_resident);
-        assert!(!shorter || stats.former_resident == 0xA5A5, "written past the structure");
-        let count = stats.class_count as usize;
-        assert!(count <= room);
-        assert_eq!(classes[count].slot_size, 7, "written past the table");
-        let table = &classes[..count];
-        assert!(table.is_sorted_by_key(|class| class.slot_size));
-        let blocks: u64 = table.iter().map(|class| class.blocks).sum();
-        let full = self.read_stats(0);
-        if count < room {
-            assert_eq!(blocks + full.large_blocks, full.blocks, "classes: blocks");
-            let spans: u64 = table.iter().map(|class| class.spans).sum();
-            assert_eq!(spans, full.spans, "classes: spans");
-        }
-        let fits = |class: &ebb_class_stats| {
-            class.blocks <= class.spans * u64::from(class.span_size / class.slot_size)
-        };
-        assert!(table.iter().all(fits), "classes: more blocks than slots");
-    }
-
     /// Checks what every block holds.
     pub(crate) fn check_contents(&self) {
         self.live.iter().for_each(|block| block.check(block.at, block.size));
     }
-}
-
-/// The slot that a small block of a size gets; of a large one the size.
-fn slot(size: usize) -> usize {
-    static SLOTS: OnceLock<Vec<usize>> = OnceLock::new();
-    let slots = SLOTS.get_or_init(|| {
-        // SAFETY: all-zero bytes are valid entries and statistics; there is room for 256.
-        unsafe {
-            let heap = ebb_heap_new(ptr::null());
-            let mut classes: Vec<ebb_class_stats> = (0..256).map(|_| std::mem::zeroed()).collect();
-            let mut stats: ebb_stats = std::mem::zeroed();
-            stats.size = size_of::<ebb_stats>();
-            (stats.class_count, stats.classes) = (256, classes.as_mut_ptr());
-            assert_eq!(ebb_stats_read(heap, &mut stats), EBB_OK);
-            ebb_heap_delete(heap);
-            classes[..stats.class_count as usize].iter().map(|c| c.slot_size as usize).collect()
-        }
-    });
-    slots.get(slots.partition_point(|slot| *slot < size)).copied().unwrap_or(size)
 }
 
 /// The options that take any number from 0 to some power of two, with the smallest bounds first.
@@ -573,21 +431,6 @@ fn in_range(option: usize, value: i64) -> bool {
         b"limit_soft" => value == EBB_CGROUP || (0..=most).contains(&value),
         _ => (0..=most).contains(&value),
     }
-}
-
-/// What the kernel says of the mappings that a heap may have.
-fn mappings_near(heap: usize) -> String {
-    let text = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-    let mut near = false;
-    let told = text.lines().filter(|line| {
-        if let Some((start, _)) = line.split_once(' ').and_then(|(range, _)| range.split_once('-'))
-        {
-            let start = usize::from_str_radix(start, 16).unwrap_or(0);
-            near = start.abs_diff(heap) < 1 << 30;
-        }
-        near && ["-", "Rss:", "AnonHuge", "VmFlags"].iter().any(|word| line.contains(word))
-    });
-    told.collect::<Vec<_>>().join("\n")
 }
 
 /// What the last failure was.

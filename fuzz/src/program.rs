@@ -6,7 +6,7 @@
 use ebbtide::capi::EBB_ZERO;
 
 use crate::kernel;
-use crate::model::{Model, OPTIONS};
+use crate::model::{CHECKED, Model, ON, OPTIONS, SAMPLE, THP};
 use crate::source::Source;
 
 /// Bytes in live blocks of a heap at most, so that a program fits anywhere.
@@ -22,6 +22,10 @@ struct Kind {
     limits: bool,
     /// What takes time, large blocks, memory going back and kernel's figures, comes seldom.
     calm: bool,
+    /// Heaps may ask for huge pages.
+    huge_pages: bool,
+    /// The option `checked` of both heaps.
+    checked: [i64; 2],
     /// Blocks in a heap at most.
     blocks_max: usize,
 }
@@ -31,12 +35,23 @@ impl Kind {
         let flags = source.byte();
         let calm = source.byte() >= 16;
         let blocks_max = 64 << source.below(if calm { 8 } else { 5 });
-        kernel::begin(flags & 1 == 0, u64::from(source.byte() / 8));
+        let (look_us, special) = (source.byte() / 8, source.byte());
+        kernel::begin(flags & 1 == 0, look_us.into());
+        // Most programs are for what most heaps are: these take longer.
+        let checked = match special {
+            ..32 => [ON, ON],
+            32..48 => [ON, SAMPLE],
+            48..64 => [SAMPLE, 0],
+            64..72 => [ON, 0],
+            _ => [0, 0],
+        };
         Kind {
             refusals: flags & 0x06 == 0x02,
             wrong_sizes: flags & 0x18 == 0x08,
             limits: flags & 0x60 == 0x20,
             calm,
+            huge_pages: special % 8 == 7,
+            checked,
             blocks_max,
         }
     }
@@ -78,14 +93,15 @@ fn size(source: &mut impl Source, calm: bool) -> usize {
 }
 
 /// A value for an option: sensible, at a border, or neither.
-fn value(source: &mut impl Source, option: usize, limits: bool) -> i64 {
+fn value(source: &mut impl Source, option: usize, kind: &Kind) -> i64 {
+    let limits = kind.limits;
     let (way, byte) = (source.byte(), i64::from(source.byte()));
     if way >= 240 {
         return [-1, -2, -3, 0, 1, i64::MIN, i64::MAX, 1 << 43, (1 << 43) + 1][byte as usize % 9];
     }
     match OPTIONS[option].to_bytes() {
-        b"thp" => 0,
-        b"auto" | b"history" => byte & 1,
+        b"thp" if !kind.huge_pages => 0,
+        b"thp" | b"auto" | b"history" => byte & 1,
         b"remap_min" => 4096 << (byte % 10),
         b"decay_ms" => byte * byte % 3000,
         b"step_us" => 1 + byte * 4,
@@ -152,12 +168,12 @@ impl World {
     }
 
     fn make(&mut self, source: &mut impl Source) {
-        let mut given = [0; 11];
+        let mut given = [0; OPTIONS.len()];
         let reserve = source.byte();
         given[0] = if reserve < 128 { 0 } else { 1 << (20 + reserve % 16) };
-        for (option, given) in given.iter_mut().enumerate().skip(1) {
+        for (option, given) in given.iter_mut().enumerate().take(CHECKED).skip(1) {
             if source.byte() < 64 {
-                let value = value(source, option, self.kind.limits);
+                let value = value(source, option, &self.kind);
                 let sensible = (0..1 << 43).contains(&value);
                 *given = match value {
                     0 => EBB_ZERO,
@@ -170,6 +186,13 @@ impl World {
         for option in [2, 8] {
             given[option] = given[option].max(0);
         }
+        if self.kind.huge_pages && given[THP] == 0 {
+            given[THP] = 1;
+        }
+        given[CHECKED] = match self.kind.checked[self.current] {
+            0 => EBB_ZERO,
+            how => how,
+        };
         self.heaps[self.current] = Model::new(given, self.kind.wrong_sizes);
     }
 
@@ -253,7 +276,7 @@ impl World {
     fn set(&mut self, source: &mut impl Source) {
         let option = source.below(OPTIONS.len());
         let limits = self.kind.limits;
-        let value = value(source, option, limits);
+        let value = value(source, option, &self.kind);
         // A limit that nobody asked for would excuse every refusal.
         let is_limit = OPTIONS[option].to_bytes().starts_with(b"limit");
         if !is_limit || limits || value <= 0 {

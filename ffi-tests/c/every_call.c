@@ -422,16 +422,15 @@ static int try_refusal(const struct refusal *refusal)
 /* Refuses each call that the workload made in one way; returns how many of the
  * refusals ended badly. */
 static uint64_t refuse_each(size_t workload, const struct trial *trial,
-                            uint64_t every, int silent)
+                            int silent)
 {
   struct refusal refusal;
-  uint64_t bad = 0;
+  uint64_t calls = tally->calls[workload][trial->call], bad = 0;
 
   refusal.workload = workload;
   refusal.trial = *trial;
   refusal.silent = silent;
-  for (refusal.at = 1; refusal.at <= tally->calls[workload][trial->call];
-       refusal.at += every) {
+  for (refusal.at = 1; refusal.at <= calls; refusal.at++) {
     refusal.lasting = 0;
     bad += !try_refusal(&refusal);
     /* All after it, from a few points on; signals do not come for ever. */
@@ -459,8 +458,7 @@ int main(int argc, char **argv)
       int first = i == 0 || trials[i].call != trials[i - 1].call;
 
       if (first || !silent) {
-        bad[trials[i].call] += refuse_each(
-          w, &trials[i], first ? 1 : 4, silent);
+        bad[trials[i].call] += refuse_each(w, &trials[i], silent);
       }
     }
   }

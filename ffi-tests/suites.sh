@@ -31,6 +31,15 @@ fetch() {
   mv "$folder/$1.new" "$folder/$1"
 }
 
+# The same. A fetch that fails, or failed before, leaves nothing behind.
+fetch_whole() {
+  rm -rf "${folder:?}/$1.new"
+  (fetch "$1" "$2") && return 0
+  rm -rf "${folder:?}/$1.new"
+  return 1
+}
+
+told=
 own=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
 mkdir -p "$folder" && folder=$(cd "$folder" && pwd) && state=$folder/apt
 for suite in $suites; do
@@ -40,12 +49,14 @@ for suite in $suites; do
     for release in "$own" stable; do
       echo "deb-src http://deb.debian.org/debian $release main"
     done | sort -u >"$state/sources.list"
-    apt_here update >/dev/null 2>&1
+    # Warnings and errors alone. Where one release fails, the other may have the suites.
+    told=$(apt_here update 2>&1)
   fi
   # A mirror may have no sources of an old release any more.
-  (fetch "$suite" "$own") || (fetch "$suite" stable) || {
-    rm -rf "${folder:?}/$suite.new"
+  fetch_whole "$suite" "$own" || fetch_whole "$suite" stable || {
     echo "missing: the test suite of $suite"
+    [ -z "$told" ] || echo "$told" | sed 's/^/apt-get update: /'
+    told=
   }
 done
 rm -rf "$state"

@@ -115,7 +115,7 @@ impl Slots {
 
     /// Where they lie: the start and bytes.
     pub(super) fn range(&self) -> (usize, usize) {
-        (self.start.addr(), if self.slots.is_empty() { 0 } else { Slots::bytes(self.page) })
+        (self.start.addr(), self.reserved())
     }
 
     /// How far behind the start of the slots an address lies; `None`: not there.

@@ -153,7 +153,7 @@ static void guards_take_a_share_of_the_mappings(void)
   size_t mappings = mappings_with(LARGE, 512 * KIB);
 
   CHECK(mappings < allowed / 3);
-  if (allowed / 3 < LARGE && sysconf(_SC_PAGESIZE) == 4096) {
+  if (allowed / 3 < 2 * LARGE && sysconf(_SC_PAGESIZE) == 4096) {
     CHECK(mappings > allowed / 10);
   }
 }

@@ -122,8 +122,9 @@ pub struct ebb_options {
     /// 1 (on): every block is verified when it comes back, for who looks for memory
     /// bugs of C modules and of code that uses the FFI. A wrong osize, a pointer that is
     /// no live block, a write past the end of a block, before it, or into it after it
-    /// was freed, and two threads in the heap at once end the process with a report on
-    /// standard error and abort(). Large blocks, but for some where they come very
+    /// was freed (if it is of up to 1 MiB, and, beyond 32 KiB, near its ends), and two
+    /// threads in the heap at once end the process with a report on standard error and
+    /// abort(). Large blocks, but for some where they come very
     /// often, and by chance a few small ones lie between inaccessible pages: a read
     /// there is reported too, when it is made. The heap keeps up to 4 MiB of freed
     /// blocks back. 2 (sample): only those few small blocks are checked; cheap enough

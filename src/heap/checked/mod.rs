@@ -515,6 +515,9 @@ impl<S: Above> Checking<'_, S> {
                 let header = Header::new(self.state.secret, live.at.addr(), live.number, size);
                 // SAFETY: the header is the block's.
                 unsafe { live.at.sub(HEADER).cast::<Header>().write(header) };
+                // When it is freed, no more than this is counted as freed.
+                let less = block::slot_bytes(live.size) - block::slot_bytes(size);
+                self.heap.asked_bytes = self.heap.asked_bytes.wrapping_sub(less as u64);
             }
         }
         if !matches!(live.home, Home::Guarded(_)) {

@@ -134,3 +134,20 @@ fn what_is_held_back_goes_before_an_allocation_is_refused() {
         assert!(first > 50 && again + again / 10 >= first, "{size}: {first}, then {again}");
     }
 }
+
+#[test]
+fn what_is_asked_for_and_freed_agrees_when_blocks_shrink_where_they_are() {
+    let os = FakeOs::new(4096);
+    let mut tested = checked(&os, 1);
+    tested.act(&Step::Set(Key::LimitHard, 4 << 20));
+    while tested.allocate(4000) {}
+    let long = tested.live.len();
+    while tested.allocate(40) {}
+    for index in 0..long {
+        tested.resize(index, 40, OldSize::Right);
+    }
+    tested.free_all();
+    // All that is held back goes.
+    assert!(!tested.allocate(8 << 20));
+    assert_eq!(tested.heap().small_requested(), 0);
+}

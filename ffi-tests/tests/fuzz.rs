@@ -37,9 +37,10 @@ fn kept_programs_agree_with_the_model() {
     assert!(programs >= 50, "{told}");
 }
 
-/// Each with what must be said of it.
+/// Each with what must be said of it: one of these words. What checked heaps find they tell
+/// themselves.
 const DEFECTS: [(&str, &str); 10] = [
-    ("purge-next", "contents"),
+    ("purge-next", "contents|underflow|use after free"),
     ("purge-not", "truth"),
     ("move-nothing", "contents"),
     ("lose-byte", "contents"),
@@ -58,6 +59,7 @@ fn defects_on_purpose_are_found() {
         let output = output.expect("the driver runs");
         assert!(!output.status.success(), "{defect} was not found");
         let told = said(&output);
-        assert!(told.contains(expected) && told.contains("of seed 1"), "{defect}: {told}");
+        let is_told = expected.split('|').any(|words| told.contains(words));
+        assert!(is_told && told.contains("of seed 1"), "{defect}: {told}");
     }
 }

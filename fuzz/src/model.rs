@@ -166,12 +166,12 @@ impl Model {
         assert!(size > 0, "size nought has a block");
         self.check_limit(resident, refused);
         self.check_place(at, size);
+        self.check_fresh(at, size, 0);
         if strikes(Defect::Overlap)
             && let Some(other) = self.live.last().filter(|other| other.size >= size)
         {
             at = other.at;
         }
-        self.check_fresh(at, size, 0);
         let block = self.filled(at, size);
         self.bytes += size;
         self.live.push(block);

@@ -22,7 +22,7 @@ impl Model {
     /// Whether all that is resident belongs to blocks, live or held back, as they should lie. Pages
     /// that stay inaccessible since the kernel refused are lost.
     pub(super) fn is_tidy(&self) -> bool {
-        !(self.stayed || self.on && kernel::refused() > 0)
+        !self.stayed && (!self.on || kernel::refused() == 0)
     }
 
     /// Whether a block lies outside of the heap's own range: guarded, on a page of its own. Of the

@@ -72,6 +72,8 @@ const SAMPLE_REFILLS: u32 = 32;
 /// Between two guarded slots lies so many times as long as handing one out took: in `on`, and in
 /// `sample`. Freeing it takes as long again.
 const REST: [u64; 2] = [40, 250];
+/// Microseconds that it can have taken at most. Beyond that, the thread was waiting for a processor.
+const TAKEN_MAX_US: u64 = 1000;
 
 /// What the layer keeps with a heap.
 pub(crate) struct Checked {
@@ -420,8 +422,8 @@ impl<S: Above> Checking<'_, S> {
             }
         }
         let end_us = self.heap.os.now_us();
-        let rest = REST[usize::from(!state.every)];
-        state.next_us = end_us + rest * end_us.saturating_sub(start_us).max(1);
+        let (rest, taken) = (REST[usize::from(!state.every)], end_us.saturating_sub(start_us));
+        state.next_us = end_us + rest * taken.clamp(1, TAKEN_MAX_US);
         block
     }
 

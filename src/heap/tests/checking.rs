@@ -151,3 +151,17 @@ fn what_is_asked_for_and_freed_agrees_when_blocks_shrink_where_they_are() {
     assert!(!tested.allocate(8 << 20));
     assert_eq!(tested.heap().small_requested(), 0);
 }
+
+#[test]
+fn a_thread_that_had_to_wait_samples_again_soon() {
+    let mut tested = checked(&FakeOs::new(4096), 1);
+    let fill = |tested: &mut Tested| (0..5000).for_each(|_| assert!(tested.allocate(40)));
+    // Each look at the clock comes an hour after the one before.
+    tested.os.world().tick_us = 3_600_000_000;
+    fill(&mut tested);
+    tested.os.world().tick_us = 0;
+    let sampled = tested.heap().told().guarded;
+    tested.os.world().now_us += 50_000;
+    fill(&mut tested);
+    assert!(sampled > 0 && tested.heap().told().guarded > sampled);
+}

@@ -76,7 +76,8 @@ a search goes on until growth fits|src/reclaim/room.rs|s/while !self.fits(wanted
 a search stops when growth fits|src/reclaim/room.rs|s/while !self.fits(wanted, limit) {/loop {/
 the last search begins anew|src/reclaim/room.rs|s/let mut is_last = self.above.search.is_none();/let mut is_last = true;/
 no search in vain|src/reclaim/room.rs|s/(!found).then_some(now_us)/None.filter(|_: \&u64| found)/
-empty spans are no loss|src/heap/above.rs|s/            self.retire_all();//
+empty spans are no loss|src/heap/above.rs|s/                self.retire_all();//
+empty spans are no loss at a limit|src/heap/above.rs|s/} else if !by_gate \&\& has_spans {/} else if !by_gate \&\& has_spans \&\& !has_room {/
 every slot counts at a hard limit|src/heap/above.rs|s/.or_else(|| last(self))//
 listed spans are unlisted for a slot|src/heap/glean.rs|s/            Place::Listed => self.unlist(class, span),/            Place::Listed => {}/
 only slots on held pages are at hand|src/heap/descriptor.rs|s/is_free \&\& pages.all(/is_free || pages.all(/

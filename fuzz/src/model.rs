@@ -140,12 +140,15 @@ impl Model {
     }
 
     /// Whether there may be no memory for so many bytes more. One span of each size class alone
-    /// takes three megabytes.
+    /// takes three megabytes; but where no block is live, all of them are given up.
     fn may_lack(&self, size: usize, refused: u64) -> bool {
-        kernel::refused() > refused
-            || self.options[LIMIT_HARD].is_some_and(|limit| limit > 0)
-            || self.reserve < 16 << 20
-            || self.bytes.saturating_add(size) > self.reserve / 16
+        if kernel::refused() > refused || self.options[LIMIT_HARD].is_some_and(|limit| limit > 0) {
+            return true;
+        }
+        if self.live.is_empty() && kernel::refused() == 0 {
+            return size > self.reserve / 2;
+        }
+        self.reserve < 16 << 20 || self.bytes.saturating_add(size) > self.reserve / 16
     }
 
     fn check_place(&self, at: *mut u8, size: usize) {

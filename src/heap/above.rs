@@ -45,25 +45,35 @@ impl<S: Above> Heap<S> {
         }
     }
 
-    /// Does something that takes memory; once more when the gate refused it, after room was made;
-    /// then the same with what is there, since there is no room. When it was not the gate, the
-    /// pages may lie in empty spans: once more after these are released.
+    /// Does something that takes memory, until it is done. Once it is tried again when the gate
+    /// refused it, after room was made; and once when there was no row of pages, for these may lie
+    /// in empty spans. What the gate refused is done with what is there in the end.
     pub(super) fn with_room<T>(
         &mut self,
         mut attempt: impl FnMut(&mut Heap<S>) -> Option<T>,
         last: impl FnOnce(&mut Heap<S>) -> Option<T>,
     ) -> Option<T> {
-        self.refused = Pages::ZERO;
-        if let Some(done) = attempt(self) {
-            return Some(done);
+        let (mut has_room, mut has_spans) = (false, true);
+        let done = loop {
+            self.refused = Pages::ZERO;
+            if let Some(done) = attempt(self) {
+                break Some(done);
+            }
+            let by_gate = self.refused > Pages::ZERO;
+            if by_gate && !has_room {
+                S::make_room(self);
+                has_room = true;
+            } else if !by_gate && has_spans {
+                self.retire_all();
+                has_spans = false;
+            } else {
+                break None;
+            }
+        };
+        if !has_room {
+            return done;
         }
-        if self.refused == Pages::ZERO {
-            let free = self.runs.free;
-            self.retire_all();
-            return if self.runs.free > free { attempt(self) } else { None };
-        }
-        S::make_room(self);
-        let done = attempt(self).or_else(|| last(self));
+        let done = done.or_else(|| last(self));
         S::close_gate(self);
         done
     }

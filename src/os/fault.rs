@@ -135,7 +135,8 @@ unsafe fn call(
             libc::signal(signal, libc::SIG_DFL);
         }
         libc::pthread_sigmask(libc::SIG_BLOCK, &mask, ptr::null_mut());
-        if action.sa_flags & libc::SA_NODEFER != 0 {
+        let is_masked = libc::sigismember(&mask, signal) == 1;
+        if action.sa_flags & libc::SA_NODEFER != 0 && !is_masked {
             libc::sigemptyset(&mut mask);
             libc::sigaddset(&mut mask, signal);
             libc::pthread_sigmask(libc::SIG_UNBLOCK, &mask, ptr::null_mut());

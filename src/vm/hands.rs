@@ -18,6 +18,7 @@ use std::io::Write;
 use std::sync::Once;
 
 use super::Bond;
+use crate::heap::checked::Function;
 use crate::heap::park::KernelHeap as Heap;
 use crate::heap::{self, recall};
 use crate::lua::lua_Alloc;
@@ -261,7 +262,7 @@ fn breathe(bond: &Bond, deadline_us: u64) -> Option<u64> {
     if thread.load(Ordering::Relaxed) == this_thread() {
         // SAFETY: this thread has the VM and is not in it, and the latch keeps others out; a bond
         // in the list has a live heap.
-        let heap = unsafe { &mut *bond.heap };
+        let mut heap = unsafe { (*bond.heap).visit(Function::Tick) };
         next_us = heap.next_tick_us();
         let left_us = deadline_us.saturating_sub(Kernel.now_us());
         if next_us == Some(0) && left_us > 0 {

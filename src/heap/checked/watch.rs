@@ -33,6 +33,8 @@ impl Range {
     }
 
     fn set(&self, (start, bytes): (usize, usize)) {
+        // Nothing lies in it meanwhile.
+        self.bytes.store(0, Ordering::Release);
         self.start.store(start, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Release);
     }

@@ -48,14 +48,27 @@ impl Tested {
 
 #[test]
 fn empty_spans_make_room_when_no_other_pages_are_left() {
-    let mut tested = Tested::new(FakeOs::new(4096), 4 << 20);
-    // Each class leaves the span that it takes slots from and a spare, scattered over the heap.
-    for round in 0..4096 {
-        tested.allocate(1 + round * 37 % 4000);
+    const LIMITS: [(Key, i64); 5] = [
+        (Key::LimitSoft, 0),
+        (Key::LimitSoft, 1 << 20),
+        (Key::LimitSoft, 3 << 20),
+        (Key::LimitSoft, 3800 << 10),
+        (Key::LimitHard, 3800 << 10),
+    ];
+    for (limit, bytes) in LIMITS {
+        for size in [1_500_000, 2_500_000, 3_000_000] {
+            let mut tested = Tested::new(FakeOs::new(4096), 4 << 20);
+            tested.act(&Step::Set(limit, bytes));
+            // Each class leaves the span that it takes slots from and a spare, scattered over the
+            // heap.
+            for round in 0..4096 {
+                tested.allocate(1 + round * 37 % 4000);
+            }
+            tested.free_all();
+            assert!(tested.allocate(size), "{size} bytes with {limit:?} {bytes}");
+            tested.heap().check();
+        }
     }
-    tested.free_all();
-    assert!(tested.allocate(3 << 20));
-    tested.heap().check();
 }
 
 #[test]

@@ -72,7 +72,7 @@ const SAMPLE_REFILLS: u32 = 32;
 /// Between two guarded slots lies so many times as long as handing one out took: in `on`, and in
 /// `sample`. Freeing it takes as long again.
 const REST: [u64; 2] = [40, 250];
-/// Microseconds that it can have taken at most. Beyond that, the thread was waiting for a processor.
+/// Microseconds that it can have taken at most. Beyond, the thread was waiting for a processor.
 const TAKEN_MAX_US: u64 = 1000;
 
 /// What the layer keeps with a heap.

@@ -67,10 +67,10 @@ fn an_allocator_that_fails_badly_is_found_out() {
 }
 
 /// Calls of one kind: how many were made, how many refused, how many of these ended badly.
-fn every_call(arguments: &[&str]) -> BTreeMap<String, [u64; 3]> {
+fn every_call(arguments: &[&str], checked: &str) -> BTreeMap<String, [u64; 3]> {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| linked_with_unkind("every_call.c"));
-    let output = finish(clean(program).args(arguments));
+    let output = finish(clean(program).args(arguments).env("EBBTIDE_CHECKED", checked));
     let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
     let figures = text.lines().filter(|line| !line.starts_with("ok ")).map(|line| {
         let (name, figures) = line.split_once(' ').expect("a name and figures");
@@ -83,19 +83,22 @@ fn every_call(arguments: &[&str]) -> BTreeMap<String, [u64; 3]> {
 
 #[test]
 fn heaps_survive_the_refusal_of_every_system_call() {
-    let kinds = every_call(&[]);
-    for (kind, [calls, refused, bad]) in &kinds {
-        assert_eq!(*bad, 0, "{kind}");
-        // What the kernel takes back whole it cannot refuse.
-        assert!(*calls > 3 && (*refused > 20 || kind == "munmap"), "{kind}: {calls}, {refused}");
+    for checked in ["off", "sample", "on"] {
+        let kinds = every_call(&[], checked);
+        for (kind, [calls, refused, bad]) in &kinds {
+            assert_eq!(*bad, 0, "{kind}, checked: {checked}");
+            // What the kernel takes back whole it cannot refuse.
+            let is_tried = *calls > 3 && (*refused > 20 || kind == "munmap");
+            assert!(is_tried, "{kind}, checked: {checked}: {calls}, {refused}");
+        }
+        assert_eq!(kinds.len(), 10, "{kinds:?}");
     }
-    assert_eq!(kinds.len(), 10, "{kinds:?}");
 }
 
 /// The same when nobody looks whether a call was refused.
 #[test]
 fn a_refusal_that_is_overlooked_is_found_out() {
-    let kinds = every_call(&["silent"]);
+    let kinds = every_call(&["silent"], "off");
     for kind in ["mprotect", "madvise", "process_madvise", "mremap"] {
         assert!(kinds[kind][2] > 0, "{kind}: {kinds:?}");
     }

@@ -248,7 +248,7 @@ fn phase_row(event: &crate::event::Event) -> Vec<String> {
 
 /// The figures, each with whether it was reached.
 pub fn figure_table(figures: &[Figure]) -> String {
-    let heading = ["figure", "built-in", "ebbtide", "must be", ""].map(str::to_owned).to_vec();
+    let heading = ["figure", "base", "seen", "must be", ""].map(str::to_owned).to_vec();
     let mut rows = vec![heading];
     for figure in figures {
         let value = |value: f64| format!("{value:.2} {}", figure.unit);

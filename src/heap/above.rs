@@ -45,9 +45,9 @@ impl<S: Above> Heap<S> {
         }
     }
 
-    /// Does something that takes memory, until it is done. Once it is tried again when the gate
-    /// refused it, after room was made; and once when there was no row of pages, for these may lie
-    /// in empty spans. What the gate refused is done with what is there in the end.
+    /// Does something that takes memory. If the gate refused it, it is tried once more after room
+    /// was made; and if there was no row of pages, once more after empty spans were released, for
+    /// the pages may lie in these. What the gate refused is done with what is there in the end.
     pub(super) fn with_room<T>(
         &mut self,
         mut attempt: impl FnMut(&mut Heap<S>) -> Option<T>,

@@ -2,7 +2,7 @@
 //! process may have.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, fence};
 
 use crate::os::fault::{self, Access};
 use crate::os::{Os, frames};
@@ -33,8 +33,13 @@ impl Range {
     }
 
     fn set(&self, (start, bytes): (usize, usize)) {
-        // Nothing lies in it meanwhile.
-        self.bytes.store(0, Ordering::Release);
+        // Nothing lies in it meanwhile. An empty one keeps its start, so that who has read the
+        // former length finds nothing else in it.
+        self.bytes.store(0, Ordering::Relaxed);
+        if bytes == 0 {
+            return;
+        }
+        fence(Ordering::Release);
         self.start.store(start, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Release);
     }

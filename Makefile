@@ -118,7 +118,7 @@ HEAP_BENCH = env GLIBC_TUNABLES=glibc.rtld.optional_static_tls=8192 \
 	EBBTIDE_PEERS="$(abspath $(TARGET))/peers" $(if $(QUICK),EBBTIDE_QUICK=1)
 BENCH_FLAGS = $(if $(QUICK),--quick) $(if $(CHECK),--check) --charts "$(BENCH)"
 
-bench: ## allocators against each other (20 minutes; QUICK=1 for 5); CHECK=1 fails on a missed figure
+bench: ## allocators against each other (20 minutes; QUICK=1 for 3); CHECK=1 fails on a missed figure
 	mkdir -p "$(BENCH)"
 	sh benches/peers/build.sh "$(TARGET)/peers"
 	$(HEAP_BENCH) $(CARGO) bench --package ebbtide --bench heap

@@ -110,6 +110,24 @@ static void the_next_heap_is_none(void)
   ebb_heap_delete(heap);
 }
 
+/* Blocks that are guarded lie beside the heap's own address space, and what they
+ * take of it is told: 128 pages, and one around each. */
+static void guarded_slots_count_as_reserved(void)
+{
+  ebb_heap *heap = checked_heap(1);
+  int64_t own = 0;
+  size_t i;
+
+  CHECK_EQ(ebb_get(heap, "reserve", &own), EBB_OK);
+  CHECK_EQ(stats_of(heap, 0).reserved, own);
+  for (i = 0; i < 5000; i++) {
+    REQUIRE(ebb_alloc(heap, NULL, 0, 100) != NULL);
+  }
+  CHECK_EQ(stats_of(heap, 0).reserved - (uint64_t)own,
+           257 * sysconf(_SC_PAGESIZE));
+  ebb_heap_delete(heap);
+}
+
 /* Mappings that the kernel allows a process. */
 static size_t mappings_allowed(void)
 {
@@ -380,6 +398,7 @@ int main(void)
   RUN(random_programs_run_as_on_any_heap);
   RUN(the_function_turns_checking_on);
   RUN(the_next_heap_is_none);
+  RUN(guarded_slots_count_as_reserved);
   RUN(guards_take_a_share_of_the_mappings);
   RUN(guards_are_paid_for);
   RUN(limits_are_kept_and_memory_comes_back);

@@ -1,6 +1,7 @@
 /* Many VMs for a long time: several threads make them in every way, attach,
  * work, reclaim, tick, fork, close, on heaps of which some are checked, and at
- * the end the process has no more mappings, file descriptors and memory than at the start.
+ * the end the process has no more mappings, file descriptors and memory than
+ * at the start.
  *
  *   soak SECONDS [heap|file|memory]
  *

@@ -104,7 +104,7 @@ impl Frames {
     pub(crate) fn write(&self) {
         let all = &self.addresses[..self.count];
         if all.is_empty() {
-            bug::say(format_args!("    not known: the program handles faults itself by then"));
+            bug::say(format_args!("    not known: perhaps the program handles faults itself"));
         }
         let symbols = SYMBOLS.load(Ordering::Relaxed);
         // SAFETY: null, or the function of this name.

@@ -121,7 +121,7 @@ impl Slots {
     /// How far behind the start of the slots an address lies; `None`: not there.
     pub(super) fn offset_of(&self, address: usize) -> Option<usize> {
         let offset = address.wrapping_sub(self.start.addr());
-        (!self.slots.is_empty() && offset < Slots::bytes(self.page)).then_some(offset)
+        (offset < self.reserved()).then_some(offset)
     }
 
     /// The slot that is nearest to a place behind the start, and whether the place is in its page.

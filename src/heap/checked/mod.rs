@@ -4,7 +4,7 @@
 //! | file            | concern                                                          | unsafe |
 //! |-----------------|------------------------------------------------------------------|--------|
 //! | this one        | which checks a call goes through, and when a heap is checked     | yes    |
-//! | `call`          | what a host asks, and which thread is inside                      | yes    |
+//! | `call`          | what a host asks, and which thread is inside                     | yes    |
 //! | `block`         | a small block in its slot: header, patterns                      | no     |
 //! | `small`         | small blocks: handed out, and the shortest way back               | yes    |
 //! | `large`         | large blocks between inaccessible pages                          | yes    |

@@ -20,10 +20,12 @@ look() {
   needs "binutils" readelf --version
   needs "pkg-config" pkg-config --version
   needs "valgrind libc6-dbg" valgrind --quiet true
-  needs "luajit" luajit -v
+  # OpenResty's branch: nginx's Lua module depends on it, and it cannot be installed beside the
+  # other one.
+  needs "luajit2" luajit -v
   needs "lua-lpeg lua-cjson lua-filesystem lua-socket lua-zlib lua-iconv" \
     luajit -e 'for m in ("lpeg cjson lfs socket zlib iconv"):gmatch "%a+" do require(m) end'
-  needs "libluajit-5.1-2" "${CC:-cc}" -shared -o /dev/null -l:libluajit-5.1.so.2
+  needs "libluajit2-5.1-2" "${CC:-cc}" -shared -o /dev/null -l:libluajit-5.1.so.2
   needs "python3" python3 --version
   needs "nginx" nginx -v
   needs "nginx-dev" test -x /usr/share/nginx/src/configure
@@ -40,7 +42,17 @@ apt_install() {
   echo "installing: $*"
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq || return 1
-  without_services apt-get install -qq -y --no-install-recommends "$@"
+  without_services install_packages "$@"
+}
+
+# All at once; or one by one, since one that is not to be had keeps no other away. What the machine
+# has stays.
+install_packages() {
+  install="apt-get install -qq -y --no-install-recommends --no-remove"
+  $install "$@" && return
+  for package; do
+    $install "$package"
+  done
 }
 
 # without_services COMMAND...: packages that it installs start no service (nginx and prometheus

@@ -941,6 +941,35 @@ int ebb_attach(struct lua_State *L,
 struct ebb_heap *ebb_heap_of(struct lua_State *L);
 
 /**
+ * Lets several threads use the heap of a VM: one may run the VM while another one
+ * calls ebb_tick(), ebb_stats_read() and the like. From now on every call for the
+ * heap, allocations included, waits until no other thread is in one.
+ *
+ * L         a VM of this thread's, or any coroutine of one.
+ *
+ * Returns EBB_OK; EBB_ERR_ARGUMENT when the VM has no heap that came with it
+ * (ebb_newstate(), ebb_attach(), preloaded). The VM is closed while no other
+ * thread makes a call for its heap.
+ */
+int ebb_share(struct lua_State *L);
+
+/**
+ * Has a function called when the VM of a heap is closed: after its last block was
+ * freed and before the heap is deleted, by the thread that closes the VM. A heap
+ * has one such function; NULL takes it away again.
+ *
+ * heap      of a VM, from ebb_heap_of().
+ * closed    is called with `context`. It may read the heap's statistics, and keeps
+ *           no pointer to the heap.
+ *
+ * Returns EBB_OK; EBB_ERR_ARGUMENT when the heap did not come with a VM
+ * (ebb_newstate(), ebb_attach(), preloaded): you delete such a heap yourself.
+ */
+int ebb_on_close(struct ebb_heap *heap,
+                 void (*closed)(void *context),
+                 void *context);
+
+/**
  * Looks at the heap of LuaJIT's own allocator, on which a VM runs or, if it was
  * attached, has run before. Walks all of it, read-only: about 20 ms for each
  * million blocks.

@@ -3,6 +3,8 @@
  * ebbtide for nginx: gives every Lua VM a heap that gives memory back.
  *
  * ngx_http_ebbtide_module.c   directives; the life of processes
+ * ngx_http_ebbtide_hooks.c    calls to Lua that come here first
+ * ngx_http_ebbtide_copy.c     heaps of other copies of the library
  * ngx_http_ebbtide_vm.c       the VMs, and how they come to their heaps
  * ngx_http_ebbtide_breath.c   when they collect garbage and return memory
  * ngx_http_ebbtide_collect.c  the garbage collector of a VM, in slices
@@ -33,6 +35,8 @@ typedef int (*ngx_http_ebbtide_lua_pt)(lua_State *L);
 
 typedef struct {
     int          (*gc)(lua_State *L, int what, int data);
+    ngx_http_ebbtide_lua_pt
+                 (*atpanic)(lua_State *L, ngx_http_ebbtide_lua_pt func);
     int          (*cpcall)(lua_State *L, ngx_http_ebbtide_lua_pt func,
                            void *ud);
     int          (*pcall)(lua_State *L, int args, int results, int handler);
@@ -82,6 +86,44 @@ typedef struct {
 #define NGX_HTTP_EBBTIDE_LUA_GCISRUNNING   9
 
 
+/*
+ * What is called for a heap. Another copy of the library in the process has
+ * functions of its own for its heaps.
+ */
+
+typedef struct {
+    ebb_heap    *(*heap_of)(struct lua_State *L);
+    int          (*on_close)(ebb_heap *heap, void (*closed)(void *context),
+                             void *context);
+    int          (*share)(struct lua_State *L);
+    int          (*tick)(ebb_heap *heap, uint32_t budget_us);
+    int          (*next_tick)(ebb_heap *heap);
+    int          (*reclaim)(ebb_heap *heap, const ebb_reclaim_options *options,
+                            ebb_reclaim_report *report);
+    int          (*pressure)(ebb_heap *heap);
+    int          (*stats_read)(ebb_heap *heap, ebb_stats *stats);
+    int          (*get)(ebb_heap *heap, const char *name, int64_t *value);
+    int          (*set)(ebb_heap *heap, const char *name, int64_t value);
+    const char  *(*strerror)(int code);
+} ngx_http_ebbtide_api_t;
+
+
+/* A function whose calls are hooked. */
+
+typedef struct {
+    const char                *name;
+    /* what is called in its place */
+    void                      *function;
+    void                      *real;
+    /* how many slots lead to the hook */
+    ngx_uint_t                 slots;
+} ngx_http_ebbtide_hook_t;
+
+#define NGX_HTTP_EBBTIDE_HOOK_NEWSTATE  0
+#define NGX_HTTP_EBBTIDE_HOOK_CLOSE     1
+#define NGX_HTTP_EBBTIDE_HOOK_LOAD      2
+
+
 typedef enum {
     /* Lua runs: only what is due goes back */
     NGX_HTTP_EBBTIDE_BUSY = 0,
@@ -115,13 +157,13 @@ typedef struct {
     ngx_queue_t                queue;
     lua_State                 *lua;
     ebb_heap                  *heap;
+    /* of the copy of the library that the heap is of */
+    const ngx_http_ebbtide_api_t
+                              *api;
 
-    /* made by one thread and run by others, each call under the lock */
-    unsigned                   locked:1;
     /* made with the configuration, and inherited by the workers */
     unsigned                   configured:1;
     unsigned                   attached:1;
-    ngx_atomic_t               lock;
 
     /* what it held when it was last looked at */
     ngx_http_ebbtide_held_t    held;
@@ -260,17 +302,31 @@ typedef struct {
 } ngx_http_ebbtide_zone_t;
 
 
+/* ngx_http_ebbtide_hooks.c */
+
+ngx_int_t ngx_http_ebbtide_hooks_set(ngx_pool_t *pool);
+ngx_uint_t ngx_http_ebbtide_hooks_count(void);
+void *ngx_http_ebbtide_hooked(ngx_uint_t hook);
+
+/* ngx_http_ebbtide_copy.c */
+
+const ngx_http_ebbtide_api_t *ngx_http_ebbtide_own_api(void);
+const ngx_http_ebbtide_api_t *ngx_http_ebbtide_api_of(lua_State *L,
+    ngx_log_t *log);
+
 /* ngx_http_ebbtide_vm.c */
 
 ngx_http_ebbtide_births_t *ngx_http_ebbtide_births(void);
 ngx_queue_t *ngx_http_ebbtide_vms(void);
-ngx_int_t ngx_http_ebbtide_vms_attach(ngx_conf_t *cf);
-void ngx_http_ebbtide_vms_settle(void);
+ngx_int_t ngx_http_ebbtide_vms_watch(ngx_cycle_t *cycle);
+void ngx_http_ebbtide_vms_take_early(ngx_conf_t *cf);
+void ngx_http_ebbtide_vms_take_stream(ngx_cycle_t *cycle);
+ngx_int_t ngx_http_ebbtide_stream_conf(ngx_cycle_t *cycle, ngx_conf_t *conf);
+void ngx_http_ebbtide_vms_forget_early(void *data);
 ngx_uint_t ngx_http_ebbtide_vms_expected(void);
 ngx_uint_t ngx_http_ebbtide_vms_way(void);
-ngx_int_t ngx_http_ebbtide_vm_enter(ngx_http_ebbtide_vm_t *vm);
-void ngx_http_ebbtide_vm_leave(ngx_http_ebbtide_vm_t *vm);
-void ngx_http_ebbtide_vm_unlock(lua_State *L);
+lua_State *ngx_http_ebbtide_newstate(void);
+void ngx_http_ebbtide_close(lua_State *L);
 const ngx_http_ebbtide_lua_t *ngx_http_ebbtide_lua(void);
 
 /* ngx_http_ebbtide_breath.c */
@@ -310,6 +366,7 @@ ngx_msec_t ngx_http_ebbtide_ago(ngx_msec_t then);
 /* ngx_http_ebbtide_lua.c */
 
 ngx_int_t ngx_http_ebbtide_lua_preload(ngx_conf_t *cf);
+void ngx_http_ebbtide_lua_preload_stream(ngx_cycle_t *cycle);
 
 /* ngx_http_ebbtide_status.c */
 

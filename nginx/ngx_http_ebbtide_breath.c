@@ -110,7 +110,7 @@ ngx_http_ebbtide_breath_reclaim(ngx_log_t *log)
                           "ebbtide: garbage collection failed before the fork");
         }
 
-        (void) ebb_reclaim(vm->heap, NULL, NULL);
+        (void) vm->api->reclaim(vm->heap, NULL, NULL);
     }
 }
 
@@ -238,20 +238,16 @@ ngx_http_ebbtide_vm_breathe(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 {
     ngx_msec_t  next;
 
-    if (!ngx_http_ebbtide_vm_enter(vm)) {
-        /* its thread is at work, and returns what is due by itself */
-        ngx_http_ebbtide_changed = 1;
-        return NGX_TIMER_INFINITE;
-    }
-
     if (vm->configured) {
-        next = ngx_http_ebbtide_vm_look(vm, now);
-
-    } else {
-        next = ngx_http_ebbtide_vm_tick(vm);
+        return ngx_http_ebbtide_vm_look(vm, now);
     }
 
-    ngx_http_ebbtide_vm_leave(vm);
+    next = ngx_http_ebbtide_vm_tick(vm);
+
+    if (next != NGX_TIMER_INFINITE) {
+        /* it was used */
+        ngx_http_ebbtide_changed = 1;
+    }
 
     return next;
 }
@@ -265,20 +261,20 @@ ngx_http_ebbtide_vm_tick(ngx_http_ebbtide_vm_t *vm)
     int       next, rc;
     uint64_t  start_us;
 
-    next = ebb_next_tick(vm->heap);
+    next = vm->api->next_tick(vm->heap);
 
     if (next == 0) {
         ngx_http_ebbtide_changed = 1;
 
         start_us = ngx_http_ebbtide_now_us();
-        rc = ebb_tick(vm->heap, ngx_http_ebbtide_step_us);
+        rc = vm->api->tick(vm->heap, ngx_http_ebbtide_step_us);
         ngx_http_ebbtide_note_slice(start_us);
 
         if (rc == EBB_MORE) {
             return NGX_HTTP_EBBTIDE_PAUSE;
         }
 
-        next = ebb_next_tick(vm->heap);
+        next = vm->api->next_tick(vm->heap);
     }
 
     return next == EBB_NEVER ? NGX_TIMER_INFINITE : (ngx_msec_t) ngx_max(next, 1);
@@ -462,7 +458,7 @@ ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm)
     ebb_reclaim_options  options;
 
     if (!vm->asked
-        && ebb_get(vm->heap, "retain", &retain) == EBB_OK && retain > 0)
+        && vm->api->get(vm->heap, "retain", &retain) == EBB_OK && retain > 0)
     {
         return NGX_OK;
     }
@@ -472,7 +468,7 @@ ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm)
     options.budget_us = ngx_http_ebbtide_step_us;
 
     start_us = ngx_http_ebbtide_now_us();
-    rc = ebb_reclaim(vm->heap, &options, NULL);
+    rc = vm->api->reclaim(vm->heap, &options, NULL);
     ngx_http_ebbtide_note_slice(start_us);
 
     return rc == EBB_MORE ? NGX_AGAIN : NGX_OK;

@@ -318,7 +318,7 @@ ngx_http_ebbtide_collect_hurry(ngx_http_ebbtide_vm_t *vm)
     int                            pressure, above;
     const ngx_http_ebbtide_lua_t  *lua;
 
-    pressure = ebb_pressure(vm->heap);
+    pressure = vm->api->pressure(vm->heap);
 
     if (pressure < (vm->hurried ? NGX_HTTP_EBBTIDE_HURRY_UNTIL
                                 : NGX_HTTP_EBBTIDE_HURRY_FROM))

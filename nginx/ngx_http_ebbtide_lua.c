@@ -56,11 +56,27 @@ ngx_http_ebbtide_lua_preload(ngx_conf_t *cf)
 }
 
 
+/* The VM of the stream Lua module is there by now. */
+
+void
+ngx_http_ebbtide_lua_preload_stream(ngx_cycle_t *cycle)
+{
+    ngx_conf_t                   conf;
+    ngx_http_ebbtide_preload_pt  add;
+
+    add = (ngx_http_ebbtide_preload_pt)
+              dlsym(RTLD_DEFAULT, "ngx_stream_lua_add_package_preload");
+
+    if (add && ngx_http_ebbtide_stream_conf(cycle, &conf) == NGX_OK) {
+        (void) add(&conf, "ebbtide", ngx_http_ebbtide_lua_open);
+        (void) add(&conf, "resty.ebbtide", ngx_http_ebbtide_lua_open_resty);
+    }
+}
+
+
 static int
 ngx_http_ebbtide_lua_open(lua_State *L)
 {
-    ngx_http_ebbtide_vm_unlock(L);
-
     return luaopen_ebbtide((struct lua_State *) L);
 }
 

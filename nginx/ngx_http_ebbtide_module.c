@@ -30,6 +30,7 @@ typedef struct {
 } ngx_http_ebbtide_option_t;
 
 
+static void *ngx_http_ebbtide_create_core_conf(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_ebbtide_add_variables(ngx_conf_t *cf);
 static void *ngx_http_ebbtide_create_main_conf(ngx_conf_t *cf);
 static char *ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf);
@@ -184,6 +185,34 @@ ngx_module_t  ngx_http_ebbtide_module = {
 };
 
 
+/*
+ * A module of the core comes to be when it is loaded, before any block of the
+ * configuration is read, and so before any VM is made.
+ */
+
+static ngx_core_module_t  ngx_ebbtide_core_module_ctx = {
+    ngx_string("ebbtide"),
+    ngx_http_ebbtide_create_core_conf,
+    NULL
+};
+
+
+ngx_module_t  ngx_ebbtide_core_module = {
+    NGX_MODULE_V1,
+    &ngx_ebbtide_core_module_ctx,          /* module context */
+    NULL,                                  /* module directives */
+    NGX_CORE_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    NULL,                                  /* init module */
+    NULL,                                  /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    NULL,                                  /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
 /* What the VMs of this worker hold when a variable is read. */
 
 static ngx_http_variable_t  ngx_http_ebbtide_variables[] = {
@@ -205,6 +234,18 @@ static ngx_http_variable_t  ngx_http_ebbtide_variables[] = {
 
       ngx_http_null_variable
 };
+
+
+static void *
+ngx_http_ebbtide_create_core_conf(ngx_cycle_t *cycle)
+{
+    if (ngx_http_ebbtide_vms_watch(cycle) != NGX_OK) {
+        return NULL;
+    }
+
+    /* there is nothing to configure; NULL would be a failure */
+    return &ngx_ebbtide_core_module_ctx;
+}
 
 
 static ngx_int_t
@@ -325,11 +366,17 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
         return NGX_CONF_ERROR;
     }
 
-    if (!emcf->enable || emcf->zone_size == 0) {
+    if (!emcf->enable) {
         return NGX_CONF_OK;
     }
 
-    return ngx_http_ebbtide_zone_add(cf, emcf);
+    /* the Lua module runs init_by_lua in its postconfiguration */
+
+    if (ngx_http_ebbtide_lua_preload(cf) == NGX_ERROR) {
+        return NGX_CONF_ERROR;
+    }
+
+    return emcf->zone_size ? ngx_http_ebbtide_zone_add(cf, emcf) : NGX_CONF_OK;
 }
 
 
@@ -410,11 +457,7 @@ ngx_http_ebbtide_postconfiguration(ngx_conf_t *cf)
         return NGX_OK;
     }
 
-    if (ngx_http_ebbtide_vms_attach(cf) == NGX_ERROR
-        || ngx_http_ebbtide_lua_preload(cf) == NGX_ERROR)
-    {
-        return NGX_ERROR;
-    }
+    ngx_http_ebbtide_vms_take_early(cf);
 
     return NGX_OK;
 }
@@ -429,7 +472,16 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
 
     emcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_ebbtide_module);
 
-    ngx_http_ebbtide_vms_settle();
+    if (ngx_http_ebbtide_hooks_set(cycle->pool) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (emcf && emcf->enable) {
+        ngx_http_ebbtide_vms_take_stream(cycle);
+        ngx_http_ebbtide_lua_preload_stream(cycle);
+    }
+
+    ngx_http_ebbtide_vms_forget_early(NULL);
 
     /* VMs made from now on are of the next configuration, which may want none */
     ngx_http_ebbtide_births()->enabled = 0;
@@ -483,8 +535,13 @@ ngx_http_ebbtide_tell(ngx_cycle_t *cycle)
 
     case NGX_HTTP_EBBTIDE_ATTACHED:
         ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
-                      "ebbtide %s: the Lua VM was changed over to a heap",
-                      ebb_version());
+                      "ebbtide %s: the Lua VM was changed over to a heap%s",
+                      ebb_version(),
+                      ngx_http_ebbtide_hooks_count() ? ""
+                      : "; VMs of worker threads, and of requests while "
+                        "lua_code_cache is off, keep LuaJIT's allocator, for "
+                        "LuaJIT is part of the program: use a shared "
+                        "libluajit, or build this module in (--add-module)");
         return NGX_OK;
 
     default: /* NGX_HTTP_EBBTIDE_NO_VM */
@@ -585,9 +642,10 @@ ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name, int64_t value)
             continue;
         }
 
-        if (ebb_set(vm->heap, name, value == EBB_ZERO ? 0 : value) != EBB_OK) {
+        if (vm->api->set(vm->heap, name, value == EBB_ZERO ? 0 : value)
+            != EBB_OK) {
             ngx_log_error(NGX_LOG_WARN, cycle->log, 0, "ebbtide_%s: %s", name,
-                          ebb_strerror(0));
+                          vm->api->strerror(0));
         }
     }
 }

@@ -2,63 +2,58 @@
 /*
  * The Lua VMs of this process, and how they come to their heaps.
  *
- * A module that is loaded before the Lua module stands before libluajit when
- * the linker looks for lua_newstate and lua_close, so they are found here
- * first. A VM that was made before, or by a Lua that the program brought along,
- * changes over when the configuration is complete.
+ * nginx and its modules make VMs by luaL_newstate, which is hooked: from the
+ * moment that the configuration says so, a VM is made on a heap. One that was
+ * made earlier, or by a Lua that cannot be hooked, is changed over when the
+ * configuration is complete.
  *
- * The VMs are listed by the thread that makes them, which is that of the event
- * loop; the threads of ngx.run_worker_thread only run theirs.
+ * A VM is in the list until its heap says that the VM was closed, whoever closes
+ * it. The VMs are made and closed by the thread of the event loop; the threads of
+ * ngx.run_worker_thread only run theirs.
  */
 
 
 #include "ngx_http_ebbtide.h"
 
-/* dladdr() and RTLD_DEFAULT: nginx defines _GNU_SOURCE on Linux */
+/* RTLD_DEFAULT: nginx defines _GNU_SOURCE on Linux */
 #include <dlfcn.h>
+#include <pthread.h>
 
 
-/* what luaL_newstate of LuaJIT asks for: its own allocator */
-#define NGX_HTTP_EBBTIDE_BUILTIN  ((uintptr_t) (1237 << 4))
-
-
-typedef lua_State *(*ngx_http_ebbtide_newstate_pt)(
-    ngx_http_ebbtide_lua_alloc_pt f, void *ud);
+typedef lua_State *(*ngx_http_ebbtide_newstate_pt)(void);
 typedef void (*ngx_http_ebbtide_close_pt)(lua_State *L);
 typedef lua_State *(*ngx_http_ebbtide_global_pt)(ngx_conf_t *cf);
 
 
-lua_State *lua_newstate(ngx_http_ebbtide_lua_alloc_pt f, void *ud);
-void lua_close(lua_State *L);
-
-
-static ngx_int_t ngx_http_ebbtide_find_behind(void *caller);
-static lua_State *ngx_http_ebbtide_newstate_builtin(
-    ngx_http_ebbtide_lua_alloc_pt f, void *ud);
-static ngx_http_ebbtide_vm_t *ngx_http_ebbtide_vm_add(ngx_queue_t *list,
-    lua_State *L);
+static ngx_uint_t ngx_http_ebbtide_is_event_thread(void);
+static lua_State *ngx_http_ebbtide_newstate_early(
+    ngx_http_ebbtide_newstate_pt newstate);
+static int ngx_http_ebbtide_panic(lua_State *L);
+static ngx_http_ebbtide_vm_t *ngx_http_ebbtide_vm_add(lua_State *L,
+    const ngx_http_ebbtide_api_t *api);
+static void ngx_http_ebbtide_vm_closed(void *data);
 static ngx_http_ebbtide_vm_t *ngx_http_ebbtide_vm_find(ngx_queue_t *list,
     lua_State *L);
-static ngx_int_t ngx_http_ebbtide_vm_attach(ngx_conf_t *cf,
-    ngx_http_ebbtide_vm_t *vm);
-static void *ngx_http_ebbtide_vm_alloc(void *ud, void *ptr, size_t osize,
-    size_t nsize);
-static void ngx_http_ebbtide_vm_forget(void *data);
+static void ngx_http_ebbtide_vm_take(ngx_log_t *log, lua_State *L);
+static ngx_int_t ngx_http_ebbtide_vm_attach(ngx_log_t *log, lua_State *L);
+static void ngx_http_ebbtide_vm_configure(ngx_http_ebbtide_vm_t *vm,
+    ngx_log_t *log);
 
 
 static ngx_http_ebbtide_lua_t  ngx_http_ebbtide_lua_functions;
 
-/* the functions that the two here stand before */
-static ngx_http_ebbtide_newstate_pt  ngx_http_ebbtide_newstate;
-static ngx_http_ebbtide_close_pt     ngx_http_ebbtide_close;
-
 /* those that have heaps */
 static ngx_queue_t   ngx_http_ebbtide_vm_list =
     { &ngx_http_ebbtide_vm_list, &ngx_http_ebbtide_vm_list };
-/* those that were made before it was known whether they shall have one */
+/*
+ * those that were made while a configuration was read, before it was known
+ * whether they shall have one
+ */
 static ngx_queue_t   ngx_http_ebbtide_vm_early =
     { &ngx_http_ebbtide_vm_early, &ngx_http_ebbtide_vm_early };
 static ngx_http_ebbtide_births_t  ngx_http_ebbtide_birth;
+/* pthread_self() stays the same in the children that the master forks */
+static pthread_t     ngx_http_ebbtide_event_thread;
 
 
 static const struct {
@@ -66,6 +61,7 @@ static const struct {
     size_t       offset;
 } ngx_http_ebbtide_lua_names[] = {
     { "lua_gc", offsetof(ngx_http_ebbtide_lua_t, gc) },
+    { "lua_atpanic", offsetof(ngx_http_ebbtide_lua_t, atpanic) },
     { "lua_cpcall", offsetof(ngx_http_ebbtide_lua_t, cpcall) },
     { "lua_pcall", offsetof(ngx_http_ebbtide_lua_t, pcall) },
     { "lua_pushlightuserdata",
@@ -140,69 +136,54 @@ ngx_http_ebbtide_vms(void)
 
 
 /*
- * Finds the functions of the Lua that the caller is part of, or was linked
- * with: RTLD_NEXT does not look into what nginx loads by itself.
+ * The module is loaded, or the configuration read anew: what is loaded by now is
+ * hooked.
  */
 
-static ngx_int_t
-ngx_http_ebbtide_find_behind(void *caller)
+ngx_int_t
+ngx_http_ebbtide_vms_watch(ngx_cycle_t *cycle)
 {
-    void     *handle, *newstate, *close;
-    Dl_info   info;
+    ngx_pool_cleanup_t  *cln;
 
-    if (ngx_http_ebbtide_newstate) {
-        return NGX_OK;
-    }
-
-    if (dladdr(caller, &info) == 0 || info.dli_fname == NULL) {
+    /* for a configuration that is refused: runs when its VMs are closed */
+    cln = ngx_pool_cleanup_add(cycle->pool, 0);
+    if (cln == NULL) {
         return NGX_ERROR;
     }
 
-    /* never closed: its functions will be called as long as there are VMs */
-    handle = dlopen(info.dli_fname, RTLD_LAZY|RTLD_NOLOAD);
-    if (handle == NULL) {
-        return NGX_ERROR;
-    }
+    cln->handler = ngx_http_ebbtide_vms_forget_early;
+    ngx_http_ebbtide_event_thread = pthread_self();
 
-    newstate = dlsym(handle, "lua_newstate");
-    close = dlsym(handle, "lua_close");
-
-    if (newstate == NULL || newstate == (void *) lua_newstate
-        || close == NULL || close == (void *) lua_close)
-    {
-        return NGX_ERROR;
-    }
-
-    ngx_http_ebbtide_newstate = (ngx_http_ebbtide_newstate_pt) newstate;
-    ngx_http_ebbtide_close = (ngx_http_ebbtide_close_pt) close;
-
-    return NGX_OK;
+    return ngx_http_ebbtide_hooks_set(cycle->pool);
 }
 
 
-/* Called by luaL_newstate. */
-
-__attribute__((visibility("default"))) lua_State *
-lua_newstate(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
+static ngx_uint_t
+ngx_http_ebbtide_is_event_thread(void)
 {
-    lua_State                      *L;
-    ngx_http_ebbtide_vm_t          *vm;
-    const ngx_http_ebbtide_lua_t   *lua;
+    return pthread_equal(pthread_self(), ngx_http_ebbtide_event_thread);
+}
 
-    if (ngx_http_ebbtide_find_behind(__builtin_return_address(0)) != NGX_OK) {
-        ngx_log_error(NGX_LOG_ALERT, ngx_cycle->log, 0,
-                      "ebbtide: there is no lua_newstate in libluajit");
-        return NULL;
-    }
 
+/* In place of luaL_newstate. */
+
+lua_State *
+ngx_http_ebbtide_newstate(void)
+{
+    lua_State                     *L;
+    ngx_http_ebbtide_newstate_pt   newstate;
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    newstate = (ngx_http_ebbtide_newstate_pt)
+                   ngx_http_ebbtide_hooked(NGX_HTTP_EBBTIDE_HOOK_NEWSTATE);
     lua = ngx_http_ebbtide_lua();
 
-    if ((uintptr_t) f != NGX_HTTP_EBBTIDE_BUILTIN || lua == NULL) {
-        return ngx_http_ebbtide_newstate(f, ud);
+    if (lua == NULL) {
+        return newstate();
     }
 
     if (!ngx_http_ebbtide_birth.enabled) {
-        return ngx_http_ebbtide_newstate_builtin(f, ud);
+        return ngx_http_ebbtide_newstate_early(newstate);
     }
 
     L = (lua_State *) ebb_newstate(&ngx_http_ebbtide_birth.options);
@@ -210,74 +191,108 @@ lua_newstate(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
                       "ebbtide: a Lua VM has LuaJIT's own allocator: %s",
                       ebb_strerror(0));
-        return ngx_http_ebbtide_newstate(f, ud);
+        return newstate();
     }
 
-    vm = ngx_http_ebbtide_vm_add(&ngx_http_ebbtide_vm_list, L);
+    /* as luaL_newstate does */
+    (void) lua->atpanic(L, ngx_http_ebbtide_panic);
 
-    if (vm && ngx_http_ebbtide_birth.started) {
-        vm->locked = 1;
-        lua->setallocf(L, ngx_http_ebbtide_vm_alloc, vm);
+    if (!ngx_http_ebbtide_is_event_thread()) {
+        /* it gives memory back while it runs, and is in no figure */
+        return L;
+    }
+
+    (void) ngx_http_ebbtide_vm_add(L, ngx_http_ebbtide_own_api());
+
+    if (ngx_http_ebbtide_birth.started) {
+        /* of a request or a thread, it is not known which */
+        (void) ebb_share((struct lua_State *) L);
     }
 
     return L;
 }
 
 
-/* With LuaJIT's own allocator, to be changed over if that is asked for later. */
+/* As ever, to be changed over if that is asked for later. */
 
 static lua_State *
-ngx_http_ebbtide_newstate_builtin(ngx_http_ebbtide_lua_alloc_pt f, void *ud)
+ngx_http_ebbtide_newstate_early(ngx_http_ebbtide_newstate_pt newstate)
 {
-    lua_State  *L;
+    lua_State              *L;
+    ngx_http_ebbtide_vm_t  *vm;
 
-    L = ngx_http_ebbtide_newstate(f, ud);
+    L = newstate();
 
-    if (L && !ngx_http_ebbtide_birth.started) {
-        (void) ngx_http_ebbtide_vm_add(&ngx_http_ebbtide_vm_early, L);
+    if (L == NULL || ngx_http_ebbtide_birth.started
+        || !ngx_http_ebbtide_is_event_thread())
+    {
+        return L;
+    }
+
+    vm = ngx_calloc(sizeof(ngx_http_ebbtide_vm_t), ngx_cycle->log);
+
+    if (vm) {
+        vm->lua = L;
+        ngx_queue_insert_tail(&ngx_http_ebbtide_vm_early, &vm->queue);
     }
 
     return L;
 }
 
 
-__attribute__((visibility("default"))) void
-lua_close(lua_State *L)
+/* An error that nobody catches: the process ends when this returns. */
+
+static int
+ngx_http_ebbtide_panic(lua_State *L)
 {
-    ngx_http_ebbtide_vm_t  *vm;
+    const char                    *text;
+    const ngx_http_ebbtide_lua_t  *lua;
 
-    if (ngx_http_ebbtide_find_behind(__builtin_return_address(0)) != NGX_OK) {
-        ngx_log_error(NGX_LOG_ALERT, ngx_cycle->log, 0,
-                      "ebbtide: there is no lua_close in libluajit");
-        return;
+    lua = ngx_http_ebbtide_lua();
+    text = NULL;
+
+    if (lua->type(L, -1) == NGX_HTTP_EBBTIDE_LUA_TSTRING) {
+        text = lua->tolstring(L, -1, NULL);
     }
 
-    vm = ngx_http_ebbtide_vm_find(&ngx_http_ebbtide_vm_list, L);
+    ngx_log_error(NGX_LOG_ALERT, ngx_cycle->log, 0,
+                  "PANIC: unprotected error in call to Lua API (%s)",
+                  text ? text : "not a string");
 
-    if (vm) {
-        ngx_http_ebbtide_held_closes(vm);
-
-    } else {
-        vm = ngx_http_ebbtide_vm_find(&ngx_http_ebbtide_vm_early, L);
-    }
-
-    if (vm) {
-        ngx_queue_remove(&vm->queue);
-    }
-
-    /* its allocation function may need what is freed here */
-    ngx_http_ebbtide_close(L);
-
-    if (vm) {
-        ngx_free(vm);
-    }
+    return 0;
 }
 
 
-/* NULL: there is no memory; the VM breathes while it runs, and is in no figure. */
+/* In place of lua_close: one that is still early is closed already. */
+
+void
+ngx_http_ebbtide_close(lua_State *L)
+{
+    ngx_http_ebbtide_vm_t      *vm;
+    ngx_http_ebbtide_close_pt   close;
+
+    if (ngx_http_ebbtide_is_event_thread()) {
+        vm = ngx_http_ebbtide_vm_find(&ngx_http_ebbtide_vm_early, L);
+
+        if (vm) {
+            ngx_queue_remove(&vm->queue);
+            ngx_free(vm);
+        }
+    }
+
+    close = (ngx_http_ebbtide_close_pt)
+                ngx_http_ebbtide_hooked(NGX_HTTP_EBBTIDE_HOOK_CLOSE);
+    close(L);
+}
+
+
+/*
+ * Lists a VM that is on a heap. NULL: there is no memory; the VM breathes while
+ * it runs, and is in no figure.
+ */
 
 static ngx_http_ebbtide_vm_t *
-ngx_http_ebbtide_vm_add(ngx_queue_t *list, lua_State *L)
+ngx_http_ebbtide_vm_add(lua_State *L, const ngx_http_ebbtide_api_t *api)
 {
     ngx_http_ebbtide_vm_t  *vm;
 
@@ -287,13 +302,33 @@ ngx_http_ebbtide_vm_add(ngx_queue_t *list, lua_State *L)
     }
 
     vm->lua = L;
-    vm->heap = ebb_heap_of((struct lua_State *) L);
+    vm->api = api;
+    vm->heap = api->heap_of((struct lua_State *) L);
     vm->configured = !ngx_http_ebbtide_birth.started;
     vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
 
-    ngx_queue_insert_tail(list, &vm->queue);
+    if (api->on_close(vm->heap, ngx_http_ebbtide_vm_closed, vm) != EBB_OK) {
+        /* nobody would tell when the heap is gone */
+        ngx_free(vm);
+        return NULL;
+    }
+
+    ngx_queue_insert_tail(&ngx_http_ebbtide_vm_list, &vm->queue);
 
     return vm;
+}
+
+
+/* The last block of a VM is freed; its heap is about to go. */
+
+static void
+ngx_http_ebbtide_vm_closed(void *data)
+{
+    ngx_http_ebbtide_vm_t  *vm = data;
+
+    ngx_http_ebbtide_held_closes(vm);
+    ngx_queue_remove(&vm->queue);
+    ngx_free(vm);
 }
 
 
@@ -317,160 +352,178 @@ ngx_http_ebbtide_vm_find(ngx_queue_t *list, lua_State *L)
 }
 
 
-/* The allocation function of a VM that another thread may run. */
-
-static void *
-ngx_http_ebbtide_vm_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
-{
-    void                   *block;
-    ngx_http_ebbtide_vm_t  *vm = ud;
-
-    while (!ngx_trylock(&vm->lock)) {
-        ngx_sched_yield();
-    }
-
-    block = ebb_alloc(vm->heap, ptr, osize, nsize);
-
-    ngx_unlock(&vm->lock);
-
-    return block;
-}
-
-
-/* Whether the heap may be touched now; if so, it must be left again. */
-
-ngx_int_t
-ngx_http_ebbtide_vm_enter(ngx_http_ebbtide_vm_t *vm)
-{
-    return !vm->locked || ngx_trylock(&vm->lock);
-}
-
-
-void
-ngx_http_ebbtide_vm_leave(ngx_http_ebbtide_vm_t *vm)
-{
-    if (vm->locked) {
-        ngx_unlock(&vm->lock);
-    }
-}
-
-
 /*
- * The VM of a request, which nothing but the thread of the event loop runs:
- * from now on ebb_alloc() is its allocation function, as the library's Lua
- * module expects.
+ * Takes the VMs on that were made before this was configured, and that of the
+ * HTTP Lua module, if no hook has seen it.
  */
 
 void
-ngx_http_ebbtide_vm_unlock(lua_State *L)
-{
-    void                          *ud;
-    ngx_http_ebbtide_vm_t         *vm;
-    const ngx_http_ebbtide_lua_t  *lua;
-
-    lua = ngx_http_ebbtide_lua();
-
-    if (lua->getallocf(L, &ud) == ngx_http_ebbtide_vm_alloc) {
-        vm = ud;
-        vm->locked = 0;
-        lua->setallocf(L, ebb_alloc, vm->heap);
-    }
-}
-
-
-/*
- * Changes VMs over that were made with LuaJIT's own allocator: those made before
- * this was configured, and that of the HTTP Lua module, if it is there already.
- */
-
-ngx_int_t
-ngx_http_ebbtide_vms_attach(ngx_conf_t *cf)
+ngx_http_ebbtide_vms_take_early(ngx_conf_t *cf)
 {
     lua_State                   *L;
-    ngx_pool_cleanup_t          *cln;
+    ngx_queue_t                 *q;
     ngx_http_ebbtide_vm_t       *vm;
     ngx_http_ebbtide_global_pt   global_state;
 
     while (!ngx_queue_empty(&ngx_http_ebbtide_vm_early)) {
-        vm = ngx_queue_data(ngx_queue_head(&ngx_http_ebbtide_vm_early),
-                            ngx_http_ebbtide_vm_t, queue);
-        (void) ngx_http_ebbtide_vm_attach(cf, vm);
+        q = ngx_queue_head(&ngx_http_ebbtide_vm_early);
+        ngx_queue_remove(q);
+        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
+        ngx_http_ebbtide_vm_take(cf->log, vm->lua);
+        ngx_free(vm);
     }
 
     global_state = (ngx_http_ebbtide_global_pt)
                        dlsym(RTLD_DEFAULT, "ngx_http_lua_get_global_state");
-    if (global_state == NULL) {
+    L = global_state ? global_state(cf) : NULL;
+
+    if (L) {
+        ngx_http_ebbtide_vm_take(cf->log, L);
+    }
+}
+
+
+/* And that of the stream Lua module, once all of the configuration is read. */
+
+void
+ngx_http_ebbtide_vms_take_stream(ngx_cycle_t *cycle)
+{
+    lua_State                   *L;
+    ngx_conf_t                   conf;
+    ngx_http_ebbtide_global_pt   global_state;
+
+    global_state = (ngx_http_ebbtide_global_pt)
+                       dlsym(RTLD_DEFAULT, "ngx_stream_lua_get_global_state");
+
+    if (global_state && ngx_http_ebbtide_stream_conf(cycle, &conf) == NGX_OK) {
+        L = global_state(&conf);
+
+        if (L) {
+            ngx_http_ebbtide_vm_take(cycle->log, L);
+        }
+    }
+}
+
+
+/* NGX_DECLINED: there is no stream module, or no block for it. */
+
+ngx_int_t
+ngx_http_ebbtide_stream_conf(ngx_cycle_t *cycle, ngx_conf_t *conf)
+{
+    ngx_module_t  *stream;
+
+    stream = dlsym(RTLD_DEFAULT, "ngx_stream_module");
+
+    if (stream == NULL || stream->index == NGX_MODULE_UNSET_INDEX
+        || cycle->conf_ctx[stream->index] == NULL)
+    {
         return NGX_DECLINED;
     }
 
-    L = global_state(cf);
-    if (L == NULL || ebb_heap_of((struct lua_State *) L)) {
-        return NGX_OK;
-    }
-
-    cln = ngx_pool_cleanup_add(cf->cycle->pool, 0);
-    if (cln == NULL) {
-        return NGX_ERROR;
-    }
-
-    vm = ngx_http_ebbtide_vm_add(&ngx_http_ebbtide_vm_early, L);
-    if (vm == NULL) {
-        return NGX_ERROR;
-    }
-
-    if (ngx_http_ebbtide_vm_attach(cf, vm) == NGX_OK) {
-        /* runs before the Lua module closes the VM, for it was added later */
-        cln->handler = ngx_http_ebbtide_vm_forget;
-        cln->data = vm;
-    }
+    ngx_memzero(conf, sizeof(ngx_conf_t));
+    conf->ctx = cycle->conf_ctx[stream->index];
+    conf->cycle = cycle;
+    conf->pool = cycle->pool;
+    conf->log = cycle->log;
 
     return NGX_OK;
 }
 
 
-/* It leaves the list of the early ones, for that of those with heaps or none. */
+/* A VM of the configuration, whatever it is on. */
 
-static ngx_int_t
-ngx_http_ebbtide_vm_attach(ngx_conf_t *cf, ngx_http_ebbtide_vm_t *vm)
+static void
+ngx_http_ebbtide_vm_take(ngx_log_t *log, lua_State *L)
 {
-    int                rc;
-    ngx_flag_t         enabled;
-    struct lua_State  *L;
+    ngx_http_ebbtide_vm_t         *vm;
+    const ngx_http_ebbtide_api_t  *api;
 
-    L = (struct lua_State *) vm->lua;
+    if (ngx_http_ebbtide_lua() == NULL
+        || ngx_http_ebbtide_vm_find(&ngx_http_ebbtide_vm_list, L))
+    {
+        return;
+    }
 
-    ngx_queue_remove(&vm->queue);
+    api = ngx_http_ebbtide_api_of(L, log);
 
-    /* it makes a VM to compare with, which is to have LuaJIT's own allocator */
-    enabled = ngx_http_ebbtide_birth.enabled;
-    ngx_http_ebbtide_birth.enabled = 0;
+    if (api == NULL || (api->heap_of((struct lua_State *) L) == NULL
+                        && ngx_http_ebbtide_vm_attach(log, L) != NGX_OK))
+    {
+        return;
+    }
 
-    rc = ebb_attach(L, &ngx_http_ebbtide_birth.options);
-
-    ngx_http_ebbtide_birth.enabled = enabled;
-
-    if (rc != EBB_OK) {
-        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                           "ebbtide: the Lua VM keeps its allocator: %s",
-                           ebb_strerror(0));
-        ngx_free(vm);
-        return NGX_DECLINED;
+    vm = ngx_http_ebbtide_vm_add(L, api);
+    if (vm == NULL) {
+        return;
     }
 
     vm->attached = 1;
-    vm->heap = ebb_heap_of(L);
+    ngx_http_ebbtide_vm_configure(vm, log);
 
     /* the newest that was made on a heap, if any was, stays the last */
+    ngx_queue_remove(&vm->queue);
     ngx_queue_insert_head(&ngx_http_ebbtide_vm_list, &vm->queue);
-
-    return NGX_OK;
 }
 
 
-/* A configuration is complete: what is early now stays as it is. */
+static ngx_int_t
+ngx_http_ebbtide_vm_attach(ngx_log_t *log, lua_State *L)
+{
+    if (ebb_attach((struct lua_State *) L, &ngx_http_ebbtide_birth.options)
+        == EBB_OK)
+    {
+        return NGX_OK;
+    }
+
+    ngx_log_error(NGX_LOG_WARN, log, 0,
+                  "ebbtide: the Lua VM keeps its allocator: %s",
+                  ebb_strerror(0));
+
+    return NGX_DECLINED;
+}
+
+
+/* What the directives say is set for a heap that was made without them, too. */
+
+static void
+ngx_http_ebbtide_vm_configure(ngx_http_ebbtide_vm_t *vm, ngx_log_t *log)
+{
+    int64_t             value;
+    ngx_uint_t          i;
+    const ebb_options  *options;
+
+    options = &ngx_http_ebbtide_birth.options;
+
+    const struct {
+        const char  *name;
+        int64_t      value;
+    } set[] = {
+        { "decay_ms", options->decay_ms },
+        { "retain", options->retain },
+        { "limit_soft", options->limit_soft },
+        { "limit_hard", options->limit_hard },
+        { NULL, 0 }
+    };
+
+    for (i = 0; set[i].name; i++) {
+        value = set[i].value == EBB_ZERO ? 0 : set[i].value;
+
+        /* 0: the directive is not there */
+
+        if (set[i].value
+            && vm->api->set(vm->heap, set[i].name, value) != EBB_OK)
+        {
+            ngx_log_error(NGX_LOG_WARN, log, 0, "ebbtide_%s: %s", set[i].name,
+                          vm->api->strerror(0));
+        }
+    }
+}
+
+
+/* A configuration is complete, or refused: what is early now stays as it is. */
 
 void
-ngx_http_ebbtide_vms_settle(void)
+ngx_http_ebbtide_vms_forget_early(void *data)
 {
     ngx_queue_t  *q;
 
@@ -478,25 +531,6 @@ ngx_http_ebbtide_vms_settle(void)
         q = ngx_queue_head(&ngx_http_ebbtide_vm_early);
         ngx_queue_remove(q);
         ngx_free(ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue));
-    }
-}
-
-
-static void
-ngx_http_ebbtide_vm_forget(void *data)
-{
-    ngx_http_ebbtide_vm_t  *vm = data;
-    ngx_queue_t            *q;
-
-    for (q = ngx_queue_head(&ngx_http_ebbtide_vm_list);
-         q != ngx_queue_sentinel(&ngx_http_ebbtide_vm_list);
-         q = ngx_queue_next(q))
-    {
-        if (q == &vm->queue) {
-            ngx_queue_remove(q);
-            ngx_free(vm);
-            return;
-        }
     }
 }
 

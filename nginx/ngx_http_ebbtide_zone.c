@@ -275,8 +275,8 @@ ngx_http_ebbtide_next_sample(ngx_http_ebbtide_figures_t *figures,
 
 
 /*
- * What the VMs of this process hold now. A VM that its thread is using counts
- * as it was; what closed ones gave back stays counted.
+ * What the VMs of this process hold now; what closed ones gave back stays
+ * counted.
  */
 
 void
@@ -296,10 +296,7 @@ ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures)
     {
         vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
 
-        if (ngx_http_ebbtide_vm_enter(vm)) {
-            ngx_http_ebbtide_held_look(figures, vm);
-            ngx_http_ebbtide_vm_leave(vm);
-        }
+        ngx_http_ebbtide_held_look(figures, vm);
 
         held = &figures->held[vm->configured ? NGX_HTTP_EBBTIDE_MAIN
                                              : NGX_HTTP_EBBTIDE_OTHER];
@@ -328,7 +325,7 @@ ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
     ngx_memzero(&stats, sizeof(ebb_stats));
     stats.size = sizeof(ebb_stats);
 
-    if (ebb_stats_read(vm->heap, &stats) != EBB_OK) {
+    if (vm->api->stats_read(vm->heap, &stats) != EBB_OK) {
         return;
     }
 
@@ -365,10 +362,7 @@ ngx_http_ebbtide_held_closes(ngx_http_ebbtide_vm_t *vm)
 {
     ngx_http_ebbtide_held_t  *closed;
 
-    if (ngx_http_ebbtide_vm_enter(vm)) {
-        ngx_http_ebbtide_held_look(NULL, vm);
-        ngx_http_ebbtide_vm_leave(vm);
-    }
+    ngx_http_ebbtide_held_look(NULL, vm);
 
     closed = &ngx_http_ebbtide_closed[vm->configured ? NGX_HTTP_EBBTIDE_MAIN
                                                      : NGX_HTTP_EBBTIDE_OTHER];

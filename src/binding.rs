@@ -12,7 +12,6 @@
 mod stack;
 
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::mem::MaybeUninit;
 use std::io::{Write, stderr};
 
 use crate::builtin::Progress;
@@ -47,7 +46,7 @@ pub unsafe extern "C-unwind" fn luaopen_ebbtide(L: *mut capi::lua_State) -> c_in
     // SAFETY: the caller's promise; the chunk gets the name that it would get from `require`, and
     // the core.
     unsafe {
-        if let Some(elsewhere) = other_instance(c"luaopen_ebbtide") {
+        if let Some(elsewhere) = other_instance(L.cast(), c"luaopen_ebbtide") {
             return elsewhere(L.cast());
         }
         let Ok(lua) = Lua::get() else { return no_module() };
@@ -73,7 +72,7 @@ pub unsafe extern "C-unwind" fn luaopen_ebbtide(L: *mut capi::lua_State) -> c_in
 pub unsafe extern "C-unwind" fn luaopen_ebbtide_core(L: *mut capi::lua_State) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        if let Some(elsewhere) = other_instance(c"luaopen_ebbtide_core") {
+        if let Some(elsewhere) = other_instance(L.cast(), c"luaopen_ebbtide_core") {
             return elsewhere(L.cast());
         }
         let Ok(lua) = Lua::get() else { return no_module() };
@@ -95,27 +94,27 @@ fn no_module() -> c_int {
     0
 }
 
-/// The same function of a copy of this library that the process had before: linked into the
-/// program, or preloaded. The heaps are that one's, so it must speak for them.
-fn other_instance(name: &CStr) -> Option<lua_CFunction> {
-    // SAFETY: `name` is a C string.
-    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    // Of an exported function the linker may give the other copy's address here too. A private one
-    // is always this copy's.
-    let own = other_instance as *const () as *const c_void;
-    let is_other = !found.is_null() && object_of(found) != object_of(own);
-    // SAFETY: a symbol of that name is that function.
-    is_other.then(|| unsafe { core::mem::transmute::<*mut c_void, lua_CFunction>(found) })
-}
-
-/// Where the object is loaded that an address lies in; null for none.
-fn object_of(address: *const c_void) -> *mut c_void {
-    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: there is room for the answer, whose fields may all be zero.
-    unsafe {
-        libc::dladdr(address, info.as_mut_ptr());
-        info.assume_init().dli_fbase
+/// The same function of another copy of this library, if that is the one to speak for a VM: the one
+/// that its heap is of, or, as long as it has none, the one that the process sees first.
+///
+/// # Safety
+///
+/// `state` is a live VM of this thread's.
+unsafe fn other_instance(state: *mut lua_State, name: &CStr) -> Option<lua_CFunction> {
+    let mut found = core::ptr::null_mut();
+    let mut is_own = false;
+    if let Ok(lua) = Lua::get() {
+        // SAFETY: the caller's promise.
+        let (function, _) = unsafe { lua.allocator(state) };
+        let function = function.map_or(core::ptr::null(), |it| it as *const c_void);
+        found = vm::copies::of_allocator(function, name);
+        is_own = vm::copies::is_own(function);
     }
+    if found.is_null() && !is_own {
+        found = vm::copies::of_process(name);
+    }
+    // SAFETY: a symbol of that name is that function.
+    (!found.is_null()).then(|| unsafe { core::mem::transmute::<*mut c_void, lua_CFunction>(found) })
 }
 
 /// The functions of the core, by their names.
@@ -336,8 +335,11 @@ core! {
     fn core_options(stack) {
         let Some(heap) = stack.own_heap() else { return stack.failed() };
         stack.push_table(16);
-        // SAFETY: the heap is the VM's, which is this thread's.
-        let options = unsafe { &(*heap.cast::<KernelHeap>()).options };
+        // SAFETY: the heap is the VM's; the turn keeps other threads out while it is read.
+        let (_turn, options) = unsafe {
+            let heap = heap.cast::<KernelHeap>();
+            (vm::Turn::wait(heap), (*heap).options.clone())
+        };
         for (name, value) in options.by_name() {
             call!(stack.lua_pushlstring(name.as_ptr().cast(), name.len()));
             stack.push_number(value as f64);

@@ -15,6 +15,7 @@ pub use vm::*;
 use told::{fill_classes, read_head, tell, tell_sample};
 
 use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ops::{Deref, DerefMut};
 use core::{ptr, slice};
 
 use crate::cgroup;
@@ -26,6 +27,7 @@ use crate::options::Options;
 use crate::os::{Kernel, Os};
 use crate::reclaim::{Budget, Outcome};
 use crate::stats;
+use crate::vm::Turn;
 
 /// Makes a heap.
 ///
@@ -410,15 +412,42 @@ pub extern "C" fn ebb_version() -> *const c_char {
     VERSION.as_ptr()
 }
 
+/// A heap during a call that is not for a block, and the turn of the thread that calls.
+struct Call<'heap> {
+    /// Dropped first: the turn is still this thread's then.
+    visit: Visit<'heap, Kernel>,
+    _turn: Turn,
+}
+
+impl Deref for Call<'_> {
+    type Target = heap::Heap<Kernel>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.visit
+    }
+}
+
+impl DerefMut for Call<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.visit
+    }
+}
+
 /// The heap of a call that is not for a block, until that returns; `None`: it is NULL.
 ///
 /// # Safety
 ///
-/// `heap` is NULL, or live and no other thread uses it.
-unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: Function) -> Option<Visit<'heap, Kernel>> {
-    // SAFETY: the caller's promise.
-    let heap = unsafe { heap.cast::<Heap>().as_mut() };
-    heap.map(|heap| heap.visit(function))
+/// `heap` is NULL, or live, and no other thread uses it unless its VM is shared.
+unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: Function) -> Option<Call<'heap>> {
+    let heap = heap.cast::<Heap>();
+    if heap.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise; from the turn on this thread is alone in the heap.
+    unsafe {
+        let turn = Turn::wait(heap);
+        Some(Call { visit: (*heap).visit(function), _turn: turn })
+    }
 }
 
 /// What a call that returned memory tells its caller.

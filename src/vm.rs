@@ -6,23 +6,26 @@
 //! | `birth`         | a VM that is made on a heap                                      | yes    |
 //! | `attach`        | a VM that changes over; what it ran on before                    | yes    |
 //! | `hands`         | which thread has a VM, for hosts that move VMs between threads   | yes    |
+//! | `copies`        | other copies of this library in the process                      | yes    |
 //!
 //! # How it ends
 //!
 //! `lua_close` frees the block that holds the VM's own state last of all. That block always lies
 //! outside the heap, so its end comes to the slow path of [`heap`], and from there to the bond: the
 //! allocator that the VM ran on before is unmapped, the heap deleted. Nothing on the hot path
-//! watches for it.
+//! watches for it. Who has asked for it ([`on_close`]) is told before the heap goes.
 
 mod attach;
 mod birth;
+pub(crate) mod copies;
 mod hands;
 
+use core::ffi::c_void;
 use core::ptr;
 
 pub(crate) use attach::{Former, Held, attach, known_builtin};
 pub(crate) use birth::{Factory, make};
-pub(crate) use hands::{idle, report_open};
+pub(crate) use hands::{Turn, idle, report_open};
 
 use crate::heap::park::KernelHeap as Heap;
 use crate::heap::{self, Outside};
@@ -42,6 +45,14 @@ pub(crate) struct Bond {
     held: StateBlock,
     /// Which thread has the VM, where that is watched.
     hands: Hands,
+    /// Who is told when the VM is closed.
+    closed: Option<Closed>,
+}
+
+/// A function that is called when a VM is closed, and its argument.
+pub(crate) struct Closed {
+    pub(crate) function: unsafe extern "C-unwind" fn(*mut c_void),
+    pub(crate) context: *mut c_void,
 }
 
 /// Where the block that is freed last comes from.
@@ -55,7 +66,7 @@ enum StateBlock {
 impl Bond {
     /// Bonds a new heap, before any of its blocks is a VM's.
     fn new(heap: *mut Heap, state_block: *mut u8, held: StateBlock) -> *mut Bond {
-        let bond = Bond { heap, state_block, held, hands: Hands::default() };
+        let bond = Bond { heap, state_block, held, hands: Hands::default(), closed: None };
         let bond = Box::into_raw(Box::new(bond));
         // SAFETY: the heap is live and no VM uses it yet.
         unsafe { Bond::answer(bond) };
@@ -83,6 +94,36 @@ impl Bond {
     /// The bond of a heap; null when it has none.
     fn of(heap: &Heap) -> *mut Bond {
         heap.outside.map_or(ptr::null_mut(), |outside| outside.context.cast())
+    }
+}
+
+/// Has a function called when the VM of a heap is closed, in place of the one before. False: the
+/// heap is bound to no VM.
+///
+/// # Safety
+///
+/// The heap is live and this thread's; the function may be called with its context at that time.
+pub(crate) unsafe fn on_close(heap: *mut Heap, closed: Option<Closed>) -> bool {
+    // SAFETY: the caller's promise; a bond lives as long as its heap.
+    let bond = unsafe { Bond::of(&*heap).as_mut() };
+    bond.map(|bond| bond.closed = closed).is_some()
+}
+
+/// Lets several threads use a VM's heap in turns: see [`hands::share`]. False: the VM has no heap
+/// that is bound to it.
+///
+/// # Safety
+///
+/// `state` is a live VM that no other thread uses.
+pub(crate) unsafe fn share(lua: &Lua, state: *mut lua_State, allocs: Allocs) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let heap = heap_of(lua, state, allocs);
+        let bond = heap.as_ref().map_or(ptr::null_mut(), Bond::of);
+        if !bond.is_null() {
+            hands::share(lua, bond, state);
+        }
+        !bond.is_null()
     }
 }
 
@@ -144,6 +185,9 @@ unsafe fn end(bond: *mut Bond) {
     // SAFETY: the caller's promise. The bond came from a box.
     unsafe {
         hands::report_closed(&*bond);
+        if let Some(Closed { function, context }) = (*bond).closed.take() {
+            function(context);
+        }
         let heap = Hands::let_go(bond);
         let bond = Box::from_raw(bond);
         match &bond.held {
@@ -169,10 +213,14 @@ pub(crate) unsafe fn heap_of(lua: &Lua, state: *mut lua_State, allocs: Allocs) -
         if hands::is_watched(function) {
             return hands::take(context.cast());
         }
+        if hands::is_shared(function) {
+            return (*context.cast::<Bond>()).heap;
+        }
         let is_ours = allocs.iter().any(|ours| *ours as usize == function as usize)
-            || [c"ebb_alloc", c"ebb_alloc_checked"]
-                .iter()
-                .any(|name| symbol(name).addr() == function as usize);
+            || copies::is_visible()
+                && [c"ebb_alloc", c"ebb_alloc_checked"]
+                    .iter()
+                    .any(|name| symbol(name).addr() == function as usize);
         if is_ours { context.cast() } else { ptr::null_mut() }
     }
 }

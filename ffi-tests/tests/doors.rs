@@ -291,6 +291,15 @@ fn c_functions_that_know_lua() {
     program("door_calls.c");
 }
 
+#[test]
+fn threads_share_a_heap_and_the_end_of_a_vm_is_told() {
+    program("vm_shared.c");
+    for checked in ["on", "sample"] {
+        let shared = build("vm_shared.c", Lua::Shared, true);
+        finish(clean(shared).env("EBBTIDE_CHECKED", checked).env("CHECK_LIGHT", "1"));
+    }
+}
+
 /// That no allocator is LuaJIT's own is found out by one VM, and remembered.
 #[test]
 fn a_luajit_on_another_allocator_is_asked_once() {

@@ -13,7 +13,7 @@ use crate::error::{self, Error};
 use crate::lua::{self, Lua, NewState, SetAllocF, lua_Alloc};
 use crate::options::Options;
 use crate::os::{Kernel, Os};
-use crate::vm::{self, Allocs, Factory};
+use crate::vm::{self, Allocs, Closed, Factory};
 
 /// A Lua VM, as lua.h declares it.
 #[allow(non_camel_case_types)]
@@ -124,6 +124,70 @@ pub unsafe extern "C" fn ebb_heap_of(L: *mut lua_State) -> *mut ebb_heap {
     let Some(lua) = Lua::get().ok().filter(|_| !L.is_null()) else { return ptr::null_mut() };
     // SAFETY: the caller's promise.
     unsafe { vm::heap_of(lua, inner(L), alloc_functions()).cast() }
+}
+
+/// Lets several threads use the heap of a VM: one may run the VM while another one
+/// calls ebb_tick(), ebb_stats_read() and the like. From now on every call for the
+/// heap, allocations included, waits until no other thread is in one.
+///
+/// L         a VM of this thread's, or any coroutine of one.
+///
+/// Returns EBB_OK; EBB_ERR_ARGUMENT when the VM has no heap that came with it
+/// (ebb_newstate(), ebb_attach(), preloaded). The VM is closed while no other
+/// thread makes a call for its heap.
+///
+/// # Safety
+///
+/// `L` is NULL or a live VM that no other thread uses.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub unsafe extern "C" fn ebb_share(L: *mut lua_State) -> c_int {
+    if L.is_null() {
+        return null("L");
+    }
+    // SAFETY: the caller's promise.
+    let shared = Lua::get().map(|lua| unsafe { vm::share(lua, inner(L), alloc_functions()) });
+    match shared {
+        Ok(true) => EBB_OK,
+        Ok(false) => no_bond("ebb_share") as c_int,
+        Err(error) => error as c_int,
+    }
+}
+
+/// Has a function called when the VM of a heap is closed: after its last block was
+/// freed and before the heap is deleted, by the thread that closes the VM. A heap
+/// has one such function; NULL takes it away again.
+///
+/// heap      of a VM, from ebb_heap_of().
+/// closed    is called with `context`. It may read the heap's statistics, and keeps
+///           no pointer to the heap.
+///
+/// Returns EBB_OK; EBB_ERR_ARGUMENT when the heap did not come with a VM
+/// (ebb_newstate(), ebb_attach(), preloaded): you delete such a heap yourself.
+///
+/// # Safety
+///
+/// `heap` is NULL, or live and no other thread uses it; `closed` may be called with
+/// `context` until the VM is closed, in a child of a fork too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ebb_on_close(
+    heap: *mut ebb_heap,
+    closed: Option<unsafe extern "C-unwind" fn(context: *mut c_void)>,
+    context: *mut c_void,
+) -> c_int {
+    if heap.is_null() {
+        return null("heap");
+    }
+    let closed = closed.map(|function| Closed { function, context });
+    // SAFETY: the caller's promises.
+    match unsafe { vm::on_close(heap.cast(), closed) } {
+        true => EBB_OK,
+        false => no_bond("ebb_on_close") as c_int,
+    }
+}
+
+fn no_bond(call: &str) -> Error {
+    Error::Argument.because(format_args!("{call}: the heap did not come with a VM"))
 }
 
 /// Looks at the heap of LuaJIT's own allocator, on which a VM runs or, if it was

@@ -21,7 +21,7 @@ use super::Bond;
 use crate::heap::checked::Function;
 use crate::heap::park::KernelHeap as Heap;
 use crate::heap::{self, recall};
-use crate::lua::lua_Alloc;
+use crate::lua::{Lua, lua_Alloc, lua_State};
 use crate::os::{Kernel, Os, this_thread};
 use crate::units::PAGE;
 
@@ -61,6 +61,8 @@ pub(super) struct Hands {
     /// The thread that used it last; 0: nobody watches.
     thread: AtomicUsize,
     latch: Latch,
+    /// Threads take turns in the heap, each under the latch: see [`share`].
+    shared: AtomicBool,
     /// The number of the VM in reports.
     number: u64,
     /// The next watched VM.
@@ -161,21 +163,120 @@ pub(super) unsafe fn watch(bond: *mut Bond) {
     LIST.reopen();
 }
 
-/// A child of a fork must find the list as nobody left it.
+/// Lets several threads use the heap of a VM, one at a time: from now on the VM allocates under the
+/// latch, and every other call for the heap waits for its [`Turn`].
+///
+/// # Safety
+///
+/// `bond` is live, its VM is `state`, and no other thread uses either.
+pub(crate) unsafe fn share(lua: &Lua, bond: *mut Bond, state: *mut lua_State) {
+    // SAFETY: the caller's promise. The list of watched VMs is what a fork's child goes through.
+    unsafe {
+        if !(*bond).hands.is_watched() {
+            watch(bond);
+        }
+        (*bond).hands.shared.store(true, Ordering::Relaxed);
+        (lua.lua_setallocf)(state, shared_alloc, bond.cast());
+    }
+}
+
+/// The lua_Alloc of a shared VM.
+///
+/// # Safety
+///
+/// `bond` is a live shared bond; the rest is as for lua_Alloc. The VM is closed while no other
+/// thread makes a call for its heap.
+unsafe extern "C-unwind" fn shared_alloc(
+    bond: *mut c_void,
+    block: *mut c_void,
+    old_size: usize,
+    new_size: usize,
+) -> *mut c_void {
+    let bond = bond.cast::<Bond>();
+    // SAFETY: the caller's promises. The bond is gone when its state block is freed, and with it
+    // the latch: that call is made without.
+    unsafe {
+        let Hands { latch, shared, .. } = &(*bond).hands;
+        latch.close();
+        let ends = new_size == 0 && block.cast() == (*bond).state_block;
+        if ends {
+            shared.store(false, Ordering::Relaxed);
+            latch.reopen();
+        }
+        let block = heap::alloc::<Kernel>((*bond).heap, block.cast(), old_size, new_size);
+        if !ends {
+            latch.reopen();
+        }
+        block.cast()
+    }
+}
+
+/// Whether an allocation function is that of a shared VM.
+pub(super) fn is_shared(function: lua_Alloc) -> bool {
+    function as usize == shared_alloc as *const () as usize
+}
+
+/// The right to make a call for a heap, until this is dropped.
+pub(crate) struct Turn(*const Latch);
+
+impl Turn {
+    /// Waits for it, if the heap's VM is shared; otherwise there is nothing to wait for.
+    ///
+    /// # Safety
+    ///
+    /// `heap` is live, and outlives the turn.
+    pub(crate) unsafe fn wait(heap: *const Heap) -> Turn {
+        // SAFETY: the caller's promise. The bond does not change while the heap is shared, so that
+        // it can be read beside the thread that has the latch; it lives as long as the heap.
+        unsafe {
+            let outside = (&raw const (*heap).outside).read();
+            let bond = outside.map_or(ptr::null(), |outside| outside.context.cast::<Bond>());
+            match bond.as_ref() {
+                Some(Bond { hands, .. }) if hands.shared.load(Ordering::Relaxed) => {
+                    hands.latch.close();
+                    Turn(&raw const hands.latch)
+                }
+                _ => Turn(ptr::null()),
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // SAFETY: the latch lives as long as the heap, which outlives the turn.
+        if let Some(latch) = unsafe { self.0.as_ref() } {
+            latch.reopen();
+        }
+    }
+}
+
+/// A child of a fork must find the list, and each shared heap, as nobody left it.
 extern "C" fn before_fork() {
     LIST.close();
+    each_shared(Latch::close);
 }
 
 extern "C" fn after_fork() {
+    each_shared(Latch::reopen);
     LIST.reopen();
+}
+
+/// The list's latch is closed.
+fn each_shared(visit: fn(&Latch)) {
+    each(|bond| {
+        if bond.hands.shared.load(Ordering::Relaxed) {
+            visit(&bond.hands.latch);
+        }
+    });
 }
 
 /// The other threads are not in the child, nor is what they were doing: their VMs are nobody's. A
 /// new thread may be given the number of one of them.
 extern "C" fn in_child() {
     each(|bond| {
-        let Hands { thread, latch, .. } = &bond.hands;
-        if thread.load(Ordering::Relaxed) != this_thread() {
+        let Hands { thread, latch, shared, .. } = &bond.hands;
+        if thread.load(Ordering::Relaxed) != this_thread() || shared.load(Ordering::Relaxed) {
             thread.store(0, Ordering::Relaxed);
             latch.reopen();
         }

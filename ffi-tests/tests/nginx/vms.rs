@@ -89,9 +89,9 @@ fn a_vm_for_each_request_leaves_nothing_behind() {
             assert!(nginx.get("/light").starts_with("row 20"));
         }
     };
-    ask(20);
+    ask(60);
     let (mappings, pss_kb) = (worker.mappings(), worker.pss_kb());
-    ask(100);
+    ask(60);
     assert_eq!(vms(&json(&nginx)[0], "other", "count"), 0);
     let (mappings_now, now_kb) = (worker.mappings(), worker.pss_kb());
     assert!(mappings_now <= mappings + 4, "{mappings} mappings, then {mappings_now}");

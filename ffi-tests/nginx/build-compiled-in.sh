@@ -5,6 +5,8 @@
 #   ffi-tests/nginx/build-compiled-in.sh FOLDER                   a shared libluajit
 #   ffi-tests/nginx/build-compiled-in.sh FOLDER static LIBRARY    a static libluajit, and the module
 #                                                                 of nginx/ with libebbtide.a inside
+#   ffi-tests/nginx/build-compiled-in.sh FOLDER luajit            no nginx: the source of OpenResty's
+#                                                                 LuaJIT, in FOLDER/source/luajit2
 #
 # The program is FOLDER/sbin/nginx. It has the configure arguments of Debian's nginx, so the modules
 # built for that one load into this one too. A stand-in for the stream Lua module, which Debian does
@@ -119,6 +121,15 @@ build() {
     rm -rf "$folder/stamp" "$folder/build"
     : >"$log"
     apt_lists
+    if [ "$mode" = luajit ]; then
+        source_package luajit2 libluajit2-5.1-2
+    else
+        build_nginx
+    fi
+    rm -rf "$folder/apt" "$folder/unpack"
+}
+
+build_nginx() {
     source_package nginx nginx
     source_package libnginx-mod-http-ndk libnginx-mod-http-ndk
     source_package libnginx-mod-http-lua libnginx-mod-http-lua
@@ -135,7 +146,6 @@ build() {
     # A new file, for the one that is there may be running.
     cp objs/nginx "$folder/sbin/nginx.new"
     mv "$folder/sbin/nginx.new" "$folder/sbin/nginx"
-    rm -rf "$folder/apt" "$folder/unpack"
 }
 
 # What the program is built from, as far as it can change.
@@ -147,18 +157,20 @@ inputs() {
     [ "$mode" != static ] || cat "$library" "$module/config" "$module/"*.[ch]
 }
 
+result=$folder/sbin/nginx
 case $mode in
 shared) ;;
+luajit) result=$folder/source/luajit2 ;;
 static) [ -f "$library" ] || fail "static LIBRARY: libebbtide.a, which make builds" ;;
-*) fail "$mode is neither shared nor static" ;;
+*) fail "$mode is neither shared nor static nor luajit" ;;
 esac
 nginx -v >/dev/null 2>&1 || fail "nginx is not installed, or not in PATH"
 
 exec 9>"$folder/lock"
 flock 9
 stamp=$(inputs | cksum)
-if [ ! -x "$folder/sbin/nginx" ] || [ "$(cat "$folder/stamp" 2>/dev/null)" != "$stamp" ]; then
+if [ ! -e "$result" ] || [ "$(cat "$folder/stamp" 2>/dev/null)" != "$stamp" ]; then
     build 9>&-
     echo "$stamp" >"$folder/stamp"
 fi
-echo "$folder/sbin/nginx"
+echo "$result"

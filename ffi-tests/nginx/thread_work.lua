@@ -30,4 +30,30 @@ function work.churn(rounds)
   return total
 end
 
+-- Fills memory and collects: what is free then is for others to give back.
+function work.fill(megabytes)
+  local rows = {}
+  for i = 1, megabytes * 12000 do
+    rows[i] = { i }
+  end
+  local count = #rows
+  rows = nil
+  collectgarbage()
+  collectgarbage()
+  return count
+end
+
+-- Asks the Lua module of the heap that the thread's own VM is on.
+function work.look()
+  local allocator = require "resty.ebbtide"
+  local rows = {}
+  for i = 1, 20000 do
+    rows[i] = { i }
+  end
+  rows = nil
+  local returned = allocator.reclaim().returned
+  local stats = allocator.stats()
+  return stats.allocator, returned, stats.live
+end
+
 return work

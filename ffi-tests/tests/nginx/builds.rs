@@ -1,10 +1,10 @@
 //! The builds of nginx under test: Debian's, and those with Lua compiled in, as OpenResty has it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use ebbtide_ffi_tests::{clean, text_of};
+use ebbtide_ffi_tests::{clean, make, text_of};
 
 use crate::server::{
     Config, Modules, Nginx, alone, beside, find, free_port, material, module, target,
@@ -22,6 +22,15 @@ pub enum Build {
     /// All of them are compiled in, this repository's module too, with a static libluajit.
     Static,
 }
+
+/// Debian's nginx with the module before and after the Lua module, one with Lua compiled in and the
+/// module as a file, and one with everything inside, LuaJIT too.
+pub const WAYS: [(Build, Modules); 4] = [
+    (Build::Debian, Modules::First),
+    (Build::Debian, Modules::Last),
+    (Build::CompiledIn, Modules::Last),
+    (Build::Static, Modules::Last),
+];
 
 impl Build {
     /// The program. What is compiled in is built once, and kept in the target folder.
@@ -56,6 +65,24 @@ fn build(folder: &str, mode: &[PathBuf]) -> PathBuf {
     let mut command = clean(material().join("build-compiled-in.sh"));
     let program = text_of(command.arg(target().join(folder)).args(mode));
     program.trim_end().into()
+}
+
+/// A folder with `libluajit-5.1.so.2`: OpenResty's LuaJIT with the library inside, as the README
+/// tells to build it.
+pub fn linked_luajit() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let source = build("luajit2", &["luajit".into()]);
+        let folder = target().join("luajit2");
+        let built = folder.join("build");
+        let variables = [("LUAJIT", &source), ("LUAJIT_BUILD", &built)];
+        let variables = variables.map(|(name, path)| format!("{name}={}", path.display()));
+        make(&["luajit", &variables[0], &variables[1]], Path::new("/"), "/x");
+        let link = folder.join("libluajit-5.1.so.2");
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(built.join("src/libluajit.so"), link).expect("it can be linked");
+        folder
+    })
 }
 
 /// A `stream` block whose server answers on this port with what the code returns, in a VM of the
@@ -116,7 +143,6 @@ fn the_module_loads_into_nginx_with_lua_compiled_in_and_exhales() {
 }
 
 #[test]
-#[ignore = "the module defines lua_newstate and lua_close, which a static libluajit has too"]
 fn all_compiled_in_with_a_static_libluajit_it_exhales() {
     let _alone = alone();
     let port = free_port();

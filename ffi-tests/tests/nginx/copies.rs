@@ -1,0 +1,149 @@
+//! Several copies of the library in one nginx: the module's, one that is preloaded, one linked into
+//! LuaJIT, one that Lua loads. In every order the VMs breathe and are on the page.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use ebbtide_ffi_tests::{finish, installed};
+
+use crate::builds::{Build, WAYS, linked_luajit, stream_block};
+use crate::server::{Config, Folder, Modules, Nginx, alone, free_port, material, target, text};
+use crate::status::{json, number, vms};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The VMs of the configuration are on the page, and their worker breathes.
+fn breathes(nginx: &Nginx, count: u64, what: &str) {
+    assert_eq!(vms(&json(nginx)[0], "main", "count"), count, "{what}\n{}", nginx.log());
+    nginx.get("/litter?megabytes=40");
+    let full_kb = nginx.running()[0].pss_kb();
+    assert!(full_kb > 30_000, "{full_kb} KB are no load");
+    nginx.wait_until(what, PATIENCE, |nginx| nginx.running()[0].pss_kb() < full_kb / 3);
+    assert!(number(&json(nginx)[0], "pid") > 0 && nginx.get("/light").starts_with("row 20"));
+    assert!(!nginx.log().contains("[warn]"), "{what}\n{}", nginx.log());
+    assert!(!nginx.log().contains("exited on signal"), "{what}\n{}", nginx.log());
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+const HEAP: &str = "local allocator = require('ebbtide')
+    local stats = assert(allocator.stats())
+    assert(allocator.reclaim().returned)
+    assert(allocator.attach())
+    ngx.say(stats.allocator, ' ', tostring(package.loaded['ebbtide.core'] ~= nil))";
+
+#[test]
+fn the_preload_library_and_the_module() {
+    let _alone = alone();
+    let library = target().join("release/libebbtide_preload.so");
+    for (build, modules) in WAYS {
+        let config = Config::new(modules).on(build).workers(1).lua("heap", HEAP);
+        let nginx = Nginx::start(&config.environment("LD_PRELOAD", &library));
+        assert_eq!(nginx.get("/heap"), "ebbtide false\n");
+        breathes(&nginx, 1, &format!("{build:?} {modules:?}, preloaded"));
+        nginx.reload();
+        breathes(&nginx, 1, &format!("{build:?} {modules:?}, preloaded, after a reload"));
+    }
+}
+
+#[test]
+fn a_linked_luajit_and_the_module() {
+    let _alone = alone();
+    for (build, modules) in &WAYS[..3] {
+        let config = Config::new(*modules).on(*build).workers(1).lua("heap", HEAP);
+        let nginx = Nginx::start(&config.environment("LD_LIBRARY_PATH", linked_luajit()));
+        assert_eq!(nginx.get("/heap"), "ebbtide false\n");
+        breathes(&nginx, 1, &format!("{build:?} {modules:?}, linked"));
+    }
+}
+
+/// A VM of the other copy's, for it is made before `http` says that the module is to make them.
+#[test]
+fn a_vm_that_another_copy_has_made_is_looked_after() {
+    let _alone = alone();
+    let preload = target().join("release/libebbtide_preload.so");
+    let copies: [(&'static str, &Path); 2] =
+        [("LD_PRELOAD", &preload), ("LD_LIBRARY_PATH", linked_luajit())];
+    for (variable, path) in copies {
+        let port = free_port();
+        let count = "for i = 1, 400000 do kept = kept or {} kept[i % 100000] = { i } end
+            kept = nil return [[done]]";
+        let config = Config::new(Modules::Last).on(Build::CompiledIn).workers(1);
+        let config = config.top(&stream_block(port, count)).http("ebbtide_limit_soft 64m;");
+        let nginx = Nginx::start(&config.environment(variable, path));
+        let before_kb = nginx.running()[0].pss_kb();
+        assert_eq!(nginx.stream(port), "done\n");
+        let full_kb = nginx.running()[0].pss_kb();
+        assert!(full_kb > before_kb + 8_000, "{before_kb}, then {full_kb} KB are no load");
+        nginx.wait_until("the VM of the stream breathes out", PATIENCE, |nginx| {
+            nginx.running()[0].pss_kb() < before_kb + (full_kb - before_kb) / 3
+        });
+        breathes(&nginx, 2, &format!("{variable}, made early"));
+        nginx.reload();
+        breathes(&nginx, 2, &format!("{variable}, made early, after a reload"));
+    }
+}
+
+/// Where Lua finds the installed copy.
+fn with_installed(config: Config) -> Config {
+    let share = installed().lib().join("../share/lua/5.1/?.lua");
+    let library = installed().lib().join("lua/5.1/?.so");
+    let own = material().join("?.lua");
+    let path = format!("{};{};/usr/share/lua/5.1/?.lua", own.display(), share.display());
+    config.http(&format!("lua_package_path '{path}'; lua_package_cpath '{};;';", library.display()))
+}
+
+/// What `init_by_lua` asks the installed copy for, whichever one answers.
+#[test]
+fn an_installed_copy_that_attaches_first() {
+    let _alone = alone();
+    let forget = "package.preload['ebbtide'] = nil package.preload['resty.ebbtide'] = nil";
+    for (build, modules) in WAYS {
+        for before in ["", forget] {
+            let init = format!(
+                "init_by_lua_block {{ {before}
+                     local allocator = require('resty.ebbtide')
+                     assert(allocator.attach())
+                     assert(allocator.stats().allocator == 'ebbtide') }}"
+            );
+            let config = with_installed(Config::new(modules).on(build).workers(1));
+            let nginx = Nginx::start(&config.http(&init).lua("heap", HEAP));
+            assert!(nginx.get("/heap").starts_with("ebbtide "), "{build:?} {modules:?}");
+            breathes(&nginx, 1, &format!("{build:?} {modules:?}, attached by Lua"));
+        }
+    }
+}
+
+/// The module from a file, in a VM that another thread runs.
+#[test]
+fn threads_have_the_lua_module_from_a_file() {
+    let _alone = alone();
+    for (build, modules) in WAYS {
+        let config = with_installed(Config::new(modules).on(build).workers(1))
+            .top("thread_pool pool threads=4;")
+            .lua(
+                "thread",
+                "local ok, allocator, returned, live =
+                     ngx.run_worker_thread('pool', 'thread_work', 'look')
+                 ngx.say(tostring(ok), ' ', allocator, ' ', returned > 0, ' ', live > 0)",
+            );
+        let nginx = Nginx::start(&config);
+        for _ in 0..20 {
+            assert_eq!(nginx.get("/thread"), "true ebbtide true true\n", "{build:?} {modules:?}");
+        }
+        assert_eq!(nginx.errors(), Vec::<String>::new());
+    }
+}
+
+/// The command starts an nginx that loads the module, too.
+#[test]
+fn the_command_runs_an_nginx_with_the_module() {
+    let _alone = alone();
+    let config = Config::new(Modules::First);
+    let folder = Folder::new();
+    let nginx = folder.nginx(&config, free_port());
+    let mut command = Command::new(target().join("release/ebbtide"));
+    command.args(["run", "--verbose"]).arg(nginx.get_program()).args(nginx.get_args());
+    let said = text(&finish(command.arg("-t")));
+    assert!(said.contains("test is successful") && !said.contains("[warn]"), "{said}");
+}

@@ -1,0 +1,190 @@
+//! Each way to bring the module into an nginx: in each every kind of process lives, and every VM
+//! has a heap, is on the page and breathes.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
+
+use crate::builds::{Build, WAYS, stream_block};
+use crate::load::Load;
+use crate::server::{Config, Modules, Nginx, alone, children_of, free_port, kill, title};
+use crate::status::{json, vms};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn config(way: (Build, Modules)) -> Config {
+    Config::new(way.1).on(way.0)
+}
+
+/// The processes of a master that have this in their titles.
+fn processes(nginx: &Nginx, kind: &str) -> BTreeSet<u32> {
+    let all = nginx.pid().into_iter().flat_map(children_of);
+    all.filter(|pid| title(*pid).contains(kind)).collect()
+}
+
+fn nobody_died(nginx: &Nginx) {
+    assert!(!nginx.log().contains("exited on signal"), "{}", nginx.log());
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+/// The Lua module closes its VM in the processes that look after a cache, whether it was made on a
+/// heap or changed over to one.
+fn helpers_and_workers_live(way: (Build, Modules)) {
+    let cache = "proxy_cache_path cache keys_zone=cache:1m loader_sleep=200ms;";
+    let nginx = Nginx::start(&config(way).http(cache));
+    nginx.wait_until("the helpers run", PATIENCE, |nginx| {
+        !processes(nginx, "cache manager").is_empty()
+    });
+    let (manager, workers) = (processes(&nginx, "cache manager"), nginx.running());
+    let outcome = Load::start(&nginx, "/light", 20, 3, true).finish();
+    assert!(outcome.is_clean(), "{way:?}: {}", outcome.said);
+    assert_eq!((processes(&nginx, "cache manager"), nginx.running()), (manager, workers));
+
+    let load = Load::start(&nginx, "/light", 20, 3, true);
+    for _ in 0..3 {
+        nginx.reload();
+    }
+    assert!(load.finish().is_clean());
+    // A new program takes over while the old one serves on.
+    let old = nginx.pid().expect("it runs");
+    let load = Load::start(&nginx, "/light", 20, 3, true);
+    kill("USR2", old);
+    nginx.wait_until("the new program runs", PATIENCE, |nginx| {
+        nginx.pid().is_some_and(|pid| pid != old) && nginx.running().len() == 2
+    });
+    kill("QUIT", old);
+    assert!(load.finish().is_clean());
+    nginx.wait_until("its helper runs", PATIENCE, |nginx| {
+        processes(nginx, "cache manager").len() == 1
+    });
+    nobody_died(&nginx);
+}
+
+#[test]
+fn every_kind_of_process_lives_under_load() {
+    let _alone = alone();
+    WAYS.into_iter().for_each(helpers_and_workers_live);
+}
+
+#[test]
+fn a_single_process_lives_under_load() {
+    let _alone = alone();
+    for way in WAYS {
+        let nginx = Nginx::start(&config(way).workers(0).top("master_process off;"));
+        let outcome = Load::start(&nginx, "/light", 20, 2, true).finish();
+        assert!(outcome.is_clean(), "{way:?}: {}", outcome.said);
+        assert_eq!(json(&nginx).len(), 1, "{way:?}");
+        nobody_died(&nginx);
+    }
+}
+
+/// What the only worker holds, once it has held this much.
+fn breathes_out(nginx: &Nginx, full_kb: u64, what: &str) {
+    let worker = nginx.running()[0];
+    assert!(full_kb > 30_000, "{what}: {full_kb} KB are no load");
+    nginx.wait_until(what, PATIENCE, |_| worker.pss_kb() < full_kb / 3);
+    nobody_died(nginx);
+}
+
+#[test]
+fn the_vms_of_threads_are_on_the_page_and_breathe() {
+    let _alone = alone();
+    for way in WAYS {
+        let config = config(way).workers(1).top("thread_pool pool threads=4;").lua(
+            "fill",
+            "local ok, total = ngx.run_worker_thread('pool', 'thread_work', 'fill', 20)
+             ngx.say(tostring(ok), ' ', total)",
+        );
+        let nginx = Nginx::start(&config);
+        let full_kb = thread::scope(|scope| {
+            let tasks: Vec<_> = (0..4).map(|_| scope.spawn(|| nginx.get("/fill"))).collect();
+            for task in tasks {
+                assert!(task.join().expect("it is answered").starts_with("true "), "{way:?}");
+            }
+            nginx.running()[0].pss_kb()
+        });
+        assert!(vms(&json(&nginx)[0], "other", "count") >= 1, "{way:?}");
+        breathes_out(&nginx, full_kb, &format!("{way:?}: VMs of threads breathe out"));
+    }
+}
+
+#[test]
+fn the_vms_of_requests_are_on_the_page_and_go() {
+    let _alone = alone();
+    for way in WAYS {
+        let nginx = Nginx::start(&config(way).workers(1).http("lua_code_cache off;"));
+        let worker = nginx.running()[0];
+        let full_kb = thread::scope(|scope| {
+            let slow = "/slow?seconds=2";
+            let requests: Vec<_> = (0..40).map(|_| scope.spawn(|| nginx.get(slow))).collect();
+            nginx.wait_until("the VMs are counted", PATIENCE, |nginx| {
+                vms(&json(nginx)[0], "other", "count") >= 30
+            });
+            let full_kb = worker.pss_kb();
+            for request in requests {
+                assert!(request.join().expect("it is answered").starts_with("row 1.360"));
+            }
+            full_kb
+        });
+        assert!(full_kb > 12_000, "{way:?}: {full_kb} KB are no load");
+        nginx.wait_until("they are gone", PATIENCE, |nginx| {
+            worker.pss_kb() < full_kb / 2 && vms(&json(nginx)[0], "other", "count") == 0
+        });
+        assert!(!nginx.log().contains("exited on signal"), "{}", nginx.log());
+    }
+}
+
+const GARBAGE: &str =
+    "for i = 1, 400000 do kept = kept or {} kept[i % 100000] = { i, tostring(i) } end
+    kept = nil return collectgarbage([[count]])";
+
+/// Where the `stream` block stands makes no difference.
+#[test]
+fn the_vm_of_a_stream_is_on_the_page_and_breathes() {
+    let _alone = alone();
+    for build in [Build::CompiledIn, Build::Static] {
+        for before_http in [true, false] {
+            let port = free_port();
+            let config = config((build, Modules::Last)).workers(1);
+            let config = match before_http {
+                true => config.top(&stream_block(port, GARBAGE)),
+                false => config.bottom(&stream_block(port, GARBAGE)),
+            };
+            let nginx = Nginx::start(&config);
+            assert_eq!(vms(&json(&nginx)[0], "main", "count"), 2, "{build:?}");
+            let before_kb = nginx.running()[0].pss_kb();
+            nginx.stream(port);
+            let full_kb = nginx.running()[0].pss_kb();
+            assert!(full_kb > before_kb + 10_000, "{before_kb}, then {full_kb} KB are no load");
+            nginx.wait_until("the VM of the stream breathes out", PATIENCE, |nginx| {
+                nginx.running()[0].pss_kb() < before_kb + (full_kb - before_kb) / 3
+            });
+            nobody_died(&nginx);
+        }
+    }
+}
+
+/// A reload without the module: VMs are LuaJIT's own again; and with it once more.
+#[test]
+fn a_reload_without_the_module_ends_it_and_one_with_it_begins_anew() {
+    let _alone = alone();
+    let is_on_a_heap = "local ok, allocator = pcall(require, 'resty.ebbtide')
+        ngx.say(tostring(ok and allocator.stats().allocator))";
+    for (build, modules) in &WAYS[..3] {
+        let with = Config::new(*modules).on(*build).workers(1).lua("heap", is_on_a_heap);
+        let without = Config::new(Modules::Stock).on(*build).workers(1).lua("heap", is_on_a_heap);
+        let nginx = Nginx::start(&with);
+        assert_eq!(nginx.get("/heap"), "ebbtide\n");
+        for _ in 0..2 {
+            nginx.write_config(&without);
+            nginx.reload();
+            assert_eq!(nginx.get("/heap"), "false\n");
+            nginx.get("/litter?megabytes=20");
+            nginx.write_config(&with);
+            nginx.reload();
+            assert_eq!(nginx.get("/heap"), "ebbtide\n");
+            nginx.get("/litter?megabytes=40");
+            breathes_out(&nginx, nginx.running()[0].pss_kb(), "the worker breathes out");
+        }
+    }
+}

@@ -141,6 +141,10 @@ some blocks get a guarded slot|src/heap/checked/mod.rs|s/        if self.state.c
 who allocated is known|src/heap/checked/guard.rs|s/frames: Frames::here() }/frames: Frames::NONE }/
 two threads are told|src/heap/checked/mod.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
 faults find their heap|src/heap/checked/watch.rs|s/unsafe { (watched.explain)(watched.heap, address, access) };//
+shared VMs: calls wait for their turn|src/vm/hands.rs|s/                    hands.latch.close();//
+shared VMs: allocations wait for their turn|src/vm/hands.rs|s/let Hands { latch, shared, .. } = &(\*bond).hands;/let (latch, shared) = (\&Latch::open(), \&(*bond).hands.shared);/
+shared VMs: a fork finds heaps whole|src/vm/hands.rs|s/    each_shared(Latch::close);//
+shared VMs: the end is told|src/vm.rs|s/            function(context);//
 TABLE
 }
 
@@ -154,6 +158,7 @@ fresh_copy() {
 run_tests() {
     case $1 in
     src/heap/checked/* | src/os/fault.rs) tests="--package ebbtide-ffi-tests --test checked" ;;
+    src/vm*) tests="--package ebbtide-ffi-tests --test doors threads_share" ;;
     *) tests=--lib ;;
     esac
     # shellcheck disable=SC2086
@@ -164,7 +169,7 @@ run_tests() {
 
 table | grep -e "${1:-}" >target/mutants/table
 fresh_copy
-for folder in $(cut -d'|' -f2 target/mutants/table | grep -o 'src/\(heap/checked/\)\?' | sort -u); do
+for folder in $(cut -d'|' -f2 target/mutants/table | grep -o 'src/\(heap/checked/\|vm\)\?' | sort -u); do
     if ! run_tests "$folder"; then
         echo "The tests fail, or cannot be built, though nothing is broken: see target/mutants/log"
         exit 1

@@ -4,6 +4,7 @@
 
 mod breathing;
 mod browser;
+mod builds;
 mod checking;
 mod collecting;
 mod directives;

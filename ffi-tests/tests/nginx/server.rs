@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use ebbtide_ffi_tests::{clean, finish, make, scratch};
 use ebbtide_runtimes::repository;
 
+use crate::builds::Build;
+
 /// Tests that measure have the machine for themselves; the others share it.
 static MACHINE: RwLock<()> = RwLock::new(());
 
@@ -43,7 +45,7 @@ pub fn target() -> &'static Path {
     })
 }
 
-fn find(tool: &str) -> Option<PathBuf> {
+pub fn find(tool: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.push("/usr/sbin".into());
@@ -87,10 +89,13 @@ pub enum Modules {
 /// What a server is started with.
 #[derive(Clone, Debug)]
 pub struct Config {
+    pub build: Build,
     pub modules: Modules,
     pub workers: u32,
     /// At the top level.
     pub top: String,
+    /// At the top level, after `http`.
+    pub bottom: String,
     /// In the block `http`.
     pub http: String,
     /// In the block `server`.
@@ -115,9 +120,11 @@ impl Config {
             server += "location /open { ebbtide_status; ebbtide_status_reclaim on; }\n";
         }
         Config {
+            build: Build::Debian,
             modules,
             workers: 2,
             top: String::new(),
+            bottom: String::new(),
             http: String::new(),
             server,
             environment: Vec::new(),
@@ -128,6 +135,16 @@ impl Config {
     /// None: the only process does everything (with `master_process off`).
     pub fn workers(mut self, workers: u32) -> Config {
         self.workers = workers;
+        self
+    }
+
+    pub fn on(mut self, build: Build) -> Config {
+        self.build = build;
+        self
+    }
+
+    pub fn bottom(mut self, text: &str) -> Config {
+        self.bottom += &format!("{text}\n");
         self
     }
 
@@ -154,14 +171,15 @@ impl Config {
 
     /// The text of the configuration file.
     pub fn text(&self, port: u16) -> String {
-        let ours = module();
+        let ours = self.build.module();
         let debian = |name: &str| modules_path().join(name);
         let lua = [debian("ndk_http_module.so"), debian("ngx_http_lua_module.so")];
         let mut modules: Vec<PathBuf> = Vec::new();
-        modules.extend((self.modules == Modules::First).then_some(ours.clone()));
-        modules.extend((self.modules != Modules::Alone).then_some(lua).into_iter().flatten());
+        modules.extend(ours.clone().filter(|_| self.modules == Modules::First));
+        let loads_lua = self.modules != Modules::Alone && self.build.loads_lua();
+        modules.extend(loads_lua.then_some(lua).into_iter().flatten());
         let last = matches!(self.modules, Modules::Last | Modules::Alone);
-        modules.extend(last.then_some(ours));
+        modules.extend(ours.filter(|_| last));
         let mut top = String::new();
         for module in modules {
             writeln!(top, "load_module {};", module.display()).expect("a string takes it");
@@ -178,6 +196,7 @@ impl Config {
             .replace("@HTTP@", &http)
             .replace("@PORT@", &port.to_string())
             .replace("@SERVER@", &self.server)
+            .replace("@BOTTOM@", &self.bottom)
     }
 }
 
@@ -206,7 +225,7 @@ impl Folder {
     pub fn nginx(&self, config: &Config, port: u16) -> Command {
         fs::write(self.file("nginx.conf"), config.text(port)).expect("it can be written");
         // By its path, for it starts that anew in a binary upgrade.
-        let program = find("nginx").expect("nginx is there");
+        let program = config.build.program();
         let mut command = match &config.cgroup {
             None => clean(program),
             Some(cgroup) => {
@@ -373,6 +392,15 @@ impl Nginx {
             request += &format!("{header}\r\n");
         }
         self.send(format!("{request}\r\n").as_bytes())
+    }
+
+    /// All that the server says to a connection to another port of its, which sends nothing.
+    pub fn stream(&self, port: u16) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the server answers in time");
+        answer
     }
 
     /// Sends this, and reads until the server closes the connection.

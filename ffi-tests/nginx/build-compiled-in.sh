@@ -1,0 +1,164 @@
+#!/bin/sh
+# Builds an nginx with the Lua module compiled in, as OpenResty is built: modules that it loads come
+# after Lua. The sources are Debian's packages of the nginx that is installed and of its Lua module.
+#
+#   ffi-tests/nginx/build-compiled-in.sh FOLDER                   a shared libluajit
+#   ffi-tests/nginx/build-compiled-in.sh FOLDER static LIBRARY    a static libluajit, and the module
+#                                                                 of nginx/ with libebbtide.a inside
+#
+# The program is FOLDER/sbin/nginx. It has the configure arguments of Debian's nginx, so the modules
+# built for that one load into this one too. A stand-in for the stream Lua module, which Debian does
+# not package, is compiled in as well: see stream_standin/.
+#
+# A second call builds nothing unless an input has changed, and calls at the same time wait for each
+# other. Nothing outside of FOLDER is changed: apt-get works on package lists of its own in there.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+module=$(cd "$here/../../nginx" && pwd)
+mkdir -p "$1"
+folder=$(cd "$1" && pwd)
+mode=${2:-shared}
+library=${3:-}
+[ -z "$library" ] || library=$(realpath "$library")
+log=$folder/log
+
+fail() {
+    [ ! -f "$log" ] || tail -n 40 "$log" >&2
+    echo "build-compiled-in.sh: $1; the log is $log" >&2
+    exit 1
+}
+
+# Package lists in a folder of its own, with source packages where the machine's own lists have
+# none. A repository without sources fails to update, and does no harm.
+apt_lists() {
+    mkdir -p "$folder/apt/sources" "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial"
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+        [ ! -f "$file" ] || sed -n '/^deb[[:space:]]/{p;s/^deb/deb-src/p;}' "$file" \
+            >"$folder/apt/sources/$(basename "$file" .list).list"
+    done
+    for file in /etc/apt/sources.list.d/*.sources; do
+        [ ! -f "$file" ] || sed 's/^Types:.*/Types: deb deb-src/' "$file" \
+            >"$folder/apt/sources/$(basename "$file")"
+    done
+    apt_run apt-get update >>"$log" 2>&1 || true
+}
+
+apt_run() {
+    program=$1
+    shift
+    "$program" -qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$folder/apt/sources" \
+        -o Dir::State::lists="$folder/apt/lists" -o Dir::Cache="$folder/apt/cache" \
+        -o APT::Sandbox::User=root "$@"
+}
+
+# source_package NAME BINARY: unpacks into FOLDER/source/NAME. The version that BINARY is installed
+# in comes first, then the newest: a mirror may have lost files of one.
+source_package() {
+    installed=$(dpkg-query -W -f '${source:Version}' "$2" 2>/dev/null || true)
+    others=$(apt_run apt-cache showsrc "$1" | sed -n 's/^Version: //p' | sort -Vru)
+    rm -rf "$folder/unpack" && mkdir -p "$folder/unpack" "$folder/source"
+    for version in $installed $others; do
+        (cd "$folder/unpack" && apt_run apt-get source "$1=$version") >>"$log" 2>&1 || continue
+        rm -rf "$folder/source/$1"
+        mv "$folder/unpack/"*/ "$folder/source/$1"
+        return
+    done
+    fail "apt-get source $1: no version of it is to be had"
+}
+
+# development_files PACKAGE...: headers and archives into FOLDER/root, without installing anything.
+development_files() {
+    rm -rf "$folder/unpack" && mkdir -p "$folder/unpack" "$folder/root"
+    (cd "$folder/unpack" && apt_run apt-get download "$@") >>"$log" 2>&1 ||
+        fail "apt-get download $*"
+    for package in "$folder/unpack/"*.deb; do
+        dpkg-deb -x "$package" "$folder/root"
+    done
+}
+
+# shared_library NAME VERSIONED: a link to the one that is installed, where the linker looks.
+shared_library() {
+    file=$("${CC:-cc}" -print-file-name="$2")
+    [ -f "$file" ] || fail "$2 is not installed: sh ffi-tests/setup.sh"
+    ln -sf "$(realpath "$file")" "$folder/lib/$1"
+}
+
+libraries() {
+    development_files libluajit2-5.1-dev libpcre3-dev
+    rm -rf "$folder/lib" && mkdir -p "$folder/lib"
+    shared_library libpcre.so libpcre.so.3
+    if [ "$mode" = static ]; then
+        cp "$folder/root/usr/lib/"*/libluajit-5.1.a "$folder/lib"
+    else
+        shared_library libluajit-5.1.so libluajit-5.1.so.2
+    fi
+}
+
+# The arguments of the installed nginx without the modules that are files of their own.
+debian_arguments() {
+    nginx -V 2>&1 | sed -n 's/^configure arguments: //p' |
+        sed 's/--add-\(dynamic-\)\?module=[^ ]*//g; s/--with-[a-z_]*=dynamic//g'
+}
+
+configure_nginx() {
+    LUAJIT_INC=$folder/root/usr/include/luajit-2.1
+    LUAJIT_LIB=$folder/lib
+    CFLAGS="-I$folder/root/usr/include"
+    EBBTIDE_LIB=$library
+    export LUAJIT_INC LUAJIT_LIB CFLAGS EBBTIDE_LIB
+    eval "set -- $(debian_arguments)"
+    set -- "$@" --with-compat --with-threads --with-stream --sbin-path="$folder/sbin/nginx" \
+        --add-module="$folder/source/libnginx-mod-http-ndk" \
+        --add-module="$folder/source/libnginx-mod-http-lua" \
+        --add-module="$here/stream_standin"
+    [ "$mode" != static ] || set -- "$@" --add-module="$module"
+    ./configure "$@" >>"$log" 2>&1
+}
+
+build() {
+    rm -rf "$folder/stamp" "$folder/build"
+    : >"$log"
+    apt_lists
+    source_package nginx nginx
+    source_package libnginx-mod-http-ndk libnginx-mod-http-ndk
+    source_package libnginx-mod-http-lua libnginx-mod-http-lua
+    libraries
+    mv "$folder/source/nginx" "$folder/build"
+    cd "$folder/build"
+    configure_nginx || fail "nginx was not configured"
+    # Where Debian keeps Lua's modules, as its own packages say it.
+    echo '#define LUA_DEFAULT_PATH "/usr/share/lua/5.1/?.lua;"' >>objs/ngx_auto_config.h
+    # For ngx.re: libpcre is beside nginx's own libpcre2, as in Debian's Lua module.
+    make -f objs/Makefile -j "$(nproc)" LINK="\$(CC) -L$folder/lib -Wl,--no-as-needed -lpcre" \
+        >>"$log" 2>&1 || fail "nginx was not built"
+    mkdir -p "$folder/sbin"
+    # A new file, for the one that is there may be running.
+    cp objs/nginx "$folder/sbin/nginx.new"
+    mv "$folder/sbin/nginx.new" "$folder/sbin/nginx"
+    rm -rf "$folder/apt" "$folder/unpack"
+}
+
+# What the program is built from, as far as it can change.
+inputs() {
+    echo "$mode"
+    nginx -V 2>&1
+    dpkg-query -W -f '${Package} ${Version}\n' libnginx-mod-http-lua libnginx-mod-http-ndk
+    cat "$0" "$here/stream_standin/"*
+    [ "$mode" != static ] || cat "$library" "$module/config" "$module/"*.[ch]
+}
+
+case $mode in
+shared) ;;
+static) [ -f "$library" ] || fail "static LIBRARY: libebbtide.a, which make builds" ;;
+*) fail "$mode is neither shared nor static" ;;
+esac
+nginx -v >/dev/null 2>&1 || fail "nginx is not installed, or not in PATH"
+
+exec 9>"$folder/lock"
+flock 9
+stamp=$(inputs | cksum)
+if [ ! -x "$folder/sbin/nginx" ] || [ "$(cat "$folder/stamp" 2>/dev/null)" != "$stamp" ]; then
+    build 9>&-
+    echo "$stamp" >"$folder/stamp"
+fi
+echo "$folder/sbin/nginx"

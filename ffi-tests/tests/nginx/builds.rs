@@ -1,0 +1,136 @@
+//! The builds of nginx under test: Debian's, and those with Lua compiled in, as OpenResty has it.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use ebbtide_ffi_tests::{clean, text_of};
+
+use crate::server::{
+    Config, Modules, Nginx, alone, beside, find, free_port, material, module, target,
+};
+
+/// Which nginx a server is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Build {
+    /// Debian's, with its Lua module as a file.
+    #[default]
+    Debian,
+    /// The Lua module and a stand-in for the stream Lua module are compiled in, with a shared
+    /// libluajit; this repository's module is a file, and so comes after Lua.
+    CompiledIn,
+    /// All of them are compiled in, this repository's module too, with a static libluajit.
+    Static,
+}
+
+impl Build {
+    /// The program. What is compiled in is built once, and kept in the target folder.
+    pub fn program(self) -> PathBuf {
+        static COMPILED_IN: OnceLock<PathBuf> = OnceLock::new();
+        static STATIC: OnceLock<PathBuf> = OnceLock::new();
+        match self {
+            Build::Debian => find("nginx").expect("nginx is there"),
+            Build::CompiledIn => {
+                COMPILED_IN.get_or_init(|| build("nginx-compiled-in", &[])).clone()
+            }
+            Build::Static => {
+                let library = target().join("release/libebbtide.a");
+                let mode = [PathBuf::from("static"), library];
+                STATIC.get_or_init(|| build("nginx-static", &mode)).clone()
+            }
+        }
+    }
+
+    /// Whether Lua modules are files that a configuration has to load.
+    pub fn loads_lua(self) -> bool {
+        self == Build::Debian
+    }
+
+    /// The module under test, if it is a file.
+    pub fn module(self) -> Option<PathBuf> {
+        (self != Build::Static).then(module)
+    }
+}
+
+fn build(folder: &str, mode: &[PathBuf]) -> PathBuf {
+    let mut command = clean(material().join("build-compiled-in.sh"));
+    let program = text_of(command.arg(target().join(folder)).args(mode));
+    program.trim_end().into()
+}
+
+/// A `stream` block whose server answers on this port with what the code returns, in a VM of the
+/// stream's own. Compiled-in builds have it.
+pub fn stream_block(port: u16, code: &str) -> String {
+    format!(
+        "stream {{ server {{
+             listen 127.0.0.1:{port};
+             stream_standin_by_lua '{code}';
+         }} }}"
+    )
+}
+
+const GARBAGE: &str = "calls = (calls or 0) + 1
+    for i = 1, 100000 do local t = { i, tostring(i) } end
+    return calls";
+
+/// What `stream_block` answers to three connections, with garbage left behind.
+fn stream_serves(nginx: &Nginx, port: u16) {
+    for call in 1..=3 {
+        assert_eq!(nginx.stream(port), format!("{call}\n"));
+    }
+}
+
+#[test]
+fn stock_nginx_with_lua_compiled_in_serves() {
+    let _beside = beside();
+    let port = free_port();
+    let config = Config::new(Modules::Stock)
+        .on(Build::CompiledIn)
+        .workers(1)
+        .top("thread_pool pool threads=2;")
+        .bottom(&stream_block(port, GARBAGE))
+        .lua("regex", "ngx.say(ngx.re.match('row 20', [[\\d+]])[0])")
+        .lua("sum", "ngx.say((ngx.run_worker_thread('pool', 'thread_work', 'sum', 1)))");
+    let nginx = Nginx::start(&config);
+    assert!(nginx.get("/light").starts_with("row 20"));
+    assert_eq!(nginx.get("/regex"), "20\n");
+    assert_eq!(nginx.get("/sum"), "true\n");
+    stream_serves(&nginx, port);
+    nginx.reload();
+    stream_serves(&nginx, port);
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn the_module_loads_into_nginx_with_lua_compiled_in_and_exhales() {
+    let _alone = alone();
+    let nginx = Nginx::start(&Config::new(Modules::Last).on(Build::CompiledIn).workers(1));
+    nginx.get("/litter?megabytes=40");
+    let full_kb = nginx.running()[0].pss_kb();
+    assert!(full_kb > 30_000, "{full_kb} KB are no load");
+    nginx.wait_until("the worker breathes out", Duration::from_secs(10), |nginx| {
+        nginx.running()[0].pss_kb() < full_kb / 3
+    });
+    assert!(nginx.get("/light").starts_with("row 20"));
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "the module defines lua_newstate and lua_close, which a static libluajit has too"]
+fn all_compiled_in_with_a_static_libluajit_it_exhales() {
+    let _alone = alone();
+    let port = free_port();
+    let config = Config::new(Modules::Last)
+        .on(Build::Static)
+        .workers(1)
+        .bottom(&stream_block(port, GARBAGE));
+    let nginx = Nginx::start(&config);
+    stream_serves(&nginx, port);
+    nginx.get("/litter?megabytes=40");
+    let full_kb = nginx.running()[0].pss_kb();
+    assert!(full_kb > 30_000, "{full_kb} KB are no load");
+    nginx.wait_until("the worker breathes out", Duration::from_secs(10), |nginx| {
+        nginx.running()[0].pss_kb() < full_kb / 3
+    });
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}

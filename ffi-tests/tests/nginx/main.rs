@@ -9,6 +9,7 @@ mod checking;
 mod collecting;
 mod directives;
 mod doors;
+mod installing;
 mod life;
 mod limits;
 mod load;

@@ -26,6 +26,11 @@ export CARGO_TARGET_DIR := $(TARGET)
 FEATURES = --features sanitizers
 endif
 
+# $(call put,MODE,SOURCE,FILE) and $(call link,TARGET,FILE): a new file that takes the old one's place
+# at once. A program that has the old one loaded keeps it, and one that starts finds either of them.
+put = $(INSTALL) -m $(1) "$(2)" "$(3).new" && mv -f "$(3).new" "$(3)"
+link = ln -sf "$(1)" "$(2).new" && mv -f "$(2).new" "$(2)"
+
 REAL = libebbtide.so.$(VERSION)
 SONAME = libebbtide.so.$(MAJOR)
 DEST_LIB = $(DESTDIR)$(LIBDIR)
@@ -36,6 +41,14 @@ INSTALLED = $(DEST_LIB)/$(REAL) $(DEST_LIB)/$(SONAME) $(DEST_LIB)/libebbtide.so 
 	$(DEST_LIB)/libebbtide_preload.so $(DEST_BIN)/ebbtide \
 	$(DESTDIR)$(LUA_LIB_DIR)/ebbtide.lua $(DESTDIR)$(LUA_LIB_DIR)/resty/ebbtide.lua \
 	$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so
+# The folders that uninstall removes where they are empty, the deepest first. Folders of the system
+# stay: below /usr all of them, below /usr/local and ~/.local those that are there anyway.
+LUA_FOLDERS = $(LUA_LIB_DIR)/resty $(LUA_LIB_DIR) $(LUA_CMODULE_DIR) \
+	$(filter %/lua,$(patsubst %/,%,$(dir $(LUA_LIB_DIR) $(LUA_CMODULE_DIR)))) $(LIBDIR)/pkgconfig
+PREFIX_FOLDERS = $(LIBDIR) $(BINDIR) $(INCLUDEDIR) $(PREFIX)/lib $(PREFIX)/share $(PREFIX)
+SYSTEM = $(if $(DESTDIR),,$(filter / /usr,$(PREFIX)))
+SHARED = $(if $(DESTDIR),,$(filter /usr/local $(HOME)/.local,$(PREFIX)))
+FOLDERS = $(if $(SYSTEM),,$(LUA_FOLDERS) $(if $(SHARED),,$(PREFIX_FOLDERS)))
 
 define PKG_CONFIG_FILE
 prefix=$(PREFIX)
@@ -79,13 +92,17 @@ NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules
 
 .PHONY: all header test setup format lint cargo-test bench bench-breathing bench-checked bench-nginx \
 	soak-nginx demo \
-	policy mutants soak fuzz fuzz-build luajit nginx install-nginx disassemble install install-lua \
-	uninstall clean help
+	policy mutants soak fuzz fuzz-build luajit nginx install-nginx uninstall-nginx disassemble \
+	install install-lua install-lua-scripts uninstall clean help
 
 all: ## build the library, the preload library and the command, in target/release; SANITIZERS=1
 	$(CARGO) build --release --package ebbtide $(FEATURES)
 	$(CARGO) build --profile preload --package ebbtide-preload
-	cp -p "$(TARGET)/preload/libebbtide_preload.so" "$(TARGET)/preload/ebbtide" "$(RELEASE)"
+	@for file in libebbtide_preload.so ebbtide; do \
+		cmp -s "$(TARGET)/preload/$$file" "$(RELEASE)/$$file" || \
+		{ $(call put,755,$(TARGET)/preload/$$file,$(RELEASE)/$$file); } || exit; done
+	@test "$$(readlink "$(RELEASE)/$(SONAME)")" = libebbtide.so || \
+		{ $(call link,libebbtide.so,$(RELEASE)/$(SONAME)); }
 
 header: ## write include/ebbtide.h anew from src/capi.rs, and the nginx module's page as C
 	EBBTIDE_BLESS=1 $(CARGO) test --test header
@@ -182,38 +199,46 @@ luajit: all ## build a luajit with the library inside; LUAJIT=folder for a sourc
 nginx: all ## build the nginx module for the nginx that is installed, in target/nginx
 	@sh nginx/build.sh "$(RELEASE)/libebbtide.a" "$(TARGET)/nginx"
 
-install-nginx: ## install the nginx module where that nginx loads modules from
+install-nginx: ## install the nginx module where that nginx loads modules from, and its line of configuration
 	@test -f "$(TARGET)/nginx/$(NGINX_MODULE)" || $(MAKE) nginx
-	$(INSTALL) -d "$(DESTDIR)$(NGINX_MODULES)"
-	$(INSTALL) -m 644 "$(TARGET)/nginx/$(NGINX_MODULE)" "$(DESTDIR)$(NGINX_MODULES)"
+	@sh nginx/install.sh "$(TARGET)/nginx/$(NGINX_MODULE)" "$(NGINX_MODULES)"
+
+uninstall-nginx: ## remove what install-nginx put there
+	@sh nginx/install.sh --remove "$(NGINX_MODULE)" "$(NGINX_MODULES)"
 
 disassemble: ## show the machine code of the hot path
 	$(CARGO) build --release
 	objdump --disassemble=ebb_alloc --no-show-raw-insn "$(RELEASE)/libebbtide.so"
 
-install: ## install what `make` built under PREFIX (/usr/local), below DESTDIR if set
+install: install-lua-scripts ## install what `make` built under PREFIX (/usr/local), below DESTDIR if set
 	@test -f "$(RELEASE)/libebbtide.so" -a -f "$(RELEASE)/libebbtide_preload.so" || $(MAKE) all
 	$(INSTALL) -d "$(DEST_LIB)/pkgconfig" "$(DEST_INCLUDE)" "$(DEST_BIN)"
-	$(INSTALL) -m 755 "$(RELEASE)/libebbtide.so" "$(DEST_LIB)/$(REAL)"
-	ln -sf $(REAL) "$(DEST_LIB)/$(SONAME)"
-	ln -sf $(SONAME) "$(DEST_LIB)/libebbtide.so"
-	$(INSTALL) -m 644 "$(RELEASE)/libebbtide.a" "$(DEST_LIB)/libebbtide.a"
-	$(INSTALL) -m 755 "$(RELEASE)/libebbtide_preload.so" "$(DEST_LIB)/libebbtide_preload.so"
-	$(INSTALL) -m 755 "$(RELEASE)/ebbtide" "$(DEST_BIN)/ebbtide"
-	$(INSTALL) -m 644 include/ebbtide.h "$(DEST_INCLUDE)/ebbtide.h"
+	$(call put,755,$(RELEASE)/libebbtide.so,$(DEST_LIB)/$(REAL))
+	$(call link,$(REAL),$(DEST_LIB)/$(SONAME))
+	$(call link,$(SONAME),$(DEST_LIB)/libebbtide.so)
+	$(call put,644,$(RELEASE)/libebbtide.a,$(DEST_LIB)/libebbtide.a)
+	$(call put,755,$(RELEASE)/libebbtide_preload.so,$(DEST_LIB)/libebbtide_preload.so)
+	$(call put,755,$(RELEASE)/ebbtide,$(DEST_BIN)/ebbtide)
+	$(call put,644,include/ebbtide.h,$(DEST_INCLUDE)/ebbtide.h)
 	@echo "$$PKG_CONFIG_FILE" > "$(DEST_LIB)/pkgconfig/ebbtide.pc"
-	$(MAKE) install-lua
-	ln -sfr "$(DEST_LIB)/$(SONAME)" "$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so"
+	ln -sfr "$(DEST_LIB)/$(SONAME)" "$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so.new"
+	mv -f "$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so.new" "$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so"
 
-install-lua: ## install the Lua module alone, with a library of its own
+install-lua: install-lua-scripts ## install the Lua module alone, with a library of its own
 	@test -f "$(RELEASE)/libebbtide.so" || $(MAKE) all
-	$(INSTALL) -d "$(DESTDIR)$(LUA_LIB_DIR)/resty" "$(DESTDIR)$(LUA_CMODULE_DIR)"
-	$(INSTALL) -m 644 lua/ebbtide.lua "$(DESTDIR)$(LUA_LIB_DIR)/ebbtide.lua"
-	$(INSTALL) -m 644 lua/resty/ebbtide.lua "$(DESTDIR)$(LUA_LIB_DIR)/resty/ebbtide.lua"
-	$(INSTALL) -m 755 "$(RELEASE)/libebbtide.so" "$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so"
+	$(call put,755,$(RELEASE)/libebbtide.so,$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so)
 
-uninstall: ## remove what install put there
+install-lua-scripts:
+	$(INSTALL) -d "$(DESTDIR)$(LUA_LIB_DIR)/resty" "$(DESTDIR)$(LUA_CMODULE_DIR)"
+	$(call put,644,lua/ebbtide.lua,$(DESTDIR)$(LUA_LIB_DIR)/ebbtide.lua)
+	$(call put,644,lua/resty/ebbtide.lua,$(DESTDIR)$(LUA_LIB_DIR)/resty/ebbtide.lua)
+
+uninstall: uninstall-nginx ## remove what install and install-nginx put there
 	rm -f $(foreach file,$(INSTALLED),"$(file)")
+	@for folder in $(foreach folder,$(FOLDERS),"$(DESTDIR)$(folder)"); do \
+		rmdir "$$folder" 2>/dev/null || true; done
+	@test -z "$(DESTDIR)" || \
+		{ cd "$(DESTDIR)" 2>/dev/null && rmdir -p ".$(PREFIX)" 2>/dev/null; } || true
 
 clean: ## remove everything that was built
 	$(CARGO) clean

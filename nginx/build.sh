@@ -40,5 +40,7 @@ if ! "$configure" "$@" --with-compat --add-dynamic-module="$here" >"$folder/log"
     echo "the module was not built: $folder/log"
     exit 1
 fi
-cp objs/ngx_http_ebbtide_module.so "$folder"
+# A new file, for a running nginx may have loaded the one that is there.
+cp objs/ngx_http_ebbtide_module.so "$folder/module.new"
+mv -f "$folder/module.new" "$folder/ngx_http_ebbtide_module.so"
 echo "$folder/ngx_http_ebbtide_module.so, for $(sed 's/^nginx version: //' "$folder/version")"

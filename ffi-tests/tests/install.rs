@@ -1,10 +1,14 @@
 //! `make install` and `make uninstall`, as a packager and a user meet them.
 
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ebbtide_ffi_tests::{Language, Linkage};
-use ebbtide_ffi_tests::{clean, compiler, finish, installed, make, scratch, source, text_of};
+use ebbtide_ffi_tests::{
+    clean, compiler, finish, installed, make, release, scratch, source, text_of,
+};
 use ebbtide_runtimes::{SONAME, repository};
 
 /// A prefix that exists nowhere, so that nothing is found by chance.
@@ -143,5 +147,78 @@ fn library_version() -> String {
 fn uninstall_leaves_nothing() {
     let destination = install("install-uninstall");
     make(&["uninstall"], &destination, PREFIX);
-    assert_eq!(listing(&destination), Vec::<String>::new());
+    assert_eq!(everything_in(&destination), Vec::<String>::new());
+}
+
+/// The files, links and folders below `folder`, sorted.
+fn everything_in(folder: &Path) -> Vec<String> {
+    let found =
+        text_of(Command::new("find").arg(folder).args(["-mindepth", "1", "-printf", "%P\n"]));
+    let mut names: Vec<String> = found.lines().map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+/// What was there before an installation, and what was put there since, stays.
+#[test]
+fn uninstall_leaves_the_folders_of_others() {
+    installed();
+    let root = scratch("install-others");
+    std::fs::remove_dir_all(&root).expect("the folder was just made");
+    std::fs::create_dir_all(root.join("x/share/lua/5.1/resty")).expect("it can be written");
+    let other = root.join("x/share/lua/5.1/resty/other.lua");
+    std::fs::write(&other, "return {}").expect("it can be written");
+    make(&["install"], &root, PREFIX);
+    make(&["uninstall"], &root, PREFIX);
+    let kept = ["x", "x/share", "x/share/lua", "x/share/lua/5.1", "x/share/lua/5.1/resty"];
+    let kept: Vec<&str> = kept.into_iter().chain(["x/share/lua/5.1/resty/other.lua"]).collect();
+    assert_eq!(everything_in(&root), kept);
+}
+
+/// A library that a running program has loaded: the same file under a second name, so that what
+/// is written into it is seen, and a byte more than what `make` would put there.
+fn loaded(library: &Path) -> PathBuf {
+    let old = library.with_extension("loaded");
+    let _ = std::fs::remove_file(&old);
+    std::fs::hard_link(library, &old).expect("the folder can be written");
+    let mut file = std::fs::OpenOptions::new().append(true).open(library).expect("it is there");
+    file.write_all(b"old").expect("it can be written");
+    old
+}
+
+#[test]
+fn libraries_are_replaced_by_new_files() {
+    let destination = install("install-replace");
+    let lib = destination.join("x/lib");
+    let files = [
+        lib.join("libebbtide.so").canonicalize().expect("it was installed"),
+        lib.join("libebbtide_preload.so"),
+        release().join("libebbtide_preload.so"),
+    ];
+    let olds = files.each_ref().map(|file| loaded(file));
+    make(&["all"], &destination, PREFIX);
+    make(&["install"], &destination, PREFIX);
+    for (file, old) in files.iter().zip(&olds) {
+        let [new, old] = [file, old].map(|path| std::fs::read(path).expect("it is there"));
+        assert!(old.ends_with(b"old"), "{} was written into", file.display());
+        assert!(!new.ends_with(b"old"), "{} was not replaced", file.display());
+    }
+    for old in olds {
+        std::fs::remove_file(old).expect("it is there");
+    }
+    let inode = |file: &PathBuf| std::fs::metadata(file).expect("it is there").ino();
+    let before = inode(&files[2]);
+    make(&["all"], &destination, PREFIX);
+    assert_eq!(inode(&files[2]), before, "what has not changed is not replaced");
+}
+
+#[test]
+fn a_program_linked_in_the_build_folder_runs() {
+    installed();
+    let program = scratch("build-folder").join("consumer");
+    let mut command = compiler(Language::C);
+    command.arg("-I").arg(repository().join("include")).arg("-o").arg(&program);
+    command.arg(source("consumer.c")).args(["-x", "none"]).arg("-L").arg(release());
+    finish(command.args(["-lebbtide", "-Wl,-rpath"]).arg(release()));
+    assert!(text_of(&mut clean(program)).starts_with("ebbtide "));
 }

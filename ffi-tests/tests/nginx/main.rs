@@ -10,6 +10,7 @@ mod collecting;
 mod copies;
 mod directives;
 mod doors;
+mod installing;
 mod life;
 mod limits;
 mod load;

@@ -84,6 +84,8 @@ pub enum Modules {
     Last,
     /// The module of this repository alone.
     Alone,
+    /// What the files load that the configuration includes at the top.
+    Included,
 }
 
 /// What a server is started with.

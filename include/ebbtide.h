@@ -709,6 +709,10 @@ struct ebb_heap *ebb_heap_new(const struct ebb_options *options);
  * KiB of its memory, so that the next heap is made faster.
  *
  * heap      from ebb_heap_new(). After lua_close(), if a VM ran on it.
+ *
+ * A call on a heap that was deleted aborts the process with one line that says
+ * so, as long as the library can tell: of the last heap that was kept each call,
+ * of others all but ebb_alloc(), unless many more were deleted since.
  */
 void ebb_heap_delete(struct ebb_heap *heap);
 

@@ -56,6 +56,10 @@ pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_h
 ///
 /// heap      from ebb_heap_new(). After lua_close(), if a VM ran on it.
 ///
+/// A call on a heap that was deleted aborts the process with one line that says
+/// so, as long as the library can tell: of the last heap that was kept each call,
+/// of others all but ebb_alloc(), unless many more were deleted since.
+///
 /// # Safety
 ///
 /// `heap` is NULL or a heap that is not used again.
@@ -416,6 +420,7 @@ pub extern "C" fn ebb_version() -> *const c_char {
 ///
 /// `heap` is NULL, or live and no other thread uses it.
 unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: Function) -> Option<Visit<'heap, Kernel>> {
+    heap::refuse_deleted(heap.addr(), function);
     // SAFETY: the caller's promise.
     let heap = unsafe { heap.cast::<Heap>().as_mut() };
     heap.map(|heap| heap.visit(function))

@@ -59,6 +59,7 @@ whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multipl
 budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => Pages(WINDOW),/
 parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
 reciprocals|src/heap/class.rs|s/(least + (least >> 24)).next_multiple_of(1 << 16)/(1u64 << 58) \/ size \& !0xFFFF/
+a deleted heap is remembered|src/heap/deleted.rs|s/entry(heap).swap(heap, AcqRel) == heap/entry(heap).load(Relaxed) == heap/
 shares of address space|src/heap/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
 wiped is as new|src/heap/park.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//

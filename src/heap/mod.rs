@@ -13,6 +13,7 @@
 //! | `above`         | what the layer above keeps with a heap, and when it is called    | no     |
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
 //! | `park`          | keeping one deleted heap for the next                            | yes    |
+//! | `deleted`       | calls on a heap that was deleted                                 | no     |
 //! | `span`          | spans: filled, listed, emptied                                   | yes    |
 //! | `glean`         | the last free slots, when the heap may not grow                  | no     |
 //! | `large`         | large blocks: placed, grown, moved                               | yes    |
@@ -32,6 +33,7 @@
 mod above;
 pub(crate) mod checked;
 pub(crate) mod class;
+mod deleted;
 mod descriptor;
 mod fast;
 mod glean;
@@ -56,6 +58,7 @@ mod tests;
 use core::{ptr, slice};
 
 pub(crate) use above::Above;
+pub(crate) use deleted::refuse_deleted;
 pub(crate) use descriptor::{Descriptor, Kind, Place};
 pub(crate) use fast::alloc;
 pub(crate) use layout::Layout;
@@ -297,6 +300,7 @@ impl<S: Above> Heap<S> {
             let guard = base.add(heap.layout.guard);
             heap.os.guard(guard, kernel_page, reserve::are_few());
             reserve::note_made(heap.layout.reserved);
+            deleted::note_made(base.addr());
             let at = base.cast::<Heap<S>>();
             at.write(heap);
             S::options_changed(&mut *at);

@@ -53,7 +53,8 @@ pages moved whole|src/heap/large.rs|s/to = to + piece.count();//
 no live page purged|src/heap/descriptor.rs|s/page_bytes - lead).div_ceil(shape.slot_size);/page_bytes - lead) \/ shape.slot_size;/
 holes found|src/reclaim/purge.rs|s/(room.holes, self.hole_from(from))/(false, self.hole_from(from))/
 refused moves are not tried again|src/heap/large.rs|s/            self.remap_refused = true;//
-many ranges at once|src/os/kernel.rs|s/    Some(Purged { ranges: done, calls: 1 })/    Some(Purged { ranges: done, calls: 2 })/
+many ranges at once|src/os/discard.rs|s/    Some(Purged { ranges: done, calls: 1, errno: 0 })/    Some(Purged { ranges: done, calls: 2, errno: 0 })/
+another call gives back|src/os/discard.rs|s/        if is_discarded {/        if false {/
 refusals are told at the end|src/reclaim/breath.rs|s/        Outcome { refused: going.refused, ..outcome }/        outcome/
 whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
 budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => Pages(WINDOW),/

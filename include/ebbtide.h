@@ -416,7 +416,8 @@ typedef struct ebb_stats {
    */
   uint64_t commit_calls;
   /**
-   * madvise and process_madvise calls, to give back (a count).
+   * Calls to give memory back: madvise and process_madvise, or where a sandbox
+   * refuses these, mremap and mmap (a count).
    */
   uint64_t purge_calls;
   /**
@@ -543,6 +544,30 @@ typedef struct ebb_stats {
    * ebb_reclaim() without a budget, less what went back since.
    */
   uint64_t former_resident;
+  /**
+   * Ranges that the kernel refused to take back, over the life of the heap (a
+   * count).
+   */
+  uint64_t purge_refused;
+  /**
+   * The errno with which it refused the last one; 0 when it refused none, or has
+   * taken one since. Where it stays, free memory cannot go back: it is locked
+   * (mlock), or a sandbox allows none of madvise(), process_madvise(), mremap()
+   * and mmap().
+   */
+  uint64_t purge_errno;
+  /**
+   * Allocations that were refused over the life of the heap: ebb_alloc() returned
+   * NULL though bytes were wanted (a count).
+   */
+  uint64_t refused_allocations;
+  /**
+   * 1 while the heap is thrashing: 4 MiB or more a second go back because of a
+   * limit and are used again within a second, for three seconds in a row. What
+   * the program needs does not fit below the limit. 0 again after three seconds
+   * in which less does.
+   */
+  uint64_t thrashing;
 } ebb_stats;
 
 /**
@@ -709,6 +734,10 @@ struct ebb_heap *ebb_heap_new(const struct ebb_options *options);
  * KiB of its memory, so that the next heap is made faster.
  *
  * heap      from ebb_heap_new(). After lua_close(), if a VM ran on it.
+ *
+ * A call on a heap that was deleted aborts the process with one line that says
+ * so, as long as the library can tell: of the last heap that was kept each call,
+ * of others all but ebb_alloc(), unless many more were deleted since.
  */
 void ebb_heap_delete(struct ebb_heap *heap);
 

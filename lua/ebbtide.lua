@@ -269,6 +269,10 @@ local function own_report(stats)
     format("  given back %s   so far; the mood is %s",
            megabytes(stats.returned_total), MOODS[stats.mood] or "steady"),
   }
+  if stats.purge_errno ~= 0 then
+    lines[#lines + 1] = format("  refused    the kernel takes no memory back (errno %d)",
+                               stats.purge_errno)
+  end
   if stats.attached then
     lines[#lines + 1] = format("  former     %s   in LuaJIT's own allocator, of that live %.1f MB",
                                megabytes(stats.former_resident), stats.former_live / 2 ^ 20)

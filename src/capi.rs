@@ -58,6 +58,10 @@ pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_h
 ///
 /// heap      from ebb_heap_new(). After lua_close(), if a VM ran on it.
 ///
+/// A call on a heap that was deleted aborts the process with one line that says
+/// so, as long as the library can tell: of the last heap that was kept each call,
+/// of others all but ebb_alloc(), unless many more were deleted since.
+///
 /// # Safety
 ///
 /// `heap` is NULL or a heap that is not used again.
@@ -161,7 +165,7 @@ pub unsafe extern "C" fn ebb_reclaim(
         // SAFETY: the caller's promise.
         unsafe { fill(report, done) };
     }
-    result_of("reclaim", &outcome)
+    result_of("reclaim", &outcome, heap.counts.purge_errno)
 }
 
 /// Does what is due: memory that was free for long enough goes back. For event
@@ -182,7 +186,8 @@ pub unsafe extern "C" fn ebb_reclaim(
 pub unsafe extern "C" fn ebb_tick(heap: *mut ebb_heap, budget_us: u32) -> c_int {
     // SAFETY: the caller's promise.
     let Some(mut heap) = (unsafe { heap_in(heap, Function::Tick) }) else { return null("heap") };
-    result_of("tick", &heap.tick(budget_us))
+    let outcome = heap.tick(budget_us);
+    result_of("tick", &outcome, heap.counts.purge_errno)
 }
 
 /// Tells when to call ebb_tick() next. Cheap enough to be asked before each wait
@@ -443,6 +448,7 @@ unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: Function) -> Option<Call
     if heap.is_null() {
         return None;
     }
+    heap::refuse_deleted(heap.addr(), function);
     // SAFETY: the caller's promise; from the turn on this thread is alone in the heap.
     unsafe {
         let turn = Turn::wait(heap);
@@ -451,14 +457,23 @@ unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: Function) -> Option<Call
 }
 
 /// What a call that returned memory tells its caller.
-fn result_of(call: &str, outcome: &Outcome) -> c_int {
-    match outcome {
-        _ if outcome.more => EBB_MORE,
-        _ if outcome.refused > 0 => Error::System
-            .because(format_args!("{call}: the kernel refused {} ranges", outcome.refused))
-            as c_int,
-        _ => EBB_OK,
+fn result_of(call: &str, outcome: &Outcome, errno: i32) -> c_int {
+    if outcome.more {
+        return EBB_MORE;
     }
+    if outcome.refused == 0 {
+        return EBB_OK;
+    }
+    let Outcome { refused, .. } = outcome;
+    let error = match errno {
+        0 => Error::System
+            .because(format_args!("{call}: the kernel refused to take {refused} ranges back")),
+        errno => Error::System.because(format_args!(
+            "{call}: the kernel refused to take {refused} ranges back: {}",
+            std::io::Error::from_raw_os_error(errno)
+        )),
+    };
+    error as c_int
 }
 
 /// The budget in a pass's options, 0 for none; or the result that says what is wrong with them.

@@ -1,5 +1,6 @@
-/* Pointers that are no live block of the heap: each must end the process with
- * SIGABRT and one line that names the heap, the pointer and what is wrong. */
+/* Pointers that are no live block of the heap, and calls on a heap that was
+ * deleted: each must end the process with SIGABRT and one line that names the
+ * heap, the pointer and what is wrong. */
 
 #include "check.h"
 
@@ -238,8 +239,175 @@ static void large_blocks_freed_twice(void)
   ebb_heap_delete(heap);
 }
 
+/* A call on a heap that was deleted. */
+enum late_call {
+  LATE_DELETE,
+  LATE_ALLOCATE,
+  LATE_ALLOCATE_LARGE,
+  LATE_FREE,
+  LATE_RESIZE,
+  LATE_RECLAIM,
+  LATE_TICK,
+  LATE_NEXT_TICK,
+  LATE_PRESSURE,
+  LATE_STATS,
+  LATE_HISTORY,
+  LATE_SET,
+  LATE_GET,
+  LATE_COUNT
+};
+
+struct late {
+  enum late_call call;
+  ebb_heap *heap;
+  void *block;
+};
+
+static void call_late(const void *argument)
+{
+  const struct late *late = (const struct late *)argument;
+  struct rlimit no_core = { 0, 0 };
+  ebb_stats stats;
+  ebb_history history;
+  int64_t value;
+
+  memset(&stats, 0, sizeof stats);
+  memset(&history, 0, sizeof history);
+  stats.size = sizeof stats;
+  history.size = sizeof history;
+  history.sample_size = sizeof(ebb_sample);
+  setrlimit(RLIMIT_CORE, &no_core);
+  dup2(stderr_pipe[1], STDERR_FILENO);
+  switch (late->call) {
+  case LATE_DELETE:
+    ebb_heap_delete(late->heap);
+    break;
+  case LATE_ALLOCATE:
+    ebb_alloc(late->heap, NULL, 0, 40);
+    break;
+  case LATE_ALLOCATE_LARGE:
+    ebb_alloc(late->heap, NULL, 0, MIB);
+    break;
+  case LATE_FREE:
+    ebb_alloc(late->heap, late->block, 40, 0);
+    break;
+  case LATE_RESIZE:
+    ebb_alloc(late->heap, late->block, 40, 41);
+    break;
+  case LATE_RECLAIM:
+    ebb_reclaim(late->heap, NULL, NULL);
+    break;
+  case LATE_TICK:
+    ebb_tick(late->heap, 0);
+    break;
+  case LATE_NEXT_TICK:
+    ebb_next_tick(late->heap);
+    break;
+  case LATE_PRESSURE:
+    ebb_pressure(late->heap);
+    break;
+  case LATE_STATS:
+    ebb_stats_read(late->heap, &stats);
+    break;
+  case LATE_HISTORY:
+    ebb_history_read(late->heap, &history);
+    break;
+  case LATE_SET:
+    ebb_set(late->heap, "retain", 0);
+    break;
+  case LATE_GET:
+    ebb_get(late->heap, "retain", &value);
+    break;
+  case LATE_COUNT:
+    break;
+  }
+}
+
+static void attempt_late(ebb_heap *heap, void *block, enum late_call call)
+{
+  struct late late;
+  char said[1024], failure[1200];
+  int status;
+
+  late.call = call;
+  late.heap = heap;
+  late.block = block;
+  REQUIRE(pipe(stderr_pipe) == 0);
+  status = in_child(call_late, &late);
+  read_stderr(said, sizeof said);
+  if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT
+      || strchr(said, '\n') != said + strlen(said) - 1
+      || strncmp(said, "ebbtide: heap 0x", 16) != 0
+      || !names_address(said, heap) || strstr(said, "deleted before") == NULL) {
+    said[strcspn(said, "\n")] = '\0';
+    snprintf(failure, sizeof failure, "call %d: status %#x and \"%s\"",
+             (int)call, status, said);
+    check_failed(__FILE__, __LINE__, failure);
+  }
+}
+
+static void calls_on_the_heap_that_is_kept(void)
+{
+  ebb_heap *heap = heap_of(0);
+  void *block = ebb_alloc(heap, NULL, 0, 40);
+  int call;
+
+  ebb_heap_delete(heap);
+  for (call = 0; call < LATE_COUNT; call++) {
+    attempt_late(heap, block, (enum late_call)call);
+  }
+  /* None of that has harmed it. */
+  CHECK(heap_of(0) == heap);
+  block = ebb_alloc(heap, NULL, 0, 40);
+  CHECK(block != NULL);
+  ebb_alloc(heap, block, 40, 0);
+  CHECK(ebb_alloc(heap, NULL, 0, MIB) != NULL);
+  ebb_heap_delete(heap);
+}
+
+/* Their addresses may be mapped by then, or not. */
+static void calls_on_heaps_that_are_gone(void)
+{
+  ebb_heap *heap = heap_of(0);
+  ebb_heap *other = heap_of(0);
+  int call, mapped;
+
+  REQUIRE(ebb_alloc(heap, NULL, 0, 64 * MIB) != NULL);
+  ebb_heap_delete(heap);
+  for (mapped = 0; mapped < 2; mapped++) {
+    attempt_late(heap, NULL, LATE_DELETE);
+    for (call = LATE_RECLAIM; call < LATE_COUNT; call++) {
+      attempt_late(heap, NULL, (enum late_call)call);
+    }
+    REQUIRE(mmap(heap, 4096, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == heap);
+  }
+  munmap(heap, 4096);
+  ebb_heap_delete(other);
+}
+
+/* New heaps get addresses of deleted ones. */
+static void addresses_that_are_used_again(void)
+{
+  ebb_heap *heaps[40];
+  size_t round, i;
+
+  for (round = 0; round < 100; round++) {
+    for (i = 0; i < COUNT_OF(heaps); i++) {
+      heaps[i] = heap_of(MIB);
+      CHECK_EQ(ebb_tick(heaps[i], 0), EBB_OK);
+    }
+    for (i = 0; i < COUNT_OF(heaps); i++) {
+      ebb_heap_delete(heaps[i]);
+    }
+  }
+}
+
 int main(void)
 {
+  RUN(calls_on_the_heap_that_is_kept);
+  RUN(calls_on_heaps_that_are_gone);
+  RUN(addresses_that_are_used_again);
   RUN(pointers_from_elsewhere);
   RUN(pointers_into_the_heaps_own_tables);
   RUN(pointers_to_pages_never_used);

@@ -15,20 +15,64 @@
 #define SYS_process_madvise 440
 #endif
 
+/* Calls that a sandbox refuses. */
+enum refused {
+  REFUSE_MADVISE = 1,
+  REFUSE_LISTS = 2,    /* process_madvise */
+  REFUSE_MREMAP = 4,
+  REFUSE_MMAP = 8,     /* over what is mapped */
+  REFUSE_ALL = 15
+};
+
+/* Jumps over the rest of the filter when a call is not that one. */
+#define ON_CALL(number, rest)                                                 \
+  BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),      \
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, rest)
+
+static void install(struct sock_filter *filter, unsigned short length)
+{
+  struct sock_fprog program;
+
+  program.len = length;
+  program.filter = filter;
+  REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+  REQUIRE(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
+/* From now on this process may not make these calls. */
+static void refuse(unsigned calls, unsigned error)
+{
+  static const unsigned numbers[] = { SYS_madvise, SYS_process_madvise,
+                                      SYS_mremap };
+  struct sock_filter fixed[] = {
+    ON_CALL(SYS_mmap, 3),
+    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3])),
+    BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, MAP_FIXED, 0, 1),
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(numbers); i++) {
+    struct sock_filter filter[] = {
+      ON_CALL(numbers[i], 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+
+    if (calls & 1u << i) {
+      install(filter, COUNT_OF(filter));
+    }
+  }
+  if (calls & REFUSE_MMAP) {
+    install(fixed, COUNT_OF(fixed));
+  }
+}
+
 /* From now on this process gives nothing back. */
 static void refuse_madvise(void)
 {
-  struct sock_filter filter[] = {
-    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 1, 0),
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_madvise, 0, 1),
-    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
-    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  struct sock_fprog program = { COUNT_OF(filter), filter };
-
-  REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-  REQUIRE(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+  refuse(REFUSE_ALL, EINVAL);
 }
 
 static int says_refused(void)
@@ -202,8 +246,10 @@ static void what_was_refused_goes_back_later(void)
   CHECK(ticks_refused(heap, 500, 60) > 0);
   CHECK(stats_of(heap, 0).failed_calls > 0);
   CHECK(stats_of(heap, 0).free_resident >= locked);
+  CHECK(stats_of(heap, 0).purge_refused > 0);
   REQUIRE(munlock(block + 8 * MIB, locked) == 0);
   be_idle(heap);
+  CHECK_EQ(stats_of(heap, 0).purge_errno, 0);
   CHECK_EQ(stats_of(heap, 0).free_resident, 0);
   heap_ends_empty(heap);
 }
@@ -237,8 +283,122 @@ static void holes_that_were_refused_go_back_later(void)
   end_survivors(heap, 1000);
 }
 
+struct sandbox {
+  unsigned calls;
+  unsigned error;
+  int late; /* it begins when the heap is there */
+};
+
+static size_t mappings(void)
+{
+  FILE *maps = fopen("/proc/self/maps", "r");
+  size_t lines = 0;
+  int byte;
+
+  REQUIRE(maps != NULL);
+  while ((byte = getc(maps)) != EOF) {
+    lines += byte == '\n';
+  }
+  fclose(maps);
+  return lines;
+}
+
+/* Where one call is left that can, everything goes back, and what stays is
+ * unchanged. */
+static void give_back_in_a_sandbox(const void *argument)
+{
+  const struct sandbox *sandbox = (const struct sandbox *)argument;
+  struct rng rng = { 3 };
+  ebb_heap *heap = NULL;
+  ebb_reclaim_report report;
+  ebb_stats stats, kernel;
+  size_t before, i;
+
+  memset(&report, 0, sizeof report);
+  report.size = sizeof report;
+  if (!sandbox->late) {
+    refuse(sandbox->calls, sandbox->error);
+  }
+  heap = heap_of_decay(50);
+  scatter(heap, &rng, COUNT, 100);
+  before = mappings();
+  if (sandbox->late) {
+    refuse(sandbox->calls, sandbox->error);
+  }
+  be_idle(heap);
+  errno = ERRNO_MARK;
+  CHECK_EQ(ebb_reclaim(heap, NULL, &report), EBB_OK);
+  check_errno();
+  CHECK_EQ(report.refused, 0);
+  stats = stats_of(heap, 0);
+  CHECK(stats.returned_total > 5 * MIB);
+  CHECK_EQ(stats.purge_refused, 0);
+  CHECK_EQ(stats.purge_errno, 0);
+  kernel = stats_of(heap, EBB_STATS_KERNEL);
+  CHECK(kernel.kernel_resident <= kernel.resident);
+  /* Only what is mapped anew, and not as its neighbours, is a mapping more. */
+  if (!(sandbox->calls & REFUSE_MREMAP)) {
+    CHECK(mappings() <= before + 8);
+  }
+  survivors_are_unchanged(COUNT);
+  for (i = 0; i < 1000; i++) {
+    churn(heap);
+  }
+  survivors_are_unchanged(COUNT);
+  end_survivors(heap, COUNT);
+}
+
+static void another_call_gives_back_where_one_is_refused(void)
+{
+  static const unsigned calls[] = {
+    REFUSE_MADVISE, REFUSE_LISTS, REFUSE_MADVISE | REFUSE_LISTS,
+    REFUSE_MADVISE | REFUSE_LISTS | REFUSE_MREMAP,
+  };
+  static const unsigned errors[] = { EPERM, EINVAL, ENOSYS };
+  struct sandbox sandbox;
+  size_t i, j;
+
+  for (i = 0; i < COUNT_OF(calls); i++) {
+    for (j = 0; j < COUNT_OF(errors); j++) {
+      sandbox.calls = calls[i];
+      sandbox.error = errors[j];
+      sandbox.late = j > 0;
+      CHECK_EQ(in_child(give_back_in_a_sandbox, &sandbox), 0);
+    }
+  }
+}
+
+/* The statistics say so, and the reason says why. */
+static void keep_all_in_a_sandbox(const void *argument)
+{
+  ebb_heap *heap = heap_of_decay(20);
+  struct rng rng = { 4 };
+  ebb_stats stats;
+
+  (void)argument;
+  CHECK_EQ(stats_of(heap, 0).purge_errno, 0);
+  scatter(heap, &rng, COUNT, 100);
+  refuse(REFUSE_ALL, EACCES);
+  CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_ERR_SYSTEM);
+  CHECK(says_refused());
+  CHECK(strstr(ebb_strerror(0), strerror(EACCES)) != NULL);
+  stats = stats_of(heap, 0);
+  CHECK_EQ(stats.purge_errno, EACCES);
+  CHECK(stats.purge_refused > 0);
+  CHECK_EQ(stats.returned_total, 0);
+  survivors_are_unchanged(COUNT);
+  end_survivors(heap, COUNT);
+}
+
+static void a_heap_that_can_return_nothing_says_why(void)
+{
+  CHECK_EQ(in_child(keep_all_in_a_sandbox, NULL), 0);
+}
+
 int main(void)
 {
+  RUN(another_call_gives_back_where_one_is_refused);
+  RUN(a_heap_that_can_return_nothing_says_why);
   RUN(a_refused_tick_rests);
   RUN(a_refused_heap_goes_on_working);
   RUN(a_limit_holds_though_nothing_goes_back);

@@ -235,6 +235,9 @@ void *__wrap_mremap(void *from, size_t old_bytes, size_t bytes, int flags, ...)
     if (unkind.silent) {
       return to;
     }
+    if (!(flags & MREMAP_FIXED)) {
+      return MAP_FAILED;
+    }
     if (unkind.way == WAY_HARSHLY) {
       __real_munmap(to, bytes);
       errno = unkind.error;
@@ -261,6 +264,12 @@ static long unkind_batch(long *arguments)
   size_t count = (size_t)arguments[2];
   size_t i, bytes = 0;
 
+  if (arguments[3] != MADV_DONTNEED) {
+    return unkind_refuses(CALL_BATCH)
+             ? -1
+             : __real_syscall(SYS_process_madvise, arguments[0], arguments[1],
+                              arguments[2], arguments[3], arguments[4], 0L);
+  }
   for (i = 0; i < count; i++) {
     unkind_overwrite((unsigned char *)ranges[i].iov_base, ranges[i].iov_len);
     bytes += ranges[i].iov_len;

@@ -115,6 +115,9 @@ pub(super) fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
         former_live: former.live,
         former_reserved: former.reserved,
         former_resident: former.resident,
+        purge_refused: counts.purge_refused,
+        purge_errno: counts.purge_errno as u64,
+        refused_allocations: counts.refused_allocations,
         ..head
     }
 }

@@ -232,7 +232,8 @@ pub struct ebb_stats {
 
     /// mprotect calls, to grow (a count).
     pub commit_calls: u64,
-    /// madvise and process_madvise calls, to give back (a count).
+    /// Calls to give memory back: madvise and process_madvise, or where a sandbox
+    /// refuses these, mremap and mmap (a count).
     pub purge_calls: u64,
     /// mremap calls, to move large blocks (a count).
     pub remap_calls: u64,
@@ -304,6 +305,23 @@ pub struct ebb_stats {
     /// Of that, resident: at most so much, as counted at ebb_attach() and by each
     /// ebb_reclaim() without a budget, less what went back since.
     pub former_resident: u64,
+
+    /// Ranges that the kernel refused to take back, over the life of the heap (a
+    /// count).
+    pub purge_refused: u64,
+    /// The errno with which it refused the last one; 0 when it refused none, or has
+    /// taken one since. Where it stays, free memory cannot go back: it is locked
+    /// (mlock), or a sandbox allows none of madvise(), process_madvise(), mremap()
+    /// and mmap().
+    pub purge_errno: u64,
+    /// Allocations that were refused over the life of the heap: ebb_alloc() returned
+    /// NULL though bytes were wanted (a count).
+    pub refused_allocations: u64,
+    /// 1 while the heap is thrashing: 4 MiB or more a second go back because of a
+    /// limit and are used again within a second, for three seconds in a row. What
+    /// the program needs does not fit below the limit. 0 again after three seconds
+    /// in which less does.
+    pub thrashing: u64,
 }
 
 /// Free chunks of about one size.

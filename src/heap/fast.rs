@@ -168,6 +168,7 @@ unsafe extern "C" fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, size: usi
         if !(*heap).checked.is_null() {
             return checked::allocate(heap, size);
         }
+        (*heap).refuse_if_closed();
         refill(heap, size)
     }
 }
@@ -217,6 +218,7 @@ unsafe extern "C" fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         if (*heap).is_shut() {
+            (*heap).refuse_if_closed();
             return checked::allocate(heap, size);
         }
         place_large(heap, size)
@@ -409,6 +411,7 @@ unsafe extern "C" fn resize_elsewhere<S: Above>(
         if !(*heap).checked.is_null() {
             return checked::resize(heap, block, old_size, new_size);
         }
+        (*heap).refuse_if_closed();
         resize_outside(heap, block, new_size)
     }
 }

@@ -229,11 +229,9 @@ impl<S: Above> Heap<S> {
         let memory = MemoryRange { start: self.address(range.start), bytes: range.count().bytes() };
         // SAFETY: the range is committed, on kernel pages, and free.
         let purged = unsafe { self.os.purge(&[memory]) };
-        self.counts.purge_calls += purged.calls;
+        self.note_purged(&purged, 1);
         if purged.ranges == 1 {
             self.page_runs().empty(range);
-        } else {
-            self.counts.failed_calls += 1;
         }
     }
 

@@ -13,6 +13,7 @@
 //! | `above`         | what the layer above keeps with a heap, and when it is called    | no     |
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
 //! | `park`          | keeping one deleted heap for the next                            | yes    |
+//! | `deleted`       | calls on a heap that was deleted                                 | no     |
 //! | `span`          | spans: filled, listed, emptied                                   | yes    |
 //! | `glean`         | the last free slots, when the heap may not grow                  | no     |
 //! | `large`         | large blocks: placed, grown, moved                               | yes    |
@@ -32,6 +33,7 @@
 mod above;
 pub(crate) mod checked;
 pub(crate) mod class;
+mod deleted;
 mod descriptor;
 mod fast;
 mod glean;
@@ -56,6 +58,7 @@ mod tests;
 use core::{ptr, slice};
 
 pub(crate) use above::Above;
+pub(crate) use deleted::refuse_deleted;
 pub(crate) use descriptor::{Descriptor, Kind, Place};
 pub(crate) use fast::alloc;
 pub(crate) use layout::Layout;
@@ -65,6 +68,7 @@ pub(crate) use runs::{PageRuns, RunCounts};
 use crate::bug::ensure;
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
+use crate::os::Purged;
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 use checked::Checked;
 use class::{CLASS_COUNT, QUICK_MAX, SMALL_MAX, class_of, least_of};
@@ -142,6 +146,12 @@ pub(crate) struct Counts {
     pub(crate) purge_calls: u64,
     pub(crate) remap_calls: u64,
     pub(crate) failed_calls: u64,
+    /// Ranges that the kernel refused to take back.
+    pub(crate) purge_refused: u64,
+    /// Why it refused the last of them; 0: it has taken one since.
+    pub(crate) purge_errno: i32,
+    /// Allocations that were refused: null was returned.
+    pub(crate) refused_allocations: u64,
     pub(crate) reclaim_passes: u64,
     /// The most pages that were resident, the tables not counted.
     pub(crate) resident_peak: Pages,
@@ -297,6 +307,7 @@ impl<S: Above> Heap<S> {
             let guard = base.add(heap.layout.guard);
             heap.os.guard(guard, kernel_page, reserve::are_few());
             reserve::note_made(heap.layout.reserved);
+            deleted::note_made(base.addr());
             let at = base.cast::<Heap<S>>();
             at.write(heap);
             S::options_changed(&mut *at);
@@ -473,6 +484,20 @@ impl<S: Above> Heap<S> {
     fn note_peak(&mut self, in_return: Pages) {
         let resident = self.resident_pages().beyond(in_return);
         self.counts.resident_peak = self.counts.resident_peak.max(resident);
+    }
+
+    /// Notes what came of giving so many ranges back.
+    pub(crate) fn note_purged(&mut self, purged: &Purged, ranges: usize) {
+        let counts = &mut self.counts;
+        counts.purge_calls += purged.calls;
+        if purged.ranges > 0 {
+            counts.purge_errno = 0;
+        }
+        if purged.ranges < ranges {
+            counts.failed_calls += 1;
+            counts.purge_refused += 1;
+            counts.purge_errno = purged.errno;
+        }
     }
 
     /// Makes sure that pages below `top` and their descriptors are committed.

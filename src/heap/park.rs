@@ -10,7 +10,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::{
-    Above, Heap, NO_GATE, RunCounts, checked, glean::Gleaner, layout, reserve, scars::Scars, span,
+    Above, Heap, NO_GATE, RunCounts, checked, deleted, glean::Gleaner, layout, reserve,
+    scars::Scars, span,
 };
 use crate::error::Error;
 use crate::heap::{Counts, Descriptor};
@@ -35,6 +36,7 @@ pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
     // SAFETY: swapping it out has made it ours.
     if let Some(heap) = unsafe { parked.as_mut() } {
         if heap.suits(&options) {
+            deleted::note_made(parked.addr());
             heap.reopen(options);
             heap.check_as_asked();
             return Ok(parked);
@@ -51,6 +53,7 @@ pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
 ///
 /// As for `Heap::release`.
 pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
+    deleted::note_deleted(heap.addr());
     // SAFETY: the caller's promise; whichever heap comes out of the swap is ours.
     unsafe {
         let is_spent = checked::finish(&mut *heap);
@@ -58,6 +61,7 @@ pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
         if is_spent || !(*heap).wipe() {
             return Heap::release(heap);
         }
+        (*heap).close();
         let before = PARKED.swap(heap, Ordering::AcqRel);
         if !before.is_null() {
             Heap::release(before);
@@ -76,6 +80,7 @@ impl<S: Above> Heap<S> {
     pub(super) fn reopen(&mut self, mut options: Options) {
         options.put(Key::Reserve, self.layout.reserved as i64);
         self.options = options;
+        self.open();
         self.above = S::State::default();
         S::options_changed(self);
         reserve::note_made(self.layout.reserved);

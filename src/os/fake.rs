@@ -190,7 +190,8 @@ impl Os for FakeOs {
         // SAFETY: the caller's promise.
         let purged = unsafe { Kernel.purge(&ranges[..done]) };
         assert_eq!(purged.ranges, done, "the real kernel refuses nothing");
-        Purged { ranges: done, calls: 1 }
+        let errno = if done < ranges.len() { libc::EPERM } else { 0 };
+        Purged { ranges: done, calls: 1, errno }
     }
 
     unsafe fn move_pages(

@@ -3,8 +3,8 @@
 use core::ffi::CStr;
 use core::ops::Range;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::discard::{advise, discard};
 use super::{ADDRESS_LIMIT, MemoryRange, Os, Purged};
 use crate::bug::bug;
 
@@ -119,16 +119,8 @@ impl Os for Kernel {
     }
 
     unsafe fn purge(&self, ranges: &[MemoryRange]) -> Purged {
-        keeping_errno(|| {
-            if ranges.len() > 1 && BATCHES.load(Relaxed) {
-                // SAFETY: the caller's promise.
-                if let Some(purged) = unsafe { purge_at_once(ranges) } {
-                    return purged;
-                }
-            }
-            // SAFETY: the caller's promise.
-            unsafe { purge_one_by_one(ranges) }
-        })
+        // SAFETY: the caller's promise.
+        keeping_errno(|| unsafe { discard(ranges) })
     }
 
     unsafe fn move_pages(
@@ -194,13 +186,12 @@ impl Os for Kernel {
     unsafe fn set_huge_pages(&self, start: *mut u8, bytes: usize, wanted: bool) -> bool {
         let advice = if wanted { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
         keeping_errno(|| {
-            // SAFETY: the advice changes no contents; errno's location is this thread's own.
-            let (done, errno) = unsafe {
-                let done = libc::madvise(start.cast(), bytes, advice) == 0;
-                (done, *libc::__errno_location())
-            };
-            // A kernel built without huge pages knows neither advice: there are none to forbid.
-            done || !wanted && errno == libc::EINVAL
+            // SAFETY: the advice changes no contents.
+            match unsafe { advise(MemoryRange { start, bytes }, advice) } {
+                Ok(()) => true,
+                // A kernel built without huge pages knows neither advice: there are none to forbid.
+                Err(errno) => !wanted && errno == libc::EINVAL,
+            }
         })
     }
 
@@ -276,7 +267,7 @@ fn fill_from(file: libc::c_int, buffer: &mut [u8]) -> Result<usize, i32> {
 }
 
 /// Whether every page of a range is part of some mapping. `None`: the kernel has no time to look.
-fn is_mapped(start: *mut u8, bytes: usize) -> Option<bool> {
+pub(super) fn is_mapped(start: *mut u8, bytes: usize) -> Option<bool> {
     match count_resident(start, bytes) {
         Ok(_) => Some(true),
         Err(errno) => (errno == libc::ENOMEM).then_some(false),
@@ -313,64 +304,15 @@ fn flag_resident(start: *mut u8, flags: &mut [u8]) -> Result<(), i32> {
     })
 }
 
-/// Whether the kernel may know how to discard several ranges at once: Linux 6.14 and later.
-static BATCHES: AtomicBool = AtomicBool::new(true);
-
 /// madvise: pages that are there for nobody, in the midst of a mapping. Linux 6.13 and later.
 const GUARD_INSTALL: libc::c_int = 102;
-
-/// "This process", where a pidfd is asked for.
-const PIDFD_SELF: libc::c_int = -10000;
-
-/// Discards ranges in a call each.
-///
-/// # Safety
-///
-/// As for [`Os::purge`].
-unsafe fn purge_one_by_one(ranges: &[MemoryRange]) -> Purged {
-    let discard = |range: &MemoryRange| {
-        // SAFETY: the caller's promise.
-        unsafe { libc::madvise(range.start.cast(), range.bytes, libc::MADV_DONTNEED) == 0 }
-    };
-    let done = ranges.iter().position(|range| !discard(range)).unwrap_or(ranges.len());
-    Purged { ranges: done, calls: ranges.len().min(done + 1) as u64 }
-}
-
-/// Discards ranges in one call, with one flush of the processor's translations for all: three times
-/// as fast as one call each where holes are single pages. `None`: the kernel cannot.
-///
-/// # Safety
-///
-/// As for [`Os::purge`].
-unsafe fn purge_at_once(ranges: &[MemoryRange]) -> Option<Purged> {
-    let (advice, flags) = (libc::MADV_DONTNEED, 0u32);
-    let (list, count) = (ranges.as_ptr(), ranges.len());
-    // SAFETY: the caller's promise; a MemoryRange is laid out as an iovec.
-    let bytes =
-        unsafe { libc::syscall(libc::SYS_process_madvise, PIDFD_SELF, list, count, advice, flags) };
-    let Ok(mut bytes) = usize::try_from(bytes) else {
-        // SAFETY: the location is this thread's own.
-        let errno = unsafe { *libc::__errno_location() };
-        let unknown = [libc::ENOSYS, libc::EBADF, libc::EPERM].contains(&errno);
-        BATCHES.fetch_and(!unknown, Relaxed);
-        return None;
-    };
-    // The kernel counts what it discarded up to the first range that it refused.
-    let covered = |range: &MemoryRange| {
-        let whole = range.bytes <= bytes;
-        bytes = bytes.saturating_sub(range.bytes);
-        whole
-    };
-    let done = ranges.iter().map(covered).position(|whole| !whole).unwrap_or(count);
-    Some(Purged { ranges: done, calls: 1 })
-}
 
 /// Maps fresh writable memory over a range, in place of what was there.
 ///
 /// # Safety
 ///
 /// As for [`Os::renew`].
-unsafe fn map_fresh(at: *mut u8, bytes: usize) -> bool {
+pub(super) unsafe fn map_fresh(at: *mut u8, bytes: usize) -> bool {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: the caller's promise: whatever MAP_FIXED replaces holds nothing of value.
     let mapped = unsafe { libc::mmap(at.cast(), bytes, access, FRESH | libc::MAP_FIXED, -1, 0) };
@@ -378,16 +320,16 @@ unsafe fn map_fresh(at: *mut u8, bytes: usize) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const PAGES: usize = 16;
 
     /// A few committed pages, filled with ones.
-    struct Memory(*mut u8);
+    pub(in crate::os) struct Memory(*mut u8);
 
     impl Memory {
-        fn new() -> Memory {
+        pub(in crate::os) fn new() -> Memory {
             let at = Kernel.reserve(Memory::bytes(), false).expect("address space");
             // SAFETY: reserved just now, and committed before it is written.
             unsafe {
@@ -397,7 +339,7 @@ mod tests {
             Memory(at)
         }
 
-        fn bytes() -> usize {
+        pub(in crate::os) fn bytes() -> usize {
             PAGES * Kernel.page_size()
         }
 
@@ -406,12 +348,12 @@ mod tests {
         }
 
         /// Which pages read as zero.
-        fn zeroed(&self) -> Vec<usize> {
+        pub(in crate::os) fn zeroed(&self) -> Vec<usize> {
             // SAFETY: all pages are committed.
             (0..PAGES).filter(|index| unsafe { *self.page(*index) } == 0).collect()
         }
 
-        fn range(&self, first: usize, count: usize) -> MemoryRange {
+        pub(in crate::os) fn range(&self, first: usize, count: usize) -> MemoryRange {
             MemoryRange { start: self.page(first), bytes: count * Kernel.page_size() }
         }
     }
@@ -428,32 +370,12 @@ mod tests {
     }
 
     #[test]
-    fn ranges_go_back_at_once_and_one_by_one() {
-        type Purge = unsafe fn(&[MemoryRange]) -> Option<Purged>;
-        // SAFETY: called with pages that hold nothing of value.
-        let one_by_one: Purge = |ranges| Some(unsafe { purge_one_by_one(ranges) });
-        for (purge, calls) in [(purge_at_once as Purge, 1), (one_by_one, 3)] {
-            let memory = Memory::new();
-            let ranges = [memory.range(1, 1), memory.range(4, 3), memory.range(9, 1)];
-            // SAFETY: the pages hold nothing of value.
-            match unsafe { purge(&ranges) } {
-                Some(purged) => {
-                    assert_eq!(purged, Purged { ranges: 3, calls });
-                    assert_eq!(memory.zeroed(), [1, 4, 5, 6, 9]);
-                }
-                // A kernel before 6.14.
-                None => assert_eq!((memory.zeroed().len(), calls), (0, 1)),
-            }
-        }
-    }
-
-    #[test]
     fn a_refused_range_stops_a_purge_there() {
         let memory = Memory::new();
         let nowhere = MemoryRange { start: ptr::without_provenance_mut(1), bytes: 4096 };
         // SAFETY: the pages hold nothing of value, and nothing is mapped at address 1.
         let purged = unsafe { Kernel.purge(&[memory.range(2, 1), nowhere, memory.range(5, 1)]) };
-        assert_eq!(purged.ranges, 1);
+        assert_eq!((purged.ranges, purged.errno), (1, libc::EINVAL));
         assert_eq!(memory.zeroed(), [2]);
     }
 

@@ -4,11 +4,14 @@
 //! of heaps, and report failure by value. [`Kernel`] is the real one; [`fake`] is the double that
 //! tests use: it fails on schedule, pretends other page sizes, and checks each call's arguments.
 //!
+//! [`discard`] gives memory back by whichever call the process may make.
+//!
 //! What belongs to the process and not to a heap lies beside it: [`fault`], the signals of
 //! forbidden accesses, [`frames`], the functions that a thread is in, and [`attempt`], for work
 //! that may fault.
 
 mod attempt;
+mod discard;
 pub(crate) mod fault;
 pub(crate) mod frames;
 mod kernel;
@@ -40,6 +43,8 @@ pub(crate) struct Purged {
     pub(crate) ranges: usize,
     /// System calls that it took.
     pub(crate) calls: u64,
+    /// Why the kernel refused the range behind these; 0: there is none.
+    pub(crate) errno: i32,
 }
 
 /// What a heap asks of the operating system.
@@ -86,7 +91,8 @@ pub(crate) trait Os {
     unsafe fn protect(&self, start: *mut u8, bytes: usize) -> bool;
 
     /// Gives the memory behind committed ranges back, in their order, up to the first that is
-    /// refused. The ranges stay usable and read as zero.
+    /// refused. The ranges stay usable and read as zero. Where a filter of the process refuses the
+    /// call that does it, another one does.
     ///
     /// # Safety
     ///

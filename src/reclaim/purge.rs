@@ -315,7 +315,7 @@ impl<S: Above> Heap<S> {
             // SAFETY: the ranges are committed, on kernel pages, and hold only free pages and pages
             // of spans without a live slot.
             let purged = unsafe { self.os.purge(&memory[done..batch.count]) };
-            self.counts.purge_calls += purged.calls;
+            self.note_purged(&purged, batch.count - done);
             outcome.calls += purged.calls;
             for range in &batch.ranges[done..done + purged.ranges] {
                 let returned = self.note_returned(*range);
@@ -325,7 +325,6 @@ impl<S: Above> Heap<S> {
             }
             done += purged.ranges;
             if done < batch.count {
-                self.counts.failed_calls += 1;
                 outcome.refused += 1;
                 done += 1;
             }

@@ -38,6 +38,12 @@ const NAMES: [&str; Function::Get as usize + 1] = [
     "ebb_get",
 ];
 
+impl Function {
+    pub(crate) fn name(self) -> &'static str {
+        NAMES[self as usize]
+    }
+}
+
 /// A call, for reports. One for nothing and to nothing is never noted, since it does nothing: such
 /// a one stands for another function, with its number for the old size.
 #[derive(Clone, Copy)]

@@ -110,6 +110,33 @@ fn after_a_refused_move_blocks_are_copied() {
     tested.free_all();
 }
 
+#[test]
+fn a_heap_knows_whether_the_kernel_takes_anything_back() {
+    let os = FakeOs::new(4096);
+    let mut tested = Tested::new(os.clone(), 64 << 20);
+    let wave = |tested: &mut Tested| {
+        (0..4).for_each(|_| assert!(tested.allocate(1 << 20)));
+        tested.free_all();
+    };
+    let refusals = |tested: &mut Tested| {
+        let counts = &tested.heap().counts;
+        (counts.purge_refused, counts.purge_errno)
+    };
+    wave(&mut tested);
+    os.world().failures = vec![true; 1000].into();
+    let outcome = tested.heap().reclaim(Budget::Unlimited);
+    assert_eq!(refusals(&mut tested), (outcome.refused, libc::EPERM));
+    assert!(outcome.refused > 0 && tested.free_resident() >= 4 << 20);
+    os.world().failures.clear();
+    tested.heap().reclaim(Budget::Unlimited);
+    assert_eq!(refusals(&mut tested), (outcome.refused, 0), "it took something since");
+    // A block that moves empties its old place, which may be refused as well.
+    wave(&mut tested);
+    os.world().failures = vec![true; 1000].into();
+    tested.heap().set_option(Key::LimitHard, 1 << 20).expect("in range");
+    assert_eq!(refusals(&mut tested).1, libc::EPERM);
+}
+
 /// Ticks for a while as the heap asks for it, while the kernel refuses; returns how often.
 fn tick_refused(tested: &mut Tested, seconds: u64) -> usize {
     tested.os.world().failures = vec![true; 1_000_000].into();

@@ -46,7 +46,7 @@ const DEFECTS: [(&str, &str); 10] = [
     ("lose-byte", "contents"),
     ("leak", "stats"),
     ("overlap", "contents"),
-    ("miscount", "stats"),
+    ("miscount", "stats|reclaim"),
     ("refuse-shrink", "shrink"),
     ("wrong-size", "wrong size: osize"),
     ("write-freed", "use after free"),

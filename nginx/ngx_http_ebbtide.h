@@ -220,10 +220,16 @@ typedef struct {
 #define NGX_HTTP_EBBTIDE_OTHER    1
 #define NGX_HTTP_EBBTIDE_KINDS    2
 
+/* bytes of the name of a kind of process, with the zero at its end */
+#define NGX_HTTP_EBBTIDE_PROCESS_NAME  32
+
 
 /* The figures of one process. Times are those of ngx_current_msec. */
 
 typedef struct {
+    /* "worker", "privileged agent", "cache manager" or another helper's name */
+    char                       process[NGX_HTTP_EBBTIDE_PROCESS_NAME];
+    /* the number of a worker; other processes have none */
     ngx_uint_t                 worker;
     ngx_uint_t                 exiting;
     ngx_msec_t                 since;
@@ -298,6 +304,7 @@ char *ngx_http_ebbtide_zone_add(ngx_conf_t *cf,
 ngx_http_ebbtide_zone_t *ngx_http_ebbtide_zone(void);
 void ngx_http_ebbtide_zone_open(ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_zone_leave(void);
+ngx_uint_t ngx_http_ebbtide_is_worker(ngx_http_ebbtide_figures_t *figures);
 void ngx_http_ebbtide_zone_publish(ngx_msec_t now);
 ngx_uint_t ngx_http_ebbtide_zone_ask(ngx_log_t *log);
 ngx_uint_t ngx_http_ebbtide_zone_is_asked(void);

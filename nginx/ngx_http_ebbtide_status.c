@@ -64,6 +64,8 @@ static u_char *ngx_http_ebbtide_json_samples(u_char *p,
 static ngx_int_t ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r);
 static u_char *ngx_http_ebbtide_metric(u_char *p,
     const ngx_http_ebbtide_metric_t *metric, ngx_array_t *workers);
+static u_char *ngx_http_ebbtide_label(u_char *p, const char *metric,
+    ngx_http_ebbtide_worker_t *worker);
 static ngx_msec_t ngx_http_ebbtide_wall_ms(void);
 static uint64_t ngx_http_ebbtide_total(ngx_http_ebbtide_figures_t *figures,
     size_t offset);
@@ -483,10 +485,19 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
     wall = ngx_http_ebbtide_wall_ms();
     figures = &worker->figures;
 
-    p = ngx_sprintf(p, "{\"worker\":%ui,\"pid\":%P,\"state\":\"%s\","
+    p = ngx_sprintf(p, "{\"process\":\"%s\",\"worker\":", figures->process);
+
+    if (ngx_http_ebbtide_is_worker(figures)) {
+        p = ngx_sprintf(p, "%ui", figures->worker);
+
+    } else {
+        p = ngx_cpymem(p, "null", 4);
+    }
+
+    p = ngx_sprintf(p, ",\"pid\":%P,\"state\":\"%s\","
                        "\"since_ms\":%M,\"updated_ms\":%M,\"rss\":%uL,"
                        "\"vms\":{",
-                    figures->worker, worker->pid,
+                    worker->pid,
                     figures->exiting ? "exiting" : "running",
                     wall - ngx_http_ebbtide_ago(figures->since),
                     wall - ngx_http_ebbtide_ago(figures->updated),
@@ -619,8 +630,7 @@ ngx_http_ebbtide_metric(u_char *p, const ngx_http_ebbtide_metric_t *metric,
 
     for (i = 0; i < workers->nelts; i++) {
         for (kind = 0; kind < kinds; kind++) {
-            p = ngx_sprintf(p, "%s{worker=\"%ui\",pid=\"%P\"", metric->name,
-                            worker[i].figures.worker, worker[i].pid);
+            p = ngx_http_ebbtide_label(p, metric->name, &worker[i]);
 
             base = (u_char *) &worker[i].figures;
 
@@ -642,6 +652,27 @@ ngx_http_ebbtide_metric(u_char *p, const ngx_http_ebbtide_metric_t *metric,
     }
 
     return p;
+}
+
+
+/* The label of a worker is its number, that of another process its name. */
+
+static u_char *
+ngx_http_ebbtide_label(u_char *p, const char *metric,
+    ngx_http_ebbtide_worker_t *worker)
+{
+    ngx_http_ebbtide_figures_t  *figures;
+
+    figures = &worker->figures;
+
+    if (ngx_http_ebbtide_is_worker(figures)) {
+        p = ngx_sprintf(p, "%s{worker=\"%ui\"", metric, figures->worker);
+
+    } else {
+        p = ngx_sprintf(p, "%s{worker=\"%s\"", metric, figures->process);
+    }
+
+    return ngx_sprintf(p, ",pid=\"%P\"", worker->pid);
 }
 
 

@@ -8,6 +8,7 @@ mod checking;
 mod collecting;
 mod directives;
 mod doors;
+mod helpers;
 mod life;
 mod limits;
 mod load;

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use ebbtide_ffi_tests::{finish, scratch};
@@ -75,23 +76,25 @@ fn threads_of_a_single_process_outlive_a_reload_that_is_refused() {
 
 /// A configuration in which another module makes a VM before `http` is read, as a `stream` block
 /// with Lua does that stands there.
-fn with_early_vm() -> Config {
-    let module = early_module();
+pub fn with_early_vm() -> Config {
+    let module = c_module("early");
     let script = material().join("early.lua");
     let top = format!("load_module {}; early_vm {};", module.display(), script.display());
     Config::new(Modules::First).top(&top)
 }
 
-/// The other module, compiled against the nginx that the module under test was built for.
-fn early_module() -> PathBuf {
+/// A module of these tests, compiled against the nginx that the module under test was built for.
+pub fn c_module(name: &str) -> PathBuf {
     let source = target().join("nginx/source");
-    let module = scratch("nginx").join("early.so");
+    static COMPILER: Mutex<()> = Mutex::new(());
+    let _one = COMPILER.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let module = scratch("nginx").join(format!("{name}.so"));
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]);
     for folder in ["src/core", "src/event", "src/event/modules", "src/os/unix", "objs"] {
         compiler.arg("-I").arg(source.join(folder));
     }
-    compiler.arg(material().join("early.c")).arg("-o").arg(&module);
+    compiler.arg(material().join(format!("{name}.c"))).arg("-o").arg(&module);
     finish(compiler.arg("-l:libluajit-5.1.so.2"));
     module
 }

@@ -3,6 +3,7 @@
  * ebbtide for nginx: gives every Lua VM a heap that gives memory back.
  *
  * ngx_http_ebbtide_module.c   directives; the life of processes
+ * ngx_http_ebbtide_settings.c what directives and the environment come to
  * ngx_http_ebbtide_vm.c       the VMs, and how they come to their heaps
  * ngx_http_ebbtide_breath.c   when they collect garbage and return memory
  * ngx_http_ebbtide_collect.c  the garbage collector of a VM, in slices
@@ -185,6 +186,18 @@ typedef struct {
 } ngx_http_ebbtide_limit_t;
 
 
+/* Where a directive stands, and whether it has any effect. */
+
+typedef struct ngx_http_ebbtide_given_s  ngx_http_ebbtide_given_t;
+
+struct ngx_http_ebbtide_given_s {
+    ngx_http_ebbtide_given_t  *next;
+    ngx_str_t                  file;
+    ngx_uint_t                 line;
+    ngx_uint_t                 used;
+};
+
+
 typedef struct {
     ngx_flag_t                 enable;
     ngx_msec_t                 idle;
@@ -194,6 +207,10 @@ typedef struct {
     ngx_http_ebbtide_limit_t   limit_hard;
     size_t                     zone_size;
     ngx_shm_zone_t            *zone;
+    /* directives that are given, with commas between them, for the log */
+    ngx_str_t                  given;
+    /* where ebbtide_status_reclaim is switched on */
+    ngx_http_ebbtide_given_t  *reclaims;
     /* runs if this configuration does not come into force */
     ngx_pool_cleanup_t        *refused;
 } ngx_http_ebbtide_main_conf_t;
@@ -201,6 +218,10 @@ typedef struct {
 
 typedef struct {
     ngx_flag_t                 reclaim;
+    /* the directive that switched it on */
+    ngx_http_ebbtide_given_t  *reclaim_given;
+    /* whether the page is here */
+    ngx_uint_t                 status;
 } ngx_http_ebbtide_loc_conf_t;
 
 
@@ -219,6 +240,9 @@ typedef struct {
 #define NGX_HTTP_EBBTIDE_MAIN     0
 #define NGX_HTTP_EBBTIDE_OTHER    1
 #define NGX_HTTP_EBBTIDE_KINDS    2
+
+/* a VM needs some, and its libraries */
+#define NGX_HTTP_EBBTIDE_LIMIT_MIN     (8 * 1024 * 1024)
 
 /* bytes of the name of a kind of process, with the zero at its end */
 #define NGX_HTTP_EBBTIDE_PROCESS_NAME  32
@@ -265,6 +289,20 @@ typedef struct {
     ngx_http_ebbtide_slot_t    slots[1];
 } ngx_http_ebbtide_zone_t;
 
+
+/* ngx_http_ebbtide_settings.c */
+
+ngx_int_t ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+ngx_int_t ngx_http_ebbtide_given_list(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+ngx_http_ebbtide_given_t *ngx_http_ebbtide_given_here(ngx_conf_t *cf);
+void ngx_http_ebbtide_no_effect(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+void ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf);
+void ngx_http_ebbtide_limits(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf);
 
 /* ngx_http_ebbtide_vm.c */
 

@@ -118,7 +118,9 @@ fn a_vm_that_is_there_before_http_gets_a_heap_too() {
     // In the next configuration it has none, and in the one after that one again.
     nginx.write_config(&config.clone().http("ebbtide off;"));
     nginx.reload();
-    assert!(nginx.get("/status?format=json").contains("\"workers\":[]"));
+    let reply = nginx.ask("GET", "/status?format=json", &[]);
+    let reason = "{\"error\":\"there are no figures: ebbtide is off\"}\n";
+    assert_eq!((reply.status, reply.body.as_str()), (503, reason));
     nginx.write_config(&config);
     nginx.reload();
     nginx.wait_until("both workers are there", PATIENCE, |nginx| json(nginx).len() == 2);

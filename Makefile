@@ -115,7 +115,7 @@ cargo-test: lint
 
 # jemalloc's thread-local data need more room than the loader keeps for libraries that come late.
 HEAP_BENCH = env GLIBC_TUNABLES=glibc.rtld.optional_static_tls=8192 \
-	EBBTIDE_PEERS="$(abspath $(TARGET))/peers" $(if $(QUICK),EBBTIDE_QUICK=1)
+	BENCH_PEERS="$(abspath $(TARGET))/peers" $(if $(QUICK),BENCH_QUICK=1)
 BENCH_FLAGS = $(if $(QUICK),--quick) $(if $(CHECK),--check) --charts "$(BENCH)"
 
 bench: ## allocators against each other (20 minutes; QUICK=1 for 3); CHECK=1 fails on a missed figure

@@ -1,7 +1,7 @@
 //! Allocators by themselves, through functions like `lua_Alloc`, as criterion benches.
 //!
 //! `cargo bench --bench heap` measures ours and the C library's; `make bench` the peers as well.
-//! `EBBTIDE_QUICK` in the environment makes it short. Whole LuaJIT programs are in
+//! `BENCH_QUICK` in the environment makes it short. Whole LuaJIT programs are in
 //! `benches/programs`.
 
 mod common;
@@ -16,7 +16,7 @@ use common::{Heap, Random};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 fn quick() -> bool {
-    std::env::var_os("EBBTIDE_QUICK").is_some()
+    std::env::var_os("BENCH_QUICK").is_some()
 }
 
 fn pairs(c: &mut Criterion) {

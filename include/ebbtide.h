@@ -165,7 +165,8 @@ typedef struct ebb_heap ebb_heap;
  * How a heap is made. Set size to sizeof(ebb_options) and the rest to 0, then
  * what you want. A field that is 0 takes the value of the environment variable
  * of the same name (EBBTIDE_RESERVE=4g; k, m, g and t are powers of 1024, and
- * switches take on and off), or else the default. EBB_ZERO stands for 0.
+ * switches take on and off; an empty variable counts as unset), or else the default.
+ * EBB_ZERO stands for 0.
  */
 typedef struct ebb_options {
   /**
@@ -211,7 +212,8 @@ typedef struct ebb_options {
    * it grows nonetheless, and spans are searched again after a second. EBB_CGROUP
    * (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
    * cgroup leave, read again at most once a second: in ebb_tick(), and with auto
-   * also inside of ebb_alloc(), while pages change hands. 0: no limit. Default: 0.
+   * also inside of ebb_alloc(), while pages change hands. A number above limit_hard is
+   * refused. 0: no limit. Default: 0.
    */
   int64_t limit_soft;
   /**
@@ -834,7 +836,8 @@ int ebb_history_read(struct ebb_heap *heap,
  *
  * Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
  * EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
- * what it takes; nothing was changed.
+ * what it takes; nothing was changed. To raise both limits set limit_hard first, to lower
+ * both limit_soft: a soft limit above the hard one is refused.
  */
 int ebb_set(struct ebb_heap *heap,
             const char *name,
@@ -893,6 +896,24 @@ void *ebb_alloc_checked(void *heap,
                         void *ptr,
                         size_t osize,
                         size_t nsize);
+
+/**
+ * Checks the variables of the environment whose names begin with EBBTIDE_. For
+ * hosts with a log: call it once, before the first heap is made.
+ *
+ * warning   NULL, or room for size bytes. Receives one line on variables that no
+ *           option has and that have no effect, with the nearest names; an empty
+ *           string if there are none. What does not fit is cut off. A host that
+ *           takes the line logs it: the library does not write it to standard
+ *           error any more, as the process's first heap otherwise does.
+ * size      bytes at warning; 320 are enough for every line.
+ *
+ * Returns EBB_OK; EBB_ERR_RANGE when a value makes no sense, and no heap can be made
+ * from this environment: ebb_strerror(0) names the variable and what it takes;
+ * EBB_ERR_ARGUMENT when size is 0. Any thread, while none changes the environment.
+ */
+int ebb_environment_check(char *warning,
+                          size_t size);
 
 /**
  * Makes a VM on a heap of its own, which lua_close() deletes with it. Like

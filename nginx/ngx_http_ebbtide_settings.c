@@ -209,8 +209,10 @@ ngx_http_ebbtide_limits(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
     }
 
     if (emcf->limit_soft.percent || emcf->limit_hard.percent) {
-        ngx_http_ebbtide_set(cycle, "limit_soft", soft);
+        /* a soft limit never lies above the hard one, in between neither */
+        ngx_http_ebbtide_set(cycle, "limit_soft", EBB_ZERO);
         ngx_http_ebbtide_set(cycle, "limit_hard", hard);
+        ngx_http_ebbtide_set(cycle, "limit_soft", soft);
     }
 
     emcf->options.retain = retain;

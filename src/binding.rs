@@ -19,8 +19,9 @@ use crate::builtin::Progress;
 use crate::capi::{self, *};
 use crate::error;
 use crate::heap::park::KernelHeap;
+use crate::line::Line;
 use crate::lua::{self, Lua, lua_CFunction, lua_State};
-use crate::options::Options;
+use crate::options::{self, Options};
 use crate::os::{Kernel, Os};
 use crate::vm;
 use stack::{Stack, call};
@@ -131,6 +132,7 @@ const CORE: &[(&CStr, lua_CFunction)] = &[
     (c"next_tick", core_next_tick),
     (c"pressure", core_pressure),
     (c"options", core_options),
+    (c"environment", core_environment),
     (c"get", core_get),
     (c"set", core_set),
 ];
@@ -344,6 +346,20 @@ core! {
             call!(stack.lua_rawset(-3));
         }
         1
+    }
+
+    /// environment() tells which options in the environment wait for a heap, which variables have
+    /// no effect, and why a heap cannot be made from the environment: each a text or nil.
+    fn core_environment(stack) {
+        let pending = options::pending();
+        let (unknown, values) = options::check_environment(false);
+        stack.push_text(pending.as_ref().map(Line::as_str));
+        stack.push_text(unknown.as_ref().map(Line::as_str));
+        match values {
+            Ok(()) => call!(stack.lua_pushnil()),
+            Err(_) => call!(stack.lua_pushstring(error::last().cast())),
+        }
+        3
     }
 
     /// get(name) tells the value of an option, or nil and why not.

@@ -4,11 +4,13 @@
 //! checks its arguments, turns them into Rust, and hands over to the layer that does the work.
 
 mod checked;
+mod environment;
 mod told;
 mod types;
 mod vm;
 
 pub use checked::*;
+pub use environment::*;
 pub use types::*;
 pub use vm::*;
 
@@ -318,7 +320,8 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
 ///
 /// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
 /// EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
-/// what it takes; nothing was changed.
+/// what it takes; nothing was changed. To raise both limits set limit_hard first, to lower
+/// both limit_soft: a soft limit above the hard one is refused.
 ///
 /// # Safety
 ///

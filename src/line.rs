@@ -30,6 +30,14 @@ impl Line {
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.text[..self.len]
     }
+
+    /// The same as a string, up to a character that was cut off.
+    pub(crate) fn as_str(&self) -> &str {
+        match str::from_utf8(self.as_bytes()) {
+            Ok(text) => text,
+            Err(error) => str::from_utf8(&self.text[..error.valid_up_to()]).unwrap_or_default(),
+        }
+    }
 }
 
 impl Write for Line {
@@ -52,5 +60,8 @@ mod tests {
         let line = Line::new(format_args!("{}{}", "x".repeat(200), "y".repeat(1000)));
         assert_eq!(line.as_bytes(), [[b'x'; 200].as_slice(), &[b'y'; 119]].concat());
         assert_eq!(line.text[Line::CAPACITY - 1], 0);
+        assert_eq!(line.as_str().len(), 319);
+        let line = Line::new(format_args!("{}ü", "x".repeat(318)));
+        assert_eq!((line.as_bytes().len(), line.as_str().len()), (319, 318));
     }
 }

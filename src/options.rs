@@ -2,10 +2,23 @@
 //!
 //! An option has one name everywhere: the field of `ebb_options`, the name for `ebb_set` and
 //! `ebb_get`, and, in capitals behind `EBBTIDE_`, the environment variable.
+//!
+//! | file            | concern                                                          | unsafe |
+//! |-----------------|------------------------------------------------------------------|--------|
+//! | this one        | the table; the values of one heap                                | no     |
+//! | `text`          | values read from text, values and ranges in a message            | no     |
+//! | `environment`   | variables read; variables that no option has, told once          | yes    |
+//! | `nearest`       | the names that a wrong name may have meant                       | no     |
+
+mod environment;
+mod nearest;
+mod text;
 
 use core::ffi::CStr;
 
 use crate::error::Error;
+pub(crate) use environment::{check_environment, is_set, pending};
+use text::Value;
 
 /// One option. The variants stand in the order of the table and of the fields of `ebb_options`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +55,17 @@ struct Spec {
     live: bool,
     /// Values that have a name.
     words: &'static [(&'static str, i64)],
+    unit: Unit,
+}
+
+/// What an option's number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    Bytes,
+    Milliseconds,
+    Microseconds,
+    /// The number stands for a word.
+    Word,
 }
 
 /// The smallest reservation that is tried.
@@ -57,32 +81,44 @@ const NO_WORDS: &[(&str, i64)] = &[];
 #[rustfmt::skip]
 const TABLE: [Spec; 12] = [
     Spec { key: Key::Reserve, name: "reserve", variable: c"EBBTIDE_RESERVE",
-           min: RESERVE_MIN as i64, max: BYTES_MAX, default: 0, live: false, words: NO_WORDS },
+           min: RESERVE_MIN as i64, max: BYTES_MAX, default: 0, live: false, words: NO_WORDS,
+           unit: Unit::Bytes },
     Spec { key: Key::Thp, name: "thp", variable: c"EBBTIDE_THP",
-           min: 0, max: 1, default: 0, live: true, words: SWITCH },
+           min: 0, max: 1, default: 0, live: true, words: SWITCH,
+           unit: Unit::Word },
     // Below 128 KiB a copy is cheaper than the kernel's work on the page tables.
     Spec { key: Key::RemapMin, name: "remap_min", variable: c"EBBTIDE_REMAP_MIN",
-           min: 4096, max: BYTES_MAX, default: 128 << 10, live: true, words: NO_WORDS },
+           min: 4096, max: BYTES_MAX, default: 128 << 10, live: true, words: NO_WORDS,
+           unit: Unit::Bytes },
     // Long enough that what comes and goes within a second is never returned.
     Spec { key: Key::DecayMs, name: "decay_ms", variable: c"EBBTIDE_DECAY_MS",
-           min: 0, max: 3_600_000, default: 1000, live: true, words: NO_WORDS },
+           min: 0, max: 3_600_000, default: 1000, live: true, words: NO_WORDS,
+           unit: Unit::Milliseconds },
     Spec { key: Key::Retain, name: "retain", variable: c"EBBTIDE_RETAIN",
-           min: 0, max: BYTES_MAX, default: 0, live: true, words: NO_WORDS },
+           min: 0, max: BYTES_MAX, default: 0, live: true, words: NO_WORDS,
+           unit: Unit::Bytes },
     Spec { key: Key::RetainMax, name: "retain_max", variable: c"EBBTIDE_RETAIN_MAX",
-           min: 0, max: BYTES_MAX, default: 1 << 30, live: true, words: NO_WORDS },
+           min: 0, max: BYTES_MAX, default: 1 << 30, live: true, words: NO_WORDS,
+           unit: Unit::Bytes },
     Spec { key: Key::LimitSoft, name: "limit_soft", variable: c"EBBTIDE_LIMIT_SOFT",
-           min: 0, max: BYTES_MAX, default: 0, live: true, words: &[("cgroup", CGROUP)] },
+           min: 0, max: BYTES_MAX, default: 0, live: true, words: &[("cgroup", CGROUP)],
+           unit: Unit::Bytes },
     Spec { key: Key::LimitHard, name: "limit_hard", variable: c"EBBTIDE_LIMIT_HARD",
-           min: 0, max: BYTES_MAX, default: 0, live: true, words: NO_WORDS },
+           min: 0, max: BYTES_MAX, default: 0, live: true, words: NO_WORDS,
+           unit: Unit::Bytes },
     // One call that returns 1 MiB takes about 150 µs.
     Spec { key: Key::StepUs, name: "step_us", variable: c"EBBTIDE_STEP_US",
-           min: 1, max: 1_000_000, default: 250, live: true, words: NO_WORDS },
+           min: 1, max: 1_000_000, default: 250, live: true, words: NO_WORDS,
+           unit: Unit::Microseconds },
     Spec { key: Key::Auto, name: "auto", variable: c"EBBTIDE_AUTO",
-           min: 0, max: 1, default: 1, live: true, words: SWITCH },
+           min: 0, max: 1, default: 1, live: true, words: SWITCH,
+           unit: Unit::Word },
     Spec { key: Key::History, name: "history", variable: c"EBBTIDE_HISTORY",
-           min: 0, max: 1, default: 0, live: true, words: SWITCH },
+           min: 0, max: 1, default: 0, live: true, words: SWITCH,
+           unit: Unit::Word },
     Spec { key: Key::Checked, name: "checked", variable: c"EBBTIDE_CHECKED",
-           min: 0, max: 2, default: 0, live: false, words: CHECKED },
+           min: 0, max: 2, default: 0, live: false, words: CHECKED,
+           unit: Unit::Word },
 ];
 
 /// Values that somebody gives for a heap to be made, in the table's order; 0 where none is given.
@@ -124,7 +160,8 @@ impl Options {
     /// The values given, in the table's order, [`ZERO`] for 0; where there is none or it is 0, that
     /// of the environment; else the default.
     pub(crate) fn resolve(given: &[i64]) -> Result<Options, Error> {
-        Options::resolve_with(given, environment)
+        environment::tell_once();
+        Options::resolve_with(given, environment::value_of)
     }
 
     fn resolve_with<'env>(
@@ -139,17 +176,40 @@ impl Options {
             )));
         }
         let mut options = Options::DEFAULT;
+        let mut names = TABLE.map(|spec| spec.name);
         for (index, spec) in TABLE.iter().enumerate() {
             let value = match known.get(index) {
                 Some(&ZERO) => Some(0),
                 Some(value) if *value != 0 => Some(*value),
-                _ => variable(spec.variable).map(|text| spec.parse_variable(text)).transpose()?,
+                _ => match variable(spec.variable) {
+                    Some(text) => {
+                        names[index] = spec.variable_name();
+                        Some(spec.parse(names[index], text)?)
+                    }
+                    None => None,
+                },
             };
             if let Some(value) = value {
                 options.0[index] = spec.in_range(value)?;
             }
         }
+        options.check_limits(|key| names[key as usize])?;
         Ok(options)
+    }
+
+    /// Checks that a soft limit does not lie above the hard one: the heap never gets there.
+    fn check_limits(&self, called: impl Fn(Key) -> &'static str) -> Result<(), Error> {
+        let (soft, hard) = (self.get(Key::LimitSoft), self.get(Key::LimitHard));
+        if soft <= hard || hard == 0 {
+            return Ok(());
+        }
+        Err(Error::Range.because(format_args!(
+            "{}={}: is above {}={}, which the heap does not exceed",
+            called(Key::LimitSoft),
+            Value(soft, Unit::Bytes),
+            called(Key::LimitHard),
+            Value(hard, Unit::Bytes),
+        )))
     }
 
     pub(crate) fn get(&self, key: Key) -> i64 {
@@ -170,8 +230,9 @@ impl Options {
     pub(crate) fn key(name: &CStr) -> Result<Key, Error> {
         let found = TABLE.iter().find(|spec| spec.name.as_bytes() == name.to_bytes());
         found.map(|spec| spec.key).ok_or_else(|| {
-            let name = name.to_str().unwrap_or("(not UTF-8)");
-            Error::Option.because(format_args!("{name}: there is no such option"))
+            let meant = nearest::Meant::of(name.to_bytes(), TABLE.iter().map(|spec| spec.name));
+            let name = name.to_bytes().escape_ascii();
+            Error::Option.because(format_args!("{name}: there is no such option{meant}"))
         })
     }
 
@@ -196,93 +257,28 @@ impl Options {
         Err(Error::Range.because(format_args!("{name}: {number} is not a whole number")))
     }
 
-    /// Checks that an option of a heap in use takes a value.
-    pub(crate) fn check_change(key: Key, value: i64) -> Result<(), Error> {
+    /// Checks that an option of a heap in use takes a value, beside the values of the others.
+    pub(crate) fn check_change(&self, key: Key, value: i64) -> Result<(), Error> {
         let spec = &TABLE[key as usize];
         if !spec.live {
             let name = spec.name;
             return Err(Error::Fixed
                 .because(format_args!("{name}: is fixed once the heap is made; set it before")));
         }
-        spec.in_range(value).map(drop)
+        spec.in_range(value)?;
+        let mut changed = self.clone();
+        changed.put(key, value);
+        match key {
+            Key::LimitSoft | Key::LimitHard => changed.check_limits(|key| TABLE[key as usize].name),
+            _ => Ok(()),
+        }
     }
 }
 
 impl Spec {
-    fn in_range(&self, value: i64) -> Result<i64, Error> {
-        let Spec { name, min, max, .. } = self;
-        if (*min..=*max).contains(&value) || self.words.iter().any(|(_, named)| *named == value) {
-            return Ok(value);
-        }
-        let or = self.words_but_numbers();
-        Err(Error::Range.because(format_args!("{name}: {value} is not from {min} to {max}{or}")))
-    }
-
-    /// The words that say what no number does, as the end of a message.
-    fn words_but_numbers(&self) -> &'static str {
-        if self.words.iter().any(|(_, value)| *value == CGROUP) { " or cgroup" } else { "" }
-    }
-
-    fn parse_variable(&self, text: &CStr) -> Result<i64, Error> {
-        self.parse(self.variable.to_str().unwrap_or_default(), text)
-    }
-
-    fn parse(&self, called: &str, text: &CStr) -> Result<i64, Error> {
-        let named = self.words.iter().find(|(word, _)| word.as_bytes() == text.to_bytes());
-        if let Some((_, value)) = named {
-            return Ok(*value);
-        }
-        parse_size(text.to_bytes())
-            .filter(|value| (self.min..=self.max).contains(value))
-            .ok_or_else(|| {
-                let Spec { min, max, .. } = self;
-                let or = self.words_but_numbers();
-                let text = text.to_str().unwrap_or("(not UTF-8)");
-                match self.words {
-                    [(off, _), (on, _)] => {
-                        return Error::Range
-                            .because(format_args!("{called}={text}: takes {off} or {on}"));
-                    }
-                    [(off, _), (on, _), (other, _)] => {
-                        return Error::Range.because(format_args!(
-                            "{called}={text}: takes {off}, {on} or {other}"
-                        ));
-                    }
-                    _ => {}
-                }
-                Error::Range.because(format_args!(
-                    "{called}={text}: takes a number from {min} to {max}{or}; \
-                     k, m, g and t behind it are powers of 1024"
-                ))
-            })
-    }
-}
-
-/// A whole number, with k, m, g or t for powers of 1024 behind it.
-fn parse_size(text: &[u8]) -> Option<i64> {
-    let (digits, shift) = match text.split_last()? {
-        (b'k' | b'K', digits) => (digits, 10),
-        (b'm' | b'M', digits) => (digits, 20),
-        (b'g' | b'G', digits) => (digits, 30),
-        (b't' | b'T', digits) => (digits, 40),
-        _ => (text, 0),
-    };
-    if digits.is_empty() {
-        return None;
-    }
-    let number = digits.iter().try_fold(0i64, |number, digit| {
-        let digit = (*digit as char).to_digit(10)?;
-        number.checked_mul(10)?.checked_add(digit.into())
-    })?;
-    number.checked_mul(1 << shift)
-}
-
-fn environment(name: &CStr) -> Option<&'static CStr> {
-    // SAFETY: `name` is a C string. The result is read before this call returns to the host, which
-    // must not change its environment in another thread meanwhile: getenv's own rule.
-    unsafe {
-        let value = libc::getenv(name.as_ptr());
-        (!value.is_null()).then(|| CStr::from_ptr(value))
+    /// The variable's name as text.
+    fn variable_name(&self) -> &'static str {
+        self.variable.to_str().unwrap_or_default()
     }
 }
 
@@ -293,30 +289,6 @@ mod tests {
 
     fn none(_: &CStr) -> Option<&'static CStr> {
         None
-    }
-
-    #[test]
-    fn sizes_are_numbers_with_a_power_of_1024() {
-        for (text, value) in [
-            ("0", Some(0)),
-            ("17", Some(17)),
-            ("4k", Some(4096)),
-            ("4K", Some(4096)),
-            ("2g", Some(2 << 30)),
-            ("8388607t", Some(8388607 << 40)),
-            ("8388608t", None),
-            ("9223372036854775808", None),
-            ("", None),
-            ("k", None),
-            ("-1", None),
-            ("+1", None),
-            (" 1", None),
-            ("1.5g", None),
-            ("1gb", None),
-            ("banana", None),
-        ] {
-            assert_eq!(parse_size(text.as_bytes()), value, "{text:?}");
-        }
     }
 
     #[test]
@@ -333,12 +305,12 @@ mod tests {
     fn what_makes_no_sense_is_refused_by_name_with_the_range() {
         let variable = |_: &CStr| Some(c"banana");
         assert_eq!(Options::resolve_with(&[], variable), Err(Error::Range));
-        assert!(last_text().starts_with("EBBTIDE_RESERVE=banana: takes a number from 1048576 to"));
+        assert!(last_text().starts_with("EBBTIDE_RESERVE=banana: takes a number from 1m to 8t;"));
         assert_eq!(Options::resolve_with(&[3], none), Err(Error::Range));
-        assert_eq!(last_text(), "reserve: 3 is not from 1048576 to 8796093022208");
+        assert_eq!(last_text(), "reserve: 3 is not from 1m to 8t");
         assert_eq!(Options::resolve_with(&[0, -3], none), Err(Error::Range));
         assert_eq!(Options::resolve_with(&[ZERO], none), Err(Error::Range));
-        assert_eq!(last_text(), "reserve: 0 is not from 1048576 to 8796093022208");
+        assert_eq!(last_text(), "reserve: 0 is not from 1m to 8t");
         let unknown = [[0; TABLE.len()].as_slice(), &[7]].concat();
         assert_eq!(Options::resolve_with(&unknown, none), Err(Error::Argument));
         assert!(Options::resolve_with(&[0; TABLE.len() + 5], none).is_ok());
@@ -362,13 +334,13 @@ mod tests {
         let auto = from(c"EBBTIDE_AUTO", c"off").expect("a switch");
         assert_eq!(auto.get(Key::Auto), 0);
         assert_eq!(from(c"EBBTIDE_AUTO", c"yes"), Err(Error::Range));
-        assert_eq!(last_text(), "EBBTIDE_AUTO=yes: takes off or on");
+        assert_eq!(last_text(), "EBBTIDE_AUTO=yes: takes off or on; say on");
         let soft = from(c"EBBTIDE_LIMIT_SOFT", c"cgroup").expect("a limit");
         assert_eq!(soft.get(Key::LimitSoft), CGROUP);
-        assert_eq!(Options::check_change(Key::LimitSoft, CGROUP), Ok(()));
+        assert_eq!(Options::DEFAULT.check_change(Key::LimitSoft, CGROUP), Ok(()));
         assert_eq!(from(c"EBBTIDE_LIMIT_HARD", c"cgroup"), Err(Error::Range));
-        assert_eq!(Options::check_change(Key::LimitSoft, -5), Err(Error::Range));
-        assert!(last_text().ends_with("8796093022208 or cgroup"), "{}", last_text());
+        assert_eq!(Options::DEFAULT.check_change(Key::LimitSoft, -5), Err(Error::Range));
+        assert!(last_text().ends_with("-5 is not from 0 to 8t or cgroup"), "{}", last_text());
         assert_eq!(from(c"EBBTIDE_RETAIN", c"on"), Err(Error::Range));
     }
 
@@ -376,10 +348,36 @@ mod tests {
     fn names_are_found_and_changes_checked() {
         assert_eq!(Options::key(c"remap_min"), Ok(Key::RemapMin));
         assert_eq!(Options::key(c"remap"), Err(Error::Option));
-        assert_eq!(last_text(), "remap: there is no such option");
-        assert_eq!(Options::check_change(Key::Reserve, 1 << 30), Err(Error::Fixed));
-        assert_eq!(Options::check_change(Key::Thp, 2), Err(Error::Range));
-        assert_eq!(Options::check_change(Key::Thp, 1), Ok(()));
+        assert_eq!(last_text(), "remap: there is no such option; did you mean remap_min?");
+        assert_eq!(Options::DEFAULT.check_change(Key::Reserve, 1 << 30), Err(Error::Fixed));
+        assert_eq!(Options::DEFAULT.check_change(Key::Thp, 2), Err(Error::Range));
+        assert_eq!(Options::DEFAULT.check_change(Key::Thp, 1), Ok(()));
+    }
+
+    #[test]
+    fn a_soft_limit_above_the_hard_one_is_refused_with_both() {
+        let given = |soft, hard| {
+            let mut given = Given::default();
+            given.put(Key::LimitSoft, soft).expect("a limit");
+            given.put(Key::LimitHard, hard).expect("a limit");
+            Options::resolve_with(given.values(), none)
+        };
+        assert_eq!(given(200 << 20, 100 << 20), Err(Error::Range));
+        assert!(last_text().starts_with("limit_soft=200m: is above limit_hard=100m"));
+        for (soft, hard) in [(1, 1), (0, 1), (1, 0), (CGROUP, 1), (CGROUP, 0)] {
+            assert!(given(soft, hard).is_ok(), "{soft} {hard}");
+        }
+        let options = given(100 << 20, 100 << 20).expect("equal limits");
+        assert_eq!(options.check_change(Key::LimitHard, 99 << 20), Err(Error::Range));
+        assert!(last_text().starts_with("limit_soft=100m: is above limit_hard=99m"));
+        assert_eq!(options.check_change(Key::LimitSoft, 101 << 20), Err(Error::Range));
+        assert_eq!(options.check_change(Key::LimitHard, 101 << 20), Ok(()));
+        assert_eq!(options.check_change(Key::LimitHard, 0), Ok(()));
+        let variable = |name: &CStr| (name == c"EBBTIDE_LIMIT_SOFT").then_some(c"2g");
+        let mut hard = Given::default();
+        hard.put(Key::LimitHard, 1 << 30).expect("a limit");
+        assert_eq!(Options::resolve_with(hard.values(), variable), Err(Error::Range));
+        assert!(last_text().starts_with("EBBTIDE_LIMIT_SOFT=2g: is above limit_hard=1g"));
     }
 
     #[test]

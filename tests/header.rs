@@ -20,6 +20,7 @@ fn header_is_current() {
         .with_src(root.join("src/capi/types.rs"))
         .with_src(root.join("src/capi.rs"))
         .with_src(root.join("src/capi/checked.rs"))
+        .with_src(root.join("src/capi/environment.rs"))
         .with_src(root.join("src/capi/vm.rs"))
         .with_src(root.join("src/binding.rs"))
         .generate()

@@ -1,6 +1,6 @@
 //! The allocators that the benches of the heap compare, each behind the signature of `lua_Alloc`.
 //!
-//! Ours, the C library's, and every library in the folder that `EBBTIDE_PEERS` names, which
+//! Ours, the C library's, and every library in the folder that `BENCH_PEERS` names, which
 //! `benches/peers/build.sh` fills; `make bench` does both. A library is used on the heap of the
 //! calling thread, as its own `malloc` would be.
 
@@ -44,14 +44,14 @@ pub fn candidates() -> Vec<Candidate> {
         Candidate { name: "ebbtide".to_owned(), functions: None },
         Candidate { name: "libc".to_owned(), functions: Some((libc_alloc, libc_purge)) },
     ];
-    if let Some(folder) = std::env::var_os("EBBTIDE_PEERS") {
+    if let Some(folder) = std::env::var_os("BENCH_PEERS") {
         candidates.extend(libraries(folder).iter().map(|path| load(path)));
     }
     candidates
 }
 
 fn libraries(folder: OsString) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(&folder).expect("EBBTIDE_PEERS names a folder");
+    let entries = std::fs::read_dir(&folder).expect("BENCH_PEERS names a folder");
     let paths = entries.map(|entry| entry.expect("an entry").path());
     let mut paths: Vec<_> = paths.filter(|path| path.extension() == Some("so".as_ref())).collect();
     paths.sort();

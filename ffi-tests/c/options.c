@@ -16,23 +16,37 @@ struct option {
   int64_t value; /* by default; 0 for reserve, where it depends */
   int fixed;
   size_t field;
+  const char *range; /* as messages give it */
+  const char *words; /* what a variable takes that is a switch */
 };
 
 #define FIELD(name) offsetof(ebb_options, name)
 
 static const struct option all[] = {
-  { "reserve", 1 << 20, 8 * TIB, 0, 1, FIELD(reserve) },
-  { "thp", 0, 1, 0, 0, FIELD(thp) },
-  { "remap_min", 4096, 8 * TIB, 128 << 10, 0, FIELD(remap_min) },
-  { "decay_ms", 0, 3600000, 1000, 0, FIELD(decay_ms) },
-  { "retain", 0, 8 * TIB, 0, 0, FIELD(retain) },
-  { "retain_max", 0, 8 * TIB, 1 << 30, 0, FIELD(retain_max) },
-  { "limit_soft", 0, 8 * TIB, 0, 0, FIELD(limit_soft) },
-  { "limit_hard", 0, 8 * TIB, 0, 0, FIELD(limit_hard) },
-  { "step_us", 1, 1000000, 250, 0, FIELD(step_us) },
-  { "auto", 0, 1, 1, 0, FIELD(auto_) },
-  { "history", 0, 1, 0, 0, FIELD(history) },
-  { "checked", 0, 2, 0, 1, FIELD(checked) },
+  { "reserve", 1 << 20, 8 * TIB, 0, 1, FIELD(reserve),
+    "from 1m to 8t", NULL },
+  { "thp", 0, 1, 0, 0, FIELD(thp),
+    "from 0 to 1", "off or on" },
+  { "remap_min", 4096, 8 * TIB, 128 << 10, 0, FIELD(remap_min),
+    "from 4k to 8t", NULL },
+  { "decay_ms", 0, 3600000, 1000, 0, FIELD(decay_ms),
+    "from 0 to 3600000 ms", NULL },
+  { "retain", 0, 8 * TIB, 0, 0, FIELD(retain),
+    "from 0 to 8t", NULL },
+  { "retain_max", 0, 8 * TIB, 1 << 30, 0, FIELD(retain_max),
+    "from 0 to 8t", NULL },
+  { "limit_soft", 0, 8 * TIB, 0, 0, FIELD(limit_soft),
+    "from 0 to 8t or cgroup", NULL },
+  { "limit_hard", 0, 8 * TIB, 0, 0, FIELD(limit_hard),
+    "from 0 to 8t", NULL },
+  { "step_us", 1, 1000000, 250, 0, FIELD(step_us),
+    "from 1 to 1000000 us", NULL },
+  { "auto", 0, 1, 1, 0, FIELD(auto_),
+    "from 0 to 1", "off or on" },
+  { "history", 0, 1, 0, 0, FIELD(history),
+    "from 0 to 1", "off or on" },
+  { "checked", 0, 2, 0, 1, FIELD(checked),
+    "from 0 to 2", "off, on or sample" },
 };
 
 /* An environment variable, and what a heap makes of it. */
@@ -48,6 +62,10 @@ static const struct setting good_settings[] = {
   { "EBBTIDE_RESERVE", "1048576", 1 << 20 },
   { "EBBTIDE_RESERVE", "2048k", 2 << 20 },
   { "EBBTIDE_RESERVE", "512m", 512 << 20 },
+  { "EBBTIDE_RETAIN", "", 0 },
+  { "EBBTIDE_DECAY_MS", "", 1000 },
+  { "EBBTIDE_AUTO", "", 1 },
+  { "EBBTIDE_LIMIT_HARD", "", 0 },
   { "EBBTIDE_THP", "1", 1 },
   { "EBBTIDE_THP", "0", 0 },
   { "EBBTIDE_THP", "on", 1 },
@@ -84,7 +102,6 @@ static const struct setting bad_settings[] = {
   { "EBBTIDE_RESERVE", "9t", 0 },
   { "EBBTIDE_RESERVE", "99999t", 0 },
   { "EBBTIDE_RESERVE", "99999999999999999999", 0 },
-  { "EBBTIDE_RESERVE", "", 0 },
   { "EBBTIDE_RESERVE", "g", 0 },
   { "EBBTIDE_RESERVE", "4gg", 0 },
   { "EBBTIDE_RESERVE", "4 g", 0 },
@@ -110,11 +127,14 @@ static const struct setting bad_settings[] = {
   { "EBBTIDE_LIMIT_SOFT", "-2", 0 },
   { "EBBTIDE_LIMIT_SOFT", "9t", 0 },
   { "EBBTIDE_LIMIT_HARD", "cgroup", 0 },
-  { "EBBTIDE_LIMIT_HARD", "", 0 },
   { "EBBTIDE_STEP_US", "0", 0 },
   { "EBBTIDE_STEP_US", "1000001", 0 },
   { "EBBTIDE_AUTO", "2", 0 },
   { "EBBTIDE_AUTO", "auto", 0 },
+  { "EBBTIDE_AUTO", "true", 0 },
+  { "EBBTIDE_CHECKED", "3", 0 },
+  { "EBBTIDE_CHECKED", "true", 0 },
+  { "EBBTIDE_CHECKED", "samples", 0 },
   { "EBBTIDE_HISTORY", "true", 0 },
   { "EBBTIDE_HISTORY", " on", 0 },
 };
@@ -151,22 +171,23 @@ static int says(const char *what)
   return strstr(ebb_strerror(0), what) != NULL;
 }
 
-/* The message gives the lowest and the highest value, and the words that are
- * taken though they stand for no number; of a variable that is a switch, its
- * words. */
+/* The message gives the lowest and the highest value in units, and the words
+ * that are taken though they stand for no number; of a variable that is a
+ * switch, its words. */
 static int says_range_of(const struct option *option)
 {
-  char range[100];
-
-  snprintf(range, sizeof range, "from %" PRId64 " to %" PRId64, option->min,
-           option->max);
-  return says(range)
-         && says("cgroup") == (strcmp(option->name, "limit_soft") == 0);
+  return says(option->range);
 }
 
 static int says_what_it_takes(const struct option *option)
 {
-  return option->max == 1 ? says("takes off or on") : says_range_of(option);
+  char takes[100];
+
+  if (option->words == NULL) {
+    return says_range_of(option);
+  }
+  snprintf(takes, sizeof takes, "takes %s", option->words);
+  return says(takes);
 }
 
 static void with_good_setting(const void *argument)

@@ -28,6 +28,7 @@ programs! {
     refusal.c: shared;
     stats.c: shared archive sanitized valgrind;
     options.c: shared archive sanitized;
+    environment.c: shared archive sanitized;
     limits.c: shared;
     many.c: shared;
     handover.c: shared archive sanitized valgrind;

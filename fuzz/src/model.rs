@@ -91,10 +91,12 @@ impl Model {
         let refused = kernel::refused();
         // SAFETY: the options are whole.
         let heap = calling(|| unsafe { ebb_heap_new(&options) });
+        let cross = limits_cross(limit_soft, limit_hard);
         if heap.is_null() {
-            assert!(kernel::refused() > refused, "no heap: {:?}", last_error());
+            assert!(cross || kernel::refused() > refused, "no heap: {:?}", last_error());
             return None;
         }
+        assert!(!cross, "a soft limit of {limit_soft} above a hard one of {limit_hard}");
         let as_set = |value: i64| match value {
             0 => None,
             EBB_ZERO => Some(0),
@@ -299,14 +301,23 @@ impl Model {
         // SAFETY: a C string.
         let code = calling(|| unsafe { ebb_set(self.heap, OPTIONS[option].as_ptr(), value) });
         let now = self.get(option);
+        let limits = match OPTIONS[option].to_bytes() {
+            b"limit_soft" => (value, self.get(LIMIT_HARD)),
+            b"limit_hard" => (self.get(LIMIT_SOFT), value),
+            _ => (0, 0),
+        };
+        let cross = limits_cross(limits.0, limits.1);
         match code {
             EBB_OK => {
+                assert!(!cross, "{limits:?}");
                 assert_eq!(now, value, "set {:?}", OPTIONS[option]);
                 self.options[option] = Some(value);
                 self.trusted &= option != THP || value == 0;
                 return;
             }
-            EBB_ERR_RANGE => assert!(!in_range(option, value), "{:?} {value}", OPTIONS[option]),
+            EBB_ERR_RANGE => {
+                assert!(cross || !in_range(option, value), "{:?} {value}", OPTIONS[option]);
+            }
             EBB_ERR_FIXED => assert!([RESERVE, CHECKED].contains(&option)),
             EBB_ERR_MEMORY => assert!(OPTIONS[option] == c"history" && value == 1),
             EBB_ERR_SYSTEM => assert!(option == THP && kernel::refused() > refused),
@@ -434,6 +445,11 @@ fn in_range(option: usize, value: i64) -> bool {
         b"limit_soft" => value == EBB_CGROUP || (0..=most).contains(&value),
         _ => (0..=most).contains(&value),
     }
+}
+
+/// Whether a soft limit lies above the hard one, which is refused.
+fn limits_cross(soft: i64, hard: i64) -> bool {
+    soft > hard && hard > 0
 }
 
 /// What the last failure was.

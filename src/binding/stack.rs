@@ -32,6 +32,14 @@ impl Stack<'_> {
         call!(self.lua_pushnumber(value));
     }
 
+    /// Pushes a text, or nil for none.
+    pub(super) fn push_text(&self, text: Option<&str>) {
+        match text {
+            Some(text) => call!(self.lua_pushlstring(text.as_ptr().cast(), text.len())),
+            None => call!(self.lua_pushnil()),
+        }
+    }
+
     pub(super) fn push_table(&self, entries: usize) {
         call!(self.lua_createtable(0, entries as c_int));
     }

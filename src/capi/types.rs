@@ -67,7 +67,8 @@ pub struct ebb_heap {
 /// How a heap is made. Set size to sizeof(ebb_options) and the rest to 0, then
 /// what you want. A field that is 0 takes the value of the environment variable
 /// of the same name (EBBTIDE_RESERVE=4g; k, m, g and t are powers of 1024, and
-/// switches take on and off), or else the default. EBB_ZERO stands for 0.
+/// switches take on and off; an empty variable counts as unset), or else the default.
+/// EBB_ZERO stands for 0.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ebb_options {
@@ -99,7 +100,8 @@ pub struct ebb_options {
     /// it grows nonetheless, and spans are searched again after a second. EBB_CGROUP
     /// (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
     /// cgroup leave, read again at most once a second: in ebb_tick(), and with auto
-    /// also inside of ebb_alloc(), while pages change hands. 0: no limit. Default: 0.
+    /// also inside of ebb_alloc(), while pages change hands. A number above limit_hard is
+    /// refused. 0: no limit. Default: 0.
     pub limit_soft: i64,
     /// Bytes held resident, its tables included, up to which the heap grows: what
     /// does not fit, even after all free memory went back, is refused. Small

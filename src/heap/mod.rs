@@ -520,7 +520,7 @@ impl<S: Above> Heap<S> {
 
     /// Changes an option of a heap in use.
     pub(crate) fn set_option(&mut self, key: Key, value: i64) -> Result<(), Error> {
-        Options::check_change(key, value)?;
+        self.options.check_change(key, value)?;
         if key == Key::Thp {
             let (start, bytes) = (self.reservation(), self.layout.reserved);
             self.huge_pages |= value == 1;

@@ -22,6 +22,7 @@ use crate::heap::checked::Function;
 use crate::heap::park::KernelHeap as Heap;
 use crate::heap::{self, recall};
 use crate::lua::lua_Alloc;
+use crate::options;
 use crate::os::{Kernel, Os, this_thread};
 use crate::units::PAGE;
 
@@ -289,8 +290,7 @@ pub(crate) fn report_open() {
 
 /// The same for a VM that is being closed, if that is asked for.
 pub(super) fn report_closed(bond: &Bond) {
-    // SAFETY: the name is a C string; nobody may change the environment meanwhile: getenv's rule.
-    let wanted = unsafe { !libc::getenv(c"EBBTIDE_REPORT".as_ptr()).is_null() };
+    let wanted = options::is_set(c"EBBTIDE_REPORT");
     if wanted && bond.hands.is_watched() {
         report(bond, "closed");
     }

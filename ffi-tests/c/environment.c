@@ -1,0 +1,214 @@
+/* Variables of the environment that have no effect: the process is told once,
+ * with the nearest name, on standard error or in the host's own log. A soft
+ * limit above the hard one is refused, whichever way the two are given. */
+
+#include "check.h"
+
+#define LINE_MAX_BYTES 320
+
+/* Variables, and what is said of them. */
+struct told {
+  const char *variables[2];
+  const char *text;
+};
+
+static const struct told lines[] = {
+  { { "EBBTIDE_DECAY=500", NULL },
+    "unknown option EBBTIDE_DECAY; did you mean EBBTIDE_DECAY_MS?" },
+  { { "EBBTIDE_CHEKED=1", "EBBTIDE_RETAIN=1m" },
+    "unknown option EBBTIDE_CHEKED; did you mean EBBTIDE_CHECKED?" },
+  { { "EBBTIDE_SOFT_LIMIT=1g", NULL },
+    "unknown option EBBTIDE_SOFT_LIMIT; did you mean EBBTIDE_LIMIT_SOFT?" },
+  { { "EBBTIDE_BANANA=1", NULL }, "unknown option EBBTIDE_BANANA" },
+  { { "EBBTIDE_BANANA=", "EBBTIDE_REPORT=1" }, "" },
+  { { "EBBTIDE_VERBOSE=1", "EBBTIDE_REPORT_SIGNAL=USR1" }, "" },
+  { { "EBBTIDE_RETAIN=1m", "EBBTIDE_PRELOAD=/lib" }, "" },
+};
+
+static void set_variables(const struct told *told)
+{
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(told->variables); i++) {
+    if (told->variables[i] != NULL) {
+      CHECK_EQ(putenv((char *)told->variables[i]), 0);
+    }
+  }
+}
+
+/* Has standard error lead to a file until said_since(). */
+static int kept_stderr;
+
+static void keep_stderr(void)
+{
+  FILE *file = tmpfile();
+
+  REQUIRE(file != NULL);
+  kept_stderr = dup(STDERR_FILENO);
+  REQUIRE(kept_stderr >= 0);
+  REQUIRE(dup2(fileno(file), STDERR_FILENO) == STDERR_FILENO);
+  fclose(file);
+}
+
+/* What was written to it meanwhile. */
+static const char *said_since(void)
+{
+  static char text[4096];
+  ssize_t length = pread(STDERR_FILENO, text, sizeof text - 1, 0);
+
+  REQUIRE(length >= 0);
+  text[length] = '\0';
+  REQUIRE(dup2(kept_stderr, STDERR_FILENO) == STDERR_FILENO);
+  close(kept_stderr);
+  return text;
+}
+
+static void check_text(const char *got, const char *want)
+{
+  if (strcmp(got, want) != 0) {
+    check_failed(want, __LINE__, got);
+  }
+}
+
+static void heap_comes_and_goes(void)
+{
+  ebb_heap_delete(heap_from(NULL));
+}
+
+/* Two heaps, one line. */
+static void with_heaps(const void *argument)
+{
+  const struct told *told = (const struct told *)argument;
+  char line[LINE_MAX_BYTES + 20] = "";
+
+  if (told->text[0] != '\0') {
+    snprintf(line, sizeof line, "ebbtide: %s\n", told->text);
+  }
+  set_variables(told);
+  keep_stderr();
+  heap_comes_and_goes();
+  heap_comes_and_goes();
+  check_text(said_since(), line);
+}
+
+static void with_log(const void *argument)
+{
+  const struct told *told = (const struct told *)argument;
+  char warning[LINE_MAX_BYTES], small[10];
+
+  set_variables(told);
+  keep_stderr();
+  /* Who does not take the text has not told it. */
+  CHECK_EQ(ebb_environment_check(NULL, 0), EBB_OK);
+  CHECK_EQ(ebb_environment_check(warning, 0), EBB_ERR_ARGUMENT);
+  CHECK_EQ(ebb_environment_check(warning, sizeof warning), EBB_OK);
+  CHECK_EQ(ebb_environment_check(small, sizeof small), EBB_OK);
+  heap_comes_and_goes();
+  check_text(said_since(), "");
+  check_text(warning, told->text);
+  CHECK_EQ(strlen(small), strlen(told->text) < 9 ? strlen(told->text) : 9);
+  CHECK_EQ(strncmp(small, told->text, strlen(small)), 0);
+}
+
+static void variables_without_effect_are_told_once(void)
+{
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(lines); i++) {
+    CHECK_EQ(in_child(with_heaps, &lines[i]), 0);
+    CHECK_EQ(in_child(with_log, &lines[i]), 0);
+  }
+}
+
+/* Long names fill the line and no more. */
+static void with_long_names(const void *argument)
+{
+  char name[600], warning[LINE_MAX_BYTES + 1];
+
+  (void)argument;
+  snprintf(name, sizeof name, "EBBTIDE_%0*d", 500, 7);
+  setenv(name, "1", 1);
+  memset(warning, 'x', sizeof warning);
+  CHECK_EQ(ebb_environment_check(warning, LINE_MAX_BYTES), EBB_OK);
+  CHECK_EQ(strlen(warning), LINE_MAX_BYTES - 1);
+  CHECK_EQ(warning[LINE_MAX_BYTES], 'x');
+  clearenv();
+  CHECK_EQ(ebb_environment_check(warning, LINE_MAX_BYTES), EBB_OK);
+  check_text(warning, "");
+}
+
+static void a_line_has_an_end(void)
+{
+  CHECK_EQ(in_child(with_long_names, NULL), 0);
+}
+
+static int says(const char *what)
+{
+  return strstr(ebb_strerror(0), what) != NULL;
+}
+
+static void with_bad_value(const void *argument)
+{
+  char warning[LINE_MAX_BYTES];
+
+  (void)argument;
+  setenv("EBBTIDE_RETAIN", "lots", 1);
+  CHECK_EQ(ebb_environment_check(warning, sizeof warning), EBB_ERR_RANGE);
+  CHECK(says("EBBTIDE_RETAIN=lots: takes a number from 0 to 8t"));
+  check_text(warning, "");
+}
+
+static void bad_values_are_found_before_a_heap_is_made(void)
+{
+  CHECK_EQ(in_child(with_bad_value, NULL), 0);
+}
+
+static void with_crossed_variables(const void *argument)
+{
+  (void)argument;
+  setenv("EBBTIDE_LIMIT_SOFT", "200m", 1);
+  setenv("EBBTIDE_LIMIT_HARD", "100m", 1);
+  CHECK(ebb_heap_new(NULL) == NULL);
+  CHECK(says("EBBTIDE_LIMIT_SOFT=200m: is above EBBTIDE_LIMIT_HARD=100m"));
+  CHECK_EQ(ebb_environment_check(NULL, 0), EBB_ERR_RANGE);
+}
+
+static void a_soft_limit_above_the_hard_one_is_refused(void)
+{
+  ebb_options options = { .size = sizeof options,
+                          .limit_soft = 200 * MIB,
+                          .limit_hard = 100 * MIB };
+  ebb_heap *heap;
+
+  CHECK_EQ(in_child(with_crossed_variables, NULL), 0);
+  CHECK(ebb_heap_new(&options) == NULL);
+  CHECK(says("limit_soft=200m: is above limit_hard=100m"));
+
+  options.limit_soft = 100 * MIB;
+  heap = heap_from(&options);
+  CHECK_EQ(ebb_set(heap, "limit_soft", 101 * MIB), EBB_ERR_RANGE);
+  CHECK(says("limit_soft=101m: is above limit_hard=100m"));
+  CHECK_EQ(ebb_set(heap, "limit_hard", 99 * MIB), EBB_ERR_RANGE);
+  CHECK(says("limit_soft=100m: is above limit_hard=99m"));
+  CHECK_EQ(stats_of(heap, 0).limit_soft, 100 * MIB);
+  CHECK_EQ(stats_of(heap, 0).limit_hard, 100 * MIB);
+
+  /* Up with the hard one first, down with the soft one first. */
+  CHECK_EQ(ebb_set(heap, "limit_hard", 300 * MIB), EBB_OK);
+  CHECK_EQ(ebb_set(heap, "limit_soft", 200 * MIB), EBB_OK);
+  CHECK_EQ(ebb_set(heap, "limit_soft", 50 * MIB), EBB_OK);
+  CHECK_EQ(ebb_set(heap, "limit_hard", 60 * MIB), EBB_OK);
+  CHECK_EQ(ebb_set(heap, "limit_soft", EBB_CGROUP), EBB_OK);
+  CHECK_EQ(ebb_set(heap, "limit_hard", 0), EBB_OK);
+  CHECK_EQ(ebb_set(heap, "limit_soft", GIB), EBB_OK);
+  heap_ends_empty(heap);
+}
+
+int main(void)
+{
+  RUN(variables_without_effect_are_told_once);
+  RUN(a_line_has_an_end);
+  RUN(bad_values_are_found_before_a_heap_is_made);
+  RUN(a_soft_limit_above_the_hard_one_is_refused);
+  return check_status();
+}

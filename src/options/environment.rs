@@ -1,0 +1,158 @@
+//! The environment: the values of options, and variables that have no effect.
+//!
+//! A variable of ours that no option has is a spelling mistake, and nobody would notice. The
+//! process tells of such variables once: in the log of a host that asks ([`check_environment`]), or
+//! else on standard error when the process makes its first heap. Texts are made apart from that.
+
+use core::ffi::{CStr, c_char};
+use core::fmt::Write;
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::io::Write as _;
+
+use super::nearest::Meant;
+use super::{Options, TABLE};
+use crate::error::Error;
+use crate::line::Line;
+
+const PREFIX: &str = "EBBTIDE_";
+
+/// Variables that are no options: those of the `ebbtide` command and of the preload library.
+const NOT_OPTIONS: [&str; 4] =
+    ["EBBTIDE_VERBOSE", "EBBTIDE_REPORT", "EBBTIDE_REPORT_SIGNAL", "EBBTIDE_PRELOAD"];
+
+/// Whether the process was told of the variables without effect.
+static TOLD: AtomicBool = AtomicBool::new(false);
+/// Whether a heap was made, which has the values of the environment.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    /// The variables of the process: C strings, and a null pointer behind the last one.
+    static environ: *const *const c_char;
+}
+
+/// The value of a variable. An empty one counts as unset.
+pub(super) fn value_of(name: &CStr) -> Option<&'static CStr> {
+    // SAFETY: `name` is a C string. The result is read before this call returns to the host, which
+    // must not change its environment in another thread meanwhile: getenv's own rule.
+    let value = unsafe {
+        let value = libc::getenv(name.as_ptr());
+        (!value.is_null()).then(|| CStr::from_ptr(value))
+    };
+    value.filter(|value| !value.is_empty())
+}
+
+/// Whether a variable has a value.
+pub(crate) fn is_set(name: &CStr) -> bool {
+    value_of(name).is_some()
+}
+
+/// The process's variables, as `NAME=VALUE`.
+fn variables() -> impl Iterator<Item = &'static [u8]> {
+    // SAFETY: the C library's own list, which ends in a null pointer; it is null itself when the
+    // program cleared the environment. As in [`value_of`], nobody changes it meanwhile.
+    (0..).map_while(|index| unsafe {
+        let list = environ;
+        let variable = if list.is_null() { list.cast() } else { *list.add(index) };
+        (!variable.is_null()).then(|| CStr::from_ptr(variable).to_bytes())
+    })
+}
+
+/// What to tell of those variables that are ours by their name and have no effect. `None`: nothing.
+fn unknown<'a>(variables: impl Iterator<Item = &'a [u8]>) -> Option<Line> {
+    let mut line = Line::EMPTY;
+    for variable in variables {
+        let Some(name) = name_of_ours(variable) else { continue };
+        let known = || TABLE.iter().map(|spec| spec.variable_name()).chain(NOT_OPTIONS);
+        if known().any(|known| known.as_bytes() == name) {
+            continue;
+        }
+        let meant = Meant::of(&name[PREFIX.len()..], known().map(|known| &known[PREFIX.len()..]));
+        let before = if line.as_bytes().is_empty() { "" } else { "; " };
+        let name = name.escape_ascii();
+        // What does not fit is cut off.
+        let _ = write!(line, "{before}unknown option {name}{}", meant.behind(PREFIX));
+    }
+    (!line.as_bytes().is_empty()).then_some(line)
+}
+
+/// The name of a variable that has a value and begins as ours do, in either case of letters.
+fn name_of_ours(variable: &[u8]) -> Option<&[u8]> {
+    let end = variable.iter().position(|byte| *byte == b'=')?;
+    let (name, value) = (&variable[..end], &variable[end + 1..]);
+    let is_ours = name.get(..PREFIX.len())?.eq_ignore_ascii_case(PREFIX.as_bytes());
+    (is_ours && !value.is_empty()).then_some(name)
+}
+
+/// Tells on standard error of variables without effect, unless the process was told.
+pub(super) fn tell_once() {
+    TAKEN.store(true, Ordering::Relaxed);
+    if TOLD.load(Ordering::Relaxed) || TOLD.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    if let Some(line) = unknown(variables()) {
+        // Whether anybody reads the line does not matter.
+        let _ = writeln!(std::io::stderr(), "ebbtide: {}", line.as_str());
+    }
+}
+
+/// What to tell of variables without effect, for a host with a log of its own, and whether the
+/// values of the others make sense. Counts as told when the host takes the text.
+pub(crate) fn check_environment(takes_text: bool) -> (Option<Line>, Result<(), Error>) {
+    if takes_text {
+        TOLD.store(true, Ordering::Relaxed);
+    }
+    (unknown(variables()), Options::resolve_with(&[], value_of).map(drop))
+}
+
+/// The variables of options, as `NAME=VALUE`, while no heap was made that has their values.
+pub(crate) fn pending() -> Option<Line> {
+    let mut line = Line::EMPTY;
+    for spec in TABLE.iter().filter(|_| !TAKEN.load(Ordering::Relaxed)) {
+        if let Some(value) = value_of(spec.variable) {
+            let before = if line.as_bytes().is_empty() { "" } else { " " };
+            let value = value.to_bytes().escape_ascii();
+            let _ = write!(line, "{before}{}={value}", spec.variable_name());
+        }
+    }
+    (!line.as_bytes().is_empty()).then_some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(variables: &[&str]) -> String {
+        let line = unknown(variables.iter().map(|variable| variable.as_bytes()));
+        line.map_or(String::new(), |line| line.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_variable_that_no_option_has_is_told_with_the_nearest_name() {
+        for (variable, text) in [
+            ("EBBTIDE_DECAY=500", "unknown option EBBTIDE_DECAY; did you mean EBBTIDE_DECAY_MS?"),
+            ("EBBTIDE_CHEKED=1", "unknown option EBBTIDE_CHEKED; did you mean EBBTIDE_CHECKED?"),
+            ("ebbtide_retain=1m", "unknown option ebbtide_retain; did you mean EBBTIDE_RETAIN?"),
+            (
+                "EBBTIDE_LIMIT=1g",
+                "unknown option EBBTIDE_LIMIT; \
+                 did you mean EBBTIDE_LIMIT_SOFT or EBBTIDE_LIMIT_HARD?",
+            ),
+            ("EBBTIDE_REPROT=1", "unknown option EBBTIDE_REPROT; did you mean EBBTIDE_REPORT?"),
+            ("EBBTIDE_BANANA=1", "unknown option EBBTIDE_BANANA"),
+            ("EBBTIDE_=1", "unknown option EBBTIDE_"),
+            ("EBBTIDE_\x1b=1", r"unknown option EBBTIDE_\x1b"),
+        ] {
+            assert_eq!(told(&[variable]), text);
+        }
+        let both = "unknown option EBBTIDE_A; unknown option EBBTIDE_B";
+        assert_eq!(told(&["EBBTIDE_A=1", "PATH=x", "EBBTIDE_B=1"]), both);
+    }
+
+    #[test]
+    fn nothing_is_told_of_what_has_an_effect_or_is_not_ours() {
+        let known = TABLE.iter().map(|spec| spec.variable_name()).chain(NOT_OPTIONS);
+        let known: Vec<String> = known.map(|name| format!("{name}=x")).collect();
+        assert_eq!(told(&known.iter().map(String::as_str).collect::<Vec<_>>()), "");
+        assert_eq!(told(&["", "=", "EBBTIDE", "EBBTIDE=1", "XEBBTIDE_A=1", "EBBTIDE_DECAY="]), "");
+    }
+}

@@ -211,6 +211,8 @@ typedef struct {
     ngx_str_t                  given;
     /* where ebbtide_status_reclaim is switched on */
     ngx_http_ebbtide_given_t  *reclaims;
+    /* "env" directives that were looked at */
+    ngx_uint_t                 env_checked;
     /* runs if this configuration does not come into force */
     ngx_pool_cleanup_t        *refused;
 } ngx_http_ebbtide_main_conf_t;

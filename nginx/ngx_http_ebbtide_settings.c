@@ -13,8 +13,16 @@
 #define NGX_HTTP_EBBTIDE_SIZE_LEN  (NGX_INT64_LEN + 3)
 /* bytes of the names of all directives, in quotes */
 #define NGX_HTTP_EBBTIDE_GIVEN_LEN  256
+/* bytes of what is told of variables that have no effect */
+#define NGX_HTTP_EBBTIDE_UNKNOWN    320
 
 
+static ngx_int_t ngx_http_ebbtide_environment(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+static ngx_int_t ngx_http_ebbtide_env_check(ngx_cycle_t *cycle,
+    ngx_core_conf_t *ccf, ngx_uint_t level);
+static ngx_int_t ngx_http_ebbtide_variables_check(ngx_log_t *log,
+    ngx_uint_t level, ngx_uint_t warn, const char *where);
 static ngx_int_t ngx_http_ebbtide_contradict(ngx_conf_t *cf,
     const char *greater, const char *less);
 static int64_t ngx_http_ebbtide_share(ngx_cycle_t *cycle,
@@ -24,6 +32,101 @@ static int64_t ngx_http_ebbtide_lower(ngx_cycle_t *cycle, const char *name,
 static void ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name,
     int64_t value);
 static const char *ngx_http_ebbtide_size(u_char *text, int64_t bytes);
+
+
+/*
+ * The variables of nginx's own environment, whose values the VM of the
+ * configuration has, and those that "env" directives set for the workers.
+ */
+
+static ngx_int_t
+ngx_http_ebbtide_environment(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf)
+{
+    ngx_core_conf_t    *ccf;
+    static ngx_uint_t   told;
+
+    if (ngx_http_ebbtide_variables_check(cf->log, NGX_LOG_EMERG, !told,
+                                         "in the environment of nginx")
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    /* it stays the same as long as nginx runs */
+    told = 1;
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
+                                           ngx_core_module);
+
+    emcf->env_checked = ccf->env.nelts;
+
+    return ngx_http_ebbtide_env_check(cf->cycle, ccf, NGX_LOG_EMERG);
+}
+
+
+/* As the workers will see them: there is nothing else of ours in theirs. */
+
+static ngx_int_t
+ngx_http_ebbtide_env_check(ngx_cycle_t *cycle, ngx_core_conf_t *ccf,
+    ngx_uint_t level)
+{
+    char        **own, **theirs;
+    ngx_int_t     rc;
+    ngx_str_t    *env;
+    ngx_uint_t    i, n;
+
+    theirs = ngx_palloc(cycle->pool, (ccf->env.nelts + 1) * sizeof(char *));
+    if (theirs == NULL) {
+        return NGX_ERROR;
+    }
+
+    env = ccf->env.elts;
+    n = 0;
+
+    for (i = 0; i < ccf->env.nelts; i++) {
+        if (env[i].data[env[i].len] == '=') {
+            theirs[n++] = (char *) env[i].data;
+        }
+    }
+
+    theirs[n] = NULL;
+
+    own = environ;
+    environ = theirs;
+
+    rc = ngx_http_ebbtide_variables_check(cycle->log, level, 1,
+                                          "in an \"env\" directive");
+
+    environ = own;
+
+    return rc;
+}
+
+
+/* NGX_ERROR: a value makes no sense, and no heap can be made. */
+
+static ngx_int_t
+ngx_http_ebbtide_variables_check(ngx_log_t *log, ngx_uint_t level,
+    ngx_uint_t warn, const char *where)
+{
+    int   rc;
+    char  unknown[NGX_HTTP_EBBTIDE_UNKNOWN];
+
+    rc = ebb_environment_check(unknown, sizeof(unknown));
+
+    if (warn && unknown[0]) {
+        ngx_log_error(NGX_LOG_WARN, log, 0, "ebbtide: %s: %s", where, unknown);
+    }
+
+    if (rc != EBB_OK) {
+        ngx_log_error(level, log, 0, "ebbtide: %s: %s", where,
+                      ebb_strerror(0));
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
 
 
 /*
@@ -38,6 +141,10 @@ ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
     int64_t       soft, hard, retain;
     ebb_heap     *heap;
     ebb_options   options;
+
+    if (ngx_http_ebbtide_environment(cf, emcf) != NGX_OK) {
+        return NGX_ERROR;
+    }
 
     soft = emcf->limit_soft.bytes;
     hard = emcf->limit_hard.bytes;
@@ -185,7 +292,15 @@ ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
 void
 ngx_http_ebbtide_limits(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
 {
-    int64_t  soft, hard, retain;
+    int64_t           soft, hard, retain;
+    ngx_core_conf_t  *ccf;
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
+
+    if (ccf->env.nelts != emcf->env_checked) {
+        /* some stand behind "http", where nothing can be refused any more */
+        (void) ngx_http_ebbtide_env_check(cycle, ccf, NGX_LOG_WARN);
+    }
 
     soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft, "limit_soft");
     hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard, "limit_hard");

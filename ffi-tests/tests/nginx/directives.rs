@@ -1,6 +1,6 @@
 //! `nginx -t`: what configurations it takes, and what it says of those that it does not.
 
-use crate::server::{Config, Folder, Modules, beside, free_port, text};
+use crate::server::{Config, Folder, Modules, Nginx, beside, free_port, text};
 
 /// What `nginx -t` says of a configuration, and whether it takes it.
 fn tested(config: &Config) -> (bool, String) {
@@ -253,4 +253,74 @@ fn without_a_limit_of_the_cgroup_what_depends_on_it_is_off_and_told() {
         let there_is_a_limit = !said.contains("[warn]");
         assert!(taken && (there_is_a_limit || says(&said, "[warn]", &expected)), "{said}");
     }
+}
+
+#[test]
+fn a_bad_value_in_the_environment_stops_it_with_the_true_reason() {
+    let _beside = beside();
+    let own = "ebbtide: in the environment of nginx";
+    let env = "ebbtide: in an \"env\" directive";
+    let retain = "EBBTIDE_RETAIN=banana: takes a number from 0 to 8t";
+    let checked = "EBBTIDE_CHECKED=7: takes off, on or sample";
+    // A directive beside it says the same option, or another one.
+    for http in ["", "ebbtide_retain 1m;", "ebbtide_decay 2s;"] {
+        for modules in [Modules::First, Modules::Last, Modules::Alone] {
+            let config = Config::new(modules).http(http);
+            let config = config.environment("EBBTIDE_RETAIN", "banana");
+            let (taken, said) = tested(&config);
+            assert!(!taken && says(&said, "[emerg]", &format!("{own}: {retain}")), "{said}");
+        }
+    }
+    let in_front = in_http("").top("env EBBTIDE_CHECKED=7;");
+    let (taken, said) = tested(&in_front);
+    assert!(!taken && says(&said, "[emerg]", &format!("{env}: {checked}")), "{said}");
+    let crossing = in_http("ebbtide_limit_hard 64m;").environment("EBBTIDE_LIMIT_SOFT", "1g");
+    let (taken, said) = tested(&crossing);
+    let reason = "no heap can be made with these directives and the environment of nginx: \
+                  EBBTIDE_LIMIT_SOFT=1g: is above limit_hard=64m";
+    assert!(!taken && says(&said, "[emerg]", reason), "{said}");
+    // Behind `http` the VM is there already.
+    let base = in_http("").text(1) + "env EBBTIDE_CHECKED=7;\n";
+    let folder = Folder::new();
+    let mut command = folder.nginx(&in_http(""), 1);
+    std::fs::write(folder.file("nginx.conf"), base).expect("it can be written");
+    let said = text(&command.arg("-t").output().expect("nginx can be run"));
+    assert!(says(&said, "[warn]", &format!("{env}: {checked}")), "{said}");
+    // Nobody reads them.
+    let off = in_http("ebbtide off;").environment("EBBTIDE_RETAIN", "banana");
+    assert!(tested(&off).0);
+
+    // As it starts, too, and its log says so.
+    let folder = Folder::new();
+    let config = in_http("").environment("EBBTIDE_RETAIN", "banana");
+    let output = folder.nginx(&config, free_port()).output().expect("nginx can be run");
+    let log = std::fs::read_to_string(folder.file("error.log")).expect("it has a log");
+    assert!(
+        !output.status.success() && says(&log, "[emerg]", &format!("{own}: {retain}")),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_variable_without_effect_is_told_once() {
+    let _beside = beside();
+    let config = in_http("").environment("EBBTIDE_CHEKED", "1").environment("EBBTIDE_AUTO", "");
+    let config = config.workers(2).environment("EBBTIDE_RETAIN", "1m");
+    let nginx = Nginx::start(&config.clone());
+    nginx.get("/light");
+    nginx.reload();
+    let text = "in the environment of nginx: unknown option EBBTIDE_CHEKED; \
+                did you mean EBBTIDE_CHECKED?";
+    let log = nginx.log();
+    assert!(says(&log, "[warn]", text), "{log}");
+    assert_eq!(log.matches("EBBTIDE_").count(), 2, "{log}");
+    let (taken, said) = tested(&in_http("").top("env EBBTIDE_DECAY=500;"));
+    let text =
+        "in an \"env\" directive: unknown option EBBTIDE_DECAY; did you mean EBBTIDE_DECAY_MS?";
+    assert!(taken && says(&said, "[warn]", text), "{said}");
+    // Those that are known, and those of others, are not told of.
+    let known = in_http("").top("env EBBTIDE_CHECKED; env EBBTIDE_DECAY_MS=500; env PATH=/bin;");
+    let known = known.environment("EBBTIDE_STEP_US", "300").environment("EBBTIDER", "1");
+    let (taken, said) = tested(&known);
+    assert!(taken && !said.contains("[warn]"), "{said}");
 }

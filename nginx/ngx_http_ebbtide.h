@@ -5,6 +5,7 @@
  * ngx_http_ebbtide_module.c   directives; the life of processes
  * ngx_http_ebbtide_hooks.c    calls to Lua that come here first
  * ngx_http_ebbtide_copy.c     heaps of other copies of the library
+ * ngx_http_ebbtide_settings.c what directives and the environment come to
  * ngx_http_ebbtide_vm.c       the VMs, and how they come to their heaps
  * ngx_http_ebbtide_breath.c   when they collect garbage and return memory
  * ngx_http_ebbtide_collect.c  the garbage collector of a VM, in slices
@@ -227,6 +228,18 @@ typedef struct {
 } ngx_http_ebbtide_limit_t;
 
 
+/* Where a directive stands, and whether it has any effect. */
+
+typedef struct ngx_http_ebbtide_given_s  ngx_http_ebbtide_given_t;
+
+struct ngx_http_ebbtide_given_s {
+    ngx_http_ebbtide_given_t  *next;
+    ngx_str_t                  file;
+    ngx_uint_t                 line;
+    ngx_uint_t                 used;
+};
+
+
 typedef struct {
     ngx_flag_t                 enable;
     ngx_msec_t                 idle;
@@ -236,6 +249,12 @@ typedef struct {
     ngx_http_ebbtide_limit_t   limit_hard;
     size_t                     zone_size;
     ngx_shm_zone_t            *zone;
+    /* directives that are given, with commas between them, for the log */
+    ngx_str_t                  given;
+    /* where ebbtide_status_reclaim is switched on */
+    ngx_http_ebbtide_given_t  *reclaims;
+    /* "env" directives that were looked at */
+    ngx_uint_t                 env_checked;
     /* runs if this configuration does not come into force */
     ngx_pool_cleanup_t        *refused;
 } ngx_http_ebbtide_main_conf_t;
@@ -243,6 +262,10 @@ typedef struct {
 
 typedef struct {
     ngx_flag_t                 reclaim;
+    /* the directive that switched it on */
+    ngx_http_ebbtide_given_t  *reclaim_given;
+    /* whether the page is here */
+    ngx_uint_t                 status;
 } ngx_http_ebbtide_loc_conf_t;
 
 
@@ -262,10 +285,19 @@ typedef struct {
 #define NGX_HTTP_EBBTIDE_OTHER    1
 #define NGX_HTTP_EBBTIDE_KINDS    2
 
+/* a VM needs some, and its libraries */
+#define NGX_HTTP_EBBTIDE_LIMIT_MIN     (8 * 1024 * 1024)
+
+/* bytes of the name of a kind of process, with the zero at its end */
+#define NGX_HTTP_EBBTIDE_PROCESS_NAME  32
+
 
 /* The figures of one process. Times are those of ngx_current_msec. */
 
 typedef struct {
+    /* "worker", "privileged agent", "cache manager" or another helper's name */
+    char                       process[NGX_HTTP_EBBTIDE_PROCESS_NAME];
+    /* the number of a worker; other processes have none */
     ngx_uint_t                 worker;
     ngx_uint_t                 exiting;
     ngx_msec_t                 since;
@@ -314,6 +346,20 @@ const ngx_http_ebbtide_api_t *ngx_http_ebbtide_own_api(void);
 const ngx_http_ebbtide_api_t *ngx_http_ebbtide_api_of(lua_State *L,
     ngx_log_t *log);
 
+/* ngx_http_ebbtide_settings.c */
+
+ngx_int_t ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+ngx_int_t ngx_http_ebbtide_given_list(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+ngx_http_ebbtide_given_t *ngx_http_ebbtide_given_here(ngx_conf_t *cf);
+void ngx_http_ebbtide_no_effect(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+void ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf);
+void ngx_http_ebbtide_limits(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf);
+
 /* ngx_http_ebbtide_vm.c */
 
 ngx_http_ebbtide_births_t *ngx_http_ebbtide_births(void);
@@ -354,6 +400,7 @@ char *ngx_http_ebbtide_zone_add(ngx_conf_t *cf,
 ngx_http_ebbtide_zone_t *ngx_http_ebbtide_zone(void);
 void ngx_http_ebbtide_zone_open(ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_zone_leave(void);
+ngx_uint_t ngx_http_ebbtide_is_worker(ngx_http_ebbtide_figures_t *figures);
 void ngx_http_ebbtide_zone_publish(ngx_msec_t now);
 ngx_uint_t ngx_http_ebbtide_zone_ask(ngx_log_t *log);
 ngx_uint_t ngx_http_ebbtide_zone_is_asked(void);

@@ -250,9 +250,15 @@ ngx_http_ebbtide_lua_push_worker(lua_State *L, ngx_pid_t pid,
         resident += held->resident;
     }
 
-    lua->createtable(L, 0, 12);
+    lua->createtable(L, 0, 16);
 
-    ngx_http_ebbtide_lua_set(L, "worker", figures->worker);
+    lua->pushlstring(L, figures->process, ngx_strlen(figures->process));
+    lua->setfield(L, -2, "process");
+
+    if (ngx_http_ebbtide_is_worker(figures)) {
+        ngx_http_ebbtide_lua_set(L, "worker", figures->worker);
+    }
+
     ngx_http_ebbtide_lua_set(L, "pid", pid);
     ngx_http_ebbtide_lua_set(L, "age_ms", ngx_http_ebbtide_ago(figures->updated));
     ngx_http_ebbtide_lua_set(L, "process_resident", figures->rss);

@@ -16,8 +16,10 @@
 #define NGX_HTTP_EBBTIDE_IDLE_MAX      3600000
 #define NGX_HTTP_EBBTIDE_IDLE          1000
 
-/* a VM needs some, and its libraries */
-#define NGX_HTTP_EBBTIDE_LIMIT_MIN     (8 * 1024 * 1024)
+#define NGX_HTTP_EBBTIDE_DECAY_MAX     3600000
+
+/* what the library takes at most: 8t */
+#define NGX_HTTP_EBBTIDE_BYTES_MAX     ((off_t) 8 << 40)
 
 /* room for the figures of some seventy processes */
 #define NGX_HTTP_EBBTIDE_ZONE          (1024 * 1024)
@@ -41,18 +43,13 @@ static void *ngx_http_ebbtide_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_ebbtide_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static ngx_int_t ngx_http_ebbtide_postconfiguration(ngx_conf_t *cf);
+static void ngx_http_ebbtide_reclaims_unused(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
 static ngx_int_t ngx_http_ebbtide_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_ebbtide_init_process(ngx_cycle_t *cycle);
 static void ngx_http_ebbtide_start(ngx_http_ebbtide_main_conf_t *emcf);
 static void ngx_http_ebbtide_exit_process(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_ebbtide_tell(ngx_cycle_t *cycle);
-static void ngx_http_ebbtide_shares(ngx_cycle_t *cycle,
-    ngx_http_ebbtide_main_conf_t *emcf);
-static int64_t ngx_http_ebbtide_share(ngx_cycle_t *cycle,
-    ngx_http_ebbtide_limit_t *limit, const char *name);
-static void ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name,
-    int64_t value);
-static char *ngx_http_ebbtide_check(ngx_conf_t *cf, ebb_options *options);
 static char *ngx_http_ebbtide_idle(ngx_conf_t *cf, void *post, void *data);
 static char *ngx_http_ebbtide_step(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -66,6 +63,8 @@ static char *ngx_http_ebbtide_set_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_ebbtide_status(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_http_ebbtide_status_reclaim(ngx_conf_t *cf,
+    ngx_command_t *cmd, void *conf);
 static ngx_int_t ngx_http_ebbtide_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 
@@ -145,7 +144,7 @@ static ngx_command_t  ngx_http_ebbtide_commands[] = {
 
     { ngx_string("ebbtide_status_reclaim"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
-      ngx_conf_set_flag_slot,
+      ngx_http_ebbtide_status_reclaim,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_http_ebbtide_loc_conf_t, reclaim),
       NULL },
@@ -333,29 +332,18 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
 {
     ngx_http_ebbtide_main_conf_t *emcf = conf;
 
+    if (ngx_http_ebbtide_given_list(cf, emcf) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
     ngx_conf_init_value(emcf->enable, 1);
     ngx_conf_init_msec_value(emcf->idle, NGX_HTTP_EBBTIDE_IDLE);
     ngx_conf_init_uint_value(emcf->step_us, NGX_HTTP_EBBTIDE_STEP);
     ngx_conf_init_size_value(emcf->zone_size, NGX_HTTP_EBBTIDE_ZONE);
 
-    if ((emcf->limit_hard.bytes > 0
-         && (emcf->limit_soft.bytes > emcf->limit_hard.bytes
-             || emcf->options.retain > emcf->limit_hard.bytes))
-        || (emcf->limit_hard.percent
-            && emcf->limit_soft.percent > emcf->limit_hard.percent))
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"ebbtide_limit_hard\" must not be less than "
-                           "\"ebbtide_limit_soft\" or \"ebbtide_retain\"");
-        return NGX_CONF_ERROR;
-    }
+    ngx_http_ebbtide_no_effect(cf, emcf);
 
-    if (emcf->limit_soft.bytes > 0
-        && emcf->options.retain > emcf->limit_soft.bytes)
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"ebbtide_limit_soft\" must not be less than "
-                           "\"ebbtide_retain\"");
+    if (emcf->enable && ngx_http_ebbtide_settings_check(cf, emcf) != NGX_OK) {
         return NGX_CONF_ERROR;
     }
 
@@ -423,10 +411,17 @@ ngx_http_ebbtide_create_loc_conf(ngx_conf_t *cf)
 {
     ngx_http_ebbtide_loc_conf_t  *elcf;
 
-    elcf = ngx_palloc(cf->pool, sizeof(ngx_http_ebbtide_loc_conf_t));
+    elcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_ebbtide_loc_conf_t));
     if (elcf == NULL) {
         return NULL;
     }
+
+    /*
+     * set by ngx_pcalloc():
+     *
+     *     elcf->reclaim_given = NULL;
+     *     elcf->status = 0;
+     */
 
     elcf->reclaim = NGX_CONF_UNSET;
 
@@ -440,7 +435,15 @@ ngx_http_ebbtide_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_ebbtide_loc_conf_t *prev = parent;
     ngx_http_ebbtide_loc_conf_t *conf = child;
 
+    if (conf->reclaim == NGX_CONF_UNSET) {
+        conf->reclaim_given = prev->reclaim_given;
+    }
+
     ngx_conf_merge_value(conf->reclaim, prev->reclaim, 0);
+
+    if (conf->status && conf->reclaim_given) {
+        conf->reclaim_given->used = 1;
+    }
 
     return NGX_CONF_OK;
 }
@@ -453,6 +456,8 @@ ngx_http_ebbtide_postconfiguration(ngx_conf_t *cf)
 
     emcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_ebbtide_module);
 
+    ngx_http_ebbtide_reclaims_unused(cf, emcf);
+
     if (!emcf->enable) {
         return NGX_OK;
     }
@@ -460,6 +465,25 @@ ngx_http_ebbtide_postconfiguration(ngx_conf_t *cf)
     ngx_http_ebbtide_vms_take_early(cf);
 
     return NGX_OK;
+}
+
+
+/* Switched on where no page is. */
+
+static void
+ngx_http_ebbtide_reclaims_unused(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf)
+{
+    ngx_http_ebbtide_given_t  *given;
+
+    for (given = emcf->reclaims; given; given = given->next) {
+        if (!given->used) {
+            ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                          "\"ebbtide_status_reclaim\" has no effect: there is "
+                          "no \"ebbtide_status\" where it stands, in %V:%ui",
+                          &given->file, given->line);
+        }
+    }
 }
 
 
@@ -502,9 +526,10 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
-    ngx_http_ebbtide_shares(cycle, emcf);
+    ngx_http_ebbtide_limits(cycle, emcf);
 
     if (ngx_http_ebbtide_tell(cycle) == NGX_DECLINED) {
+        ngx_http_ebbtide_no_lua(cycle, emcf);
         return NGX_OK;
     }
 
@@ -558,101 +583,6 @@ ngx_http_ebbtide_tell(ngx_cycle_t *cycle)
 }
 
 
-/* Limits given as shares of the cgroup's memory, in bytes. */
-
-static void
-ngx_http_ebbtide_shares(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
-{
-    int64_t  soft, hard, least;
-
-    soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft, "limit_soft");
-    hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard, "limit_hard");
-
-    if (hard > 0 && soft > hard) {
-        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                      "ebbtide_limit_hard comes to %L bytes, less than "
-                      "ebbtide_limit_soft, which is lowered to that", hard);
-        soft = hard;
-    }
-
-    least = soft > 0 ? soft : hard;
-
-    if (least > 0 && emcf->options.retain > least) {
-        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                      "the limits come to %L bytes, less than ebbtide_retain, "
-                      "which is lowered to that", least);
-        emcf->options.retain = least;
-        ngx_http_ebbtide_set(cycle, "retain", least);
-    }
-
-    emcf->options.limit_soft = soft;
-    emcf->options.limit_hard = hard;
-
-    if (emcf->limit_soft.percent || emcf->limit_hard.percent) {
-        /* a soft limit never lies above the hard one, in between neither */
-        ngx_http_ebbtide_set(cycle, "limit_soft", EBB_ZERO);
-        ngx_http_ebbtide_set(cycle, "limit_hard", hard);
-        ngx_http_ebbtide_set(cycle, "limit_soft", soft);
-    }
-}
-
-
-/* What a limit comes to: a share is divided among the workers. */
-
-static int64_t
-ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
-    const char *name)
-{
-    int64_t           bytes;
-    ngx_core_conf_t  *ccf;
-
-    if (limit->percent == 0) {
-        return limit->bytes;
-    }
-
-    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
-    bytes = ebb_cgroup_limit() / 100 * limit->percent
-            / ngx_max(ccf->worker_processes, 1);
-
-    if (bytes < NGX_HTTP_EBBTIDE_LIMIT_MIN) {
-        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                      "ebbtide: the cgroup has no memory limit, or its share "
-                      "is less than 8m; ebbtide_%s is off", name);
-        return EBB_ZERO;
-    }
-
-    return bytes;
-}
-
-
-/* For the VMs that there are. */
-
-static void
-ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name, int64_t value)
-{
-    ngx_queue_t            *q, *vms;
-    ngx_http_ebbtide_vm_t  *vm;
-
-    vms = ngx_http_ebbtide_vms();
-
-    for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
-         q = ngx_queue_next(q))
-    {
-        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
-
-        if (!vm->configured) {
-            continue;
-        }
-
-        if (vm->api->set(vm->heap, name, value == EBB_ZERO ? 0 : value)
-            != EBB_OK) {
-            ngx_log_error(NGX_LOG_WARN, cycle->log, 0, "ebbtide_%s: %s", name,
-                          vm->api->strerror(0));
-        }
-    }
-}
-
-
 /* In a process with an event loop. */
 
 static void
@@ -699,33 +629,6 @@ static void
 ngx_http_ebbtide_exit_process(ngx_cycle_t *cycle)
 {
     ngx_http_ebbtide_zone_leave();
-}
-
-
-/* The library knows the ranges of its options, and says them. */
-
-static char *
-ngx_http_ebbtide_check(ngx_conf_t *cf, ebb_options *options)
-{
-    ebb_heap     *heap;
-    ngx_str_t    *value;
-    ebb_options   small;
-
-    small = *options;
-    small.reserve = 1024 * 1024;
-
-    heap = ebb_heap_new(&small);
-    if (heap == NULL) {
-        value = cf->args->elts;
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\" of \"%V\": %s",
-                           &value[1], &value[0], ebb_strerror(0));
-        return NGX_CONF_ERROR;
-    }
-
-    ebb_heap_delete(heap);
-
-    return NGX_CONF_OK;
 }
 
 
@@ -805,7 +708,7 @@ ngx_http_ebbtide_decay(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     value = cf->args->elts;
 
     ms = ngx_parse_time(&value[1], 0);
-    if (ms == NGX_ERROR) {
+    if (ms == NGX_ERROR || ms > NGX_HTTP_EBBTIDE_DECAY_MAX) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid value \"%V\": \"ebbtide_decay\" must be "
                            "a time from 0 to 1h", &value[1]);
@@ -814,7 +717,7 @@ ngx_http_ebbtide_decay(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     emcf->options.decay_ms = ms ? ms : EBB_ZERO;
 
-    return ngx_http_ebbtide_check(cf, &emcf->options);
+    return NGX_CONF_OK;
 }
 
 
@@ -833,16 +736,16 @@ ngx_http_ebbtide_retain(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     value = cf->args->elts;
 
     size = ngx_parse_offset(&value[1]);
-    if (size == NGX_ERROR) {
+    if (size == NGX_ERROR || size > NGX_HTTP_EBBTIDE_BYTES_MAX) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid value \"%V\": \"ebbtide_retain\" must be "
-                           "a size such as 8m", &value[1]);
+                           "a size from 0 to 8t", &value[1]);
         return NGX_CONF_ERROR;
     }
 
     emcf->options.retain = size ? size : EBB_ZERO;
 
-    return ngx_http_ebbtide_check(cf, &emcf->options);
+    return NGX_CONF_OK;
 }
 
 
@@ -856,10 +759,11 @@ ngx_http_ebbtide_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     off_t                      size;
     ngx_int_t                  percent;
     ngx_str_t                 *value;
-    ebb_options                options;
+    ngx_uint_t                 soft;
     ngx_http_ebbtide_limit_t  *limit;
 
     limit = (ngx_http_ebbtide_limit_t *) (p + cmd->offset);
+    soft = (cmd->offset == offsetof(ngx_http_ebbtide_main_conf_t, limit_soft));
     value = cf->args->elts;
 
     if (limit->bytes || limit->percent) {
@@ -871,13 +775,19 @@ ngx_http_ebbtide_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_OK;
     }
 
-    if (value[1].data[value[1].len - 1] == '%') {
+    if (soft && ngx_strcmp(value[1].data, "cgroup") == 0) {
+        limit->bytes = EBB_CGROUP;
+        return NGX_CONF_OK;
+    }
+
+    if (value[1].len && value[1].data[value[1].len - 1] == '%') {
         percent = ngx_atoi(value[1].data, value[1].len - 1);
 
         if (percent == NGX_ERROR || percent < 1 || percent > 100) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid value \"%V\": a share of the cgroup's "
-                               "memory must be from 1%% to 100%%", &value[1]);
+                               "invalid value \"%V\": \"%V\" as a share of "
+                               "the cgroup's memory must be from 1%% to 100%%",
+                               &value[1], &value[0]);
             return NGX_CONF_ERROR;
         }
 
@@ -885,33 +795,21 @@ ngx_http_ebbtide_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_OK;
     }
 
-    ngx_memzero(&options, sizeof(ebb_options));
-    options.size = sizeof(ebb_options);
-
-    if (cmd->offset == offsetof(ngx_http_ebbtide_main_conf_t, limit_soft)
-        && ngx_strcmp(value[1].data, "cgroup") == 0)
-    {
-        limit->bytes = EBB_CGROUP;
-        return NGX_CONF_OK;
-    }
-
     size = ngx_parse_offset(&value[1]);
-    if (size == NGX_ERROR || size < NGX_HTTP_EBBTIDE_LIMIT_MIN) {
+
+    if (size == NGX_ERROR || size < NGX_HTTP_EBBTIDE_LIMIT_MIN
+        || size > NGX_HTTP_EBBTIDE_BYTES_MAX)
+    {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\": must be off, a size from "
-                           "8m, or a share such as 80%%", &value[1]);
+                           "invalid value \"%V\": \"%V\" must be off, %sa size "
+                           "from 8m to 8t, or a share such as 80%%",
+                           &value[1], &value[0], soft ? "cgroup, " : "");
         return NGX_CONF_ERROR;
     }
 
     limit->bytes = size;
 
-    if (cmd->offset == offsetof(ngx_http_ebbtide_main_conf_t, limit_soft)) {
-        options.limit_soft = size;
-    } else {
-        options.limit_hard = size;
-    }
-
-    return ngx_http_ebbtide_check(cf, &options);
+    return NGX_CONF_OK;
 }
 
 
@@ -952,10 +850,41 @@ ngx_http_ebbtide_set_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 static char *
 ngx_http_ebbtide_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
+    ngx_http_ebbtide_loc_conf_t *elcf = conf;
+
     ngx_http_core_loc_conf_t  *clcf;
+
+    elcf->status = 1;
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
     clcf->handler = ngx_http_ebbtide_status_handler;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_ebbtide_status_reclaim(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_ebbtide_loc_conf_t *elcf = conf;
+
+    char                          *rv;
+    ngx_http_ebbtide_main_conf_t  *emcf;
+
+    rv = ngx_conf_set_flag_slot(cf, cmd, conf);
+
+    if (rv != NGX_CONF_OK || !elcf->reclaim) {
+        return rv;
+    }
+
+    elcf->reclaim_given = ngx_http_ebbtide_given_here(cf);
+    if (elcf->reclaim_given == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    emcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_ebbtide_module);
+    elcf->reclaim_given->next = emcf->reclaims;
+    emcf->reclaims = elcf->reclaim_given;
 
     return NGX_CONF_OK;
 }

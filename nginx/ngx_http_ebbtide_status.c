@@ -7,6 +7,9 @@
  *   GET  location/metrics          Prometheus
  *   POST location/reclaim          asks all workers to reclaim now
  *
+ * Whatever else is asked for is refused: 400, 403, 404 or 405, and 503 where
+ * there are no figures.
+ *
  * Nothing of a request gets into a response.
  */
 
@@ -38,19 +41,40 @@ typedef struct {
 } ngx_http_ebbtide_metric_t;
 
 
+typedef enum {
+    NGX_HTTP_EBBTIDE_PAGE = 0,
+    NGX_HTTP_EBBTIDE_METRICS,
+    NGX_HTTP_EBBTIDE_RECLAIM,
+    NGX_HTTP_EBBTIDE_NOTHING
+} ngx_http_ebbtide_resource_e;
+
+
 typedef struct {
     ngx_pid_t                   pid;
     ngx_http_ebbtide_figures_t  figures;
 } ngx_http_ebbtide_worker_t;
 
 
-static ngx_uint_t ngx_http_ebbtide_status_format(ngx_http_request_t *r);
+static ngx_http_ebbtide_resource_e ngx_http_ebbtide_status_resource(
+    ngx_http_request_t *r);
+static ngx_int_t ngx_http_ebbtide_status_not_allowed(ngx_http_request_t *r,
+    const char *allow);
+static ngx_int_t ngx_http_ebbtide_status_figures(ngx_http_request_t *r,
+    ngx_http_ebbtide_resource_e resource);
+static const char *ngx_http_ebbtide_no_zone(ngx_http_request_t *r);
+static ngx_int_t ngx_http_ebbtide_status_format(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_ebbtide_status_equals(ngx_str_t *text,
+    const char *other);
 static ngx_uint_t ngx_http_ebbtide_status_ends(ngx_http_request_t *r,
     const char *end);
 static ngx_uint_t ngx_http_ebbtide_status_is_foreign(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_ebbtide_status_is(ngx_str_t *text,
     const char *other);
 static ngx_int_t ngx_http_ebbtide_status_reclaim(ngx_http_request_t *r);
+static ngx_int_t ngx_http_ebbtide_status_refuse(ngx_http_request_t *r,
+    ngx_uint_t status, ngx_uint_t json, const char *reason);
+static ngx_int_t ngx_http_ebbtide_status_header(ngx_http_request_t *r,
+    const char *name, const char *value);
 static ngx_int_t ngx_http_ebbtide_status_send(ngx_http_request_t *r,
     ngx_uint_t status, const char *type, u_char *text, size_t len);
 static ngx_array_t *ngx_http_ebbtide_status_workers(ngx_http_request_t *r);
@@ -64,6 +88,8 @@ static u_char *ngx_http_ebbtide_json_samples(u_char *p,
 static ngx_int_t ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r);
 static u_char *ngx_http_ebbtide_metric(u_char *p,
     const ngx_http_ebbtide_metric_t *metric, ngx_array_t *workers);
+static u_char *ngx_http_ebbtide_label(u_char *p, const char *metric,
+    ngx_http_ebbtide_worker_t *worker);
 static ngx_msec_t ngx_http_ebbtide_wall_ms(void);
 static uint64_t ngx_http_ebbtide_total(ngx_http_ebbtide_figures_t *figures,
     size_t offset);
@@ -140,30 +166,22 @@ static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_metrics[] = {
 ngx_int_t
 ngx_http_ebbtide_status_handler(ngx_http_request_t *r)
 {
-    ngx_int_t                     rc;
-    ngx_http_ebbtide_loc_conf_t  *elcf;
+    ngx_int_t                    rc;
+    ngx_http_ebbtide_resource_e  resource;
 
-    if (r->method == NGX_HTTP_POST) {
-        elcf = ngx_http_get_module_loc_conf(r, ngx_http_ebbtide_module);
+    resource = ngx_http_ebbtide_status_resource(r);
 
-        if (!ngx_http_ebbtide_status_ends(r, "/reclaim")) {
-            return NGX_HTTP_NOT_ALLOWED;
-        }
-
-        if (!elcf->reclaim || ngx_http_ebbtide_status_is_foreign(r)) {
-            return NGX_HTTP_FORBIDDEN;
-        }
-
-        rc = ngx_http_discard_request_body(r);
-        if (rc != NGX_OK) {
-            return rc;
-        }
-
-        return ngx_http_ebbtide_status_reclaim(r);
+    if (resource == NGX_HTTP_EBBTIDE_NOTHING) {
+        return NGX_HTTP_NOT_FOUND;
     }
 
-    if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))) {
-        return NGX_HTTP_NOT_ALLOWED;
+    if (resource == NGX_HTTP_EBBTIDE_RECLAIM) {
+        if (r->method != NGX_HTTP_POST) {
+            return ngx_http_ebbtide_status_not_allowed(r, "POST");
+        }
+
+    } else if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))) {
+        return ngx_http_ebbtide_status_not_allowed(r, "GET, HEAD");
     }
 
     rc = ngx_http_discard_request_body(r);
@@ -171,10 +189,110 @@ ngx_http_ebbtide_status_handler(ngx_http_request_t *r)
         return rc;
     }
 
+    if (resource == NGX_HTTP_EBBTIDE_RECLAIM) {
+        return ngx_http_ebbtide_status_reclaim(r);
+    }
+
+    return ngx_http_ebbtide_status_figures(r, resource);
+}
+
+
+/*
+ * What is asked for, by what the URI has behind the name of the location. A
+ * location that a regular expression or a name stands for has no such rest: all
+ * that does not end like one of the others is the page.
+ */
+
+static ngx_http_ebbtide_resource_e
+ngx_http_ebbtide_status_resource(ngx_http_request_t *r)
+{
+    ngx_str_t                  rest;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    if (ngx_http_ebbtide_status_ends(r, "/metrics")) {
+        ngx_str_set(&rest, "/metrics");
+
+    } else if (ngx_http_ebbtide_status_ends(r, "/reclaim")) {
+        ngx_str_set(&rest, "/reclaim");
+
+    } else {
+        ngx_str_set(&rest, "/");
+    }
+
+    if (clcf->name.len && clcf->name.data[0] == '/'
+#if (NGX_PCRE)
+        && clcf->regex == NULL
+#endif
+        && r->uri.len >= clcf->name.len
+        && ngx_memcmp(r->uri.data, clcf->name.data, clcf->name.len) == 0)
+    {
+        rest.data = r->uri.data + clcf->name.len;
+        rest.len = r->uri.len - clcf->name.len;
+
+        if (clcf->name.data[clcf->name.len - 1] == '/') {
+            rest.data--;
+            rest.len++;
+        }
+    }
+
+    if (rest.len == 0 || (rest.len == 1 && rest.data[0] == '/')) {
+        return NGX_HTTP_EBBTIDE_PAGE;
+    }
+
+    if (ngx_http_ebbtide_status_equals(&rest, "/metrics")) {
+        return NGX_HTTP_EBBTIDE_METRICS;
+    }
+
+    if (ngx_http_ebbtide_status_equals(&rest, "/reclaim")) {
+        return NGX_HTTP_EBBTIDE_RECLAIM;
+    }
+
+    return NGX_HTTP_EBBTIDE_NOTHING;
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_status_not_allowed(ngx_http_request_t *r, const char *allow)
+{
+    if (ngx_http_ebbtide_status_header(r, "Allow", allow) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return NGX_HTTP_NOT_ALLOWED;
+}
+
+
+/* The page or the figures, in one of the formats. */
+
+static ngx_int_t
+ngx_http_ebbtide_status_figures(ngx_http_request_t *r,
+    ngx_http_ebbtide_resource_e resource)
+{
+    ngx_int_t  format;
+
+    format = ngx_http_ebbtide_status_format(r);
+
+    if (format == NGX_ERROR) {
+        return ngx_http_ebbtide_status_refuse(r, NGX_HTTP_BAD_REQUEST, 0,
+                              "the format must be html, json or prometheus");
+    }
+
+    if (resource == NGX_HTTP_EBBTIDE_METRICS) {
+        format = NGX_HTTP_EBBTIDE_PROMETHEUS;
+    }
+
+    if (ngx_http_ebbtide_zone() == NULL) {
+        return ngx_http_ebbtide_status_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                              format == NGX_HTTP_EBBTIDE_JSON,
+                                              ngx_http_ebbtide_no_zone(r));
+    }
+
     /* this worker's figures are as fresh as the request */
     ngx_http_ebbtide_zone_publish(ngx_current_msec);
 
-    switch (ngx_http_ebbtide_status_format(r)) {
+    switch (format) {
 
     case NGX_HTTP_EBBTIDE_JSON:
         return ngx_http_ebbtide_status_json(r);
@@ -191,7 +309,23 @@ ngx_http_ebbtide_status_handler(ngx_http_request_t *r)
 }
 
 
-static ngx_uint_t
+/* Why there is no place for figures. */
+
+static const char *
+ngx_http_ebbtide_no_zone(ngx_http_request_t *r)
+{
+    ngx_http_ebbtide_main_conf_t  *emcf;
+
+    emcf = ngx_http_get_module_main_conf(r, ngx_http_ebbtide_module);
+
+    return emcf->enable ? "there are no figures: ebbtide_zone is off"
+                        : "there are no figures: ebbtide is off";
+}
+
+
+/* NGX_ERROR: the request asks for one that there is not. */
+
+static ngx_int_t
 ngx_http_ebbtide_status_format(ngx_http_request_t *r)
 {
     ngx_str_t         format;
@@ -199,23 +333,21 @@ ngx_http_ebbtide_status_format(ngx_http_request_t *r)
     ngx_table_elt_t  *accept;
 #endif
 
-    if (ngx_http_ebbtide_status_ends(r, "/metrics")) {
-        return NGX_HTTP_EBBTIDE_PROMETHEUS;
-    }
-
     if (ngx_http_arg(r, (u_char *) "format", 6, &format) == NGX_OK) {
 
-        if (format.len == 4 && ngx_strncmp(format.data, "json", 4) == 0) {
+        if (ngx_http_ebbtide_status_equals(&format, "html")) {
+            return NGX_HTTP_EBBTIDE_HTML;
+        }
+
+        if (ngx_http_ebbtide_status_equals(&format, "json")) {
             return NGX_HTTP_EBBTIDE_JSON;
         }
 
-        if (format.len == 10
-            && ngx_strncmp(format.data, "prometheus", 10) == 0)
-        {
+        if (ngx_http_ebbtide_status_equals(&format, "prometheus")) {
             return NGX_HTTP_EBBTIDE_PROMETHEUS;
         }
 
-        return NGX_HTTP_EBBTIDE_HTML;
+        return NGX_ERROR;
     }
 
 #if (NGX_HTTP_HEADERS)
@@ -241,6 +373,14 @@ ngx_http_ebbtide_status_format(ngx_http_request_t *r)
 #endif
 
     return NGX_HTTP_EBBTIDE_HTML;
+}
+
+
+static ngx_uint_t
+ngx_http_ebbtide_status_equals(ngx_str_t *text, const char *other)
+{
+    return text->len == ngx_strlen(other)
+           && ngx_memcmp(text->data, other, text->len) == 0;
 }
 
 
@@ -317,10 +457,24 @@ ngx_http_ebbtide_status_is(ngx_str_t *text, const char *other)
 static ngx_int_t
 ngx_http_ebbtide_status_reclaim(ngx_http_request_t *r)
 {
-    u_char  *text, *last;
+    u_char                       *text, *last;
+    ngx_http_ebbtide_loc_conf_t  *elcf;
+
+    elcf = ngx_http_get_module_loc_conf(r, ngx_http_ebbtide_module);
+
+    if (!elcf->reclaim) {
+        return ngx_http_ebbtide_status_refuse(r, NGX_HTTP_FORBIDDEN, 1,
+                                             "ebbtide_status_reclaim is off");
+    }
+
+    if (ngx_http_ebbtide_status_is_foreign(r)) {
+        return ngx_http_ebbtide_status_refuse(r, NGX_HTTP_FORBIDDEN, 1,
+                                    "the page of another site asked for it");
+    }
 
     if (ngx_http_ebbtide_zone() == NULL) {
-        return NGX_HTTP_SERVICE_UNAVAILABLE;
+        return ngx_http_ebbtide_status_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                              1, ngx_http_ebbtide_no_zone(r));
     }
 
     text = ngx_pnalloc(r->pool, NGX_HTTP_EBBTIDE_LINE);
@@ -336,6 +490,51 @@ ngx_http_ebbtide_status_reclaim(ngx_http_request_t *r)
 }
 
 
+/* Answers with the reason, as JSON or as text. */
+
+static ngx_int_t
+ngx_http_ebbtide_status_refuse(ngx_http_request_t *r, ngx_uint_t status,
+    ngx_uint_t json, const char *reason)
+{
+    u_char  *text, *last;
+
+    text = ngx_pnalloc(r->pool, NGX_HTTP_EBBTIDE_LINE);
+    if (text == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    last = ngx_snprintf(text, NGX_HTTP_EBBTIDE_LINE,
+                        json ? "{\"error\":\"%s\"}\n" : "ebbtide: %s\n",
+                        reason);
+
+    return ngx_http_ebbtide_status_send(r, status, json ? "application/json"
+                                                 : "text/plain; charset=utf-8",
+                                        text, last - text);
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_status_header(ngx_http_request_t *r, const char *name,
+    const char *value)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memzero(h, sizeof(ngx_table_elt_t));
+    h->hash = 1;
+    h->key.data = (u_char *) name;
+    h->key.len = ngx_strlen(name);
+    h->value.data = (u_char *) value;
+    h->value.len = ngx_strlen(value);
+
+    return NGX_OK;
+}
+
+
 static ngx_int_t
 ngx_http_ebbtide_status_send(ngx_http_request_t *r, ngx_uint_t status,
     const char *type, u_char *text, size_t len)
@@ -343,7 +542,6 @@ ngx_http_ebbtide_status_send(ngx_http_request_t *r, ngx_uint_t status,
     ngx_int_t         rc;
     ngx_buf_t        *b;
     ngx_chain_t       out;
-    ngx_table_elt_t  *h;
 
     r->headers_out.status = status;
     r->headers_out.content_length_n = len;
@@ -351,15 +549,11 @@ ngx_http_ebbtide_status_send(ngx_http_request_t *r, ngx_uint_t status,
     r->headers_out.content_type.len = ngx_strlen(type);
     r->headers_out.content_type_len = r->headers_out.content_type.len;
 
-    h = ngx_list_push(&r->headers_out.headers);
-    if (h == NULL) {
+    if (ngx_http_ebbtide_status_header(r, "Cache-Control", "no-store")
+        != NGX_OK)
+    {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
-
-    ngx_memzero(h, sizeof(ngx_table_elt_t));
-    h->hash = 1;
-    ngx_str_set(&h->key, "Cache-Control");
-    ngx_str_set(&h->value, "no-store");
 
     rc = ngx_http_send_header(r);
 
@@ -483,10 +677,19 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
     wall = ngx_http_ebbtide_wall_ms();
     figures = &worker->figures;
 
-    p = ngx_sprintf(p, "{\"worker\":%ui,\"pid\":%P,\"state\":\"%s\","
+    p = ngx_sprintf(p, "{\"process\":\"%s\",\"worker\":", figures->process);
+
+    if (ngx_http_ebbtide_is_worker(figures)) {
+        p = ngx_sprintf(p, "%ui", figures->worker);
+
+    } else {
+        p = ngx_cpymem(p, "null", 4);
+    }
+
+    p = ngx_sprintf(p, ",\"pid\":%P,\"state\":\"%s\","
                        "\"since_ms\":%M,\"updated_ms\":%M,\"rss\":%uL,"
                        "\"vms\":{",
-                    figures->worker, worker->pid,
+                    worker->pid,
                     figures->exiting ? "exiting" : "running",
                     wall - ngx_http_ebbtide_ago(figures->since),
                     wall - ngx_http_ebbtide_ago(figures->updated),
@@ -619,8 +822,7 @@ ngx_http_ebbtide_metric(u_char *p, const ngx_http_ebbtide_metric_t *metric,
 
     for (i = 0; i < workers->nelts; i++) {
         for (kind = 0; kind < kinds; kind++) {
-            p = ngx_sprintf(p, "%s{worker=\"%ui\",pid=\"%P\"", metric->name,
-                            worker[i].figures.worker, worker[i].pid);
+            p = ngx_http_ebbtide_label(p, metric->name, &worker[i]);
 
             base = (u_char *) &worker[i].figures;
 
@@ -642,6 +844,27 @@ ngx_http_ebbtide_metric(u_char *p, const ngx_http_ebbtide_metric_t *metric,
     }
 
     return p;
+}
+
+
+/* The label of a worker is its number, that of another process its name. */
+
+static u_char *
+ngx_http_ebbtide_label(u_char *p, const char *metric,
+    ngx_http_ebbtide_worker_t *worker)
+{
+    ngx_http_ebbtide_figures_t  *figures;
+
+    figures = &worker->figures;
+
+    if (ngx_http_ebbtide_is_worker(figures)) {
+        p = ngx_sprintf(p, "%s{worker=\"%ui\"", metric, figures->worker);
+
+    } else {
+        p = ngx_sprintf(p, "%s{worker=\"%s\"", metric, figures->process);
+    }
+
+    return ngx_sprintf(p, ",pid=\"%P\"", worker->pid);
 }
 
 

@@ -500,8 +500,10 @@ ngx_http_ebbtide_vm_configure(ngx_http_ebbtide_vm_t *vm, ngx_log_t *log)
     } set[] = {
         { "decay_ms", options->decay_ms },
         { "retain", options->retain },
-        { "limit_soft", options->limit_soft },
+        /* a soft limit never lies above the hard one, in between neither */
+        { "limit_soft", options->limit_hard ? EBB_ZERO : 0 },
         { "limit_hard", options->limit_hard },
+        { "limit_soft", options->limit_soft },
         { NULL, 0 }
     };
 

@@ -12,13 +12,20 @@
 
 #include <ngx_channel.h>
 
+/* RTLD_DEFAULT: nginx defines _GNU_SOURCE on Linux */
+#include <dlfcn.h>
 
-#define NGX_HTTP_EBBTIDE_TRIES  100
+
+#define NGX_HTTP_EBBTIDE_TRIES   100
+
+#define NGX_HTTP_EBBTIDE_WORKER  "worker"
 
 
 static ngx_int_t ngx_http_ebbtide_zone_init(ngx_shm_zone_t *shm_zone,
     void *data);
 static void ngx_http_ebbtide_zone_enter(void);
+static void ngx_http_ebbtide_process_name(char *name);
+static void ngx_http_ebbtide_helper_name(char *name);
 static ngx_uint_t ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid);
 static ngx_http_ebbtide_sample_t *ngx_http_ebbtide_next_sample(
     ngx_http_ebbtide_figures_t *figures, ngx_msec_t now);
@@ -170,7 +177,6 @@ ngx_http_ebbtide_zone_enter(void)
     slot->sequence |= 1;
     ngx_memory_barrier();
     ngx_memzero(&slot->figures, sizeof(ngx_http_ebbtide_figures_t));
-    slot->figures.worker = ngx_worker;
     slot->figures.since = ngx_http_ebbtide_since;
     slot->figures.phase = NGX_HTTP_EBBTIDE_SETTLED;
     ngx_memory_barrier();
@@ -210,6 +216,91 @@ ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid)
 }
 
 
+ngx_uint_t
+ngx_http_ebbtide_is_worker(ngx_http_ebbtide_figures_t *figures)
+{
+    return ngx_strcmp(figures->process, NGX_HTTP_EBBTIDE_WORKER) == 0;
+}
+
+
+/*
+ * Names the kind of this process. The number of a worker says nothing of other
+ * processes: ngx_worker is 0 in all of them. OpenResty's privileged agent is a
+ * helper process that sets a variable which nginx has with OpenResty's patch
+ * alone.
+ */
+
+static void
+ngx_http_ebbtide_process_name(char *name)
+{
+    ngx_uint_t         *agent;
+    static ngx_uint_t   looked;
+    static void        *symbol;
+
+    if (!looked) {
+        looked = 1;
+        symbol = dlsym(RTLD_DEFAULT, "ngx_is_privileged_agent");
+    }
+
+    agent = symbol;
+
+    if (agent && *agent) {
+        (void) ngx_cpystrn((u_char *) name, (u_char *) "privileged agent",
+                           NGX_HTTP_EBBTIDE_PROCESS_NAME);
+
+    } else if (ngx_process == NGX_PROCESS_HELPER) {
+        ngx_http_ebbtide_helper_name(name);
+
+    } else {
+        /* the only process of "master_process off" serves as worker 0 */
+        (void) ngx_cpystrn((u_char *) name, (u_char *) NGX_HTTP_EBBTIDE_WORKER,
+                           NGX_HTTP_EBBTIDE_PROCESS_NAME);
+    }
+}
+
+
+/*
+ * The title of a helper process, "nginx: cache manager process", is the one
+ * place where nginx keeps its name. The name goes into JSON and into labels.
+ */
+
+static void
+ngx_http_ebbtide_helper_name(char *name)
+{
+    char        *title;
+    u_char       c;
+    size_t       len, i;
+    const char   end[] = " process";
+
+    title = ngx_os_argv[0];
+
+    if (ngx_strncmp(title, "nginx: ", 7) != 0) {
+        title = "nginx: helper";
+    }
+
+    title += 7;
+    len = ngx_strlen(title);
+
+    if (len > sizeof(end) - 1
+        && ngx_strcmp(title + len - (sizeof(end) - 1), end) == 0)
+    {
+        len -= sizeof(end) - 1;
+    }
+
+    len = ngx_min(len, NGX_HTTP_EBBTIDE_PROCESS_NAME - 1);
+
+    for (i = 0; i < len; i++) {
+        c = title[i];
+
+        name[i] = ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z')
+                   || (c >= 'a' && c <= 'z') || c == ' ' || c == '-')
+                  ? c : '_';
+    }
+
+    name[len] = '\0';
+}
+
+
 void
 ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 {
@@ -234,6 +325,8 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 
     ngx_http_ebbtide_held(figures);
     ngx_http_ebbtide_breath_slices(figures);
+    ngx_http_ebbtide_process_name(figures->process);
+    figures->worker = ngx_worker;
     figures->exiting = ngx_exiting || ngx_terminate;
     figures->updated = now;
     figures->rss = ngx_http_ebbtide_rss();

@@ -1,6 +1,6 @@
 //! `nginx -t`: what configurations it takes, and what it says of those that it does not.
 
-use crate::server::{Config, Folder, Modules, beside, free_port, text};
+use crate::server::{Config, Folder, Modules, Nginx, beside, free_port, text};
 
 /// What `nginx -t` says of a configuration, and whether it takes it.
 fn tested(config: &Config) -> (bool, String) {
@@ -35,14 +35,18 @@ fn good_directives_are_taken() {
         "ebbtide_decay 0;",
         "ebbtide_decay 500ms;",
         "ebbtide_decay 30s;",
+        "ebbtide_decay 1h;",
         "ebbtide_retain 0;",
         "ebbtide_retain 8m;",
+        "ebbtide_retain 8192g;",
         "ebbtide_limit_soft off;",
         "ebbtide_limit_soft 100m;",
         "ebbtide_limit_soft cgroup;",
         "ebbtide_limit_soft 1%;",
         "ebbtide_limit_hard off;",
         "ebbtide_limit_hard 2g;",
+        "ebbtide_limit_hard 8192g;",
+        "ebbtide_limit_soft 8m; ebbtide_limit_hard 8m;",
         "ebbtide_limit_hard 100%;",
         "ebbtide_limit_soft 80m; ebbtide_limit_hard 100m;",
         "ebbtide_zone off;",
@@ -68,9 +72,13 @@ fn bad_values_stop_it_with_the_line_and_the_range() {
     let decay = "\"ebbtide_decay\" must be a time from 0 to 1h";
     let step = "\"ebbtide_step\" must be from 50us to 100ms";
     let zone = "\"ebbtide_zone\" must be off or a size from 128k";
-    let retain = "\"ebbtide_retain\" must be a size such as 8m";
-    let share = "a share of the cgroup's memory must be from 1% to 100%";
-    let limit = "must be off, a size from 8m, or a share such as 80%";
+    let retain = "\"ebbtide_retain\" must be a size from 0 to 8t";
+    let share = "\"ebbtide_limit_soft\" as a share of the cgroup's memory must be from 1% to 100%";
+    let share_hard =
+        "\"ebbtide_limit_hard\" as a share of the cgroup's memory must be from 1% to 100%";
+    let soft =
+        "\"ebbtide_limit_soft\" must be off, cgroup, a size from 8m to 8t, or a share such as 80%";
+    let hard = "\"ebbtide_limit_hard\" must be off, a size from 8m to 8t, or a share such as 80%";
     for (directive, expected) in [
         ("ebbtide maybe;", "it must be \"on\" or \"off\""),
         ("ebbtide on; ebbtide off;", "\"ebbtide\" directive is duplicate"),
@@ -90,24 +98,28 @@ fn bad_values_stop_it_with_the_line_and_the_range() {
         ("ebbtide_step -1us;", step),
         ("ebbtide_step 1ms; ebbtide_step 1ms;", "\"ebbtide_step\" directive is duplicate"),
         ("ebbtide_decay soon;", decay),
-        ("ebbtide_decay 3601s;", "decay_ms: 3601000 is not from 0 to 3600000"),
+        ("ebbtide_decay 3601s;", decay),
         ("ebbtide_decay 1s; ebbtide_decay 1s;", "\"ebbtide_decay\" directive is duplicate"),
         ("ebbtide_decay 0; ebbtide_decay 0;", "\"ebbtide_decay\" directive is duplicate"),
         ("ebbtide_retain much;", retain),
         ("ebbtide_retain -1;", retain),
+        ("ebbtide_retain 8193g;", retain),
         ("ebbtide_retain 9000000000g;", retain),
         ("ebbtide_retain 1m; ebbtide_retain 1m;", "\"ebbtide_retain\" directive is duplicate"),
-        ("ebbtide_limit_soft 0;", limit),
-        ("ebbtide_limit_soft banana;", limit),
+        ("ebbtide_limit_soft 0;", soft),
+        ("ebbtide_limit_soft 7m;", soft),
+        ("ebbtide_limit_soft 8193g;", soft),
+        ("ebbtide_limit_soft banana;", soft),
         ("ebbtide_limit_soft 0%;", share),
         ("ebbtide_limit_soft 101%;", share),
         ("ebbtide_limit_soft %;", share),
         ("ebbtide_limit_soft 10m; ebbtide_limit_soft 20m;", "directive is duplicate"),
         ("ebbtide_limit_soft off; ebbtide_limit_soft 20m;", "directive is duplicate"),
-        ("ebbtide_limit_hard cgroup;", limit),
-        ("ebbtide_limit_hard 0;", limit),
-        ("ebbtide_limit_hard 100k;", limit),
-        ("ebbtide_limit_hard 200%;", share),
+        ("ebbtide_limit_hard cgroup;", hard),
+        ("ebbtide_limit_hard 0;", hard),
+        ("ebbtide_limit_hard 100k;", hard),
+        ("ebbtide_limit_hard 8193g;", hard),
+        ("ebbtide_limit_hard 200%;", share_hard),
         ("ebbtide_limit_hard 5% 6%;", "invalid number of arguments in \"ebbtide_limit_hard\""),
         ("ebbtide_zone 127k;", zone),
         ("ebbtide_zone small;", zone),
@@ -129,17 +141,20 @@ fn bad_values_stop_it_with_the_line_and_the_range() {
 #[test]
 fn limits_that_contradict_each_other_stop_it() {
     let _beside = beside();
-    for directives in [
-        "ebbtide_limit_soft 200m; ebbtide_limit_hard 100m;",
-        "ebbtide_retain 200m; ebbtide_limit_hard 100m;",
-        "ebbtide_limit_soft 80%; ebbtide_limit_hard 40%;",
-        "ebbtide_retain 200m; ebbtide_limit_soft 100m;",
+    let hard_soft = "\"ebbtide_limit_hard\" must not be less than \"ebbtide_limit_soft\"";
+    let hard_retain = "\"ebbtide_limit_hard\" must not be less than \"ebbtide_retain\"";
+    let soft_retain = "\"ebbtide_limit_soft\" must not be less than \"ebbtide_retain\"";
+    for (directives, expected) in [
+        ("ebbtide_limit_soft 200m; ebbtide_limit_hard 100m;", hard_soft),
+        ("ebbtide_retain 200m; ebbtide_limit_hard 100m;", hard_retain),
+        ("ebbtide_limit_soft 80%; ebbtide_limit_hard 40%;", hard_soft),
+        ("ebbtide_retain 200m; ebbtide_limit_soft 100m;", soft_retain),
     ] {
         let config = in_http(directives);
         // The end of the block, for the directives may stand anywhere in it.
         let line = format!("nginx.conf:{}", config.text(1).lines().count());
         let (taken, said) = tested(&config);
-        assert!(!taken && said.contains("must not be less than"), "{directives}: {said}");
+        assert!(!taken && said.contains(expected), "{directives}: {said}");
         assert!(said.contains(&line), "{directives}: {said}, not {line}");
     }
 }
@@ -175,4 +190,137 @@ fn directives_have_their_places() {
     }
     refused(&in_http("ebbtide_status;"), "ebbtide_status;");
     refused(&in_http("server { ebbtide_status; }"), "ebbtide_status;");
+}
+
+/// A line of what was said with this text at this level.
+fn says(said: &str, level: &str, text: &str) -> bool {
+    said.lines().any(|line| line.contains(level) && line.contains(text))
+}
+
+#[test]
+fn settings_without_effect_are_told() {
+    let _beside = beside();
+    let given = "\"ebbtide_idle\", \"ebbtide_limit_soft\", \"ebbtide_zone\"";
+    let directives = "ebbtide_zone 2m; ebbtide_limit_soft 100m; ebbtide_idle 2s;";
+    let off = in_http(&format!("ebbtide off; {directives}"));
+    let all = "ebbtide_step 1ms; ebbtide_decay 0; ebbtide_retain 0; ebbtide_limit_hard off;";
+    let none =
+        "\"ebbtide_status_reclaim\" has no effect: there is no \"ebbtide_status\" where it stands";
+    let mut misplaced = in_http("");
+    misplaced.server += "location /other { ebbtide_status_reclaim on; return 204; }\n";
+    let mut inherited = Config::new(Modules::Alone).http("ebbtide_status_reclaim on;");
+    inherited.server = String::from("location / { return 204; }\n");
+    for (config, expected) in [
+        (off, format!("\"ebbtide\" is off, so these have no effect: {given}")),
+        (
+            in_http(&format!("ebbtide off; {all}")),
+            "\"ebbtide_step\", \"ebbtide_decay\", \"ebbtide_retain\", \"ebbtide_limit_hard\""
+                .into(),
+        ),
+        (
+            Config::new(Modules::Alone).http(directives),
+            format!("the Lua module is not loaded, so these have no effect: {given}"),
+        ),
+        (misplaced.clone(), format!("{none}, in nginx.conf:{}", line_of(&misplaced, "/other"))),
+        (inherited.clone(), format!("{none}, in nginx.conf:{}", line_of(&inherited, "reclaim on"))),
+    ] {
+        let (taken, said) = tested(&config);
+        assert!(taken && says(&said, "[warn]", &expected), "{expected}: {said}");
+        assert_eq!(said.matches(&expected).count(), 1, "{said}");
+    }
+    // What has an effect is not told of: the directive of a server is that of its locations.
+    let mut nested = in_http("ebbtide_status_reclaim off;");
+    nested.server += "location /above { ebbtide_status_reclaim on;
+        location /above/page { ebbtide_status; } }\n";
+    for config in [nested, in_http(directives), in_http("ebbtide_status_reclaim on;")] {
+        let (taken, said) = tested(&config);
+        assert!(taken && !said.contains("[warn]"), "{said}");
+    }
+}
+
+/// Whether the machine has a limit for this test's cgroup is not this test's to say.
+#[test]
+fn without_a_limit_of_the_cgroup_what_depends_on_it_is_off_and_told() {
+    let _beside = beside();
+    let none = "is a share of the memory limit of the cgroup, and the cgroup of nginx has none";
+    let until = "\"ebbtide_limit_soft\" is off until the cgroup of nginx has a memory limit";
+    for (directive, expected) in [
+        ("ebbtide_limit_soft 80%;", format!("\"ebbtide_limit_soft\" is off: \"80%\" {none}")),
+        ("ebbtide_limit_hard 90%;", format!("\"ebbtide_limit_hard\" is off: \"90%\" {none}")),
+        ("ebbtide_limit_soft cgroup;", until.to_owned()),
+    ] {
+        let (taken, said) = tested(&in_http(directive));
+        let there_is_a_limit = !said.contains("[warn]");
+        assert!(taken && (there_is_a_limit || says(&said, "[warn]", &expected)), "{said}");
+    }
+}
+
+#[test]
+fn a_bad_value_in_the_environment_stops_it_with_the_true_reason() {
+    let _beside = beside();
+    let own = "ebbtide: in the environment of nginx";
+    let env = "ebbtide: in an \"env\" directive";
+    let retain = "EBBTIDE_RETAIN=banana: takes a number from 0 to 8t";
+    let checked = "EBBTIDE_CHECKED=7: takes off, on or sample";
+    // A directive beside it says the same option, or another one.
+    for http in ["", "ebbtide_retain 1m;", "ebbtide_decay 2s;"] {
+        for modules in [Modules::First, Modules::Last, Modules::Alone] {
+            let config = Config::new(modules).http(http);
+            let config = config.environment("EBBTIDE_RETAIN", "banana");
+            let (taken, said) = tested(&config);
+            assert!(!taken && says(&said, "[emerg]", &format!("{own}: {retain}")), "{said}");
+        }
+    }
+    let in_front = in_http("").top("env EBBTIDE_CHECKED=7;");
+    let (taken, said) = tested(&in_front);
+    assert!(!taken && says(&said, "[emerg]", &format!("{env}: {checked}")), "{said}");
+    let crossing = in_http("ebbtide_limit_hard 64m;").environment("EBBTIDE_LIMIT_SOFT", "1g");
+    let (taken, said) = tested(&crossing);
+    let reason = "no heap can be made with these directives and the environment of nginx: \
+                  EBBTIDE_LIMIT_SOFT=1g: is above limit_hard=64m";
+    assert!(!taken && says(&said, "[emerg]", reason), "{said}");
+    // Behind `http` the VM is there already.
+    let base = in_http("").text(1) + "env EBBTIDE_CHECKED=7;\n";
+    let folder = Folder::new();
+    let mut command = folder.nginx(&in_http(""), 1);
+    std::fs::write(folder.file("nginx.conf"), base).expect("it can be written");
+    let said = text(&command.arg("-t").output().expect("nginx can be run"));
+    assert!(says(&said, "[warn]", &format!("{env}: {checked}")), "{said}");
+    // Nobody reads them.
+    let off = in_http("ebbtide off;").environment("EBBTIDE_RETAIN", "banana");
+    assert!(tested(&off).0);
+
+    // As it starts, too, and its log says so.
+    let folder = Folder::new();
+    let config = in_http("").environment("EBBTIDE_RETAIN", "banana");
+    let output = folder.nginx(&config, free_port()).output().expect("nginx can be run");
+    let log = std::fs::read_to_string(folder.file("error.log")).expect("it has a log");
+    assert!(
+        !output.status.success() && says(&log, "[emerg]", &format!("{own}: {retain}")),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_variable_without_effect_is_told_once() {
+    let _beside = beside();
+    let config = in_http("").environment("EBBTIDE_CHEKED", "1").environment("EBBTIDE_AUTO", "");
+    let config = config.workers(2).environment("EBBTIDE_RETAIN", "1m");
+    let nginx = Nginx::start(&config.clone());
+    nginx.get("/light");
+    nginx.reload();
+    let text = "in the environment of nginx: unknown option EBBTIDE_CHEKED; \
+                did you mean EBBTIDE_CHECKED?";
+    let log = nginx.log();
+    assert!(says(&log, "[warn]", text), "{log}");
+    assert_eq!(log.matches("EBBTIDE_").count(), 2, "{log}");
+    let (taken, said) = tested(&in_http("").top("env EBBTIDE_DECAY=500;"));
+    let text =
+        "in an \"env\" directive: unknown option EBBTIDE_DECAY; did you mean EBBTIDE_DECAY_MS?";
+    assert!(taken && says(&said, "[warn]", text), "{said}");
+    // Those that are known, and those of others, are not told of.
+    let known = in_http("").top("env EBBTIDE_CHECKED; env EBBTIDE_DECAY_MS=500; env PATH=/bin;");
+    let known = known.environment("EBBTIDE_STEP_US", "300").environment("EBBTIDER", "1");
+    let (taken, said) = tested(&known);
+    assert!(taken && !said.contains("[warn]"), "{said}");
 }

@@ -117,7 +117,9 @@ fn switched_off_it_leaves_the_vm_alone() {
     let nginx = Nginx::start(&config.lua("has", "ngx.say((pcall(require, 'resty.ebbtide')))"));
     assert_eq!(lines_with(&nginx, "ebbtide"), Vec::<String>::new());
     assert_eq!(nginx.get("/has"), "false\n");
-    assert!(nginx.get("/status?format=json").contains("\"workers\":[]"));
+    let reply = nginx.ask("GET", "/status?format=json", &[]);
+    let reason = "{\"error\":\"there are no figures: ebbtide is off\"}\n";
+    assert_eq!((reply.status, reply.body.as_str()), (503, reason));
     let full_kb = litter(&nginx);
     std::thread::sleep(Duration::from_secs(3));
     let later_kb = nginx.running()[0].pss_kb();

@@ -171,7 +171,9 @@ fn a_share_of_the_cgroup_is_divided_among_the_workers() {
         let (soft, hard) = (number(&worker, "limit_soft"), number(&worker, "limit_hard"));
         assert_eq!((soft, hard), (one_percent * 10 / 2, one_percent * 10 / 2));
     }
-    assert!(nginx.log().contains("less than ebbtide_limit_soft"), "{}", nginx.log());
+    let lowered = "\"ebbtide_limit_soft\" of 300m is lowered to 51.2m, which is what \
+                   \"ebbtide_limit_hard\" comes to";
+    assert!(nginx.log().contains(lowered), "{}", nginx.log());
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
@@ -188,7 +190,10 @@ fn where_the_share_of_the_cgroup_is_too_small_there_is_no_limit_and_a_warning() 
     let nginx = Nginx::start(&config);
     let worker = json(&nginx)[0].clone();
     assert_eq!((number(&worker, "limit_soft"), number(&worker, "limit_hard")), (0, 0));
-    for name in ["ebbtide_limit_soft is off", "ebbtide_limit_hard is off"] {
-        assert!(nginx.log().contains(name), "{}", nginx.log());
+    for text in [
+        "\"ebbtide_limit_soft\" is off: \"40%\" comes to 2.4m for each worker",
+        "\"ebbtide_limit_hard\" is off: \"80%\" comes to 4.8m for each worker",
+    ] {
+        assert!(nginx.log().contains(text), "{}", nginx.log());
     }
 }

@@ -94,8 +94,15 @@ fn without_a_zone_it_knows_of_this_worker_alone() {
         ngx.say('fine')";
     let nginx = server("ebbtide_zone off;", &[("code", code)]);
     assert_eq!(nginx.get("/code"), "fine\n");
-    assert!(nginx.get("/status?format=json").contains("\"workers\":[]"));
-    assert!(nginx.get("/open?format=json").contains("\"can_reclaim\":false"));
-    assert_eq!(nginx.ask("POST", "/open/reclaim", &[]).status, 503);
+    let reason = "there are no figures: ebbtide_zone is off";
+    for (method, path) in [("GET", "/status?format=json"), ("POST", "/open/reclaim")] {
+        let reply = nginx.ask(method, path, &[]);
+        let expected = format!("{{\"error\":\"{reason}\"}}\n");
+        assert_eq!((reply.status, reply.body), (503, expected), "{method} {path}");
+    }
+    for path in ["/status", "/status/metrics"] {
+        let reply = nginx.ask("GET", path, &[]);
+        assert_eq!((reply.status, reply.body), (503, format!("ebbtide: {reason}\n")), "{path}");
+    }
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }

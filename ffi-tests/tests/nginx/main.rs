@@ -10,6 +10,7 @@ mod collecting;
 mod copies;
 mod directives;
 mod doors;
+mod helpers;
 mod installing;
 mod life;
 mod limits;

@@ -125,13 +125,23 @@ fn the_page_says_what_fails_keeps_what_it_has_and_goes_on() {
 }
 
 #[test]
-fn the_page_says_that_there_is_nothing_to_show() {
+fn the_page_says_that_there_are_no_figures() {
     let _machine = beside();
-    let nginx = Nginx::start(&Config::new(Modules::First).http("ebbtide_zone off;"));
+    let config = Config::new(Modules::First);
+    let nginx = Nginx::start(&config);
     let mut browser = opened(&nginx, "/status");
-    browser.wait_until("it says why", PATIENCE, |text| text.contains("Or ebbtide_zone is off"));
-    assert!(!browser.text().contains("Reclaim now"));
-    assert_eq!(browser.complaints(), NONE);
+    browser.wait_until("the workers are there", PATIENCE, |text| has_all(text, &nginx));
+    // A page that is open says why its figures do not change any more.
+    nginx.write_config(&config.http("ebbtide_zone off;"));
+    nginx.reload();
+    browser.wait_until("it says why", PATIENCE, |text| {
+        text.contains("the server answered 503") && text.contains("ebbtide_zone is off")
+    });
+    // And there is none to open.
+    let mut browser = opened(&nginx, "/status");
+    browser.wait_until("it says why", PATIENCE, |text| {
+        text.trim() == "ebbtide: there are no figures: ebbtide_zone is off"
+    });
 }
 
 #[test]

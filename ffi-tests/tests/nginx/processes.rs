@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use ebbtide_ffi_tests::{finish, scratch};
@@ -75,23 +76,25 @@ fn threads_of_a_single_process_outlive_a_reload_that_is_refused() {
 
 /// A configuration in which another module makes a VM before `http` is read, as a `stream` block
 /// with Lua does that stands there.
-fn with_early_vm() -> Config {
-    let module = early_module();
+pub fn with_early_vm() -> Config {
+    let module = c_module("early");
     let script = material().join("early.lua");
     let top = format!("load_module {}; early_vm {};", module.display(), script.display());
     Config::new(Modules::First).top(&top)
 }
 
-/// The other module, compiled against the nginx that the module under test was built for.
-fn early_module() -> PathBuf {
+/// A module of these tests, compiled against the nginx that the module under test was built for.
+pub fn c_module(name: &str) -> PathBuf {
     let source = target().join("nginx/source");
-    let module = scratch("nginx").join("early.so");
+    static COMPILER: Mutex<()> = Mutex::new(());
+    let _one = COMPILER.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let module = scratch("nginx").join(format!("{name}.so"));
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]);
     for folder in ["src/core", "src/event", "src/event/modules", "src/os/unix", "objs"] {
         compiler.arg("-I").arg(source.join(folder));
     }
-    compiler.arg(material().join("early.c")).arg("-o").arg(&module);
+    compiler.arg(material().join(format!("{name}.c"))).arg("-o").arg(&module);
     finish(compiler.arg("-l:libluajit-5.1.so.2"));
     module
 }
@@ -115,7 +118,9 @@ fn a_vm_that_is_there_before_http_gets_a_heap_too() {
     // In the next configuration it has none, and in the one after that one again.
     nginx.write_config(&config.clone().http("ebbtide off;"));
     nginx.reload();
-    assert!(nginx.get("/status?format=json").contains("\"workers\":[]"));
+    let reply = nginx.ask("GET", "/status?format=json", &[]);
+    let reason = "{\"error\":\"there are no figures: ebbtide is off\"}\n";
+    assert_eq!((reply.status, reply.body.as_str()), (503, reason));
     nginx.write_config(&config);
     nginx.reload();
     nginx.wait_until("both workers are there", PATIENCE, |nginx| json(nginx).len() == 2);

@@ -141,7 +141,10 @@ fn the_figures_agree_with_those_of_the_kernel() {
 #[test]
 fn the_page_is_chosen_by_its_name_the_argument_or_accept() {
     let _beside = beside();
-    let nginx = Nginx::start(&Config::new(Modules::First).workers(1));
+    let mut config = Config::new(Modules::First).workers(1);
+    config.server += "location /folder/ { ebbtide_status; }
+                      location ~ ^/pat { ebbtide_status; }\n";
+    let nginx = Nginx::start(&config);
     let html = "text/html; charset=utf-8";
     let json = "application/json";
     let prometheus = "text/plain; version=0.0.4; charset=utf-8";
@@ -155,8 +158,13 @@ fn the_page_is_chosen_by_its_name_the_argument_or_accept() {
         ("/status?format=json", "Accept: text/html", json),
         ("/status?format=prometheus", "", prometheus),
         ("/status?format=html", "Accept: application/json", html),
-        ("/status?format=banana", "", html),
         ("/status/metrics", "", prometheus),
+        ("/status/", "", html),
+        ("/status/?format=json", "", json),
+        ("/folder/metrics", "", prometheus),
+        ("/folder/", "Accept: application/json", json),
+        ("/pattern/xyz", "", html),
+        ("/pattern/metrics", "", prometheus),
     ] {
         let headers: Vec<&str> = [accept].into_iter().filter(|text| !text.is_empty()).collect();
         let got = nginx.ask("GET", path, &headers);
@@ -169,6 +177,49 @@ fn the_page_is_chosen_by_its_name_the_argument_or_accept() {
         assert_eq!((head.status, head.body.as_str()), (200, ""), "HEAD {path}");
         assert_eq!(head.header("Content-Type"), Some(expected), "HEAD {path} {accept}");
     }
+}
+
+#[test]
+fn what_is_not_there_is_refused_with_the_reason() {
+    let _beside = beside();
+    let mut config = Config::new(Modules::First).workers(1);
+    config.server += "location /folder/ { ebbtide_status; }\n";
+    let nginx = Nginx::start(&config);
+    let formats = "ebbtide: the format must be html, json or prometheus\n";
+    for path in ["/status?format=banana", "/status?format=", "/status/metrics?format=JSON"] {
+        let reply = nginx.ask("GET", path, &["Accept: application/json"]);
+        assert_eq!((reply.status, reply.body.as_str()), (400, formats), "{path}");
+        assert_eq!(reply.header("Content-Type"), Some("text/plain; charset=utf-8"));
+    }
+    for path in [
+        "/statusbar",
+        "/status/metric",
+        "/status/metrics/",
+        "/status/x/metrics",
+        "/status/json?format=json",
+        "/folder/page",
+        "/open/reclaim/now",
+    ] {
+        for method in ["GET", "HEAD", "POST", "PUT"] {
+            assert_eq!(nginx.ask(method, path, &[]).status, 404, "{method} {path}");
+        }
+    }
+    for (method, path, allowed) in [
+        ("POST", "/status", "GET, HEAD"),
+        ("PUT", "/status?format=json", "GET, HEAD"),
+        ("DELETE", "/status/metrics", "GET, HEAD"),
+        ("OPTIONS", "/folder/", "GET, HEAD"),
+        ("GET", "/open/reclaim", "POST"),
+        ("HEAD", "/status/reclaim", "POST"),
+        ("PATCH", "/open/reclaim", "POST"),
+    ] {
+        let reply = nginx.ask(method, path, &[]);
+        assert_eq!(reply.status, 405, "{method} {path}");
+        assert_eq!(reply.header("Allow"), Some(allowed), "{method} {path}");
+    }
+    let reply = nginx.ask("POST", "/status/reclaim", &[]);
+    assert_eq!((reply.status, reply.body.contains("ebbtide_status_reclaim is off")), (403, true));
+    assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
 #[test]
@@ -222,8 +273,8 @@ fn asked_to_reclaim_all_workers_do() {
     let nginx = Nginx::start(&config);
     let held = litter(&nginx);
     assert_eq!(nginx.ask("POST", "/status/reclaim", &[]).status, 403);
-    for (method, path) in [("POST", "/status"), ("POST", "/open"), ("POST", "/open/reclaim/now")] {
-        assert_eq!(nginx.ask(method, path, &[]).status, 405, "{method} {path}");
+    for (path, status) in [("/status", 405), ("/open", 405), ("/open/reclaim/now", 404)] {
+        assert_eq!(nginx.ask("POST", path, &[]).status, status, "{path}");
     }
     for site in ["cross-site", "same-site", "none", "same-originX", ""] {
         let header = format!("Sec-Fetch-Site: {site}");

@@ -1,0 +1,454 @@
+
+/*
+ * What the directives and the environment come to together: settings that
+ * contradict each other, limits that depend on the machine, and settings that
+ * have no effect.
+ */
+
+
+#include "ngx_http_ebbtide.h"
+
+
+/* bytes of a size as text: "51.2m" */
+#define NGX_HTTP_EBBTIDE_SIZE_LEN  (NGX_INT64_LEN + 3)
+/* bytes of the names of all directives, in quotes */
+#define NGX_HTTP_EBBTIDE_GIVEN_LEN  256
+/* bytes of what is told of variables that have no effect */
+#define NGX_HTTP_EBBTIDE_UNKNOWN    320
+
+
+static ngx_int_t ngx_http_ebbtide_environment(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+static ngx_int_t ngx_http_ebbtide_env_check(ngx_cycle_t *cycle,
+    ngx_core_conf_t *ccf, ngx_uint_t level);
+static ngx_int_t ngx_http_ebbtide_variables_check(ngx_log_t *log,
+    ngx_uint_t level, ngx_uint_t warn, const char *where);
+static ngx_int_t ngx_http_ebbtide_contradict(ngx_conf_t *cf,
+    const char *greater, const char *less);
+static int64_t ngx_http_ebbtide_share(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_limit_t *limit, const char *name);
+static int64_t ngx_http_ebbtide_lower(ngx_cycle_t *cycle, const char *name,
+    int64_t value, const char *limit, int64_t most);
+static void ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name,
+    int64_t value);
+static const char *ngx_http_ebbtide_size(u_char *text, int64_t bytes);
+
+
+/*
+ * The variables of nginx's own environment, whose values the VM of the
+ * configuration has, and those that "env" directives set for the workers.
+ */
+
+static ngx_int_t
+ngx_http_ebbtide_environment(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf)
+{
+    ngx_core_conf_t    *ccf;
+    static ngx_uint_t   told;
+
+    if (ngx_http_ebbtide_variables_check(cf->log, NGX_LOG_EMERG, !told,
+                                         "in the environment of nginx")
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    /* it stays the same as long as nginx runs */
+    told = 1;
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
+                                           ngx_core_module);
+
+    emcf->env_checked = ccf->env.nelts;
+
+    return ngx_http_ebbtide_env_check(cf->cycle, ccf, NGX_LOG_EMERG);
+}
+
+
+/* As the workers will see them: there is nothing else of ours in theirs. */
+
+static ngx_int_t
+ngx_http_ebbtide_env_check(ngx_cycle_t *cycle, ngx_core_conf_t *ccf,
+    ngx_uint_t level)
+{
+    char        **own, **theirs;
+    ngx_int_t     rc;
+    ngx_str_t    *env;
+    ngx_uint_t    i, n;
+
+    theirs = ngx_palloc(cycle->pool, (ccf->env.nelts + 1) * sizeof(char *));
+    if (theirs == NULL) {
+        return NGX_ERROR;
+    }
+
+    env = ccf->env.elts;
+    n = 0;
+
+    for (i = 0; i < ccf->env.nelts; i++) {
+        if (env[i].data[env[i].len] == '=') {
+            theirs[n++] = (char *) env[i].data;
+        }
+    }
+
+    theirs[n] = NULL;
+
+    own = environ;
+    environ = theirs;
+
+    rc = ngx_http_ebbtide_variables_check(cycle->log, level, 1,
+                                          "in an \"env\" directive");
+
+    environ = own;
+
+    return rc;
+}
+
+
+/* NGX_ERROR: a value makes no sense, and no heap can be made. */
+
+static ngx_int_t
+ngx_http_ebbtide_variables_check(ngx_log_t *log, ngx_uint_t level,
+    ngx_uint_t warn, const char *where)
+{
+    int   rc;
+    char  unknown[NGX_HTTP_EBBTIDE_UNKNOWN];
+
+    rc = ebb_environment_check(unknown, sizeof(unknown));
+
+    if (warn && unknown[0]) {
+        ngx_log_error(NGX_LOG_WARN, log, 0, "ebbtide: %s: %s", where, unknown);
+    }
+
+    if (rc != EBB_OK) {
+        ngx_log_error(level, log, 0, "ebbtide: %s: %s", where,
+                      ebb_strerror(0));
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * Before VMs are made. What contradicts itself on every machine is refused;
+ * limits that depend on the machine are looked at when they are known.
+ */
+
+ngx_int_t
+ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf)
+{
+    int64_t       soft, hard, retain;
+    ebb_heap     *heap;
+    ebb_options   options;
+
+    if (ngx_http_ebbtide_environment(cf, emcf) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    soft = emcf->limit_soft.bytes;
+    hard = emcf->limit_hard.bytes;
+    retain = emcf->options.retain;
+
+    if ((hard > 0 && soft > hard)
+        || (emcf->limit_hard.percent
+            && emcf->limit_soft.percent > emcf->limit_hard.percent))
+    {
+        return ngx_http_ebbtide_contradict(cf, "limit_hard", "limit_soft");
+    }
+
+    if (hard > 0 && retain > hard) {
+        return ngx_http_ebbtide_contradict(cf, "limit_hard", "retain");
+    }
+
+    if (soft > 0 && retain > soft) {
+        return ngx_http_ebbtide_contradict(cf, "limit_soft", "retain");
+    }
+
+    /* the library has the last word, and sees the environment */
+
+    options = emcf->options;
+    options.limit_soft = soft;
+    options.limit_hard = hard;
+    options.reserve = 1024 * 1024;
+
+    heap = ebb_heap_new(&options);
+    if (heap == NULL) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "ebbtide: no heap can be made with these directives "
+                           "and the environment of nginx: %s",
+                           ebb_strerror(0));
+        return NGX_ERROR;
+    }
+
+    ebb_heap_delete(heap);
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_ebbtide_contradict(ngx_conf_t *cf, const char *greater,
+    const char *less)
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "\"ebbtide_%s\" must not be less than \"ebbtide_%s\"",
+                       greater, less);
+    return NGX_ERROR;
+}
+
+
+/* Notes which directives are given, before the others take their defaults. */
+
+ngx_int_t
+ngx_http_ebbtide_given_list(ngx_conf_t *cf, ngx_http_ebbtide_main_conf_t *emcf)
+{
+    u_char      *p;
+    ngx_uint_t   i;
+
+    struct {
+        const char  *name;
+        ngx_uint_t   given;
+    } directives[] = {
+        { "idle", emcf->idle != NGX_CONF_UNSET_MSEC },
+        { "step", emcf->step_us != NGX_CONF_UNSET_UINT },
+        { "decay", emcf->options.decay_ms != 0 },
+        { "retain", emcf->options.retain != 0 },
+        { "limit_soft", emcf->limit_soft.bytes || emcf->limit_soft.percent },
+        { "limit_hard", emcf->limit_hard.bytes || emcf->limit_hard.percent },
+        { "zone", emcf->zone_size != NGX_CONF_UNSET_SIZE },
+        { NULL, 0 }
+    };
+
+    emcf->given.data = ngx_pnalloc(cf->pool, NGX_HTTP_EBBTIDE_GIVEN_LEN);
+    if (emcf->given.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    p = emcf->given.data;
+
+    for (i = 0; directives[i].name; i++) {
+        if (directives[i].given) {
+            p = ngx_sprintf(p, "%s\"ebbtide_%s\"",
+                            p == emcf->given.data ? "" : ", ",
+                            directives[i].name);
+        }
+    }
+
+    emcf->given.len = p - emcf->given.data;
+
+    return NGX_OK;
+}
+
+
+/* The place in the configuration that is being read. */
+
+ngx_http_ebbtide_given_t *
+ngx_http_ebbtide_given_here(ngx_conf_t *cf)
+{
+    ngx_http_ebbtide_given_t  *given;
+
+    given = ngx_pcalloc(cf->pool, sizeof(ngx_http_ebbtide_given_t));
+    if (given == NULL) {
+        return NULL;
+    }
+
+    given->file = cf->conf_file->file.name;
+    given->line = cf->conf_file->line;
+
+    return given;
+}
+
+
+/* Warns of directives that others make useless. */
+
+void
+ngx_http_ebbtide_no_effect(ngx_conf_t *cf, ngx_http_ebbtide_main_conf_t *emcf)
+{
+    if (!emcf->enable && emcf->given.len) {
+        ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                           "\"ebbtide\" is off, so these have no effect: %V",
+                           &emcf->given);
+    }
+}
+
+
+void
+ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
+{
+    if (emcf->given.len && !ngx_http_ebbtide_vms_expected()) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "the Lua module is not loaded, so these have no effect: "
+                      "%V", &emcf->given);
+    }
+}
+
+
+/*
+ * The limits in bytes, when the cgroup's memory and the number of workers are
+ * known. The hard limit is the last word: what is more is lowered to that.
+ */
+
+void
+ngx_http_ebbtide_limits(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
+{
+    int64_t           soft, hard, retain;
+    ngx_core_conf_t  *ccf;
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
+
+    if (ccf->env.nelts != emcf->env_checked) {
+        /* some stand behind "http", where nothing can be refused any more */
+        (void) ngx_http_ebbtide_env_check(cycle, ccf, NGX_LOG_WARN);
+    }
+
+    soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft, "limit_soft");
+    hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard, "limit_hard");
+    retain = emcf->options.retain;
+
+    if (soft == EBB_CGROUP && ebb_cgroup_limit() == 0) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "\"ebbtide_limit_soft\" is off until the cgroup of nginx "
+                      "has a memory limit");
+    }
+
+    soft = ngx_http_ebbtide_lower(cycle, "limit_soft", soft, "limit_hard",
+                                  hard);
+    retain = ngx_http_ebbtide_lower(cycle, "retain", retain, "limit_hard",
+                                    hard);
+    retain = ngx_http_ebbtide_lower(cycle, "retain", retain, "limit_soft",
+                                    soft);
+
+    if (retain != emcf->options.retain) {
+        ngx_http_ebbtide_set(cycle, "retain", retain);
+    }
+
+    if (emcf->limit_soft.percent || emcf->limit_hard.percent) {
+        /* a soft limit never lies above the hard one, in between neither */
+        ngx_http_ebbtide_set(cycle, "limit_soft", EBB_ZERO);
+        ngx_http_ebbtide_set(cycle, "limit_hard", hard);
+        ngx_http_ebbtide_set(cycle, "limit_soft", soft);
+    }
+
+    emcf->options.retain = retain;
+    emcf->options.limit_soft = soft;
+    emcf->options.limit_hard = hard;
+}
+
+
+/* What a limit comes to: a share is divided among the workers. */
+
+static int64_t
+ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
+    const char *name)
+{
+    u_char            text[NGX_HTTP_EBBTIDE_SIZE_LEN];
+    int64_t           allowed, bytes;
+    ngx_int_t         workers;
+    ngx_core_conf_t  *ccf;
+
+    if (limit->percent == 0) {
+        return limit->bytes;
+    }
+
+    allowed = ebb_cgroup_limit();
+
+    if (allowed == 0) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "\"ebbtide_%s\" is off: \"%ui%%\" is a share of the "
+                      "memory limit of the cgroup, and the cgroup of nginx has "
+                      "none", name, limit->percent);
+        return EBB_ZERO;
+    }
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
+    workers = ngx_max(ccf->worker_processes, 1);
+    bytes = allowed / 100 * limit->percent / workers;
+
+    if (bytes < NGX_HTTP_EBBTIDE_LIMIT_MIN) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "\"ebbtide_%s\" is off: \"%ui%%\" comes to %s for each "
+                      "worker, and a limit must be from 8m", name,
+                      limit->percent, ngx_http_ebbtide_size(text, bytes));
+        return EBB_ZERO;
+    }
+
+    return bytes;
+}
+
+
+/* A setting that is more than a limit comes to is lowered to that. */
+
+static int64_t
+ngx_http_ebbtide_lower(ngx_cycle_t *cycle, const char *name, int64_t value,
+    const char *limit, int64_t most)
+{
+    u_char  text[NGX_HTTP_EBBTIDE_SIZE_LEN];
+    u_char  most_text[NGX_HTTP_EBBTIDE_SIZE_LEN];
+
+    if (most <= 0 || value <= most) {
+        return value;
+    }
+
+    ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                  "\"ebbtide_%s\" of %s is lowered to %s, which is what "
+                  "\"ebbtide_%s\" comes to", name,
+                  ngx_http_ebbtide_size(text, value),
+                  ngx_http_ebbtide_size(most_text, most), limit);
+
+    return most;
+}
+
+
+/* For the VMs that there are. */
+
+static void
+ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name, int64_t value)
+{
+    ngx_queue_t            *q, *vms;
+    ngx_http_ebbtide_vm_t  *vm;
+
+    vms = ngx_http_ebbtide_vms();
+
+    for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
+         q = ngx_queue_next(q))
+    {
+        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
+
+        if (!vm->configured) {
+            continue;
+        }
+
+        if (vm->api->set(vm->heap, name, value == EBB_ZERO ? 0 : value)
+            != EBB_OK)
+        {
+            ngx_log_error(NGX_LOG_WARN, cycle->log, 0, "ebbtide_%s: %s", name,
+                          vm->api->strerror(0));
+        }
+    }
+}
+
+
+/* As nginx's directives take it, rounded to a tenth of a unit. */
+
+static const char *
+ngx_http_ebbtide_size(u_char *text, int64_t bytes)
+{
+    u_char      *p;
+    int64_t      tenths;
+    ngx_uint_t   shift;
+
+    shift = bytes < (1 << 20) ? 10 : bytes < (1 << 30) ? 20 : 30;
+    tenths = (bytes * 10 + ((int64_t) 1 << (shift - 1))) >> shift;
+
+    p = ngx_sprintf(text, "%L", tenths / 10);
+
+    if (tenths % 10) {
+        p = ngx_sprintf(p, ".%L", tenths % 10);
+    }
+
+    *p++ = shift == 10 ? 'k' : shift == 20 ? 'm' : 'g';
+    *p = '\0';
+
+    return (const char *) text;
+}

@@ -70,8 +70,13 @@ VENDORED = $(shell $(CARGO) metadata --format-version 1 2>/dev/null | \
 	tr '"' '\n' | sed -n 's|^\(/.*/luajit-src-[^/]*\)/Cargo.toml$$|\1|p')
 LUAJIT ?= $(VENDORED)/luajit2
 LUAJIT_BUILD ?= $(TARGET)/luajit
-# What LuaJIT's own Makefile is told: luaL_newstate makes VMs on heaps of the library inside.
-LUAJIT_FLAGS = TARGET_LDFLAGS=-Wl,--wrap=lua_newstate TARGET_SHLDFLAGS=-Wl,--wrap=lua_newstate \
+# What OpenResty tells LuaJIT's own Makefile, at build time as when it installs: 5.2's features, symbols,
+# and the folder that LuaJIT is to be installed in, for package.path.
+LUAJIT_XCFLAGS ?= -DLUAJIT_ENABLE_LUA52COMPAT -DLUAJIT_ENABLE_GC64
+OPENRESTY_FLAGS = TARGET_STRIP=@: CCDEBUG=-g XCFLAGS="$(LUAJIT_XCFLAGS)" PREFIX="$(PREFIX)"
+# And beside: luaL_newstate makes VMs on heaps of the library inside.
+LUAJIT_FLAGS = $(OPENRESTY_FLAGS) \
+	TARGET_LDFLAGS=-Wl,--wrap=lua_newstate TARGET_SHLDFLAGS=-Wl,--wrap=lua_newstate \
 	TARGET_LIBS="$(abspath $(RELEASE))/libebbtide.a -lgcc_s -lpthread -ldl"
 
 # Both drivers are of a workspace of their own, and build the library with its assertions on, so in a
@@ -187,7 +192,7 @@ fuzz: fuzz-build ## programs of calls against a model, random and guided by cove
 		-max_len=4096 -print_final_stats=1 -artifact_prefix="$(TARGET)/" \
 		"$(TARGET)/corpus" fuzz/corpus
 
-luajit: all ## build a luajit with the library inside; LUAJIT=folder for a source of your own
+luajit: all ## build a luajit with the library inside, to be installed under PREFIX; LUAJIT=folder of a source
 	@test -f "$(LUAJIT)/src/lj_state.c" || { echo "LUAJIT=$(LUAJIT): no LuaJIT source"; exit 1; }
 	rm -rf "$(LUAJIT_BUILD)"
 	cp -r "$(LUAJIT)" "$(LUAJIT_BUILD)"
@@ -195,6 +200,8 @@ luajit: all ## build a luajit with the library inside; LUAJIT=folder for a sourc
 		cp "$(VENDORED)/luajit_relver.txt" "$(LUAJIT_BUILD)/.relver"
 	$(MAKE) -C "$(LUAJIT_BUILD)/src" $(LUAJIT_FLAGS)
 	@echo "luajit with ebbtide inside: $(LUAJIT_BUILD)/src/luajit"
+	@test ! -d "$(LUAJIT_BUILD)/etc" || \
+		echo "to install it: make -C $(LUAJIT_BUILD) install PREFIX=$(PREFIX)"
 
 nginx: all ## build the nginx module for the nginx that is installed, in target/nginx
 	@sh nginx/build.sh "$(RELEASE)/libebbtide.a" "$(TARGET)/nginx"

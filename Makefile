@@ -95,7 +95,7 @@ NGINX_MODULE = ngx_http_ebbtide_module.so
 NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
 	/usr/lib/nginx/modules)
 
-.PHONY: all header test setup format lint cargo-test bench bench-breathing bench-checked bench-nginx \
+.PHONY: all header test test-long test-full setup format lint cargo-test bench bench-breathing bench-checked bench-nginx \
 	soak-nginx demo \
 	policy mutants soak fuzz fuzz-build luajit nginx install-nginx uninstall-nginx disassemble \
 	install install-lua install-lua-scripts uninstall clean help
@@ -134,6 +134,18 @@ lint: format
 cargo-test: lint
 	@echo "== tests: the library, then C, C++ and Lua programs on it"
 	$(CARGO) test --workspace --no-fail-fast
+
+# Tests that take minutes are ignored by cargo test, and stand in modules called long and full. Named
+# one by one, for the last of several test programs may have none, and its summary closes the run.
+LONG_TESTS = $(CARGO) test --package ebbtide-ffi-tests --test linked --test nginx -- --ignored
+
+test-long: setup ## run the tests that take minutes, after make test (ten minutes)
+	@echo "== long tests: every build of nginx in every order of its modules"
+	$(LONG_TESTS) long::
+
+test-full: setup ## run these and the tests that take longer, before a release (half an hour)
+	@echo "== long and longer tests"
+	$(LONG_TESTS) long:: full::
 
 # jemalloc's thread-local data need more room than the loader keeps for libraries that come late.
 HEAP_BENCH = env GLIBC_TUNABLES=glibc.rtld.optional_static_tls=8192 \

@@ -252,12 +252,14 @@ install-lua-scripts:
 	$(call put,644,lua/ebbtide.lua,$(DESTDIR)$(LUA_LIB_DIR)/ebbtide.lua)
 	$(call put,644,lua/resty/ebbtide.lua,$(DESTDIR)$(LUA_LIB_DIR)/resty/ebbtide.lua)
 
-uninstall: uninstall-nginx ## remove what install and install-nginx put there
+uninstall: ## remove what install put there
 	rm -f $(foreach file,$(INSTALLED),"$(file)")
 	@for folder in $(foreach folder,$(FOLDERS),"$(DESTDIR)$(folder)"); do \
 		rmdir "$$folder" 2>/dev/null || true; done
 	@test -z "$(DESTDIR)" || \
 		{ cd "$(DESTDIR)" 2>/dev/null && rmdir -p ".$(PREFIX)" 2>/dev/null; } || true
+	@test ! -f "$(DESTDIR)$(NGINX_MODULES)/$(NGINX_MODULE)" || \
+		echo "nginx's module is left: make uninstall-nginx removes it"
 
 clean: ## remove everything that was built
 	$(CARGO) clean

@@ -70,8 +70,13 @@ VENDORED = $(shell $(CARGO) metadata --format-version 1 2>/dev/null | \
 	tr '"' '\n' | sed -n 's|^\(/.*/luajit-src-[^/]*\)/Cargo.toml$$|\1|p')
 LUAJIT ?= $(VENDORED)/luajit2
 LUAJIT_BUILD ?= $(TARGET)/luajit
-# What LuaJIT's own Makefile is told: luaL_newstate makes VMs on heaps of the library inside.
-LUAJIT_FLAGS = TARGET_LDFLAGS=-Wl,--wrap=lua_newstate TARGET_SHLDFLAGS=-Wl,--wrap=lua_newstate \
+# What OpenResty tells LuaJIT's own Makefile, at build time as when it installs: 5.2's features, symbols,
+# and the folder that LuaJIT is to be installed in, for package.path.
+LUAJIT_XCFLAGS ?= -DLUAJIT_ENABLE_LUA52COMPAT -DLUAJIT_ENABLE_GC64
+OPENRESTY_FLAGS = TARGET_STRIP=@: CCDEBUG=-g XCFLAGS="$(LUAJIT_XCFLAGS)" PREFIX="$(PREFIX)"
+# And beside: luaL_newstate makes VMs on heaps of the library inside.
+LUAJIT_FLAGS = $(OPENRESTY_FLAGS) \
+	TARGET_LDFLAGS=-Wl,--wrap=lua_newstate TARGET_SHLDFLAGS=-Wl,--wrap=lua_newstate \
 	TARGET_LIBS="$(abspath $(RELEASE))/libebbtide.a -lgcc_s -lpthread -ldl"
 
 # Both drivers are of a workspace of their own, and build the library with its assertions on, so in a
@@ -90,7 +95,7 @@ NGINX_MODULE = ngx_http_ebbtide_module.so
 NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
 	/usr/lib/nginx/modules)
 
-.PHONY: all header test setup format lint cargo-test bench bench-breathing bench-checked bench-nginx \
+.PHONY: all header test test-long test-full setup format lint cargo-test bench bench-breathing bench-checked bench-nginx \
 	soak-nginx demo \
 	policy mutants soak fuzz fuzz-build luajit nginx install-nginx uninstall-nginx disassemble \
 	install install-lua install-lua-scripts uninstall clean help
@@ -129,6 +134,18 @@ lint: format
 cargo-test: lint
 	@echo "== tests: the library, then C, C++ and Lua programs on it"
 	$(CARGO) test --workspace --no-fail-fast
+
+# Tests that take minutes are ignored by cargo test, and stand in modules called long and full. Named
+# one by one, for the last of several test programs may have none, and its summary closes the run.
+LONG_TESTS = $(CARGO) test --package ebbtide-ffi-tests --test linked --test nginx -- --ignored
+
+test-long: setup ## run the tests that take minutes, after make test (ten minutes)
+	@echo "== long tests: every build of nginx in every order of its modules"
+	$(LONG_TESTS) long::
+
+test-full: setup ## run these and the tests that take longer, before a release (half an hour)
+	@echo "== long and longer tests"
+	$(LONG_TESTS) long:: full::
 
 # jemalloc's thread-local data need more room than the loader keeps for libraries that come late.
 HEAP_BENCH = env GLIBC_TUNABLES=glibc.rtld.optional_static_tls=8192 \
@@ -187,7 +204,7 @@ fuzz: fuzz-build ## programs of calls against a model, random and guided by cove
 		-max_len=4096 -print_final_stats=1 -artifact_prefix="$(TARGET)/" \
 		"$(TARGET)/corpus" fuzz/corpus
 
-luajit: all ## build a luajit with the library inside; LUAJIT=folder for a source of your own
+luajit: all ## build a luajit with the library inside, to be installed under PREFIX; LUAJIT=folder of a source
 	@test -f "$(LUAJIT)/src/lj_state.c" || { echo "LUAJIT=$(LUAJIT): no LuaJIT source"; exit 1; }
 	rm -rf "$(LUAJIT_BUILD)"
 	cp -r "$(LUAJIT)" "$(LUAJIT_BUILD)"
@@ -195,6 +212,8 @@ luajit: all ## build a luajit with the library inside; LUAJIT=folder for a sourc
 		cp "$(VENDORED)/luajit_relver.txt" "$(LUAJIT_BUILD)/.relver"
 	$(MAKE) -C "$(LUAJIT_BUILD)/src" $(LUAJIT_FLAGS)
 	@echo "luajit with ebbtide inside: $(LUAJIT_BUILD)/src/luajit"
+	@test ! -d "$(LUAJIT_BUILD)/etc" || \
+		echo "to install it: make -C $(LUAJIT_BUILD) install PREFIX=$(PREFIX)"
 
 nginx: all ## build the nginx module for the nginx that is installed, in target/nginx
 	@sh nginx/build.sh "$(RELEASE)/libebbtide.a" "$(TARGET)/nginx"
@@ -233,12 +252,14 @@ install-lua-scripts:
 	$(call put,644,lua/ebbtide.lua,$(DESTDIR)$(LUA_LIB_DIR)/ebbtide.lua)
 	$(call put,644,lua/resty/ebbtide.lua,$(DESTDIR)$(LUA_LIB_DIR)/resty/ebbtide.lua)
 
-uninstall: uninstall-nginx ## remove what install and install-nginx put there
+uninstall: ## remove what install put there
 	rm -f $(foreach file,$(INSTALLED),"$(file)")
 	@for folder in $(foreach folder,$(FOLDERS),"$(DESTDIR)$(folder)"); do \
 		rmdir "$$folder" 2>/dev/null || true; done
 	@test -z "$(DESTDIR)" || \
 		{ cd "$(DESTDIR)" 2>/dev/null && rmdir -p ".$(PREFIX)" 2>/dev/null; } || true
+	@test ! -f "$(DESTDIR)$(NGINX_MODULES)/$(NGINX_MODULE)" || \
+		echo "nginx's module is left: make uninstall-nginx removes it"
 
 clean: ## remove everything that was built
 	$(CARGO) clean

@@ -32,7 +32,7 @@ put "$1" "$DESTDIR$module"
 echo "installed: $DESTDIR$module"
 
 if [ ! -d "$NGINX_ENABLED" ] && [ ! -d "$DESTDIR$NGINX_ENABLED" ]; then
-    echo "to load it, put this at the top of nginx.conf, before the Lua module if that is loaded there:"
+    echo "to load it, put this at the top of nginx.conf:"
     echo "    load_module $module;"
     exit
 fi

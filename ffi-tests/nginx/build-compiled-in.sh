@@ -10,7 +10,7 @@
 #
 # The program is FOLDER/sbin/nginx. It has the configure arguments of Debian's nginx, so the modules
 # built for that one load into this one too. A stand-in for the stream Lua module, which Debian does
-# not package, is compiled in as well: see stream_standin/.
+# not package, is compiled in as well: see stream_standin/. So is the privileged agent process.
 #
 # A second call builds nothing unless an input has changed, and calls at the same time wait for each
 # other. Nothing outside of FOLDER is changed: apt-get works on package lists of its own in there.
@@ -136,6 +136,7 @@ build_nginx() {
     libraries
     mv "$folder/source/nginx" "$folder/build"
     cd "$folder/build"
+    patch -p1 <"$here/privileged_agent.patch" >>"$log" 2>&1 || fail "privileged_agent.patch fails"
     configure_nginx || fail "nginx was not configured"
     # Where Debian keeps Lua's modules, as its own packages say it.
     echo '#define LUA_DEFAULT_PATH "/usr/share/lua/5.1/?.lua;"' >>objs/ngx_auto_config.h
@@ -153,7 +154,7 @@ inputs() {
     echo "$mode"
     nginx -V 2>&1
     dpkg-query -W -f '${Package} ${Version}\n' libnginx-mod-http-lua libnginx-mod-http-ndk
-    cat "$0" "$here/stream_standin/"*
+    cat "$0" "$here/privileged_agent.patch" "$here/stream_standin/"*
     [ "$mode" != static ] || cat "$library" "$module/config" "$module/"*.[ch]
 }
 

@@ -221,7 +221,7 @@ ngx_stream_standin_init_process(ngx_cycle_t *cycle)
 {
     ngx_stream_standin_main_conf_t  *smcf;
 
-    if (ngx_process != NGX_PROCESS_HELPER) {
+    if (ngx_process != NGX_PROCESS_HELPER || ngx_is_privileged_agent) {
         return NGX_OK;
     }
 

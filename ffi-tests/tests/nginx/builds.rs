@@ -7,7 +7,8 @@ use std::time::Duration;
 use ebbtide_ffi_tests::{clean, make, text_of};
 
 use crate::server::{
-    Config, Modules, Nginx, alone, beside, find, free_port, material, module, target,
+    Config, Modules, Nginx, alone, beside, children_of, find, free_port, material, module, target,
+    title,
 };
 
 /// Which nginx a server is.
@@ -125,6 +126,29 @@ fn stock_nginx_with_lua_compiled_in_serves() {
     stream_serves(&nginx, port);
     nginx.reload();
     stream_serves(&nginx, port);
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+/// The process that OpenResty adds to nginx: it runs no requests.
+#[test]
+fn nginx_with_lua_compiled_in_has_a_privileged_agent() {
+    let _beside = beside();
+    let config = Config::new(Modules::Stock).on(Build::CompiledIn).http(
+        "init_by_lua_block { assert(require('ngx.process').enable_privileged_agent(100)) }
+         init_worker_by_lua_block { ngx.log(ngx.NOTICE, 'I am ', require('ngx.process').type()) }",
+    );
+    let nginx = Nginx::start(&config);
+    let agents = |nginx: &Nginx| {
+        let children = children_of(nginx.pid().expect("it runs"));
+        children.filter(|pid| title(*pid).contains("privileged agent process")).count()
+    };
+    for _ in 0..2 {
+        let patience = Duration::from_secs(10);
+        nginx.wait_until("the agent runs", patience, |nginx| agents(nginx) == 1);
+        assert!(nginx.log().contains("I am privileged agent"), "{}", nginx.log());
+        assert_eq!(nginx.running().len(), 2);
+        nginx.reload();
+    }
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 

@@ -1,11 +1,12 @@
 //! What takes too long for `make test-long`. `make test-full` runs these tests besides.
 
-use crate::long::{ORDERS, tides};
+use crate::builds::WAYS;
+use crate::long::tides;
 
 #[test]
 #[ignore = "ten minutes: make test-full"]
 fn workers_exhale_after_many_loads_and_reloads() {
-    for (build, modules) in ORDERS {
+    for (build, modules) in WAYS {
         tides(build, modules, 30);
     }
 }

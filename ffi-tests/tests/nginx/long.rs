@@ -1,20 +1,16 @@
 //! What takes minutes, on each build of nginx and in each order of its modules. `make test` ignores
 //! these tests, `make test-long` runs them.
 
+mod copies;
+mod ways;
+
 use std::time::Duration;
 
-use crate::builds::Build;
+use crate::builds::{Build, WAYS};
 use crate::load::Load;
 use crate::server::{Config, Modules, Nginx, alone};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Every build, with each order in which its modules can be loaded.
-pub const ORDERS: [(Build, Modules); 3] = [
-    (Build::Debian, Modules::First),
-    (Build::Debian, Modules::Last),
-    (Build::CompiledIn, Modules::Last),
-];
 
 /// Load that comes and goes: under each the worker fills with garbage, after each it exhales, and
 /// before every other one nginx reloads. No request fails, and no process dies.
@@ -43,7 +39,7 @@ pub fn tides(build: Build, modules: Modules, tides: u32) {
 #[test]
 #[ignore = "two minutes: make test-long"]
 fn workers_exhale_after_each_load_and_through_reloads() {
-    for (build, modules) in ORDERS {
+    for (build, modules) in WAYS {
         tides(build, modules, 4);
     }
 }

@@ -20,7 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(6);
 #[test]
 fn processes_that_run_no_lua_are_not_on_the_page() {
     let _beside = beside();
-    let config = Config::new(Modules::First).http("proxy_cache_path cache keys_zone=cache:1m;");
+    for modules in [Modules::First, Modules::Last] {
+        look_after_a_cache(modules);
+    }
+}
+
+fn look_after_a_cache(modules: Modules) {
+    let config = Config::new(modules).http("proxy_cache_path cache keys_zone=cache:1m;");
     let nginx = Nginx::start(&config);
     for _ in 0..3 {
         let manager = |nginx: &Nginx| {

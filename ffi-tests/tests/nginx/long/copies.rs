@@ -33,6 +33,7 @@ const HEAP: &str = "local allocator = require('ebbtide')
     ngx.say(stats.allocator, ' ', tostring(package.loaded['ebbtide.core'] ~= nil))";
 
 #[test]
+#[ignore = "a minute: make test-long"]
 fn the_preload_library_and_the_module() {
     let _alone = alone();
     let library = target().join("release/libebbtide_preload.so");
@@ -47,6 +48,7 @@ fn the_preload_library_and_the_module() {
 }
 
 #[test]
+#[ignore = "a minute: make test-long"]
 fn a_linked_luajit_and_the_module() {
     let _alone = alone();
     for (build, modules) in &WAYS[..3] {
@@ -59,6 +61,7 @@ fn a_linked_luajit_and_the_module() {
 
 /// A VM of the other copy's, for it is made before `http` says that the module is to make them.
 #[test]
+#[ignore = "a minute: make test-long"]
 fn a_vm_that_another_copy_has_made_is_looked_after() {
     let _alone = alone();
     let preload = target().join("release/libebbtide_preload.so");
@@ -95,6 +98,7 @@ fn with_installed(config: Config) -> Config {
 
 /// What `init_by_lua` asks the installed copy for, whichever one answers.
 #[test]
+#[ignore = "a minute: make test-long"]
 fn an_installed_copy_that_attaches_first() {
     let _alone = alone();
     let forget = "package.preload['ebbtide'] = nil package.preload['resty.ebbtide'] = nil";
@@ -116,6 +120,7 @@ fn an_installed_copy_that_attaches_first() {
 
 /// The module from a file, in a VM that another thread runs.
 #[test]
+#[ignore = "a minute: make test-long"]
 fn threads_have_the_lua_module_from_a_file() {
     let _alone = alone();
     for (build, modules) in WAYS {
@@ -137,6 +142,7 @@ fn threads_have_the_lua_module_from_a_file() {
 
 /// The command starts an nginx that loads the module, too.
 #[test]
+#[ignore = "a minute: make test-long"]
 fn the_command_runs_an_nginx_with_the_module() {
     let _alone = alone();
     let config = Config::new(Modules::First);

@@ -31,14 +31,22 @@ fn nobody_died(nginx: &Nginx) {
 /// heap or changed over to one.
 fn helpers_and_workers_live(way: (Build, Modules)) {
     let cache = "proxy_cache_path cache keys_zone=cache:1m loader_sleep=200ms;";
-    let nginx = Nginx::start(&config(way).http(cache));
+    let agent = "init_by_lua_block { assert(require('ngx.process').enable_privileged_agent(64)) }";
+    // Debian's nginx has no such process.
+    let agents = usize::from(way.0 != Build::Debian);
+    let nginx = Nginx::start(&config(way).http(cache).http(["", agent][agents]));
     nginx.wait_until("the helpers run", PATIENCE, |nginx| {
-        !processes(nginx, "cache manager").is_empty()
+        processes(nginx, "cache manager").len() == 1
+            && processes(nginx, "privileged agent").len() == agents
     });
-    let (manager, workers) = (processes(&nginx, "cache manager"), nginx.running());
+    let all = |nginx: &Nginx| {
+        let helpers = ["cache manager", "privileged agent"].map(|kind| processes(nginx, kind));
+        (helpers, nginx.running())
+    };
+    let before = all(&nginx);
     let outcome = Load::start(&nginx, "/light", 20, 3, true).finish();
     assert!(outcome.is_clean(), "{way:?}: {}", outcome.said);
-    assert_eq!((processes(&nginx, "cache manager"), nginx.running()), (manager, workers));
+    assert_eq!(all(&nginx), before, "{way:?}");
 
     let load = Load::start(&nginx, "/light", 20, 3, true);
     for _ in 0..3 {
@@ -61,12 +69,14 @@ fn helpers_and_workers_live(way: (Build, Modules)) {
 }
 
 #[test]
+#[ignore = "a minute: make test-long"]
 fn every_kind_of_process_lives_under_load() {
     let _alone = alone();
     WAYS.into_iter().for_each(helpers_and_workers_live);
 }
 
 #[test]
+#[ignore = "a minute: make test-long"]
 fn a_single_process_lives_under_load() {
     let _alone = alone();
     for way in WAYS {
@@ -87,6 +97,7 @@ fn breathes_out(nginx: &Nginx, full_kb: u64, what: &str) {
 }
 
 #[test]
+#[ignore = "a minute: make test-long"]
 fn the_vms_of_threads_are_on_the_page_and_breathe() {
     let _alone = alone();
     for way in WAYS {
@@ -109,6 +120,7 @@ fn the_vms_of_threads_are_on_the_page_and_breathe() {
 }
 
 #[test]
+#[ignore = "a minute: make test-long"]
 fn the_vms_of_requests_are_on_the_page_and_go() {
     let _alone = alone();
     for way in WAYS {
@@ -140,6 +152,7 @@ const GARBAGE: &str =
 
 /// Where the `stream` block stands makes no difference.
 #[test]
+#[ignore = "a minute: make test-long"]
 fn the_vm_of_a_stream_is_on_the_page_and_breathes() {
     let _alone = alone();
     for build in [Build::CompiledIn, Build::Static] {
@@ -166,6 +179,7 @@ fn the_vm_of_a_stream_is_on_the_page_and_breathes() {
 
 /// A reload without the module: VMs are LuaJIT's own again; and with it once more.
 #[test]
+#[ignore = "a minute: make test-long"]
 fn a_reload_without_the_module_ends_it_and_one_with_it_begins_anew() {
     let _alone = alone();
     let is_on_a_heap = "local ok, allocator = pcall(require, 'resty.ebbtide')

@@ -27,6 +27,8 @@ look() {
     luajit -e 'for m in ("lpeg cjson lfs socket zlib iconv"):gmatch "%a+" do require(m) end'
   needs "libluajit2-5.1-2" "${CC:-cc}" -shared -o /dev/null -l:libluajit-5.1.so.2
   needs "python3" python3 --version
+  # For a Python with lupa from PyPI.
+  needs "python3-venv" python3 -c "import ensurepip, venv"
   needs "nginx" nginx -v
   needs "nginx-dev" test -x /usr/share/nginx/src/configure
   needs "libnginx-mod-http-lua" test -f /usr/lib/nginx/modules/ngx_http_lua_module.so

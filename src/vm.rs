@@ -6,6 +6,7 @@
 //! | `birth`         | a VM that is made on a heap                                      | yes    |
 //! | `attach`        | a VM that changes over; what it ran on before                    | yes    |
 //! | `hands`         | which thread has a VM, for hosts that move VMs between threads   | yes    |
+//! | `report`        | what VMs tell of their memory                                    | no     |
 //!
 //! # How it ends
 //!
@@ -17,12 +18,14 @@
 mod attach;
 mod birth;
 mod hands;
+mod report;
 
 use core::ptr;
 
 pub(crate) use attach::{Former, Held, attach, known_builtin};
 pub(crate) use birth::{Factory, make};
-pub(crate) use hands::{idle, report_open};
+pub(crate) use hands::{idle, publish};
+pub(crate) use report::{report_open, tell_of_closed};
 
 use crate::heap::park::KernelHeap as Heap;
 use crate::heap::{self, Outside};
@@ -143,7 +146,6 @@ unsafe fn resize_outside(context: *mut u8, block: *mut u8, new_size: usize) -> *
 unsafe fn end(bond: *mut Bond) {
     // SAFETY: the caller's promise. The bond came from a box.
     unsafe {
-        hands::report_closed(&*bond);
         let heap = Hands::let_go(bond);
         let bond = Box::from_raw(bond);
         match &bond.held {

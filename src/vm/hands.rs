@@ -14,16 +14,15 @@ use core::ffi::c_void;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::cell::Cell;
-use std::io::Write;
 use std::sync::Once;
 
-use super::Bond;
+use super::{Bond, report};
+use crate::figures::{self, Figures};
+use crate::heap;
 use crate::heap::checked::Function;
 use crate::heap::park::KernelHeap as Heap;
-use crate::heap::{self, recall};
 use crate::lua::lua_Alloc;
 use crate::os::{Kernel, Os, this_thread};
-use crate::units::PAGE;
 
 /// A thread looks after its heaps at most every so many microseconds, or 32 times as long as it
 /// takes: a busy event loop waits ten thousand times a second.
@@ -63,6 +62,8 @@ pub(super) struct Hands {
     latch: Latch,
     /// The number of the VM in reports.
     number: u64,
+    /// Where others read what the heap holds.
+    figures: Option<&'static Figures>,
     /// The next watched VM.
     next: Cell<*mut Bond>,
 }
@@ -155,6 +156,14 @@ pub(super) unsafe fn watch(bond: *mut Bond) {
     let hands = unsafe { &mut (*bond).hands };
     hands.thread = AtomicUsize::new(this_thread());
     hands.number = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    hands.figures = Some(figures::claim(hands.number));
+    // SAFETY: the heap of a live bond is live, and nobody else uses it yet.
+    unsafe {
+        (*(*bond).heap).above.figures = (*bond).hands.figures;
+        (*(*bond).heap).publish();
+    }
+    // SAFETY: the caller's promise.
+    let hands = unsafe { &mut (*bond).hands };
     LIST.close();
     hands.next.set(first());
     FIRST.store(bond.expose_provenance(), Ordering::Relaxed);
@@ -224,6 +233,16 @@ impl Hands {
             });
             LIST.reopen();
         }
+        if let Some(figures) = this.hands.figures {
+            // SAFETY: the heap of a live bond is live, and the thread that closes a VM has it. What
+            // the heap still frees is not published: the entry may be another heap's by then.
+            unsafe {
+                (*this.heap).publish();
+                (*this.heap).above.figures = None;
+            }
+            report::report_closed(this.hands.number, figures.held());
+            figures.release();
+        }
         this.heap
     }
 }
@@ -263,6 +282,7 @@ fn breathe(bond: &Bond, deadline_us: u64) -> Option<u64> {
         // SAFETY: this thread has the VM and is not in it, and the latch keeps others out; a bond
         // in the list has a live heap.
         let mut heap = unsafe { (*bond.heap).visit(Function::Tick) };
+        heap.publish();
         next_us = heap.next_tick_us();
         let left_us = deadline_us.saturating_sub(Kernel.now_us());
         if next_us == Some(0) && left_us > 0 {
@@ -274,45 +294,18 @@ fn breathe(bond: &Bond, deadline_us: u64) -> Option<u64> {
     next_us
 }
 
-/// Tells on standard error what each watched VM that is still open holds and gave back.
-pub(crate) fn report_open() {
+/// Has the heaps of the VMs that the calling thread used last publish what they hold now. The
+/// thread is in none of them.
+pub(crate) fn publish() {
     LIST.close();
     each(|bond| {
-        if bond.hands.thread.load(Ordering::Relaxed) == this_thread() {
-            report(bond, "open");
-        } else {
-            say(format_args!("VM {} open: another thread has it", bond.hands.number));
+        let Hands { thread, latch, .. } = &bond.hands;
+        if thread.load(Ordering::Relaxed) == this_thread() && latch.try_close() {
+            // SAFETY: this thread has the VM and is not in it, and the latch keeps others out; a
+            // bond in the list has a live heap.
+            unsafe { (*bond.heap).publish() };
+            latch.reopen();
         }
     });
     LIST.reopen();
-}
-
-/// The same for a VM that is being closed, if that is asked for.
-pub(super) fn report_closed(bond: &Bond) {
-    // SAFETY: the name is a C string; nobody may change the environment meanwhile: getenv's rule.
-    let wanted = unsafe { !libc::getenv(c"EBBTIDE_REPORT".as_ptr()).is_null() };
-    if wanted && bond.hands.is_watched() {
-        report(bond, "closed");
-    }
-}
-
-/// Of a VM that this thread has.
-fn report(bond: &Bond, state: &str) {
-    // SAFETY: the heap is live, and this thread, which has its VM, is here.
-    let heap = unsafe { &*bond.heap };
-    let snapshot = heap.snapshot();
-    let megabytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    say(format_args!(
-        "VM {} {state}: live {:.1} MB, resident {:.1} MB, at most {:.1} MB; gave back {:.1} MB",
-        bond.hands.number,
-        megabytes(snapshot.live),
-        megabytes(snapshot.resident()),
-        megabytes(snapshot.resident_peak),
-        megabytes(recall::total(&heap.runs.recall.returned) as usize * PAGE),
-    ));
-}
-
-/// Whether anybody reads it does not matter.
-fn say(message: core::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "ebbtide: {message}");
 }

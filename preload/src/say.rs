@@ -39,6 +39,9 @@ static PROCESS: AtomicI32 = AtomicI32::new(0);
 /// How long to wait for a reader of a full pipe. The program's life is not ours to prolong.
 const READER_MS: c_int = 100;
 
+/// The process has forked: what becomes of the program is perhaps in its child.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
 /// Notes where standard error is, and whether a line is asked for.
 pub(crate) fn start(settings: &Settings) {
     look();
@@ -48,7 +51,20 @@ pub(crate) fn start(settings: &Settings) {
         let kept = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, KEPT_MIN) };
         KEPT.store(kept.max(libc::STDERR_FILENO), Ordering::Relaxed);
     }
+    if settings.verbose || settings.report || !settings::options().is_empty() {
+        // SAFETY: the function stays as long as the process, as this library does.
+        unsafe { libc::pthread_atfork(None, Some(note_fork), None) };
+    }
     WANTED.store(settings.verbose, Ordering::Release);
+}
+
+unsafe extern "C" fn note_fork() {
+    FORKED.store(true, Ordering::Relaxed);
+}
+
+/// Whether the process has forked.
+pub(crate) fn has_forked() -> bool {
+    FORKED.load(Ordering::Relaxed)
 }
 
 /// Notes which file standard error leads to.

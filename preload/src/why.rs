@@ -92,11 +92,14 @@ pub(crate) fn say_why_none(settings: &Settings) {
     let mut has_luajit = false;
     let mut why = Text::new();
     describe(&mut why, &mut has_luajit);
+    // A daemon goes on in a child of the process that began.
+    let place: &[u8] = if say::has_forked() { b" in the process that began" } else { b"" };
+    let why = why.as_bytes();
     // A shell starts many programs that have nothing to do with Lua.
     if options.is_empty() {
-        say::always_once(&[b"nothing taken over: ", why.as_bytes()]);
+        say::always_once(&[b"nothing taken over", place, b": ", why]);
     } else if asked || settings.is_named || has_luajit {
-        say::always_once(&[options, b" has no effect, nothing was taken over: ", why.as_bytes()]);
+        say::always_once(&[options, b" has no effect, nothing was taken over", place, b": ", why]);
     }
 }
 

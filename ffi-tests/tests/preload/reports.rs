@@ -1,10 +1,15 @@
 //! Reports: where they are written, when the program ends, and while it runs.
 
 use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use super::*;
+
+const SIGTERM: i32 = 15;
 
 /// A program that was asked for reports, with its standard error in a file.
 struct Reporter {
@@ -161,14 +166,10 @@ fn a_daemon_reports_when_it_is_asked_and_at_its_end() {
             tells_of_open_vm(said.lines().last().expect("a line"), "loop", 2.0);
         }
         daemon.send("TERM");
-        assert_eq!(daemon.ends().signal(), Some(libc_sigterm()), "{way}: {}", daemon.said());
+        assert_eq!(daemon.ends().signal(), Some(SIGTERM), "{way}: {}", daemon.said());
         assert_eq!(daemon.said().lines().count(), 4, "{way}: {}", daemon.said());
         tells_of_open_vm(daemon.said().lines().last().expect("a line"), "loop", 2.0);
     }
-}
-
-const fn libc_sigterm() -> i32 {
-    15
 }
 
 #[test]
@@ -185,7 +186,7 @@ fn a_program_that_never_waits_reports_what_it_holds() {
     finish(Command::new("kill").args(["-34", &busy.child.id().to_string()]));
     tells_of_open_vm(busy.says(1).trim_end(), "signals", 5.0);
     busy.send("TERM");
-    assert_eq!(busy.ends().signal(), Some(libc_sigterm()));
+    assert_eq!(busy.ends().signal(), Some(SIGTERM));
     tells_of_open_vm(busy.said().lines().last().expect("a line"), "signals", 5.0);
 }
 
@@ -211,7 +212,7 @@ fn a_report_of_no_vm_says_so() {
     let said = shell.says(1);
     assert!(said.starts_with("ebbtide: sh[") && said.ends_with("]: no VM is open\n"), "{said}");
     shell.send("TERM");
-    assert_eq!(shell.ends().signal(), Some(libc_sigterm()));
+    assert_eq!(shell.ends().signal(), Some(SIGTERM));
 }
 
 #[test]
@@ -230,6 +231,105 @@ fn a_python_with_lupa_reports() {
     daemon.send("USR2");
     tells_of_open_vm(daemon.says(1).trim_end(), "python3", 2.0);
     daemon.send("TERM");
-    assert_eq!(daemon.ends().signal(), Some(libc_sigterm()), "{}", daemon.said());
+    assert_eq!(daemon.ends().signal(), Some(SIGTERM), "{}", daemon.said());
     assert_eq!(daemon.said().lines().count(), 2, "{}", daemon.said());
+}
+
+/// An nginx with Lua, which listens on a socket of its own.
+fn nginx_config(folder: &Path, is_daemon: bool) -> PathBuf {
+    let modules = "/usr/lib/nginx/modules";
+    let daemon = if is_daemon { "on" } else { "off" };
+    let shown = folder.display();
+    let config = folder.join("nginx.conf");
+    let text = format!(
+        "load_module {modules}/ndk_http_module.so;\n\
+         load_module {modules}/ngx_http_lua_module.so;\n\
+         daemon {daemon}; worker_processes 1; pid {shown}/pid; error_log {shown}/error.log;\n\
+         events {{}}\n\
+         http {{ access_log off; server {{ listen unix:{}; location / {{\n\
+         content_by_lua_block {{\n\
+         kept = {{}} for i = 1, 1e5 do kept[i] = {{ i }} end\n\
+         ngx.say(ngx.worker.pid())\n\
+         }} }} }} }}\n",
+        socket_path(is_daemon).display()
+    );
+    fs::write(&config, text).expect("a configuration");
+    config
+}
+
+/// The path of a socket may have a hundred bytes only.
+fn socket_path(is_daemon: bool) -> PathBuf {
+    std::env::temp_dir().join(format!("ebbtide-{}-{is_daemon}.socket", std::process::id()))
+}
+
+/// The number of the worker that answers.
+fn ask_nginx(socket: &Path) -> String {
+    let start = Instant::now();
+    let mut socket = loop {
+        match UnixStream::connect(socket) {
+            Ok(socket) => break socket,
+            Err(error) => assert!(start.elapsed() < Duration::from_secs(60), "{error}"),
+        }
+        sleep(Duration::from_millis(20));
+    };
+    write!(socket, "GET / HTTP/1.0\r\n\r\n").expect("nginx listens");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("nginx answers");
+    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_else(|| panic!("{answer}"));
+    body.trim().to_owned()
+}
+
+fn send(signal: &[&str], process: &str) {
+    finish(Command::new("kill").args(signal).arg(process));
+}
+
+/// Its master and worker report on a signal that nginx does not know; as a daemon they do so to the
+/// standard error of the beginning.
+#[test]
+fn nginx_reports_while_it_runs() {
+    for is_daemon in [false, true] {
+        let folder = scratch("preload-nginx").join(if is_daemon { "daemon" } else { "plain" });
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        // Started by root, its worker is another user.
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("its rights");
+        let mut command = run(&["--report-signal", "40"]);
+        command.args(["nginx", "-p"]).arg(&folder).arg("-c").arg(nginx_config(&folder, is_daemon));
+        let mut nginx = Reporter::start(command, &format!("nginx-{is_daemon}"));
+        let socket = socket_path(is_daemon);
+        let worker = ask_nginx(&socket);
+        let ended = Ended(folder.join("pid"));
+        for count in 1..=2 {
+            let reports =
+                || nginx.said().matches(&format!("ebbtide: nginx[{worker}]: VM 1 open: ")).count();
+            send(&["-40"], &worker);
+            let start = Instant::now();
+            while reports() < count {
+                assert!(start.elapsed() < Duration::from_secs(60), "{}", nginx.said());
+                sleep(Duration::from_millis(20));
+            }
+        }
+        assert_eq!(ask_nginx(&socket), worker, "the worker goes on");
+        let last = nginx.said();
+        let last = last.lines().rev().find(|line| line.contains(&worker)).expect("a report");
+        tells_of_open_vm(last, "nginx", 2.0);
+        drop(ended);
+        if !is_daemon {
+            assert_eq!(nginx.ends().code(), Some(0), "{}", nginx.said());
+        }
+    }
+}
+
+/// Ends the nginx whose number is in a file, and waits until it is gone.
+struct Ended(PathBuf);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let Ok(master) = fs::read_to_string(&self.0) else { return };
+        send(&["-s", "TERM"], master.trim());
+        let start = Instant::now();
+        while self.0.exists() && start.elapsed() < Duration::from_secs(60) {
+            sleep(Duration::from_millis(20));
+        }
+    }
 }

@@ -57,8 +57,9 @@ pub enum Kind {
     Other,
 }
 
-/// LuaJIT's package library has this, and nothing else is likely to.
-const LUAJIT_TEXT: &[u8] = b"luaJIT_BC_%s";
+/// LuaJIT's package library has this C string, and nothing else is likely to. In two parts: this
+/// command is a program, too, and has no LuaJIT inside.
+const LUAJIT_TEXT: [&[u8]; 2] = [b"luaJIT_BC_", b"%s\0"];
 /// `lua_newstate` of a 64-bit LuaJIT without GC64 says so.
 const NO_GC64_TEXT: &[u8] = b"Must use luaL_newstate() for 64 bit target";
 const VERSION_20_TEXT: &[u8] = b"LuaJIT 2.0.";
@@ -139,7 +140,7 @@ fn luajit(file: &ElfFile64<'_, Endianness>, bytes: &[u8]) -> Option<LuaJit> {
         let mut symbols = file.symbols();
         symbols.any(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(b"luaJIT_setmode"))
     };
-    if !is_exported && !is_inside() && !contains(bytes, LUAJIT_TEXT) {
+    if !is_exported && !is_inside() && !contains(bytes, &LUAJIT_TEXT.concat()) {
         return None;
     }
     let mut symbols = file.dynamic_symbols();
@@ -209,6 +210,7 @@ mod tests {
         let Some(Kind::Elf(elf)) = read(&path) else { panic!("a program") };
         assert!(elf.interpreter.is_some_and(|path| path.is_file()) && !elf.has_soname);
         assert!(elf.needed.contains(&PathBuf::from("libc.so.6")), "{:?}", elf.needed);
+        assert_eq!(elf.luajit, None);
     }
 
     #[test]

@@ -29,6 +29,8 @@ look() {
   needs "python3" python3 --version
   # For building an nginx with Lua compiled in, from source packages.
   needs "dpkg-dev" dpkg-source --version
+  # For a Python with lupa from PyPI.
+  needs "python3-venv" python3 -c "import ensurepip, venv"
   needs "nginx" nginx -v
   needs "nginx-dev" test -x /usr/share/nginx/src/configure
   needs "libnginx-mod-http-lua" test -f /usr/lib/nginx/modules/ngx_http_lua_module.so

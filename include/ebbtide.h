@@ -1082,11 +1082,28 @@ struct lua_State *ebb_preload_newstate(void *newstate,
 int ebb_preload_idle(uint32_t budget_us);
 
 /**
- * For libebbtide_preload.so: tells on standard error what each VM made by
- * ebb_preload_newstate() that is still open holds and gave back. When a VM is
- * closed that is told if EBBTIDE_REPORT is in the environment.
+ * For libebbtide_preload.so, before the first VM: lines for people go through a
+ * function from now on.
+ *
+ * say       takes the text of one line, without its end, and its bytes. Signal
+ *           handlers may call it.
+ * report    not 0: each VM tells what it held and gave back when it is closed.
  */
-void ebb_preload_report(void);
+void ebb_preload_listen(void (*say)(const char *text, size_t bytes),
+                        int report);
+
+/**
+ * For libebbtide_preload.so: tells what each VM made by ebb_preload_newstate()
+ * that is still open holds and gave back.
+ *
+ * exact     0: what each heap was last seen to hold, at most a few milliseconds
+ *           ago while it is in use; then signal handlers may call this. Not 0: of
+ *           VMs that the calling thread used last, what they hold now; the thread
+ *           is in none of them.
+ *
+ * Returns the number of VMs that are open.
+ */
+int ebb_preload_report(int exact);
 
 /**
  * Opens the Lua module: leaves its table on the stack, as `require` expects. For hosts that

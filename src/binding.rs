@@ -12,7 +12,6 @@
 mod stack;
 
 use core::ffi::{CStr, c_char, c_int, c_void};
-use std::io::{Write, stderr};
 
 use crate::builtin::Progress;
 use crate::capi::{self, *};
@@ -22,6 +21,7 @@ use crate::line::Line;
 use crate::lua::{self, Lua, lua_CFunction, lua_State};
 use crate::options::{self, Options};
 use crate::os::{Kernel, Os};
+use crate::tell;
 use crate::vm;
 use stack::{Stack, call};
 
@@ -88,10 +88,7 @@ pub unsafe extern "C-unwind" fn luaopen_ebbtide_core(L: *mut capi::lua_State) ->
 fn no_module() -> c_int {
     // SAFETY: the reason is a C string of this thread's.
     let reason = unsafe { CStr::from_ptr(error::last().cast()) }.to_string_lossy();
-    let _ = writeln!(
-        stderr(),
-        "ebbtide: no module: {reason}; a program with Lua inside must export it (-rdynamic)"
-    );
+    tell::line(format_args!("no module: {reason}"));
     0
 }
 

@@ -12,6 +12,7 @@
 //! | module        | knows                                                                    |
 //! |---------------|--------------------------------------------------------------------------|
 //! | `line`        | a line of text without allocating                                        |
+//! | `tell`        | where lines for people go while the process works                        |
 //! | `bug`         | how to stop with one line when an invariant is broken                    |
 //! | `error`       | what can go wrong, as codes and as words                                 |
 //! | `units`       | pages, page indices, all rounding                                        |
@@ -20,6 +21,7 @@
 //! | `options`     | every option: name, range, default, environment                          |
 //! | `heap`        | size classes, descriptors, page runs, spans, large blocks; the hot path  |
 //! | `stats`       | one snapshot of what a heap counts                                       |
+//! | `figures`     | what heaps were last seen to hold, for signal handlers                   |
 //! | `reclaim`     | what may stay, what goes back and when, in bounded steps; memory limits  |
 //! | `builtin`     | LuaJIT's own heap: recognised, walked, its free pages given back         |
 //! | `lua`         | the functions of Lua, looked up in the process                           |
@@ -54,6 +56,7 @@ pub(crate) mod builtin;
 pub mod capi;
 pub(crate) mod cgroup;
 pub(crate) mod error;
+pub(crate) mod figures;
 pub(crate) mod heap;
 pub(crate) mod line;
 pub(crate) mod lua;
@@ -61,5 +64,6 @@ pub(crate) mod options;
 pub(crate) mod os;
 pub(crate) mod reclaim;
 pub(crate) mod stats;
+pub(crate) mod tell;
 pub(crate) mod units;
 pub(crate) mod vm;

@@ -14,6 +14,8 @@
 
 #![allow(non_camel_case_types, non_snake_case)]
 
+mod hidden;
+
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem::transmute_copy;
 use std::sync::OnceLock;
@@ -121,9 +123,7 @@ impl Lua {
         }
         match Lua::look_up(symbol) {
             Ok(lua) => Ok(FOUND.get_or_init(|| lua)),
-            Err(missing) => Err(Error::Unknown.because(format_args!(
-                "there is no LuaJIT in this process: {missing} is not found"
-            ))),
+            Err(missing) => Err(none_to_be_seen(missing)),
         }
     }
 
@@ -152,6 +152,22 @@ impl Lua {
         // SAFETY: the caller's promise.
         let function = unsafe { (self.lua_getallocf)(state, &mut context) };
         (function, context)
+    }
+}
+
+/// Why no Lua was found. Python and its like load modules so that nobody else sees them.
+#[cold]
+fn none_to_be_seen(missing: &str) -> Error {
+    match hidden::path() {
+        Some(path) => Error::Unknown.because(format_args!(
+            "{}: this LuaJIT is seen only by what has opened it; have it opened with RTLD_GLOBAL \
+             (lupa: sys.setdlopenflags(sys.getdlopenflags() | os.RTLD_GLOBAL) before the import)",
+            path.to_string_lossy()
+        )),
+        None => Error::Unknown.because(format_args!(
+            "there is no LuaJIT in this process: {missing} is not found; a program with LuaJIT \
+             inside must export its functions (link it with -rdynamic)"
+        )),
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `attach`        | a VM that changes over; what it ran on before                    | yes    |
 //! | `hands`         | which thread has a VM, for hosts that move VMs between threads   | yes    |
 //! | `copies`        | other copies of this library in the process                      | yes    |
+//! | `report`        | what VMs tell of their memory                                    | no     |
 //!
 //! # How it ends
 //!
@@ -19,13 +20,15 @@ mod attach;
 mod birth;
 pub(crate) mod copies;
 mod hands;
+mod report;
 
 use core::ffi::c_void;
 use core::ptr;
 
 pub(crate) use attach::{Former, Held, attach, known_builtin};
 pub(crate) use birth::{Factory, make};
-pub(crate) use hands::{Turn, idle, report_open};
+pub(crate) use hands::{Turn, idle, publish};
+pub(crate) use report::{report_open, tell_of_closed};
 
 use crate::heap::park::KernelHeap as Heap;
 use crate::heap::{self, Outside};
@@ -184,7 +187,6 @@ unsafe fn resize_outside(context: *mut u8, block: *mut u8, new_size: usize) -> *
 unsafe fn end(bond: *mut Bond) {
     // SAFETY: the caller's promise. The bond came from a box.
     unsafe {
-        hands::report_closed(&*bond);
         if let Some(Closed { function, context }) = (*bond).closed.take() {
             function(context);
         }

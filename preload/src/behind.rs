@@ -29,6 +29,18 @@ pub(crate) type Pselect = unsafe extern "C" fn(
     *const sigset_t,
 ) -> c_int;
 
+pub(crate) type Sigaction =
+    unsafe extern "C" fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
+/// `signal` and its kind.
+pub(crate) type SignalFunction = unsafe extern "C" fn(c_int, usize) -> usize;
+pub(crate) type Dlclose = unsafe extern "C" fn(*mut c_void) -> c_int;
+
+pub(crate) static SIGACTION: Behind<Sigaction> = Behind::new(c"sigaction");
+pub(crate) static SIGNAL: Behind<SignalFunction> = Behind::new(c"signal");
+pub(crate) static SYSV_SIGNAL: Behind<SignalFunction> = Behind::new(c"sysv_signal");
+pub(crate) static SYSV_SIGNAL_RESERVED: Behind<SignalFunction> = Behind::new(c"__sysv_signal");
+pub(crate) static SIGSET: Behind<SignalFunction> = Behind::new(c"sigset");
+pub(crate) static DLCLOSE: Behind<Dlclose> = Behind::new(c"dlclose");
 pub(crate) static EPOLL_WAIT: Behind<EpollWait> = Behind::new(c"epoll_wait");
 pub(crate) static EPOLL_PWAIT: Behind<EpollPwait> = Behind::new(c"epoll_pwait");
 pub(crate) static POLL: Behind<Poll> = Behind::new(c"poll");
@@ -46,6 +58,12 @@ pub(crate) fn find_all() {
     PPOLL.find();
     SELECT.find();
     PSELECT.find();
+    SIGACTION.find();
+    SIGNAL.find();
+    SYSV_SIGNAL.find();
+    SYSV_SIGNAL_RESERVED.find();
+    SIGSET.find();
+    DLCLOSE.find();
 }
 
 /// A function of the C library, or of whatever else stands before it.
@@ -153,7 +171,7 @@ fn seen_from(caller: *const c_void, name: &CStr) -> *mut c_void {
             return ptr::null_mut();
         }
         let symbol = quietly(libc::dlsym(handle, name.as_ptr()));
-        libc::dlclose(handle);
+        DLCLOSE.get()(handle);
         symbol
     };
     let own = seen_from as *const () as *const c_void;

@@ -1,7 +1,7 @@
 //! The preload library: gives every VM that a program makes through a shared LuaJIT a heap of its
 //! own, and lets those heaps exhale while the program waits.
 //!
-//! A program with `LD_PRELOAD=…/libebbtide_preload.so` in its environment finds six functions here
+//! A program with `LD_PRELOAD=…/libebbtide_preload.so` in its environment finds functions here
 //! before it finds them where they are:
 //!
 //! | function                                | taken over                                        |
@@ -9,22 +9,29 @@
 //! | `lua_newstate`                          | when LuaJIT's own allocator is asked for          |
 //! | `epoll_wait`, `epoll_pwait`, `poll`,    | once there is a VM on a heap, and the wait may    |
 //! | `__poll_chk`, `select`                  | take time                                         |
+//! | `sigaction`, `signal`, `sysv_signal`,   | where a report is asked for: the program is told  |
+//! | `__sysv_signal`, `sigset`               | nothing of our handler, and has its own           |
+//! | `dlclose`                               | to note that a LuaJIT is closed again             |
 //!
 //! Everything else goes straight to the function behind. The allocator itself, `libebbtide.so`, is
 //! loaded from the folder of this library when the first VM is made: a program without LuaJIT never
 //! sees it, and pays for a constructor that looks up a few functions.
 //!
-//! | module     | knows                                                            |
-//! |------------|------------------------------------------------------------------|
-//! | `text`     | a line of text without allocating                                |
-//! | `say`      | where standard error was when the program began                  |
-//! | `objects`  | what is loaded, and which symbols that offers                    |
-//! | `behind`   | the functions that are taken over, as the program would find them |
-//! | `library`  | `libebbtide.so`                                                  |
-//! | `newstate` | which VMs are taken over                                         |
-//! | `slices`   | a wait in slices, between which heaps exhale                     |
-//! | `waits`    | the functions that wait                                          |
-//! | `life`     | the beginning and the end of the process                         |
+//! | module          | knows                                                             |
+//! |-----------------|-------------------------------------------------------------------|
+//! | `text`          | a line of text without allocating                                 |
+//! | `objects`       | what is loaded, and which symbols that offers                     |
+//! | `report_signal` | the signals on which a report can be asked for                    |
+//! | `settings`      | what the environment asks for                                     |
+//! | `behind`        | the functions that are taken over, as the program would find them |
+//! | `say`           | where standard error was when the program began                   |
+//! | `library`       | `libebbtide.so`                                                   |
+//! | `newstate`      | which VMs are taken over                                          |
+//! | `why`           | why none was                                                      |
+//! | `signals`       | reports on signals, of which the program notices nothing          |
+//! | `slices`        | a wait in slices, between which heaps exhale                      |
+//! | `waits`         | the functions that wait                                           |
+//! | `life`          | the beginning and the end of the process                          |
 //!
 //! It is in every program, so it is small: nothing here allocates, nothing can panic, and as built
 //! for use, where a panic ends the process, it needs the C library only and not Rust's own.
@@ -39,10 +46,14 @@ mod library;
 mod life;
 mod newstate;
 mod objects;
+mod report_signal;
 mod say;
+mod settings;
+mod signals;
 mod slices;
 mod text;
 mod waits;
+mod why;
 
 // Rust's own library would have asked the linker for these.
 #[link(name = "c")]

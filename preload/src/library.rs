@@ -6,13 +6,16 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::text::Text;
+use crate::{say, settings};
 
 /// `ebb_preload_newstate`.
 type Newstate = unsafe extern "C" fn(*mut c_void, *mut c_void) -> *mut c_void;
 /// `ebb_preload_idle`.
 pub(crate) type Idle = unsafe extern "C" fn(u32) -> c_int;
 /// `ebb_preload_report`.
-type Report = unsafe extern "C" fn();
+type Report = unsafe extern "C" fn(c_int) -> c_int;
+/// `ebb_preload_listen`.
+type Listen = unsafe extern "C" fn(Option<unsafe extern "C" fn(*const c_char, usize)>, c_int);
 /// `ebb_strerror`.
 type Strerror = unsafe extern "C" fn(c_int) -> *const c_char;
 
@@ -26,6 +29,10 @@ static HANDLE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 static MISSING: AtomicBool = AtomicBool::new(false);
 /// [`Idle`], from the first VM on.
 static IDLE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+/// [`Report`], from the first VM on.
+static REPORT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+/// The library was told where lines go.
+static LISTENS: AtomicBool = AtomicBool::new(false);
 
 /// What does the due work; none as long as no VM was made.
 #[inline]
@@ -47,9 +54,16 @@ pub(crate) unsafe fn newstate(
     why: &mut Text,
 ) -> *mut c_void {
     let Some(handle) = handle(why) else { return ptr::null_mut() };
-    let names = [c"ebb_preload_newstate", c"ebb_preload_idle", c"ebb_strerror"];
-    let [newstate, idle, strerror] = names.map(|name| function(handle, name));
-    if newstate.is_null() || idle.is_null() || strerror.is_null() {
+    let names = [
+        c"ebb_preload_newstate",
+        c"ebb_preload_idle",
+        c"ebb_strerror",
+        c"ebb_preload_report",
+        c"ebb_preload_listen",
+    ];
+    let functions = names.map(|name| function(handle, name));
+    let [newstate, idle, strerror, report, listen] = functions;
+    if functions.contains(&ptr::null_mut()) {
         why.push(b"libebbtide.so is of another version than the preload library");
         return ptr::null_mut();
     }
@@ -57,31 +71,45 @@ pub(crate) unsafe fn newstate(
     unsafe {
         let newstate: Newstate = transmute(newstate);
         let strerror: Strerror = transmute(strerror);
+        if !LISTENS.swap(true, Ordering::AcqRel) {
+            let listen: Listen = transmute(listen);
+            listen(Some(say::line_of_library), settings::get().report.into());
+        }
         let vm = newstate(real, setallocf);
         match vm.is_null() {
             true => why.push(CStr::from_ptr(strerror(0)).to_bytes()),
-            false => IDLE.store(idle, Ordering::Release),
+            false => {
+                REPORT.store(report, Ordering::Release);
+                IDLE.store(idle, Ordering::Release);
+            }
         }
         vm
     }
 }
 
-/// Whether a VM has asked for it.
-pub(crate) fn is_loaded() -> bool {
-    !HANDLE.load(Ordering::Acquire).is_null()
+/// Whether a VM was taken over.
+pub(crate) fn has_vms() -> bool {
+    !IDLE.load(Ordering::Acquire).is_null()
 }
 
-/// Has each VM that is still open tell what it holds.
+/// Has each VM that is still open tell what it holds. The thread is in none of them.
 pub(crate) fn report() {
-    let handle = HANDLE.load(Ordering::Acquire);
-    if handle.is_null() {
-        return;
-    }
-    let report = function(handle, c"ebb_preload_report");
-    // SAFETY: null, or the function of this name.
-    if let Some(report) = unsafe { transmute::<*mut c_void, Option<Report>>(report) } {
-        // SAFETY: it asks for nothing.
-        unsafe { report() };
+    report_by(1);
+}
+
+/// Has each VM that is open tell what it was last seen to hold; returns how many there are. Signal
+/// handlers may.
+pub(crate) fn report_last_seen() -> c_int {
+    report_by(0)
+}
+
+fn report_by(exact: c_int) -> c_int {
+    let report = REPORT.load(Ordering::Acquire);
+    // SAFETY: null, or where the library has the function of this name.
+    match unsafe { transmute::<*mut c_void, Option<Report>>(report) } {
+        // SAFETY: the callers' promise about the thread.
+        Some(report) => unsafe { report(exact) },
+        None => 0,
     }
 }
 

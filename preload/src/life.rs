@@ -1,25 +1,23 @@
 //! The beginning and the end of the process.
 
-use crate::{behind, library, newstate, say};
+use crate::{behind, library, say, settings, signals, why};
 
 /// Before the program begins: looks up what must not be looked up later.
 extern "C" fn start() {
     behind::find_all();
     library::start();
-    say::start();
+    let settings = settings::start();
+    say::start(&settings);
+    signals::start(&settings);
 }
 
 /// When the program ends by `exit`.
 extern "C" fn finish() {
-    let report = say::is_set(c"EBBTIDE_REPORT");
-    // Where a report was asked for and there is nothing to report, that is told.
-    if !library::is_loaded() && say::is_named(c"EBBTIDE_REPORT") {
-        say::want();
+    let settings = settings::get();
+    if !library::has_vms() && say::is_first_process() {
+        why::say_why_none(&settings);
     }
-    if say::is_wanted_at_the_end() {
-        newstate::say_why_none();
-    }
-    if report {
+    if settings.report {
         library::report();
     }
 }

@@ -8,9 +8,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::behind;
 use crate::library;
-use crate::objects::{self, Object};
+use crate::objects;
 use crate::say;
 use crate::text::Text;
+use crate::{report_signal, settings, why};
 
 /// What `luaL_newstate` of LuaJIT 2.1 passes for its own allocator: LJ_ALLOCF_INTERNAL, an address
 /// that no function has.
@@ -18,9 +19,6 @@ const BUILT_IN: usize = 1237 << 4;
 
 /// `lua_newstate`, with the third argument that it has from Lua 5.5 on.
 type Newstate = unsafe extern "C" fn(usize, *mut c_void, usize) -> *mut c_void;
-
-/// A program made a VM with an allocator of its own.
-static PASSED: AtomicBool = AtomicBool::new(false);
 
 /// Makes a VM, on a heap of its own if LuaJIT's allocator is asked for. Adds the caller's address
 /// to the arguments and goes on to [`newstate_from`].
@@ -69,7 +67,7 @@ unsafe extern "C" fn newstate_from(
             return vm;
         }
     } else {
-        PASSED.store(true, Ordering::Relaxed);
+        why::note_passed(alloc as *const c_void, real);
     }
     // SAFETY: the function of this name; the caller's promise. An argument that it does not have
     // does no harm.
@@ -86,44 +84,27 @@ unsafe fn newstate_on_heap(real: *mut c_void) -> *mut c_void {
     // SAFETY: the caller's promise.
     let vm = unsafe { library::newstate(real, behind::lua_setallocf(real), &mut why) };
     if vm.is_null() {
-        say::once(&[b"LuaJIT keeps its own allocator: ", why.as_bytes()]);
+        say::always_once(&[b"LuaJIT keeps its own allocator: ", why.as_bytes()]);
         return vm;
     }
     objects::walk(|object| {
         let found = object.holds(real);
         if found {
-            let name = object.name.to_bytes();
+            let name = object.path().to_bytes();
             say::once(&[b"taken over: the VMs of ", name, b", each on a heap of its own"]);
         }
         found
     });
+    say_wrong_signal();
     vm
 }
 
-/// Says, at the end of a process, why no VM was taken over, unless something was said before.
-pub(crate) fn say_why_none() {
-    const HOW: &[u8] = b"nothing taken over: ";
-    let mut first = true;
-    let mut luajit = false;
-    objects::walk(|object| {
-        let is_program = first;
-        first = false;
-        luajit = is_luajit(object);
-        if luajit && is_program {
-            say::once(&[HOW, b"LuaJIT is linked into the program itself: left alone"]);
-        } else if luajit && PASSED.load(Ordering::Relaxed) {
-            say::once(&[HOW, b"VMs with an allocator of their own passed through"]);
-        } else if luajit {
-            say::once(&[HOW, object.name.to_bytes(), b" was loaded, but asked for no VM"]);
-        }
-        luajit
-    });
-    if !luajit {
-        say::once(&[HOW, b"no LuaJIT in this program (none shared, none exported)"]);
+/// Says once that no report can be asked for as the environment wants it.
+fn say_wrong_signal() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let value = settings::wrong_signal();
+    if !value.is_empty() && !SAID.swap(true, Ordering::Relaxed) {
+        let takes = report_signal::TAKES.as_bytes();
+        say::line(&[b"EBBTIDE_REPORT_SIGNAL=", value, b": ", takes, b"; no report on a signal"]);
     }
-}
-
-/// Whether a LuaJIT lies in an object, for others to see.
-fn is_luajit(object: &Object<'_>) -> bool {
-    object.symbol(c"luaJIT_setmode").is_some() && object.symbol(c"lua_newstate").is_some()
 }

@@ -6,7 +6,7 @@
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::slice;
 
-use libc::{Elf64_Phdr, Elf64_Sym, dl_phdr_info};
+use libc::{Elf64_Phdr, Elf64_Rela, Elf64_Sym, dl_phdr_info};
 
 /// The program itself or a shared object, while it is looked at.
 pub(crate) struct Object<'look> {
@@ -14,7 +14,7 @@ pub(crate) struct Object<'look> {
     base: usize,
     headers: &'look [Elf64_Phdr],
     /// As the loader knows it; empty for the program itself.
-    pub(crate) name: &'look CStr,
+    name: &'look CStr,
 }
 
 /// Looks at one object after the other, the program itself first, until `found` says so.
@@ -66,13 +66,20 @@ struct Tables {
     symbols: *const Elf64_Sym,
     names: *const c_char,
     hash: *const u32,
+    /// Two tables of relocations, and the bytes of each.
+    relocations: [(*const Elf64_Rela, usize); 2],
 }
 
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
+const PF_R: u32 = 4;
 const DT_NULL: usize = 0;
 const DT_STRTAB: usize = 5;
 const DT_SYMTAB: usize = 6;
+const DT_RELA: usize = 7;
+const DT_RELASZ: usize = 8;
+const DT_PLTRELSZ: usize = 2;
+const DT_JMPREL: usize = 23;
 const DT_GNU_HASH: usize = 0x6fff_fef5;
 
 impl Object<'_> {
@@ -92,10 +99,58 @@ impl Object<'_> {
         Some(self.base.wrapping_add(value) as *mut c_void)
     }
 
+    /// The path that the loader knows it by; empty for the program itself.
+    pub(crate) fn path(&self) -> &CStr {
+        self.name
+    }
+
+    /// Whether the object defines a symbol for others whose name begins so.
+    pub(crate) fn has_symbol_beginning(&self, start: &[u8]) -> bool {
+        // SAFETY: the tables are those of a loaded object, as its own dynamic section gives them.
+        self.tables().is_some_and(|tables| unsafe { tables.has_name_beginning(start) })
+    }
+
+    /// What a symbol that the object calls through the loader leads to now; none if it calls it
+    /// otherwise. Before the first call it may lead to code of the object itself.
+    pub(crate) fn import(&self, name: &CStr) -> Option<*mut c_void> {
+        let tables = self.tables()?;
+        for (table, bytes) in tables.relocations {
+            for index in 0..bytes / size_of::<Elf64_Rela>() {
+                // SAFETY: the tables are those of a loaded object; a relocation names a symbol by
+                // its index, and an address that lies in the object.
+                unsafe {
+                    let relocation = &*table.add(index);
+                    let symbol = (relocation.r_info >> 32) as usize;
+                    if symbol != 0 && tables.name_of(symbol) == name {
+                        let slot = self.base.wrapping_add(relocation.r_offset as usize);
+                        return Some(*(slot as *const *mut c_void));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether these bytes are in what the object was loaded with.
+    pub(crate) fn contains(&self, bytes: &[u8]) -> bool {
+        self.headers.iter().any(|header| {
+            let start = self.base.wrapping_add(header.p_vaddr as usize) as *const c_void;
+            header.p_type == PT_LOAD && header.p_flags & PF_R != 0 && {
+                // SAFETY: this part of the file is mapped there, and can be read.
+                let found = unsafe {
+                    let bytes_there = header.p_filesz as usize;
+                    libc::memmem(start, bytes_there, bytes.as_ptr().cast(), bytes.len())
+                };
+                !found.is_null()
+            }
+        })
+    }
+
     fn tables(&self) -> Option<Tables> {
         let header = self.headers.iter().find(|header| header.p_type == PT_DYNAMIC)?;
         let mut entry = self.base.wrapping_add(header.p_vaddr as usize) as *const [usize; 2];
         let (mut symbols, mut names, mut hash) = (0, 0, 0);
+        let (mut relocations, mut bytes) = ([0; 2], [0; 2]);
         loop {
             // SAFETY: a dynamic section is mapped and ends with DT_NULL.
             let [tag, value] = unsafe { *entry };
@@ -104,6 +159,10 @@ impl Object<'_> {
                 DT_STRTAB => names = self.absolute(value),
                 DT_SYMTAB => symbols = self.absolute(value),
                 DT_GNU_HASH => hash = self.absolute(value),
+                DT_RELA => relocations[0] = self.absolute(value),
+                DT_RELASZ => bytes[0] = value,
+                DT_JMPREL => relocations[1] = self.absolute(value),
+                DT_PLTRELSZ => bytes[1] = value,
                 _ => {}
             }
             entry = entry.wrapping_add(1);
@@ -112,6 +171,10 @@ impl Object<'_> {
             symbols: symbols as *const _,
             names: names as *const _,
             hash: hash as *const _,
+            relocations: [
+                (relocations[0] as *const _, bytes[0]),
+                (relocations[1] as *const _, bytes[1]),
+            ],
         })
     }
 
@@ -122,6 +185,43 @@ impl Object<'_> {
 }
 
 impl Tables {
+    /// # Safety
+    ///
+    /// The tables are those of one loaded object, and the symbol is one of its.
+    unsafe fn name_of(&self, symbol: usize) -> &CStr {
+        // SAFETY: the caller's promise; a name is a C string.
+        unsafe { CStr::from_ptr(self.names.add((*self.symbols.add(symbol)).st_name as usize)) }
+    }
+
+    /// Whether a defined symbol has a name that begins so. For the layout see
+    /// [`Tables::value_of`].
+    ///
+    /// # Safety
+    ///
+    /// The tables are those of one loaded object.
+    unsafe fn has_name_beginning(&self, start: &[u8]) -> bool {
+        // SAFETY: the layout; an index is only followed while its chain goes on.
+        unsafe {
+            let [buckets, first, filter_words, _] = *self.hash.cast::<[u32; 4]>();
+            let bucket = self.hash.add(4).add(2 * filter_words as usize);
+            let chains = bucket.add(buckets as usize);
+            for index in (0..buckets as usize).map(|number| *bucket.add(number)) {
+                let mut index = index;
+                while index >= first && index != 0 {
+                    let is_defined = (*self.symbols.add(index as usize)).st_shndx != 0;
+                    if is_defined && self.name_of(index as usize).to_bytes().starts_with(start) {
+                        return true;
+                    }
+                    if *chains.add((index - first) as usize) & 1 == 1 {
+                        break;
+                    }
+                    index += 1;
+                }
+            }
+        }
+        false
+    }
+
     /// The value of a defined symbol.
     ///
     /// The hash table is four numbers (buckets, the first symbol that is hashed, words of the

@@ -1,14 +1,21 @@
 //! What is said, and where: on the standard error that the program began with.
 //!
-//! At its end a program has often closed it, and another file may stand in its place. So where
-//! `EBBTIDE_VERBOSE` asks for a line, the constructor keeps a descriptor, and the line is written
-//! to whichever descriptor still leads to the same file.
+//! Later a program has often closed it, and another file may stand in its place: a database, opened
+//! as descriptor 2. So the constructor notes which file standard error leads to, and a line is
+//! written only to a descriptor that still leads there. Where lines are asked for, the constructor
+//! keeps a descriptor of its own besides. A program that begins without a standard error is told
+//! nothing.
+//!
+//! Signal handlers may call everything here but [`start`].
 
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{c_char, c_int};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use crate::text::Text;
+use libc::iovec;
+
+use crate::behind::POLL;
+use crate::settings::{self, Settings};
 
 /// Whether the one line of this process is still to be said.
 static WANTED: AtomicBool = AtomicBool::new(false);
@@ -17,105 +24,236 @@ static SAID: AtomicBool = AtomicBool::new(false);
 /// Out of the way of programs that count on the lowest descriptors.
 const KEPT_MIN: c_int = 200;
 static KEPT: AtomicI32 = AtomicI32::new(libc::STDERR_FILENO);
+
+/// Whether the program began with a standard error: one of these.
+static STANDARD: AtomicU32 = AtomicU32::new(NOT_LOOKED_AT);
+const NOT_LOOKED_AT: u32 = 0;
+const CLOSED: u32 = 1;
+const OPEN: u32 = 2;
 static DEVICE: AtomicU64 = AtomicU64::new(0);
 static INODE: AtomicU64 = AtomicU64::new(0);
+
 /// The process that began, not its forks.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 
-/// Whether a variable is in the environment.
-pub(crate) fn is_set(variable: &CStr) -> bool {
-    value_of(variable).is_some()
+/// How long to wait for a reader of a full pipe. The program's life is not ours to prolong.
+const READER_MS: c_int = 100;
+
+/// The process has forked: what becomes of the program is perhaps in its child.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Notes where standard error is, and whether a line is asked for.
+pub(crate) fn start(settings: &Settings) {
+    look();
+    PROCESS.store(process(), Ordering::Relaxed);
+    if (settings.verbose || settings.report) && STANDARD.load(Ordering::Relaxed) == OPEN {
+        // SAFETY: always sound.
+        let kept = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, KEPT_MIN) };
+        KEPT.store(kept.max(libc::STDERR_FILENO), Ordering::Relaxed);
+    }
+    if settings.verbose || settings.report || !settings::options().is_empty() {
+        // SAFETY: the function stays as long as the process, as this library does.
+        unsafe { libc::pthread_atfork(None, Some(note_fork), None) };
+    }
+    WANTED.store(settings.verbose, Ordering::Release);
 }
 
-/// Whether a variable names this process by its number.
-pub(crate) fn is_named(variable: &CStr) -> bool {
-    // SAFETY: always sound.
-    let process = unsafe { libc::getpid() };
-    let number = value_of(variable).and_then(|value| value.to_str().ok()?.parse().ok());
-    number == Some(process)
+unsafe extern "C" fn note_fork() {
+    FORKED.store(true, Ordering::Relaxed);
 }
 
-fn value_of(variable: &CStr) -> Option<&CStr> {
-    // SAFETY: a C string. The value is read before anybody can change the environment: at the
-    // beginning and the end of the process.
-    unsafe {
-        let value = libc::getenv(variable.as_ptr());
-        (!value.is_null()).then(|| CStr::from_ptr(value))
+/// Whether the process has forked.
+pub(crate) fn has_forked() -> bool {
+    FORKED.load(Ordering::Relaxed)
+}
+
+/// Notes which file standard error leads to.
+fn look() {
+    match file_of(libc::STDERR_FILENO) {
+        Some((device, inode)) => {
+            DEVICE.store(device, Ordering::Relaxed);
+            INODE.store(inode, Ordering::Relaxed);
+            STANDARD.store(OPEN, Ordering::Release);
+        }
+        None => STANDARD.store(CLOSED, Ordering::Release),
     }
 }
 
-/// Looks whether a line is asked for.
-pub(crate) fn start() {
-    let verbose = value_of(c"EBBTIDE_VERBOSE").is_some_and(|value| value != c"" && value != c"0");
-    let asked = verbose || is_named(c"EBBTIDE_REPORT");
-    let Some((device, inode)) = file_of(libc::STDERR_FILENO).filter(|_| asked) else { return };
+/// The number of this process.
+pub(crate) fn process() -> c_int {
     // SAFETY: always sound.
-    let (kept, process) = unsafe {
-        (libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, KEPT_MIN), libc::getpid())
-    };
-    KEPT.store(kept.max(libc::STDERR_FILENO), Ordering::Relaxed);
-    DEVICE.store(device, Ordering::Relaxed);
-    INODE.store(inode, Ordering::Relaxed);
-    PROCESS.store(process, Ordering::Relaxed);
-    WANTED.store(verbose, Ordering::Release);
+    unsafe { libc::getpid() }
 }
 
-/// Asks for the line, unless it was said.
-pub(crate) fn want() {
-    if !SAID.load(Ordering::Relaxed) {
-        WANTED.store(true, Ordering::Release);
-    }
+/// Whether this is the process that began, and no fork of it.
+pub(crate) fn is_first_process() -> bool {
+    PROCESS.load(Ordering::Relaxed) == process()
+}
+
+/// Whether the one line is still to be said.
+pub(crate) fn is_wanted() -> bool {
+    WANTED.load(Ordering::Acquire)
+}
+
+/// Whether the one line was said.
+pub(crate) fn is_said() -> bool {
+    SAID.load(Ordering::Relaxed)
 }
 
 /// Says the one line of this process, if it is asked for and was not said yet.
 pub(crate) fn once(parts: &[&[u8]]) {
-    if WANTED.load(Ordering::Relaxed) && WANTED.swap(false, Ordering::AcqRel) {
-        SAID.store(true, Ordering::Relaxed);
+    if is_wanted() {
+        always_once(parts);
+    }
+}
+
+/// Says the one line of this process, asked for or not, if it was not said yet.
+pub(crate) fn always_once(parts: &[&[u8]]) {
+    if !SAID.swap(true, Ordering::AcqRel) {
+        WANTED.store(false, Ordering::Relaxed);
         line(parts);
     }
 }
 
-/// Whether [`once`] would say anything now, at the end of the process that began.
-pub(crate) fn is_wanted_at_the_end() -> bool {
-    // SAFETY: always sound.
-    let process = unsafe { libc::getpid() };
-    WANTED.load(Ordering::Acquire) && PROCESS.load(Ordering::Relaxed) == process
-}
-
-unsafe extern "C" {
-    /// The name that the program was called by, without its folder.
-    static program_invocation_short_name: *const c_char;
-}
-
 /// Says a line in any case. The program's name is in it: a shell may run many.
 pub(crate) fn line(parts: &[&[u8]]) {
-    // SAFETY: the C library sets it before anything runs, to a C string that stays.
-    let program = unsafe { CStr::from_ptr(program_invocation_short_name) };
-    let mut text = Text::new();
-    text.push_all(&[b"ebbtide: ", program.to_bytes(), b": "]);
-    text.push_all(parts);
-    text.push(b"\n");
-    let (device, inode) = (DEVICE.load(Ordering::Relaxed), INODE.load(Ordering::Relaxed));
-    let known = inode != 0;
-    for descriptor in [KEPT.load(Ordering::Relaxed), libc::STDERR_FILENO] {
-        if !known || file_of(descriptor) == Some((device, inode)) {
-            let bytes = text.as_bytes();
-            // SAFETY: the bytes are there. Whether anybody reads them does not matter.
-            unsafe { libc::write(descriptor, bytes.as_ptr().cast(), bytes.len()) };
-            return;
+    let mut line = Line::new();
+    line.push_all(&[b"ebbtide: ", settings::program(), b": "]);
+    line.push_all(parts);
+    line.write();
+}
+
+/// The same with the number of the process: a server may consist of many.
+pub(crate) fn line_of_process(text: &[u8]) {
+    let mut digits = [0; 10];
+    let number = decimal(process().unsigned_abs(), &mut digits);
+    let mut line = Line::new();
+    line.push_all(&[b"ebbtide: ", settings::program(), b"[", number, b"]: ", text]);
+    line.write();
+}
+
+/// [`line_of_process`] as `libebbtide.so` calls it.
+///
+/// # Safety
+///
+/// `text` points to so many bytes.
+pub(crate) unsafe extern "C" fn line_of_library(text: *const c_char, bytes: usize) {
+    // SAFETY: the caller's promise.
+    line_of_process(unsafe { core::slice::from_raw_parts(text.cast(), bytes) });
+}
+
+/// A number in decimal digits.
+fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
+    let mut count = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+        count += 1;
+        if number == 0 {
+            break;
         }
     }
+    digits.get(10 - count..).unwrap_or_default()
+}
+
+/// The parts of a line, where they are: a signal handler's stack has no room for a copy.
+struct Line<'parts> {
+    parts: [&'parts [u8]; Line::PARTS_MAX],
+    count: usize,
+}
+
+impl<'parts> Line<'parts> {
+    const PARTS_MAX: usize = 12;
+
+    fn new() -> Line<'parts> {
+        Line { parts: [b""; Line::PARTS_MAX], count: 0 }
+    }
+
+    /// Adds to the end. There is always room for the end of the line.
+    fn push_all(&mut self, parts: &[&'parts [u8]]) {
+        for part in parts {
+            if let Some(room) = self.parts.get_mut(self.count..Line::PARTS_MAX - 1)
+                && let Some(first) = room.first_mut()
+            {
+                *first = part;
+                self.count += 1;
+            }
+        }
+    }
+
+    /// Writes the line in one piece to the standard error of the beginning, if that is still there
+    /// and somebody reads it.
+    fn write(mut self) {
+        if STANDARD.load(Ordering::Acquire) == NOT_LOOKED_AT {
+            look();
+        }
+        let file = (DEVICE.load(Ordering::Relaxed), INODE.load(Ordering::Relaxed));
+        if STANDARD.load(Ordering::Acquire) != OPEN {
+            return;
+        }
+        let kept = KEPT.load(Ordering::Relaxed);
+        let is_it = |descriptor: &c_int| file_of(*descriptor) == Some(file);
+        let Some(descriptor) = [kept, libc::STDERR_FILENO].into_iter().find(is_it) else { return };
+        if let Some(end) = self.parts.get_mut(self.count) {
+            *end = b"\n";
+        }
+        let parts = self
+            .parts
+            .map(|part| iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
+        // SAFETY: the parts are as long as they say, and are only read; errno is this thread's.
+        unsafe {
+            let errno = libc::__errno_location();
+            let before = *errno;
+            if takes_a_line(descriptor) {
+                libc::writev(descriptor, parts.as_ptr(), Line::PARTS_MAX as c_int);
+            }
+            *errno = before;
+        }
+    }
+}
+
+/// Whether a descriptor takes a line at once. A pipe that nobody reads would end the program by
+/// SIGPIPE, and one that is full would stop it.
+fn takes_a_line(descriptor: c_int) -> bool {
+    let mut asked = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one descriptor to look at.
+    let ready = unsafe { POLL.get()(&mut asked, 1, READER_MS) };
+    ready == 1 && asked.revents & libc::POLLOUT != 0 && asked.revents & libc::POLLERR == 0
 }
 
 /// Which file a descriptor leads to.
 fn file_of(descriptor: c_int) -> Option<(u64, u64)> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: there is room for the answer, which is read if there is one.
+    // SAFETY: there is room for the answer, which is read if there is one; errno is this thread's.
     unsafe {
-        if libc::fstat(descriptor, stat.as_mut_ptr()) != 0 {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        let failed = libc::fstat(descriptor, stat.as_mut_ptr()) != 0;
+        *errno = before;
+        if failed {
             return None;
         }
         let stat = stat.assume_init();
         Some((stat.st_dev, stat.st_ino))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_in_digits() {
+        for number in [0, 7, 10, 4_194_304, u32::MAX] {
+            let mut digits = [0; 10];
+            assert_eq!(decimal(number, &mut digits), number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_line_of_too_many_parts_keeps_its_end() {
+        let mut line = Line::new();
+        line.push_all(&[b"x".as_slice(); 40]);
+        assert_eq!(line.count, Line::PARTS_MAX - 1);
     }
 }

@@ -12,9 +12,12 @@ use core::ptr;
 use libc::{sigset_t, timespec};
 
 use crate::library::Idle;
+use crate::signals;
 
 /// Microseconds that heaps may exhale for before the descriptors are looked at again.
 const BUDGET_US: u32 = 500;
+/// Milliseconds after which a wait looks whether a report was asked for, where that can be.
+const REPORT_MS: c_int = 500;
 
 /// A span of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,12 +115,19 @@ pub(crate) struct Wait {
     slice: Slice,
     /// The signals that the thread held back before.
     held_before: sigset_t,
+    /// The chosen signal where the program leaves it alone; 0: none. A wait would end with it,
+    /// which the program does not expect, so it is held back and looked for between slices.
+    report: c_int,
+    /// The signals to hold back while the thread sleeps, with that one.
+    held_asleep: sigset_t,
 }
 
 impl Wait {
     pub(crate) fn begin(idle: Idle, end: End) -> Wait {
         let slice = Slice { length: None, is_last: false };
-        Wait { idle, end, slice, held_before: hold_signals() }
+        let held_before = hold_signals();
+        let report = signals::chosen_alone();
+        Wait { idle, end, slice, held_before, report, held_asleep: held_before }
     }
 
     /// Has heaps exhale; then tells how long to sleep.
@@ -130,14 +140,31 @@ impl Wait {
             *errno = before;
             due_ms
         };
+        if self.report != 0 && !is_member(&self.held_before, self.report) {
+            signals::let_in(self.report);
+        }
+        let due_ms = if self.report == 0 { due_ms } else { sooner(due_ms, REPORT_MS) };
         self.slice = Slice::new(self.end.left(), due_ms);
         self.slice
     }
 
     /// The signals to hold back while the thread sleeps: those that the program asks for, or those
     /// that it held back anyway.
-    pub(crate) fn held_asleep(&self, asked: *const sigset_t) -> *const sigset_t {
-        if asked.is_null() { &raw const self.held_before } else { asked }
+    ///
+    /// # Safety
+    ///
+    /// `asked` is null or points to a set.
+    pub(crate) unsafe fn held_asleep(&mut self, asked: *const sigset_t) -> *const sigset_t {
+        let held = if asked.is_null() { &raw const self.held_before } else { asked };
+        if self.report == 0 {
+            return held;
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.held_asleep = *held;
+            libc::sigaddset(&mut self.held_asleep, self.report);
+        }
+        &raw const self.held_asleep
     }
 
     /// Whether the program gets the result of the last slice; if so, signals come again.
@@ -151,6 +178,16 @@ impl Wait {
         }
         is_over
     }
+}
+
+/// Whichever of two times comes first; negative: never.
+fn sooner(due_ms: c_int, other_ms: c_int) -> c_int {
+    if due_ms < 0 { other_ms } else { due_ms.min(other_ms) }
+}
+
+fn is_member(set: &sigset_t, signal: c_int) -> bool {
+    // SAFETY: a set.
+    unsafe { libc::sigismember(set, signal) == 1 }
 }
 
 /// Holds back all signals but those that an instruction raises; returns those held back before.
@@ -227,6 +264,13 @@ mod tests {
         assert_eq!(End::after(Some(Nanoseconds::ZERO)).left(), Some(Nanoseconds::ZERO));
         assert_eq!(End::after(None).left(), None);
         assert!(End::after(Some(Nanoseconds(u64::MAX))).left() > ms(1 << 31));
+    }
+
+    #[test]
+    fn the_sooner_of_two_times_is_taken() {
+        assert_eq!(sooner(3, 500), 3);
+        assert_eq!(sooner(NEVER, 500), 500);
+        assert_eq!(sooner(-1, 500), 500);
     }
 
     unsafe extern "C" fn due_in_3_ms(budget_us: u32) -> c_int {

@@ -18,7 +18,22 @@ use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
 use crate::behind::{EPOLL_PWAIT, EPOLL_WAIT, POLL, POLL_CHK, PPOLL, PSELECT, SELECT};
 use crate::library::{self, Idle};
+use crate::signals;
 use crate::slices::{End, Nanoseconds, Timeout, Wait};
+
+/// What does the due work between slices; none where no wait needs them: there is no VM on a heap,
+/// and no report to be asked for.
+#[inline]
+fn idle() -> Option<Idle> {
+    library::idle().or_else(|| signals::is_chosen().then_some(nothing_is_due as Idle))
+}
+
+/// # Safety
+///
+/// Always sound.
+unsafe extern "C" fn nothing_is_due(_budget_us: u32) -> c_int {
+    c_int::MAX
+}
 
 /// Waits on an epoll instance, as in the C library.
 ///
@@ -34,7 +49,7 @@ pub unsafe extern "C" fn epoll_wait(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        match library::idle() {
+        match idle() {
             Some(idle) if timeout_ms != 0 => {
                 epoll_in_slices(idle, epoll, events, events_max, timeout_ms, ptr::null())
             }
@@ -58,7 +73,7 @@ pub unsafe extern "C" fn epoll_pwait(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        match library::idle() {
+        match idle() {
             Some(idle) if timeout_ms != 0 => {
                 epoll_in_slices(idle, epoll, events, events_max, timeout_ms, held)
             }
@@ -106,7 +121,7 @@ unsafe extern "C" fn epoll_in_slices(
 pub unsafe extern "C" fn poll(descriptors: *mut pollfd, count: nfds_t, timeout_ms: c_int) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        match library::idle() {
+        match idle() {
             Some(idle) if timeout_ms != 0 => poll_in_slices(idle, descriptors, count, timeout_ms),
             _ => POLL.get()(descriptors, count, timeout_ms),
         }
@@ -128,7 +143,7 @@ pub unsafe extern "C" fn __poll_chk(
     let fits = size / size_of::<pollfd>() >= count as usize;
     // SAFETY: the caller's promise. What does not fit is for the function behind to complain about.
     unsafe {
-        match library::idle() {
+        match idle() {
             Some(idle) if timeout_ms != 0 && fits => {
                 poll_in_slices(idle, descriptors, count, timeout_ms)
             }
@@ -181,7 +196,7 @@ pub unsafe extern "C" fn select(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        match library::idle() {
+        match idle() {
             Some(idle) if may_be_sliced(count, timeout) => {
                 select_in_slices(idle, count, readable, writable, special, timeout)
             }

@@ -1,10 +1,9 @@
 //! Entry points that know Lua: a VM made on a heap, changed over to one, or looked at as it is.
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem::transmute;
 use core::ptr;
 use std::cell::Cell;
-use std::io::{Write, stderr};
 
 use super::types::*;
 use super::{budget_of, ebb_alloc, ebb_alloc_checked, fill, given_options, null, too_small};
@@ -13,6 +12,7 @@ use crate::error::{self, Error};
 use crate::lua::{self, Lua, NewState, SetAllocF, lua_Alloc};
 use crate::options::Options;
 use crate::os::{Kernel, Os};
+use crate::tell;
 use crate::vm::{self, Allocs, Closed, Factory};
 
 /// A Lua VM, as lua.h declares it.
@@ -385,10 +385,9 @@ pub unsafe extern "C" fn __wrap_lua_newstate(
     context: *mut c_void,
 ) -> *mut lua_State {
     let Ok(lua) = Lua::get() else {
-        let _ = writeln!(
-            stderr(),
-            "ebbtide: no VM: the program does not export Lua's functions; link it with -rdynamic"
-        );
+        tell::line(format_args!(
+            "no VM: the program does not export Lua's functions; link it with -rdynamic"
+        ));
         return ptr::null_mut();
     };
     // SAFETY: the caller's promise, handed on; a function pointer is a pointer, and what stands for
@@ -400,7 +399,7 @@ pub unsafe extern "C" fn __wrap_lua_newstate(
                 return made;
             }
             let reason = CStr::from_ptr(error::last().cast()).to_string_lossy();
-            let _ = writeln!(stderr(), "ebbtide: {reason}: this VM has LuaJIT's own allocator");
+            tell::line(format_args!("{reason}: this VM has LuaJIT's own allocator"));
         }
         let newstate: unsafe extern "C-unwind" fn(*mut c_void, *mut c_void) -> *mut lua_State =
             transmute(lua.lua_newstate);
@@ -452,10 +451,42 @@ pub extern "C" fn ebb_preload_idle(budget_us: u32) -> c_int {
     next_ms.map_or(EBB_NEVER, |ms| c_int::try_from(ms).unwrap_or(EBB_NEVER))
 }
 
-/// For libebbtide_preload.so: tells on standard error what each VM made by
-/// ebb_preload_newstate() that is still open holds and gave back. When a VM is
-/// closed that is told if EBBTIDE_REPORT is in the environment.
+/// For libebbtide_preload.so, before the first VM: lines for people go through a
+/// function from now on.
+///
+/// say       takes the text of one line, without its end, and its bytes. Signal
+///           handlers may call it.
+/// report    not 0: each VM tells what it held and gave back when it is closed.
+///
+/// # Safety
+///
+/// `say` may be called as long as the process lives.
 #[unsafe(no_mangle)]
-pub extern "C" fn ebb_preload_report() {
-    vm::report_open();
+pub unsafe extern "C" fn ebb_preload_listen(
+    say: Option<unsafe extern "C" fn(text: *const c_char, bytes: usize)>,
+    report: c_int,
+) {
+    if let Some(say) = say {
+        tell::through(say);
+    }
+    if report != 0 {
+        vm::tell_of_closed();
+    }
+}
+
+/// For libebbtide_preload.so: tells what each VM made by ebb_preload_newstate()
+/// that is still open holds and gave back.
+///
+/// exact     0: what each heap was last seen to hold, at most a few milliseconds
+///           ago while it is in use; then signal handlers may call this. Not 0: of
+///           VMs that the calling thread used last, what they hold now; the thread
+///           is in none of them.
+///
+/// Returns the number of VMs that are open.
+#[unsafe(no_mangle)]
+pub extern "C" fn ebb_preload_report(exact: c_int) -> c_int {
+    if exact != 0 {
+        vm::publish();
+    }
+    vm::report_open() as c_int
 }

@@ -7,12 +7,12 @@
 use core::ffi::{CStr, c_char};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
-use std::io::Write as _;
 
 use super::nearest::Meant;
 use super::{Options, TABLE};
 use crate::error::Error;
 use crate::line::Line;
+use crate::tell;
 
 const PREFIX: &str = "EBBTIDE_";
 
@@ -39,11 +39,6 @@ pub(super) fn value_of(name: &CStr) -> Option<&'static CStr> {
         (!value.is_null()).then(|| CStr::from_ptr(value))
     };
     value.filter(|value| !value.is_empty())
-}
-
-/// Whether a variable has a value.
-pub(crate) fn is_set(name: &CStr) -> bool {
-    value_of(name).is_some()
 }
 
 /// The process's variables, as `NAME=VALUE`.
@@ -83,15 +78,14 @@ fn name_of_ours(variable: &[u8]) -> Option<&[u8]> {
     (is_ours && !value.is_empty()).then_some(name)
 }
 
-/// Tells on standard error of variables without effect, unless the process was told.
+/// Tells of variables without effect, unless the process was told.
 pub(super) fn tell_once() {
     TAKEN.store(true, Ordering::Relaxed);
     if TOLD.load(Ordering::Relaxed) || TOLD.swap(true, Ordering::Relaxed) {
         return;
     }
     if let Some(line) = unknown(variables()) {
-        // Whether anybody reads the line does not matter.
-        let _ = writeln!(std::io::stderr(), "ebbtide: {}", line.as_str());
+        tell::line(format_args!("{}", line.as_str()));
     }
 }
 

@@ -22,6 +22,7 @@ use super::policy::{Mood, Policy, Settings, Sight, Verdict};
 use super::purge::{Budget, Cursor, Outcome, Sweep};
 use super::room::Rooms;
 use super::times::Times;
+use crate::figures::{Figures, Held};
 use crate::heap::recall::{self, Cause};
 use crate::heap::{Above, Heap};
 use crate::options::Key;
@@ -73,6 +74,8 @@ pub(crate) struct Breath {
     pub(super) rooms: Rooms,
     pub(crate) times: Times,
     history: History,
+    /// Where others read what the heap holds, if anybody does.
+    pub(crate) figures: Option<&'static Figures>,
 }
 
 /// Time since the heap was made, which goes on when the system's clock goes back.
@@ -160,6 +163,7 @@ impl<S: Os> Above for S {
         heap.look(now_us);
         let budget = Budget::Until(start_us + heap.options.get(Key::StepUs) as u64);
         let took_us = heap.timed_breath(start_us, budget).1;
+        heap.publish();
         heap.above.look_again_us = now_us + LOOK_EVERY_US.max(SLOW_PATH_SHARE * took_us);
     }
 
@@ -183,7 +187,22 @@ impl<S: Os> Heap<S> {
         let now_us = self.above.clock.advance(start_us);
         self.look(now_us);
         let budget = Budget::from_us(start_us, budget_us);
-        self.timed_breath(start_us, budget).0
+        let outcome = self.timed_breath(start_us, budget).0;
+        self.publish();
+        outcome
+    }
+
+    /// Publishes what the heap holds, where somebody reads it.
+    pub(crate) fn publish(&self) {
+        if let Some(figures) = self.above.figures {
+            let snapshot = self.snapshot();
+            figures.publish(Held {
+                live: snapshot.live as u64,
+                resident: snapshot.resident() as u64,
+                resident_peak: snapshot.resident_peak as u64,
+                returned_total: recall::total(&self.runs.recall.returned) * PAGE as u64,
+            });
+        }
     }
 
     /// In how many microseconds a tick makes sense. `None`: never, unless something happens first.

@@ -14,17 +14,15 @@ use core::ffi::c_void;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::cell::Cell;
-use std::io::Write;
 use std::sync::Once;
 
-use super::Bond;
+use super::{Bond, report};
+use crate::figures::{self, Figures};
+use crate::heap;
 use crate::heap::checked::Function;
 use crate::heap::park::KernelHeap as Heap;
-use crate::heap::{self, recall};
 use crate::lua::{Lua, lua_Alloc, lua_State};
-use crate::options;
 use crate::os::{Kernel, Os, this_thread};
-use crate::units::PAGE;
 
 /// A thread looks after its heaps at most every so many microseconds, or 32 times as long as it
 /// takes: a busy event loop waits ten thousand times a second.
@@ -66,6 +64,8 @@ pub(super) struct Hands {
     shared: AtomicBool,
     /// The number of the VM in reports.
     number: u64,
+    /// Where others read what the heap holds.
+    figures: Option<&'static Figures>,
     /// The next watched VM.
     next: Cell<*mut Bond>,
 }
@@ -148,6 +148,23 @@ pub(super) unsafe fn take(bond: *mut Bond) -> *mut Heap {
 ///
 /// `bond` is live and new.
 pub(super) unsafe fn watch(bond: *mut Bond) {
+    // SAFETY: the caller's promise. The heap of a live bond is live, and nobody else uses it yet.
+    unsafe {
+        enlist(bond);
+        let figures = figures::claim((*bond).hands.number);
+        (*bond).hands.figures = Some(figures);
+        (*(*bond).heap).above.figures = Some(figures);
+        (*(*bond).heap).publish();
+    }
+}
+
+/// Puts a bond into the list of those that a fork's child goes through, in the calling thread's
+/// hands.
+///
+/// # Safety
+///
+/// `bond` is live, in no list, and no other thread uses it.
+unsafe fn enlist(bond: *mut Bond) {
     static FORKS: Once = Once::new();
     // SAFETY: the handlers are functions for the life of the process, since the library is never
     // unloaded.
@@ -171,10 +188,10 @@ pub(super) unsafe fn watch(bond: *mut Bond) {
 ///
 /// `bond` is live, its VM is `state`, and no other thread uses either.
 pub(crate) unsafe fn share(lua: &Lua, bond: *mut Bond, state: *mut lua_State) {
-    // SAFETY: the caller's promise. The list of watched VMs is what a fork's child goes through.
+    // SAFETY: the caller's promise.
     unsafe {
-        if !(*bond).hands.is_watched() {
-            watch(bond);
+        if !(*bond).hands.is_listed() {
+            enlist(bond);
         }
         (*bond).hands.shared.store(true, Ordering::Relaxed);
         (lua.lua_setallocf)(state, shared_alloc, bond.cast());
@@ -302,7 +319,7 @@ fn each(mut visit: impl FnMut(&Bond)) {
 }
 
 impl Hands {
-    fn is_watched(&self) -> bool {
+    fn is_listed(&self) -> bool {
         self.number > 0
     }
 
@@ -314,7 +331,7 @@ impl Hands {
     pub(super) unsafe fn let_go(bond: *mut Bond) -> *mut Heap {
         // SAFETY: the caller's promise.
         let this = unsafe { &*bond };
-        if this.hands.is_watched() {
+        if this.hands.is_listed() {
             LIST.close();
             if first() == bond {
                 FIRST.store(this.hands.next.get().expose_provenance(), Ordering::Relaxed);
@@ -325,6 +342,16 @@ impl Hands {
                 }
             });
             LIST.reopen();
+        }
+        if let Some(figures) = this.hands.figures {
+            // SAFETY: the heap of a live bond is live, and the thread that closes a VM has it. What
+            // the heap still frees is not published: the entry may be another heap's by then.
+            unsafe {
+                (*this.heap).publish();
+                (*this.heap).above.figures = None;
+            }
+            report::report_closed(this.hands.number, figures.held());
+            figures.release();
         }
         this.heap
     }
@@ -365,6 +392,7 @@ fn breathe(bond: &Bond, deadline_us: u64) -> Option<u64> {
         // SAFETY: this thread has the VM and is not in it, and the latch keeps others out; a bond
         // in the list has a live heap.
         let mut heap = unsafe { (*bond.heap).visit(Function::Tick) };
+        heap.publish();
         next_us = heap.next_tick_us();
         let left_us = deadline_us.saturating_sub(Kernel.now_us());
         if next_us == Some(0) && left_us > 0 {
@@ -376,44 +404,18 @@ fn breathe(bond: &Bond, deadline_us: u64) -> Option<u64> {
     next_us
 }
 
-/// Tells on standard error what each watched VM that is still open holds and gave back.
-pub(crate) fn report_open() {
+/// Has the heaps of the VMs that the calling thread used last publish what they hold now. The
+/// thread is in none of them.
+pub(crate) fn publish() {
     LIST.close();
     each(|bond| {
-        if bond.hands.thread.load(Ordering::Relaxed) == this_thread() {
-            report(bond, "open");
-        } else {
-            say(format_args!("VM {} open: another thread has it", bond.hands.number));
+        let Hands { thread, latch, .. } = &bond.hands;
+        if thread.load(Ordering::Relaxed) == this_thread() && latch.try_close() {
+            // SAFETY: this thread has the VM and is not in it, and the latch keeps others out; a
+            // bond in the list has a live heap.
+            unsafe { (*bond.heap).publish() };
+            latch.reopen();
         }
     });
     LIST.reopen();
-}
-
-/// The same for a VM that is being closed, if that is asked for.
-pub(super) fn report_closed(bond: &Bond) {
-    let wanted = options::is_set(c"EBBTIDE_REPORT");
-    if wanted && bond.hands.is_watched() {
-        report(bond, "closed");
-    }
-}
-
-/// Of a VM that this thread has.
-fn report(bond: &Bond, state: &str) {
-    // SAFETY: the heap is live, and this thread, which has its VM, is here.
-    let heap = unsafe { &*bond.heap };
-    let snapshot = heap.snapshot();
-    let megabytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    say(format_args!(
-        "VM {} {state}: live {:.1} MB, resident {:.1} MB, at most {:.1} MB; gave back {:.1} MB",
-        bond.hands.number,
-        megabytes(snapshot.live),
-        megabytes(snapshot.resident()),
-        megabytes(snapshot.resident_peak),
-        megabytes(recall::total(&heap.runs.recall.returned) as usize * PAGE),
-    ));
-}
-
-/// Whether anybody reads it does not matter.
-fn say(message: core::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "ebbtide: {message}");
 }

@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
-use crate::options::Flag;
+use crate::options::{FLAGS, Flag};
+use crate::{nearest, report_signal};
 
 /// What the arguments ask for.
 pub enum Task {
@@ -23,6 +25,8 @@ pub struct Run {
     pub options: Vec<(&'static Flag, OsString)>,
     /// Each VM tells at its end what it held and gave back.
     pub report: bool,
+    /// The signal on which VMs tell that while the program runs.
+    pub report_signal: Option<OsString>,
     /// The program tells what was taken over.
     pub verbose: bool,
     /// The program and its arguments; never empty.
@@ -57,6 +61,9 @@ fn read_run(mut arguments: impl Iterator<Item = OsString>) -> Result<Task, Strin
             "h" | "-help" => return Ok(Task::Help),
             "-report" => run.report = true,
             "-verbose" => run.verbose = true,
+            _ if is_report_signal(name) => {
+                run.report_signal = Some(read_signal(&text, &mut arguments)?);
+            }
             _ => run.options.push(read_option(&text, &mut arguments)?),
         }
     }
@@ -77,16 +84,45 @@ fn read_option(
         None => (argument, None),
     };
     let flag = name.strip_prefix("--").and_then(Flag::named).ok_or_else(|| unknown(name))?;
-    let value =
-        value.or_else(|| rest.next()).ok_or(format!("{name}: takes a value; none given"))?;
-    Ok((flag, value))
+    Ok((flag, value_or_next(name, value, rest)?))
+}
+
+fn value_or_next(
+    name: &str,
+    value: Option<OsString>,
+    rest: &mut impl Iterator<Item = OsString>,
+) -> Result<OsString, String> {
+    value.or_else(|| rest.next()).ok_or(format!("{name}: takes a value; none given"))
+}
+
+fn is_report_signal(name: &str) -> bool {
+    name == "-report-signal" || name.starts_with("-report-signal=")
+}
+
+/// `--report-signal=SIGNAL`, or with the signal behind it.
+fn read_signal(
+    argument: &str,
+    rest: &mut impl Iterator<Item = OsString>,
+) -> Result<OsString, String> {
+    let value = argument.split_once('=').map(|(_, value)| OsString::from(value));
+    let value = value_or_next("--report-signal", value, rest)?;
+    match report_signal::number(value.as_bytes()) {
+        Some(_) => Ok(value),
+        None => {
+            let value = value.to_string_lossy();
+            Err(format!("--report-signal {value}: {}", report_signal::TAKES))
+        }
+    }
 }
 
 fn unknown(name: &str) -> String {
     if matches!(name, "--report" | "--verbose") {
         return format!("{name}: takes no value");
     }
-    format!("{name}: no such option; --help lists them, and -- ends them")
+    let names = FLAGS.iter().map(|flag| format!("--{}", flag.argument()));
+    let own = ["--report", "--report-signal", "--verbose", "--help"].map(str::to_owned);
+    let suggestion = nearest::suggestion(name, names.chain(own));
+    format!("{name}: no such option{suggestion}; --help lists them, and -- ends them")
 }
 
 #[cfg(test)]
@@ -134,6 +170,22 @@ mod tests {
         assert!(error(&["run", "--banana", "true"]).starts_with("--banana: no such option"));
         assert!(error(&["run", "-retain", "1", "true"]).starts_with("-retain: no such option"));
         assert_eq!(error(&["run", "--report=1", "true"]), "--report: takes no value");
+        assert!(error(&["run", "--cheked", "1", "true"]).contains("did you mean --checked?"));
+        assert!(error(&["run", "--reprot", "true"]).contains("did you mean --report?"));
+        let expected = "--report-signal KILL: takes HUP, USR1";
+        assert!(error(&["run", "--report-signal", "KILL", "true"]).starts_with(expected));
+        assert!(error(&["run", "--report-signal"]).starts_with("--report-signal: takes a value"));
+    }
+
+    #[test]
+    fn a_signal_can_be_chosen_in_both_ways() {
+        for words in
+            [&["run", "--report-signal", "USR2", "x"][..], &["run", "--report-signal=34", "x"]]
+        {
+            let asked = run(words).unwrap_or_else(|error| panic!("{error}"));
+            assert!(asked.report_signal.is_some());
+            assert_eq!(asked.command, ["x"]);
+        }
     }
 
     #[test]

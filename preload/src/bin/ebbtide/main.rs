@@ -2,13 +2,23 @@
 //!
 //! | module      | knows                                              |
 //! |-------------|----------------------------------------------------|
+//! | `nearest`   | what a wrong name may have meant                   |
 //! | `options`   | the options of the library as flags                |
 //! | `arguments` | what the command is told to do                     |
 //! | `preload`   | where the preload library is                       |
+//! | `elf`       | a program or library, read from its file           |
+//! | `libraries` | where the loader finds a program's libraries       |
+//! | `look`      | why a program cannot be taken over                 |
 
 mod arguments;
+mod elf;
+mod libraries;
+mod look;
+mod nearest;
 mod options;
 mod preload;
+#[path = "../../report_signal.rs"]
+mod report_signal;
 
 use std::convert::Infallible;
 use std::io::{ErrorKind, Write};
@@ -58,18 +68,27 @@ fn print(text: &str) -> Result<(), Failure> {
 /// Becomes the program.
 fn run(asked: Run) -> Result<Infallible, Failure> {
     let own = std::env::current_exe().map_err(|e| format!("cannot find itself: {e}"))?;
+    options::check_environment()?;
     let libraries = preload::find(std::env::var_os("EBBTIDE_PRELOAD"), &own)?;
     options::set(&asked.options, &libraries.heap)?;
     let before = std::env::var_os("LD_PRELOAD");
     let (name, arguments) = asked.command.split_first().ok_or("run: no command".to_owned())?;
     let mut command = Command::new(name);
     command.args(arguments).env("LD_PRELOAD", preload::variable(&libraries.preload, before)?);
-    if asked.report {
-        // The command keeps this process's number; a program that it starts has another.
-        command.env("EBBTIDE_REPORT", std::process::id().to_string());
+    // The program keeps this process's number; one that it starts has another.
+    command.env("_EBBTIDE_RUN", std::process::id().to_string());
+    if asked.report || asked.report_signal.is_some() {
+        command.env("EBBTIDE_REPORT", "1");
+    }
+    if let Some(signal) = asked.report_signal {
+        command.env("EBBTIDE_REPORT_SIGNAL", signal);
     }
     if asked.verbose {
         command.env("EBBTIDE_VERBOSE", "1");
+    }
+    for obstacle in look::obstacles(&asked.command) {
+        // Whether anybody reads it does not matter: the program runs.
+        let _ = writeln!(std::io::stderr(), "ebbtide: {obstacle}");
     }
     let error = command.exec();
     let name = name.to_string_lossy();
@@ -91,12 +110,15 @@ Usage: ebbtide run [OPTIONS] [--] COMMAND [ARGUMENTS]
 Runs COMMAND so that each VM it makes through a shared LuaJIT (libluajit-5.1.so)
 has a heap of its own, which gives back free memory while the program waits in
 epoll_wait, poll or select, and while it works. Programs without LuaJIT run as
-ever. Where LuaJIT is linked into the program itself, as in the luajit command
-of many systems, nothing changes; --verbose says so.
+ever. Where nothing can be preloaded, or LuaJIT is linked into the program itself
+as in the luajit command of many systems, that is said, and the program runs.
 
 Options:
   --report               each VM tells on standard error what it held and gave
-                         back: when it is closed, or when the program ends
+                         back: when it is closed, or when the program ends,
+                         by SIGTERM too
+  --report-signal SIGNAL the same while the program runs, whenever it gets this
+                         signal: HUP, USR1, USR2, URG, WINCH or a number
   --verbose              the program tells on standard error what was taken over
 
 Options of the heaps, with their defaults; k, m, g and t behind a SIZE are

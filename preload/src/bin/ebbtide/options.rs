@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
+use crate::{nearest, report_signal};
+
 /// An option: its name in the library, what stands for its value in the help, what it does.
 pub struct Flag {
     /// As the field of `ebb_options`.
@@ -127,17 +129,66 @@ pub fn set(given: &[(&'static Flag, OsString)], path: &Path) -> Result<(), Strin
         unsafe { std::env::set_var(flag.variable(), value) };
     }
     match Library::load(path)?.refusal() {
-        Some(said) if said.starts_with("EBBTIDE_") => Err(by_flag(&said, given)),
+        Some(said) if is_about_an_option(&said) => Err(by_flag(&said, given)),
         // A heap that is refused for another reason need not be for the program.
         _ => Ok(()),
     }
 }
 
-/// `VARIABLE=VALUE: …` as `--FLAG VALUE: …`, if a flag has set it.
+/// Refuses variables that are none of ours though they look so. An empty one counts as unset, and
+/// is taken away.
+pub fn check_environment() -> Result<(), String> {
+    let ours = std::env::vars_os().filter(|(name, _)| is_ours(&name.to_string_lossy()));
+    let (empty, set): (Vec<_>, Vec<_>) = ours.partition(|(_, value)| value.is_empty());
+    for (name, _) in empty {
+        // SAFETY: the command has one thread.
+        unsafe { std::env::remove_var(name) };
+    }
+    let signal = set.iter().find(|(name, _)| name == "EBBTIDE_REPORT_SIGNAL");
+    if let Some((name, value)) = signal
+        && report_signal::number(value.as_bytes()).is_none()
+    {
+        let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+        return Err(format!("{name}={value}: {}", report_signal::TAKES));
+    }
+    check_names(set.into_iter().map(|(name, _)| name))
+}
+
+/// Refuses variables that look like settings of ebbtide and are none.
+fn check_names(names: impl Iterator<Item = OsString>) -> Result<(), String> {
+    let known = || FLAGS.iter().map(Flag::variable).chain(OWN.map(str::to_owned));
+    for name in names {
+        let name = name.to_string_lossy();
+        if is_ours(&name) && !known().any(|known| known == name) {
+            let suggestion = nearest::suggestion(&name, known());
+            return Err(format!(
+                "{name}: there is no such setting{suggestion}; unset it, or set another"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Variables that are no options of the heap.
+const OWN: [&str; 4] =
+    ["EBBTIDE_VERBOSE", "EBBTIDE_REPORT", "EBBTIDE_REPORT_SIGNAL", "EBBTIDE_PRELOAD"];
+
+fn is_ours(name: &str) -> bool {
+    name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("EBBTIDE_"))
+}
+
+/// Whether the library complains of an option: `VARIABLE=VALUE: …`, or `name: …`.
+fn is_about_an_option(said: &str) -> bool {
+    let end = said.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(said.len());
+    let name = &said[..end];
+    FLAGS.iter().any(|flag| flag.name == name || flag.variable() == name)
+}
+
+/// The words of the library with `--FLAG VALUE` for each `VARIABLE=VALUE` that a flag has set.
 fn by_flag(said: &str, given: &[(&'static Flag, OsString)]) -> String {
-    let said_of = |flag: &Flag| said.strip_prefix(&format!("{}=", flag.variable()));
-    let found = given.iter().find_map(|(flag, _)| Some((flag.argument(), said_of(flag)?)));
-    found.map_or(said.to_owned(), |(argument, rest)| format!("--{argument} {rest}"))
+    given.iter().fold(said.to_owned(), |said, (flag, _)| {
+        said.replace(&format!("{}=", flag.variable()), &format!("--{} ", flag.argument()))
+    })
 }
 
 #[cfg(test)]
@@ -174,6 +225,26 @@ mod tests {
         let given = [(flag, OsString::from("x"))];
         assert_eq!(by_flag("EBBTIDE_RETAIN=x: no", &given), "--retain x: no");
         assert_eq!(by_flag("EBBTIDE_RETAIN_MAX=x: no", &given), "EBBTIDE_RETAIN_MAX=x: no");
+        let two = [(flag, OsString::from("2")), (&FLAGS[2], OsString::from("1"))];
+        let said = "EBBTIDE_RETAIN=2: above EBBTIDE_RETAIN_MAX=1";
+        assert_eq!(by_flag(said, &two), "--retain 2: above --retain-max 1");
+        assert!(is_about_an_option(said) && is_about_an_option("limit_hard: 3 is too small"));
+        assert!(!is_about_an_option("no address space") && !is_about_an_option(""));
+    }
+
+    #[test]
+    fn settings_that_do_not_exist_are_refused() {
+        let check = |name: &str| check_names([OsString::from(name)].into_iter());
+        for name in FLAGS.iter().map(Flag::variable).chain(OWN.map(str::to_owned)) {
+            assert_eq!(check(&name), Ok(()));
+        }
+        assert_eq!(check("PATH"), Ok(()));
+        assert_eq!(check("EBBTIDES"), Ok(()));
+        let error = check("EBBTIDE_CHEKED").expect_err("a refusal");
+        assert!(error.contains("did you mean EBBTIDE_CHECKED?"), "{error}");
+        let error = check("EBBTIDE_DECAY").expect_err("a refusal");
+        assert!(error.contains("did you mean EBBTIDE_DECAY_MS?"), "{error}");
+        assert!(check("ebbtide_retain").is_err());
     }
 
     #[test]

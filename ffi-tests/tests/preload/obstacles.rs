@@ -1,0 +1,226 @@
+//! Programs whose VMs cannot be taken over: said before they start, or at their end, with what
+//! works instead.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+
+use super::*;
+
+const ATTACH: &str = "call require 'ebbtide'.attach() in its Lua code";
+
+/// What `ebbtide run` says of a program that must succeed, line by line.
+fn lines(command: &mut Command) -> Vec<String> {
+    complaints(command).lines().map(str::to_owned).collect()
+}
+
+fn one_line(command: &mut Command) -> String {
+    let lines = lines(command);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    lines.into_iter().next().unwrap_or_default()
+}
+
+#[test]
+fn a_static_program_is_told() {
+    let folder = scratch("preload");
+    let plain = folder.join("static");
+    build("run", &plain, &["-static-pie", "-isystem", LUAJIT.include_dir, LUAJIT.library, "-lm"]);
+    let said = one_line(run(&[]).arg(&plain).arg(script("smoke.lua")));
+    let expected = format!(
+        "ebbtide: {}: is linked statically, so nothing can be preloaded into it: \
+         nothing is taken over; build it with ebbtide inside (\"Linking it in\" in the README)",
+        plain.display()
+    );
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn a_luajit_inside_the_program_is_told_before_it_starts() {
+    for (name, instead) in
+        [("run-exported", ATTACH), ("run-inside", "build it with ebbtide inside")]
+    {
+        let said = one_line(run(&[]).arg(program(name)).arg(script("smoke.lua")));
+        let expected = format!(
+            "ebbtide: {}: LuaJIT is linked into the program itself, where preloading does not \
+             reach: its VMs are not taken over; {instead}",
+            program(name).display()
+        );
+        assert!(said.starts_with(&expected), "{said}");
+    }
+    // Without symbols it is the same.
+    let stripped = scratch("preload").join("run-stripped");
+    finish(Command::new("strip").arg("-o").arg(&stripped).arg(program("run-inside")));
+    let said = one_line(run(&[]).arg(&stripped).arg(script("smoke.lua")));
+    assert!(said.contains("LuaJIT is linked into the program itself"), "{said}");
+    // The luajit command is what a script is run by.
+    let hello = scratch("preload").join("hello.lua");
+    for first in ["#!/usr/bin/env luajit", "#! /usr/bin/env -S luajit -O1"] {
+        fs::write(&hello, format!("{first}\nprint 'hello'\n")).expect("a script");
+        fs::set_permissions(&hello, fs::Permissions::from_mode(0o755)).expect("a program");
+        let said = one_line(run(&[]).arg(&hello));
+        assert!(said.contains("luajit: LuaJIT is linked into the program itself"), "{said}");
+    }
+}
+
+/// Rights that a program gets beyond its caller's: the kernel tells whether it does.
+#[test]
+fn a_program_that_gets_more_rights_is_told() {
+    let Some(is_root) = is_root() else { return };
+    let user = |mut command: Command, is_other: bool| {
+        if is_root && is_other {
+            command.uid(65534).gid(65534);
+        }
+        command
+    };
+    let folder = scratch("preload");
+    let cat = |name: &str| {
+        let path = folder.join(name);
+        let _ = fs::remove_file(&path);
+        fs::copy("/bin/cat", &path).expect("a copy");
+        path
+    };
+    let mut told = 0;
+    for (name, what) in [
+        ("setuid", "is a setuid program"),
+        ("setgid", "is a setgid program"),
+        ("capable", "has file capabilities"),
+    ] {
+        let path = cat(name);
+        if is_root {
+            let owner = |is: bool| Some(if is { 1 } else { 0 });
+            chown(&path, owner(name == "setuid"), owner(name == "setgid")).expect("a new owner");
+        }
+        let mode = match name {
+            "setuid" => 0o4755,
+            "setgid" => 0o2755,
+            _ => 0o755,
+        };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its rights");
+        if name == "capable" {
+            // cap_net_raw, permitted and effective, as setcap(8) writes it.
+            let code = "import os, struct, sys\nos.setxattr(sys.argv[1], 'security.capability', \
+                struct.pack('<5I', 0x02000001, 1 << 13, 0, 0, 0))";
+            if outcome(clean("python3").args(["-c", code]).arg(&path)).0 != Some(0) {
+                continue;
+            }
+        }
+        let mut command = user(run(&[]), name == "capable");
+        let (status, maps, said) = outcome(command.arg(&path).arg("/proc/self/maps"));
+        if status == Some(125) || status == Some(126) {
+            // Another user may not come here.
+            continue;
+        }
+        let is_preloaded = maps.contains("libebbtide_preload.so");
+        assert_eq!(said.contains("nothing is taken over"), !is_preloaded, "{name}: {said}");
+        if !is_preloaded {
+            told += 1;
+            let expected = format!("ebbtide: {}: {what}, so the loader preloads", path.display());
+            assert!(said.starts_with(&expected) && said.contains(ATTACH), "{said}");
+        }
+    }
+    assert!(told > 0 || !is_root, "no program got more rights");
+}
+
+fn is_root() -> Option<bool> {
+    let user = text_of(clean("id").arg("-u"));
+    Some(user.trim() == "0")
+}
+
+#[test]
+fn luajit_2_0_is_told() {
+    // Before the start, where the program is linked with it.
+    let folder = scratch("preload-luajit20");
+    let library = folder.join("libluajit20.so");
+    build("luajit20", &library, &["-shared", "-fPIC"]);
+    let makes = folder.join("makes");
+    let path = format!("-L{}", folder.display());
+    build("makes", &makes, &[&path, "-l:libluajit20.so", "-Wl,-rpath,$ORIGIN"]);
+    let said = lines(run(&["--report"]).arg(&makes));
+    let library = library.display();
+    let expected = [
+        format!(
+            "ebbtide: {}: {library} is LuaJIT 2.0, whose VMs cannot be taken over: use LuaJIT 2.1",
+            makes.display()
+        ),
+        format!(
+            "ebbtide: makes: nothing taken over: {library} is LuaJIT 2.0, whose VMs cannot be \
+             taken over: use LuaJIT 2.1"
+        ),
+    ];
+    assert_eq!(said, expected);
+    // At the end, where a module has it.
+    let code = "import lupa.luajit20 as lupa; print(lupa.LuaRuntime().eval('jit.version'))";
+    let said = one_line(run(&["--report"]).arg(lupa()).args(["-c", code]));
+    assert!(said.starts_with("ebbtide: python3: nothing taken over: /"), "{said}");
+    assert!(said.contains(" is LuaJIT 2.0, whose VMs cannot be taken over"), "{said}");
+}
+
+#[test]
+fn a_luajit_that_calls_itself_is_told() {
+    let code = format!(
+        "import ctypes, os\n\
+         lua = ctypes.CDLL('{LUAJIT_SONAME}', mode=os.RTLD_DEEPBIND)\n\
+         lua.luaL_newstate.restype = ctypes.c_void_p\n\
+         assert lua.luaL_newstate()"
+    );
+    let said = one_line(run(&["--verbose"]).args([&python(), "-c", &code]));
+    assert!(said.contains(&format!("{LUAJIT_SONAME} calls its own lua_newstate")), "{said}");
+    assert!(said.contains("RTLD_DEEPBIND") && said.contains("attach()"), "{said}");
+}
+
+#[test]
+fn a_luajit_that_was_closed_again_is_told() {
+    let code = format!(
+        "import ctypes, _ctypes\n\
+         _ctypes.dlclose(ctypes.CDLL('{LUAJIT_SONAME}')._handle)\n\
+         assert 'luajit' not in open('/proc/self/maps').read()"
+    );
+    let said = one_line(run(&["--verbose"]).args([&python(), "-c", &code]));
+    let expected = format!("{LUAJIT_SONAME} was loaded, but asked for no VM, and was closed again");
+    assert!(said.ends_with(&expected), "{said}");
+}
+
+#[test]
+fn heaps_of_another_ebbtide_are_told() {
+    let folder = scratch("preload");
+    let host = folder.join("heap");
+    let include = format!("-isystem{}", LUAJIT.include_dir);
+    let by_soname = format!("-l:{LUAJIT_SONAME}");
+    let shared = installed().shared();
+    let rpath = format!("-Wl,-rpath,{}", installed().lib().display());
+    let shared = shared.to_str().expect("a path");
+    build("heap", &host, &[include.as_str(), shared, &by_soname, &rpath]);
+    let said = one_line(run(&["--report"]).arg(&host));
+    assert!(
+        said.starts_with(
+            "ebbtide: heap: nothing taken over: its VMs are on heaps of another ebbtide, /"
+        ),
+        "{said}"
+    );
+    assert!(said.contains("libebbtide.so"), "{said}");
+}
+
+/// Preloading and the Lua module say the same of a LuaJIT that only its module sees.
+#[test]
+fn lupa_is_taken_over_and_the_lua_module_says_how_to_see_it() {
+    let lib = installed().lib();
+    let code = |before: &str| {
+        format!(
+            "import os, sys\n{before}\nimport lupa.luajit21 as lupa\n\
+             lua = lupa.LuaRuntime()\n\
+             lua.execute('package.cpath = \"{}/lua/5.1/?.so\"')\n\
+             lua.execute('package.path = \"{}/../share/lua/5.1/?.lua\"')\n\
+             print(lua.eval('(function() local e = require \"ebbtide\" return type(e) == \"table\" \
+             and e.stats().allocator end)()'))",
+            lib.display(),
+            lib.display()
+        )
+    };
+    let global = "sys.setdlopenflags(sys.getdlopenflags() | os.RTLD_GLOBAL)";
+    let (_, out, said) = outcome(run(&["--verbose"]).arg(lupa()).args(["-c", &code("")]));
+    assert!(said.contains("taken over: the VMs of /") && said.contains("luajit21"), "{said}");
+    assert!(!said.contains("no LuaJIT in this process"), "{said}");
+    assert!(said.contains("have it opened with RTLD_GLOBAL") && said.contains(global), "{said}");
+    assert!(!out.contains("ebbtide"), "{out}");
+    let out = text_of(run(&["--verbose"]).arg(lupa()).args(["-c", &code(global)]));
+    assert_eq!(out, "ebbtide\n");
+}

@@ -1,0 +1,134 @@
+//! What heaps were last seen to hold, for those who may not look into a heap: signal handlers, and
+//! threads that do not have it.
+//!
+//! A heap with figures publishes them whenever it is looked at: on its slow path, at most every few
+//! milliseconds, and when its thread waits. Entries are never freed, only used again, and the list
+//! of them only grows. So whoever walks it takes no lock, in a signal handler too; the list is as
+//! long as there were ever heaps with figures at the same time.
+
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+
+/// Bytes of one heap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) live: u64,
+    pub(crate) resident: u64,
+    pub(crate) resident_peak: u64,
+    pub(crate) returned_total: u64,
+}
+
+/// The entry of one heap.
+#[derive(Default)]
+pub(crate) struct Figures {
+    /// The number of the heap's VM; 0: the entry is nobody's.
+    number: AtomicU64,
+    live: AtomicU64,
+    resident: AtomicU64,
+    resident_peak: AtomicU64,
+    returned_total: AtomicU64,
+    next: OnceLock<&'static Figures>,
+}
+
+static FIRST: OnceLock<&'static Figures> = OnceLock::new();
+
+/// An entry for VM `number`, which is not 0. Allocates where no entry is free.
+pub(crate) fn claim(number: u64) -> &'static Figures {
+    let mut end = &FIRST;
+    let mut made = None;
+    loop {
+        let Some(entry) = end.get() else {
+            let entry = *made.get_or_insert_with(|| {
+                let figures = Figures { number: AtomicU64::new(number), ..Figures::default() };
+                &*Box::leak(Box::new(figures))
+            });
+            // Another thread may have been faster: then its entry comes first.
+            if end.set(entry).is_ok() {
+                return entry;
+            }
+            continue;
+        };
+        let free = made.is_none() && {
+            let take =
+                entry.number.compare_exchange(0, number, Ordering::AcqRel, Ordering::Relaxed);
+            take.is_ok()
+        };
+        if free {
+            entry.publish(Held::default());
+            return entry;
+        }
+        end = &entry.next;
+    }
+}
+
+/// Calls `visit` for each VM that has an entry, the oldest entry first. Signal handlers may.
+pub(crate) fn each(mut visit: impl FnMut(u64, Held)) {
+    let mut next = FIRST.get();
+    while let Some(entry) = next {
+        let number = entry.number.load(Ordering::Acquire);
+        let held = entry.held();
+        // Otherwise the entry has changed hands meanwhile, and the figures may be mixed.
+        if number != 0 && entry.number.load(Ordering::Acquire) == number {
+            visit(number, held);
+        }
+        next = entry.next.get();
+    }
+}
+
+impl Figures {
+    pub(crate) fn publish(&self, held: Held) {
+        let Held { live, resident, resident_peak, returned_total } = held;
+        self.live.store(live, Ordering::Relaxed);
+        self.resident.store(resident, Ordering::Relaxed);
+        self.resident_peak.store(resident_peak, Ordering::Relaxed);
+        self.returned_total.store(returned_total, Ordering::Release);
+    }
+
+    /// What was published last.
+    pub(crate) fn held(&self) -> Held {
+        Held {
+            returned_total: self.returned_total.load(Ordering::Acquire),
+            live: self.live.load(Ordering::Relaxed),
+            resident: self.resident.load(Ordering::Relaxed),
+            resident_peak: self.resident_peak.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The heap is gone.
+    pub(crate) fn release(&self) {
+        self.number.store(0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One test: the list is the process's.
+    #[test]
+    fn entries_are_found_while_they_are_somebodys_and_used_again() {
+        let numbers = || {
+            let mut numbers = Vec::new();
+            each(|number, held| numbers.push((number, held.live)));
+            numbers.sort();
+            numbers
+        };
+        let [a, b] = [901, 902].map(claim);
+        a.publish(Held { live: 5, ..Held::default() });
+        assert_eq!(numbers(), [(901, 5), (902, 0)]);
+        a.release();
+        assert_eq!(numbers(), [(902, 0)]);
+        assert!(core::ptr::eq(claim(903), a), "a free entry is used again");
+        assert_eq!(numbers(), [(902, 0), (903, 0)]);
+        std::thread::scope(|scope| {
+            for number in 1000..1008 {
+                scope.spawn(move || claim(number));
+            }
+        });
+        assert_eq!(numbers().len(), 10);
+        a.release();
+        b.release();
+    }
+}

@@ -1,0 +1,78 @@
+//! What watched VMs tell about their memory: when they are closed, when the process ends, and in
+//! between when somebody asks.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::figures::{self, Held};
+use crate::tell;
+
+/// Whether a VM tells when it is closed.
+static CLOSED_TELL: AtomicBool = AtomicBool::new(false);
+
+/// From now on a VM that is closed tells what it held.
+pub(crate) fn tell_of_closed() {
+    CLOSED_TELL.store(true, Ordering::Relaxed);
+}
+
+/// Tells of each watched VM that is open what it was last seen to hold. Returns how many there are.
+/// Signal handlers may.
+pub(crate) fn report_open() -> u32 {
+    let mut count = 0;
+    figures::each(|number, held| {
+        tell(number, "open", held);
+        count += 1;
+    });
+    count
+}
+
+/// Tells of a VM that is being closed, if that is asked for.
+pub(super) fn report_closed(number: u64, held: Held) {
+    if CLOSED_TELL.load(Ordering::Relaxed) {
+        tell(number, "closed", held);
+    }
+}
+
+fn tell(number: u64, state: &str, held: Held) {
+    let Held { live, resident, resident_peak, returned_total } = held;
+    tell::line(format_args!(
+        "VM {number} {state}: live {}, resident {}, at most {}; gave back {}",
+        Megabytes(live),
+        Megabytes(resident),
+        Megabytes(resident_peak),
+        Megabytes(returned_total),
+    ));
+}
+
+/// Bytes, written in MB with one digit behind the point. Without floating point, whose formatting
+/// takes more of a signal handler's stack.
+struct Megabytes(u64);
+
+impl fmt::Display for Megabytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = (u128::from(self.0) * 10 + (1 << 19)) >> 20;
+        write!(f, "{}.{} MB", tenths / 10, tenths % 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn megabytes_are_rounded_to_a_tenth() {
+        for (bytes, text) in [
+            (0, "0.0 MB"),
+            (52_428, "0.0 MB"),
+            (52_429, "0.1 MB"),
+            (1 << 20, "1.0 MB"),
+            ((1 << 20) * 3 / 2, "1.5 MB"),
+            ((10 << 20) - 1, "10.0 MB"),
+            (u64::MAX, "17592186044416.0 MB"),
+        ] {
+            assert_eq!(Megabytes(bytes).to_string(), text);
+        }
+    }
+}

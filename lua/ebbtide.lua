@@ -418,7 +418,7 @@ local function own_report(stats)
            megabytes(stats.resident), stats.resident_peak / 2 ^ 20),
     format("  live       %s   in %d blocks; the collector counts %.1f MB",
            megabytes(stats.live), stats.blocks, stats.collected / 2 ^ 20),
-    format("  free       %s   due now %.1f MB; when the program rests %s go back",
+    format("  free       %s   due now %.1f MB; at rest tick() gives back %s",
            megabytes(stats.free_resident), stats.due / 2 ^ 20,
            range(min(stats.due, stats.free_resident),
                  max(stats.due, stats.free_resident - retain))),

@@ -26,7 +26,7 @@ end
 local LARGE = "large +([%d.]+) to ([%d.]+) MB in blocks of 128 KiB and more"
 local IN_PLACE = "reclaim%(%) would give back ([%d.]+) MB in place"
 local ATTACHED = "attach%(%) and then reclaim%(%) ([%d.]+) to ([%d.]+) MB"
-local AT_REST = "when the program rests ([%d.]+) to ([%d.]+) MB go back"
+local AT_REST = "at rest tick%(%) gives back ([%d.]+) to ([%d.]+) MB"
 
 local function collect()
   collectgarbage()

@@ -17,17 +17,47 @@ if type(core) ~= "table" then
 end
 
 local collectgarbage, error, pairs, tostring, type = collectgarbage, error, pairs, tostring, type
-local concat, format, huge = table.concat, string.format, math.huge
+local getmetatable, newproxy, rawget = getmetatable, newproxy, rawget
+local concat, format, huge, max, min = table.concat, string.format, math.huge, math.max, math.min
 
 local _M = { _VERSION = core.version }
 
-local function misuse(number, name, called, expected, value)
-  local got = type(value)
-  if value ~= nil and (got == "number" or got == "string") then
-    got = format("%s %s", got, tostring(value))
+-- A value as messages name it.
+local function named(value)
+  local kind = type(value)
+  if kind == "number" or kind == "string" or kind == "boolean" then
+    return format("%s %s", kind, tostring(value))
   end
+  return kind
+end
+
+local function misuse(number, name, called, expected, value)
   error(format("bad argument #%d '%s' to '%s' (%s expected, got %s)",
-               number, name, called, expected, got), 3)
+               number, name, called, expected, named(value)), 3)
+end
+
+-- A colon hands the module itself over as the first argument.
+local function is_module(value)
+  return type(value) == "table" and rawget(value, "attach") == _M.attach
+end
+
+local function check_dot(first, called, level)
+  if is_module(first) then
+    error(format("bad argument #1 to '%s' (the module itself: call %s with a dot, not a colon)",
+                 called, called), level or 3)
+  end
+end
+
+local function check_none(first, called)
+  check_dot(first, called, 4)
+  if first ~= nil then
+    error(format("bad argument #1 to '%s' (it takes none, got %s)", called, named(first)), 3)
+  end
+end
+
+-- What concerns all workers is known to the nginx module alone.
+local function only_in_nginx()
+  return nil, '"all" works only in nginx with the ebbtide module, by require "resty.ebbtide"'
 end
 
 local function is_budget(value)
@@ -51,10 +81,13 @@ end
 local RECLAIM = { budget_us = "number", collect = "boolean" }
 
 function _M.reclaim(options)
+  check_dot(options, "reclaim")
   if options == nil then
     options = RECLAIM
+  elseif options == "all" then
+    return only_in_nginx()
   elseif type(options) ~= "table" then
-    misuse(1, "options", "reclaim", "table or nil", options)
+    misuse(1, "options", "reclaim", 'table, "all" or nil', options)
   else
     check_keys(options, RECLAIM, "reclaim")
   end
@@ -95,6 +128,7 @@ local function check_options(options, called)
 end
 
 function _M.attach(options)
+  check_dot(options, "attach")
   if options ~= nil then
     if type(options) ~= "table" then
       misuse(1, "options", "attach", "table or nil", options)
@@ -120,7 +154,24 @@ local function add_share(stats)
   return stats
 end
 
-function _M.stats()
+-- LuaJIT's own allocator maps blocks of 128 KiB and more apart and keeps no list of them. Their
+-- bytes follow from two sums: the collector counts the bytes asked for, in all blocks; the walk
+-- counts whole chunks, each 8 to 39 bytes larger than its block. The process's memory is an upper
+-- bound.
+local CHUNK_MORE_MIN, CHUNK_MORE_MAX = 8, 39
+
+local function add_large(stats)
+  local beside = stats.collected - stats.live
+  local most = max(0, beside + CHUNK_MORE_MAX * stats.blocks)
+  if stats.process_resident then
+    most = min(most, max(0, stats.process_resident - stats.resident))
+  end
+  stats.large_max = most
+  stats.large_min = min(most, max(0, beside + CHUNK_MORE_MIN * stats.blocks))
+  return stats
+end
+
+local function read_stats()
   local allocator, attached = core.allocator()
   if not allocator then
     return nil, attached
@@ -137,11 +188,22 @@ function _M.stats()
   end
   stats.allocator = allocator
   stats.attached = false
-  return add_share(stats)
+  return add_large(add_share(stats))
+end
+
+function _M.stats(which)
+  check_dot(which, "stats")
+  if which == "all" then
+    return only_in_nginx()
+  elseif which ~= nil then
+    misuse(1, "which", "stats", '"all" or nil', which)
+  end
+  return read_stats()
 end
 
 -- What the VM ran on before attach() still holds.
-function _M.former()
+function _M.former(unwanted)
+  check_none(unwanted, "former")
   local allocator, attached = core.allocator()
   if not allocator then
     return nil, attached
@@ -156,7 +218,8 @@ function _M.former()
   return add_share(stats)
 end
 
-function _M.heap()
+function _M.heap(unwanted)
+  check_none(unwanted, "heap")
   local allocator, attached = core.allocator()
   if not allocator then
     return nil, attached
@@ -169,16 +232,25 @@ function _M.heap()
 end
 
 function _M.tick(budget_us)
+  check_dot(budget_us, "tick")
   if budget_us ~= nil and not is_budget(budget_us) then
     misuse(1, "budget_us", "tick", "microseconds or nil", budget_us)
   end
   return core.tick(budget_us or 0)
 end
 
-_M.next_tick = core.next_tick
-_M.pressure = core.pressure
+function _M.next_tick(unwanted)
+  check_none(unwanted, "next_tick")
+  return core.next_tick()
+end
+
+function _M.pressure(unwanted)
+  check_none(unwanted, "pressure")
+  return core.pressure()
+end
 
 function _M.get(name)
+  check_dot(name, "get")
   if type(name) ~= "string" then
     misuse(1, "name", "get", "string", name)
   end
@@ -186,6 +258,7 @@ function _M.get(name)
 end
 
 function _M.set(name, value)
+  check_dot(name, "set")
   if type(name) ~= "string" then
     misuse(1, "name", "set", "string", name)
   end
@@ -195,31 +268,54 @@ function _M.set(name, value)
   return core.set(name, value)
 end
 
+-- Sets options until one is refused; true, or nil and why.
+local function set_all(options)
+  local soft = options.limit_soft
+  -- A soft limit never lies above the hard one: without one the hard one can be anything.
+  if soft ~= nil and options.limit_hard ~= nil then
+    core.set("limit_soft", 0)
+  end
+  for name, value in pairs(options) do
+    if name ~= "limit_soft" then
+      local done, reason = core.set(name, value)
+      if not done then
+        return nil, reason
+      end
+    end
+  end
+  if soft ~= nil then
+    return core.set("limit_soft", soft)
+  end
+  return true
+end
+
 -- All or none: what was changed before one failed is put back.
 function _M.configure(options)
+  check_dot(options, "configure")
   if type(options) ~= "table" then
     misuse(1, "options", "configure", "table", options)
   end
   check_options(options, "configure")
   local before = {}
-  for name, value in pairs(options) do
-    local old, reason = core.get(name)
-    local done = old ~= nil
-    if done then
-      done, reason = core.set(name, value)
-    end
-    if not done then
-      for changed, was in pairs(before) do
-        core.set(changed, was)
-      end
+  for name in pairs(options) do
+    local value, reason = core.get(name)
+    if value == nil then
       return nil, reason
     end
-    before[name] = old
+    before[name] = value
+  end
+  local done, reason = set_all(options)
+  if not done then
+    -- What cannot be changed was not, and is refused again.
+    before.reserve, before.checked = nil, nil
+    set_all(before)
+    return nil, reason
   end
   return true
 end
 
-function _M.version()
+function _M.version(unwanted)
+  check_none(unwanted, "version")
   return core.version
 end
 
@@ -227,14 +323,55 @@ local function megabytes(bytes)
   return format("%8.1f MB", bytes / 2 ^ 20)
 end
 
-local function builtin_verdict(stats)
-  local live = stats.live + stats.metadata
-  local held = stats.resident
-  if held - live < 2 ^ 20 then
-    return "Little of it is free: there is nothing to gain."
+local function range(least, most)
+  return format("%.1f to %.1f MB", least / 2 ^ 20, most / 2 ^ 20)
+end
+
+-- What is not worth a word.
+local LITTLE = 2 ^ 20
+
+-- What each of the two would bring, and what these figures leave out. A block takes some 16 bytes
+-- more in LuaJIT's own allocator than on a heap.
+local function builtin_verdict(stats, lines)
+  local live = max(0, stats.live - 16 * stats.blocks)
+  local most = max(stats.returnable, stats.resident - live)
+  if most < LITTLE then
+    lines[#lines + 1] = "Little of the segments is free: there is nothing to gain in them."
+  else
+    lines[#lines + 1] = format("reclaim() would give back %.1f MB in place, attach() and then " ..
+                               "reclaim() %s:", stats.returnable / 2 ^ 20,
+                               range(stats.returnable, most))
+    lines[#lines + 1] = "the more, the more of what is live now is freed or resized later."
   end
-  return format("reclaim() would give back %.1f MB in place, attach() in the long run %.1f MB.",
-                stats.returnable / 2 ^ 20, (held - live) / 2 ^ 20)
+  lines[#lines + 1] = "Garbage is counted as live: what a collection frees comes on top."
+end
+
+local function add_large_lines(stats, lines)
+  if stats.large_max >= LITTLE then
+    lines[#lines + 1] = "  large       " .. range(stats.large_min, stats.large_max) ..
+                        " in blocks of 128 KiB and more, each mapped apart (an estimate);"
+    lines[#lines + 1] = "                            each goes back by itself when it is collected"
+  end
+end
+
+-- Settings in the environment that do nothing.
+local function add_environment(stats, lines)
+  local set, unknown, wrong = core.environment()
+  if unknown then
+    lines[#lines + 1] = "In the environment: " .. unknown
+  end
+  if stats.allocator == "builtin" and set then
+    lines[#lines + 1] = "In the environment, without effect before attach(): " .. set
+  end
+  if stats.allocator == "builtin" and wrong then
+    lines[#lines + 1] = "attach() would fail: " .. wrong
+  end
+end
+
+local function add_process(what, share, process, lines)
+  lines[#lines + 1] = format("%s %.0f %% of the %.1f MB that the process has resident.",
+                             what, 100 * share, process / 2 ^ 20)
+  lines[#lines + 1] = "Not counted: the program itself, machine code, what C has from malloc()."
 end
 
 local function builtin_report(stats)
@@ -245,27 +382,46 @@ local function builtin_report(stats)
            megabytes(stats.live), stats.blocks, stats.collected / 2 ^ 20),
     format("  free       %s   in %d chunks, the largest %.1f MB",
            megabytes(stats.free), stats.free_chunks, stats.largest_free / 2 ^ 20),
-    format("  returnable %s", megabytes(stats.returnable)),
+    format("  returnable %s   in whole pages", megabytes(stats.returnable)),
   }
+  add_large_lines(stats, lines)
   if stats.share then
-    lines[#lines + 1] = format("  It is %.0f %% of the %.1f MB that the process has resident.",
-                               100 * stats.share, stats.process_resident / 2 ^ 20)
+    add_process("The segments are", stats.share, stats.process_resident, lines)
   end
-  lines[#lines + 1] = builtin_verdict(stats)
+  builtin_verdict(stats, lines)
   return lines
 end
 
 local MOODS = { "growing", "steady", "shrinking" }
 
+-- What was mapped apart before attach() is in no figure of either allocator, and the collector
+-- counts it still.
+local function add_former(stats, lines)
+  lines[#lines + 1] = format("  former     %s   in LuaJIT's own allocator, of that live %.1f MB",
+                             megabytes(stats.former_resident), stats.former_live / 2 ^ 20)
+  local process = core.process() or huge
+  local beside = max(0, stats.collected - stats.live)
+  stats.large_max = min(beside, max(0, process - stats.resident - stats.former_resident))
+  stats.large_min = min(stats.large_max, max(0, beside - stats.former_live))
+  add_large_lines(stats, lines)
+  if stats.former_resident - stats.former_live >= LITTLE then
+    lines[#lines + 1] = "reclaim() gives back whole free pages of the former allocator; " ..
+                        "nothing there goes back by itself."
+  end
+end
+
 local function own_report(stats)
+  local retain = core.get("retain")
   local lines = {
     stats.attached and "An ebbtide heap, attached to a running VM" or "An ebbtide heap",
     format("  resident   %s   at most so far %.1f MB",
            megabytes(stats.resident), stats.resident_peak / 2 ^ 20),
     format("  live       %s   in %d blocks; the collector counts %.1f MB",
            megabytes(stats.live), stats.blocks, stats.collected / 2 ^ 20),
-    format("  free       %s   of that to go back now %.1f MB",
-           megabytes(stats.free_resident), stats.due / 2 ^ 20),
+    format("  free       %s   due now %.1f MB; at rest tick() gives back %s",
+           megabytes(stats.free_resident), stats.due / 2 ^ 20,
+           range(min(stats.due, stats.free_resident),
+                 max(stats.due, stats.free_resident - retain))),
     format("  given back %s   so far; the mood is %s",
            megabytes(stats.returned_total), MOODS[stats.mood] or "steady"),
   }
@@ -274,19 +430,31 @@ local function own_report(stats)
                                stats.purge_errno)
   end
   if stats.attached then
-    lines[#lines + 1] = format("  former     %s   in LuaJIT's own allocator, of that live %.1f MB",
-                               megabytes(stats.former_resident), stats.former_live / 2 ^ 20)
+    add_former(stats, lines)
+  end
+  local process = core.process()
+  if process then
+    add_process("The heap is", stats.resident / process, process, lines)
   end
   return lines
 end
 
-function _M.report()
-  local stats, reason = _M.stats()
+function _M.report(unwanted)
+  check_none(unwanted, "report")
+  local stats, reason = read_stats()
   if not stats then
     return nil, reason
   end
   local lines = stats.allocator == "ebbtide" and own_report(stats) or builtin_report(stats)
+  add_environment(stats, lines)
   return concat(lines, "\n")
+end
+
+-- At the end of the VM: whether settings in the environment never had an effect.
+if newproxy then
+  local at_end = newproxy(true)
+  getmetatable(at_end).__gc = core.at_end
+  core.kept = at_end
 end
 
 return _M

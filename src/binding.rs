@@ -129,6 +129,7 @@ const CORE: &[(&CStr, lua_CFunction)] = &[
     (c"pressure", core_pressure),
     (c"options", core_options),
     (c"environment", core_environment),
+    (c"at_end", core_at_end),
     (c"get", core_get),
     (c"set", core_set),
 ];
@@ -137,6 +138,7 @@ const CORE: &[(&CStr, lua_CFunction)] = &[
 ///
 /// `state` is a live VM of this thread's.
 unsafe fn push_core(lua: &Lua, state: *mut lua_State) {
+    options::note_stderr();
     // SAFETY: the caller's promise; the memory is as large as a Progress, aligned to 8 bytes, and
     // lives as long as one of the functions that have it as their upvalue.
     unsafe {
@@ -359,6 +361,12 @@ core! {
             Err(_) => call!(stack.lua_pushstring(error::last().cast())),
         }
         3
+    }
+
+    /// at_end() ends the module, with its VM: settings that never had an effect are told.
+    fn core_at_end(_stack) {
+        options::tell_unused();
+        0
     }
 
     /// get(name) tells the value of an option, or nil and why not.

@@ -7,7 +7,7 @@
 //! |-----------------|------------------------------------------------------------------|--------|
 //! | this one        | the table; the values of one heap                                | no     |
 //! | `text`          | values read from text, values and ranges in a message            | no     |
-//! | `environment`   | variables read; variables that no option has, told once          | yes    |
+//! | `environment`   | variables read; those that have no effect, told once             | yes    |
 //! | `nearest`       | the names that a wrong name may have meant                       | no     |
 
 mod environment;
@@ -17,7 +17,7 @@ mod text;
 use core::ffi::CStr;
 
 use crate::error::Error;
-pub(crate) use environment::{check_environment, pending};
+pub(crate) use environment::{check_environment, note_stderr, pending, tell_unused};
 use text::Value;
 
 /// One option. The variants stand in the order of the table and of the fields of `ebb_options`.

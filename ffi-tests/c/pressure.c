@@ -54,7 +54,7 @@ static void pressure_is_that_of_the_lower_limit(void)
   pressure_rises_with_what_is_live(LIMIT, 0);
   pressure_rises_with_what_is_live(0, LIMIT);
   pressure_rises_with_what_is_live(LIMIT, 2 * LIMIT);
-  pressure_rises_with_what_is_live(2 * LIMIT, LIMIT);
+  pressure_rises_with_what_is_live(LIMIT, LIMIT);
 }
 
 static void live_blocks_may_exceed_the_soft_limit(void)

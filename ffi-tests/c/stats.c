@@ -78,6 +78,14 @@ static void parts_add_up_after_every_step(void)
   end_all(heap);
 }
 
+/* The soft limit never lies above the hard one. */
+static void set_limits(ebb_heap *heap, int64_t soft, int64_t hard)
+{
+  set(heap, "limit_soft", 0);
+  set(heap, "limit_hard", hard);
+  set(heap, "limit_soft", hard > 0 && soft > hard ? hard : soft);
+}
+
 /* Memory goes back for every reason there is, between the steps and in them. */
 static void parts_add_up_while_memory_breathes(void)
 {
@@ -85,6 +93,7 @@ static void parts_add_up_while_memory_breathes(void)
   ebb_options options = no_options();
   ebb_stats stats;
   ebb_heap *heap;
+  int64_t hard = 0;
   unsigned i;
 
   options.decay_ms = EBB_ZERO;
@@ -97,10 +106,11 @@ static void parts_add_up_while_memory_breathes(void)
       CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
       break;
     case 1:
-      set(heap, "limit_soft", (int64_t)rng_below(&rng, 16 * MIB));
+      set_limits(heap, (int64_t)rng_below(&rng, 16 * MIB), hard);
       break;
     case 2:
-      set(heap, "limit_hard", (int64_t)rng_below(&rng, 4) * 4 * MIB);
+      hard = (int64_t)rng_below(&rng, 4) * 4 * MIB;
+      set_limits(heap, (int64_t)rng_below(&rng, 16 * MIB), hard);
       break;
     case 3:
       set(heap, "decay_ms", (int64_t)rng_below(&rng, 3));

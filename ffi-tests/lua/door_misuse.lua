@@ -4,8 +4,12 @@ local allocator = require "ebbtide"
 local check = require "door_check"
 
 local function wrong_arguments()
-  check.throws("bad argument #1 'options' to 'reclaim' (table or nil expected, got number 7)",
-               allocator.reclaim, 7)
+  check.throws("bad argument #1 'options' to 'reclaim' (table, \"all\" or nil expected, " ..
+               "got number 7)", allocator.reclaim, 7)
+  check.throws("(table, \"all\" or nil expected, got string al)", allocator.reclaim, "al")
+  check.throws("bad argument #1 'which' to 'stats' (\"all\" or nil expected, got string al)",
+               allocator.stats, "al")
+  check.throws("(\"all\" or nil expected, got boolean true)", allocator.stats, true)
   check.throws("'reclaim' (it takes no 'budget')", allocator.reclaim, { budget = 5 })
   check.throws("'reclaim' (it takes no '1')", allocator.reclaim, { 500 })
   check.throws("'budget_us' must be a number", allocator.reclaim, { budget_us = "soon" })
@@ -28,6 +32,39 @@ local function wrong_arguments()
   check.throws("option '1' is retain", allocator.configure, { "retain" })
 end
 
+-- Each function that takes nothing says so.
+local function no_arguments()
+  for _, name in ipairs { "report", "former", "heap", "next_tick", "pressure", "version" } do
+    check.throws("bad argument #1 to '" .. name .. "' (it takes none, got number 5)",
+                 allocator[name], 5)
+    check.throws("(it takes none, got table)", allocator[name], {})
+  end
+end
+
+-- A colon in place of the dot; so in a copy of the module, as nginx makes one.
+local function colons()
+  local copy, count = {}, 0
+  for name, value in pairs(allocator) do
+    copy[name] = value
+  end
+  for name, value in pairs(allocator) do
+    if type(value) == "function" then
+      count = count + 1
+      local text = "bad argument #1 to '" .. name .. "' (the module itself: call " .. name ..
+                   " with a dot, not a colon)"
+      check.throws(text, value, allocator, "retain")
+      check.throws(text, value, copy)
+    end
+  end
+  check.equal(count, 13, "functions")
+end
+
+-- What concerns all workers, where there are none.
+local function all_workers()
+  check.refused("only in nginx with the ebbtide module", allocator.stats("all"))
+  check.refused("only in nginx with the ebbtide module", allocator.reclaim("all"))
+end
+
 local function settings()
   local heap = allocator.heap()
   local names = {}
@@ -38,11 +75,18 @@ local function settings()
   return table.concat(names, " ")
 end
 
-wrong_arguments()
+local function all_wrong()
+  wrong_arguments()
+  no_arguments()
+  colons()
+  all_workers()
+end
+
+all_wrong()
 check.equal(allocator.heap().allocator, "builtin", "allocator")
 assert(allocator.attach())
 local before = settings()
-wrong_arguments()
+all_wrong()
 check.equal(settings(), before, "options")
 check.equal(allocator.heap().allocator, "ebbtide", "allocator")
 -- What a caller left in a table that is no longer used stays out of the next.

@@ -13,6 +13,13 @@ local function refused_before()
   check.refused("decay_ms", allocator.attach { retain = 2 ^ 20, decay_ms = 2 ^ 40 })
   check.refused("auto", allocator.attach { auto = "maybe" })
   check.refused("limit_hard=on", allocator.attach { limit_hard = true })
+  check.refused("did you mean decay_ms%?", allocator.attach { decay = 5 })
+  check.refused("decay_ms=soon: takes a number from 0 to 3600000 ms",
+                allocator.attach { decay_ms = "soon" })
+  check.refused("retain: 9t is not from 0 to 8t", allocator.attach { retain = 9 * 2 ^ 40 })
+  check.refused("auto=true: takes off or on; say on", allocator.attach { auto = "true" })
+  check.refused("limit_soft=200m: is above limit_hard=100m",
+                allocator.attach { limit_soft = "200m", limit_hard = "100m" })
   check.throws("(option '1' is 5)", allocator.attach, { 5 })
   check.equal(allocator.heap().allocator, "builtin", "allocator")
   check.equal(assert(allocator.stats()).allocator, "builtin", "allocator")
@@ -81,6 +88,34 @@ local function all_or_none()
   end
 end
 
+-- A soft limit above the hard one is refused, by whichever of them; both at
+-- once can become anything else.
+local function crossed_limits()
+  local function are(soft, hard)
+    check.equal(allocator.get("limit_soft"), soft * 2 ^ 20, "limit_soft")
+    check.equal(allocator.get("limit_hard"), hard * 2 ^ 20, "limit_hard")
+  end
+  assert(allocator.configure { limit_soft = "100m", limit_hard = "200m" })
+  are(100, 200)
+  check.refused("limit_soft=201m: is above limit_hard=200m", allocator.set("limit_soft", "201m"))
+  check.refused("limit_soft=100m: is above limit_hard=99m", allocator.set("limit_hard", "99m"))
+  check.refused("limit_soft=300m: is above limit_hard=299m",
+                allocator.configure { limit_soft = "300m", limit_hard = "299m" })
+  check.refused("limit_hard=lots", allocator.configure { limit_soft = "9m", limit_hard = "lots" })
+  check.refused("limit_soft=200m: is above limit_hard=100m",
+                allocator.configure { limit_soft = "200m", limit_hard = "100m", decay_ms = 5 })
+  are(100, 200)
+  check.equal(allocator.get("decay_ms"), 700, "decay_ms")
+  assert(allocator.configure { limit_soft = "300m", limit_hard = "400m" })
+  are(300, 400)
+  assert(allocator.configure { limit_soft = "100m", limit_hard = "200m" })
+  are(100, 200)
+  assert(allocator.set("limit_hard", "400m"))
+  assert(allocator.set("limit_soft", "300m"))
+  are(300, 400)
+  assert(allocator.configure { limit_soft = 0, limit_hard = 0 })
+end
+
 local function ticks()
   assert(allocator.configure { decay_ms = 0, retain = 0, auto = false })
   local garbage = {}
@@ -128,6 +163,7 @@ given()
 heap_facts()
 one_by_one()
 all_or_none()
+crossed_limits()
 ticks()
 pressure()
 hard_limit()

@@ -251,6 +251,44 @@ fn options_are_taken_refused_and_changed() {
     everywhere("door_options.lua", &[]);
 }
 
+/// What `report()` promises comes true, as the kernel counts it.
+#[test]
+fn reports_of_large_blocks_come_true() {
+    everywhere("door_report.lua", &["large"]);
+    everywhere("door_report.lua", &["large", "attach"]);
+}
+
+#[test]
+fn reports_of_what_may_go_back_come_true() {
+    for mode in ["reclaim", "attach", "rest"] {
+        everywhere("door_report.lua", &[mode]);
+    }
+}
+
+/// Settings that do nothing, or nothing yet, are in the report, and on standard error once.
+#[test]
+fn settings_without_effect_are_told() {
+    let unknown = "unknown option EBBTIDE_DECAY; did you mean EBBTIDE_DECAY_MS?";
+    let unused =
+        "ebbtide: EBBTIDE_CHECKED=1 had no effect: no VM had a heap; attach() gives it one\n";
+    let waits = "In the environment, without effect before attach(): EBBTIDE_CHECKED=1";
+    for program in luajits() {
+        let said = |arguments: &[&str]| {
+            let mut command = command(program, &[], "door_report.lua", arguments);
+            let output = finish(command.env("EBBTIDE_CHECKED", "1").env("EBBTIDE_DECAY", "500"));
+            let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+            (text(output.stdout), text(output.stderr))
+        };
+        let (report, errors) = said(&["environment"]);
+        assert!(report.contains(unknown) && report.contains(waits), "{report}");
+        assert_eq!(errors, unused);
+        let (report, errors) = said(&["environment", "attach"]);
+        assert!(report.contains(unknown) && !report.contains("without effect"), "{report}");
+        assert_eq!(errors, format!("ebbtide: {unknown}\n"));
+        assert_eq!(said(&["environment", "other"]).1, "");
+    }
+}
+
 #[test]
 fn c_modules_work_on() {
     for when in ["never", "start", "middle"] {

@@ -6,7 +6,9 @@
 
 use core::ffi::{CStr, c_char};
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::mem::MaybeUninit;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::nearest::Meant;
 use super::{Options, TABLE};
@@ -24,6 +26,10 @@ const NOT_OPTIONS: [&str; 4] =
 static TOLD: AtomicBool = AtomicBool::new(false);
 /// Whether a heap was made, which has the values of the environment.
 static TAKEN: AtomicBool = AtomicBool::new(false);
+/// Whether the process was told that these values had no effect.
+static UNUSED_TOLD: AtomicBool = AtomicBool::new(false);
+/// The device and inode of standard error when a Lua module was opened; 0 before.
+static STDERR: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 unsafe extern "C" {
     /// The variables of the process: C strings, and a null pointer behind the last one.
@@ -80,8 +86,8 @@ fn name_of_ours(variable: &[u8]) -> Option<&[u8]> {
 
 /// Tells of variables without effect, unless the process was told.
 pub(super) fn tell_once() {
-    TAKEN.store(true, Ordering::Relaxed);
-    if TOLD.load(Ordering::Relaxed) || TOLD.swap(true, Ordering::Relaxed) {
+    TAKEN.store(true, Relaxed);
+    if TOLD.load(Relaxed) || TOLD.swap(true, Relaxed) {
         return;
     }
     if let Some(line) = unknown(variables()) {
@@ -93,15 +99,15 @@ pub(super) fn tell_once() {
 /// values of the others make sense. Counts as told when the host takes the text.
 pub(crate) fn check_environment(takes_text: bool) -> (Option<Line>, Result<(), Error>) {
     if takes_text {
-        TOLD.store(true, Ordering::Relaxed);
+        TOLD.store(true, Relaxed);
     }
     (unknown(variables()), Options::resolve_with(&[], value_of).map(drop))
 }
 
-/// The variables of options, as `NAME=VALUE`, while no heap was made that has their values.
+/// The variables of options, as `NAME=VALUE`. They wait for a heap.
 pub(crate) fn pending() -> Option<Line> {
     let mut line = Line::EMPTY;
-    for spec in TABLE.iter().filter(|_| !TAKEN.load(Ordering::Relaxed)) {
+    for spec in &TABLE {
         if let Some(value) = value_of(spec.variable) {
             let before = if line.as_bytes().is_empty() { "" } else { " " };
             let value = value.to_bytes().escape_ascii();
@@ -109,6 +115,40 @@ pub(crate) fn pending() -> Option<Line> {
         }
     }
     (!line.as_bytes().is_empty()).then_some(line)
+}
+
+/// Remembers which file standard error leads to, for [`tell_unused`].
+pub(crate) fn note_stderr() {
+    if let Some((device, inode)) = file_of_stderr().filter(|_| STDERR[1].load(Relaxed) == 0) {
+        STDERR[0].store(device, Relaxed);
+        STDERR[1].store(inode, Relaxed);
+    }
+}
+
+/// Tells on standard error, once, that options in the environment never had an effect, because the
+/// process made no heap. Not where another file has become standard error since.
+pub(crate) fn tell_unused() {
+    let same = file_of_stderr() == Some((STDERR[0].load(Relaxed), STDERR[1].load(Relaxed)));
+    if let Some(line) = pending().filter(|_| same && !TAKEN.load(Relaxed))
+        && !UNUSED_TOLD.swap(true, Relaxed)
+    {
+        tell::line(format_args!(
+            "{} had no effect: no VM had a heap; attach() gives it one",
+            line.as_str()
+        ));
+    }
+}
+
+fn file_of_stderr() -> Option<(u64, u64)> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: there is room for the answer, which is read only if there is one.
+    unsafe {
+        if libc::fstat(libc::STDERR_FILENO, stat.as_mut_ptr()) != 0 {
+            return None;
+        }
+        let stat = stat.assume_init();
+        Some((stat.st_dev, stat.st_ino))
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Other copies of this library in the process.
 //!
 //! A process may have several: one in nginx's module, one linked into LuaJIT, one preloaded, one
-//! that `require` loads. Each knows its own heaps only, so a call for a VM goes to the copy that the
-//! VM's allocation function is part of. An object with the symbol `ebb_version` has a copy.
+//! that `require` loads. Each knows its own heaps only, so a call for a VM goes to the copy that
+//! the VM's allocation function is part of. An object with the symbol `ebb_version` has a copy.
 
 use core::ffi::{CStr, c_char, c_void};
 use core::mem::MaybeUninit;

@@ -161,7 +161,9 @@ impl Options {
     /// of the environment; else the default.
     pub(crate) fn resolve(given: &[i64]) -> Result<Options, Error> {
         environment::tell_once();
-        Options::resolve_with(given, environment::value_of)
+        let options = Options::resolve_with(given, environment::value_of)?;
+        environment::note_taken();
+        Ok(options)
     }
 
     fn resolve_with<'env>(

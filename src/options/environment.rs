@@ -91,7 +91,6 @@ fn name_of_ours(variable: &[u8]) -> Option<&[u8]> {
 
 /// Tells on standard error of variables without effect, unless the process was told.
 pub(super) fn tell_once() {
-    TAKEN.store(true, Relaxed);
     if TOLD.load(Relaxed) || TOLD.swap(true, Relaxed) {
         return;
     }
@@ -99,6 +98,11 @@ pub(super) fn tell_once() {
         // Whether anybody reads the line does not matter.
         let _ = writeln!(std::io::stderr(), "ebbtide: {}", line.as_str());
     }
+}
+
+/// Notes that a heap has the values of the environment.
+pub(super) fn note_taken() {
+    TAKEN.store(true, Relaxed);
 }
 
 /// What to tell of variables without effect, for a host with a log of its own, and whether the

@@ -5,7 +5,7 @@
 //! else on standard error when the process makes its first heap. Texts are made apart from that.
 
 use core::ffi::{CStr, c_char};
-use core::fmt::Write;
+use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU64};
@@ -95,8 +95,7 @@ pub(super) fn tell_once() {
         return;
     }
     if let Some(line) = unknown(variables()) {
-        // Whether anybody reads the line does not matter.
-        let _ = writeln!(std::io::stderr(), "ebbtide: {}", line.as_str());
+        say(format_args!("{}", line.as_str()));
     }
 }
 
@@ -142,12 +141,14 @@ pub(crate) fn tell_unused() {
     if let Some(line) = pending().filter(|_| same && !TAKEN.load(Relaxed))
         && !UNUSED_TOLD.swap(true, Relaxed)
     {
-        let _ = writeln!(
-            std::io::stderr(),
-            "ebbtide: {} had no effect: no VM had a heap; attach() gives it one",
-            line.as_str()
-        );
+        let variables = line.as_str();
+        say(format_args!("{variables} had no effect: no VM had a heap; attach() gives it one"));
     }
+}
+
+/// Whether anybody reads the line does not matter.
+fn say(message: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "ebbtide: {message}");
 }
 
 fn file_of_stderr() -> Option<(u64, u64)> {

@@ -161,7 +161,9 @@ impl Options {
     /// of the environment; else the default.
     pub(crate) fn resolve(given: &[i64]) -> Result<Options, Error> {
         environment::tell_once();
-        Options::resolve_with(given, environment::value_of)
+        let options = Options::resolve_with(given, environment::value_of)?;
+        environment::note_taken();
+        Ok(options)
     }
 
     fn resolve_with<'env>(
@@ -356,6 +358,7 @@ mod tests {
 
     #[test]
     fn a_soft_limit_above_the_hard_one_is_refused_with_both() {
+        const M: i64 = 1 << 20;
         let given = |soft, hard| {
             let mut given = Given::default();
             given.put(Key::LimitSoft, soft).expect("a limit");
@@ -364,7 +367,7 @@ mod tests {
         };
         assert_eq!(given(200 << 20, 100 << 20), Err(Error::Range));
         assert!(last_text().starts_with("limit_soft=200m: is above limit_hard=100m"));
-        for (soft, hard) in [(1, 1), (0, 1), (1, 0), (CGROUP, 1), (CGROUP, 0)] {
+        for (soft, hard) in [(M, M), (0, M), (M, 0), (CGROUP, M), (CGROUP, 0)] {
             assert!(given(soft, hard).is_ok(), "{soft} {hard}");
         }
         let options = given(100 << 20, 100 << 20).expect("equal limits");

@@ -86,13 +86,17 @@ fn name_of_ours(variable: &[u8]) -> Option<&[u8]> {
 
 /// Tells of variables without effect, unless the process was told.
 pub(super) fn tell_once() {
-    TAKEN.store(true, Relaxed);
     if TOLD.load(Relaxed) || TOLD.swap(true, Relaxed) {
         return;
     }
     if let Some(line) = unknown(variables()) {
         tell::line(format_args!("{}", line.as_str()));
     }
+}
+
+/// Notes that a heap has the values of the environment.
+pub(super) fn note_taken() {
+    TAKEN.store(true, Relaxed);
 }
 
 /// What to tell of variables without effect, for a host with a log of its own, and whether the

@@ -34,6 +34,8 @@ type Handler = unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 static CHOSEN: AtomicI32 = AtomicI32::new(0);
 /// Whether SIGTERM is reported on.
 static ON_TERM: AtomicBool = AtomicBool::new(false);
+/// A report came with SIGTERM.
+static TERM_REPORTED: AtomicBool = AtomicBool::new(false);
 /// It was said that the chosen signal is not answered.
 static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -107,6 +109,11 @@ pub(crate) fn is_chosen() -> bool {
     CHOSEN.load(Ordering::Relaxed) != 0
 }
 
+/// Whether a report came with SIGTERM.
+pub(crate) fn has_reported_term() -> bool {
+    TERM_REPORTED.load(Ordering::Relaxed)
+}
+
 /// Lets in a signal that this thread holds back, if it has come.
 pub(crate) fn let_in(signal: c_int) {
     let mut set = MaybeUninit::<sigset_t>::zeroed();
@@ -158,6 +165,9 @@ fn report(signal: c_int) {
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let kept = unsafe { *errno };
+    if signal == libc::SIGTERM {
+        TERM_REPORTED.store(true, Ordering::Relaxed);
+    }
     let is_asked_here = signal == CHOSEN.load(Ordering::Relaxed) || settings::get().is_named;
     if library::report_last_seen() == 0 && is_asked_here {
         say::line_of_process(b"no VM is open");

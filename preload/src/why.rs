@@ -85,7 +85,8 @@ pub(crate) fn note_passed(alloc: *const c_void, real: *const c_void) {
 /// Says why no VM was taken over, if somebody asked, or has set options that then had no effect.
 pub(crate) fn say_why_none(settings: &Settings) {
     let asked = say::is_wanted() || settings.report && settings.is_named;
-    let options = settings::options();
+    // Another copy of the library takes the options, too.
+    let options = if has_ebbtide() { b"" } else { settings::options() };
     if say::is_said() || !asked && options.is_empty() {
         return;
     }
@@ -116,7 +117,9 @@ fn describe(why: &mut Text, has_luajit: &mut bool) {
     objects::walk(|object| {
         if is_luajit(object) {
             found = true;
-            if is_program {
+            if object.symbol(c"ebb_version").is_some() {
+                why.push(b"ebbtide is linked in with LuaJIT, and its VMs have heaps of that");
+            } else if is_program {
                 why.push(b"LuaJIT is linked into the program itself: left alone");
             } else {
                 why.push_all(&[object.path().to_bytes(), reason(object)]);
@@ -133,6 +136,11 @@ fn describe(why: &mut Text, has_luajit: &mut bool) {
     }
     *has_luajit = false;
     why.push(b"no LuaJIT in this program (none shared, none exported)");
+}
+
+/// Whether a copy of ebbtide is in the process.
+fn has_ebbtide() -> bool {
+    objects::find(c"ebb_version", |_| true).is_some()
 }
 
 /// Whether a LuaJIT lies in an object, for others to see.

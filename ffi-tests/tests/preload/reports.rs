@@ -202,6 +202,19 @@ fn a_handler_of_the_programs_own_comes_after_the_report() {
     tells_of_open_vm(program.said().trim_end(), "signals", 0.0);
 }
 
+/// Many daemons wait for SIGTERM on a thread and end by _exit.
+#[test]
+fn a_program_that_leaves_by_the_short_way_reports() {
+    let mut command = run(&["--report"]);
+    command.arg(program("signals")).arg("leaves");
+    let mut program = Reporter::start(command, "leaves");
+    program.waits_for_line("ready");
+    assert_eq!(program.said(), "", "children have nothing to tell");
+    program.send("TERM");
+    assert_eq!(program.ends().code(), Some(4));
+    tells_of_open_vm(program.said().trim_end(), "signals", 0.0);
+}
+
 #[test]
 fn a_report_of_no_vm_says_so() {
     let mut command = run(&["--report-signal", "USR1"]);

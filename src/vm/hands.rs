@@ -152,20 +152,20 @@ pub(super) unsafe fn watch(bond: *mut Bond) {
     FORKS.call_once(|| unsafe {
         libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child));
     });
-    let number = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
-    LIST.close();
-    // A fork waits for the list, so that no entry of figures is half made in the child.
-    let figures = figures::claim(number);
-    // SAFETY: the caller's promise; nobody else uses the bond, nor its heap, which is live.
+    // SAFETY: the caller's promise.
+    let hands = unsafe { &mut (*bond).hands };
+    hands.thread = AtomicUsize::new(this_thread());
+    hands.number = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    hands.figures = Some(figures::claim(hands.number));
+    // SAFETY: the heap of a live bond is live, and nobody else uses it yet.
     unsafe {
-        (*(*bond).heap).above.figures = Some(figures);
+        (*(*bond).heap).above.figures = (*bond).hands.figures;
         (*(*bond).heap).publish();
-        let hands = &mut (*bond).hands;
-        hands.thread = AtomicUsize::new(this_thread());
-        hands.number = number;
-        hands.figures = Some(figures);
-        hands.next.set(first());
     }
+    // SAFETY: the caller's promise.
+    let hands = unsafe { &mut (*bond).hands };
+    LIST.close();
+    hands.next.set(first());
     FIRST.store(bond.expose_provenance(), Ordering::Relaxed);
     LIST.reopen();
 }

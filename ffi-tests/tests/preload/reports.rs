@@ -228,6 +228,38 @@ fn a_report_of_no_vm_says_so() {
     assert_eq!(shell.ends().signal(), Some(SIGTERM));
 }
 
+/// Hundreds of reports in the middle of everything: allocation, waits, threads that come and go.
+#[test]
+fn reports_at_any_time_do_no_harm() {
+    for name in ["threads", "fork"] {
+        let mut command = run(&["--report-signal", "USR2", "--decay-ms", "20"]);
+        command.arg(program(name)).arg(service()).stdout(Stdio::null()).stdin(Stdio::null());
+        let log = scratch("preload").join(format!("storm-{name}.log"));
+        let mut child = command.stderr(File::create(&log).expect("a log")).spawn().expect("it");
+        let said = || fs::read_to_string(&log).expect("a log");
+        let process = child.id().to_string();
+        // Until the first VM is made the signal may still end it.
+        let is_ready = || {
+            let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
+            ["libebbtide_preload.so", "libebbtide.so"].iter().all(|name| maps.contains(name))
+        };
+        let mut sent = 0;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a status") {
+                break status;
+            }
+            if is_ready() {
+                send(&["-s", "USR2"], &process);
+                sent += 1;
+            }
+            sleep(Duration::from_millis(2));
+        };
+        assert!(status.success(), "{name}: {status}\n{}", said());
+        let reports = said().lines().filter(|line| line.contains(" open: ")).count();
+        assert!(sent > 10 && reports > 5, "{name}: {sent} sent, {reports} lines");
+    }
+}
+
 #[test]
 fn a_python_with_lupa_reports() {
     let code = "import select, signal\nimport lupa.luajit21 as lupa\n\

@@ -82,6 +82,12 @@ pub(crate) fn note_passed(alloc: *const c_void, real: *const c_void) {
     });
 }
 
+/// The path of a copy of ebbtide that the program's VMs got their heaps from. Signal handlers may
+/// ask.
+pub(crate) fn other_ebbtide() -> Option<&'static [u8]> {
+    OTHER_EBBTIDE.read().map(|(path, _)| path)
+}
+
 /// Says why no VM was taken over, if somebody asked, or has set options that then had no effect.
 pub(crate) fn say_why_none(settings: &Settings) {
     let asked = say::is_wanted() || settings.report && settings.is_named;
@@ -94,7 +100,8 @@ pub(crate) fn say_why_none(settings: &Settings) {
     let mut why = Text::new();
     describe(&mut why, &mut has_luajit);
     // A daemon goes on in a child of the process that began.
-    let place: &[u8] = if say::has_forked() { b" in the process that began" } else { b"" };
+    let goes_on = say::has_forked() && PASSED.is_free() && OTHER_EBBTIDE.is_free();
+    let place: &[u8] = if goes_on { b" in the process that began" } else { b"" };
     let why = why.as_bytes();
     // A shell starts many programs that have nothing to do with Lua.
     if options.is_empty() {
@@ -106,7 +113,7 @@ pub(crate) fn say_why_none(settings: &Settings) {
 
 fn describe(why: &mut Text, has_luajit: &mut bool) {
     *has_luajit = true;
-    if let Some((path, _)) = OTHER_EBBTIDE.read() {
+    if let Some(path) = other_ebbtide() {
         return why.push_all(&[b"its VMs are on heaps of another ebbtide, ", path]);
     }
     if PASSED.read().is_some() {

@@ -223,7 +223,8 @@ fn a_report_of_no_vm_says_so() {
     shell.waits_for_line("ready");
     shell.send("USR1");
     let said = shell.says(1);
-    assert!(said.starts_with("ebbtide: sh[") && said.ends_with("]: no VM is open\n"), "{said}");
+    let expected = "]: no VM that was taken over is open\n";
+    assert!(said.starts_with("ebbtide: sh[") && said.ends_with(expected), "{said}");
     shell.send("TERM");
     assert_eq!(shell.ends().signal(), Some(SIGTERM));
 }

@@ -3,13 +3,12 @@
 //!
 //! A heap with figures publishes them whenever it is looked at: on its slow path, at most every few
 //! milliseconds, and when its thread waits. Entries are never freed, only used again, and the list
-//! of them only grows. So whoever walks it takes no lock, in a signal handler too; the list is as
-//! long as there were ever heaps with figures at the same time.
+//! of them only grows. So whoever walks it takes no lock, in a signal handler too, and the child of
+//! a fork finds it whole; the list is as long as there were ever heaps with figures at the same
+//! time.
 
-#![forbid(unsafe_code)]
-
-use core::sync::atomic::{AtomicU64, Ordering};
-use std::sync::OnceLock;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// Bytes of one heap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,38 +28,50 @@ pub(crate) struct Figures {
     resident: AtomicU64,
     resident_peak: AtomicU64,
     returned_total: AtomicU64,
-    next: OnceLock<&'static Figures>,
+    next: Link,
 }
 
-static FIRST: OnceLock<&'static Figures> = OnceLock::new();
+/// Where the next entry is; null until there is one, and then the same for ever.
+#[derive(Default)]
+struct Link(AtomicPtr<Figures>);
+
+static FIRST: Link = Link(AtomicPtr::new(ptr::null_mut()));
+
+impl Link {
+    fn get(&self) -> Option<&'static Figures> {
+        // SAFETY: null, or an entry that `put` has got from a box and that is never freed. Its
+        // fields can be read and written at any time.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Puts a new entry here, unless another thread was faster.
+    fn put(&self, new: *mut Figures) -> bool {
+        let null = ptr::null_mut();
+        self.0.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
 
 /// An entry for VM `number`, which is not 0. Allocates where no entry is free.
 pub(crate) fn claim(number: u64) -> &'static Figures {
+    let take = |entry: &Figures| {
+        entry.number.compare_exchange(0, number, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    };
     let mut end = &FIRST;
-    let mut made = None;
-    loop {
-        let Some(entry) = end.get() else {
-            let entry = *made.get_or_insert_with(|| {
-                let figures = Figures { number: AtomicU64::new(number), ..Figures::default() };
-                &*Box::leak(Box::new(figures))
-            });
-            // Another thread may have been faster: then its entry comes first.
-            if end.set(entry).is_ok() {
-                return entry;
-            }
-            continue;
-        };
-        let free = made.is_none() && {
-            let take =
-                entry.number.compare_exchange(0, number, Ordering::AcqRel, Ordering::Relaxed);
-            take.is_ok()
-        };
-        if free {
+    while let Some(entry) = end.get() {
+        if take(entry) {
             entry.publish(Held::default());
             return entry;
         }
         end = &entry.next;
     }
+    let figures = Figures { number: AtomicU64::new(number), ..Figures::default() };
+    let made = Box::into_raw(Box::new(figures));
+    while !end.put(made) {
+        // Another thread's entry comes first.
+        end = end.get().map_or(end, |entry| &entry.next);
+    }
+    // SAFETY: just made, and never freed.
+    unsafe { &*made }
 }
 
 /// Calls `visit` for each VM that has an entry, the oldest entry first. Signal handlers may.

@@ -4,7 +4,9 @@
  * plain     SIGUSR2 would end the program: it is not raised without a handler
  * reported  SIGUSR2 is the chosen signal and does nothing but a report
  * exits     prints "ready", and ends with status 3 by _exit when SIGTERM comes
- * busy      prints "ready", and works in Lua without ever waiting */
+ * busy      prints "ready", and works in Lua without ever waiting
+ * leaves    waits for SIGTERM on a thread's mask, as many daemons do, and ends
+ *           by _exit; children that end so before are not worth a report */
 
 #include "check.h"
 
@@ -239,11 +241,11 @@ static void stop(pid_t child)
   waitpid(child, NULL, 0);
 }
 
-/* Whether signals end a wait of a second. */
-static int ends_a_wait(int signal)
+/* Whether signals end a wait. */
+static int ends_a_wait(int signal, int wait_ms)
 {
   pid_t child = sender(signal);
-  int result = poll(NULL, 0, 1000);
+  int result = poll(NULL, 0, wait_ms);
   int error = errno;
 
   stop(child);
@@ -254,10 +256,10 @@ static int ends_a_wait(int signal)
 static void handlers_end_waits(void)
 {
   signal(SIGUSR2, one_argument);
-  CHECK(ends_a_wait(SIGUSR2));
+  CHECK(ends_a_wait(SIGUSR2, 60000));
   signal(SIGUSR2, SIG_DFL);
   signal(SIGALRM, one_argument);
-  CHECK(ends_a_wait(SIGALRM));
+  CHECK(ends_a_wait(SIGALRM, 60000));
   signal(SIGALRM, SIG_DFL);
 }
 
@@ -266,13 +268,13 @@ static void reports_end_no_waits(void)
   sigset_t set, pending;
 
   CHECK_EQ(calls_of(SIGUSR2), 0);
-  CHECK(!ends_a_wait(SIGUSR2));
+  CHECK(!ends_a_wait(SIGUSR2, 1000));
   CHECK(action_of(SIGUSR2) == SIG_DFL);
   /* Who holds the signal back reads it from somewhere: it is left. */
   sigemptyset(&set);
   sigaddset(&set, SIGUSR2);
   sigprocmask(SIG_BLOCK, &set, NULL);
-  CHECK(!ends_a_wait(SIGUSR2));
+  CHECK(!ends_a_wait(SIGUSR2, 1000));
   CHECK_EQ(sigpending(&pending), 0);
   CHECK_EQ(sigismember(&pending, SIGUSR2), 1);
   sigprocmask(SIG_UNBLOCK, &set, NULL);
@@ -284,6 +286,31 @@ static void works_on(lua_State *L)
                           "for i = 1, 3e5 do t[i] = { i } end\n"
                           "print('ready') io.stdout:flush()\n"
                           "while true do t[#t + 1] = nil end\n"));
+}
+
+static void leaves(void)
+{
+  sigset_t set;
+  pid_t child;
+  int signal;
+
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigprocmask(SIG_BLOCK, &set, NULL);
+  child = vfork();
+  if (child == 0) {
+    _exit(0);
+  }
+  waitpid(child, NULL, 0);
+  child = fork();
+  if (child == 0) {
+    _exit(0);
+  }
+  waitpid(child, NULL, 0);
+  puts("ready");
+  fflush(stdout);
+  sigwait(&set, &signal);
+  _exit(signal == SIGTERM ? 4 : 5);
 }
 
 static void exits(int signal)
@@ -301,6 +328,9 @@ int main(int argc, char **argv)
   if (strcmp(argv[1], "busy") == 0) {
     works_on(L);
     return 1;
+  }
+  if (strcmp(argv[1], "leaves") == 0) {
+    leaves();
   }
   if (strcmp(argv[1], "exits") == 0) {
     signal(SIGTERM, exits);

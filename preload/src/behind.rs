@@ -34,12 +34,14 @@ pub(crate) type Sigaction =
 /// `signal` and its kind.
 pub(crate) type SignalFunction = unsafe extern "C" fn(c_int, usize) -> usize;
 pub(crate) type Dlclose = unsafe extern "C" fn(*mut c_void) -> c_int;
+pub(crate) type Exit = unsafe extern "C" fn(c_int) -> !;
 
 pub(crate) static SIGACTION: Behind<Sigaction> = Behind::new(c"sigaction");
 pub(crate) static SIGNAL: Behind<SignalFunction> = Behind::new(c"signal");
 pub(crate) static SYSV_SIGNAL: Behind<SignalFunction> = Behind::new(c"sysv_signal");
 pub(crate) static SYSV_SIGNAL_RESERVED: Behind<SignalFunction> = Behind::new(c"__sysv_signal");
 pub(crate) static SIGSET: Behind<SignalFunction> = Behind::new(c"sigset");
+pub(crate) static EXIT: Behind<Exit> = Behind::new(c"_exit");
 pub(crate) static DLCLOSE: Behind<Dlclose> = Behind::new(c"dlclose");
 pub(crate) static EPOLL_WAIT: Behind<EpollWait> = Behind::new(c"epoll_wait");
 pub(crate) static EPOLL_PWAIT: Behind<EpollPwait> = Behind::new(c"epoll_pwait");
@@ -64,6 +66,7 @@ pub(crate) fn find_all() {
     SYSV_SIGNAL_RESERVED.find();
     SIGSET.find();
     DLCLOSE.find();
+    EXIT.find();
 }
 
 /// A function of the C library, or of whatever else stands before it.

@@ -12,6 +12,7 @@
 //! | `sigaction`, `signal`, `sysv_signal`,   | where a report is asked for: the program is told  |
 //! | `__sysv_signal`, `sigset`               | nothing of our handler, and has its own           |
 //! | `dlclose`                               | to note that a LuaJIT is closed again             |
+//! | `_exit`, `_Exit`                        | where a report is asked for                       |
 //!
 //! Everything else goes straight to the function behind. The allocator itself, `libebbtide.so`, is
 //! loaded from the folder of this library when the first VM is made: a program without LuaJIT never

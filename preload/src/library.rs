@@ -3,7 +3,7 @@
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem::{MaybeUninit, transmute};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use crate::text::Text;
 use crate::{say, settings};
@@ -31,6 +31,8 @@ static MISSING: AtomicBool = AtomicBool::new(false);
 static IDLE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 /// [`Report`], from the first VM on.
 static REPORT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+/// The process that made the last VM.
+static MADE_BY: AtomicI32 = AtomicI32::new(0);
 /// The library was told where lines go.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
@@ -79,6 +81,7 @@ pub(crate) unsafe fn newstate(
         match vm.is_null() {
             true => why.push(CStr::from_ptr(strerror(0)).to_bytes()),
             false => {
+                MADE_BY.store(say::process(), Ordering::Relaxed);
                 REPORT.store(report, Ordering::Release);
                 IDLE.store(idle, Ordering::Release);
             }
@@ -90,6 +93,11 @@ pub(crate) unsafe fn newstate(
 /// Whether a VM was taken over.
 pub(crate) fn has_vms() -> bool {
     !IDLE.load(Ordering::Acquire).is_null()
+}
+
+/// Whether this process has made VMs, not one that it was forked from.
+pub(crate) fn made_vms_here() -> bool {
+    MADE_BY.load(Ordering::Relaxed) == say::process()
 }
 
 /// Has each VM that is still open tell what it holds. The thread is in none of them.

@@ -1,6 +1,9 @@
 //! The beginning and the end of the process.
 
-use crate::{behind, library, say, settings, signals, why};
+use core::ffi::c_int;
+
+use crate::behind::{self, EXIT};
+use crate::{library, say, settings, signals, why};
 
 /// Before the program begins: looks up what must not be looked up later.
 extern "C" fn start() {
@@ -20,6 +23,33 @@ extern "C" fn finish() {
     if settings.report {
         library::report();
     }
+}
+
+/// Ends the process at once, as in the C library. Daemons do, from signal handlers too, and
+/// children of a fork, which have nothing to tell.
+///
+/// # Safety
+///
+/// That of the function of the same name in the C library.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn _exit(status: c_int) -> ! {
+    if settings::get().report && library::made_vms_here() && !signals::has_reported_term() {
+        library::report_last_seen();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { EXIT.get()(status) }
+}
+
+/// The same by its name in C99.
+///
+/// # Safety
+///
+/// As for [`_exit`].
+#[allow(non_snake_case)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { _exit(status) }
 }
 
 #[cfg_attr(not(test), used)]

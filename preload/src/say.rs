@@ -124,11 +124,12 @@ pub(crate) fn line(parts: &[&[u8]]) {
 }
 
 /// The same with the number of the process: a server may consist of many.
-pub(crate) fn line_of_process(text: &[u8]) {
+pub(crate) fn line_of_process(parts: &[&[u8]]) {
     let mut digits = [0; 10];
     let number = decimal(process().unsigned_abs(), &mut digits);
     let mut line = Line::new();
-    line.push_all(&[b"ebbtide: ", settings::program(), b"[", number, b"]: ", text]);
+    line.push_all(&[b"ebbtide: ", settings::program(), b"[", number, b"]: "]);
+    line.push_all(parts);
     line.write();
 }
 
@@ -139,7 +140,7 @@ pub(crate) fn line_of_process(text: &[u8]) {
 /// `text` points to so many bytes.
 pub(crate) unsafe extern "C" fn line_of_library(text: *const c_char, bytes: usize) {
     // SAFETY: the caller's promise.
-    line_of_process(unsafe { core::slice::from_raw_parts(text.cast(), bytes) });
+    line_of_process(&[unsafe { core::slice::from_raw_parts(text.cast(), bytes) }]);
 }
 
 /// A number in decimal digits.

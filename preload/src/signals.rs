@@ -26,7 +26,7 @@ use libc::{SIG_DFL, SIG_IGN, sigaction as Action, siginfo_t, sigset_t};
 
 use crate::behind::{SIGACTION, SIGNAL, SIGSET, SYSV_SIGNAL, SYSV_SIGNAL_RESERVED, SignalFunction};
 use crate::settings::Settings;
-use crate::{library, report_signal, say, settings};
+use crate::{library, report_signal, say, settings, why};
 
 type Handler = unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 
@@ -34,8 +34,13 @@ type Handler = unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 static CHOSEN: AtomicI32 = AtomicI32::new(0);
 /// Whether SIGTERM is reported on.
 static ON_TERM: AtomicBool = AtomicBool::new(false);
+/// A report came with SIGTERM.
+static TERM_REPORTED: AtomicBool = AtomicBool::new(false);
 /// It was said that the chosen signal is not answered.
 static SAID: AtomicBool = AtomicBool::new(false);
+
+/// A report where another copy of the library has the heaps.
+const OTHERS: &[u8] = b"no VM was taken over: its VMs are on heaps of another ebbtide, ";
 
 /// Handlers of the program that a report can come before.
 const HANDLERS: usize = 16;
@@ -107,6 +112,11 @@ pub(crate) fn is_chosen() -> bool {
     CHOSEN.load(Ordering::Relaxed) != 0
 }
 
+/// Whether a report came with SIGTERM.
+pub(crate) fn has_reported_term() -> bool {
+    TERM_REPORTED.load(Ordering::Relaxed)
+}
+
 /// Lets in a signal that this thread holds back, if it has come.
 pub(crate) fn let_in(signal: c_int) {
     let mut set = MaybeUninit::<sigset_t>::zeroed();
@@ -158,9 +168,15 @@ fn report(signal: c_int) {
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let kept = unsafe { *errno };
+    if signal == libc::SIGTERM {
+        TERM_REPORTED.store(true, Ordering::Relaxed);
+    }
     let is_asked_here = signal == CHOSEN.load(Ordering::Relaxed) || settings::get().is_named;
     if library::report_last_seen() == 0 && is_asked_here {
-        say::line_of_process(b"no VM is open");
+        match why::other_ebbtide() {
+            Some(path) => say::line_of_process(&[OTHERS, path]),
+            None => say::line_of_process(&[b"no VM that was taken over is open"]),
+        }
     }
     // SAFETY: as above.
     unsafe { *errno = kept };

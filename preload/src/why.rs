@@ -82,10 +82,17 @@ pub(crate) fn note_passed(alloc: *const c_void, real: *const c_void) {
     });
 }
 
+/// The path of a copy of ebbtide that the program's VMs got their heaps from. Signal handlers may
+/// ask.
+pub(crate) fn other_ebbtide() -> Option<&'static [u8]> {
+    OTHER_EBBTIDE.read().map(|(path, _)| path)
+}
+
 /// Says why no VM was taken over, if somebody asked, or has set options that then had no effect.
 pub(crate) fn say_why_none(settings: &Settings) {
     let asked = say::is_wanted() || settings.report && settings.is_named;
-    let options = settings::options();
+    // Another copy of the library takes the options, too.
+    let options = if has_ebbtide() { b"" } else { settings::options() };
     if say::is_said() || !asked && options.is_empty() {
         return;
     }
@@ -93,7 +100,8 @@ pub(crate) fn say_why_none(settings: &Settings) {
     let mut why = Text::new();
     describe(&mut why, &mut has_luajit);
     // A daemon goes on in a child of the process that began.
-    let place: &[u8] = if say::has_forked() { b" in the process that began" } else { b"" };
+    let goes_on = say::has_forked() && PASSED.is_free() && OTHER_EBBTIDE.is_free();
+    let place: &[u8] = if goes_on { b" in the process that began" } else { b"" };
     let why = why.as_bytes();
     // A shell starts many programs that have nothing to do with Lua.
     if options.is_empty() {
@@ -105,7 +113,7 @@ pub(crate) fn say_why_none(settings: &Settings) {
 
 fn describe(why: &mut Text, has_luajit: &mut bool) {
     *has_luajit = true;
-    if let Some((path, _)) = OTHER_EBBTIDE.read() {
+    if let Some(path) = other_ebbtide() {
         return why.push_all(&[b"its VMs are on heaps of another ebbtide, ", path]);
     }
     if PASSED.read().is_some() {
@@ -116,7 +124,9 @@ fn describe(why: &mut Text, has_luajit: &mut bool) {
     objects::walk(|object| {
         if is_luajit(object) {
             found = true;
-            if is_program {
+            if object.symbol(c"ebb_version").is_some() {
+                why.push(b"ebbtide is linked in with LuaJIT, and its VMs have heaps of that");
+            } else if is_program {
                 why.push(b"LuaJIT is linked into the program itself: left alone");
             } else {
                 why.push_all(&[object.path().to_bytes(), reason(object)]);
@@ -133,6 +143,11 @@ fn describe(why: &mut Text, has_luajit: &mut bool) {
     }
     *has_luajit = false;
     why.push(b"no LuaJIT in this program (none shared, none exported)");
+}
+
+/// Whether a copy of ebbtide is in the process.
+fn has_ebbtide() -> bool {
+    objects::find(c"ebb_version", |_| true).is_some()
 }
 
 /// Whether a LuaJIT lies in an object, for others to see.

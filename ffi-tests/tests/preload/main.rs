@@ -16,7 +16,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch, source, text_of};
-use ebbtide_runtimes::{LUAJIT, repository};
+use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
 const LUAJIT_SONAME: &str = "libluajit-5.1.so.2";
 
@@ -430,6 +430,8 @@ fn programs_without_luajit_run_as_ever() {
     ] {
         let plain = outcome(clean(words[0]).args(&words[1..]));
         assert_eq!(outcome(run(&[]).args(words)), plain, "{words:?}");
+        let (status, out, _) = outcome(run(&["--report-signal", "USR2"]).args(words));
+        assert_eq!((status, out), (plain.0, plain.1), "{words:?}");
     }
 }
 
@@ -458,6 +460,8 @@ fn the_preload_library_is_small() {
     let expected = [
         "__poll_chk",
         "__sysv_signal",
+        "_Exit",
+        "_exit",
         "dlclose",
         "epoll_pwait",
         "epoll_wait",

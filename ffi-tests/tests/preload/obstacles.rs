@@ -104,11 +104,13 @@ fn a_program_that_gets_more_rights_is_told() {
             }
         }
         let mut command = user(run(&[]), name == "capable");
-        let (status, maps, said) = outcome(command.arg(&path).arg("/proc/self/maps"));
-        if status == Some(125) || status == Some(126) {
-            // Another user may not come here.
+        // Another user may not come here.
+        let Ok(output) = command.arg(&path).arg("/proc/self/maps").output() else { continue };
+        if !output.status.success() {
             continue;
         }
+        let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
+        let (maps, said) = (text(output.stdout), text(output.stderr));
         let is_preloaded = maps.contains("libebbtide_preload.so");
         assert_eq!(said.contains("nothing is taken over"), !is_preloaded, "{name}: {said}");
         if !is_preloaded {
@@ -197,6 +199,31 @@ fn heaps_of_another_ebbtide_are_told() {
         "{said}"
     );
     assert!(said.contains("libebbtide.so"), "{said}");
+}
+
+/// A program that was linked as the README tells takes the options by itself.
+#[test]
+fn ebbtide_inside_the_program_is_told() {
+    let host = scratch("preload").join("run-linked");
+    let include = format!("-isystem{}", LUAJIT.include_dir);
+    let archive = installed().archive();
+    let archive = archive.to_str().expect("a path");
+    let flags = [&include, "-Wl,--wrap=lua_newstate", "-Wl,-E", LUAJIT.library, archive, "-lm"];
+    build("run", &host, &[&flags[..], EBBTIDE_LINK_FLAGS].concat());
+    let said = lines(run(&["--report", "--checked", "on"]).arg(&host).arg(script("smoke.lua")));
+    assert_eq!(said.len(), 2, "{said:?}");
+    let expected = format!("ebbtide: {}: has ebbtide inside, beside LuaJIT", host.display());
+    assert!(said[0].starts_with(&expected), "{said:?}");
+    let expected = "ebbtide: run-linked: nothing taken over: ebbtide is linked in with LuaJIT";
+    assert!(said[1].starts_with(expected), "{said:?}");
+    // Nor is a module that takes them told to have none.
+    let code = format!(
+        "package.cpath = '{}/lua/5.1/?.so'; require('ebbtide').attach()",
+        installed().lib().display()
+    );
+    let mut command = preloaded("luajit", &installed().lib());
+    command.env("EBBTIDE_CHECKED", "1").env("LUA_PATH", repository().join("lua/?.lua"));
+    assert_eq!(complaints(command.args(["-e", &code])), "");
 }
 
 /// Preloading and the Lua module say the same of a LuaJIT that only its module sees.

@@ -202,6 +202,19 @@ fn a_handler_of_the_programs_own_comes_after_the_report() {
     tells_of_open_vm(program.said().trim_end(), "signals", 0.0);
 }
 
+/// Many daemons wait for SIGTERM on a thread and end by _exit.
+#[test]
+fn a_program_that_leaves_by_the_short_way_reports() {
+    let mut command = run(&["--report"]);
+    command.arg(program("signals")).arg("leaves");
+    let mut program = Reporter::start(command, "leaves");
+    program.waits_for_line("ready");
+    assert_eq!(program.said(), "", "children have nothing to tell");
+    program.send("TERM");
+    assert_eq!(program.ends().code(), Some(4));
+    tells_of_open_vm(program.said().trim_end(), "signals", 0.0);
+}
+
 #[test]
 fn a_report_of_no_vm_says_so() {
     let mut command = run(&["--report-signal", "USR1"]);
@@ -210,9 +223,42 @@ fn a_report_of_no_vm_says_so() {
     shell.waits_for_line("ready");
     shell.send("USR1");
     let said = shell.says(1);
-    assert!(said.starts_with("ebbtide: sh[") && said.ends_with("]: no VM is open\n"), "{said}");
+    let expected = "]: no VM that was taken over is open\n";
+    assert!(said.starts_with("ebbtide: sh[") && said.ends_with(expected), "{said}");
     shell.send("TERM");
     assert_eq!(shell.ends().signal(), Some(SIGTERM));
+}
+
+/// Hundreds of reports in the middle of everything: allocation, waits, threads that come and go.
+#[test]
+fn reports_at_any_time_do_no_harm() {
+    for name in ["threads", "fork"] {
+        let mut command = run(&["--report-signal", "USR2", "--decay-ms", "20"]);
+        command.arg(program(name)).arg(service()).stdout(Stdio::null()).stdin(Stdio::null());
+        let log = scratch("preload").join(format!("storm-{name}.log"));
+        let mut child = command.stderr(File::create(&log).expect("a log")).spawn().expect("it");
+        let said = || fs::read_to_string(&log).expect("a log");
+        let process = child.id().to_string();
+        // Until the first VM is made the signal may still end it.
+        let is_ready = || {
+            let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
+            ["libebbtide_preload.so", "libebbtide.so"].iter().all(|name| maps.contains(name))
+        };
+        let mut sent = 0;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a status") {
+                break status;
+            }
+            if is_ready() {
+                send(&["-s", "USR2"], &process);
+                sent += 1;
+            }
+            sleep(Duration::from_millis(2));
+        };
+        assert!(status.success(), "{name}: {status}\n{}", said());
+        let reports = said().lines().filter(|line| line.contains(" open: ")).count();
+        assert!(sent > 10 && reports > 5, "{name}: {sent} sent, {reports} lines");
+    }
 }
 
 #[test]

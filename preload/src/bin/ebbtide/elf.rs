@@ -32,6 +32,8 @@ pub struct Elf {
 pub struct LuaJit {
     /// Others see its functions.
     pub is_exported: bool,
+    /// It has ebbtide beside it, in the same file.
+    pub has_ebbtide: bool,
     /// Why its VMs cannot be taken over even where others see its functions.
     pub flaw: Option<Flaw>,
 }
@@ -136,11 +138,12 @@ fn luajit(file: &ElfFile64<'_, Endianness>, bytes: &[u8]) -> Option<LuaJit> {
         symbols.any(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(name))
     };
     let is_exported = defines(b"luaJIT_setmode") && defines(b"luaL_newstate");
-    let is_inside = || {
+    let is_inside = |name: &[u8]| {
         let mut symbols = file.symbols();
-        symbols.any(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(b"luaJIT_setmode"))
+        symbols.any(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(name))
     };
-    if !is_exported && !is_inside() && !contains(bytes, &LUAJIT_TEXT.concat()) {
+    let has_ebbtide = defines(b"ebb_version") || is_inside(b"ebb_version");
+    if !is_exported && !is_inside(b"luaJIT_setmode") && !contains(bytes, &LUAJIT_TEXT.concat()) {
         return None;
     }
     let mut symbols = file.dynamic_symbols();
@@ -156,7 +159,7 @@ fn luajit(file: &ElfFile64<'_, Endianness>, bytes: &[u8]) -> Option<LuaJit> {
         }
         () => Some(Flaw::NoGc64),
     };
-    Some(LuaJit { is_exported, flaw })
+    Some(LuaJit { is_exported, has_ebbtide, flaw })
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {

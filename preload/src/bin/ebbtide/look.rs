@@ -111,6 +111,12 @@ fn of_program(path: &Path, elf: &Elf) -> Vec<String> {
              nothing is taken over; {instead}, or {ATTACH}"
         )];
     }
+    if elf.luajit.is_some_and(|luajit| luajit.has_ebbtide) {
+        return vec![format!(
+            "{shown}: has ebbtide inside, beside LuaJIT, and its VMs have heaps without this \
+             command; --report and --verbose tell nothing of those"
+        )];
+    }
     if let Some(luajit) = elf.luajit {
         let instead = match (luajit.is_exported && luajit.flaw.is_none(), shared_luajit(path)) {
             (true, Some(other)) => format!("use `{other}`, or {ATTACH}"),

@@ -218,7 +218,8 @@ typedef struct ebb_options {
    * Bytes held resident, its tables included, up to which the heap grows: what
    * does not fit, even after all free memory went back, is refused. Small
    * blocks may still fit on pages that are there. Set below what is held, it
-   * returns what is free, as far as needed, at once. 0: no limit. Default: 0.
+   * returns what is free, as far as needed, at once. At least 512 KiB, for a VM
+   * needs as much. 0: no limit. Default: 0.
    */
   int64_t limit_hard;
   /**
@@ -859,7 +860,8 @@ int ebb_history_read(struct ebb_heap *heap,
  *
  * heap      from ebb_heap_new(). One thread at a time.
  * name      the option's name, as in ebb_options.
- * value     its new value.
+ * value     its new value. A limit_hard below what is held makes the heap return
+ *           what is free, and grow no more; live blocks stay.
  *
  * Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
  * EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
@@ -887,7 +889,8 @@ int ebb_get(struct ebb_heap *heap, const char *name, int64_t *value);
  *           this thread, with names, values and ranges.
  *
  * Returns a static text, or for 0 one that holds until this thread's next
- * failure. Never NULL; empty for 0 when nothing failed yet. Any thread.
+ * failure. Never NULL; empty for 0 when nothing failed yet. An allocation that
+ * is refused, where ebb_alloc() returns NULL, is a failure too. Any thread.
  */
 const char *ebb_strerror(int code);
 

@@ -13,6 +13,7 @@ use core::ptr;
 
 use super::class::{CLASSES, QUICK_MAX, SMALL_MAX, Slot, class_of};
 use super::descriptor::{Descriptor, Kind};
+use super::refusal::noted;
 use super::{Above, Bin, Heap, bin_at, checked, mark, misuse};
 use crate::units::{PAGE_SHIFT, PageIndex};
 
@@ -169,7 +170,7 @@ unsafe extern "C" fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, size: usi
             return checked::allocate(heap, size);
         }
         (*heap).refuse_if_closed();
-        refill(heap, size)
+        noted(heap, refill(heap, size), size)
     }
 }
 
@@ -221,7 +222,7 @@ unsafe extern "C" fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -
             (*heap).refuse_if_closed();
             return checked::allocate(heap, size);
         }
-        place_large(heap, size)
+        noted(heap, place_large(heap, size), size)
     }
 }
 
@@ -564,10 +565,11 @@ unsafe extern "C" fn resize_large<S: Above>(
                 (*heap).settle();
                 return new;
             }
+            (*heap).take_refusal_back();
         }
         let resize = |heap: &mut Heap<S>| non_null(heap.resize_large(page, new_size));
         let block = (*heap).with_room(resize, |_| None).unwrap_or(ptr::null_mut());
         (*heap).settle();
-        block
+        noted(heap, block, new_size)
     }
 }

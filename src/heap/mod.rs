@@ -19,6 +19,7 @@
 //! | `large`         | large blocks: placed, grown, moved                               | yes    |
 //! | `mark`          | marking a slot as free, in machine code                          | yes    |
 //! | `checked`       | every block verified, for who looks for memory bugs              | yes    |
+//! | `refusal`       | an allocation that is refused                                    | yes    |
 //! | `fast`          | allocate, free, resize: the hot path                             | yes    |
 //! | `verify`        | what must hold of a descriptor that is acted on                  | no     |
 //! | `misuse`        | what is wrong with a pointer that is no live block               | no     |
@@ -44,6 +45,7 @@ mod misuse;
 mod outside;
 pub(crate) mod park;
 pub(crate) mod recall;
+mod refusal;
 mod reserve;
 mod runs;
 mod scars;
@@ -358,6 +360,7 @@ impl<S: Above> Heap<S> {
     /// Notes that a block of a class was shrunk and stays where it is, since there is no memory.
     #[cold]
     fn note_stayed(&mut self, class: usize, old_size: usize, new_size: usize) {
+        self.take_refusal_back();
         let least = least_of(class).min(old_size);
         self.counts.stayed = self.counts.stayed.saturating_add(least.saturating_sub(new_size));
     }

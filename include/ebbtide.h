@@ -218,7 +218,9 @@ typedef struct ebb_options {
    * Bytes held resident, its tables included, up to which the heap grows: what
    * does not fit, even after all free memory went back, is refused. Small
    * blocks may still fit on pages that are there. Set below what is held, it
-   * returns what is free, as far as needed, at once. At least 512 KiB, for a VM
+   * returns what is free, as far as needed, at once. Where the heap knows its VM,
+   * LuaJIT's garbage collector is made due at seven eighths of the limit, and after
+   * a refusal; it has the last 32nd to itself. At least 512 KiB, for a VM
    * needs as much. 0: no limit. Default: 0.
    */
   int64_t limit_hard;
@@ -758,6 +760,10 @@ void ebb_heap_delete(struct ebb_heap *heap);
  * to 16; their addresses are below 2^47. Shrinking never fails: where there is
  * no memory for a smaller block, ptr stays as it is, and as it was aligned for
  * its former size. Leaves errno alone.
+ *
+ * LuaJIT does not collect when memory ran out. Of a VM on plain
+ * lua_newstate(ebb_alloc, heap) the host does, after an error that it caught:
+ * lua_gc(L, LUA_GCCOLLECT, 0); of other VMs the heap sees to it.
  *
  * A ptr that is no live block aborts the process with one line that says what
  * is wrong. Told at once: a pointer from elsewhere (but in a VM that was attached,

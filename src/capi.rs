@@ -87,6 +87,10 @@ pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
 /// no memory for a smaller block, ptr stays as it is, and as it was aligned for
 /// its former size. Leaves errno alone.
 ///
+/// LuaJIT does not collect when memory ran out. Of a VM on plain
+/// lua_newstate(ebb_alloc, heap) the host does, after an error that it caught:
+/// lua_gc(L, LUA_GCCOLLECT, 0); of other VMs the heap sees to it.
+///
 /// A ptr that is no live block aborts the process with one line that says what
 /// is wrong. Told at once: a pointer from elsewhere (but in a VM that was attached,
 /// where what is not of its heap goes to LuaJIT's allocator), one into the middle of

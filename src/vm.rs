@@ -5,6 +5,7 @@
 //! | this one        | the bond of a VM and its heap; its end                           | yes    |
 //! | `birth`         | a VM that is made on a heap                                      | yes    |
 //! | `attach`        | a VM that changes over; what it ran on before                    | yes    |
+//! | `emergency`     | how a heap makes the collector of its VM due                     | yes    |
 //! | `hands`         | which thread has a VM, for hosts that move VMs between threads   | yes    |
 //!
 //! # How it ends
@@ -16,6 +17,7 @@
 
 mod attach;
 mod birth;
+mod emergency;
 mod hands;
 
 use core::ptr;
@@ -42,6 +44,7 @@ pub(crate) struct Bond {
     held: StateBlock,
     /// Which thread has the VM, where that is watched.
     hands: Hands,
+    pace: emergency::Pace,
 }
 
 /// Where the block that is freed last comes from.
@@ -55,7 +58,8 @@ enum StateBlock {
 impl Bond {
     /// Bonds a new heap, before any of its blocks is a VM's.
     fn new(heap: *mut Heap, state_block: *mut u8, held: StateBlock) -> *mut Bond {
-        let bond = Bond { heap, state_block, held, hands: Hands::default() };
+        let bond =
+            Bond { heap, state_block, held, hands: Hands::default(), pace: Default::default() };
         let bond = Box::into_raw(Box::new(bond));
         // SAFETY: the heap is live and no VM uses it yet.
         unsafe { Bond::answer(bond) };

@@ -204,8 +204,10 @@ pub(super) unsafe fn refill<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u
             heap.refill(class).then(|| take_slot(heap, bin, (*(*bin).word).wrapping_neg(), size))
         };
         let glean = |heap: &mut Heap<S>| heap.glean(class, size);
-        let Some(block) = (*heap).with_room(refill, glean) else { return ptr::null_mut() };
+        let block = (*heap).with_room(refill, glean).or_else(|| (*heap).with_reserve(size, refill));
+        let Some(block) = block else { return ptr::null_mut() };
         (*heap).settle();
+        (*heap).settle_collector();
         block
     }
 }
@@ -235,8 +237,12 @@ pub(super) unsafe fn place_large<S: Above>(heap: *mut Heap<S>, size: usize) -> *
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         let place = |heap: &mut Heap<S>| non_null(heap.allocate_large(size));
-        let block = (*heap).with_room(place, |_| None).unwrap_or(ptr::null_mut());
+        let block = (*heap)
+            .with_room(place, |_| None)
+            .or_else(|| (*heap).with_reserve(size, place))
+            .unwrap_or(ptr::null_mut());
         (*heap).settle();
+        (*heap).settle_collector();
         block
     }
 }

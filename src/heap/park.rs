@@ -113,6 +113,7 @@ impl<S: Above> Heap<S> {
         self.gate = NO_GATE;
         self.packing = false;
         self.outside = None;
+        (self.collector, self.collecting) = (None, false);
         self.remap_refused = false;
         if first < top {
             let kept = PageRange { start: first, end: top };

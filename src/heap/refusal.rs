@@ -1,11 +1,14 @@
-//! An allocation that is refused: counted, and told to the thread.
+//! What is refused: an allocation, which is counted and told to the thread; and ranges that the
+//! kernel does not take back, which are counted.
 //!
-//! The last thing before `ebb_alloc` returns NULL though bytes were wanted. Whoever refused a block
-//! for a moment and found room after all does not come here, or takes the count back.
+//! The former is the last thing before `ebb_alloc` returns NULL though bytes were wanted. Whoever
+//! refused a block for a moment and found room after all does not come here, or takes the count
+//! back.
 
 use super::{Above, Heap};
 use crate::error::Error;
 use crate::options::Key;
+use crate::os::Purged;
 use crate::units::Pages;
 
 impl<S: Above> Heap<S> {
@@ -26,6 +29,21 @@ impl<S: Above> Heap<S> {
                  {} bytes has no run of pages that long; {held} are held",
                 self.layout.reserved
             ));
+        }
+        S::refused(self);
+    }
+
+    /// Notes what came of giving so many ranges back.
+    pub(crate) fn note_purged(&mut self, purged: &Purged, ranges: usize) {
+        let counts = &mut self.counts;
+        counts.purge_calls += purged.calls;
+        if purged.ranges > 0 {
+            counts.purge_errno = 0;
+        }
+        if purged.ranges < ranges {
+            counts.failed_calls += 1;
+            counts.purge_refused += 1;
+            counts.purge_errno = purged.errno;
         }
     }
 

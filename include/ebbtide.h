@@ -220,7 +220,10 @@ typedef struct ebb_options {
    * Bytes held resident, its tables included, up to which the heap grows: what
    * does not fit, even after all free memory went back, is refused. Small
    * blocks may still fit on pages that are there. Set below what is held, it
-   * returns what is free, as far as needed, at once. 0: no limit. Default: 0.
+   * returns what is free, as far as needed, at once. Where the heap knows its VM,
+   * LuaJIT's garbage collector is made due at seven eighths of the limit, and after
+   * a refusal; it has the last 32nd to itself. At least 512 KiB, for a VM
+   * needs as much. 0: no limit. Default: 0.
    */
   int64_t limit_hard;
   /**
@@ -760,6 +763,10 @@ void ebb_heap_delete(struct ebb_heap *heap);
  * no memory for a smaller block, ptr stays as it is, and as it was aligned for
  * its former size. Leaves errno alone.
  *
+ * LuaJIT does not collect when memory ran out. Of a VM on plain
+ * lua_newstate(ebb_alloc, heap) the host does, after an error that it caught:
+ * lua_gc(L, LUA_GCCOLLECT, 0); of other VMs the heap sees to it.
+ *
  * A ptr that is no live block aborts the process with one line that says what
  * is wrong. Told at once: a pointer from elsewhere (but in a VM that was attached,
  * where what is not of its heap goes to LuaJIT's allocator), one into the middle of
@@ -861,7 +868,8 @@ int ebb_history_read(struct ebb_heap *heap,
  *
  * heap      from ebb_heap_new(). One thread at a time.
  * name      the option's name, as in ebb_options.
- * value     its new value.
+ * value     its new value. A limit_hard below what is held makes the heap return
+ *           what is free, and grow no more; live blocks stay.
  *
  * Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
  * EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
@@ -890,7 +898,8 @@ int ebb_get(struct ebb_heap *heap, const char *name, int64_t *value);
  *           this thread, with names, values and ranges.
  *
  * Returns a static text, or for 0 one that holds until this thread's next
- * failure. Never NULL; empty for 0 when nothing failed yet. Any thread.
+ * failure. Never NULL; empty for 0 when nothing failed yet. An allocation that
+ * is refused, where ebb_alloc() returns NULL, is a failure too. Any thread.
  */
 const char *ebb_strerror(int code);
 

@@ -91,6 +91,10 @@ pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
 /// no memory for a smaller block, ptr stays as it is, and as it was aligned for
 /// its former size. Leaves errno alone.
 ///
+/// LuaJIT does not collect when memory ran out. Of a VM on plain
+/// lua_newstate(ebb_alloc, heap) the host does, after an error that it caught:
+/// lua_gc(L, LUA_GCCOLLECT, 0); of other VMs the heap sees to it.
+///
 /// A ptr that is no live block aborts the process with one line that says what
 /// is wrong. Told at once: a pointer from elsewhere (but in a VM that was attached,
 /// where what is not of its heap goes to LuaJIT's allocator), one into the middle of
@@ -323,7 +327,8 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
 ///
 /// heap      from ebb_heap_new(). One thread at a time.
 /// name      the option's name, as in ebb_options.
-/// value     its new value.
+/// value     its new value. A limit_hard below what is held makes the heap return
+///           what is free, and grow no more; live blocks stay.
 ///
 /// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
 /// EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
@@ -343,7 +348,10 @@ pub unsafe extern "C" fn ebb_set(heap: *mut ebb_heap, name: *const c_char, value
         }
         (heap, CStr::from_ptr(name))
     };
-    let changed = Options::key(name).and_then(|key| heap.set_option(key, value));
+    let changed = Options::key(name).and_then(|key| {
+        Options::check_limit_hard(key, value)?;
+        heap.set_option(key, value)
+    });
     changed.map_or_else(|error| error as c_int, |()| EBB_OK)
 }
 
@@ -390,7 +398,8 @@ pub unsafe extern "C" fn ebb_get(
 ///           this thread, with names, values and ranges.
 ///
 /// Returns a static text, or for 0 one that holds until this thread's next
-/// failure. Never NULL; empty for 0 when nothing failed yet. Any thread.
+/// failure. Never NULL; empty for 0 when nothing failed yet. An allocation that
+/// is refused, where ebb_alloc() returns NULL, is a failure too. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn ebb_strerror(code: c_int) -> *const c_char {
     match code {

@@ -60,6 +60,12 @@ pub(crate) fn last() -> *const u8 {
     LAST.with(|line| line.as_ptr().cast())
 }
 
+/// Makes this thread's line. The dynamic linker may allocate it at its first use, which must not be
+/// when memory has run out.
+pub(crate) fn prepare() {
+    core::hint::black_box(last());
+}
+
 thread_local! {
     static LAST: RefCell<Line> = const { RefCell::new(Line::EMPTY) };
 }

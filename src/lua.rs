@@ -48,8 +48,10 @@ pub(crate) const TYPE_NUMBER: c_int = 3;
 pub(crate) const TYPE_STRING: c_int = 4;
 pub(crate) const TYPE_TABLE: c_int = 5;
 
+pub(crate) const GC_RESTART: c_int = 1;
 pub(crate) const GC_COUNT: c_int = 3;
 pub(crate) const GC_COUNTB: c_int = 4;
+pub(crate) const GC_SET_STEP_MUL: c_int = 7;
 pub(crate) const GC_IS_RUNNING: c_int = 9;
 
 macro_rules! api {

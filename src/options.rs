@@ -72,6 +72,9 @@ enum Unit {
 pub(crate) const RESERVE_MIN: usize = 1 << 20;
 /// The largest: two page indices still add up in 32 bits.
 pub(crate) const RESERVE_MAX: usize = 1 << 43;
+/// The lowest hard limit. A VM of LuaJIT with its libraries holds 180 KiB resident at least, with
+/// spans of all sizes that it uses; and some versions crash where not even that much is to be had.
+pub(crate) const LIMIT_HARD_MIN: i64 = 512 << 10;
 const BYTES_MAX: i64 = RESERVE_MAX as i64;
 
 const SWITCH: &[(&str, i64)] = &[("off", 0), ("on", 1)];
@@ -195,6 +198,7 @@ impl Options {
                 options.0[index] = spec.in_range(value)?;
             }
         }
+        Options::check_limit_hard(Key::LimitHard, options.get(Key::LimitHard))?;
         options.check_limits(|key| names[key as usize])?;
         Ok(options)
     }
@@ -257,6 +261,17 @@ impl Options {
         }
         let name = TABLE[key as usize].name;
         Err(Error::Range.because(format_args!("{name}: {number} is not a whole number")))
+    }
+
+    /// Checks that a hard limit leaves room for a VM.
+    pub(crate) fn check_limit_hard(key: Key, value: i64) -> Result<(), Error> {
+        if key != Key::LimitHard || !(1..LIMIT_HARD_MIN).contains(&value) {
+            return Ok(());
+        }
+        Err(Error::Range.because(format_args!(
+            "limit_hard: {value} bytes are too few for a VM: takes 0 for no limit, or {}k and more",
+            LIMIT_HARD_MIN >> 10
+        )))
     }
 
     /// Checks that an option of a heap in use takes a value, beside the values of the others.

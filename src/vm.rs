@@ -5,6 +5,7 @@
 //! | this one        | the bond of a VM and its heap; its end                           | yes    |
 //! | `birth`         | a VM that is made on a heap                                      | yes    |
 //! | `attach`        | a VM that changes over; what it ran on before                    | yes    |
+//! | `emergency`     | how a heap makes the collector of its VM due                     | yes    |
 //! | `hands`         | which thread has a VM, for hosts that move VMs between threads   | yes    |
 //! | `copies`        | other copies of this library in the process                      | yes    |
 //! | `report`        | what VMs tell of their memory                                    | no     |
@@ -19,6 +20,7 @@
 mod attach;
 mod birth;
 pub(crate) mod copies;
+mod emergency;
 mod hands;
 mod report;
 
@@ -48,6 +50,7 @@ pub(crate) struct Bond {
     held: StateBlock,
     /// Which thread has the VM, where that is watched.
     hands: Hands,
+    pace: emergency::Pace,
     /// Who is told when the VM is closed.
     closed: Option<Closed>,
 }
@@ -69,8 +72,15 @@ enum StateBlock {
 impl Bond {
     /// Bonds a new heap, before any of its blocks is a VM's.
     fn new(heap: *mut Heap, state_block: *mut u8, held: StateBlock) -> *mut Bond {
-        let bond = Bond { heap, state_block, held, hands: Hands::default(), closed: None };
-        let bond = Box::into_raw(Box::new(bond));
+        let bond = Box::new(Bond {
+            heap,
+            state_block,
+            held,
+            hands: Hands::default(),
+            pace: Default::default(),
+            closed: None,
+        });
+        let bond = Box::into_raw(bond);
         // SAFETY: the heap is live and no VM uses it yet.
         unsafe { Bond::answer(bond) };
         bond

@@ -67,7 +67,7 @@ P6 the end of the dirty pages|src/heap/runs.rs|s/self.counts.dirty_end = self.co
 returned pages are recalled|src/heap/mod.rs|s/            self.page_runs().recall(known, now_us);//
 too soon is a second|src/heap/recall.rs|s/units < SOON/units < 4 * SOON/
 the gate holds|src/heap/mod.rs|s/<= self.gate;/<= self.gate || true;/
-the gate closes again|src/reclaim/breath.rs|s/        heap.gate = heap.above.limits.gate();/        heap.gate = heap.above.limits.hard;/
+the gate closes again|src/reclaim/breath.rs|s/        heap.gate = heap.closed_gate(heap.above.clock.now_us);/        heap.gate = heap.above.limits.hard;/
 room is made at the limit|src/reclaim/room.rs|s/            self.shed(keep, Cause::Limit, Budget::Unlimited);//
 no emergency in vain|src/reclaim/room.rs|s/(!found).then_some((self.free_resident(), believed_us));/None.filter(|_: \&(usize, u64)| found);/
 an emergency waits for what is lacking|src/reclaim/room.rs|s/saturating_sub(free) < lacking/saturating_sub(free) < 1/

@@ -186,7 +186,7 @@ static void close_without_files(void)
  * for it, it stays where it is: a shrink cannot fail, and a growth harms it not. */
 static void resize_without_memory(void)
 {
-  ebb_options options = { .size = sizeof options, .limit_hard = 256 * KIB };
+  ebb_options options = { .size = sizeof options, .limit_hard = 512 * KIB };
   unsigned char *old, *more, *last = NULL;
   struct block block;
   void *ud;
@@ -293,20 +293,96 @@ static void newstate(void)
   CHECK(strstr(ebb_strerror(0), "retain") != NULL);
 }
 
-#ifndef DOOR_OLD_LUAJIT
-/* A state that cannot be made leaves no heap behind. An old LuaJIT
- * crashes by itself when only the first block of a VM is to be had. */
-static void newstate_without_memory(void)
+/* A limit that leaves no room for a VM is refused before a VM is made, since
+ * some LuaJITs crash when only their first blocks are to be had. What is left
+ * is enough for a VM and its libraries. */
+static void no_limit_is_too_low_for_a_vm(void)
 {
-  ebb_options options = { .size = sizeof options, .limit_hard = 8192 };
-  size_t mappings = mapping_count();
+  static const int64_t low[] = { 1, 8192, 64 * KIB, 72 * KIB, 512 * KIB - 1 };
+  ebb_options options = { .size = sizeof options };
+  lua_State *L = vm(), *M;
+  ebb_heap *heap;
+  size_t i, mappings = mapping_count();
 
-  CHECK(ebb_newstate(&options) == NULL);
-  CHECK(strstr(ebb_strerror(0), "lua_newstate") != NULL);
+  for (i = 0; i < COUNT_OF(low); i++) {
+    options.limit_hard = low[i];
+    CHECK(ebb_newstate(&options) == NULL);
+    CHECK(strstr(ebb_strerror(0), "limit_hard") != NULL);
+    CHECK(strstr(ebb_strerror(0), "512k") != NULL);
+    CHECK_EQ(ebb_attach(L, &options), EBB_ERR_RANGE);
+    CHECK(ebb_heap_of(L) == NULL);
+    CHECK(ebb_heap_new(&options) == NULL);
+    CHECK(strstr(ebb_strerror(0), "512k") != NULL);
+  }
   CHECK(light() || mapping_count() <= mappings + 1);
+  options.limit_hard = 512 * KIB;
+  M = ebb_newstate(&options);
+  REQUIRE(M != NULL);
+  luaL_openlibs(M);
+  DO(M, "local t = {} for i = 1, 1000 do t[i] = { i } end");
+  CHECK_EQ(ebb_set(ebb_heap_of(M), "limit_hard", 64 * KIB), EBB_ERR_RANGE);
+  /* Below what is held: it grows no more, and keeps all that it has. */
+  CHECK_EQ(ebb_set(ebb_heap_of(M), "limit_hard", 8 * MIB), EBB_OK);
+  DO(M, "kept = {} for i = 1, 20000 do kept[i] = { i } end");
+  CHECK_EQ(ebb_set(ebb_heap_of(M), "limit_hard", 512 * KIB), EBB_OK);
+  CHECK(luaL_dostring(M, "return ('x'):rep(2 ^ 20)") != 0);
+  CHECK_EQ(ebb_set(ebb_heap_of(M), "limit_hard", 0), EBB_OK);
+  DO(M, "assert(#kept == 20000 and kept[20000][1] == 20000)");
+  lua_close(M);
+  lua_close(L);
+  heap = ebb_heap_new(&options);
+  REQUIRE(heap != NULL);
+  M = lua_newstate(ebb_alloc, heap);
+  REQUIRE(M != NULL);
+  luaL_openlibs(M);
+  DO(M, "local t = {} for i = 1, 1000 do t[i] = { i } end");
+  lua_close(M);
+  ebb_heap_delete(heap);
 }
 
-#endif
+/* A block that is refused leaves a reason, and errno alone. */
+static void a_refused_allocation_says_why(void)
+{
+  ebb_options options = { .size = sizeof options, .limit_hard = MIB };
+  ebb_heap *heap = heap_from(&options);
+  void *block;
+  size_t count = 0;
+  uint64_t refused;
+
+  errno = ERRNO_MARK;
+  CHECK(ebb_alloc(heap, NULL, 0, 2 * MIB) == NULL);
+  check_errno();
+  CHECK(strstr(ebb_strerror(0), "limit_hard is 1048576") != NULL);
+  CHECK(strstr(ebb_strerror(0), "2097152 bytes") != NULL);
+  CHECK_EQ(stats_of(heap, 0).refused_allocations, 1);
+  block = ebb_alloc(heap, NULL, 0, 1000);
+  while (ebb_alloc(heap, NULL, 0, 1000) != NULL) {
+    REQUIRE(++count < 2000);
+  }
+  check_errno();
+  CHECK_EQ(stats_of(heap, 0).refused_allocations, 2);
+  CHECK(strstr(ebb_strerror(0), "no room for 1000 bytes") != NULL);
+  while (ebb_alloc(heap, NULL, 0, 40) != NULL) {
+    REQUIRE(++count < 100000);
+  }
+  CHECK(ebb_alloc(heap, block, 1000, 3000) == NULL);
+  CHECK(strstr(ebb_strerror(0), "3000 bytes") != NULL);
+  refused = stats_of(heap, 0).refused_allocations;
+  CHECK_EQ(refused, 4);
+  /* A shrink is none, though there is no smaller block. */
+  CHECK(ebb_alloc(heap, block, 1000, 40) == block);
+  CHECK_EQ(stats_of(heap, 0).refused_allocations, refused);
+  CHECK(ebb_alloc(heap, NULL, 0, SIZE_MAX / 2) == NULL);
+  CHECK(ebb_alloc(heap, NULL, 0, 0) == NULL);
+  CHECK_EQ(stats_of(heap, 0).refused_allocations, refused + 1);
+  ebb_heap_delete(heap);
+  options.limit_hard = 0;
+  options.reserve = MIB;
+  heap = heap_from(&options);
+  CHECK(ebb_alloc(heap, NULL, 0, 2 * MIB) == NULL);
+  CHECK(strstr(ebb_strerror(0), "reserve of 1048576") != NULL);
+  ebb_heap_delete(heap);
+}
 
 static void refused(lua_State *L)
 {
@@ -400,9 +476,8 @@ int main(void)
   RUN(attach_from_a_coroutine);
   RUN(reclaim_in_place);
   RUN(newstate);
-#ifndef DOOR_OLD_LUAJIT
-  RUN(newstate_without_memory);
-#endif
+  RUN(no_limit_is_too_low_for_a_vm);
+  RUN(a_refused_allocation_says_why);
   RUN(other_allocators);
   RUN(wrong_calls);
   RUN(errno_stays);

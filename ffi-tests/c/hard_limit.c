@@ -343,14 +343,33 @@ static void the_heaps_own_tables_count(void)
   }
 }
 
-static void a_limit_that_leaves_no_room_refuses_everything(void)
+static void a_limit_below_what_a_vm_needs_is_refused(void)
 {
-  ebb_heap *heap = heap_of_limits(0, 1);
+  ebb_options options = no_options();
+  ebb_heap *heap = heap_of_limits(0, 512 * KIB);
 
+  for (options.limit_hard = 1; options.limit_hard < (int64_t)(512 * KIB);
+       options.limit_hard = options.limit_hard * 2 + 1) {
+    CHECK(ebb_heap_new(&options) == NULL);
+    CHECK(strstr(ebb_strerror(0), "512k") != NULL);
+    CHECK_EQ(ebb_set(heap, "limit_hard", options.limit_hard), EBB_ERR_RANGE);
+    CHECK(strstr(ebb_strerror(0), "512k") != NULL);
+  }
+  CHECK_EQ(stats_of(heap, 0).limit_hard, 512 * KIB);
+  heap_ends_empty(heap);
+}
+
+static void a_limit_that_is_reached_refuses_everything(void)
+{
+  ebb_heap *heap = heap_of_limits(0, 0);
+  void *block = ebb_alloc(heap, NULL, 0, MIB);
+
+  set(heap, "limit_hard", 512 * KIB);
   CHECK_EQ(ebb_pressure(heap), 100);
   CHECK(ebb_alloc(heap, NULL, 0, 8) == NULL);
   CHECK(ebb_alloc(heap, NULL, 0, MIB) == NULL);
   CHECK_EQ(ebb_tick(heap, 0), EBB_OK);
+  ebb_alloc(heap, block, MIB, 0);
   heap_ends_empty(heap);
 }
 
@@ -370,6 +389,7 @@ int main(void)
   RUN(a_limit_below_what_is_held_stops_growth_only);
   RUN(a_limit_below_what_is_free_counts_at_once);
   RUN(the_heaps_own_tables_count);
-  RUN(a_limit_that_leaves_no_room_refuses_everything);
+  RUN(a_limit_below_what_a_vm_needs_is_refused);
+  RUN(a_limit_that_is_reached_refuses_everything);
   return check_status();
 }

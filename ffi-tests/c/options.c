@@ -83,7 +83,8 @@ static const struct setting good_settings[] = {
   { "EBBTIDE_LIMIT_SOFT", "100m", 100 << 20 },
   { "EBBTIDE_LIMIT_SOFT", "0", 0 },
   { "EBBTIDE_LIMIT_HARD", "1g", 1 << 30 },
-  { "EBBTIDE_LIMIT_HARD", "1", 1 },
+  { "EBBTIDE_LIMIT_HARD", "512k", 512 << 10 },
+  { "EBBTIDE_LIMIT_HARD", "0", 0 },
   { "EBBTIDE_STEP_US", "1", 1 },
   { "EBBTIDE_STEP_US", "1000000", 1000000 },
   { "EBBTIDE_STEP_US", "1k", 1024 },
@@ -323,7 +324,11 @@ static void sensible_fields_are_taken(void)
     } else {
       field_is_taken(&all[i], all[i].min, all[i].min);
     }
-    field_is_taken(&all[i], all[i].min + 1, all[i].min + 1);
+    if (strcmp(all[i].name, "limit_hard") == 0) {
+      field_is_taken(&all[i], 512 << 10, 512 << 10);
+    } else {
+      field_is_taken(&all[i], all[i].min + 1, all[i].min + 1);
+    }
     field_is_taken(&all[i], all[i].max, all[i].max);
   }
   field_is_taken(option_behind("EBBTIDE_LIMIT_SOFT"), EBB_CGROUP, EBB_CGROUP);

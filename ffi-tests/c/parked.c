@@ -57,7 +57,7 @@ static void choose(struct rng *rng, ebb_options *options)
   options->history = rng_below(rng, 3) == 0;
   options->thp = huge = rng_below(rng, 8) == 0;
   if (rng_below(rng, 3) == 0) {
-    options->limit_hard = (int64_t)(rng_below(rng, 4000) * KIB + 100 * KIB);
+    options->limit_hard = (int64_t)(rng_below(rng, 4000) * KIB + 512 * KIB);
   }
   if (rng_below(rng, 3) == 0) {
     options->limit_soft = (int64_t)(rng_below(rng, 4000) * KIB + 100 * KIB);

@@ -52,7 +52,7 @@ impl Lua {
         command.arg("-isystem").arg(runtime.include_dir);
         match self {
             // The interface is the same.
-            Lua::Shared => command.args([SHARED_LUAJIT, "-DDOOR_OLD_LUAJIT"]),
+            Lua::Shared => command.args([SHARED_LUAJIT]),
             _ => command.arg(runtime.library).args(runtime.link_flags),
         };
     }

@@ -1,8 +1,9 @@
 //! What the layer above keeps with a heap, and when the heap calls for it.
 //!
-//! The heap never decides to give memory back, nor what to do at a memory limit. It knows three
+//! The heap never decides to give memory back, nor what to do at a memory limit. It knows the
 //! moments at which somebody should: when pages have changed hands, when a large block makes the
-//! heap longer, and when its gate was closed to an allocation. All are off the hot path.
+//! heap longer, when its gate was closed to an allocation, when one was refused, and, while the
+//! VM's collector is due, when one was made. All are off the hot path.
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +31,15 @@ pub(crate) trait Above: Os + Sized {
     /// The gate was closed to [`Heap::refused`] pages. Makes room, and opens the gate as far as it
     /// may be for one more attempt.
     fn make_room(heap: &mut Heap<Self>);
+
+    /// An allocation was refused.
+    fn refused(heap: &mut Heap<Self>);
+
+    /// Opens the gate to what is kept for the VM's collector, for one attempt.
+    fn open_reserve(heap: &mut Heap<Self>);
+
+    /// While [`Heap::collecting`]: an allocation took the slow path.
+    fn allocated(heap: &mut Heap<Self>);
 
     /// That attempt is over.
     fn close_gate(heap: &mut Heap<Self>);

@@ -13,6 +13,7 @@ use core::ptr;
 
 use super::class::{CLASSES, QUICK_MAX, SMALL_MAX, Slot, class_of};
 use super::descriptor::{Descriptor, Kind};
+use super::refusal::noted;
 use super::{Above, Bin, Heap, bin_at, checked, mark, misuse};
 use crate::units::{PAGE_SHIFT, PageIndex};
 
@@ -169,7 +170,7 @@ unsafe extern "C" fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, size: usi
             return checked::allocate(heap, size);
         }
         (*heap).refuse_if_closed();
-        refill(heap, size)
+        noted(heap, refill(heap, size), size)
     }
 }
 
@@ -203,8 +204,10 @@ pub(super) unsafe fn refill<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u
             heap.refill(class).then(|| take_slot(heap, bin, (*(*bin).word).wrapping_neg(), size))
         };
         let glean = |heap: &mut Heap<S>| heap.glean(class, size);
-        let Some(block) = (*heap).with_room(refill, glean) else { return ptr::null_mut() };
+        let block = (*heap).with_room(refill, glean).or_else(|| (*heap).with_reserve(size, refill));
+        let Some(block) = block else { return ptr::null_mut() };
         (*heap).settle();
+        (*heap).settle_collector();
         block
     }
 }
@@ -221,7 +224,7 @@ unsafe extern "C" fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -
             (*heap).refuse_if_closed();
             return checked::allocate(heap, size);
         }
-        place_large(heap, size)
+        noted(heap, place_large(heap, size), size)
     }
 }
 
@@ -234,8 +237,12 @@ pub(super) unsafe fn place_large<S: Above>(heap: *mut Heap<S>, size: usize) -> *
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         let place = |heap: &mut Heap<S>| non_null(heap.allocate_large(size));
-        let block = (*heap).with_room(place, |_| None).unwrap_or(ptr::null_mut());
+        let block = (*heap)
+            .with_room(place, |_| None)
+            .or_else(|| (*heap).with_reserve(size, place))
+            .unwrap_or(ptr::null_mut());
         (*heap).settle();
+        (*heap).settle_collector();
         block
     }
 }
@@ -564,10 +571,11 @@ unsafe extern "C" fn resize_large<S: Above>(
                 (*heap).settle();
                 return new;
             }
+            (*heap).take_refusal_back();
         }
         let resize = |heap: &mut Heap<S>| non_null(heap.resize_large(page, new_size));
         let block = (*heap).with_room(resize, |_| None).unwrap_or(ptr::null_mut());
         (*heap).settle();
-        block
+        noted(heap, block, new_size)
     }
 }

@@ -10,6 +10,7 @@
 //! | `reserve`       | how much address space a heap takes                              | no     |
 //! | `scars`         | ranges that are kernel mappings of their own                     | no     |
 //! | `outside`       | blocks that the VM had before it had the heap                    | no     |
+//! | `collector`     | the VM's garbage collector, for when memory is short             | yes    |
 //! | `above`         | what the layer above keeps with a heap, and when it is called    | no     |
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
 //! | `park`          | keeping one deleted heap for the next                            | yes    |
@@ -19,6 +20,7 @@
 //! | `large`         | large blocks: placed, grown, moved                               | yes    |
 //! | `mark`          | marking a slot as free, in machine code                          | yes    |
 //! | `checked`       | every block verified, for who looks for memory bugs              | yes    |
+//! | `refusal`       | what is refused: an allocation, or by the kernel a range         | yes    |
 //! | `fast`          | allocate, free, resize: the hot path                             | yes    |
 //! | `verify`        | what must hold of a descriptor that is acted on                  | no     |
 //! | `misuse`        | what is wrong with a pointer that is no live block               | no     |
@@ -33,6 +35,7 @@
 mod above;
 pub(crate) mod checked;
 pub(crate) mod class;
+mod collector;
 mod deleted;
 mod descriptor;
 mod fast;
@@ -44,6 +47,7 @@ mod misuse;
 mod outside;
 pub(crate) mod park;
 pub(crate) mod recall;
+mod refusal;
 mod reserve;
 mod runs;
 mod scars;
@@ -58,6 +62,7 @@ mod tests;
 use core::{ptr, slice};
 
 pub(crate) use above::Above;
+pub(crate) use collector::Collector;
 pub(crate) use deleted::refuse_deleted;
 pub(crate) use descriptor::{Descriptor, Kind, Place};
 pub(crate) use fast::alloc;
@@ -68,7 +73,6 @@ pub(crate) use runs::{PageRuns, RunCounts};
 use crate::bug::ensure;
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
-use crate::os::Purged;
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 use checked::Checked;
 use class::{CLASS_COUNT, QUICK_MAX, SMALL_MAX, class_of, least_of};
@@ -234,6 +238,10 @@ pub(crate) struct Heap<S: Above> {
     pub(crate) kernel_page: usize,
     /// Who takes care of blocks that are not of this heap.
     pub(crate) outside: Option<Outside>,
+    /// The collector of the VM, where the heap may reach it.
+    pub(crate) collector: Option<Collector>,
+    /// The collector is due: the layer above is told of each slow allocation.
+    pub(crate) collecting: bool,
     /// What the layer above keeps with the heap.
     pub(crate) above: S::State,
     pub(crate) os: S,
@@ -286,6 +294,8 @@ impl<S: Above> Heap<S> {
             packing: false,
             kernel_page,
             outside: None,
+            collector: None,
+            collecting: false,
             above: S::State::default(),
             os,
         };
@@ -358,6 +368,7 @@ impl<S: Above> Heap<S> {
     /// Notes that a block of a class was shrunk and stays where it is, since there is no memory.
     #[cold]
     fn note_stayed(&mut self, class: usize, old_size: usize, new_size: usize) {
+        self.take_refusal_back();
         let least = least_of(class).min(old_size);
         self.counts.stayed = self.counts.stayed.saturating_add(least.saturating_sub(new_size));
     }
@@ -484,20 +495,6 @@ impl<S: Above> Heap<S> {
     fn note_peak(&mut self, in_return: Pages) {
         let resident = self.resident_pages().beyond(in_return);
         self.counts.resident_peak = self.counts.resident_peak.max(resident);
-    }
-
-    /// Notes what came of giving so many ranges back.
-    pub(crate) fn note_purged(&mut self, purged: &Purged, ranges: usize) {
-        let counts = &mut self.counts;
-        counts.purge_calls += purged.calls;
-        if purged.ranges > 0 {
-            counts.purge_errno = 0;
-        }
-        if purged.ranges < ranges {
-            counts.failed_calls += 1;
-            counts.purge_refused += 1;
-            counts.purge_errno = purged.errno;
-        }
     }
 
     /// Makes sure that pages below `top` and their descriptors are committed.

@@ -13,7 +13,7 @@ use super::{
     Above, Heap, NO_GATE, RunCounts, checked, deleted, glean::Gleaner, layout, reserve,
     scars::Scars, span,
 };
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::heap::{Counts, Descriptor};
 use crate::options::{Key, Options};
 use crate::os::{Kernel, MemoryRange};
@@ -32,6 +32,7 @@ static PARKED: AtomicPtr<KernelHeap> = AtomicPtr::new(ptr::null_mut());
 
 /// Makes a heap, from the parked one if that fits.
 pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
+    error::prepare();
     let parked = PARKED.swap(ptr::null_mut(), Ordering::Acquire);
     // SAFETY: swapping it out has made it ours.
     if let Some(heap) = unsafe { parked.as_mut() } {
@@ -112,6 +113,7 @@ impl<S: Above> Heap<S> {
         self.gate = NO_GATE;
         self.packing = false;
         self.outside = None;
+        (self.collector, self.collecting) = (None, false);
         self.remap_refused = false;
         if first < top {
             let kept = PageRange { start: first, end: top };

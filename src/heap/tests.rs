@@ -2,6 +2,7 @@
 
 mod breathing;
 mod checking;
+mod collector;
 mod counts;
 mod exchange;
 mod leads;

@@ -14,7 +14,7 @@
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use super::kernel::{is_mapped, map_fresh};
+use super::kernel::map_fresh;
 use super::{MemoryRange, Purged};
 use crate::bug::bug;
 
@@ -156,11 +156,7 @@ unsafe fn discard_by_mapping(range: MemoryRange) -> bool {
         return false;
     }
     // SAFETY: the caller's promise.
-    let is_fresh = unsafe { map_fresh(start, bytes) };
-    if !is_fresh && is_mapped(start, bytes) == Some(false) {
-        bug!("{start:p}: the kernel took {bytes} bytes of a heap away and gives no others");
-    }
-    is_fresh
+    unsafe { map_fresh(start, bytes) }
 }
 
 /// Advises on ranges in one call. To discard them takes one flush of the processor's translations

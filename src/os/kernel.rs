@@ -267,7 +267,7 @@ fn fill_from(file: libc::c_int, buffer: &mut [u8]) -> Result<usize, i32> {
 }
 
 /// Whether every page of a range is part of some mapping. `None`: the kernel has no time to look.
-pub(super) fn is_mapped(start: *mut u8, bytes: usize) -> Option<bool> {
+fn is_mapped(start: *mut u8, bytes: usize) -> Option<bool> {
     match count_resident(start, bytes) {
         Ok(_) => Some(true),
         Err(errno) => (errno == libc::ENOMEM).then_some(false),

@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::emergency::Emergency;
 use super::history::{self, History, Sample};
 use super::limits::Limits;
 use super::policy::{Mood, Policy, Settings, Sight, Verdict};
@@ -24,7 +25,7 @@ use super::room::Rooms;
 use super::times::Times;
 use crate::figures::{Figures, Held};
 use crate::heap::recall::{self, Cause};
-use crate::heap::{Above, Heap};
+use crate::heap::{Above, Heap, NO_GATE};
 use crate::options::Key;
 use crate::os::Os;
 use crate::units::{PAGE, Pages};
@@ -72,6 +73,7 @@ pub(crate) struct Breath {
     /// Bytes of free slots that it knows of.
     free_in_spans: usize,
     pub(super) rooms: Rooms,
+    pub(super) emergency: Emergency,
     pub(crate) times: Times,
     history: History,
     /// Where others read what the heap holds, if anybody does.
@@ -175,8 +177,23 @@ impl<S: Os> Above for S {
         heap.make_room();
     }
 
+    fn refused(heap: &mut Heap<S>) {
+        if heap.collector.is_some() && heap.limits().hard != NO_GATE {
+            let now_us = heap.above.clock.advance(heap.os.now_us());
+            heap.begin_emergency(now_us);
+        }
+    }
+
+    fn open_reserve(heap: &mut Heap<S>) {
+        heap.gate = heap.limits().hard;
+    }
+
+    fn allocated(heap: &mut Heap<S>) {
+        heap.go_on_collecting();
+    }
+
     fn close_gate(heap: &mut Heap<S>) {
-        heap.gate = heap.above.limits.gate();
+        heap.gate = heap.closed_gate(heap.above.clock.now_us);
     }
 }
 
@@ -328,7 +345,7 @@ impl<S: Os> Heap<S> {
     fn refresh_limits(&mut self, now_us: u64) {
         let resident = self.resident();
         self.above.limits.refresh(&self.os, now_us, resident);
-        self.gate = self.above.limits.gate();
+        self.gate = self.closed_gate(now_us);
     }
 
     fn take_sample(&mut self, now_us: u64) {
@@ -465,7 +482,7 @@ impl<S: Os> Heap<S> {
 
     /// Takes the spans from all bins. What is empty of them did not change hands, nor was it freed
     /// just now.
-    fn retire_spans(&mut self) {
+    pub(super) fn retire_spans(&mut self) {
         let (moved, dirty) = (self.runs.moved, self.runs.dirty);
         self.retire_all();
         self.runs.moved = moved;

@@ -6,11 +6,13 @@
 //! | `purge`   | finding pages that hold memory for nothing, and handing them back      |
 //! | `breath`  | when to look, and doing what the policy says                           |
 //! | `room`    | what is done at a memory limit                                         |
+//! | `emergency` | when the VM's garbage collector is made due                          |
 //! | `limits`  | where the memory limits stand, and how near they are                   |
 //! | `times`   | how long bounded steps took                                            |
 //! | `history` | a few minutes of samples                                               |
 
 mod breath;
+mod emergency;
 mod history;
 mod limits;
 mod policy;

@@ -61,7 +61,11 @@ impl<S: Os> Heap<S> {
         if self.find_room(now_us) {
             self.note_step(start_us);
         }
-        self.gate = self.limits().hard;
+        let grown = self.resident().saturating_add(self.refused.bytes());
+        if self.wants_collector(grown, now_us) {
+            self.begin_emergency(now_us);
+        }
+        self.gate = self.hard_limit();
     }
 
     /// False: there was nothing to be done.
@@ -79,7 +83,7 @@ impl<S: Os> Heap<S> {
             self.above.rooms.searched_us = (!found).then_some(now_us);
             worked = true;
         }
-        if !self.fits(wanted, self.limits().hard) && self.may_find_room(wanted, now_us) {
+        if !self.fits(wanted, self.hard_limit()) && self.may_find_room(wanted, now_us) {
             self.emergency(wanted);
             worked = true;
         }
@@ -125,7 +129,7 @@ impl<S: Os> Heap<S> {
     /// Makes room at the hard limit, and takes note if there is none.
     pub(super) fn emergency(&mut self, wanted: Pages) {
         let start_us = self.above.clock.advance(self.os.now_us());
-        let found = self.search_for(wanted, self.limits().hard);
+        let found = self.search_for(wanted, self.hard_limit());
         let now_us = self.above.clock.advance(self.os.now_us());
         let believed_us = now_us + EMERGENCY_SHARE * (now_us - start_us).max(1);
         self.above.rooms.none_found = (!found).then_some((self.free_resident(), believed_us));
@@ -133,7 +137,7 @@ impl<S: Os> Heap<S> {
 
     /// Whether an emergency could find what the last one did not.
     fn may_find_room(&self, wanted: Pages, now_us: u64) -> bool {
-        let lacking = self.lacking(wanted, self.limits().hard);
+        let lacking = self.lacking(wanted, self.hard_limit());
         let in_vain = |(free, believed_us)| {
             self.free_resident().saturating_sub(free) < lacking && now_us < believed_us
         };

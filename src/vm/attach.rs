@@ -8,7 +8,7 @@ use core::ffi::{c_int, c_void};
 use core::ptr;
 use std::sync::OnceLock;
 
-use super::{Allocs, Bond, StateBlock, heap_of};
+use super::{Allocs, Bond, StateBlock, emergency, heap_of};
 use crate::builtin::{self, Progress, Survey};
 use crate::error::Error;
 use crate::heap;
@@ -200,8 +200,9 @@ pub(crate) unsafe fn attach(
         let heap = heap::park::create(options)?;
         let Survey { live, resident, .. } = survey;
         let former = Former { builtin, live, resident, progress: Progress::default() };
-        Bond::new(heap, builtin.state_block, StateBlock::Former(former));
+        let bond = Bond::new(heap, builtin.state_block, StateBlock::Former(former));
         (lua.lua_setallocf)(state, allocs[0], heap.cast());
+        emergency::serve(bond, lua.lua_setallocf);
     }
     Ok(false)
 }

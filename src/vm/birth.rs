@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use super::hands::{watch, watched_alloc};
-use super::{Bond, StateBlock, end, whole_pages};
+use super::{Bond, StateBlock, emergency, end, whole_pages};
 use crate::error::Error;
 use crate::heap;
 use crate::lua::{NewState, SetAllocF, lua_Alloc, lua_State};
@@ -47,6 +47,9 @@ pub(crate) unsafe fn make(factory: &Factory, options: Options) -> Result<*mut lu
                     watch(birth.bond);
                     (factory.setallocf)(state, watched_alloc, birth.bond.cast());
                 }
+            }
+            if state.addr() == (*birth.bond).state_block.addr() {
+                emergency::serve(birth.bond, factory.setallocf);
             }
             return Ok(state);
         }

@@ -55,6 +55,7 @@ use core::ptr;
 use core::sync::atomic::AtomicUsize;
 
 use super::class::QUICK_MAX;
+use super::refusal::noted;
 use super::{Above, Heap, fast};
 use crate::options::Key;
 use crate::units::{PageIndex, Pages};
@@ -267,12 +268,15 @@ pub(super) unsafe extern "C" fn allocate<S: Above>(heap: *mut Heap<S>, size: usi
     if !checking.state.every {
         let block = checking.sample(size);
         // SAFETY: the caller's promise, with a small block.
-        return if block.is_null() { unsafe { fast::refill(heap, size) } } else { block };
+        let block = if block.is_null() { unsafe { fast::refill(heap, size) } } else { block };
+        // SAFETY: as above.
+        return unsafe { noted(heap, block, size) };
     }
     checking.enter(Call { block: ptr::null_mut(), old_size: 0, new_size: size });
     let block = checking.allocate(size);
     checking.leave();
-    block
+    // SAFETY: the caller's promise.
+    unsafe { noted(heap, block, size) }
 }
 
 /// Resizes or frees a block that is checked, or from outside.
@@ -301,6 +305,10 @@ pub(super) unsafe extern "C" fn resize<S: Above>(
     };
     checking.leave();
     match done {
+        Some(block) if block.is_null() && new_size > 0 => {
+            // SAFETY: the caller's promise.
+            unsafe { noted(heap, block, new_size) }
+        }
         Some(block) => block,
         // SAFETY: the caller's promise.
         None => unsafe { fast::resize_outside(heap, block, new_size) },

@@ -1,0 +1,77 @@
+//! The VM's garbage collector, as the heap reaches it when memory is short.
+//!
+//! LuaJIT collects by a threshold alone: a VM at its limit with a heap full of garbage fails each
+//! allocation until the threshold is reached, which is never. A heap that knows its VM makes the
+//! collector due instead, at the VM's next safe point. Not earlier: the heap is inside of an
+//! allocation, perhaps one of the collector's own.
+
+use super::{Above, Heap};
+
+/// The collector of a heap's VM.
+#[derive(Clone, Copy)]
+pub(crate) struct Collector {
+    /// Handed to both functions.
+    pub(crate) context: *mut u8,
+    /// Has the collector run a cycle to its end at the VM's next safe point. False: it is stopped,
+    /// by the program or for the time of a finalizer, and stays so. Does not allocate.
+    ///
+    /// # Safety
+    ///
+    /// The context is the one beside it, and its VM is live and this thread's.
+    pub(crate) make_due: unsafe fn(context: *mut u8) -> bool,
+    /// Has it work at its own pace again. Does not allocate.
+    ///
+    /// # Safety
+    ///
+    /// As for `make_due`.
+    pub(crate) let_be: unsafe fn(context: *mut u8),
+}
+
+impl<S: Above> Heap<S> {
+    /// Lets the heap reach the collector of its VM.
+    pub(crate) fn set_collector(&mut self, collector: Collector) {
+        self.collector = Some(collector);
+        S::close_gate(self);
+    }
+
+    /// Has the VM's collector run soon. False: there is none, or it is stopped.
+    pub(crate) fn make_collector_due(&mut self) -> bool {
+        let Some(Collector { context, make_due, .. }) = self.collector else { return false };
+        // SAFETY: the heap is used for its VM by this thread, and a VM that ends takes its
+        // collector from the heap.
+        unsafe { make_due(context) }
+    }
+
+    /// Has it work at its own pace again.
+    pub(crate) fn let_collector_be(&mut self) {
+        if let Some(Collector { context, let_be, .. }) = self.collector {
+            // SAFETY: as above.
+            unsafe { let_be(context) };
+        }
+    }
+
+    /// Does something that takes memory, for a block that may be the collector's own, once more
+    /// with what is kept for it: LuaJIT's table of strings has a power of two of bytes.
+    pub(super) fn with_reserve<T>(
+        &mut self,
+        size: usize,
+        attempt: impl FnOnce(&mut Heap<S>) -> Option<T>,
+    ) -> Option<T> {
+        const LEAST: usize = 2048;
+        if self.collector.is_none() || size < LEAST || !size.is_power_of_two() {
+            return None;
+        }
+        S::open_reserve(self);
+        let done = attempt(self);
+        S::close_gate(self);
+        done
+    }
+
+    /// Tells the layer above, while the collector is due, that an allocation took the slow path.
+    #[inline]
+    pub(super) fn settle_collector(&mut self) {
+        if self.collecting {
+            S::allocated(self);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Emergency collections: when the collector of a VM is made due, and how often.
+
+use super::breathing::{SECOND_US, tested};
+use super::*;
+use crate::heap::Collector;
+
+/// A collector that counts how often it was made due, and let be.
+#[derive(Default)]
+struct Counted {
+    due: u32,
+    let_be: u32,
+    is_stopped: bool,
+}
+
+unsafe fn make_due(context: *mut u8) -> bool {
+    // SAFETY: the collector of the test that set this up.
+    let counted = unsafe { &mut *context.cast::<Counted>() };
+    counted.due += u32::from(!counted.is_stopped);
+    !counted.is_stopped
+}
+
+unsafe fn let_be(context: *mut u8) {
+    // SAFETY: as above.
+    unsafe { (*context.cast::<Counted>()).let_be += 1 };
+}
+
+const LIMIT: usize = 8 << 20;
+
+fn with_collector(counted: &mut Counted) -> Tested {
+    let mut tested = tested(&[(Key::LimitHard, LIMIT as i64)]);
+    let context = core::ptr::from_mut(counted).cast();
+    tested.heap().set_collector(Collector { context, make_due, let_be });
+    tested
+}
+
+fn fill(tested: &mut Tested, bytes: usize) {
+    while tested.heap().resident() < bytes {
+        assert!(tested.allocate(10_000), "at {}", tested.heap().resident());
+    }
+}
+
+#[test]
+fn a_collector_is_made_due_before_the_limit_and_let_be_when_it_has_helped() {
+    let mut counted = Counted::default();
+    let mut tested = with_collector(&mut counted);
+    fill(&mut tested, LIMIT / 8 * 7 - (256 << 10));
+    assert_eq!((counted.due, counted.let_be), (0, 0), "there is room");
+    fill(&mut tested, LIMIT / 8 * 7 + 1);
+    assert_eq!(counted.let_be, 0);
+    assert!(counted.due > 0, "it is made due");
+    let due = counted.due;
+    (0..tested.live.len() / 2).for_each(|_| tested.free(0, OldSize::Right));
+    assert!(tested.allocate(1000));
+    assert_eq!((counted.due, counted.let_be), (due, 1), "it has helped");
+    assert_eq!(tested.heap().counts.refused_allocations, 0);
+    tested.heap().check();
+    tested.free_all();
+}
+
+#[test]
+fn a_collector_that_does_not_help_rests_but_for_refusals() {
+    let mut counted = Counted::default();
+    let mut tested = with_collector(&mut counted);
+    while tested.allocate(10_000) {}
+    assert_eq!((counted.due, counted.let_be), (4, 1), "three cycles in vain, then a refusal");
+    assert!(tested.heap().resident() <= LIMIT - LIMIT / 32);
+    let refused = tested.heap().counts.refused_allocations;
+    assert_eq!(refused, 1);
+    assert!(!tested.allocate(10_000));
+    assert!(counted.due > 4, "a refusal begins anew");
+    // What may be the collector's own table has some room yet.
+    assert!(tested.allocate(1 << 17) && !tested.allocate(100_000));
+    assert!(tested.heap().resident() <= LIMIT);
+    tested.free_all();
+    assert!(tested.allocate(100_000));
+    assert_eq!(counted.let_be, 2);
+    tested.heap().check();
+    tested.free_all();
+}
+
+#[test]
+fn after_a_rest_the_collector_is_asked_again() {
+    let mut counted = Counted::default();
+    let mut tested = with_collector(&mut counted);
+    fill(&mut tested, LIMIT / 8 * 7 + (256 << 10));
+    assert_eq!((counted.due, counted.let_be), (3, 1), "in vain");
+    tested.os.world().now_us += 10 * SECOND_US;
+    // A look closes the gate again.
+    tested.act(&Step::Tick(0, 0));
+    assert!(tested.allocate(100_000));
+    assert!(counted.due > 3, "it is asked again");
+    tested.free_all();
+}
+
+#[test]
+fn a_collector_that_stands_still_is_asked_until_it_runs() {
+    let mut counted = Counted { is_stopped: true, ..Counted::default() };
+    let mut tested = with_collector(&mut counted);
+    fill(&mut tested, LIMIT / 16 * 15);
+    assert_eq!((counted.due, counted.let_be), (0, 0));
+    counted.is_stopped = false;
+    assert!(tested.allocate(10_000));
+    assert_eq!(counted.due, 1);
+    tested.free_all();
+}
+
+#[test]
+fn without_a_collector_all_of_the_limit_is_for_blocks() {
+    let mut tested = tested(&[(Key::LimitHard, LIMIT as i64)]);
+    while tested.allocate(10_000) {}
+    assert!(tested.heap().resident() > LIMIT - (32 << 10));
+    assert!(!tested.heap().collecting);
+    tested.free_all();
+}

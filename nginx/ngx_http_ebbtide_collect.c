@@ -43,8 +43,8 @@ static int ngx_http_ebbtide_collect_watch(lua_State *L);
 static int ngx_http_ebbtide_collect_slice(lua_State *L);
 static void ngx_http_ebbtide_collect_step(lua_State *L,
     ngx_http_ebbtide_vm_t *vm);
-static void ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm, int pause,
-    int stepmul);
+static ngx_int_t ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm,
+    int pause, int stepmul);
 
 
 /* The addresses of these are keys in a VM's registry. */
@@ -323,10 +323,13 @@ ngx_http_ebbtide_collect_hurry(ngx_http_ebbtide_vm_t *vm)
     if (pressure < (vm->hurried ? NGX_HTTP_EBBTIDE_HURRY_UNTIL
                                 : NGX_HTTP_EBBTIDE_HURRY_FROM))
     {
-        if (vm->hurried) {
-            /* the first finds what the program has set since the last look */
-            ngx_http_ebbtide_collect_pace(vm, vm->pause, vm->stepmul);
-            ngx_http_ebbtide_collect_pace(vm, vm->pause, vm->stepmul);
+        /* the first finds what the program has set since the last look */
+
+        if (vm->hurried
+            && ngx_http_ebbtide_collect_pace(vm, vm->pause, vm->stepmul)
+               == NGX_OK)
+        {
+            (void) ngx_http_ebbtide_collect_pace(vm, vm->pause, vm->stepmul);
             vm->hurried = 0;
         }
 
@@ -347,8 +350,8 @@ ngx_http_ebbtide_collect_hurry(ngx_http_ebbtide_vm_t *vm)
 
     /* at the limit a cycle begins when a tenth was added, four times as fast */
     above = ngx_max(pressure - NGX_HTTP_EBBTIDE_HURRY_FROM, 0);
-    ngx_http_ebbtide_collect_pace(vm, 200 - above * 90 / 50,
-                                  200 + above * 600 / 50);
+    (void) ngx_http_ebbtide_collect_pace(vm, 200 - above * 90 / 50,
+                                         200 + above * 600 / 50);
 
     /* not again when hardly anything was added since it was done */
     return pressure >= NGX_HTTP_EBBTIDE_HURRY_NOW
@@ -356,9 +359,12 @@ ngx_http_ebbtide_collect_hurry(ngx_http_ebbtide_vm_t *vm)
 }
 
 
-/* Whatever the program has set meanwhile is what it gets back. */
+/*
+ * Whatever the program has set meanwhile is what it gets back. NGX_AGAIN: the
+ * heap has the collector in a hurry of its own.
+ */
 
-static void
+static ngx_int_t
 ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm, int pause,
     int stepmul)
 {
@@ -375,11 +381,20 @@ ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm, int pause,
     vm->our_pause = pause;
 
     old = lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL, stepmul);
+
+    if (old == EBB_STEPMUL_WHOLE) {
+        /* an allocation was refused: the heap sets back what it has found */
+        (void) lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL, old);
+        return NGX_AGAIN;
+    }
+
     if (old != vm->our_stepmul) {
         vm->stepmul = old;
     }
 
     vm->our_stepmul = stepmul;
+
+    return NGX_OK;
 }
 
 

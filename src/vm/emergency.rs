@@ -5,7 +5,8 @@
 //!
 //! - `LUA_GCRESTART` puts the threshold where the VM is: the next check of it, at a safe point of
 //!   the interpreter, of compiled code or of a C function, runs a step.
-//! - `LUA_GCSETSTEPMUL` with 0 makes that step as long as the rest of the cycle, or a whole one.
+//! - `LUA_GCSETSTEPMUL` with [`STEPMUL_WHOLE`] makes that step as long as the rest of the cycle, or a
+//!   whole one.
 //!
 //! While the program has the collector stopped, and inside of a finalizer, the threshold is beyond
 //! reach (`LUA_GCISRUNNING` says 0), and nothing is touched. The program's own step multiplier is
@@ -21,8 +22,10 @@ use crate::lua::{GC_IS_RUNNING, GC_RESTART, GC_SET_STEP_MUL, Lua, SetAllocF, lua
 /// `lua_gc`.
 type Gc = unsafe extern "C-unwind" fn(*mut lua_State, c_int, c_int) -> c_int;
 
-/// A step as long as it takes.
-const WHOLE: c_int = 0;
+/// The multiplier for a step as long as it takes: ten times this many bytes, which 32 bits just
+/// hold, may be marked in it. 0 would do the same, but programs set 0, and nobody could tell whose
+/// value it is. `EBB_STEPMUL_WHOLE` is the same value for hosts.
+pub(crate) const STEPMUL_WHOLE: c_int = 400_000_003;
 
 /// What a bond knows of its VM's collector.
 #[derive(Default)]
@@ -92,9 +95,9 @@ unsafe fn make_due(context: *mut u8) -> bool {
         if gc(state, GC_IS_RUNNING, 0) != 1 {
             return false;
         }
-        let step_mul = gc(state, GC_SET_STEP_MUL, WHOLE);
+        let step_mul = gc(state, GC_SET_STEP_MUL, STEPMUL_WHOLE);
         // Another value than ours is the program's, set before or meanwhile.
-        if pace.step_mul.is_none() || step_mul != WHOLE {
+        if pace.step_mul.is_none() || step_mul != STEPMUL_WHOLE {
             pace.step_mul = Some(step_mul);
         }
         gc(state, GC_RESTART, 0);
@@ -114,7 +117,7 @@ unsafe fn let_be(context: *mut u8) {
         let (state, pace) = ((*bond).state_block.cast::<lua_State>(), &mut (*bond).pace);
         let (Some(gc), Some(step_mul)) = (pace.gc, pace.step_mul.take()) else { return };
         let now = gc(state, GC_SET_STEP_MUL, step_mul);
-        if now != WHOLE {
+        if now != STEPMUL_WHOLE {
             gc(state, GC_SET_STEP_MUL, now);
         }
     }

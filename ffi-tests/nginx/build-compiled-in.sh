@@ -9,6 +9,7 @@
 # The program is FOLDER/sbin/nginx. It has the configure arguments of Debian's nginx, so the modules
 # built for that one load into this one too. A stand-in for the stream Lua module, which Debian does
 # not package, is compiled in as well: see stream_standin/. So is the privileged agent process.
+# FOLDER/source/luajit2 is the source of OpenResty's LuaJIT, for tests that build one.
 #
 # A second call builds nothing unless an input has changed, and calls at the same time wait for each
 # other. Nothing outside of FOLDER is changed: apt-get works on package lists of its own in there.
@@ -122,6 +123,7 @@ build() {
     source_package nginx nginx
     source_package libnginx-mod-http-ndk libnginx-mod-http-ndk
     source_package libnginx-mod-http-lua libnginx-mod-http-lua
+    source_package luajit2 libluajit2-5.1-2
     libraries
     mv "$folder/source/nginx" "$folder/build"
     cd "$folder/build"

@@ -1,11 +1,15 @@
 //! What takes minutes, on each build of nginx and in each order of its modules. `make test` ignores
 //! these tests, `make test-long` runs them.
 
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::builds::Build;
+use ebbtide_ffi_tests::{PREFIX, installed, make, scratch};
+
+use crate::builds::{Build, stream_block};
 use crate::load::Load;
-use crate::server::{Config, Modules, Nginx, alone};
+use crate::server::{Config, Modules, Nginx, alone, free_port, material, target};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -46,4 +50,52 @@ fn workers_exhale_after_each_load_and_through_reloads() {
     for (build, modules) in ORDERS {
         tides(build, modules, 4);
     }
+}
+
+/// A folder with the shared libluajit of `make luajit`, under the name that programs ask for.
+fn linked_luajit() -> PathBuf {
+    let build = scratch("nginx-luajit");
+    Build::CompiledIn.program();
+    let source = target().join("nginx-compiled-in/source/luajit2");
+    let folders = [("LUAJIT", &source), ("LUAJIT_BUILD", &build)];
+    let [source, build_in] = folders.map(|(name, folder)| format!("{name}={}", folder.display()));
+    make(&["luajit", &source, &build_in], Path::new("/"), PREFIX);
+    let folder = scratch("nginx-luajit-lib");
+    let library = folder.join("libluajit-5.1.so.2");
+    let _ = std::fs::remove_file(&library);
+    symlink(build.join("src/libluajit.so"), &library).expect("it can be written");
+    folder
+}
+
+/// The linking recipe, in an nginx that is built as OpenResty is and has no module of ours.
+#[test]
+#[ignore = "builds LuaJIT: make test-long"]
+fn a_luajit_with_the_library_inside_gives_every_vm_of_nginx_a_heap() {
+    let lua = installed().lib().join("../share/lua/5.1/?.lua");
+    let c = installed().lib().join("lua/5.1/?.so");
+    let ours = material().join("?.lua");
+    let path = format!("{};{};/usr/share/lua/5.1/?.lua", ours.display(), lua.display());
+    let cpath = format!("{};;", c.display());
+    let script = "return require([[ebbtide]]).stats().allocator";
+    let in_stream = format!("package.path = [[{path}]]; package.cpath = [[{cpath}]]; {script}");
+    let port = free_port();
+    let config = Config::new(Modules::Stock)
+        .on(Build::CompiledIn)
+        .workers(1)
+        .environment("LD_LIBRARY_PATH", linked_luajit())
+        .http(&format!("lua_package_path '{path}'; lua_package_cpath '{cpath}';"))
+        .bottom(&stream_block(port, &in_stream))
+        .lua("allocator", "ngx.say(require('ebbtide').stats().allocator)")
+        .lua("reclaim", "ngx.say(require('ebbtide').reclaim().returned > 0)");
+    let _alone = alone();
+    let nginx = Nginx::start(&config);
+    assert_eq!(nginx.get("/allocator"), "ebbtide\n");
+    assert_eq!(nginx.stream(port), "ebbtide\n");
+    nginx.get("/litter?megabytes=40&clean=1");
+    let full_kb = nginx.running()[0].pss_kb();
+    assert!(full_kb > 30_000, "{full_kb} KB are no load");
+    assert_eq!(nginx.get("/reclaim"), "true\n");
+    let now_kb = nginx.running()[0].pss_kb();
+    assert!(now_kb < full_kb / 2, "{full_kb}, then {now_kb} KB");
+    assert_eq!(nginx.errors(), Vec::<String>::new());
 }

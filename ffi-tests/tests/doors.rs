@@ -111,7 +111,7 @@ fn luajits() -> Vec<&'static Path> {
 }
 
 /// Debian's package of upstream's LuaJIT, unpacked beside whatever is installed: that may be
-/// OpenResty's branch, which the vendored one is too.
+/// OpenResty's branch.
 fn upstream() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let unpacked = || {

@@ -5,8 +5,8 @@
 //!
 //! - `LUA_GCRESTART` puts the threshold where the VM is: the next check of it, at a safe point of
 //!   the interpreter, of compiled code or of a C function, runs a step.
-//! - `LUA_GCSETSTEPMUL` with [`STEPMUL_WHOLE`] makes that step as long as the rest of the cycle, or a
-//!   whole one.
+//! - `LUA_GCSETSTEPMUL` with [`STEPMUL_WHOLE`] makes that step as long as the rest of the cycle, or
+//!   a whole one.
 //!
 //! While the program has the collector stopped, and inside of a finalizer, the threshold is beyond
 //! reach (`LUA_GCISRUNNING` says 0), and nothing is touched. The program's own step multiplier is

@@ -165,22 +165,3 @@ fn the_module_loads_into_nginx_with_lua_compiled_in_and_exhales() {
     assert!(nginx.get("/light").starts_with("row 20"));
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
-
-#[test]
-fn all_compiled_in_with_a_static_libluajit_it_exhales() {
-    let _alone = alone();
-    let port = free_port();
-    let config = Config::new(Modules::Last)
-        .on(Build::Static)
-        .workers(1)
-        .bottom(&stream_block(port, GARBAGE));
-    let nginx = Nginx::start(&config);
-    stream_serves(&nginx, port);
-    nginx.get("/litter?megabytes=40");
-    let full_kb = nginx.running()[0].pss_kb();
-    assert!(full_kb > 30_000, "{full_kb} KB are no load");
-    nginx.wait_until("the worker breathes out", Duration::from_secs(10), |nginx| {
-        nginx.running()[0].pss_kb() < full_kb / 3
-    });
-    assert_eq!(nginx.errors(), Vec::<String>::new());
-}

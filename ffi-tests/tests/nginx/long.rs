@@ -6,9 +6,11 @@ mod ways;
 
 use std::time::Duration;
 
-use crate::builds::{Build, WAYS};
+use ebbtide_ffi_tests::installed;
+
+use crate::builds::{Build, WAYS, linked_luajit, stream_block};
 use crate::load::Load;
-use crate::server::{Config, Modules, Nginx, alone};
+use crate::server::{Config, Modules, Nginx, alone, free_port, material};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -42,4 +44,37 @@ fn workers_exhale_after_each_load_and_through_reloads() {
     for (build, modules) in WAYS {
         tides(build, modules, 4);
     }
+}
+
+/// The linking recipe, in an nginx that is built as OpenResty is and has no module of ours.
+#[test]
+#[ignore = "builds LuaJIT: make test-long"]
+fn a_luajit_with_the_library_inside_gives_every_vm_of_nginx_a_heap() {
+    let lua = installed().lib().join("../share/lua/5.1/?.lua");
+    let c = installed().lib().join("lua/5.1/?.so");
+    let ours = material().join("?.lua");
+    let path = format!("{};{};/usr/share/lua/5.1/?.lua", ours.display(), lua.display());
+    let cpath = format!("{};;", c.display());
+    let script = "return require([[ebbtide]]).stats().allocator";
+    let in_stream = format!("package.path = [[{path}]]; package.cpath = [[{cpath}]]; {script}");
+    let port = free_port();
+    let config = Config::new(Modules::Stock)
+        .on(Build::CompiledIn)
+        .workers(1)
+        .environment("LD_LIBRARY_PATH", linked_luajit())
+        .http(&format!("lua_package_path '{path}'; lua_package_cpath '{cpath}';"))
+        .bottom(&stream_block(port, &in_stream))
+        .lua("allocator", "ngx.say(require('ebbtide').stats().allocator)")
+        .lua("reclaim", "ngx.say(require('ebbtide').reclaim().returned > 0)");
+    let _alone = alone();
+    let nginx = Nginx::start(&config);
+    assert_eq!(nginx.get("/allocator"), "ebbtide\n");
+    assert_eq!(nginx.stream(port), "ebbtide\n");
+    nginx.get("/litter?megabytes=40&clean=1");
+    let full_kb = nginx.running()[0].pss_kb();
+    assert!(full_kb > 30_000, "{full_kb} KB are no load");
+    assert_eq!(nginx.get("/reclaim"), "true\n");
+    let now_kb = nginx.running()[0].pss_kb();
+    assert!(now_kb < full_kb / 2, "{full_kb}, then {now_kb} KB");
+    assert_eq!(nginx.errors(), Vec::<String>::new());
 }

@@ -178,7 +178,8 @@ impl Config {
         let lua = [debian("ndk_http_module.so"), debian("ngx_http_lua_module.so")];
         let mut modules: Vec<PathBuf> = Vec::new();
         modules.extend(ours.clone().filter(|_| self.modules == Modules::First));
-        let loads_lua = self.modules != Modules::Alone && self.build.loads_lua();
+        let without = matches!(self.modules, Modules::Alone | Modules::Included);
+        let loads_lua = !without && self.build.loads_lua();
         modules.extend(loads_lua.then_some(lua).into_iter().flatten());
         let last = matches!(self.modules, Modules::Last | Modules::Alone);
         modules.extend(ours.filter(|_| last));

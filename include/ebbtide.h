@@ -574,10 +574,10 @@ typedef struct ebb_stats {
    */
   uint64_t refused_allocations;
   /**
-   * 1 while the heap is thrashing: 4 MiB or more a second go back because of a
-   * limit and are used again within a second, for three seconds in a row. What
-   * the program needs does not fit below the limit. 0 again after three seconds
-   * in which less does.
+   * 1 while the heap is thrashing: 13 MiB or more a second go back because of a
+   * limit and are used again within a second, which takes a hundredth of the time,
+   * for three seconds in a row. What the program needs does not fit below the
+   * limit. 0 again after three seconds in which it is less.
    */
   uint64_t thrashing;
 } ebb_stats;

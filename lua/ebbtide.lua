@@ -425,8 +425,14 @@ local function own_report(stats)
     format("  given back %s   so far; the mood is %s",
            megabytes(stats.returned_total), MOODS[stats.mood] or "steady"),
   }
+  if stats.thrashing then
+    lines[#lines + 1] = "  thrashing  what goes back at the limit is needed again at once"
+  end
+  if stats.refused_allocations > 0 then
+    lines[#lines + 1] = format("  refused    %d allocations", stats.refused_allocations)
+  end
   if stats.purge_errno ~= 0 then
-    lines[#lines + 1] = format("  refused    the kernel takes no memory back (errno %d)",
+    lines[#lines + 1] = format("  kernel     takes no memory back (errno %d)",
                                stats.purge_errno)
   end
   if stats.attached then

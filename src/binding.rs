@@ -215,11 +215,12 @@ core! {
             ebb_stats_read(heap, &mut stats);
             stats
         };
-        stack.push_table(STATS.len() + 2);
+        stack.push_table(STATS.len() + 3);
         for (name, field) in STATS {
             stack.field(name, field(&stats));
         }
         stack.field(c"collected", stack.collected());
+        stack.flag(c"thrashing", stats.thrashing == 1);
         1
     }
 

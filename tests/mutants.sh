@@ -69,6 +69,11 @@ too soon is a second|src/heap/recall.rs|s/units < SOON/units < 4 * SOON/
 the gate holds|src/heap/mod.rs|s/<= self.gate;/<= self.gate || true;/
 the gate closes again|src/reclaim/breath.rs|s/        heap.gate = heap.closed_gate(heap.above.clock.now_us);/        heap.gate = heap.above.limits.hard;/
 room is made at the limit|src/reclaim/room.rs|s/            self.shed(keep, Cause::Limit, Budget::Unlimited);//
+the collector is due near the limit|src/reclaim/room.rs|s/if self.wants_collector(grown, now_us) {/if self.wants_collector(grown, now_us) \&\& now_us == 1 {/
+the collector is due after a refusal|src/heap/refusal.rs|s/        S::refused(self);/        if size == 1 { S::refused(self) }/
+the collector rests when it does not help|src/reclaim/emergency.rs|s/now_us + REST \* took_us/now_us/
+thrashing lasts|src/reclaim/thrashing.rs|s/if self.against >= SECONDS {/if self.against >= 1 {/
+refusals by the kernel are told|src/heap/refusal.rs|s/            counts.purge_errno = purged.errno;//
 no emergency in vain|src/reclaim/room.rs|s/(!found).then_some((self.free_resident(), believed_us));/None.filter(|_: \&(usize, u64)| found);/
 an emergency waits for what is lacking|src/reclaim/room.rs|s/saturating_sub(free) < lacking/saturating_sub(free) < 1/
 an emergency in vain is not believed for ever|src/reclaim/room.rs|s/ \&\& now_us < believed_us//

@@ -118,6 +118,7 @@ pub(super) fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
         purge_refused: counts.purge_refused,
         purge_errno: counts.purge_errno as u64,
         refused_allocations: counts.refused_allocations,
+        thrashing: heap.is_thrashing().into(),
         ..head
     }
 }

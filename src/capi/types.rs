@@ -327,10 +327,10 @@ pub struct ebb_stats {
     /// Allocations that were refused over the life of the heap: ebb_alloc() returned
     /// NULL though bytes were wanted (a count).
     pub refused_allocations: u64,
-    /// 1 while the heap is thrashing: 4 MiB or more a second go back because of a
-    /// limit and are used again within a second, for three seconds in a row. What
-    /// the program needs does not fit below the limit. 0 again after three seconds
-    /// in which less does.
+    /// 1 while the heap is thrashing: 13 MiB or more a second go back because of a
+    /// limit and are used again within a second, which takes a hundredth of the time,
+    /// for three seconds in a row. What the program needs does not fit below the
+    /// limit. 0 again after three seconds in which it is less.
     pub thrashing: u64,
 }
 

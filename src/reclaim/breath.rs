@@ -22,6 +22,7 @@ use super::limits::Limits;
 use super::policy::{Mood, Policy, Settings, Sight, Verdict};
 use super::purge::{Budget, Cursor, Outcome, Sweep};
 use super::room::Rooms;
+use super::thrashing::Thrashing;
 use super::times::Times;
 use crate::figures::{Figures, Held};
 use crate::heap::recall::{self, Cause};
@@ -74,6 +75,7 @@ pub(crate) struct Breath {
     free_in_spans: usize,
     pub(super) rooms: Rooms,
     pub(super) emergency: Emergency,
+    thrashing: Thrashing,
     pub(crate) times: Times,
     history: History,
     /// Where others read what the heap holds, if anybody does.
@@ -328,7 +330,21 @@ impl<S: Os> Heap<S> {
         let settings = self.settings();
         self.above.verdict = self.above.policy.judge(&settings, sight);
         self.packing = self.above.verdict.mood == Mood::Shrinking;
+        self.note_thrashing(now_us);
         self.take_sample(now_us);
+    }
+
+    /// Without a limit what goes in exchange for a large block counts as if there were one.
+    pub(super) fn note_thrashing(&mut self, now_us: u64) {
+        let has_limit = self.limits().gate() != NO_GATE;
+        let regretted = self.runs.recall.regretted[Cause::Limit as usize - 1];
+        self.above.thrashing.note(now_us, if has_limit { regretted } else { 0 });
+    }
+
+    /// Whether what goes back because of a limit is needed again at once.
+    pub(crate) fn is_thrashing(&self) -> bool {
+        let now_us = self.above.clock.at(self.os.now_us());
+        self.limits().gate() != NO_GATE && self.above.thrashing.is_on(now_us)
     }
 
     fn change_limits(&mut self, limits: Limits) {

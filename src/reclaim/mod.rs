@@ -8,6 +8,7 @@
 //! | `room`    | what is done at a memory limit                                         |
 //! | `emergency` | when the VM's garbage collector is made due                          |
 //! | `limits`  | where the memory limits stand, and how near they are                   |
+//! | `thrashing` | when a limit makes go what is needed at once                         |
 //! | `times`   | how long bounded steps took                                            |
 //! | `history` | a few minutes of samples                                               |
 
@@ -18,6 +19,7 @@ mod limits;
 mod policy;
 mod purge;
 mod room;
+mod thrashing;
 mod times;
 
 pub(crate) use history::Sample;

@@ -38,9 +38,9 @@ use tide::Tide;
 
 /// What it costs to return a page and to fault it in again, in microseconds. Measured: 0.3 to give
 /// a page back and 2.5 for the fault on a virtual machine; a machine of one's own takes about 1.
-const ROUND_TRIP_US: u64 = 3;
+pub(super) const ROUND_TRIP_US: u64 = 3;
 /// Returning may cost one part in so many of the time.
-const COST_SHARE: u64 = 100;
+pub(super) const COST_SHARE: u64 = 100;
 /// What was learned is forgotten after so many microseconds, and of that time is the mean demand.
 /// Over 10 s it would follow a slow swing and cap the floor when it is needed: 1 GB that is free
 /// for 20 s in 40 costs 2 % of the time instead of 0.4.

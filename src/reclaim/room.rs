@@ -61,6 +61,7 @@ impl<S: Os> Heap<S> {
         if self.find_room(now_us) {
             self.note_step(start_us);
         }
+        self.note_thrashing(now_us);
         let grown = self.resident().saturating_add(self.refused.bytes());
         if self.wants_collector(grown, now_us) {
             self.begin_emergency(now_us);

@@ -359,3 +359,28 @@ proptest! {
         tested.check_contents();
     }
 }
+
+/// A block of 1 MiB comes and goes for seconds, so many times in each; is it thrashing?
+fn thrashes(tested: &mut Tested, seconds: u64, rate: u64) -> bool {
+    for _ in 0..seconds * rate {
+        assert!(tested.allocate(1 << 20));
+        tested.free(tested.live.len() - 1, OldSize::Right);
+        tested.act(&Step::Tick(1_000_000 / rate, 0));
+    }
+    tested.heap().is_thrashing()
+}
+
+#[test]
+fn a_limit_that_is_too_low_makes_a_heap_thrash() {
+    for (key, limit) in [(Key::LimitSoft, 4 << 20), (Key::LimitSoft, 0)] {
+        let mut tested = tested(&[(key, limit)]);
+        (0..5).for_each(|_| assert!(tested.allocate(1 << 20)));
+        assert!(!thrashes(&mut tested, 10, 5), "5 MiB a second are not much");
+        assert_eq!(thrashes(&mut tested, 5, 50), limit > 0, "limit {limit}");
+        assert!(!thrashes(&mut tested, 5, 5));
+        thrashes(&mut tested, 5, 50);
+        tested.os.world().now_us += 10_000_000;
+        assert!(!tested.heap().is_thrashing(), "at rest");
+        tested.free_all();
+    }
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::server::{Config, Modules, Nginx, alone, beside};
 use crate::status::{json, number, pids, running_pids};
 
-const GREEDY: &str = "local all = {}
+pub const GREEDY: &str = "local all = {}
     while true do all[#all + 1] = { tostring(#all), #all } end";
 
 #[test]

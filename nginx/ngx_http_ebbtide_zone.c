@@ -445,7 +445,8 @@ ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures, ngx_msec_t now)
 
         limit = figures->limit_soft;
 
-        if (limit == 0 || (figures->limit_hard && figures->limit_hard < limit))
+        if (figures->limit_hard
+            && (limit == 0 || figures->limit_hard < limit))
         {
             limit = figures->limit_hard;
         }

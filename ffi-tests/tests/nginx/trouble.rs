@@ -6,9 +6,12 @@ use std::time::Duration;
 use crate::browser::Browser;
 use crate::limits::GREEDY;
 use crate::server::{Config, Modules, Nginx, alone, beside, kill};
-use crate::status::{json, number, pids, running_pids};
+use crate::status::{json, number, pids, running_pids, vms};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const BEGINS: &str = "[warn]";
+const ENDS: &str = "no Lua VM is thrashing any more";
+const WORDS: &str = "is thrashing at its limit of 32m";
 
 /// The value of a metric, of all that its lines say.
 fn total(nginx: &Nginx, metric: &str) -> u64 {
@@ -20,6 +23,95 @@ fn total(nginx: &Nginx, metric: &str) -> u64 {
 
 fn lines(nginx: &Nginx, part: &str) -> usize {
     nginx.log().lines().filter(|line| line.contains(part)).count()
+}
+
+/// What Lua holds leaves no room for what comes and goes ten times a second.
+const CHURN: &str = "init_worker_by_lua_block {
+    local held = {}
+    for i = 1, 24 do held[i] = ('x'):rep(2 ^ 20, tostring(i):sub(1, 0)) .. i end
+    package.churn = false
+    ngx.timer.every(0.1, function()
+        if package.churn then
+            local rows = {}
+            for i = 1, 12 do rows[i] = ('y'):rep(2 ^ 20) .. i end
+            rows = nil
+            collectgarbage()
+            collectgarbage()
+        end
+        package.held = held
+    end)
+}";
+
+#[test]
+fn thrashing_at_a_limit_is_seen() {
+    let _alone = alone();
+    let config = Config::new(Modules::First)
+        .workers(1)
+        .http("ebbtide_limit_soft 32m;")
+        .http(CHURN)
+        .lua("begin", "package.churn = true ngx.say('begun')")
+        .lua("end", "package.churn = false ngx.say('ended')")
+        .lua(
+            "seen",
+            "local worker = require('resty.ebbtide').stats('all')[1]
+             ngx.say(worker.thrashing_vms)",
+        );
+    let nginx = Nginx::start(&config);
+    let thrashes = |nginx: &Nginx| number(&json(nginx)[0], "thrashing_vms") == 1;
+    let mut browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{}/status", nginx.port));
+    let told = "Thrashing: what Lua needs does not fit below the limit.";
+    browser.wait_until("the worker is there", PATIENCE, |text| text.contains("worker 0 pid"));
+    assert!(!browser.text().contains(told) && !thrashes(&nginx));
+    assert_eq!((nginx.get("/seen").trim(), total(&nginx, "ebbtide_thrashing_vms")), ("0", 0));
+
+    nginx.get("/begin");
+    nginx.wait_until("it thrashes", PATIENCE, thrashes);
+    nginx.wait_until("the log says so", PATIENCE, |nginx| lines(nginx, WORDS) == 1);
+    let log = nginx.log();
+    let line = log.lines().find(|line| line.contains(WORDS)).expect("it was there");
+    assert!(line.contains(BEGINS) && line.contains("raise the limit"), "{line}");
+    assert_eq!((nginx.get("/seen").trim(), total(&nginx, "ebbtide_thrashing_vms")), ("1", 1));
+    browser.wait_until("the page says so", PATIENCE, |text| text.contains(told));
+
+    nginx.get("/end");
+    nginx.wait_until("it ends, and the log says so", PATIENCE, |nginx| lines(nginx, ENDS) == 1);
+    assert!(!thrashes(&nginx));
+    assert_eq!((nginx.get("/seen").trim(), total(&nginx, "ebbtide_thrashing_vms")), ("0", 0));
+    browser.wait_until("the page says so", PATIENCE, |text| !text.contains(told));
+
+    // Within a minute the log says nothing more of it.
+    nginx.get("/begin");
+    nginx.wait_until("it thrashes", PATIENCE, thrashes);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!((lines(&nginx, WORDS), lines(&nginx, ENDS)), (1, 1), "{}", nginx.log());
+    assert_eq!(browser.complaints(), [""; 0]);
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn refused_allocations_are_counted() {
+    let _alone = alone();
+    let config = Config::new(Modules::First)
+        .workers(1)
+        .http("ebbtide_limit_hard 64m;")
+        .lua("greedy", &format!("ngx.say(pcall(function() {GREEDY} end))"))
+        .lua("seen", "ngx.say(require('resty.ebbtide').stats('all')[1].refused_allocations)");
+    let nginx = Nginx::start(&config);
+    let counted = |nginx: &Nginx| number(&json(nginx)[0], "refused_allocations");
+    assert_eq!(counted(&nginx), 0);
+    let mut before = 0;
+    for _ in 0..3 {
+        assert_eq!(nginx.get("/greedy"), "falsenot enough memory\n");
+        let now = counted(&nginx);
+        assert!(now > before, "{before}, then {now}");
+        nginx.wait_until("its garbage is collected", PATIENCE, |nginx| {
+            vms(&json(nginx)[0], "main", "live") < 16 << 20
+        });
+        assert_eq!(nginx.get("/seen").trim(), now.to_string());
+        assert_eq!(total(&nginx, "ebbtide_refused_allocations_total"), now);
+        before = now;
+    }
 }
 
 /// Locked memory is what the kernel takes nothing of.

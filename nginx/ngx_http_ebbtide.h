@@ -151,6 +151,12 @@ typedef struct {
     uint64_t                   returned_total;
     uint64_t                   refaulted_total;
     uint64_t                   regretted_total;
+    /* how often an allocation was refused */
+    uint64_t                   refused_total;
+    /* VMs that need again at once what their limit has them give back */
+    uint64_t                   thrashing;
+    /* with which the kernel last took no memory back; 0: it does */
+    uint64_t                   purge_errno;
 } ngx_http_ebbtide_held_t;
 
 
@@ -249,6 +255,8 @@ typedef struct {
     ngx_http_ebbtide_limit_t   limit_hard;
     size_t                     zone_size;
     ngx_shm_zone_t            *zone;
+    /* which one this is of the configurations that the master has read */
+    uint32_t                   generation;
     /* directives that are given, with commas between them, for the log */
     ngx_str_t                  given;
     /* where ebbtide_status_reclaim is switched on */
@@ -288,6 +296,9 @@ typedef struct {
 /* a VM needs some, and its libraries */
 #define NGX_HTTP_EBBTIDE_LIMIT_MIN     (8 * 1024 * 1024)
 
+/* bytes of a size as text, "51.2m", with the zero at its end */
+#define NGX_HTTP_EBBTIDE_SIZE_LEN      (NGX_INT64_LEN + 4)
+
 /* bytes of the name of a kind of process, with the zero at its end */
 #define NGX_HTTP_EBBTIDE_PROCESS_NAME  32
 
@@ -307,6 +318,8 @@ typedef struct {
     uint64_t                   limit_soft;
     uint64_t                   limit_hard;
     uint64_t                   pressure;
+    /* how often a worker of this number was started anew */
+    uint64_t                   restarts;
     uint64_t                   mood;
     ngx_http_ebbtide_phase_e   phase;
     uint64_t                   steps;
@@ -327,8 +340,24 @@ typedef struct {
 } ngx_http_ebbtide_slot_t;
 
 
+/* The workers of a number, one after the other. */
+
+typedef struct {
+    /* of the last one's configuration; 0: there was none */
+    uint32_t                   generation;
+    uint32_t                   restarts;
+} ngx_http_ebbtide_seat_t;
+
+
+/* those of workers from this number on are not counted */
+#define NGX_HTTP_EBBTIDE_SEATS    256
+/* beside them that of the privileged agent */
+#define NGX_HTTP_EBBTIDE_AGENT    NGX_HTTP_EBBTIDE_SEATS
+
+
 typedef struct {
     ngx_atomic_t               asked;
+    ngx_http_ebbtide_seat_t    seats[NGX_HTTP_EBBTIDE_SEATS + 1];
     ngx_uint_t                 slot_count;
     ngx_http_ebbtide_slot_t    slots[1];
 } ngx_http_ebbtide_zone_t;
@@ -359,6 +388,7 @@ void ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle,
     ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_limits(ngx_cycle_t *cycle,
     ngx_http_ebbtide_main_conf_t *emcf);
+const char *ngx_http_ebbtide_size(u_char *text, int64_t bytes);
 
 /* ngx_http_ebbtide_vm.c */
 
@@ -401,7 +431,7 @@ ngx_http_ebbtide_zone_t *ngx_http_ebbtide_zone(void);
 void ngx_http_ebbtide_zone_open(ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_zone_leave(void);
 ngx_uint_t ngx_http_ebbtide_is_worker(ngx_http_ebbtide_figures_t *figures);
-void ngx_http_ebbtide_zone_publish(ngx_msec_t now);
+ngx_uint_t ngx_http_ebbtide_zone_publish(ngx_msec_t now);
 ngx_uint_t ngx_http_ebbtide_zone_ask(ngx_log_t *log);
 ngx_uint_t ngx_http_ebbtide_zone_is_asked(void);
 ngx_http_ebbtide_figures_t *ngx_http_ebbtide_zone_copy(ngx_uint_t index,

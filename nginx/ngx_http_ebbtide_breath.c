@@ -82,6 +82,8 @@ static ngx_msec_t   ngx_http_ebbtide_next_look;
 /* figures changed since they were published, and when that was */
 static ngx_uint_t   ngx_http_ebbtide_changed;
 static ngx_msec_t   ngx_http_ebbtide_published;
+/* VMs did when they were published */
+static ngx_uint_t   ngx_http_ebbtide_thrashing;
 
 
 /* In the master, before it forks: workers start with what is live alone. */
@@ -219,12 +221,17 @@ ngx_http_ebbtide_breathe(ngx_msec_t now)
     if (ngx_http_ebbtide_changed) {
         since = now - ngx_http_ebbtide_published;
 
-        if (since >= 1000 || next == NGX_TIMER_INFINITE) {
-            ngx_http_ebbtide_zone_publish(now);
+        if (since >= 1000
+            || (next == NGX_TIMER_INFINITE && !ngx_http_ebbtide_thrashing))
+        {
+            ngx_http_ebbtide_thrashing = ngx_http_ebbtide_zone_publish(now);
             ngx_http_ebbtide_published = now;
-            ngx_http_ebbtide_changed = 0;
+            /* until it ends, which nothing else would show */
+            ngx_http_ebbtide_changed = ngx_http_ebbtide_thrashing;
+            since = 0;
+        }
 
-        } else {
+        if (ngx_http_ebbtide_changed) {
             next = ngx_min(next, 1000 - since);
         }
     }

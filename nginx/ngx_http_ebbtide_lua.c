@@ -235,12 +235,13 @@ ngx_http_ebbtide_lua_push_worker(lua_State *L, ngx_pid_t pid,
     ngx_http_ebbtide_figures_t *figures)
 {
     double                         live, free_resident, returned, resident;
+    double                         refused, thrashing;
     ngx_uint_t                     i;
     ngx_http_ebbtide_held_t       *held;
     const ngx_http_ebbtide_lua_t  *lua;
 
     lua = ngx_http_ebbtide_lua();
-    live = free_resident = returned = resident = 0;
+    live = free_resident = returned = resident = refused = thrashing = 0;
 
     for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
         held = &figures->held[i];
@@ -248,6 +249,8 @@ ngx_http_ebbtide_lua_push_worker(lua_State *L, ngx_pid_t pid,
         free_resident += held->free_resident;
         returned += held->returned;
         resident += held->resident;
+        refused += held->refused_total;
+        thrashing += held->thrashing;
     }
 
     lua->createtable(L, 0, 16);
@@ -269,6 +272,9 @@ ngx_http_ebbtide_lua_push_worker(lua_State *L, ngx_pid_t pid,
     ngx_http_ebbtide_lua_set(L, "pressure", figures->pressure);
     ngx_http_ebbtide_lua_set(L, "limit_soft", figures->limit_soft);
     ngx_http_ebbtide_lua_set(L, "limit_hard", figures->limit_hard);
+    ngx_http_ebbtide_lua_set(L, "thrashing_vms", thrashing);
+    ngx_http_ebbtide_lua_set(L, "refused_allocations", refused);
+    ngx_http_ebbtide_lua_set(L, "restarts", figures->restarts);
 }
 
 

@@ -71,6 +71,8 @@ static ngx_int_t ngx_http_ebbtide_variable(ngx_http_request_t *r,
 
 /* this process serves requests; with "master_process off" it reloads as well */
 static ngx_uint_t  ngx_http_ebbtide_started;
+/* configurations that were complete */
+static uint32_t    ngx_http_ebbtide_generation;
 
 
 static ngx_conf_post_t  ngx_http_ebbtide_idle_post =
@@ -521,6 +523,7 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
     }
 
     emcf->refused->handler = NULL;
+    emcf->generation = ++ngx_http_ebbtide_generation;
 
     if (!emcf->enable) {
         return NGX_OK;

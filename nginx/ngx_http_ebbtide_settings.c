@@ -9,8 +9,6 @@
 #include "ngx_http_ebbtide.h"
 
 
-/* bytes of a size as text: "51.2m" */
-#define NGX_HTTP_EBBTIDE_SIZE_LEN  (NGX_INT64_LEN + 3)
 /* bytes of the names of all directives, in quotes */
 #define NGX_HTTP_EBBTIDE_GIVEN_LEN  256
 /* bytes of what is told of variables that have no effect */
@@ -31,7 +29,6 @@ static int64_t ngx_http_ebbtide_lower(ngx_cycle_t *cycle, const char *name,
     int64_t value, const char *limit, int64_t most);
 static void ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name,
     int64_t value);
-static const char *ngx_http_ebbtide_size(u_char *text, int64_t bytes);
 
 
 /*
@@ -431,7 +428,7 @@ ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name, int64_t value)
 
 /* As nginx's directives take it, rounded to a tenth of a unit. */
 
-static const char *
+const char *
 ngx_http_ebbtide_size(u_char *text, int64_t bytes)
 {
     u_char      *p;

@@ -27,6 +27,8 @@
 #define NGX_HTTP_EBBTIDE_JSON_SAMPLE  (5 * NGX_INT64_LEN + 8)
 /* bytes of text for a line of Prometheus, at most */
 #define NGX_HTTP_EBBTIDE_LINE         256
+/* and for the restarts of a number */
+#define NGX_HTTP_EBBTIDE_RESTARTS     80
 
 
 typedef struct {
@@ -88,6 +90,7 @@ static u_char *ngx_http_ebbtide_json_samples(u_char *p,
 static ngx_int_t ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r);
 static u_char *ngx_http_ebbtide_metric(u_char *p,
     const ngx_http_ebbtide_metric_t *metric, ngx_array_t *workers);
+static u_char *ngx_http_ebbtide_restarts(u_char *p);
 static u_char *ngx_http_ebbtide_label(u_char *p, const char *metric,
     ngx_http_ebbtide_worker_t *worker);
 static ngx_msec_t ngx_http_ebbtide_wall_ms(void);
@@ -136,6 +139,15 @@ static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_metrics[] = {
     { "ebbtide_regretted_bytes_total", "counter",
       "Of the bytes used again, those within a second.",
       1, NGX_HTTP_EBBTIDE_HELD(regretted_total), 1 },
+    { "ebbtide_refused_allocations_total", "counter",
+      "Allocations refused, ever: Lua was out of memory.",
+      1, NGX_HTTP_EBBTIDE_HELD(refused_total), 1 },
+    { "ebbtide_thrashing_vms", "gauge",
+      "Lua VMs that use again at once what their limit has them give back.",
+      1, NGX_HTTP_EBBTIDE_HELD(thrashing), 1 },
+    { "ebbtide_purge_errno", "gauge",
+      "The errno with which the kernel took no memory back; 0: it does.",
+      1, NGX_HTTP_EBBTIDE_HELD(purge_errno), 1 },
     { "ebbtide_process_resident_bytes", "gauge",
       "What the kernel says that the process holds resident.",
       0, NGX_HTTP_EBBTIDE_OF(rss), 1 },
@@ -701,15 +713,24 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
     }
 
     p = ngx_sprintf(p, "},\"limit_soft\":%uL,\"limit_hard\":%uL,"
-                       "\"pressure\":%uL,\"mood\":\"%s\",\"breath\":\"%s\","
+                       "\"pressure\":%uL,\"thrashing_vms\":%uL,\"mood\":\"%s\","
+                       "\"breath\":\"%s\",\"refused_allocations\":%uL,"
+                       "\"restarts\":%uL,\"purge_errno\":%uL,"
                        "\"steps\":{\"count\":%uL,\"p50_us\":%uL,"
                        "\"p99_us\":%uL,\"max_us\":%uL},"
                        "\"returned_total\":%uL,\"refaulted_total\":%uL,"
                        "\"regretted_total\":%uL,\"history\":[",
                     figures->limit_soft, figures->limit_hard,
                     figures->pressure,
+                    ngx_http_ebbtide_total(figures,
+                                           NGX_HTTP_EBBTIDE_HELD(thrashing)),
                     ngx_http_ebbtide_moods[figures->mood % 4],
                     ngx_http_ebbtide_phases[figures->phase % 4],
+                    ngx_http_ebbtide_total(figures,
+                                       NGX_HTTP_EBBTIDE_HELD(refused_total)),
+                    figures->restarts,
+                    ngx_max(figures->held[0].purge_errno,
+                            figures->held[1].purge_errno),
                     figures->steps, figures->step_p50_us,
                     figures->step_p99_us, figures->step_max_us,
                     ngx_http_ebbtide_total(figures,
@@ -774,7 +795,8 @@ ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    size = 2 * NGX_HTTP_EBBTIDE_LINE
+    size = 4 * NGX_HTTP_EBBTIDE_LINE
+           + (NGX_HTTP_EBBTIDE_SEATS + 1) * NGX_HTTP_EBBTIDE_RESTARTS
            + sizeof(ngx_http_ebbtide_metrics)
              / sizeof(ngx_http_ebbtide_metric_t)
              * (2 + NGX_HTTP_EBBTIDE_KINDS * workers->nelts)
@@ -793,6 +815,8 @@ ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r)
     for (i = 0; ngx_http_ebbtide_metrics[i].name; i++) {
         p = ngx_http_ebbtide_metric(p, &ngx_http_ebbtide_metrics[i], workers);
     }
+
+    p = ngx_http_ebbtide_restarts(p);
 
     return ngx_http_ebbtide_status_send(r, NGX_HTTP_OK,
                                     "text/plain; version=0.0.4; charset=utf-8",
@@ -841,6 +865,37 @@ ngx_http_ebbtide_metric(u_char *p, const ngx_http_ebbtide_metric_t *metric,
                                 (double) value / metric->divisor);
             }
         }
+    }
+
+    return p;
+}
+
+
+/* They are of no process that is there now, so a number is their only label. */
+
+static u_char *
+ngx_http_ebbtide_restarts(u_char *p)
+{
+    ngx_uint_t                i;
+    ngx_http_ebbtide_seat_t  *seat;
+
+    p = ngx_sprintf(p, "# HELP ebbtide_worker_restarts_total "
+                       "Workers that were started anew, for they had died.\n"
+                       "# TYPE ebbtide_worker_restarts_total counter\n");
+
+    seat = ngx_http_ebbtide_zone()->seats;
+
+    for (i = 0; i < NGX_HTTP_EBBTIDE_SEATS; i++) {
+        if (seat[i].generation) {
+            p = ngx_sprintf(p, "ebbtide_worker_restarts_total"
+                               "{worker=\"%ui\"} %uD\n", i, seat[i].restarts);
+        }
+    }
+
+    if (seat[NGX_HTTP_EBBTIDE_AGENT].generation) {
+        p = ngx_sprintf(p, "ebbtide_worker_restarts_total"
+                           "{worker=\"privileged agent\"} %uD\n",
+                        seat[NGX_HTTP_EBBTIDE_AGENT].restarts);
     }
 
     return p;

@@ -20,15 +20,22 @@
 
 #define NGX_HTTP_EBBTIDE_WORKER  "worker"
 
+/* that VMs thrash is told no more often than this */
+#define NGX_HTTP_EBBTIDE_TELL    60000
+
 
 static ngx_int_t ngx_http_ebbtide_zone_init(ngx_shm_zone_t *shm_zone,
     void *data);
+static void ngx_http_ebbtide_zone_sit(uint32_t generation);
 static void ngx_http_ebbtide_zone_enter(void);
+static ngx_uint_t ngx_http_ebbtide_is_agent(void);
 static void ngx_http_ebbtide_process_name(char *name);
 static void ngx_http_ebbtide_helper_name(char *name);
 static ngx_uint_t ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid);
 static ngx_http_ebbtide_sample_t *ngx_http_ebbtide_next_sample(
     ngx_http_ebbtide_figures_t *figures, ngx_msec_t now);
+static ngx_uint_t ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures,
+    ngx_msec_t now);
 static void ngx_http_ebbtide_wake(ngx_pid_t pid, ngx_log_t *log);
 static void ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
     ngx_http_ebbtide_vm_t *vm);
@@ -38,6 +45,8 @@ static uint64_t ngx_http_ebbtide_rss(void);
 static ngx_http_ebbtide_zone_t  *ngx_http_ebbtide_zone_data;
 /* this process's slot */
 static ngx_http_ebbtide_slot_t  *ngx_http_ebbtide_slot;
+/* which number's it is; NULL: it is not counted */
+static ngx_http_ebbtide_seat_t  *ngx_http_ebbtide_seat;
 /* when this process started */
 static ngx_msec_t                ngx_http_ebbtide_since;
 /* what VMs that are closed gave back */
@@ -118,7 +127,42 @@ ngx_http_ebbtide_zone_open(ngx_http_ebbtide_main_conf_t *emcf)
 
     if (ngx_http_ebbtide_zone_data) {
         ngx_http_ebbtide_asked = ngx_http_ebbtide_zone_data->asked;
+        ngx_http_ebbtide_zone_sit(emcf->generation);
     }
+}
+
+
+/*
+ * Each configuration starts one worker of a number. Another one of the same
+ * configuration is there because the one before it has died.
+ */
+
+static void
+ngx_http_ebbtide_zone_sit(uint32_t generation)
+{
+    ngx_uint_t                number;
+    ngx_http_ebbtide_seat_t  *seat;
+
+    if (ngx_http_ebbtide_is_agent()) {
+        number = NGX_HTTP_EBBTIDE_AGENT;
+
+    } else if (ngx_process != NGX_PROCESS_HELPER
+               && ngx_worker < NGX_HTTP_EBBTIDE_SEATS)
+    {
+        number = ngx_worker;
+
+    } else {
+        return;
+    }
+
+    seat = &ngx_http_ebbtide_zone_data->seats[number];
+
+    if (seat->generation == generation) {
+        seat->restarts++;
+    }
+
+    seat->generation = generation;
+    ngx_http_ebbtide_seat = seat;
 }
 
 
@@ -196,6 +240,7 @@ void
 ngx_http_ebbtide_zone_leave(void)
 {
     ngx_http_ebbtide_zone_data = NULL;
+    ngx_http_ebbtide_seat = NULL;
 
     if (ngx_http_ebbtide_slot) {
         ngx_http_ebbtide_slot->pid = 0;
@@ -224,14 +269,12 @@ ngx_http_ebbtide_is_worker(ngx_http_ebbtide_figures_t *figures)
 
 
 /*
- * Names the kind of this process. The number of a worker says nothing of other
- * processes: ngx_worker is 0 in all of them. OpenResty's privileged agent is a
- * helper process that sets a variable which nginx has with OpenResty's patch
- * alone.
+ * OpenResty's privileged agent is a helper process that sets a variable, which
+ * nginx has with OpenResty's patch alone.
  */
 
-static void
-ngx_http_ebbtide_process_name(char *name)
+static ngx_uint_t
+ngx_http_ebbtide_is_agent(void)
 {
     ngx_uint_t         *agent;
     static ngx_uint_t   looked;
@@ -244,7 +287,19 @@ ngx_http_ebbtide_process_name(char *name)
 
     agent = symbol;
 
-    if (agent && *agent) {
+    return agent && *agent;
+}
+
+
+/*
+ * Names the kind of this process. The number of a worker says nothing of other
+ * processes: ngx_worker is 0 in all of them.
+ */
+
+static void
+ngx_http_ebbtide_process_name(char *name)
+{
+    if (ngx_http_ebbtide_is_agent()) {
         (void) ngx_cpystrn((u_char *) name, (u_char *) "privileged agent",
                            NGX_HTTP_EBBTIDE_PROCESS_NAME);
 
@@ -301,13 +356,16 @@ ngx_http_ebbtide_helper_name(char *name)
 }
 
 
-void
+/* Returns whether VMs of this process thrash: that ends by time alone. */
+
+ngx_uint_t
 ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 {
-    ngx_uint_t                   i;
-    ngx_http_ebbtide_slot_t     *slot;
-    ngx_http_ebbtide_sample_t   *sample;
-    ngx_http_ebbtide_figures_t  *figures;
+    ngx_uint_t                         i;
+    ngx_http_ebbtide_slot_t           *slot;
+    ngx_http_ebbtide_sample_t         *sample;
+    ngx_http_ebbtide_figures_t        *figures;
+    static ngx_http_ebbtide_figures_t  unpublished;
 
     if (ngx_http_ebbtide_slot == NULL) {
         ngx_http_ebbtide_zone_enter();
@@ -315,7 +373,8 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 
     slot = ngx_http_ebbtide_slot;
     if (slot == NULL) {
-        return;
+        ngx_http_ebbtide_held(&unpublished);
+        return ngx_http_ebbtide_tell(&unpublished, now);
     }
 
     figures = &slot->figures;
@@ -330,6 +389,8 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
     figures->exiting = ngx_exiting || ngx_terminate;
     figures->updated = now;
     figures->rss = ngx_http_ebbtide_rss();
+    figures->restarts = ngx_http_ebbtide_seat ? ngx_http_ebbtide_seat->restarts
+                                              : 0;
 
     sample = ngx_http_ebbtide_next_sample(figures, now);
     ngx_memzero(sample, sizeof(ngx_http_ebbtide_sample_t));
@@ -344,6 +405,66 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 
     ngx_memory_barrier();
     slot->sequence++;
+
+    return ngx_http_ebbtide_tell(figures, now);
+}
+
+
+/*
+ * Writes to the error log what keeps VMs from what they are to do: that they
+ * thrash, that they do not any more, and that the kernel takes nothing back.
+ */
+
+static ngx_uint_t
+ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures, ngx_msec_t now)
+{
+    u_char              text[NGX_HTTP_EBBTIDE_SIZE_LEN];
+    uint64_t            limit;
+    ngx_err_t           err;
+    ngx_uint_t          thrashing;
+    static ngx_msec_t   last;
+    static ngx_uint_t   told, ever, refused;
+
+    err = ngx_max(figures->held[NGX_HTTP_EBBTIDE_MAIN].purge_errno,
+                  figures->held[NGX_HTTP_EBBTIDE_OTHER].purge_errno);
+
+    if (err && !refused) {
+        refused = 1;
+        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, err,
+                      "ebbtide: the kernel takes no memory back from a Lua VM: "
+                      "it is locked (mlockall), or a sandbox forbids the calls");
+    }
+
+    thrashing = figures->held[NGX_HTTP_EBBTIDE_MAIN].thrashing
+                || figures->held[NGX_HTTP_EBBTIDE_OTHER].thrashing;
+
+    if (thrashing && !told && (!ever || now - last >= NGX_HTTP_EBBTIDE_TELL)) {
+        told = 1;
+        ever = 1;
+        last = now;
+
+        limit = figures->limit_soft;
+
+        if (figures->limit_hard
+            && (limit == 0 || figures->limit_hard < limit))
+        {
+            limit = figures->limit_hard;
+        }
+
+        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+                      "ebbtide: a Lua VM is thrashing at its limit of %s: what "
+                      "goes back to the kernel is used again within a second; "
+                      "raise the limit, or have Lua hold less",
+                      ngx_http_ebbtide_size(text, limit));
+    }
+
+    if (!thrashing && told) {
+        told = 0;
+        ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0,
+                      "ebbtide: no Lua VM is thrashing any more");
+    }
+
+    return thrashing;
 }
 
 
@@ -404,6 +525,12 @@ ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures)
         held->returned_total += vm->held.returned_total;
         held->refaulted_total += vm->held.refaulted_total;
         held->regretted_total += vm->held.regretted_total;
+        held->refused_total += vm->held.refused_total;
+        held->thrashing += vm->held.thrashing;
+
+        if (vm->held.purge_errno) {
+            held->purge_errno = vm->held.purge_errno;
+        }
     }
 }
 
@@ -435,6 +562,9 @@ ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
                             + stats.refaulted_limit;
     held->regretted_total = stats.regretted_asked + stats.regretted_idle
                             + stats.regretted_limit;
+    held->refused_total = stats.refused_allocations;
+    held->thrashing = stats.thrashing;
+    held->purge_errno = stats.purge_errno;
 
     /* of several VMs, what the one says that is nearest to its limit */
 
@@ -462,6 +592,7 @@ ngx_http_ebbtide_held_closes(ngx_http_ebbtide_vm_t *vm)
     closed->returned_total += vm->held.returned_total;
     closed->refaulted_total += vm->held.refaulted_total;
     closed->regretted_total += vm->held.regretted_total;
+    closed->refused_total += vm->held.refused_total;
 }
 
 

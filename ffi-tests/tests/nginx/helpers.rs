@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::browser::Browser;
-use crate::processes::{c_module, with_early_vm};
-use crate::server::{Config, Modules, Nginx, Reply, beside, children_of, title};
+use crate::builds::Build;
+use crate::processes::with_early_vm;
+use crate::server::{Config, Modules, Nginx, Reply, beside, children_of, kill, title};
 use crate::status::{json, number, running_pids};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,6 +23,12 @@ fn names(workers: &[Value]) -> BTreeSet<(String, Option<u64>)> {
     workers.iter().map(|worker| (name(worker), worker["worker"].as_u64())).collect()
 }
 
+/// The process that nginx calls the privileged agent.
+fn agent(nginx: &Nginx) -> Option<u32> {
+    let mut all = children_of(nginx.pid().expect("it runs"));
+    all.find(|pid| title(*pid).starts_with("nginx: privileged agent"))
+}
+
 fn labels(metrics: &str, metric: &str) -> BTreeSet<String> {
     let lines = metrics.lines().filter_map(|line| line.strip_prefix(&format!("{metric}{{worker=")));
     lines.filter_map(|rest| rest.split('"').nth(1)).map(str::to_owned).collect()
@@ -31,16 +38,19 @@ fn labels(metrics: &str, metric: &str) -> BTreeSet<String> {
 #[test]
 fn the_privileged_agent_has_a_name_of_its_own() {
     let _beside = beside();
-    let agent = c_module("helper");
-    let config = Config::new(Modules::First)
-        .workers(3)
-        .top(&format!("load_module {}; agent_worker 1;", agent.display()))
+    let config = Config::new(Modules::Last)
+        .on(Build::CompiledIn)
         .http(
-            "init_worker_by_lua_block {
-                 ngx.timer.every(0.1, function()
-                     local rows = {}
-                     for i = 1, 5000 do rows[i] = { i } end
-                 end)
+            "init_by_lua_block {
+                 assert(require('ngx.process').enable_privileged_agent(64))
+             }
+             init_worker_by_lua_block {
+                 if require('ngx.process').type() == 'privileged agent' then
+                     ngx.timer.every(0.1, function()
+                         local rows = {}
+                         for i = 1, 5000 do rows[i] = { i } end
+                     end)
+                 end
              }",
         )
         .lua(
@@ -54,18 +64,17 @@ fn the_privileged_agent_has_a_name_of_its_own() {
     let expected = BTreeSet::from([
         of("privileged agent", None),
         of("worker", Some(0)),
-        of("worker", Some(2)),
+        of("worker", Some(1)),
     ]);
     nginx.wait_until("all three are there", PATIENCE, |nginx| names(&json(nginx)) == expected);
-    assert!(json(&nginx).iter().any(|worker| worker["worker"].is_null()));
     let metrics = nginx.get("/status/metrics");
     for metric in ["ebbtide_process_resident_bytes", "ebbtide_live_bytes", "ebbtide_steps_total"] {
         let found: Vec<String> = labels(&metrics, metric).into_iter().collect();
-        assert_eq!(found, ["0", "2", "privileged agent"], "{metrics}");
+        assert_eq!(found, ["0", "1", "privileged agent"], "{metrics}");
     }
     let said = nginx.get("/all");
     let said: BTreeSet<&str> = said.lines().collect();
-    assert_eq!(said, BTreeSet::from(["privileged agent nil", "worker 0", "worker 2"]));
+    assert_eq!(said, BTreeSet::from(["privileged agent nil", "worker 0", "worker 1"]));
     let mut browser = Browser::start();
     browser.open(&format!("http://127.0.0.1:{}/status", nginx.port));
     browser.wait_until("the page has its name", PATIENCE, |text| {
@@ -73,10 +82,25 @@ fn the_privileged_agent_has_a_name_of_its_own() {
     });
     let text = browser.text();
     let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} is not in {text}"));
-    assert!(place("worker 0 pid") < place("worker 2 pid"), "{text}");
-    assert!(place("worker 2 pid") < place("privileged agent pid"), "{text}");
-    assert!(!text.contains("worker 1"), "{text}");
+    assert!(place("worker 0 pid") < place("worker 1 pid"), "{text}");
+    assert!(place("worker 1 pid") < place("privileged agent pid"), "{text}");
     assert_eq!(browser.complaints(), [""; 0]);
+
+    // It is the process that nginx calls so, and another one takes over its name.
+    for _ in 0..2 {
+        let agent = agent(&nginx).expect("it runs");
+        nginx.wait_until("the agent is there", PATIENCE, |nginx| {
+            let workers = json(nginx);
+            names(&workers) == expected
+                && workers.iter().any(|worker| {
+                    number(worker, "pid") == u64::from(agent) && worker["worker"].is_null()
+                })
+        });
+        kill("KILL", agent);
+        nginx.wait_until("another takes its place", PATIENCE, |nginx| {
+            self::agent(nginx).is_some_and(|pid| pid != agent)
+        });
+    }
 }
 
 /// Those of a cache keep VMs that are not the HTTP module's, and publish when they are asked.

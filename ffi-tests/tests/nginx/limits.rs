@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::server::{Config, Modules, Nginx, alone, beside};
-use crate::status::{json, number, pids, running_pids};
+use crate::status::{json, number, pids, running_pids, vms};
 
-const GREEDY: &str = "local all = {}
+pub const GREEDY: &str = "local all = {}
     while true do all[#all + 1] = { tostring(#all), #all } end";
 
 #[test]
@@ -34,6 +34,37 @@ fn a_greedy_handler_gets_no_more_and_the_worker_goes_on() {
     assert_eq!(nginx.errors(), Vec::<String>::new());
     assert!(worker.rss_kb() < 100 * 1024, "{} KB", worker.rss_kb());
     nginx.wait_until("it breathes out", Duration::from_secs(6), |_| worker.pss_kb() < 16_000);
+}
+
+/// The VM of a thread has no event loop to collect its garbage, and it works again in the next task.
+#[test]
+fn a_thread_that_met_its_limit_goes_on_with_the_next_task() {
+    let _alone = alone();
+    let task = |name: &str, arguments: &str| {
+        format!(
+            "local ok, result = ngx.run_worker_thread('pool', 'thread_work', '{name}'{arguments})
+             ngx.say(tostring(ok), ' ', tostring(result))"
+        )
+    };
+    let config = Config::new(Modules::First)
+        .workers(1)
+        .top("thread_pool pool threads=1;")
+        .http("ebbtide_limit_hard 32m;")
+        .lua("greedy", &task("greedy", ""))
+        .lua("sum", &task("sum", ", tonumber(ngx.var.arg_seed)"));
+    let nginx = Nginx::start(&config);
+    let worker = nginx.running()[0];
+    for seed in 1..=5 {
+        let answer = nginx.get("/greedy");
+        assert!(answer.starts_with("false ") && answer.contains("not enough memory"), "{answer}");
+        let total = 3000 * seed + 3000 * 3001 / 2;
+        for _ in 0..3 {
+            assert_eq!(nginx.get(&format!("/sum?seed={seed}")), format!("true {total}\n"));
+        }
+    }
+    // It was one VM all the time.
+    assert_eq!(vms(&json(&nginx)[0], "other", "count"), 1);
+    assert_eq!((nginx.running(), nginx.errors()), (vec![worker], Vec::new()));
 }
 
 /// A handler that does not catch the error loses its worker: the Lua module ends it then.

@@ -21,4 +21,5 @@ mod page;
 mod processes;
 mod server;
 mod status;
+mod trouble;
 mod vms;

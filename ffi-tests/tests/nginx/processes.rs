@@ -90,7 +90,7 @@ pub fn with_early_vm() -> Config {
 }
 
 /// A module of these tests, compiled against the nginx that the module under test was built for.
-pub fn c_module(name: &str) -> PathBuf {
+fn c_module(name: &str) -> PathBuf {
     let source = target().join("nginx/source");
     static COMPILER: Mutex<()> = Mutex::new(());
     let _one = COMPILER.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -1,0 +1,197 @@
+//! What an operator must see without looking for it: VMs that thrash at a limit, allocations that are
+//! refused, and workers that died.
+
+use std::time::Duration;
+
+use crate::browser::Browser;
+use crate::limits::GREEDY;
+use crate::server::{Config, Modules, Nginx, alone, beside, kill};
+use crate::status::{json, number, pids, running_pids, vms};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const BEGINS: &str = "[warn]";
+const ENDS: &str = "no Lua VM is thrashing any more";
+const WORDS: &str = "is thrashing at its limit of 32m";
+
+/// The value of a metric, of all that its lines say.
+fn total(nginx: &Nginx, metric: &str) -> u64 {
+    let metrics = nginx.get("/status/metrics");
+    let lines = metrics.lines().filter(|line| line.starts_with(&format!("{metric}{{")));
+    let values = lines.map(|line| line.rsplit(' ').next().and_then(|value| value.parse().ok()));
+    values.map(|value: Option<u64>| value.unwrap_or_else(|| panic!("{metrics}"))).sum()
+}
+
+fn lines(nginx: &Nginx, part: &str) -> usize {
+    nginx.log().lines().filter(|line| line.contains(part)).count()
+}
+
+/// What Lua holds leaves no room for what comes and goes ten times a second.
+const CHURN: &str = "init_worker_by_lua_block {
+    local held = {}
+    for i = 1, 24 do held[i] = ('x'):rep(2 ^ 20, tostring(i):sub(1, 0)) .. i end
+    package.churn = false
+    ngx.timer.every(0.1, function()
+        if package.churn then
+            local rows = {}
+            for i = 1, 12 do rows[i] = ('y'):rep(2 ^ 20) .. i end
+            rows = nil
+            collectgarbage()
+            collectgarbage()
+        end
+        package.held = held
+    end)
+}";
+
+#[test]
+fn thrashing_at_a_limit_is_seen() {
+    let _alone = alone();
+    let config = Config::new(Modules::First)
+        .workers(1)
+        .http("ebbtide_limit_soft 32m;")
+        .http(CHURN)
+        .lua("begin", "package.churn = true ngx.say('begun')")
+        .lua("end", "package.churn = false ngx.say('ended')")
+        .lua(
+            "seen",
+            "local worker = require('resty.ebbtide').stats('all')[1]
+             ngx.say(worker.thrashing_vms)",
+        );
+    let nginx = Nginx::start(&config);
+    let thrashes = |nginx: &Nginx| number(&json(nginx)[0], "thrashing_vms") == 1;
+    let mut browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{}/status", nginx.port));
+    let told = "Thrashing: what Lua needs does not fit below the limit.";
+    browser.wait_until("the worker is there", PATIENCE, |text| text.contains("worker 0 pid"));
+    assert!(!browser.text().contains(told) && !thrashes(&nginx));
+    assert_eq!((nginx.get("/seen").trim(), total(&nginx, "ebbtide_thrashing_vms")), ("0", 0));
+
+    nginx.get("/begin");
+    nginx.wait_until("it thrashes", PATIENCE, thrashes);
+    nginx.wait_until("the log says so", PATIENCE, |nginx| lines(nginx, WORDS) == 1);
+    let log = nginx.log();
+    let line = log.lines().find(|line| line.contains(WORDS)).expect("it was there");
+    assert!(line.contains(BEGINS) && line.contains("raise the limit"), "{line}");
+    assert_eq!((nginx.get("/seen").trim(), total(&nginx, "ebbtide_thrashing_vms")), ("1", 1));
+    browser.wait_until("the page says so", PATIENCE, |text| text.contains(told));
+
+    nginx.get("/end");
+    nginx.wait_until("it ends, and the log says so", PATIENCE, |nginx| lines(nginx, ENDS) == 1);
+    assert!(!thrashes(&nginx));
+    assert_eq!((nginx.get("/seen").trim(), total(&nginx, "ebbtide_thrashing_vms")), ("0", 0));
+    browser.wait_until("the page says so", PATIENCE, |text| !text.contains(told));
+
+    // Within a minute the log says nothing more of it.
+    nginx.get("/begin");
+    nginx.wait_until("it thrashes", PATIENCE, thrashes);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!((lines(&nginx, WORDS), lines(&nginx, ENDS)), (1, 1), "{}", nginx.log());
+    assert_eq!(browser.complaints(), [""; 0]);
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn refused_allocations_are_counted() {
+    let _alone = alone();
+    let config = Config::new(Modules::First)
+        .workers(1)
+        .http("ebbtide_limit_hard 64m;")
+        .lua("greedy", &format!("ngx.say(pcall(function() {GREEDY} end))"))
+        .lua("seen", "ngx.say(require('resty.ebbtide').stats('all')[1].refused_allocations)");
+    let nginx = Nginx::start(&config);
+    let counted = |nginx: &Nginx| number(&json(nginx)[0], "refused_allocations");
+    assert_eq!(counted(&nginx), 0);
+    let mut before = 0;
+    for _ in 0..3 {
+        assert_eq!(nginx.get("/greedy"), "falsenot enough memory\n");
+        let now = counted(&nginx);
+        assert!(now > before, "{before}, then {now}");
+        nginx.wait_until("its garbage is collected", PATIENCE, |nginx| {
+            vms(&json(nginx)[0], "main", "live") < 16 << 20
+        });
+        assert_eq!(nginx.get("/seen").trim(), now.to_string());
+        assert_eq!(total(&nginx, "ebbtide_refused_allocations_total"), now);
+        before = now;
+    }
+}
+
+/// Locked memory is what the kernel takes nothing of.
+#[test]
+fn that_the_kernel_takes_nothing_back_is_told() {
+    let _alone = alone();
+    let lock = "local ffi = require('ffi')
+        ffi.cdef('int mlockall(int flags);')
+        ngx.say(ffi.C.mlockall(1))";
+    let config = Config::new(Modules::First).workers(1).lua("lock", lock);
+    let nginx = Nginx::start(&config);
+    assert_eq!(number(&json(&nginx)[0], "purge_errno"), 0);
+    if nginx.get("/lock").trim() != "0" {
+        println!("not tried: this process may not lock memory");
+        return;
+    }
+    nginx.get("/litter?megabytes=20&clean=1");
+    let told = "the kernel takes no memory back from a Lua VM";
+    nginx.wait_until("the log says so", PATIENCE, |nginx| lines(nginx, told) == 1);
+    assert!(nginx.log().lines().any(|line| line.contains("[warn]") && line.contains(told)));
+    assert!(number(&json(&nginx)[0], "purge_errno") > 0);
+    assert!(total(&nginx, "ebbtide_purge_errno") > 0);
+    let mut browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{}/status", nginx.port));
+    browser.wait_until("the page says so", PATIENCE, |text| {
+        text.contains("The kernel takes no memory back")
+    });
+    nginx.get("/litter?megabytes=20&clean=1");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(lines(&nginx, told), 1, "{}", nginx.log());
+}
+
+#[test]
+fn workers_that_died_are_counted() {
+    let _beside = beside();
+    let config =
+        Config::new(Modules::First).http("ebbtide_limit_hard 64m;").lua("greedy", GREEDY).lua(
+            "seen",
+            "local sum = 0
+             for _, worker in ipairs(require('resty.ebbtide').stats('all')) do
+                 sum = sum + worker.restarts
+             end
+             ngx.say(sum)",
+        );
+    let nginx = Nginx::start(&config);
+    let restarts = |nginx: &Nginx| -> u64 {
+        json(nginx).iter().map(|worker| number(worker, "restarts")).sum()
+    };
+    let expect = |deaths: u64| {
+        nginx.wait_until("the page is right", PATIENCE, |nginx| {
+            pids(nginx) == running_pids(nginx) && nginx.running().len() == 2
+        });
+        assert_eq!(restarts(&nginx), deaths);
+        assert_eq!(nginx.get("/seen").trim(), deaths.to_string());
+        assert_eq!(total(&nginx, "ebbtide_worker_restarts_total"), deaths);
+    };
+    expect(0);
+    for deaths in 1..=3 {
+        let before = nginx.running();
+        if deaths == 2 {
+            // Nobody catches the error of memory, and the worker ends as if it was told to.
+            nginx.ask("GET", "/greedy", &[]);
+        } else {
+            kill("KILL", before[0].pid);
+        }
+        nginx.wait_until("another takes its place", PATIENCE, |nginx| {
+            nginx.running().len() == 2 && nginx.running() != before
+        });
+        expect(deaths);
+    }
+    // The workers of another configuration are no restarts, and take over the counts.
+    nginx.reload();
+    nginx.wait_until("the old ones are gone", PATIENCE, |nginx| nginx.workers().len() == 2);
+    expect(3);
+    let metrics = nginx.get("/status/metrics");
+    for number in ["0", "1"] {
+        let line = format!("ebbtide_worker_restarts_total{{worker=\"{number}\"}} ");
+        assert_eq!(metrics.matches(&line).count(), 1, "{metrics}");
+    }
+    let mut browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{}/status", nginx.port));
+    browser.wait_until("the page says so", PATIENCE, |text| text.contains("Restarts\n"));
+}

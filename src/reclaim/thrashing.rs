@@ -35,7 +35,8 @@ impl Thrashing {
             return;
         }
         let is_much = pages.saturating_sub(self.pages) * SECOND_US >= PAGES_PER_SECOND * passed_us;
-        // Where nobody looked for seconds they were all alike; but what is much within them may have
+        // Where nobody looked for seconds they were all alike; but what is much within them may
+        // have
         // been one burst.
         let seconds = if is_much { 1 } else { passed_us / SECOND_US };
         self.against = if is_much == self.is_on { 0 } else { self.against + seconds };

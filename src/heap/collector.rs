@@ -58,13 +58,27 @@ impl<S: Above> Heap<S> {
         attempt: impl FnOnce(&mut Heap<S>) -> Option<T>,
     ) -> Option<T> {
         const LEAST: usize = 2048;
-        if self.collector.is_none() || size < LEAST || !size.is_power_of_two() {
+        let may_be_table = size >= LEAST && size.is_power_of_two();
+        if self.collector.is_none() || !(may_be_table || self.take_grace(size)) {
             return None;
         }
         S::open_reserve(self);
         let done = attempt(self);
         S::close_gate(self);
         done
+    }
+
+    /// Whether a small block may be had from what is kept, for the collector is due and a few are
+    /// to be let pass until it has run: it does so at the VM's next safe point only.
+    fn take_grace(&mut self, size: usize) -> bool {
+        let has_grace = self.collecting && self.grace > 0 && size <= super::SMALL_MAX;
+        self.grace -= u8::from(has_grace);
+        has_grace
+    }
+
+    /// Small blocks that were ever freed. Wraps.
+    pub(crate) fn freed_blocks(&self) -> u64 {
+        self.bins.iter().fold(0, |sum: u64, bin| sum.wrapping_add(bin.freed))
     }
 
     /// Tells the layer above, while the collector is due, that an allocation took the slow path.

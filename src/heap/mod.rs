@@ -242,6 +242,8 @@ pub(crate) struct Heap<S: Above> {
     pub(crate) collector: Option<Collector>,
     /// The collector is due: the layer above is told of each slow allocation.
     pub(crate) collecting: bool,
+    /// Allocations that may take of what is kept for the collector before one is refused.
+    pub(crate) grace: u8,
     /// What the layer above keeps with the heap.
     pub(crate) above: S::State,
     pub(crate) os: S,
@@ -296,6 +298,7 @@ impl<S: Above> Heap<S> {
             outside: None,
             collector: None,
             collecting: false,
+            grace: 0,
             above: S::State::default(),
             os,
         };

@@ -19,6 +19,10 @@
 //! when less than three quarters of the limit are held, or when the cycles are over. If these were
 //! in vain, the eighth is open for a while without another emergency: a VM that needs it must not
 //! collect all the time. A refusal is followed by an emergency in any case.
+//!
+//! Several allocations may take the slow path between two safe points. As long as hardly any block
+//! was freed the collector has not swept, and has not had its turn. Meanwhile a few small blocks are
+//! let pass into the last 32nd.
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +32,11 @@ use crate::os::Os;
 /// How often the collector is made due in one emergency. The first may only end a cycle, and the
 /// second be lost inside of the collector, which allocates too.
 const CYCLES: u8 = 3;
+/// The collector has had its turn when more blocks were freed, or after this many slow allocations.
+const TURN_BLOCKS: u64 = 32;
+const TURN_ALLOCATIONS: u8 = 16;
+/// How many small blocks may pass into the last 32nd in one emergency.
+const GRACE: u8 = 16;
 /// After an emergency in vain there is none for so many times as long as it took, but for refusals:
 /// they may take a ninth of the time.
 const REST: u64 = 8;
@@ -40,6 +49,9 @@ pub(super) struct Emergency {
     /// How often the collector will be made due again. 0 and not [`Heap::collecting`]: there is
     /// none.
     left: u8,
+    /// Slow allocations since the collector was made due, and [`Heap::freed_blocks`] at that time.
+    waited: u8,
+    freed_blocks: u64,
     begun_us: u64,
     /// The eighth is open until then.
     rest_until_us: u64,
@@ -79,9 +91,13 @@ impl<S: Os> Heap<S> {
             self.above.emergency.begun_us = now_us;
         }
         self.collecting = true;
+        self.grace = GRACE;
+        self.note_turn();
         self.above.emergency.left = if is_due { CYCLES - 1 } else { CYCLES };
         if is_due {
             self.retire_spans();
+        } else {
+            self.above.emergency.waited = TURN_ALLOCATIONS;
         }
     }
 
@@ -90,12 +106,29 @@ impl<S: Os> Heap<S> {
         let now_us = self.above.clock.advance(self.os.now_us());
         let (hard, held) = (self.limits().hard, self.resident() - self.free_resident());
         let is_low = hard == NO_GATE || held < hard / 4 * 3;
-        if is_low || self.above.emergency.left == 0 {
+        if is_low {
+            self.end_emergency(now_us, is_low);
+        } else if self.is_still_due() {
+            self.above.emergency.waited += 1;
+        } else if self.above.emergency.left == 0 {
             self.end_emergency(now_us, is_low);
         } else if self.make_collector_due() {
             self.above.emergency.left -= 1;
+            self.note_turn();
             self.retire_spans();
         }
+    }
+
+    /// The collector is due: what it does from now on shows.
+    fn note_turn(&mut self) {
+        self.above.emergency.waited = 0;
+        self.above.emergency.freed_blocks = self.freed_blocks();
+    }
+
+    fn is_still_due(&self) -> bool {
+        let emergency = &self.above.emergency;
+        let freed = self.freed_blocks().wrapping_sub(emergency.freed_blocks);
+        emergency.waited < TURN_ALLOCATIONS && freed <= TURN_BLOCKS
     }
 
     fn end_emergency(&mut self, now_us: u64, is_low: bool) {

@@ -8,6 +8,11 @@
 //! - `LUA_GCSETSTEPMUL` with [`STEPMUL_WHOLE`] makes that step as long as the rest of the cycle, or
 //!   a whole one.
 //!
+//! LuaJITs from before August 2023, which call themselves 2.1.0-beta3, may crash where an
+//! allocation is refused in compiled code in which no step of the collector ran shortly before:
+//! they do not know where the frame is then. After a whole cycle no step follows for long. So the
+//! next cycle begins when an emergency ends, at the program's own pace.
+//!
 //! While the program has the collector stopped, and inside of a finalizer, the threshold is beyond
 //! reach (`LUA_GCISRUNNING` says 0), and nothing is touched. The program's own step multiplier is
 //! put back afterwards, unless the program has set another one meanwhile.
@@ -74,7 +79,7 @@ fn gc_beside(setallocf: SetAllocF) -> Option<Gc> {
             return None;
         }
         let find = |name: &CStr| libc::dlsym(library, name.as_ptr());
-        let (gc, luajit) = (find(c"lua_gc"), find(c"luaJIT_setmode"));
+        let [gc, luajit] = [c"lua_gc", c"luaJIT_setmode"].map(find);
         libc::dlclose(library);
         let is_luajit = !gc.is_null() && !luajit.is_null();
         is_luajit.then(|| transmute::<*mut libc::c_void, Gc>(gc))
@@ -119,6 +124,9 @@ unsafe fn let_be(context: *mut u8) {
         let now = gc(state, GC_SET_STEP_MUL, step_mul);
         if now != STEPMUL_WHOLE {
             gc(state, GC_SET_STEP_MUL, now);
+        }
+        if gc(state, GC_IS_RUNNING, 0) == 1 {
+            gc(state, GC_RESTART, 0);
         }
     }
 }

@@ -82,7 +82,7 @@ fn a_collector_that_does_not_help_rests_but_for_refusals() {
 fn after_a_rest_the_collector_is_asked_again() {
     let mut counted = Counted::default();
     let mut tested = with_collector(&mut counted);
-    fill(&mut tested, LIMIT / 8 * 7 + (256 << 10));
+    fill(&mut tested, LIMIT / 8 * 7 + (640 << 10));
     assert_eq!((counted.due, counted.let_be), (3, 1), "in vain");
     tested.os.world().now_us += 10 * SECOND_US;
     // A look closes the gate again.

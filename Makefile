@@ -3,6 +3,8 @@
 CARGO ?= cargo
 INSTALL ?= install
 PREFIX ?= /usr/local
+# Folders are compared by their names, so each has one name: no slash at the end.
+override PREFIX := $(abspath $(PREFIX))
 LIBDIR ?= $(PREFIX)/lib
 BINDIR ?= $(PREFIX)/bin
 INCLUDEDIR ?= $(PREFIX)/include

@@ -337,10 +337,12 @@ core! {
     fn core_options(stack) {
         let Some(heap) = stack.own_heap() else { return stack.failed() };
         stack.push_table(16);
-        // SAFETY: the heap is the VM's; the turn keeps other threads out while it is read.
-        let (_turn, options) = unsafe {
+        // SAFETY: the heap is the VM's; the turn keeps other threads out while the options are
+        // copied. It ends there, for pushing allocates in this heap.
+        let options = unsafe {
             let heap = heap.cast::<KernelHeap>();
-            (vm::Turn::wait(heap), (*heap).options.clone())
+            let _turn = vm::Turn::wait(heap);
+            (*heap).options.clone()
         };
         for (name, value) in options.by_name() {
             call!(stack.lua_pushlstring(name.as_ptr().cast(), name.len()));

@@ -167,6 +167,28 @@ static void two_threads_take_turns_in_a_heap(void)
   look_after(1);
 }
 
+/* The Lua module calls for the heap that it allocates in. */
+static void the_lua_module_knows_a_shared_heap(void)
+{
+  lua_State *L = vm(0);
+
+  CHECK_EQ(ebb_share(L), EBB_OK);
+  lua_pushcfunction(L, luaopen_ebbtide);
+  CHECK_EQ(lua_pcall(L, 0, 1, 0), 0);
+  lua_setglobal(L, "allocator");
+  alarm(60);
+  DO(L, "for _ = 1, 100 do "
+        "  assert(allocator.heap().allocator == 'ebbtide') "
+        "  assert(allocator.stats().live > 0 and #allocator.report() > 0) "
+        "  assert(allocator.set('retain', 8192)) "
+        "  assert(allocator.get('retain') == 8192) "
+        "  assert(allocator.reclaim().live > 0 and allocator.pressure() == 0) "
+        "  assert(allocator.configure { retain = 0 }) "
+        "end");
+  alarm(0);
+  lua_close(L);
+}
+
 /* Whatever a thread that is not in the child was doing, the heap is whole. */
 static void a_child_goes_on_with_a_shared_heap(void)
 {
@@ -201,6 +223,7 @@ int main(void)
   RUN(nobody_is_told_who_has_asked_not_to_be);
   RUN(a_heap_without_a_vm_is_refused);
   RUN(two_threads_take_turns_in_a_heap);
+  RUN(the_lua_module_knows_a_shared_heap);
   RUN(a_child_goes_on_with_a_shared_heap);
   return check_status();
 }

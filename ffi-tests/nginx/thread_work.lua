@@ -60,6 +60,9 @@ function work.look()
   end
   rows = nil
   local returned = allocator.reclaim().returned
+  assert(allocator.heap().allocator == "ebbtide" and #allocator.report() > 0)
+  assert(allocator.tick(100) ~= nil and allocator.next_tick() and allocator.pressure())
+  assert(allocator.set("retain", 4096) and allocator.get("retain") == 4096)
   local stats = allocator.stats()
   return stats.allocator, returned, stats.live
 end

@@ -175,6 +175,19 @@ fn uninstall_leaves_the_folders_of_others() {
     assert_eq!(everything_in(&root), kept);
 }
 
+/// However the prefix is spelt, the folders of the system stay.
+#[test]
+fn a_prefix_with_a_slash_at_its_end_is_the_same_prefix() {
+    let plan = |prefix: &str| {
+        let mut make = clean("make");
+        make.args(["--no-print-directory", "-n", "uninstall", &format!("PREFIX={prefix}")]);
+        text_of(make.env_remove("MAKEFLAGS").current_dir(repository()))
+    };
+    for prefix in ["/usr/local", "/usr", "/opt/some"] {
+        assert_eq!(plan(&format!("{prefix}/")), plan(prefix));
+    }
+}
+
 /// A library that a running program has loaded: the same file under a second name, so that what
 /// is written into it is seen, and a byte more than what `make` would put there.
 fn loaded(library: &Path) -> PathBuf {

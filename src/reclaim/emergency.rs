@@ -20,9 +20,9 @@
 //! in vain, the eighth is open for a while without another emergency: a VM that needs it must not
 //! collect all the time. A refusal is followed by an emergency in any case.
 //!
-//! Several allocations may take the slow path between two safe points. As long as hardly any block
-//! was freed the collector has not swept, and has not had its turn. Meanwhile a few small blocks are
-//! let pass into the last 32nd.
+//! Several allocations may take the slow path between two safe points. As long as hardly any
+//! block was freed the collector has not swept, and has not had its turn. Meanwhile a few small
+//! blocks are let pass into the last 32nd.
 
 #![forbid(unsafe_code)]
 

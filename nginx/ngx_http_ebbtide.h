@@ -122,7 +122,8 @@ typedef struct {
 
 #define NGX_HTTP_EBBTIDE_HOOK_NEWSTATE  0
 #define NGX_HTTP_EBBTIDE_HOOK_CLOSE     1
-#define NGX_HTTP_EBBTIDE_HOOK_LOAD      2
+#define NGX_HTTP_EBBTIDE_HOOK_PCALL     2
+#define NGX_HTTP_EBBTIDE_HOOK_LOAD      3
 
 
 typedef enum {
@@ -263,8 +264,6 @@ typedef struct {
     ngx_http_ebbtide_given_t  *reclaims;
     /* "env" directives that were looked at */
     ngx_uint_t                 env_checked;
-    /* runs if this configuration does not come into force */
-    ngx_pool_cleanup_t        *refused;
 } ngx_http_ebbtide_main_conf_t;
 
 
@@ -367,6 +366,7 @@ typedef struct {
 
 ngx_int_t ngx_http_ebbtide_hooks_set(ngx_pool_t *pool);
 ngx_uint_t ngx_http_ebbtide_hooks_count(void);
+ngx_err_t ngx_http_ebbtide_hooks_failed(void);
 void *ngx_http_ebbtide_hooked(ngx_uint_t hook);
 
 /* ngx_http_ebbtide_copy.c */
@@ -398,11 +398,13 @@ ngx_int_t ngx_http_ebbtide_vms_watch(ngx_cycle_t *cycle);
 void ngx_http_ebbtide_vms_take_early(ngx_conf_t *cf);
 void ngx_http_ebbtide_vms_take_stream(ngx_cycle_t *cycle);
 ngx_int_t ngx_http_ebbtide_stream_conf(ngx_cycle_t *cycle, ngx_conf_t *conf);
-void ngx_http_ebbtide_vms_forget_early(void *data);
-ngx_uint_t ngx_http_ebbtide_vms_expected(void);
+void ngx_http_ebbtide_vms_complete(void);
+void *ngx_http_ebbtide_symbol(ngx_cycle_t *cycle, const char *name);
+ngx_uint_t ngx_http_ebbtide_vms_expected(ngx_cycle_t *cycle);
 ngx_uint_t ngx_http_ebbtide_vms_way(void);
 lua_State *ngx_http_ebbtide_newstate(void);
 void ngx_http_ebbtide_close(lua_State *L);
+int ngx_http_ebbtide_pcall(lua_State *L, int args, int results, int handler);
 const ngx_http_ebbtide_lua_t *ngx_http_ebbtide_lua(void);
 
 /* ngx_http_ebbtide_breath.c */
@@ -417,6 +419,8 @@ uint64_t ngx_http_ebbtide_now_us(void);
 
 ngx_int_t ngx_http_ebbtide_collect_ready(ngx_http_ebbtide_vm_t *vm);
 ngx_int_t ngx_http_ebbtide_collect_all(ngx_http_ebbtide_vm_t *vm);
+ngx_int_t ngx_http_ebbtide_collect_task_ready(lua_State *L);
+void ngx_http_ebbtide_collect_task(lua_State *L);
 void ngx_http_ebbtide_collect_begin(ngx_http_ebbtide_vm_t *vm);
 ngx_int_t ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm,
     uint64_t until_us);

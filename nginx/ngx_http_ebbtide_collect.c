@@ -39,6 +39,7 @@
 static int ngx_http_ebbtide_collect_all_in(lua_State *L);
 static void ngx_http_ebbtide_collect_failed(ngx_http_ebbtide_vm_t *vm);
 static int ngx_http_ebbtide_collect_prepare(lua_State *L);
+static int ngx_http_ebbtide_collect_prepare_task(lua_State *L);
 static int ngx_http_ebbtide_collect_watch(lua_State *L);
 static int ngx_http_ebbtide_collect_slice(lua_State *L);
 static void ngx_http_ebbtide_collect_step(lua_State *L,
@@ -118,6 +119,66 @@ ngx_http_ebbtide_collect_ready(ngx_http_ebbtide_vm_t *vm)
     vm->prepared = 1;
 
     return NGX_OK;
+}
+
+
+/*
+ * The same for a VM that a thread may run, which collects at once: see
+ * ngx_http_ebbtide_pcall().
+ */
+
+ngx_int_t
+ngx_http_ebbtide_collect_task_ready(lua_State *L)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    if (lua->cpcall(L, ngx_http_ebbtide_collect_prepare_task, NULL) != 0) {
+        lua->settop(L, -2);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+static int
+ngx_http_ebbtide_collect_prepare_task(lua_State *L)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    lua->pushlightuserdata(L, &ngx_http_ebbtide_collect_key);
+    lua->pushcclosure(L, ngx_http_ebbtide_collect_all_in, 0);
+    lua->rawset(L, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
+
+    return 0;
+}
+
+
+/* Allocates nothing but what finalizers do, which may throw. */
+
+void
+ngx_http_ebbtide_collect_task(lua_State *L)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    if (lua->gc(L, NGX_HTTP_EBBTIDE_LUA_GCISRUNNING, 0) == 0) {
+        return;
+    }
+
+    lua->pushlightuserdata(L, &ngx_http_ebbtide_collect_key);
+    lua->rawget(L, NGX_HTTP_EBBTIDE_LUA_REGISTRY);
+
+    if (lua->type(L, -1) == NGX_HTTP_EBBTIDE_LUA_TNIL
+        || lua->pcall(L, 0, 0, 0) != 0)
+    {
+        lua->settop(L, -2);
+    }
 }
 
 

@@ -1,7 +1,8 @@
 
 /*
  * Hooks: calls from nginx and its modules to luaL_newstate, lua_close and
- * dlopen come here first.
+ * lua_pcall, and from nginx to dlopen, come here first. What else is loaded, C
+ * modules of Lua for example, makes and runs its VMs as ever.
  *
  * An object calls a function of another one through a slot in a table of its
  * own, which the dynamic linker has filled in. The relocations of the object say
@@ -48,6 +49,7 @@ typedef struct {
     ElfW(Addr)         base;
     const ElfW(Phdr)  *headers;
     ngx_uint_t         header_count;
+    const char        *name;
 } ngx_http_ebbtide_object_t;
 
 
@@ -67,6 +69,8 @@ static int ngx_http_ebbtide_hooks_list(struct dl_phdr_info *info, size_t size,
     void *data);
 static ngx_uint_t ngx_http_ebbtide_object_holds(
     const ngx_http_ebbtide_object_t *object, const void *address);
+static ngx_uint_t ngx_http_ebbtide_object_is_nginx(
+    const ngx_http_ebbtide_object_t *object);
 static void ngx_http_ebbtide_object_hook(
     const ngx_http_ebbtide_object_t *object);
 static void ngx_http_ebbtide_object_tables(
@@ -78,7 +82,7 @@ static void ngx_http_ebbtide_hook_relocations(
     const ngx_http_ebbtide_tables_t *tables, const ElfW(Rela) *relocation,
     size_t bytes);
 static void ngx_http_ebbtide_hook_slot(const ngx_http_ebbtide_object_t *object,
-    ngx_http_ebbtide_hook_t *hook, void **slot);
+    ngx_http_ebbtide_hook_t *hook, void **slot, ngx_uint_t may_be_lazy);
 static ngx_uint_t ngx_http_ebbtide_slot_is_read_only(
     const ngx_http_ebbtide_object_t *object, void **slot);
 static void *ngx_http_ebbtide_load(const char *name, int flags);
@@ -91,13 +95,18 @@ static void *ngx_http_ebbtide_load(const char *name, int flags);
 
 lua_State *__wrap_luaL_newstate(void);
 void __wrap_lua_close(lua_State *L);
+int __wrap_lua_pcall(lua_State *L, int args, int results, int handler);
 /* NULL in any other program */
 extern lua_State *__real_luaL_newstate(void) __attribute__((weak));
 
 
+/* why a table could not be written into, if one could not */
+static ngx_err_t                ngx_http_ebbtide_hooks_errno;
+
 static ngx_http_ebbtide_hook_t  ngx_http_ebbtide_hooks[] = {
     { "luaL_newstate", (void *) ngx_http_ebbtide_newstate, NULL, 0 },
     { "lua_close", (void *) ngx_http_ebbtide_close, NULL, 0 },
+    { "lua_pcall", (void *) ngx_http_ebbtide_pcall, NULL, 0 },
     { "dlopen", (void *) ngx_http_ebbtide_load, NULL, 0 },
     { NULL, NULL, NULL, 0 }
 };
@@ -118,7 +127,10 @@ ngx_http_ebbtide_hooks_set(ngx_pool_t *pool)
 
     for (hook = ngx_http_ebbtide_hooks; hook->name; hook++) {
         hook->real = dlsym(RTLD_DEFAULT, hook->name);
+        hook->slots = 0;
     }
+
+    ngx_http_ebbtide_hooks_errno = 0;
 
     if (ngx_array_init(&objects, pool, 64, sizeof(ngx_http_ebbtide_object_t))
         != NGX_OK)
@@ -158,6 +170,7 @@ ngx_http_ebbtide_hooks_list(struct dl_phdr_info *info, size_t size, void *data)
     object->base = info->dlpi_addr;
     object->headers = info->dlpi_phdr;
     object->header_count = info->dlpi_phnum;
+    object->name = info->dlpi_name;
 
     return NGX_OK;
 }
@@ -174,6 +187,22 @@ void
 __wrap_lua_close(lua_State *L)
 {
     ngx_http_ebbtide_close(L);
+}
+
+
+int
+__wrap_lua_pcall(lua_State *L, int args, int results, int handler)
+{
+    return ngx_http_ebbtide_pcall(L, args, results, handler);
+}
+
+
+/* Why there are no more of them: 0, if no table kept its hook off. */
+
+ngx_err_t
+ngx_http_ebbtide_hooks_failed(void)
+{
+    return ngx_http_ebbtide_hooks_errno;
 }
 
 
@@ -219,10 +248,44 @@ ngx_http_ebbtide_object_holds(const ngx_http_ebbtide_object_t *object,
 }
 
 
+/* Whether an object is nginx, or one of its modules but this one. */
+
+static ngx_uint_t
+ngx_http_ebbtide_object_is_nginx(const ngx_http_ebbtide_object_t *object)
+{
+    void  *handle, *modules;
+
+    if (ngx_http_ebbtide_object_holds(object, (void *) ngx_alloc)) {
+        return 1;
+    }
+
+    if (ngx_http_ebbtide_object_holds(object,
+                                  (void *) ngx_http_ebbtide_object_is_nginx))
+    {
+        return 0;
+    }
+
+    handle = dlopen(object->name, RTLD_LAZY|RTLD_NOLOAD);
+    if (handle == NULL) {
+        return 0;
+    }
+
+    /* what nginx looks for in the file of a module */
+    modules = dlsym(handle, "ngx_modules");
+    (void) dlclose(handle);
+
+    return modules && ngx_http_ebbtide_object_holds(object, modules);
+}
+
+
 static void
 ngx_http_ebbtide_object_hook(const ngx_http_ebbtide_object_t *object)
 {
     ngx_http_ebbtide_tables_t  tables;
+
+    if (!ngx_http_ebbtide_object_is_nginx(object)) {
+        return;
+    }
 
     ngx_memzero(&tables, sizeof(ngx_http_ebbtide_tables_t));
     ngx_http_ebbtide_object_tables(object, &tables);
@@ -311,6 +374,7 @@ ngx_http_ebbtide_hook_relocations(const ngx_http_ebbtide_object_t *object,
     void                    **slot;
     ngx_uint_t                type;
     const char               *name;
+    const ElfW(Sym)          *symbol;
     const ElfW(Rela)         *end;
     ngx_http_ebbtide_hook_t  *hook;
 
@@ -330,14 +394,21 @@ ngx_http_ebbtide_hook_relocations(const ngx_http_ebbtide_object_t *object,
             continue;
         }
 
-        name = tables->names
-               + tables->symbols[ELF64_R_SYM(relocation->r_info)].st_name;
+        symbol = &tables->symbols[ELF64_R_SYM(relocation->r_info)];
+
+        if (symbol->st_shndx != SHN_UNDEF) {
+            /* a function of its own */
+            continue;
+        }
+
+        name = tables->names + symbol->st_name;
 
         for (hook = ngx_http_ebbtide_hooks; hook->name; hook++) {
 
             if (ngx_strcmp(name, hook->name) == 0) {
                 slot = (void **) (object->base + relocation->r_offset);
-                ngx_http_ebbtide_hook_slot(object, hook, slot);
+                ngx_http_ebbtide_hook_slot(object, hook, slot,
+                                      type == NGX_HTTP_EBBTIDE_R_SLOT);
             }
         }
     }
@@ -346,21 +417,26 @@ ngx_http_ebbtide_hook_relocations(const ngx_http_ebbtide_object_t *object,
 
 static void
 ngx_http_ebbtide_hook_slot(const ngx_http_ebbtide_object_t *object,
-    ngx_http_ebbtide_hook_t *hook, void **slot)
+    ngx_http_ebbtide_hook_t *hook, void **slot, ngx_uint_t may_be_lazy)
 {
     void        *page;
     size_t       size;
     ngx_uint_t   read_only;
 
+    if (*slot == hook->function) {
+        hook->slots++;
+        return;
+    }
+
     /*
      * Another function of this name, as of a Lua that a module brings along, is
-     * none of ours. A slot that leads into its own object waits for the first
-     * call, when the linker fills it in.
+     * none of ours. A slot for calls alone that leads into its own object waits
+     * for the first call, when the linker fills it in.
      */
 
-    if (*slot == hook->function || hook->real == NULL
+    if (hook->real == NULL
         || (*slot != hook->real
-            && !ngx_http_ebbtide_object_holds(object, *slot)))
+            && !(may_be_lazy && ngx_http_ebbtide_object_holds(object, *slot))))
     {
         return;
     }
@@ -379,6 +455,7 @@ ngx_http_ebbtide_hook_slot(const ngx_http_ebbtide_object_t *object,
     read_only = ngx_http_ebbtide_slot_is_read_only(object, slot);
 
     if (read_only && mprotect(page, size, PROT_READ|PROT_WRITE) == -1) {
+        ngx_http_ebbtide_hooks_errno = ngx_errno;
         return;
     }
 

@@ -9,9 +9,6 @@
 
 #include "ngx_http_ebbtide.h"
 
-#include <dlfcn.h>
-
-
 #define NGX_HTTP_EBBTIDE_LUA_UPVALUE(i)  (NGX_HTTP_EBBTIDE_LUA_GLOBALS - (i))
 #define NGX_HTTP_EBBTIDE_LUA_MULTRET     (-1)
 
@@ -41,7 +38,8 @@ ngx_http_ebbtide_lua_preload(ngx_conf_t *cf)
     ngx_http_ebbtide_preload_pt  add;
 
     add = (ngx_http_ebbtide_preload_pt)
-              dlsym(RTLD_DEFAULT, "ngx_http_lua_add_package_preload");
+              ngx_http_ebbtide_symbol(cf->cycle,
+                                      "ngx_http_lua_add_package_preload");
     if (add == NULL) {
         return NGX_DECLINED;
     }
@@ -65,7 +63,8 @@ ngx_http_ebbtide_lua_preload_stream(ngx_cycle_t *cycle)
     ngx_http_ebbtide_preload_pt  add;
 
     add = (ngx_http_ebbtide_preload_pt)
-              dlsym(RTLD_DEFAULT, "ngx_stream_lua_add_package_preload");
+              ngx_http_ebbtide_symbol(cycle,
+                                      "ngx_stream_lua_add_package_preload");
 
     if (add && ngx_http_ebbtide_stream_conf(cycle, &conf) == NGX_OK) {
         (void) add(&conf, "ebbtide", ngx_http_ebbtide_lua_open);

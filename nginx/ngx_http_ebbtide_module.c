@@ -36,9 +36,6 @@ static void *ngx_http_ebbtide_create_core_conf(ngx_cycle_t *cycle);
 static ngx_int_t ngx_http_ebbtide_add_variables(ngx_conf_t *cf);
 static void *ngx_http_ebbtide_create_main_conf(ngx_conf_t *cf);
 static char *ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf);
-static ngx_int_t ngx_http_ebbtide_try(ngx_conf_t *cf,
-    ngx_http_ebbtide_main_conf_t *emcf);
-static void ngx_http_ebbtide_refused(void *data);
 static void *ngx_http_ebbtide_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_ebbtide_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
@@ -334,6 +331,8 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
 {
     ngx_http_ebbtide_main_conf_t *emcf = conf;
 
+    ngx_http_ebbtide_births_t  *births;
+
     if (ngx_http_ebbtide_given_list(cf, emcf) != NGX_OK) {
         return NGX_CONF_ERROR;
     }
@@ -352,9 +351,10 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
     emcf->options.limit_soft = emcf->limit_soft.bytes;
     emcf->options.limit_hard = emcf->limit_hard.bytes;
 
-    if (ngx_http_ebbtide_try(cf, emcf) != NGX_OK) {
-        return NGX_CONF_ERROR;
-    }
+    /* the Lua module makes its VM in its postconfiguration */
+    births = ngx_http_ebbtide_births();
+    births->enabled = emcf->enable;
+    births->options = emcf->options;
 
     if (!emcf->enable) {
         return NGX_CONF_OK;
@@ -367,44 +367,6 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
     }
 
     return emcf->zone_size ? ngx_http_ebbtide_zone_add(cf, emcf) : NGX_CONF_OK;
-}
-
-
-/*
- * The Lua module makes its VM in its postconfiguration, so how is set now. When
- * the configuration is refused after all, VMs are made as they were before.
- */
-
-static ngx_int_t
-ngx_http_ebbtide_try(ngx_conf_t *cf, ngx_http_ebbtide_main_conf_t *emcf)
-{
-    ngx_http_ebbtide_births_t  *births, *before;
-
-    emcf->refused = ngx_pool_cleanup_add(cf->cycle->pool,
-                                         sizeof(ngx_http_ebbtide_births_t));
-    if (emcf->refused == NULL) {
-        return NGX_ERROR;
-    }
-
-    births = ngx_http_ebbtide_births();
-    before = emcf->refused->data;
-    *before = *births;
-    emcf->refused->handler = ngx_http_ebbtide_refused;
-
-    births->enabled = emcf->enable;
-    births->options = emcf->options;
-    births->started = 0;
-
-    return NGX_OK;
-}
-
-
-static void
-ngx_http_ebbtide_refused(void *data)
-{
-    ngx_http_ebbtide_births_t  *before = data;
-
-    *ngx_http_ebbtide_births() = *before;
 }
 
 
@@ -507,7 +469,7 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
         ngx_http_ebbtide_lua_preload_stream(cycle);
     }
 
-    ngx_http_ebbtide_vms_forget_early(NULL);
+    ngx_http_ebbtide_vms_complete();
 
     /* VMs made from now on are of the next configuration, which may want none */
     ngx_http_ebbtide_births()->enabled = 0;
@@ -522,7 +484,6 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
-    emcf->refused->handler = NULL;
     emcf->generation = ++ngx_http_ebbtide_generation;
 
     if (!emcf->enable) {
@@ -553,6 +514,13 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
 static ngx_int_t
 ngx_http_ebbtide_tell(ngx_cycle_t *cycle)
 {
+    if (ngx_http_ebbtide_hooks_failed()) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, ngx_http_ebbtide_hooks_failed(),
+                      "ebbtide: mprotect() failed, so that VMs of worker "
+                      "threads, and of requests while lua_code_cache is off, "
+                      "keep LuaJIT's allocator");
+    }
+
     switch (ngx_http_ebbtide_vms_way()) {
 
     case NGX_HTTP_EBBTIDE_MADE:
@@ -565,7 +533,8 @@ ngx_http_ebbtide_tell(ngx_cycle_t *cycle)
         ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
                       "ebbtide %s: the Lua VM was changed over to a heap%s",
                       ebb_version(),
-                      ngx_http_ebbtide_hooks_count() ? ""
+                      ngx_http_ebbtide_hooks_count()
+                      || ngx_http_ebbtide_hooks_failed() ? ""
                       : "; VMs of worker threads, and of requests while "
                         "lua_code_cache is off, keep LuaJIT's allocator, for "
                         "LuaJIT is part of the program: use a shared "
@@ -574,7 +543,7 @@ ngx_http_ebbtide_tell(ngx_cycle_t *cycle)
 
     default: /* NGX_HTTP_EBBTIDE_NO_VM */
         /* nginx -t makes none */
-        if (!ngx_test_config || !ngx_http_ebbtide_vms_expected()) {
+        if (!ngx_test_config || !ngx_http_ebbtide_vms_expected(cycle)) {
             ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
                           "ebbtide %s: there is no Lua VM to look after: the "
                           "Lua module is not loaded, or nothing uses it",
@@ -742,7 +711,7 @@ ngx_http_ebbtide_retain(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     if (size == NGX_ERROR || size > NGX_HTTP_EBBTIDE_BYTES_MAX) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid value \"%V\": \"ebbtide_retain\" must be "
-                           "a size from 0 to 8t", &value[1]);
+                           "a size from 0 to 8192g", &value[1]);
         return NGX_CONF_ERROR;
     }
 
@@ -805,7 +774,7 @@ ngx_http_ebbtide_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "invalid value \"%V\": \"%V\" must be off, %sa size "
-                           "from 8m to 8t, or a share such as 80%%",
+                           "from 8m to 8192g, or a share such as 80%%",
                            &value[1], &value[0], soft ? "cgroup, " : "");
         return NGX_CONF_ERROR;
     }

@@ -273,7 +273,7 @@ ngx_http_ebbtide_no_effect(ngx_conf_t *cf, ngx_http_ebbtide_main_conf_t *emcf)
 void
 ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
 {
-    if (emcf->given.len && !ngx_http_ebbtide_vms_expected()) {
+    if (emcf->given.len && !ngx_http_ebbtide_vms_expected(cycle)) {
         ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
                       "the Lua module is not loaded, so these have no effect: "
                       "%V", &emcf->given);

@@ -15,16 +15,20 @@
 
 #include "ngx_http_ebbtide.h"
 
-/* RTLD_DEFAULT: nginx defines _GNU_SOURCE on Linux */
+/* dladdr() and RTLD_DEFAULT: nginx defines _GNU_SOURCE on Linux */
 #include <dlfcn.h>
 #include <pthread.h>
 
 
 typedef lua_State *(*ngx_http_ebbtide_newstate_pt)(void);
 typedef void (*ngx_http_ebbtide_close_pt)(lua_State *L);
+typedef int (*ngx_http_ebbtide_pcall_pt)(lua_State *L, int args, int results,
+    int handler);
 typedef lua_State *(*ngx_http_ebbtide_global_pt)(ngx_conf_t *cf);
 
 
+static void ngx_http_ebbtide_vms_refused(void *data);
+static void ngx_http_ebbtide_vms_forget_early(void);
 static ngx_uint_t ngx_http_ebbtide_is_event_thread(void);
 static lua_State *ngx_http_ebbtide_newstate_early(
     ngx_http_ebbtide_newstate_pt newstate);
@@ -52,6 +56,8 @@ static ngx_queue_t   ngx_http_ebbtide_vm_list =
 static ngx_queue_t   ngx_http_ebbtide_vm_early =
     { &ngx_http_ebbtide_vm_early, &ngx_http_ebbtide_vm_early };
 static ngx_http_ebbtide_births_t  ngx_http_ebbtide_birth;
+/* of the configuration that is being read */
+static ngx_pool_cleanup_t  *ngx_http_ebbtide_reading;
 /* pthread_self() stays the same in the children that the master forks */
 static pthread_t     ngx_http_ebbtide_event_thread;
 
@@ -137,24 +143,71 @@ ngx_http_ebbtide_vms(void)
 
 /*
  * The module is loaded, or the configuration read anew: what is loaded by now is
- * hooked.
+ * hooked. Until the configuration says how VMs are made they are made as ever;
+ * if it is refused, as before.
  */
 
 ngx_int_t
 ngx_http_ebbtide_vms_watch(ngx_cycle_t *cycle)
 {
-    ngx_pool_cleanup_t  *cln;
+    ngx_pool_cleanup_t         *cln;
+    ngx_http_ebbtide_births_t  *before;
 
-    /* for a configuration that is refused: runs when its VMs are closed */
-    cln = ngx_pool_cleanup_add(cycle->pool, 0);
+    cln = ngx_pool_cleanup_add(cycle->pool, sizeof(ngx_http_ebbtide_births_t));
     if (cln == NULL) {
         return NGX_ERROR;
     }
 
-    cln->handler = ngx_http_ebbtide_vms_forget_early;
+    before = cln->data;
+    *before = ngx_http_ebbtide_birth;
+    cln->handler = ngx_http_ebbtide_vms_refused;
+    ngx_http_ebbtide_reading = cln;
+
+    ngx_http_ebbtide_birth.enabled = 0;
+    ngx_http_ebbtide_birth.started = 0;
     ngx_http_ebbtide_event_thread = pthread_self();
 
     return ngx_http_ebbtide_hooks_set(cycle->pool);
+}
+
+
+/* Runs when the VMs of the configuration are closed. */
+
+static void
+ngx_http_ebbtide_vms_refused(void *data)
+{
+    ngx_http_ebbtide_births_t  *before = data;
+
+    ngx_http_ebbtide_birth = *before;
+    ngx_http_ebbtide_reading = NULL;
+    ngx_http_ebbtide_vms_forget_early();
+}
+
+
+/* The configuration is complete: what is early now stays as it is. */
+
+void
+ngx_http_ebbtide_vms_complete(void)
+{
+    if (ngx_http_ebbtide_reading) {
+        ngx_http_ebbtide_reading->handler = NULL;
+        ngx_http_ebbtide_reading = NULL;
+    }
+
+    ngx_http_ebbtide_vms_forget_early();
+}
+
+
+static void
+ngx_http_ebbtide_vms_forget_early(void)
+{
+    ngx_queue_t  *q;
+
+    while (!ngx_queue_empty(&ngx_http_ebbtide_vm_early)) {
+        q = ngx_queue_head(&ngx_http_ebbtide_vm_early);
+        ngx_queue_remove(q);
+        ngx_free(ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue));
+    }
 }
 
 
@@ -207,6 +260,7 @@ ngx_http_ebbtide_newstate(void)
     if (ngx_http_ebbtide_birth.started) {
         /* of a request or a thread, it is not known which */
         (void) ebb_share((struct lua_State *) L);
+        (void) ngx_http_ebbtide_collect_task_ready(L);
     }
 
     return L;
@@ -283,6 +337,38 @@ ngx_http_ebbtide_close(lua_State *L)
     close = (ngx_http_ebbtide_close_pt)
                 ngx_http_ebbtide_hooked(NGX_HTTP_EBBTIDE_HOOK_CLOSE);
     close(L);
+}
+
+
+/*
+ * In place of lua_pcall, with which a thread of ngx.run_worker_thread begins a
+ * task. LuaJIT has no collection of its own at the last moment: what the last
+ * task has left is collected before the hard limit is met again.
+ */
+
+int
+ngx_http_ebbtide_pcall(lua_State *L, int args, int results, int handler)
+{
+    ebb_heap                   *heap;
+    ebb_stats                   stats;
+    ngx_http_ebbtide_pcall_pt   pcall;
+
+    pcall = (ngx_http_ebbtide_pcall_pt)
+                ngx_http_ebbtide_hooked(NGX_HTTP_EBBTIDE_HOOK_PCALL);
+
+    if (!ngx_http_ebbtide_is_event_thread()) {
+        heap = ebb_heap_of((struct lua_State *) L);
+        ngx_memzero(&stats, sizeof(ebb_stats));
+        stats.size = sizeof(ebb_stats);
+
+        if (heap && ebb_stats_read(heap, &stats) == EBB_OK
+            && stats.limit_hard && stats.live > stats.limit_hard / 4 * 3)
+        {
+            ngx_http_ebbtide_collect_task(L);
+        }
+    }
+
+    return pcall(L, args, results, handler);
 }
 
 
@@ -374,7 +460,8 @@ ngx_http_ebbtide_vms_take_early(ngx_conf_t *cf)
     }
 
     global_state = (ngx_http_ebbtide_global_pt)
-                       dlsym(RTLD_DEFAULT, "ngx_http_lua_get_global_state");
+                       ngx_http_ebbtide_symbol(cf->cycle,
+                                           "ngx_http_lua_get_global_state");
     L = global_state ? global_state(cf) : NULL;
 
     if (L) {
@@ -393,7 +480,8 @@ ngx_http_ebbtide_vms_take_stream(ngx_cycle_t *cycle)
     ngx_http_ebbtide_global_pt   global_state;
 
     global_state = (ngx_http_ebbtide_global_pt)
-                       dlsym(RTLD_DEFAULT, "ngx_stream_lua_get_global_state");
+                       ngx_http_ebbtide_symbol(cycle,
+                                           "ngx_stream_lua_get_global_state");
 
     if (global_state && ngx_http_ebbtide_stream_conf(cycle, &conf) == NGX_OK) {
         L = global_state(&conf);
@@ -412,7 +500,7 @@ ngx_http_ebbtide_stream_conf(ngx_cycle_t *cycle, ngx_conf_t *conf)
 {
     ngx_module_t  *stream;
 
-    stream = dlsym(RTLD_DEFAULT, "ngx_stream_module");
+    stream = ngx_http_ebbtide_symbol(cycle, "ngx_stream_module");
 
     if (stream == NULL || stream->index == NGX_MODULE_UNSET_INDEX
         || cycle->conf_ctx[stream->index] == NULL)
@@ -522,27 +610,43 @@ ngx_http_ebbtide_vm_configure(ngx_http_ebbtide_vm_t *vm, ngx_log_t *log)
 }
 
 
-/* A configuration is complete, or refused: what is early now stays as it is. */
+/*
+ * A function of a module that this configuration has. The one before may have
+ * had others, which are still loaded. NULL: it has none with this function.
+ */
 
-void
-ngx_http_ebbtide_vms_forget_early(void *data)
+void *
+ngx_http_ebbtide_symbol(ngx_cycle_t *cycle, const char *name)
 {
-    ngx_queue_t  *q;
+    void        *symbol;
+    Dl_info      object, info;
+    ngx_uint_t   i;
 
-    while (!ngx_queue_empty(&ngx_http_ebbtide_vm_early)) {
-        q = ngx_queue_head(&ngx_http_ebbtide_vm_early);
-        ngx_queue_remove(q);
-        ngx_free(ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue));
+    symbol = dlsym(RTLD_DEFAULT, name);
+
+    if (symbol == NULL || dladdr(symbol, &object) == 0) {
+        return NULL;
     }
+
+    for (i = 0; cycle->modules[i]; i++) {
+        if (dladdr(cycle->modules[i], &info)
+            && info.dli_fbase == object.dli_fbase)
+        {
+            return symbol;
+        }
+    }
+
+    return NULL;
 }
 
 
 /* Whether there is a Lua module that makes VMs. */
 
 ngx_uint_t
-ngx_http_ebbtide_vms_expected(void)
+ngx_http_ebbtide_vms_expected(ngx_cycle_t *cycle)
 {
-    return dlsym(RTLD_DEFAULT, "ngx_http_lua_get_global_state") != NULL;
+    return ngx_http_ebbtide_symbol(cycle, "ngx_http_lua_get_global_state")
+           != NULL;
 }
 
 

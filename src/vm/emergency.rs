@@ -10,19 +10,23 @@
 //!
 //! LuaJITs from before August 2023, which call themselves 2.1.0-beta3, may crash where an
 //! allocation is refused in compiled code in which no step of the collector ran shortly before:
-//! they do not know where the frame is then. After a whole cycle no step follows for long. So the
-//! next cycle begins when an emergency ends, at the program's own pace.
+//! they do not know where the frame is then. After a whole cycle no step follows for long, so
+//! that it happens more often. Their collector is left alone, and their hosts collect.
 //!
 //! While the program has the collector stopped, and inside of a finalizer, the threshold is beyond
 //! reach (`LUA_GCISRUNNING` says 0), and nothing is touched. The program's own step multiplier is
 //! put back afterwards, unless the program has set another one meanwhile.
 
-use core::ffi::{CStr, c_int};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem::{MaybeUninit, transmute};
+use core::ptr;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Bond;
 use crate::heap::Collector;
-use crate::lua::{GC_IS_RUNNING, GC_RESTART, GC_SET_STEP_MUL, Lua, SetAllocF, lua_State, symbol};
+use crate::lua::{GC_IS_RUNNING, GC_RESTART, GC_SET_STEP_MUL, Lua, lua_State, symbol};
+use crate::lua::{NewState, SetAllocF};
+use crate::os::{Kernel, Os};
 
 /// `lua_gc`.
 type Gc = unsafe extern "C-unwind" fn(*mut lua_State, c_int, c_int) -> c_int;
@@ -58,17 +62,145 @@ pub(super) unsafe fn serve(bond: *mut Bond, setallocf: SetAllocF) {
     }
 }
 
-/// `lua_gc` of the LuaJIT that a `lua_setallocf` is of: the process may have several.
+/// What is called of a LuaJIT to learn its version. One that lacks any is none of ours.
+struct Functions {
+    gc: Gc,
+    newstate: NewState,
+    close: unsafe extern "C-unwind" fn(*mut lua_State),
+    openlibs: unsafe extern "C-unwind" fn(*mut lua_State),
+    getfield: unsafe extern "C-unwind" fn(*mut lua_State, c_int, *const c_char),
+    tonumber: unsafe extern "C-unwind" fn(*mut lua_State, c_int) -> f64,
+}
+
+impl Functions {
+    fn look_up(find: impl Fn(&CStr) -> *mut c_void) -> Option<Functions> {
+        let names = [
+            c"luaJIT_setmode",
+            c"lua_gc",
+            c"lua_newstate",
+            c"lua_close",
+            c"luaL_openlibs",
+            c"lua_getfield",
+            c"lua_tonumber",
+        ];
+        let found = names.map(find);
+        if found.contains(&ptr::null_mut()) {
+            return None;
+        }
+        let [_, gc, newstate, close, openlibs, getfield, tonumber] = found;
+        // SAFETY: symbols of these names are those functions, whose signatures the Lua 5.1
+        // interface fixes.
+        unsafe {
+            Some(Functions {
+                gc: transmute::<*mut c_void, Gc>(gc),
+                newstate: transmute::<*mut c_void, NewState>(newstate),
+                close: transmute::<*mut c_void, unsafe extern "C-unwind" fn(*mut lua_State)>(close),
+                openlibs: transmute::<*mut c_void, unsafe extern "C-unwind" fn(*mut lua_State)>(
+                    openlibs,
+                ),
+                getfield: transmute::<
+                    *mut c_void,
+                    unsafe extern "C-unwind" fn(*mut lua_State, c_int, *const c_char),
+                >(getfield),
+                tonumber: transmute::<
+                    *mut c_void,
+                    unsafe extern "C-unwind" fn(*mut lua_State, c_int) -> f64,
+                >(tonumber),
+            })
+        }
+    }
+
+    /// `jit.version_num`, from a VM made for this purpose; 0: it is not to be had.
+    fn version(&self) -> f64 {
+        const GLOBALS: c_int = -10_002;
+        let Some(start) = Kernel.reserve(Probe::BYTES, false) else { return 0.0 };
+        let mut probe = Probe { start, used: 0 };
+        // SAFETY: the VM and its memory are new, this thread's, and gone before anybody else knows
+        // of them. The library `jit` is among those that are opened, with a number of that name.
+        unsafe {
+            let has_memory = Kernel.commit(start, Probe::BYTES);
+            let state = match has_memory {
+                true => (self.newstate)(Probe::alloc, (&raw mut probe).cast()),
+                false => ptr::null_mut(),
+            };
+            let mut version = 0.0;
+            if !state.is_null() {
+                (self.openlibs)(state);
+                (self.getfield)(state, GLOBALS, c"jit".as_ptr());
+                (self.getfield)(state, -1, c"version_num".as_ptr());
+                version = (self.tonumber)(state, -1);
+                (self.close)(state);
+            }
+            Kernel.release(start, Probe::BYTES);
+            version
+        }
+    }
+}
+
+/// The memory of the VM that tells its version: nothing is freed before all of it is.
+struct Probe {
+    start: *mut u8,
+    used: usize,
+}
+
+impl Probe {
+    /// A VM with its libraries takes some 100 KB, and as much again in what was resized.
+    const BYTES: usize = 4 << 20;
+
+    /// A lua_Alloc.
+    ///
+    /// # Safety
+    ///
+    /// `probe` is a [`Probe`] that nobody else uses; the rest is as for lua_Alloc.
+    unsafe extern "C-unwind" fn alloc(
+        probe: *mut c_void,
+        block: *mut c_void,
+        old_size: usize,
+        new_size: usize,
+    ) -> *mut c_void {
+        // SAFETY: the caller's promises: blocks lie one after the other in the memory, which ends
+        // behind the last of them.
+        unsafe {
+            let Probe { start, used } = &mut *probe.cast::<Probe>();
+            if new_size <= old_size || new_size > Probe::BYTES - *used {
+                return if new_size == 0 || new_size > old_size { ptr::null_mut() } else { block };
+            }
+            let new = start.add(*used);
+            *used = (*used + new_size).next_multiple_of(16).min(Probe::BYTES);
+            if !block.is_null() {
+                ptr::copy_nonoverlapping(block.cast::<u8>(), new, old_size);
+            }
+            new.cast()
+        }
+    }
+}
+
+/// `lua_gc` of the LuaJIT that a `lua_setallocf` is of, if its collector may be made due: the
+/// process may have several.
 fn gc_beside(setallocf: SetAllocF) -> Option<Gc> {
+    /// The first whose version is the time of its last change.
+    const ROLLING: f64 = 20_199.0;
+    /// Twice the address of the last `lua_setallocf` that was asked for, plus 1 if its LuaJIT's
+    /// version is enough. Addresses have fewer bits than a word.
+    static KNOWN: AtomicUsize = AtomicUsize::new(0);
+    let functions = functions_beside(setallocf)?;
+    let key = (setallocf as usize) << 1;
+    let mut known = KNOWN.load(Ordering::Relaxed);
+    if known & !1 != key {
+        known = key | usize::from(functions.version() >= ROLLING);
+        KNOWN.store(known, Ordering::Relaxed);
+    }
+    (known & 1 == 1).then_some(functions.gc)
+}
+
+fn functions_beside(setallocf: SetAllocF) -> Option<Functions> {
     let is_same = |lua: &&Lua| lua.lua_setallocf as usize == setallocf as usize;
-    if let Some(lua) = Lua::get().ok().filter(is_same) {
-        let is_luajit = !symbol(c"luaJIT_setmode").is_null();
-        return is_luajit.then_some(lua.lua_gc);
+    if Lua::get().is_ok_and(|lua| is_same(&lua)) {
+        return Functions::look_up(symbol);
     }
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: there is room for the answer, whose fields may all be zero; a name in it is a C
-    // string for as long as the library is loaded. NOLOAD loads nothing. A symbol of that name in
-    // an object that has LuaJIT's functions is that function.
+    // string for as long as the library is loaded. NOLOAD loads nothing.
     unsafe {
         if libc::dladdr(setallocf as *const _, info.as_mut_ptr()) == 0 {
             return None;
@@ -78,11 +210,9 @@ fn gc_beside(setallocf: SetAllocF) -> Option<Gc> {
         if name.is_null() || library.is_null() {
             return None;
         }
-        let find = |name: &CStr| libc::dlsym(library, name.as_ptr());
-        let [gc, luajit] = [c"lua_gc", c"luaJIT_setmode"].map(find);
+        let functions = Functions::look_up(|name| libc::dlsym(library, name.as_ptr()));
         libc::dlclose(library);
-        let is_luajit = !gc.is_null() && !luajit.is_null();
-        is_luajit.then(|| transmute::<*mut libc::c_void, Gc>(gc))
+        functions
     }
 }
 
@@ -124,9 +254,6 @@ unsafe fn let_be(context: *mut u8) {
         let now = gc(state, GC_SET_STEP_MUL, step_mul);
         if now != STEPMUL_WHOLE {
             gc(state, GC_SET_STEP_MUL, now);
-        }
-        if gc(state, GC_IS_RUNNING, 0) == 1 {
-            gc(state, GC_RESTART, 0);
         }
     }
 }

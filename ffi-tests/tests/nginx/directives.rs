@@ -72,13 +72,13 @@ fn bad_values_stop_it_with_the_line_and_the_range() {
     let decay = "\"ebbtide_decay\" must be a time from 0 to 1h";
     let step = "\"ebbtide_step\" must be from 50us to 100ms";
     let zone = "\"ebbtide_zone\" must be off or a size from 128k";
-    let retain = "\"ebbtide_retain\" must be a size from 0 to 8t";
+    let retain = "\"ebbtide_retain\" must be a size from 0 to 8192g";
     let share = "\"ebbtide_limit_soft\" as a share of the cgroup's memory must be from 1% to 100%";
     let share_hard =
         "\"ebbtide_limit_hard\" as a share of the cgroup's memory must be from 1% to 100%";
-    let soft =
-        "\"ebbtide_limit_soft\" must be off, cgroup, a size from 8m to 8t, or a share such as 80%";
-    let hard = "\"ebbtide_limit_hard\" must be off, a size from 8m to 8t, or a share such as 80%";
+    let soft = "\"ebbtide_limit_soft\" must be off, cgroup, a size from 8m to 8192g, or a share such as 80%";
+    let hard =
+        "\"ebbtide_limit_hard\" must be off, a size from 8m to 8192g, or a share such as 80%";
     for (directive, expected) in [
         ("ebbtide maybe;", "it must be \"on\" or \"off\""),
         ("ebbtide on; ebbtide off;", "\"ebbtide\" directive is duplicate"),

@@ -217,3 +217,24 @@ fn a_reload_that_is_refused_late_changes_nothing() {
         assert!(!nginx.log().contains("exited on signal 6"), "{}", nginx.log());
     }
 }
+
+/// The Lua module of the configuration before stays loaded for a while, and is none of the new one.
+#[test]
+fn a_reload_without_the_lua_module_and_one_with_it_again() {
+    let _beside = beside();
+    let with = Config::new(Modules::First).workers(1);
+    let mut without = Config::new(Modules::Alone).workers(1);
+    without.server += "location / { return 200 'here'; }\n";
+    let nginx = Nginx::start(&with);
+    let master = nginx.pid();
+    for _ in 0..2 {
+        nginx.write_config(&without);
+        nginx.reload();
+        assert_eq!(nginx.get("/"), "here");
+        nginx.write_config(&with);
+        nginx.reload();
+        assert!(nginx.get("/light").starts_with("row 20"));
+    }
+    assert_eq!(nginx.pid(), master);
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}

@@ -228,9 +228,9 @@ typedef struct ebb_options {
    * does not fit, even after all free memory went back, is refused. Small
    * blocks may still fit on pages that are there. Set below what is held, it
    * returns what is free, as far as needed, at once. Where the heap knows its VM,
-   * the collector of a LuaJIT from August 2023 or later is made due at seven eighths of the limit, and after
-   * a refusal; it has the last 32nd to itself. At least 512 KiB, for a VM
-   * needs as much. 0: no limit. Default: 0.
+   * and LuaJIT is from August 2023 or later, the garbage collector is made due
+   * at seven eighths of the limit and after a refusal, and has the last 32nd to
+   * itself. At least 512 KiB, for a VM needs as much. 0: no limit. Default: 0.
    */
   int64_t limit_hard;
   /**

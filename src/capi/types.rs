@@ -112,9 +112,9 @@ pub struct ebb_options {
     /// does not fit, even after all free memory went back, is refused. Small
     /// blocks may still fit on pages that are there. Set below what is held, it
     /// returns what is free, as far as needed, at once. Where the heap knows its VM,
-    /// the collector of a LuaJIT from August 2023 or later is made due at seven eighths of the limit, and after
-    /// a refusal; it has the last 32nd to itself. At least 512 KiB, for a VM
-    /// needs as much. 0: no limit. Default: 0.
+    /// and LuaJIT is from August 2023 or later, the garbage collector is made due
+    /// at seven eighths of the limit and after a refusal, and has the last 32nd to
+    /// itself. At least 512 KiB, for a VM needs as much. 0: no limit. Default: 0.
     pub limit_hard: i64,
     /// Microseconds that memory may go back for at a time inside of ebb_alloc(),
     /// from 1 to 1000000. One call to the kernel is made in any case: at most

@@ -91,9 +91,10 @@ struct lua_State;
 #define EBB_NEVER 2147483647
 
 /**
- * The collector's step multiplier (LUA_GCSETSTEPMUL) that a heap sets when an
- * allocation was refused, until memory is there again: the next step is a whole
- * collection. A host that changes the multiplier at run time leaves this one.
+ * The collector's step multiplier (LUA_GCSETSTEPMUL) that a heap sets from seven
+ * eighths of limit_hard on, and when an allocation was refused, until memory is
+ * there again: the next step is a whole collection. A host that changes the
+ * multiplier at run time leaves this one.
  */
 #define EBB_STEPMUL_WHOLE 400000003
 

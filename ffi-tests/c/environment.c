@@ -204,11 +204,41 @@ static void a_soft_limit_above_the_hard_one_is_refused(void)
   heap_ends_empty(heap);
 }
 
+static void with_hard_limit_for_no_vm(const void *argument)
+{
+  (void)argument;
+  setenv("EBBTIDE_LIMIT_HARD", "100k", 1);
+  CHECK(ebb_heap_new(NULL) == NULL);
+  CHECK(says("EBBTIDE_LIMIT_HARD=100k: too small for a VM: takes 0 for no "
+             "limit, or 512k and more"));
+  CHECK_EQ(ebb_environment_check(NULL, 0), EBB_ERR_RANGE);
+  setenv("EBBTIDE_LIMIT_HARD", "none", 1);
+  CHECK(ebb_heap_new(NULL) == NULL);
+  CHECK(says("EBBTIDE_LIMIT_HARD=none: takes 0, or a number from 512k to 8t"));
+}
+
+static void a_hard_limit_for_no_vm_is_refused(void)
+{
+  ebb_options options = { .size = sizeof options, .limit_hard = 100 << 10 };
+  ebb_heap *heap;
+
+  CHECK_EQ(in_child(with_hard_limit_for_no_vm, NULL), 0);
+  CHECK(ebb_heap_new(&options) == NULL);
+  CHECK(says("limit_hard=100k: too small for a VM: takes 0 for no limit"));
+  heap = heap_of(0);
+  CHECK_EQ(ebb_set(heap, "limit_hard", 1000), EBB_ERR_RANGE);
+  CHECK(says("limit_hard=1000: too small for a VM: takes 0 for no limit"));
+  CHECK_EQ(ebb_set(heap, "limit_hard", -7), EBB_ERR_RANGE);
+  CHECK(says("limit_hard: -7 is not 0, or from 512k to 8t"));
+  heap_ends_empty(heap);
+}
+
 int main(void)
 {
   RUN(variables_without_effect_are_told_once);
   RUN(a_line_has_an_end);
   RUN(bad_values_are_found_before_a_heap_is_made);
   RUN(a_soft_limit_above_the_hard_one_is_refused);
+  RUN(a_hard_limit_for_no_vm_is_refused);
   return check_status();
 }

@@ -17,7 +17,7 @@ mod text;
 use core::ffi::CStr;
 
 use crate::error::Error;
-pub(crate) use environment::{check_environment, note_stderr, pending, tell_unused};
+pub(crate) use environment::{check_environment, pending, tell_once, tell_unused};
 use text::Value;
 
 /// One option. The variants stand in the order of the table and of the fields of `ebb_options`.

@@ -120,6 +120,41 @@ static void variables_without_effect_are_told_once(void)
   }
 }
 
+/* Where another file has become descriptor 2 since the library was first used,
+ * the line does not go into that file. */
+static void with_another_file(const void *argument)
+{
+  (void)argument;
+  setenv("EBBTIDE_DECAY", "500", 1);
+  CHECK_EQ(ebb_environment_check(NULL, 0), EBB_OK);
+  keep_stderr();
+  heap_comes_and_goes();
+  check_text(said_since(), "");
+}
+
+/* Nor where descriptor 2 was closed before. */
+static void with_closed_stderr(const void *argument)
+{
+  int kept = dup(STDERR_FILENO);
+
+  (void)argument;
+  setenv("EBBTIDE_DECAY", "500", 1);
+  close(STDERR_FILENO);
+  errno = ERRNO_MARK;
+  CHECK_EQ(ebb_environment_check(NULL, 0), EBB_OK);
+  check_errno();
+  CHECK(dup2(kept, STDERR_FILENO) == STDERR_FILENO);
+  keep_stderr();
+  heap_comes_and_goes();
+  check_text(said_since(), "");
+}
+
+static void other_files_are_left_alone(void)
+{
+  CHECK_EQ(in_child(with_another_file, NULL), 0);
+  CHECK_EQ(in_child(with_closed_stderr, NULL), 0);
+}
+
 /* Long names fill the line and no more. */
 static void with_long_names(const void *argument)
 {
@@ -236,6 +271,7 @@ static void a_hard_limit_for_no_vm_is_refused(void)
 int main(void)
 {
   RUN(variables_without_effect_are_told_once);
+  RUN(other_files_are_left_alone);
   RUN(a_line_has_an_end);
   RUN(bad_values_are_found_before_a_heap_is_made);
   RUN(a_soft_limit_above_the_hard_one_is_refused);

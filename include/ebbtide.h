@@ -91,9 +91,10 @@ struct lua_State;
 #define EBB_NEVER 2147483647
 
 /**
- * The collector's step multiplier (LUA_GCSETSTEPMUL) that a heap sets when an
- * allocation was refused, until memory is there again: the next step is a whole
- * collection. A host that changes the multiplier at run time leaves this one.
+ * The collector's step multiplier (LUA_GCSETSTEPMUL) that a heap sets from seven
+ * eighths of limit_hard on, and when an allocation was refused, until memory is
+ * there again: the next step is a whole collection. A host that changes the
+ * multiplier at run time leaves this one.
  */
 #define EBB_STEPMUL_WHOLE 400000003
 
@@ -951,7 +952,8 @@ void *ebb_alloc_checked(void *heap,
  *           option has and that have no effect, with the nearest names; an empty
  *           string if there are none. What does not fit is cut off. A host that
  *           takes the line logs it: the library does not write it to standard
- *           error any more, as the process's first heap otherwise does.
+ *           error any more, as it otherwise does with the process's first heap or
+ *           Lua module.
  * size      bytes at warning; 320 are enough for every line.
  *
  * Returns EBB_OK; EBB_ERR_RANGE when a value makes no sense, and no heap can be made

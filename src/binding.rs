@@ -138,7 +138,8 @@ const CORE: &[(&CStr, lua_CFunction)] = &[
 ///
 /// `state` is a live VM of this thread's.
 unsafe fn push_core(lua: &Lua, state: *mut lua_State) {
-    options::note_stderr();
+    // Not at the end of the VM: os.exit() does not close it, and a VM may never have a heap.
+    options::tell_once();
     // SAFETY: the caller's promise; the memory is as large as a Progress, aligned to 8 bytes, and
     // lives as long as one of the functions that have it as their upvalue.
     unsafe {

@@ -17,7 +17,7 @@ mod text;
 use core::ffi::CStr;
 
 use crate::error::Error;
-pub(crate) use environment::{check_environment, note_stderr, pending, tell_unused};
+pub(crate) use environment::{check_environment, pending, tell_once, tell_unused};
 use text::Value;
 
 /// One option. The variants stand in the order of the table and of the fields of `ebb_options`.
@@ -198,7 +198,8 @@ impl Options {
                 options.0[index] = spec.in_range(value)?;
             }
         }
-        Options::check_limit_hard(Key::LimitHard, options.get(Key::LimitHard))?;
+        let hard = Key::LimitHard;
+        Options::check_limit_hard(hard, options.get(hard), names[hard as usize])?;
         options.check_limits(|key| names[key as usize])?;
         Ok(options)
     }
@@ -242,6 +243,11 @@ impl Options {
         })
     }
 
+    /// The name of an option.
+    pub(crate) fn name(key: Key) -> &'static str {
+        TABLE[key as usize].name
+    }
+
     /// All options by name, with their values.
     pub(crate) fn by_name(&self) -> impl Iterator<Item = (&'static str, i64)> {
         TABLE.iter().map(|spec| spec.name).zip(self.0)
@@ -263,14 +269,15 @@ impl Options {
         Err(Error::Range.because(format_args!("{name}: {number} is not a whole number")))
     }
 
-    /// Checks that a hard limit leaves room for a VM.
-    pub(crate) fn check_limit_hard(key: Key, value: i64) -> Result<(), Error> {
+    /// Checks that a hard limit leaves room for a VM. Somebody gave the value by the name `called`.
+    pub(crate) fn check_limit_hard(key: Key, value: i64, called: &str) -> Result<(), Error> {
         if key != Key::LimitHard || !(1..LIMIT_HARD_MIN).contains(&value) {
             return Ok(());
         }
         Err(Error::Range.because(format_args!(
-            "limit_hard: {value} bytes are too few for a VM: takes 0 for no limit, or {}k and more",
-            LIMIT_HARD_MIN >> 10
+            "{called}={}: too small for a VM: takes 0 for no limit, or {} and more",
+            Value(value, Unit::Bytes),
+            Value(LIMIT_HARD_MIN, Unit::Bytes),
         )))
     }
 
@@ -286,7 +293,7 @@ impl Options {
         let mut changed = self.clone();
         changed.put(key, value);
         match key {
-            Key::LimitSoft | Key::LimitHard => changed.check_limits(|key| TABLE[key as usize].name),
+            Key::LimitSoft | Key::LimitHard => changed.check_limits(Options::name),
             _ => Ok(()),
         }
     }

@@ -120,6 +120,41 @@ static void variables_without_effect_are_told_once(void)
   }
 }
 
+/* Where another file has become descriptor 2 since the library was first used,
+ * the line does not go into that file. */
+static void with_another_file(const void *argument)
+{
+  (void)argument;
+  setenv("EBBTIDE_DECAY", "500", 1);
+  CHECK_EQ(ebb_environment_check(NULL, 0), EBB_OK);
+  keep_stderr();
+  heap_comes_and_goes();
+  check_text(said_since(), "");
+}
+
+/* Nor where descriptor 2 was closed before. */
+static void with_closed_stderr(const void *argument)
+{
+  int kept = dup(STDERR_FILENO);
+
+  (void)argument;
+  setenv("EBBTIDE_DECAY", "500", 1);
+  close(STDERR_FILENO);
+  errno = ERRNO_MARK;
+  CHECK_EQ(ebb_environment_check(NULL, 0), EBB_OK);
+  check_errno();
+  CHECK(dup2(kept, STDERR_FILENO) == STDERR_FILENO);
+  keep_stderr();
+  heap_comes_and_goes();
+  check_text(said_since(), "");
+}
+
+static void other_files_are_left_alone(void)
+{
+  CHECK_EQ(in_child(with_another_file, NULL), 0);
+  CHECK_EQ(in_child(with_closed_stderr, NULL), 0);
+}
+
 /* Long names fill the line and no more. */
 static void with_long_names(const void *argument)
 {
@@ -204,11 +239,42 @@ static void a_soft_limit_above_the_hard_one_is_refused(void)
   heap_ends_empty(heap);
 }
 
+static void with_hard_limit_for_no_vm(const void *argument)
+{
+  (void)argument;
+  setenv("EBBTIDE_LIMIT_HARD", "100k", 1);
+  CHECK(ebb_heap_new(NULL) == NULL);
+  CHECK(says("EBBTIDE_LIMIT_HARD=100k: too small for a VM: takes 0 for no "
+             "limit, or 512k and more"));
+  CHECK_EQ(ebb_environment_check(NULL, 0), EBB_ERR_RANGE);
+  setenv("EBBTIDE_LIMIT_HARD", "none", 1);
+  CHECK(ebb_heap_new(NULL) == NULL);
+  CHECK(says("EBBTIDE_LIMIT_HARD=none: takes 0, or a number from 512k to 8t"));
+}
+
+static void a_hard_limit_for_no_vm_is_refused(void)
+{
+  ebb_options options = { .size = sizeof options, .limit_hard = 100 << 10 };
+  ebb_heap *heap;
+
+  CHECK_EQ(in_child(with_hard_limit_for_no_vm, NULL), 0);
+  CHECK(ebb_heap_new(&options) == NULL);
+  CHECK(says("limit_hard=100k: too small for a VM: takes 0 for no limit"));
+  heap = heap_of(0);
+  CHECK_EQ(ebb_set(heap, "limit_hard", 1000), EBB_ERR_RANGE);
+  CHECK(says("limit_hard=1000: too small for a VM: takes 0 for no limit"));
+  CHECK_EQ(ebb_set(heap, "limit_hard", -7), EBB_ERR_RANGE);
+  CHECK(says("limit_hard: -7 is not 0, or from 512k to 8t"));
+  heap_ends_empty(heap);
+}
+
 int main(void)
 {
   RUN(variables_without_effect_are_told_once);
+  RUN(other_files_are_left_alone);
   RUN(a_line_has_an_end);
   RUN(bad_values_are_found_before_a_heap_is_made);
   RUN(a_soft_limit_above_the_hard_one_is_refused);
+  RUN(a_hard_limit_for_no_vm_is_refused);
   return check_status();
 }

@@ -38,7 +38,7 @@ static const struct option all[] = {
   { "limit_soft", 0, 8 * TIB, 0, 0, FIELD(limit_soft),
     "from 0 to 8t or cgroup", NULL },
   { "limit_hard", 0, 8 * TIB, 0, 0, FIELD(limit_hard),
-    "from 0 to 8t", NULL },
+    "from 512k to 8t", NULL },
   { "step_us", 1, 1000000, 250, 0, FIELD(step_us),
     "from 1 to 1000000 us", NULL },
   { "auto", 0, 1, 1, 0, FIELD(auto_),

@@ -20,8 +20,9 @@ enum refused {
   REFUSE_MADVISE = 1,
   REFUSE_LISTS = 2,    /* process_madvise */
   REFUSE_MREMAP = 4,
-  REFUSE_MMAP = 8,     /* over what is mapped */
-  REFUSE_ALL = 15
+  REFUSE_MUNMAP = 8,
+  REFUSE_MMAP = 16,    /* over what is mapped */
+  REFUSE_ALL = 23      /* by which memory goes back; a heap can be ended */
 };
 
 /* Jumps over the rest of the filter when a call is not that one. */
@@ -43,7 +44,7 @@ static void install(struct sock_filter *filter, unsigned short length)
 static void refuse(unsigned calls, unsigned error)
 {
   static const unsigned numbers[] = { SYS_madvise, SYS_process_madvise,
-                                      SYS_mremap };
+                                      SYS_mremap, SYS_munmap };
   struct sock_filter fixed[] = {
     ON_CALL(SYS_mmap, 3),
     BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3])),
@@ -337,7 +338,7 @@ static void give_back_in_a_sandbox(const void *argument)
   kernel = stats_of(heap, EBB_STATS_KERNEL);
   CHECK(kernel.kernel_resident <= kernel.resident);
   /* Only what is mapped anew, and not as its neighbours, is a mapping more. */
-  if (!(sandbox->calls & REFUSE_MREMAP)) {
+  if (!(sandbox->calls & (REFUSE_MREMAP | REFUSE_MUNMAP))) {
     CHECK(mappings() <= before + 8);
   }
   survivors_are_unchanged(COUNT);
@@ -353,6 +354,7 @@ static void another_call_gives_back_where_one_is_refused(void)
   static const unsigned calls[] = {
     REFUSE_MADVISE, REFUSE_LISTS, REFUSE_MADVISE | REFUSE_LISTS,
     REFUSE_MADVISE | REFUSE_LISTS | REFUSE_MREMAP,
+    REFUSE_MADVISE | REFUSE_LISTS | REFUSE_MUNMAP,
   };
   static const unsigned errors[] = { EPERM, EINVAL, ENOSYS };
   struct sandbox sandbox;
@@ -375,10 +377,9 @@ static void keep_all_in_a_sandbox(const void *argument)
   struct rng rng = { 4 };
   ebb_stats stats;
 
-  (void)argument;
   CHECK_EQ(stats_of(heap, 0).purge_errno, 0);
   scatter(heap, &rng, COUNT, 100);
-  refuse(REFUSE_ALL, EACCES);
+  refuse(*(const unsigned *)argument, EACCES);
   CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_ERR_SYSTEM);
   CHECK(says_refused());
   CHECK(strstr(ebb_strerror(0), strerror(EACCES)) != NULL);
@@ -392,7 +393,15 @@ static void keep_all_in_a_sandbox(const void *argument)
 
 static void a_heap_that_can_return_nothing_says_why(void)
 {
-  CHECK_EQ(in_child(keep_all_in_a_sandbox, NULL), 0);
+  /* What moves away cannot be unmapped there, and comes back. */
+  static const unsigned calls[] = {
+    REFUSE_ALL, REFUSE_ALL - REFUSE_MREMAP + REFUSE_MUNMAP,
+  };
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(calls); i++) {
+    CHECK_EQ(in_child(keep_all_in_a_sandbox, &calls[i]), 0);
+  }
 }
 
 int main(void)

@@ -130,10 +130,14 @@ local function environment()
   if attaches == "other" then
     -- Another file takes the place of standard error.
     ffi.C.dup2(ffi.C.open("/dev/null", 1), 2)
-  elseif attaches then
+  elseif attaches == "attach" then
     assert(allocator.attach())
   end
   io.write(assert(allocator.report()))
+  if attaches == "exit" then
+    io.flush()
+    os.exit(0)
+  end
 end
 
 local modes = { large = large_blocks, reclaim = in_place, attach = by_attach, rest = at_rest,

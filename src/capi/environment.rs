@@ -13,7 +13,8 @@ use crate::options;
 ///           option has and that have no effect, with the nearest names; an empty
 ///           string if there are none. What does not fit is cut off. A host that
 ///           takes the line logs it: the library does not write it to standard
-///           error any more, as the process's first heap otherwise does.
+///           error any more, as it otherwise does with the process's first heap or
+///           Lua module.
 /// size      bytes at warning; 320 are enough for every line.
 ///
 /// Returns EBB_OK; EBB_ERR_RANGE when a value makes no sense, and no heap can be made

@@ -30,9 +30,10 @@ pub const EBB_ERR_UNKNOWN: c_int = -7;
 /// ebb_next_tick(): never. As a timeout it is 24 days, which does no harm.
 pub const EBB_NEVER: c_int = 2147483647;
 
-/// The collector's step multiplier (LUA_GCSETSTEPMUL) that a heap sets when an
-/// allocation was refused, until memory is there again: the next step is a whole
-/// collection. A host that changes the multiplier at run time leaves this one.
+/// The collector's step multiplier (LUA_GCSETSTEPMUL) that a heap sets from seven
+/// eighths of limit_hard on, and when an allocation was refused, until memory is
+/// there again: the next step is a whole collection. A host that changes the
+/// multiplier at run time leaves this one.
 pub const EBB_STEPMUL_WHOLE: c_int = 400000003;
 
 /// In a field of ebb_options: 0, where a field that is 0 takes another value.

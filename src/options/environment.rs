@@ -2,13 +2,12 @@
 //!
 //! A variable of ours that no option has is a spelling mistake, and nobody would notice. The
 //! process tells of such variables once: in the log of a host that asks ([`check_environment`]), or
-//! else on standard error when the process makes its first heap. Texts are made apart from that.
+//! else on standard error when the process first makes a heap or opens a Lua module. Texts are made
+//! apart from that.
 
 use core::ffi::{CStr, c_char};
 use core::fmt::Write;
-use core::mem::MaybeUninit;
-use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::nearest::Meant;
 use super::{Options, TABLE};
@@ -28,8 +27,6 @@ static TOLD: AtomicBool = AtomicBool::new(false);
 static TAKEN: AtomicBool = AtomicBool::new(false);
 /// Whether the process was told that these values had no effect.
 static UNUSED_TOLD: AtomicBool = AtomicBool::new(false);
-/// The device and inode of standard error when a Lua module was opened; 0 before.
-static STDERR: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 unsafe extern "C" {
     /// The variables of the process: C strings, and a null pointer behind the last one.
@@ -85,7 +82,8 @@ fn name_of_ours(variable: &[u8]) -> Option<&[u8]> {
 }
 
 /// Tells of variables without effect, unless the process was told.
-pub(super) fn tell_once() {
+pub(crate) fn tell_once() {
+    tell::note_stderr();
     if TOLD.load(Relaxed) || TOLD.swap(true, Relaxed) {
         return;
     }
@@ -102,6 +100,7 @@ pub(super) fn note_taken() {
 /// What to tell of variables without effect, for a host with a log of its own, and whether the
 /// values of the others make sense. Counts as told when the host takes the text.
 pub(crate) fn check_environment(takes_text: bool) -> (Option<Line>, Result<(), Error>) {
+    tell::note_stderr();
     if takes_text {
         TOLD.store(true, Relaxed);
     }
@@ -121,37 +120,16 @@ pub(crate) fn pending() -> Option<Line> {
     (!line.as_bytes().is_empty()).then_some(line)
 }
 
-/// Remembers which file standard error leads to, for [`tell_unused`].
-pub(crate) fn note_stderr() {
-    if let Some((device, inode)) = file_of_stderr().filter(|_| STDERR[1].load(Relaxed) == 0) {
-        STDERR[0].store(device, Relaxed);
-        STDERR[1].store(inode, Relaxed);
-    }
-}
-
-/// Tells on standard error, once, that options in the environment never had an effect, because the
-/// process made no heap. Not where another file has become standard error since.
+/// Tells, once, that options in the environment never had an effect, because the process made no
+/// heap.
 pub(crate) fn tell_unused() {
-    let same = file_of_stderr() == Some((STDERR[0].load(Relaxed), STDERR[1].load(Relaxed)));
-    if let Some(line) = pending().filter(|_| same && !TAKEN.load(Relaxed))
+    if let Some(line) = pending().filter(|_| !TAKEN.load(Relaxed))
         && !UNUSED_TOLD.swap(true, Relaxed)
     {
         tell::line(format_args!(
             "{} had no effect: no VM had a heap; attach() gives it one",
             line.as_str()
         ));
-    }
-}
-
-fn file_of_stderr() -> Option<(u64, u64)> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: there is room for the answer, which is read only if there is one.
-    unsafe {
-        if libc::fstat(libc::STDERR_FILENO, stat.as_mut_ptr()) != 0 {
-            return None;
-        }
-        let stat = stat.assume_init();
-        Some((stat.st_dev, stat.st_ino))
     }
 }
 

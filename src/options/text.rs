@@ -8,7 +8,7 @@
 use core::ffi::CStr;
 use core::fmt::{self, Display, Formatter};
 
-use super::{CGROUP, Spec, Unit};
+use super::{CGROUP, Key, LIMIT_HARD_MIN, Spec, Unit};
 use crate::error::Error;
 
 /// Powers of 1024 by their suffix, the largest first.
@@ -33,13 +33,14 @@ struct Range<'a>(&'a Spec);
 
 impl Display for Range<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Spec { min, max, unit, .. } = *self.0;
+        let Spec { max, unit, .. } = *self.0;
+        let min = if self.0.key == Key::LimitHard { LIMIT_HARD_MIN } else { self.0.min };
         let symbol = match unit {
             Unit::Bytes | Unit::Word => "",
             Unit::Milliseconds => " ms",
             Unit::Microseconds => " us",
         };
-        write!(f, "{} to {}{symbol}", Value(min, unit), Value(max, unit))
+        write!(f, "from {} to {}{symbol}", Value(min, unit), Value(max, unit))
     }
 }
 
@@ -69,7 +70,8 @@ impl Display for Takes<'_> {
         if spec.unit == Unit::Word {
             return write!(f, "takes {}", Words(spec.words));
         }
-        write!(f, "takes a number from {}", Range(spec))?;
+        let zero = spec.zero_apart();
+        write!(f, "takes {zero}a number {}", Range(spec))?;
         if !spec.words.is_empty() {
             write!(f, " or {}", Words(spec.words))?;
         }
@@ -86,6 +88,11 @@ impl Spec {
         Takes(self)
     }
 
+    /// The words for a 0 that lies apart from the range: no hard limit.
+    fn zero_apart(&self) -> &'static str {
+        if self.key == Key::LimitHard { "0, or " } else { "" }
+    }
+
     /// Checks a number that somebody gave.
     pub(super) fn in_range(&self, value: i64) -> Result<i64, Error> {
         if (self.min..=self.max).contains(&value) || self.words.iter().any(|word| word.1 == value) {
@@ -94,7 +101,8 @@ impl Spec {
         let Spec { name, unit, .. } = *self;
         let value = Value(value, unit);
         let or = if self.words.iter().any(|word| word.1 == CGROUP) { " or cgroup" } else { "" };
-        Err(Error::Range.because(format_args!("{name}: {value} is not from {}{or}", Range(self))))
+        let (zero, range) = (self.zero_apart(), Range(self));
+        Err(Error::Range.because(format_args!("{name}: {value} is not {zero}{range}{or}")))
     }
 
     /// Reads a value that somebody gave as text under a name.
@@ -188,6 +196,7 @@ mod tests {
         let sizes = "; k, m, g and t behind it are powers of 1024";
         assert_eq!(takes(Key::Reserve), format!("takes a number from 1m to 8t{sizes}"));
         assert_eq!(takes(Key::LimitSoft), format!("takes a number from 0 to 8t or cgroup{sizes}"));
+        assert_eq!(takes(Key::LimitHard), format!("takes 0, or a number from 512k to 8t{sizes}"));
         assert_eq!(takes(Key::DecayMs), "takes a number from 0 to 3600000 ms");
         assert_eq!(takes(Key::StepUs), "takes a number from 1 to 1000000 us");
         assert_eq!(takes(Key::Auto), "takes off or on");

@@ -7,19 +7,22 @@
 //!                   the call: process_madvise, then mremap, then mmap
 //! ```
 //!
-//! A sandbox (seccomp) may refuse `madvise` and nothing else. Whether it does shows an advice for
-//! no bytes, which no kernel refuses. A range that is refused for its own sake stays as it is:
-//! locked memory is locked because the program wants it so.
+//! A sandbox (seccomp) may refuse `madvise` and nothing else, or other calls too: a call that is
+//! refused is a way that does not work. Whether it refuses `madvise` shows an advice for no bytes,
+//! which no kernel refuses. A range that is refused for its own sake stays as it is: locked memory
+//! is locked because the program wants it so.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::kernel::map_fresh;
 use super::{MemoryRange, Purged};
-use crate::bug::bug;
 
 /// Whether the kernel may know how to discard several ranges at once: Linux 6.14 and later.
 static BATCHES: AtomicBool = AtomicBool::new(true);
+
+/// Whether pages that were moved away can be unmapped.
+static MOVES: AtomicBool = AtomicBool::new(true);
 
 /// "This process", where a pidfd is asked for.
 const PIDFD_SELF: libc::c_int = -10000;
@@ -131,18 +134,28 @@ unsafe fn discard_by_list(range: MemoryRange) -> bool {
 unsafe fn discard_by_moving(range: MemoryRange) -> bool {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
     let MemoryRange { start, bytes } = range;
+    if !MOVES.load(Relaxed) {
+        return false;
+    }
     // SAFETY: the caller's promise: nothing in the pages is of value. The kernel chooses where they
-    // go, so that they replace nothing, and nobody else knows of them there.
+    // go, so that they replace nothing, and nobody else knows of them there. Back they replace the
+    // empty range alone.
     unsafe {
         let moved = libc::mremap(start.cast(), bytes, bytes, flags, ptr::null_mut::<u8>());
         if moved == libc::MAP_FAILED {
             return false;
         }
-        if libc::munmap(moved, bytes) != 0 {
-            bug!("{moved:p}: the kernel refused to unmap {bytes} bytes that it moved there");
+        if libc::munmap(moved, bytes) == 0 {
+            return true;
         }
+        // A sandbox that refuses munmap, too.
+        MOVES.store(false, Relaxed);
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let back = libc::mremap(moved, bytes, bytes, flags, start.cast::<u8>());
+        // Pages that cannot come back either are lost. The call may have failed after it had made
+        // room for them.
+        back == libc::MAP_FAILED && map_fresh(start, bytes)
     }
-    true
 }
 
 /// Maps fresh memory over the range, as a mapping of its own where its neighbours are not alike.

@@ -30,6 +30,15 @@ fn the_command_refuses_settings_that_do_not_exist() {
 }
 
 #[test]
+fn a_value_is_refused_by_the_name_that_gave_it() {
+    let takes = "too small for a VM: takes 0 for no limit, or 512k and more\n";
+    let said = refusal(&mut run(&["--limit-hard", "100k", "true"]));
+    assert_eq!(said, format!("ebbtide: --limit-hard 100k: {takes}"));
+    let said = refusal(run(&["true"]).env("EBBTIDE_LIMIT_HARD", "100k"));
+    assert_eq!(said, format!("ebbtide: EBBTIDE_LIMIT_HARD=100k: {takes}"));
+}
+
+#[test]
 fn an_empty_setting_is_none() {
     let mut command = run(&["--report"]);
     for name in ["RETAIN", "CHECKED", "CHEKED", "REPORT_SIGNAL", "PRELOAD", "VERBOSE"] {

@@ -6,7 +6,9 @@
  * exits     prints "ready", and ends with status 3 by _exit when SIGTERM comes
  * busy      prints "ready", and works in Lua without ever waiting
  * leaves    waits for SIGTERM on a thread's mask, as many daemons do, and ends
- *           by _exit; children that end so before are not worth a report */
+ *           by _exit; children that end so before are not worth a report
+ * stuck     fills standard error, closes half of its VMs, prints "ready", and
+ *           waits for SIGTERM */
 
 #include "check.h"
 
@@ -14,6 +16,7 @@
 #include <lua.h>
 #include <lualib.h>
 
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -313,6 +316,33 @@ static void leaves(void)
   _exit(signal == SIGTERM ? 4 : 5);
 }
 
+/* VMs of a program whose standard error nobody reads. */
+#define STUCK_VMS 300
+
+static void stuck(void)
+{
+  static const char text[4096];
+  lua_State *vms[STUCK_VMS];
+  int flags = fcntl(STDERR_FILENO, F_GETFL);
+  size_t i;
+
+  for (i = 0; i < STUCK_VMS; i++) {
+    vms[i] = luaL_newstate();
+    REQUIRE(vms[i] != NULL);
+  }
+  REQUIRE(fcntl(STDERR_FILENO, F_SETFL, flags | O_NONBLOCK) == 0);
+  while (write(STDERR_FILENO, text, sizeof text) > 0) {
+  }
+  REQUIRE(errno == EAGAIN);
+  REQUIRE(fcntl(STDERR_FILENO, F_SETFL, flags) == 0);
+  for (i = 0; i < STUCK_VMS / 2; i++) {
+    lua_close(vms[i]);
+  }
+  puts("ready");
+  fflush(stdout);
+  sleep(120);
+}
+
 static void exits(int signal)
 {
   (void)signal;
@@ -331,6 +361,10 @@ int main(int argc, char **argv)
   }
   if (strcmp(argv[1], "leaves") == 0) {
     leaves();
+  }
+  if (strcmp(argv[1], "stuck") == 0) {
+    stuck();
+    return 1;
   }
   if (strcmp(argv[1], "exits") == 0) {
     signal(SIGTERM, exits);

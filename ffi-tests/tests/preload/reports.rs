@@ -139,6 +139,23 @@ fn nobody_needs_to_read_a_report() {
     assert!(child.wait().expect("a status").success());
 }
 
+/// Nobody drains a full pipe: all lines together hold up the program for a moment only, 300 VMs'
+/// lines as one VM's.
+#[test]
+fn a_full_pipe_holds_up_a_program_once() {
+    let mut command = run(&["--report"]);
+    command.arg(program("signals")).arg("stuck").stderr(Stdio::piped()).stdout(Stdio::piped());
+    let start = Instant::now();
+    let mut child = command.spawn().expect("the program starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("it prints");
+    assert_eq!(line, "ready\n");
+    send(&["-s", "TERM"], &child.id().to_string());
+    assert_eq!(child.wait().expect("a status").signal(), Some(SIGTERM));
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}; 30 s if each line waits 100 ms");
+}
+
 #[test]
 fn a_program_sees_nothing_of_the_handlers_for_reports() {
     finish(clean(program("signals")).arg("plain"));

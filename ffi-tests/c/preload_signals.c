@@ -7,6 +7,8 @@
  * busy      prints "ready", and works in Lua without ever waiting
  * leaves    waits for SIGTERM on a thread's mask, as many daemons do, and ends
  *           by _exit; children that end so before are not worth a report
+ * survives  handles SIGTERM, and ends by _exit after as many ms as the second
+ *           argument says
  * stuck     fills standard error, closes half of its VMs, prints "ready", and
  *           waits for SIGTERM */
 
@@ -343,6 +345,14 @@ static void stuck(void)
   sleep(120);
 }
 
+static void survives(const char *ms)
+{
+  signal(SIGTERM, one_argument);
+  REQUIRE(calls_of(SIGTERM) == 1);
+  usleep((useconds_t)atoi(ms) * 1000);
+  _exit(0);
+}
+
 static void exits(int signal)
 {
   (void)signal;
@@ -353,7 +363,7 @@ int main(int argc, char **argv)
 {
   lua_State *L = luaL_newstate();
 
-  REQUIRE(argc == 2 && L != NULL);
+  REQUIRE(argc >= 2 && L != NULL);
   luaL_openlibs(L);
   if (strcmp(argv[1], "busy") == 0) {
     works_on(L);
@@ -361,6 +371,10 @@ int main(int argc, char **argv)
   }
   if (strcmp(argv[1], "leaves") == 0) {
     leaves();
+  }
+  if (strcmp(argv[1], "survives") == 0) {
+    REQUIRE(argc == 3);
+    survives(argv[2]);
   }
   if (strcmp(argv[1], "stuck") == 0) {
     stuck();

@@ -26,6 +26,10 @@
 /* sigset is deprecated, and used. */
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 
+/* Exported by the C library, with or without a declaration. */
+extern int __sigaction(int, const struct sigaction *, struct sigaction *);
+extern void (*bsd_signal(int, void (*)(int)))(int);
+
 static volatile sig_atomic_t calls, last_signal, last_value, held_inside;
 static sigjmp_buf back;
 
@@ -151,6 +155,36 @@ static void sets_of_signals_are_as_ever(void)
   CHECK(sigset(SIGTERM, SIG_DFL) == SIG_HOLD);
   CHECK(action_of(SIGTERM) == SIG_DFL);
   CHECK(signal(SIGTERM, SIG_ERR) == SIG_ERR);
+}
+
+/* Each function sets what the others see. */
+static void other_names_do_the_same(void)
+{
+  static const int signals[] = { SIGTERM, SIGUSR2 };
+  struct sigaction mine, old;
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(signals); i++) {
+    CHECK(ssignal(signals[i], one_argument) == SIG_DFL);
+    CHECK(action_of(signals[i]) == one_argument);
+    CHECK_EQ(calls_of(signals[i]), 1);
+    CHECK(bsd_signal(signals[i], other) == one_argument);
+    CHECK(action_of(signals[i]) == other);
+    CHECK_EQ(calls_of(signals[i]), 100);
+    memset(&mine, 0, sizeof mine);
+    mine.sa_handler = one_argument;
+    CHECK_EQ(__sigaction(signals[i], &mine, &old), 0);
+    CHECK(old.sa_handler == other);
+    CHECK(action_of(signals[i]) == one_argument);
+    CHECK_EQ(calls_of(signals[i]), 1);
+    CHECK_EQ(sigignore(signals[i]), 0);
+    CHECK_EQ(calls_of(signals[i]), 0);
+    CHECK_EQ(__sigaction(signals[i], NULL, &old), 0);
+    CHECK(old.sa_handler == SIG_IGN);
+    CHECK(bsd_signal(signals[i], SIG_DFL) == SIG_IGN);
+    CHECK(ssignal(signals[i], SIG_DFL) == SIG_DFL);
+    CHECK(action_of(signals[i]) == SIG_DFL);
+  }
 }
 
 #define H(n)                                                                  \
@@ -392,6 +426,7 @@ int main(int argc, char **argv)
   RUN(handlers_are_called_and_told);
   RUN(a_handler_for_once_is_called_once);
   RUN(sets_of_signals_are_as_ever);
+  RUN(other_names_do_the_same);
   RUN(there_may_be_many_handlers);
   RUN(a_handler_may_jump);
   RUN(a_child_of_vfork_changes_nothing);

@@ -286,6 +286,28 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Action, old: *mut 
     }
 }
 
+/// The same by its other name in the C library.
+///
+/// # Safety
+///
+/// As for [`sigaction`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { sigaction(signal, new, old) }
+}
+
+/// Ignores a signal, as in the C library.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn sigignore(signal: c_int) -> c_int {
+    let mut ignored = MaybeUninit::<Action>::zeroed();
+    // SAFETY: the fields of an action may all be zero; to ignore a signal calls nothing.
+    unsafe {
+        (*ignored.as_mut_ptr()).sa_sigaction = SIG_IGN;
+        sigaction(signal, ignored.as_ptr(), ptr::null_mut())
+    }
+}
+
 /// # Safety
 ///
 /// That of `real`, which is `signal` or of its kind.
@@ -322,8 +344,11 @@ macro_rules! functions {
     };
 }
 
+// ssignal and bsd_signal are other names of signal in the C library.
 functions! {
     signal: SIGNAL;
+    ssignal: SIGNAL;
+    bsd_signal: SIGNAL;
     sysv_signal: SYSV_SIGNAL;
     __sysv_signal: SYSV_SIGNAL_RESERVED;
     sigset: SIGSET;

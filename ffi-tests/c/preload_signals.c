@@ -6,7 +6,11 @@
  * exits     prints "ready", and ends with status 3 by _exit when SIGTERM comes
  * busy      prints "ready", and works in Lua without ever waiting
  * leaves    waits for SIGTERM on a thread's mask, as many daemons do, and ends
- *           by _exit; children that end so before are not worth a report */
+ *           by _exit; children that end so before are not worth a report
+ * survives  handles SIGTERM, and ends by _exit after as many ms as the second
+ *           argument says
+ * stuck     fills standard error, closes half of its VMs, prints "ready", and
+ *           waits for SIGTERM */
 
 #include "check.h"
 
@@ -14,12 +18,17 @@
 #include <lua.h>
 #include <lualib.h>
 
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 
 /* sigset is deprecated, and used. */
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+
+/* Exported by the C library, with or without a declaration. */
+extern int __sigaction(int, const struct sigaction *, struct sigaction *);
+extern void (*bsd_signal(int, void (*)(int)))(int);
 
 static volatile sig_atomic_t calls, last_signal, last_value, held_inside;
 static sigjmp_buf back;
@@ -146,6 +155,36 @@ static void sets_of_signals_are_as_ever(void)
   CHECK(sigset(SIGTERM, SIG_DFL) == SIG_HOLD);
   CHECK(action_of(SIGTERM) == SIG_DFL);
   CHECK(signal(SIGTERM, SIG_ERR) == SIG_ERR);
+}
+
+/* Each function sets what the others see. */
+static void other_names_do_the_same(void)
+{
+  static const int signals[] = { SIGTERM, SIGUSR2 };
+  struct sigaction mine, old;
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(signals); i++) {
+    CHECK(ssignal(signals[i], one_argument) == SIG_DFL);
+    CHECK(action_of(signals[i]) == one_argument);
+    CHECK_EQ(calls_of(signals[i]), 1);
+    CHECK(bsd_signal(signals[i], other) == one_argument);
+    CHECK(action_of(signals[i]) == other);
+    CHECK_EQ(calls_of(signals[i]), 100);
+    memset(&mine, 0, sizeof mine);
+    mine.sa_handler = one_argument;
+    CHECK_EQ(__sigaction(signals[i], &mine, &old), 0);
+    CHECK(old.sa_handler == other);
+    CHECK(action_of(signals[i]) == one_argument);
+    CHECK_EQ(calls_of(signals[i]), 1);
+    CHECK_EQ(sigignore(signals[i]), 0);
+    CHECK_EQ(calls_of(signals[i]), 0);
+    CHECK_EQ(__sigaction(signals[i], NULL, &old), 0);
+    CHECK(old.sa_handler == SIG_IGN);
+    CHECK(bsd_signal(signals[i], SIG_DFL) == SIG_IGN);
+    CHECK(ssignal(signals[i], SIG_DFL) == SIG_DFL);
+    CHECK(action_of(signals[i]) == SIG_DFL);
+  }
 }
 
 #define H(n)                                                                  \
@@ -313,6 +352,41 @@ static void leaves(void)
   _exit(signal == SIGTERM ? 4 : 5);
 }
 
+/* VMs of a program whose standard error nobody reads. */
+#define STUCK_VMS 300
+
+static void stuck(void)
+{
+  static const char text[4096];
+  lua_State *vms[STUCK_VMS];
+  int flags = fcntl(STDERR_FILENO, F_GETFL);
+  size_t i;
+
+  for (i = 0; i < STUCK_VMS; i++) {
+    vms[i] = luaL_newstate();
+    REQUIRE(vms[i] != NULL);
+  }
+  REQUIRE(fcntl(STDERR_FILENO, F_SETFL, flags | O_NONBLOCK) == 0);
+  while (write(STDERR_FILENO, text, sizeof text) > 0) {
+  }
+  REQUIRE(errno == EAGAIN);
+  REQUIRE(fcntl(STDERR_FILENO, F_SETFL, flags) == 0);
+  for (i = 0; i < STUCK_VMS / 2; i++) {
+    lua_close(vms[i]);
+  }
+  puts("ready");
+  fflush(stdout);
+  sleep(120);
+}
+
+static void survives(const char *ms)
+{
+  signal(SIGTERM, one_argument);
+  REQUIRE(calls_of(SIGTERM) == 1);
+  usleep((useconds_t)atoi(ms) * 1000);
+  _exit(0);
+}
+
 static void exits(int signal)
 {
   (void)signal;
@@ -323,7 +397,7 @@ int main(int argc, char **argv)
 {
   lua_State *L = luaL_newstate();
 
-  REQUIRE(argc == 2 && L != NULL);
+  REQUIRE(argc >= 2 && L != NULL);
   luaL_openlibs(L);
   if (strcmp(argv[1], "busy") == 0) {
     works_on(L);
@@ -331,6 +405,14 @@ int main(int argc, char **argv)
   }
   if (strcmp(argv[1], "leaves") == 0) {
     leaves();
+  }
+  if (strcmp(argv[1], "survives") == 0) {
+    REQUIRE(argc == 3);
+    survives(argv[2]);
+  }
+  if (strcmp(argv[1], "stuck") == 0) {
+    stuck();
+    return 1;
   }
   if (strcmp(argv[1], "exits") == 0) {
     signal(SIGTERM, exits);
@@ -344,6 +426,7 @@ int main(int argc, char **argv)
   RUN(handlers_are_called_and_told);
   RUN(a_handler_for_once_is_called_once);
   RUN(sets_of_signals_are_as_ever);
+  RUN(other_names_do_the_same);
   RUN(there_may_be_many_handlers);
   RUN(a_handler_may_jump);
   RUN(a_child_of_vfork_changes_nothing);

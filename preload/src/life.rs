@@ -33,7 +33,7 @@ extern "C" fn finish() {
 /// That of the function of the same name in the C library.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn _exit(status: c_int) -> ! {
-    if settings::get().report && library::made_vms_here() && !signals::has_reported_term() {
+    if settings::get().report && library::made_vms_here() && !signals::has_just_reported_term() {
         library::report_last_seen();
     }
     // SAFETY: the caller's promise.

@@ -16,6 +16,7 @@ use libc::iovec;
 
 use crate::behind::POLL;
 use crate::settings::{self, Settings};
+use crate::slices::now_ns;
 
 /// Whether the one line of this process is still to be said.
 static WANTED: AtomicBool = AtomicBool::new(false);
@@ -36,8 +37,13 @@ static INODE: AtomicU64 = AtomicU64::new(0);
 /// The process that began, not its forks.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 
-/// How long to wait for a reader of a full pipe. The program's life is not ours to prolong.
-const READER_MS: c_int = 100;
+/// How long lines wait for the reader of a full pipe, all lines within [`PATIENCE_NS`] together: a
+/// report of 1,000 VMs holds up the program no longer than a report of one.
+const READER_MS: u64 = 100;
+/// From the begin of one wait until lines may wait again.
+const PATIENCE_NS: u64 = 5_000_000_000;
+/// The begin of the last wait; 0: no line has waited.
+static WAITED_AT_NS: AtomicU64 = AtomicU64::new(0);
 
 /// The process has forked: what becomes of the program is perhaps in its child.
 static FORKED: AtomicBool = AtomicBool::new(false);
@@ -213,13 +219,31 @@ impl<'parts> Line<'parts> {
     }
 }
 
-/// Whether a descriptor takes a line at once. A pipe that nobody reads would end the program by
-/// SIGPIPE, and one that is full would stop it.
+/// Whether a descriptor takes a line, now or within [`patience_ms`]. A pipe that nobody reads would
+/// end the program by SIGPIPE, and one that is full would stop it.
 fn takes_a_line(descriptor: c_int) -> bool {
     let mut asked = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+    let poll = POLL.get();
     // SAFETY: one descriptor to look at.
-    let ready = unsafe { POLL.get()(&mut asked, 1, READER_MS) };
+    let mut ready = unsafe { poll(&mut asked, 1, 0) };
+    if ready == 0 {
+        // SAFETY: as above.
+        ready = unsafe { poll(&mut asked, 1, patience_ms()) };
+    }
     ready == 1 && asked.revents & libc::POLLOUT != 0 && asked.revents & libc::POLLERR == 0
+}
+
+/// How long a line may wait for a reader. The clock runs from the first line that has to wait, not
+/// from each line: a reader that takes one line in 90 ms uses the time up, too.
+fn patience_ms() -> c_int {
+    let now = now_ns();
+    let begin = WAITED_AT_NS.load(Ordering::Relaxed);
+    let waited = now.saturating_sub(begin);
+    if begin == 0 || waited >= PATIENCE_NS {
+        WAITED_AT_NS.store(now, Ordering::Relaxed);
+        return READER_MS as c_int;
+    }
+    READER_MS.saturating_sub(waited / 1_000_000) as c_int
 }
 
 /// Which file a descriptor leads to.

@@ -20,12 +20,13 @@
 use core::ffi::{c_int, c_void};
 use core::mem::{MaybeUninit, transmute};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use libc::{SIG_DFL, SIG_IGN, sigaction as Action, siginfo_t, sigset_t};
 
 use crate::behind::{SIGACTION, SIGNAL, SIGSET, SYSV_SIGNAL, SYSV_SIGNAL_RESERVED, SignalFunction};
 use crate::settings::Settings;
+use crate::slices::now_ns;
 use crate::{library, report_signal, say, settings, why};
 
 type Handler = unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
@@ -34,8 +35,11 @@ type Handler = unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 static CHOSEN: AtomicI32 = AtomicI32::new(0);
 /// Whether SIGTERM is reported on.
 static ON_TERM: AtomicBool = AtomicBool::new(false);
-/// A report came with SIGTERM.
-static TERM_REPORTED: AtomicBool = AtomicBool::new(false);
+/// When a report last came with SIGTERM; 0: never.
+static TERM_REPORTED_AT_NS: AtomicU64 = AtomicU64::new(0);
+/// An end within this time after SIGTERM is the answer to SIGTERM: a second report would repeat the
+/// first. A program that lives longer has survived the signal, and its end is news.
+const SURVIVED_NS: u64 = 1_000_000_000;
 /// It was said that the chosen signal is not answered.
 static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -112,9 +116,10 @@ pub(crate) fn is_chosen() -> bool {
     CHOSEN.load(Ordering::Relaxed) != 0
 }
 
-/// Whether a report came with SIGTERM.
-pub(crate) fn has_reported_term() -> bool {
-    TERM_REPORTED.load(Ordering::Relaxed)
+/// Whether a report came with SIGTERM within the last second.
+pub(crate) fn has_just_reported_term() -> bool {
+    let at = TERM_REPORTED_AT_NS.load(Ordering::Relaxed);
+    at != 0 && now_ns().saturating_sub(at) < SURVIVED_NS
 }
 
 /// Lets in a signal that this thread holds back, if it has come.
@@ -169,7 +174,7 @@ fn report(signal: c_int) {
     // SAFETY: as above.
     let kept = unsafe { *errno };
     if signal == libc::SIGTERM {
-        TERM_REPORTED.store(true, Ordering::Relaxed);
+        TERM_REPORTED_AT_NS.store(now_ns(), Ordering::Relaxed);
     }
     let is_asked_here = signal == CHOSEN.load(Ordering::Relaxed) || settings::get().is_named;
     if library::report_last_seen() == 0 && is_asked_here {
@@ -281,6 +286,28 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Action, old: *mut 
     }
 }
 
+/// The same by its other name in the C library.
+///
+/// # Safety
+///
+/// As for [`sigaction`].
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { sigaction(signal, new, old) }
+}
+
+/// Ignores a signal, as in the C library.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn sigignore(signal: c_int) -> c_int {
+    let mut ignored = MaybeUninit::<Action>::zeroed();
+    // SAFETY: the fields of an action may all be zero; to ignore a signal calls nothing.
+    unsafe {
+        (*ignored.as_mut_ptr()).sa_sigaction = SIG_IGN;
+        sigaction(signal, ignored.as_ptr(), ptr::null_mut())
+    }
+}
+
 /// # Safety
 ///
 /// That of `real`, which is `signal` or of its kind.
@@ -317,8 +344,11 @@ macro_rules! functions {
     };
 }
 
+// ssignal and bsd_signal are other names of signal in the C library.
 functions! {
     signal: SIGNAL;
+    ssignal: SIGNAL;
+    bsd_signal: SIGNAL;
     sysv_signal: SYSV_SIGNAL;
     __sysv_signal: SYSV_SIGNAL_RESERVED;
     sigset: SIGSET;

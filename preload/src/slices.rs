@@ -67,7 +67,7 @@ impl End {
     }
 }
 
-fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     let mut time = MaybeUninit::<timespec>::zeroed();
     // SAFETY: there is room for the answer, whose fields may all be zero; each Linux has it.
     let time = unsafe {

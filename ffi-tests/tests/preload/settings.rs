@@ -60,6 +60,9 @@ fn a_bad_value_is_said_when_the_first_vm_is_made() {
     let expected =
         "ebbtide: allocators: LuaJIT keeps its own allocator: EBBTIDE_RETAIN=banana: takes a";
     assert!(said.starts_with(expected) && said.lines().count() == 1, "{said}");
+    let said = complaints(bad().env("EBBTIDE_LIMIT_HARD", "100k"));
+    let expected = "LuaJIT keeps its own allocator: EBBTIDE_LIMIT_HARD=100k: too small for a VM: ";
+    assert!(said.contains(expected) && said.lines().count() == 1, "{said}");
     let said = complaints(bad().env("EBBTIDE_REPORT_SIGNAL", "banana"));
     let expected = "ebbtide: allocators: EBBTIDE_REPORT_SIGNAL=banana: takes HUP, USR1";
     assert!(said.starts_with(expected) && said.lines().count() == 1, "{said}");

@@ -12,7 +12,7 @@ local _, core = ...
 if type(core) ~= "table" then
   core = require "ebbtide.core"
   if type(core) ~= "table" then
-    error("ebbtide: this program does not export Lua's functions (-rdynamic)", 0)
+    error("ebbtide: the library cannot see Lua's functions; standard error says why", 0)
   end
 end
 

@@ -1,12 +1,13 @@
 //! Lines for people, from a process that works: where they go.
 //!
 //! Standard error may have become another file while the program ran: a database that was opened
-//! after descriptor 2 was closed. The preload library knows which file standard error was when the
-//! program began, so under it every line goes through a function of its own. Without the preload
-//! library a line goes to the file that standard error was at the first use of this library: when
-//! the first heap was made, the environment checked, a Lua module opened or a line told. Not when the library was loaded: a
-//! daemon turns its standard error into its log between the two. Once descriptor 2 leads elsewhere,
-//! lines are dropped. (A bug that ends the process is told by `bug`, always on descriptor 2.)
+//! after descriptor 2 was closed. The preload library knows which file standard error was when
+//! the program began, so under it every line goes through a function of its own. Without the
+//! preload library a line goes to the file that standard error was at the first use of this
+//! library: when the first heap was made, the environment checked, a Lua module opened or a line
+//! told. Not when the library was loaded: a daemon turns its standard error into its log between
+//! the two. Once descriptor 2 leads elsewhere, lines are dropped. (A bug that ends the process is
+//! told by `bug`, always on descriptor 2.)
 
 use core::ffi::c_char;
 use core::fmt;

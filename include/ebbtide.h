@@ -99,6 +99,11 @@ struct lua_State;
 #define EBB_STEPMUL_WHOLE 400000003
 
 /**
+ * The same for a LuaJIT from before August 2023: the next step is a long one.
+ */
+#define EBB_STEPMUL_LONG 100003
+
+/**
  * In a field of ebb_options: 0, where a field that is 0 takes another value.
  */
 #define EBB_ZERO (-1)
@@ -229,9 +234,9 @@ typedef struct ebb_options {
    * does not fit, even after all free memory went back, is refused. Small
    * blocks may still fit on pages that are there. Set below what is held, it
    * returns what is free, as far as needed, at once. Where the heap knows its VM,
-   * and LuaJIT is from August 2023 or later, the garbage collector is made due
-   * at seven eighths of the limit and after a refusal, and has the last 32nd to
-   * itself. At least 512 KiB, for a VM needs as much. 0: no limit. Default: 0.
+   * LuaJIT's garbage collector is made due at seven eighths of the limit and
+   * after a refusal, and has the last 32nd to itself. At least 512 KiB, for a VM
+   * needs as much. 0: no limit. Default: 0.
    */
   int64_t limit_hard;
   /**
@@ -773,8 +778,7 @@ void ebb_heap_delete(struct ebb_heap *heap);
  *
  * LuaJIT does not collect when memory ran out. Of a VM on plain
  * lua_newstate(ebb_alloc, heap) the host does, after an error that it caught:
- * lua_gc(L, LUA_GCCOLLECT, 0). Of other VMs the heap sees to it, if LuaJIT is
- * from August 2023 or later (jit.version_num 20199).
+ * lua_gc(L, LUA_GCCOLLECT, 0); of other VMs the heap sees to it.
  *
  * A ptr that is no live block aborts the process with one line that says what
  * is wrong. Told at once: a pointer from elsewhere (but in a VM that was attached,

@@ -443,7 +443,7 @@ ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm, int pause,
 
     old = lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL, stepmul);
 
-    if (old == EBB_STEPMUL_WHOLE) {
+    if (old == EBB_STEPMUL_WHOLE || old == EBB_STEPMUL_LONG) {
         /* an allocation was refused: the heap sets back what it has found */
         (void) lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL, old);
         return NGX_AGAIN;

@@ -93,8 +93,7 @@ pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
 ///
 /// LuaJIT does not collect when memory ran out. Of a VM on plain
 /// lua_newstate(ebb_alloc, heap) the host does, after an error that it caught:
-/// lua_gc(L, LUA_GCCOLLECT, 0). Of other VMs the heap sees to it, if LuaJIT is
-/// from August 2023 or later (jit.version_num 20199).
+/// lua_gc(L, LUA_GCCOLLECT, 0); of other VMs the heap sees to it.
 ///
 /// A ptr that is no live block aborts the process with one line that says what
 /// is wrong. Told at once: a pointer from elsewhere (but in a VM that was attached,

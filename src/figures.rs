@@ -10,13 +10,25 @@
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-/// Bytes of one heap.
+/// What one heap holds, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) live: u64,
     pub(crate) resident: u64,
     pub(crate) resident_peak: u64,
     pub(crate) returned_total: u64,
+    pub(crate) trouble: Trouble,
+}
+
+/// What is wrong with one heap; nothing, if all is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// Allocations that were refused.
+    pub(crate) refused: u64,
+    /// 1: the heap is thrashing at a limit.
+    pub(crate) thrashing: u64,
+    /// Why the kernel took the last range not back; 0: it did.
+    pub(crate) purge_errno: u64,
 }
 
 /// The entry of one heap.
@@ -28,6 +40,9 @@ pub(crate) struct Figures {
     resident: AtomicU64,
     resident_peak: AtomicU64,
     returned_total: AtomicU64,
+    refused: AtomicU64,
+    thrashing: AtomicU64,
+    purge_errno: AtomicU64,
     next: Link,
 }
 
@@ -90,7 +105,10 @@ pub(crate) fn each(mut visit: impl FnMut(u64, Held)) {
 
 impl Figures {
     pub(crate) fn publish(&self, held: Held) {
-        let Held { live, resident, resident_peak, returned_total } = held;
+        let Held { live, resident, resident_peak, returned_total, trouble } = held;
+        self.refused.store(trouble.refused, Ordering::Relaxed);
+        self.thrashing.store(trouble.thrashing, Ordering::Relaxed);
+        self.purge_errno.store(trouble.purge_errno, Ordering::Relaxed);
         self.live.store(live, Ordering::Relaxed);
         self.resident.store(resident, Ordering::Relaxed);
         self.resident_peak.store(resident_peak, Ordering::Relaxed);
@@ -104,6 +122,11 @@ impl Figures {
             live: self.live.load(Ordering::Relaxed),
             resident: self.resident.load(Ordering::Relaxed),
             resident_peak: self.resident_peak.load(Ordering::Relaxed),
+            trouble: Trouble {
+                refused: self.refused.load(Ordering::Relaxed),
+                thrashing: self.thrashing.load(Ordering::Relaxed),
+                purge_errno: self.purge_errno.load(Ordering::Relaxed),
+            },
         }
     }
 

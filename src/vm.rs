@@ -29,7 +29,7 @@ use core::ptr;
 
 pub(crate) use attach::{Former, Held, attach, known_builtin};
 pub(crate) use birth::{Factory, make};
-pub(crate) use emergency::STEPMUL_WHOLE;
+pub(crate) use emergency::{STEPMUL_LONG, STEPMUL_WHOLE};
 pub(crate) use hands::{Turn, idle, publish};
 pub(crate) use report::{report_open, tell_of_closed};
 

@@ -5,6 +5,7 @@
 #   ffi-tests/nginx/build-compiled-in.sh FOLDER                   a shared libluajit
 #   ffi-tests/nginx/build-compiled-in.sh FOLDER static LIBRARY    a static libluajit, and the module
 #                                                                 of nginx/ with libebbtide.a inside
+#   ffi-tests/nginx/build-compiled-in.sh FOLDER static            a static libluajit alone
 #   ffi-tests/nginx/build-compiled-in.sh FOLDER luajit            no nginx: the source of OpenResty's
 #                                                                 LuaJIT, in FOLDER/source/luajit2
 #
@@ -113,7 +114,7 @@ configure_nginx() {
         --add-module="$folder/source/libnginx-mod-http-ndk" \
         --add-module="$folder/source/libnginx-mod-http-lua" \
         --add-module="$here/stream_standin"
-    [ "$mode" != static ] || set -- "$@" --add-module="$module"
+    [ -z "$library" ] || set -- "$@" --add-module="$module"
     ./configure "$@" >>"$log" 2>&1
 }
 
@@ -155,14 +156,14 @@ inputs() {
     nginx -V 2>&1
     dpkg-query -W -f '${Package} ${Version}\n' libnginx-mod-http-lua libnginx-mod-http-ndk
     cat "$0" "$here/privileged_agent.patch" "$here/stream_standin/"*
-    [ "$mode" != static ] || cat "$library" "$module/config" "$module/"*.[ch]
+    [ -z "$library" ] || cat "$library" "$module/config" "$module/"*.[ch]
 }
 
 result=$folder/sbin/nginx
 case $mode in
 shared) ;;
 luajit) result=$folder/source/luajit2 ;;
-static) [ -f "$library" ] || fail "static LIBRARY: libebbtide.a, which make builds" ;;
+static) [ -z "$library" ] || [ -f "$library" ] || fail "static LIBRARY: libebbtide.a, which make builds" ;;
 *) fail "$mode is neither shared nor static nor luajit" ;;
 esac
 nginx -v >/dev/null 2>&1 || fail "nginx is not installed, or not in PATH"

@@ -9,16 +9,24 @@ use std::thread;
 use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch, source};
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
+/// A LuaJIT that is linked in, and Debian's, by its soname.
+const LUAJITS: [&str; 2] = ["vendored", "shared"];
+
 const MODES: [&str; 2] = ["-jon", "-joff"];
 
-/// Compiles a source for the LuaJIT that is linked in. Each test has its own program.
-fn build(name: &str, test: &str) -> PathBuf {
-    let program = scratch("recovery").join(format!("{name}-{test}"));
+/// Compiles a source for a LuaJIT; linked with the library, or not. Each test has its own.
+fn build(name: &str, test: &str, luajit: &str, with_ebbtide: bool) -> PathBuf {
+    let program = scratch("recovery").join(format!("{name}-{test}-{luajit}"));
     let mut command = compiler(Language::C);
     command.arg("-I").arg(installed().include()).arg("-isystem").arg(LUAJIT.include_dir);
     command.arg("-o").arg(&program).arg(source(name)).args(["-x", "none", "-rdynamic"]);
-    command.arg(installed().archive()).args(EBBTIDE_LINK_FLAGS);
-    command.arg(LUAJIT.library).args(LUAJIT.link_flags);
+    if with_ebbtide {
+        command.arg(installed().archive()).args(EBBTIDE_LINK_FLAGS);
+    }
+    match luajit {
+        "vendored" => command.arg(LUAJIT.library).args(LUAJIT.link_flags),
+        _ => command.arg("-l:libluajit-5.1.so.2"),
+    };
     finish(command.args(["-lgcc_s", "-lpthread", "-ldl", "-lm"]));
     program
 }
@@ -34,13 +42,15 @@ fn run(program: impl AsRef<OsStr>, arguments: &[&str], script: &Path, mode: &str
 
 /// A VM of the door `new` or `attach`, in all modes at once.
 fn recovers(door: &str) {
-    let program = build("recovery.c", door);
-    thread::scope(|scope| {
-        for mode in MODES {
-            let program = &program;
-            scope.spawn(move || run(program, &[door], &script(), mode));
-        }
-    });
+    for luajit in LUAJITS {
+        let program = build("recovery.c", door, luajit, true);
+        thread::scope(|scope| {
+            for mode in MODES {
+                let program = &program;
+                scope.spawn(move || run(program, &[door], &script(), mode));
+            }
+        });
+    }
 }
 
 #[test]
@@ -51,4 +61,14 @@ fn a_vm_that_was_made_on_a_heap_works_again_after_its_limit() {
 #[test]
 fn a_vm_that_was_attached_works_again_after_its_limit() {
     recovers("attach");
+}
+
+#[test]
+fn a_vm_under_the_preload_library_works_again_after_its_limit() {
+    let ebbtide = installed().lib().join("../bin/ebbtide");
+    let host = build("door_host.c", "preload", "shared", false);
+    let host = host.to_str().expect("UTF-8");
+    for mode in MODES {
+        run(&ebbtide, &["run", "--limit-hard", "32m", host], &script(), mode);
+    }
 }

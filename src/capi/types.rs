@@ -35,6 +35,8 @@ pub const EBB_NEVER: c_int = 2147483647;
 /// there again: the next step is a whole collection. A host that changes the
 /// multiplier at run time leaves this one.
 pub const EBB_STEPMUL_WHOLE: c_int = 400000003;
+/// The same for a LuaJIT from before August 2023: the next step is a long one.
+pub const EBB_STEPMUL_LONG: c_int = 100003;
 
 /// In a field of ebb_options: 0, where a field that is 0 takes another value.
 pub const EBB_ZERO: i64 = -1;
@@ -113,9 +115,9 @@ pub struct ebb_options {
     /// does not fit, even after all free memory went back, is refused. Small
     /// blocks may still fit on pages that are there. Set below what is held, it
     /// returns what is free, as far as needed, at once. Where the heap knows its VM,
-    /// and LuaJIT is from August 2023 or later, the garbage collector is made due
-    /// at seven eighths of the limit and after a refusal, and has the last 32nd to
-    /// itself. At least 512 KiB, for a VM needs as much. 0: no limit. Default: 0.
+    /// LuaJIT's garbage collector is made due at seven eighths of the limit and
+    /// after a refusal, and has the last 32nd to itself. At least 512 KiB, for a VM
+    /// needs as much. 0: no limit. Default: 0.
     pub limit_hard: i64,
     /// Microseconds that memory may go back for at a time inside of ebb_alloc(),
     /// from 1 to 1000000. One call to the kernel is made in any case: at most

@@ -186,7 +186,8 @@ pub unsafe extern "C" fn ebb_on_close(
     }
 }
 
-const _: () = assert!(EBB_STEPMUL_WHOLE == vm::STEPMUL_WHOLE);
+const _: () =
+    assert!(EBB_STEPMUL_WHOLE == vm::STEPMUL_WHOLE && EBB_STEPMUL_LONG == vm::STEPMUL_LONG);
 
 fn no_bond(call: &str) -> Error {
     Error::Argument.because(format_args!("{call}: the heap did not come with a VM"))

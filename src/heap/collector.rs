@@ -25,6 +25,8 @@ pub(crate) struct Collector {
     ///
     /// As for `make_due`.
     pub(crate) let_be: unsafe fn(context: *mut u8),
+    /// It does not run cycles to their ends, but makes a step each time that it is made due.
+    pub(crate) in_steps: bool,
 }
 
 impl<S: Above> Heap<S> {

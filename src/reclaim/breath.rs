@@ -24,7 +24,7 @@ use super::purge::{Budget, Cursor, Outcome, Sweep};
 use super::room::Rooms;
 use super::thrashing::Thrashing;
 use super::times::Times;
-use crate::figures::{Figures, Held};
+use crate::figures::{Figures, Held, Trouble};
 use crate::heap::recall::{self, Cause};
 use crate::heap::{Above, Heap, NO_GATE};
 use crate::options::Key;
@@ -220,6 +220,11 @@ impl<S: Os> Heap<S> {
                 resident: snapshot.resident() as u64,
                 resident_peak: snapshot.resident_peak as u64,
                 returned_total: recall::total(&self.runs.recall.returned) * PAGE as u64,
+                trouble: Trouble {
+                    refused: self.counts.refused_allocations,
+                    thrashing: self.is_thrashing().into(),
+                    purge_errno: self.counts.purge_errno as u64,
+                },
             });
         }
     }

@@ -32,6 +32,8 @@ use crate::os::Os;
 /// How often the collector is made due in one emergency. The first may only end a cycle, and the
 /// second be lost inside of the collector, which allocates too.
 const CYCLES: u8 = 3;
+/// The same for a collector that makes a step each time.
+const STEPS: u8 = 255;
 /// The collector has had its turn when more blocks were freed, or after this many slow allocations.
 const TURN_BLOCKS: u64 = 32;
 const TURN_ALLOCATIONS: u8 = 16;
@@ -93,7 +95,8 @@ impl<S: Os> Heap<S> {
         self.collecting = true;
         self.grace = GRACE;
         self.note_turn();
-        self.above.emergency.left = if is_due { CYCLES - 1 } else { CYCLES };
+        let turns = if self.collector_in_steps() { STEPS } else { CYCLES };
+        self.above.emergency.left = turns - u8::from(is_due);
         if is_due {
             self.retire_spans();
         } else {
@@ -125,7 +128,14 @@ impl<S: Os> Heap<S> {
         self.above.emergency.freed_blocks = self.freed_blocks();
     }
 
+    fn collector_in_steps(&self) -> bool {
+        self.collector.is_some_and(|collector| collector.in_steps)
+    }
+
     fn is_still_due(&self) -> bool {
+        if self.collector_in_steps() {
+            return false;
+        }
         let emergency = &self.above.emergency;
         let freed = self.freed_blocks().wrapping_sub(emergency.freed_blocks);
         emergency.waited < TURN_ALLOCATIONS && freed <= TURN_BLOCKS

@@ -10,8 +10,9 @@
 //!
 //! LuaJITs from before August 2023, which call themselves 2.1.0-beta3, may crash where an
 //! allocation is refused in compiled code in which no step of the collector ran shortly before:
-//! they do not know where the frame is then. After a whole cycle no step follows for long, so
-//! that it happens more often. Their collector is left alone, and their hosts collect.
+//! they do not know where the frame is then. After a whole cycle no step follows for long. So a
+//! step is long there ([`STEPMUL_LONG`]) and no cycle, each allocation on the slow path makes the
+//! next one due, and in the end a cycle is under way at the program's own pace.
 //!
 //! While the program has the collector stopped, and inside of a finalizer, the threshold is beyond
 //! reach (`LUA_GCISRUNNING` says 0), and nothing is touched. The program's own step multiplier is
@@ -36,11 +37,16 @@ type Gc = unsafe extern "C-unwind" fn(*mut lua_State, c_int, c_int) -> c_int;
 /// value it is. `EBB_STEPMUL_WHOLE` is the same value for hosts.
 pub(crate) const STEPMUL_WHOLE: c_int = 400_000_003;
 
+/// The multiplier for a step in which 1 MB may be marked. `EBB_STEPMUL_LONG` is the same value.
+pub(crate) const STEPMUL_LONG: c_int = 100_003;
+
 /// What a bond knows of its VM's collector.
 #[derive(Default)]
 pub(super) struct Pace {
     /// `lua_gc` of the VM's LuaJIT; `None`: the collector is left alone.
     gc: Option<Gc>,
+    /// It makes long steps: see above.
+    in_steps: bool,
     /// The program's own step multiplier, while the collector is due.
     step_mul: Option<c_int>,
 }
@@ -54,11 +60,17 @@ pub(super) struct Pace {
 pub(super) unsafe fn serve(bond: *mut Bond, setallocf: SetAllocF) {
     // SAFETY: the caller's promise. The bond lives as long as its heap has it for a context.
     unsafe {
-        (*bond).pace.gc = gc_beside(setallocf);
-        if (*bond).pace.gc.is_some() {
+        if let Some((gc, in_steps)) = gc_beside(setallocf) {
+            (*bond).pace = Pace { gc: Some(gc), in_steps, step_mul: None };
             let context = bond.cast();
-            (*(*bond).heap).set_collector(Collector { context, make_due, let_be });
+            (*(*bond).heap).set_collector(Collector { context, make_due, let_be, in_steps });
         }
+    }
+}
+
+impl Pace {
+    fn ours(&self) -> c_int {
+        if self.in_steps { STEPMUL_LONG } else { STEPMUL_WHOLE }
     }
 }
 
@@ -175,9 +187,9 @@ impl Probe {
     }
 }
 
-/// `lua_gc` of the LuaJIT that a `lua_setallocf` is of, if its collector may be made due: the
-/// process may have several.
-fn gc_beside(setallocf: SetAllocF) -> Option<Gc> {
+/// `lua_gc` of the LuaJIT that a `lua_setallocf` is of, for the process may have several; and
+/// whether its collector must go in steps.
+fn gc_beside(setallocf: SetAllocF) -> Option<(Gc, bool)> {
     /// The first whose version is the time of its last change.
     const ROLLING: f64 = 20_199.0;
     /// Twice the address of the last `lua_setallocf` that was asked for, plus 1 if its LuaJIT's
@@ -190,7 +202,7 @@ fn gc_beside(setallocf: SetAllocF) -> Option<Gc> {
         known = key | usize::from(functions.version() >= ROLLING);
         KNOWN.store(known, Ordering::Relaxed);
     }
-    (known & 1 == 1).then_some(functions.gc)
+    Some((functions.gc, known & 1 == 0))
 }
 
 fn functions_beside(setallocf: SetAllocF) -> Option<Functions> {
@@ -230,9 +242,9 @@ unsafe fn make_due(context: *mut u8) -> bool {
         if gc(state, GC_IS_RUNNING, 0) != 1 {
             return false;
         }
-        let step_mul = gc(state, GC_SET_STEP_MUL, STEPMUL_WHOLE);
+        let step_mul = gc(state, GC_SET_STEP_MUL, pace.ours());
         // Another value than ours is the program's, set before or meanwhile.
-        if pace.step_mul.is_none() || step_mul != STEPMUL_WHOLE {
+        if pace.step_mul.is_none() || step_mul != pace.ours() {
             pace.step_mul = Some(step_mul);
         }
         gc(state, GC_RESTART, 0);
@@ -252,8 +264,11 @@ unsafe fn let_be(context: *mut u8) {
         let (state, pace) = ((*bond).state_block.cast::<lua_State>(), &mut (*bond).pace);
         let (Some(gc), Some(step_mul)) = (pace.gc, pace.step_mul.take()) else { return };
         let now = gc(state, GC_SET_STEP_MUL, step_mul);
-        if now != STEPMUL_WHOLE {
+        if now != pace.ours() {
             gc(state, GC_SET_STEP_MUL, now);
+        }
+        if pace.in_steps && gc(state, GC_IS_RUNNING, 0) == 1 {
+            gc(state, GC_RESTART, 0);
         }
     }
 }

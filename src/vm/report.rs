@@ -6,7 +6,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::figures::{self, Held};
+use crate::figures::{self, Held, Trouble};
 use crate::tell;
 
 /// Whether a VM tells when it is closed.
@@ -36,14 +36,29 @@ pub(super) fn report_closed(number: u64, held: Held) {
 }
 
 fn tell(number: u64, state: &str, held: Held) {
-    let Held { live, resident, resident_peak, returned_total } = held;
+    let Held { live, resident, resident_peak, returned_total, trouble } = held;
     tell::line(format_args!(
-        "VM {number} {state}: live {}, resident {}, at most {}; gave back {}",
+        "VM {number} {state}: live {}, resident {}, at most {}; gave back {}{trouble}",
         Megabytes(live),
         Megabytes(resident),
         Megabytes(resident_peak),
         Megabytes(returned_total),
     ));
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.refused > 0 {
+            write!(f, "; refused {} allocations", self.refused)?;
+        }
+        if self.thrashing > 0 {
+            f.write_str("; thrashing at its limit")?;
+        }
+        if self.purge_errno > 0 {
+            write!(f, "; the kernel takes nothing back (errno {})", self.purge_errno)?;
+        }
+        Ok(())
+    }
 }
 
 /// Bytes, written in MB with one digit behind the point. Without floating point, whose formatting
@@ -60,6 +75,15 @@ impl fmt::Display for Megabytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trouble_is_told_where_there_is_some() {
+        assert_eq!(Trouble::default().to_string(), "");
+        let all = Trouble { refused: 12, thrashing: 1, purge_errno: 1 };
+        let text = "; refused 12 allocations; thrashing at its limit; \
+                    the kernel takes nothing back (errno 1)";
+        assert_eq!(all.to_string(), text);
+    }
 
     #[test]
     fn megabytes_are_rounded_to_a_tenth() {

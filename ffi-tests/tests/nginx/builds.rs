@@ -22,6 +22,8 @@ pub enum Build {
     CompiledIn,
     /// All of them are compiled in, this repository's module too, with a static libluajit.
     Static,
+    /// The same, but this repository's module is a file: it cannot hook what the program calls.
+    LuaInside,
 }
 
 /// Debian's nginx with the module before and after the Lua module, one with Lua compiled in and the
@@ -38,10 +40,15 @@ impl Build {
     pub fn program(self) -> PathBuf {
         static COMPILED_IN: OnceLock<PathBuf> = OnceLock::new();
         static STATIC: OnceLock<PathBuf> = OnceLock::new();
+        static LUA_INSIDE: OnceLock<PathBuf> = OnceLock::new();
         match self {
             Build::Debian => find("nginx").expect("nginx is there"),
             Build::CompiledIn => {
                 COMPILED_IN.get_or_init(|| build("nginx-compiled-in", &[])).clone()
+            }
+            Build::LuaInside => {
+                let program = || build("nginx-lua-inside", &["static".into()]);
+                LUA_INSIDE.get_or_init(program).clone()
             }
             Build::Static => {
                 let library = target().join("release/libebbtide.a");

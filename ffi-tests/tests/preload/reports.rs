@@ -87,6 +87,18 @@ fn tells_of_open_vm(line: &str, program: &str, live_mb: f64) {
     assert!(line.contains("gave back "), "{line}");
 }
 
+/// What went wrong with a VM is in its line.
+#[test]
+fn a_report_tells_of_refused_allocations() {
+    let fills = scratch("preload").join("fills.lua");
+    let code = "jit.off() local ok = pcall(function() return ('x'):rep(64 * 2 ^ 20) end)
+        assert(not ok)";
+    fs::write(&fills, code).expect("the folder was just made");
+    let mut command = run(&["--report", "--limit-hard", "16m"]);
+    let said = complaints(command.arg(program("run")).arg(&fills));
+    assert!(said.contains("; refused 1 allocations\n"), "{said}");
+}
+
 #[test]
 fn the_report_tells_of_each_vm() {
     let closed = complaints(run(&["--report"]).arg(program("run")).arg(script("smoke.lua")));

@@ -29,7 +29,7 @@ const LIMIT: usize = 8 << 20;
 fn with_collector(counted: &mut Counted) -> Tested {
     let mut tested = tested(&[(Key::LimitHard, LIMIT as i64)]);
     let context = core::ptr::from_mut(counted).cast();
-    tested.heap().set_collector(Collector { context, make_due, let_be });
+    tested.heap().set_collector(Collector { context, make_due, let_be, in_steps: false });
     tested
 }
 

@@ -177,6 +177,23 @@ fn the_vm_of_a_stream_is_on_the_page_and_breathes() {
     }
 }
 
+/// Where no call can be hooked the log says what keeps LuaJIT's allocator; the others breathe.
+#[test]
+#[ignore = "a minute: make test-long"]
+fn a_program_with_luajit_inside_is_told_which_vms_have_heaps() {
+    let _alone = alone();
+    let port = free_port();
+    let config = config((Build::LuaInside, Modules::Last)).workers(1);
+    let nginx = Nginx::start(&config.bottom(&stream_block(port, GARBAGE)));
+    let log = nginx.log();
+    assert!(log.contains("was changed over to a heap; VMs of worker threads"), "{log}");
+    assert!(log.contains("for LuaJIT is part of the program"), "{log}");
+    assert_eq!(vms(&json(&nginx)[0], "main", "count"), 2);
+    nginx.stream(port);
+    nginx.get("/litter?megabytes=40");
+    breathes_out(&nginx, nginx.running()[0].pss_kb(), "both VMs breathe out");
+}
+
 /// A reload without the module: VMs are LuaJIT's own again; and with it once more.
 #[test]
 #[ignore = "a minute: make test-long"]

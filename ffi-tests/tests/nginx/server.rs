@@ -278,6 +278,11 @@ impl Worker {
         self.field("smaps_rollup", "Pss:").unwrap_or(0)
     }
 
+    /// The same without files, of which its share grows when other servers end.
+    pub fn pss_anon_kb(&self) -> u64 {
+        self.field("smaps_rollup", "Pss_Anon:").expect("it runs")
+    }
+
     pub fn rss_kb(&self) -> u64 {
         self.field("status", "VmRSS:").expect("it runs")
     }

@@ -12,7 +12,8 @@ local _, core = ...
 if type(core) ~= "table" then
   core = require "ebbtide.core"
   if type(core) ~= "table" then
-    error("ebbtide: the library cannot see Lua's functions; standard error says why", 0)
+    error("ebbtide: the library cannot see Lua's functions (a program exports them with " ..
+          "-rdynamic, a library is loaded with RTLD_GLOBAL); standard error says more", 0)
   end
 end
 

@@ -398,6 +398,7 @@ ngx_int_t ngx_http_ebbtide_vms_watch(ngx_cycle_t *cycle);
 void ngx_http_ebbtide_vms_take_early(ngx_conf_t *cf);
 void ngx_http_ebbtide_vms_take_stream(ngx_cycle_t *cycle);
 ngx_int_t ngx_http_ebbtide_stream_conf(ngx_cycle_t *cycle, ngx_conf_t *conf);
+ngx_uint_t ngx_http_ebbtide_vms_reading(void);
 void ngx_http_ebbtide_vms_complete(void);
 void *ngx_http_ebbtide_symbol(ngx_cycle_t *cycle, const char *name);
 ngx_uint_t ngx_http_ebbtide_vms_expected(ngx_cycle_t *cycle);

@@ -253,7 +253,8 @@ ngx_http_ebbtide_object_holds(const ngx_http_ebbtide_object_t *object,
 static ngx_uint_t
 ngx_http_ebbtide_object_is_nginx(const ngx_http_ebbtide_object_t *object)
 {
-    void  *handle, *modules;
+    void                        *handle, *modules;
+    ngx_http_ebbtide_dlopen_pt   real;
 
     if (ngx_http_ebbtide_object_holds(object, (void *) ngx_alloc)) {
         return 1;
@@ -265,7 +266,10 @@ ngx_http_ebbtide_object_is_nginx(const ngx_http_ebbtide_object_t *object)
         return 0;
     }
 
-    handle = dlopen(object->name, RTLD_LAZY|RTLD_NOLOAD);
+    /* where this is part of the program, its calls are hooked too */
+    real = (ngx_http_ebbtide_dlopen_pt)
+               ngx_http_ebbtide_hooks[NGX_HTTP_EBBTIDE_HOOK_LOAD].real;
+    handle = real(object->name, RTLD_LAZY|RTLD_NOLOAD);
     if (handle == NULL) {
         return 0;
     }
@@ -512,8 +516,10 @@ ngx_http_ebbtide_load(const char *name, int flags)
                ngx_http_ebbtide_hooks[NGX_HTTP_EBBTIDE_HOOK_LOAD].real;
     handle = real(name, flags);
 
-    if (handle == NULL) {
-        return NULL;
+    /* a program with LuaJIT inside loads modules of Lua by this function, too */
+
+    if (handle == NULL || !ngx_http_ebbtide_vms_reading()) {
+        return handle;
     }
 
     pool = ngx_create_pool(NGX_DEFAULT_POOL_SIZE, ngx_cycle->log);

@@ -158,6 +158,9 @@ ngx_http_ebbtide_vms_watch(ngx_cycle_t *cycle)
         return NGX_ERROR;
     }
 
+    /* those of a configuration without this module are none of this one */
+    ngx_http_ebbtide_vms_forget_early();
+
     before = cln->data;
     *before = ngx_http_ebbtide_birth;
     cln->handler = ngx_http_ebbtide_vms_refused;
@@ -168,6 +171,16 @@ ngx_http_ebbtide_vms_watch(ngx_cycle_t *cycle)
     ngx_http_ebbtide_event_thread = pthread_self();
 
     return ngx_http_ebbtide_hooks_set(cycle->pool);
+}
+
+
+/* Whether this thread is reading a configuration. */
+
+ngx_uint_t
+ngx_http_ebbtide_vms_reading(void)
+{
+    return ngx_http_ebbtide_is_event_thread()
+           && ngx_http_ebbtide_reading != NULL;
 }
 
 

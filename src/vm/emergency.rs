@@ -40,6 +40,9 @@ pub(crate) const STEPMUL_WHOLE: c_int = 400_000_003;
 /// The multiplier for a step in which 1 MB may be marked. `EBB_STEPMUL_LONG` is the same value.
 pub(crate) const STEPMUL_LONG: c_int = 100_003;
 
+/// LuaJIT's own.
+const STEPMUL_DEFAULT: c_int = 200;
+
 /// What a bond knows of its VM's collector.
 #[derive(Default)]
 pub(super) struct Pace {
@@ -205,11 +208,9 @@ fn gc_beside(setallocf: SetAllocF) -> Option<(Gc, bool)> {
     Some((functions.gc, known & 1 == 0))
 }
 
+/// Looked up in the object of the `lua_setallocf` first: what the process sees under these names
+/// may be the preload library's.
 fn functions_beside(setallocf: SetAllocF) -> Option<Functions> {
-    let is_same = |lua: &&Lua| lua.lua_setallocf as usize == setallocf as usize;
-    if Lua::get().is_ok_and(|lua| is_same(&lua)) {
-        return Functions::look_up(symbol);
-    }
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: there is room for the answer, whose fields may all be zero; a name in it is a C
     // string for as long as the library is loaded. NOLOAD loads nothing.
@@ -220,7 +221,9 @@ fn functions_beside(setallocf: SetAllocF) -> Option<Functions> {
         let name = info.assume_init().dli_fname;
         let library = libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
         if name.is_null() || library.is_null() {
-            return None;
+            // The program itself cannot be opened by its name.
+            let is_same = |lua: &Lua| lua.lua_setallocf as usize == setallocf as usize;
+            return Lua::get().ok().filter(|lua| is_same(lua)).and(Functions::look_up(symbol));
         }
         let functions = Functions::look_up(|name| libc::dlsym(library, name.as_ptr()));
         libc::dlclose(library);
@@ -243,9 +246,12 @@ unsafe fn make_due(context: *mut u8) -> bool {
             return false;
         }
         let step_mul = gc(state, GC_SET_STEP_MUL, pace.ours());
-        // Another value than ours is the program's, set before or meanwhile.
-        if pace.step_mul.is_none() || step_mul != pace.ours() {
+        // Another value than ours is the program's, set before or meanwhile. A program that reads
+        // ours and sets it again later has no other.
+        if step_mul != pace.ours() {
             pace.step_mul = Some(step_mul);
+        } else if pace.step_mul.is_none() {
+            pace.step_mul = Some(STEPMUL_DEFAULT);
         }
         gc(state, GC_RESTART, 0);
     }

@@ -103,7 +103,7 @@ fn the_vms_of_threads_are_on_the_page_and_breathe() {
     for way in WAYS {
         let config = config(way).workers(1).top("thread_pool pool threads=4;").lua(
             "fill",
-            "local ok, total = ngx.run_worker_thread('pool', 'thread_work', 'fill', 20)
+            "local ok, total = ngx.run_worker_thread('pool', 'thread_work', 'fill', 40)
              ngx.say(tostring(ok), ' ', total)",
         );
         let nginx = Nginx::start(&config);
@@ -127,7 +127,7 @@ fn the_vms_of_requests_are_on_the_page_and_go() {
         let nginx = Nginx::start(&config(way).workers(1).http("lua_code_cache off;"));
         let worker = nginx.running()[0];
         let full_kb = thread::scope(|scope| {
-            let slow = "/slow?seconds=2";
+            let slow = "/slow?seconds=6";
             let requests: Vec<_> = (0..40).map(|_| scope.spawn(|| nginx.get(slow))).collect();
             nginx.wait_until("the VMs are counted", PATIENCE, |nginx| {
                 vms(&json(nginx)[0], "other", "count") >= 30

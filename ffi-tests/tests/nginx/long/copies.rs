@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The VMs of the configuration are on the page, and their worker breathes.
 fn breathes(nginx: &Nginx, count: u64, what: &str) {
     assert_eq!(vms(&json(nginx)[0], "main", "count"), count, "{what}\n{}", nginx.log());
-    nginx.get("/litter?megabytes=40");
+    nginx.get("/litter?megabytes=40&clean=1");
     let full_kb = nginx.running()[0].pss_kb();
     assert!(full_kb > 30_000, "{full_kb} KB are no load");
     nginx.wait_until(what, PATIENCE, |nginx| nginx.running()[0].pss_kb() < full_kb / 3);

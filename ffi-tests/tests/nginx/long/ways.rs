@@ -190,7 +190,7 @@ fn a_program_with_luajit_inside_is_told_which_vms_have_heaps() {
     assert!(log.contains("for LuaJIT is part of the program"), "{log}");
     assert_eq!(vms(&json(&nginx)[0], "main", "count"), 2);
     nginx.stream(port);
-    nginx.get("/litter?megabytes=40");
+    nginx.get("/litter?megabytes=40&clean=1");
     breathes_out(&nginx, nginx.running()[0].pss_kb(), "both VMs breathe out");
 }
 
@@ -214,7 +214,7 @@ fn a_reload_without_the_module_ends_it_and_one_with_it_begins_anew() {
             nginx.write_config(&with);
             nginx.reload();
             assert_eq!(nginx.get("/heap"), "ebbtide\n");
-            nginx.get("/litter?megabytes=40");
+            nginx.get("/litter?megabytes=40&clean=1");
             breathes_out(&nginx, nginx.running()[0].pss_kb(), "the worker breathes out");
         }
     }

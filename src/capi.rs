@@ -464,6 +464,7 @@ unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: Function) -> Option<Call
     // SAFETY: the caller's promise; from the turn on this thread is alone in the heap.
     unsafe {
         let turn = Turn::wait(heap);
+        (*heap).note_background();
         Some(Call { visit: (*heap).visit(function), _turn: turn })
     }
 }

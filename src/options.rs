@@ -35,12 +35,15 @@ pub(crate) enum Key {
     Auto,
     History,
     Checked,
+    Background,
 }
 
 /// In a field of `ebb_options`: 0, where an unset field would take another value.
 pub(crate) const ZERO: i64 = -1;
 /// The value of a limit that is read from the cgroup.
 pub(crate) const CGROUP: i64 = -2;
+/// The value of `background` that leaves a heap alone whose host ticks.
+pub(crate) const AUTO: i64 = 2;
 
 /// What the table says of an option.
 struct Spec {
@@ -79,10 +82,11 @@ const BYTES_MAX: i64 = RESERVE_MAX as i64;
 
 const SWITCH: &[(&str, i64)] = &[("off", 0), ("on", 1)];
 const CHECKED: &[(&str, i64)] = &[("off", 0), ("on", 1), ("sample", 2)];
+const BACKGROUND: &[(&str, i64)] = &[("off", 0), ("on", 1), ("auto", AUTO)];
 const NO_WORDS: &[(&str, i64)] = &[];
 
 #[rustfmt::skip]
-const TABLE: [Spec; 12] = [
+const TABLE: [Spec; 13] = [
     Spec { key: Key::Reserve, name: "reserve", variable: c"EBBTIDE_RESERVE",
            min: RESERVE_MIN as i64, max: BYTES_MAX, default: 0, live: false, words: NO_WORDS,
            unit: Unit::Bytes },
@@ -121,6 +125,10 @@ const TABLE: [Spec; 12] = [
            unit: Unit::Word },
     Spec { key: Key::Checked, name: "checked", variable: c"EBBTIDE_CHECKED",
            min: 0, max: 2, default: 0, live: false, words: CHECKED,
+           unit: Unit::Word },
+    // "auto" is not 0, which stands for a field that is not set.
+    Spec { key: Key::Background, name: "background", variable: c"EBBTIDE_BACKGROUND",
+           min: 0, max: 2, default: AUTO, live: true, words: BACKGROUND,
            unit: Unit::Word },
 ];
 

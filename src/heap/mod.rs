@@ -5,6 +5,8 @@
 //! | `class`         | size classes; offset to slot                                     | no     |
 //! | `descriptor`    | what is known about a page                                       | no     |
 //! | `runs`          | free and dirty pages                                             | no     |
+//! | `dirty`         | which free pages hold memory, for two threads                    | no     |
+//! | `watch`         | what a heap and the background thread share                      | yes    |
 //! | `recall`        | what was returned, and what of it was needed again               | no     |
 //! | `layout`        | where the parts lie in the reservation                           | no     |
 //! | `reserve`       | how much address space a heap takes                              | no     |
@@ -38,6 +40,7 @@ pub(crate) mod class;
 mod collector;
 mod deleted;
 mod descriptor;
+mod dirty;
 mod fast;
 mod glean;
 mod large;
@@ -53,12 +56,14 @@ mod runs;
 mod scars;
 mod span;
 mod verify;
+pub(crate) mod watch;
 
 #[cfg(test)]
 pub(crate) mod check;
 #[cfg(test)]
 mod tests;
 
+use core::sync::atomic::AtomicU64;
 use core::{ptr, slice};
 
 pub(crate) use above::Above;
@@ -69,6 +74,7 @@ pub(crate) use fast::alloc;
 pub(crate) use layout::Layout;
 pub(crate) use outside::Outside;
 pub(crate) use runs::{PageRuns, RunCounts};
+pub(crate) use watch::Forecast;
 
 use crate::bug::ensure;
 use crate::error::Error;
@@ -78,6 +84,7 @@ use checked::Checked;
 use class::{CLASS_COUNT, QUICK_MAX, SMALL_MAX, class_of, least_of};
 use glean::Gleaner;
 use scars::Scars;
+use watch::Watch;
 
 /// Bytes that are committed when a heap is made: what a bare VM needs.
 const COMMIT_FIRST: usize = 256 << 10;
@@ -322,6 +329,8 @@ impl<S: Above> Heap<S> {
             reserve::note_made(heap.layout.reserved);
             deleted::note_made(base.addr());
             let at = base.cast::<Heap<S>>();
+            let watch = heap.new_watch();
+            heap.watch_at().write(watch);
             at.write(heap);
             S::options_changed(&mut *at);
             (*at).check_as_asked();
@@ -338,6 +347,7 @@ impl<S: Above> Heap<S> {
         // SAFETY: the caller's promise; the header is moved out before its memory goes.
         unsafe {
             let heap = heap.read();
+            (*heap.watch_at()).end();
             heap.os.release(heap.reservation(), heap.layout.reserved);
         }
     }
@@ -396,15 +406,39 @@ impl<S: Above> Heap<S> {
         unsafe { &*self.descriptor_at(page) }
     }
 
+    /// Whether blocks are checked, all or some.
+    pub(crate) fn is_checked(&self) -> bool {
+        !self.checked.is_null()
+    }
+
     /// The page runs.
     pub(crate) fn page_runs(&mut self) -> PageRuns<'_> {
         let Layout { chunks, chunk_count, .. } = self.layout;
         // SAFETY: L1: the table lies between the header and the first page, aligned; it is
-        // committed, and zeroed memory is valid chunks. The heap is borrowed for as long, so nobody
-        // else has them.
-        let chunks =
-            unsafe { slice::from_raw_parts_mut(self.base.add(chunks).cast(), chunk_count) };
-        PageRuns { counts: &mut self.runs, chunks }
+        // committed, and zeroed memory is valid chunks. They are only ever looked at by reference:
+        // what changes in them are cells, which are this thread's, and atomics.
+        let chunks = unsafe { slice::from_raw_parts(self.base.add(chunks).cast(), chunk_count) };
+        // SAFETY: as for `watch`.
+        let watch = unsafe { &*self.watch_at() };
+        PageRuns { counts: &mut self.runs, chunks, watch }
+    }
+
+    /// Where the heap's watch lies: behind the heap.
+    fn watch_at(&self) -> *mut Watch {
+        self.base.wrapping_add(watch_offset::<S>()).cast()
+    }
+
+    /// What the heap shares with the background thread.
+    pub(crate) fn watch(&self) -> &Watch {
+        // SAFETY: it lies there from the heap's creation to its end, aligned, and is only ever
+        // looked at by reference.
+        unsafe { &*self.watch_at() }
+    }
+
+    /// A watch that nobody looks by yet.
+    fn new_watch(&self) -> Watch {
+        let chunks = self.base.wrapping_add(self.layout.chunks).cast();
+        Watch::new(self.base, chunks, self.kernel_page, self.runs.top)
     }
 
     /// The words of the layer above. Zero at first.
@@ -568,6 +602,11 @@ impl<S: Above> Heap<S> {
     }
 }
 
+/// How far behind a heap its watch lies.
+const fn watch_offset<S: Above>() -> usize {
+    size_of::<Heap<S>>().next_multiple_of(align_of::<Watch>())
+}
+
 /// Reserves address space: what the options say, or a fair share; half as much as long as the
 /// kernel refuses.
 fn reserve_somewhere<S: Above>(
@@ -576,9 +615,10 @@ fn reserve_somewhere<S: Above>(
     kernel_page: usize,
 ) -> Result<(*mut u8, Layout), Error> {
     let wanted = reserve::wanted(os.address_space(), options, kernel_page);
+    let header = watch_offset::<S>() + size_of::<Watch>();
     let mut bytes = wanted;
     while bytes >= RESERVE_MIN {
-        let layout = Layout::new(bytes, size_of::<Heap<S>>(), S::WORDS, kernel_page);
+        let layout = Layout::new(bytes, header, S::WORDS, kernel_page);
         if let Some((layout, start)) = layout.zip(os.reserve(bytes, reserve::are_few())) {
             return Ok((start, layout));
         }

@@ -57,6 +57,7 @@ pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
     deleted::note_deleted(heap.addr());
     // SAFETY: the caller's promise; whichever heap comes out of the swap is ours.
     unsafe {
+        (*heap).watch().end();
         let is_spent = checked::finish(&mut *heap);
         reserve::note_deleted((*heap).layout.reserved);
         if is_spent || !(*heap).wipe() {
@@ -106,6 +107,9 @@ impl<S: Above> Heap<S> {
             *self.descriptor(page) = Descriptor::NONE;
         }
         self.runs = RunCounts::new(first);
+        let watch = self.new_watch();
+        // SAFETY: nobody looks by the old one any more, and it needs no drop.
+        unsafe { self.watch_at().write(watch) };
         self.bins = span::empty_bins::<S>(self.base);
         self.counts = Counts::default();
         self.gleaners = Gleaner::ALL_NEW;

@@ -8,6 +8,9 @@
 
 #![forbid(unsafe_code)]
 
+use core::sync::atomic::AtomicU16;
+use core::sync::atomic::Ordering::Relaxed;
+
 use crate::units::Pages;
 
 /// Why memory was returned.
@@ -47,6 +50,20 @@ impl Stamp {
     fn is_fresh(self, now_us: u64) -> bool {
         let units = ((now_us >> UNIT_SHIFT << 2) as u16).wrapping_sub(self.0 & !3) >> 2;
         units < SOON
+    }
+}
+
+/// A stamp that the background thread sets too.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicStamp(AtomicU16);
+
+impl AtomicStamp {
+    pub(crate) fn get(&self) -> Stamp {
+        Stamp(self.0.load(Relaxed))
+    }
+
+    pub(crate) fn set(&self, stamp: Stamp) {
+        self.0.store(stamp.0, Relaxed);
     }
 }
 

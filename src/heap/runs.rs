@@ -24,7 +24,11 @@
 
 mod search;
 
-use super::recall::{Recall, Stamp};
+use core::cell::Cell;
+
+use super::dirty::DirtyWord;
+use super::recall::{AtomicStamp, Cause, Recall, Stamp};
+use super::watch::{Aside, Watch};
 use crate::bug::ensure;
 use crate::units::{PageIndex, PageRange, Pages};
 use search::{FEW, Summary};
@@ -37,20 +41,20 @@ pub(crate) const CHUNK_PAGES: usize = CHUNK_WORDS * 64;
 pub(crate) const GROUP_CHUNKS: usize = if cfg!(test) { 4 } else { 16 };
 const GROUP_PAGES: usize = GROUP_CHUNKS * CHUNK_PAGES;
 
-/// The bits of 512 pages.
+/// The bits of 512 pages. Cells are the heap's thread's alone.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub(crate) struct Chunk {
-    free: [u64; CHUNK_WORDS],
-    dirty: [u64; CHUNK_WORDS],
+    pub(super) dirty: [DirtyWord; CHUNK_WORDS],
+    /// When memory of a word's pages was returned last.
+    pub(super) stamps: [AtomicStamp; CHUNK_WORDS],
+    free: [Cell<u64>; CHUNK_WORDS],
     /// Of pages in use, those that the layer above wants to find again. Of free ones, those whose
     /// memory was moved away.
-    marked: [u64; CHUNK_WORDS],
-    /// When memory of a word's pages was returned last.
-    stamps: [Stamp; CHUNK_WORDS],
-    summary: Summary,
+    marked: [Cell<u64>; CHUNK_WORDS],
+    summary: Cell<Summary>,
     /// In the first chunk of a group: the group's summary.
-    group: Summary,
+    group: Cell<Summary>,
 }
 
 /// How many chunks hold `pages`.
@@ -74,6 +78,8 @@ pub(crate) struct RunCounts {
     /// Pages taken and given back, until the layer above takes note.
     pub(crate) moved: Pages,
     pub(crate) recall: Recall,
+    /// What the background thread did, until the layer above takes note.
+    pub(crate) aside: Aside,
 }
 
 impl RunCounts {
@@ -86,14 +92,15 @@ impl RunCounts {
 /// The page runs of one heap: a view that lasts for one operation.
 pub(crate) struct PageRuns<'heap> {
     pub(crate) counts: &'heap mut RunCounts,
-    pub(crate) chunks: &'heap mut [Chunk],
+    pub(crate) chunks: &'heap [Chunk],
+    /// Who watches the dirty pages.
+    pub(crate) watch: &'heap Watch,
 }
 
-/// One of the three bitmaps.
+/// One of the bitmaps that are the heap's thread's alone.
 #[derive(Clone, Copy)]
 enum Bits {
     Free,
-    Dirty,
     Marked,
 }
 
@@ -101,7 +108,7 @@ impl PageRuns<'_> {
     /// Forgets everything: no page is free, dirty or marked. The counts are the caller's to set.
     pub(crate) fn clear(&mut self) {
         let used = chunk_count(self.counts.top.0 as usize);
-        self.chunks[..used].fill(Chunk::default());
+        self.chunks[..used].iter().for_each(Chunk::clear);
     }
 
     /// Finds the lowest free run of `count` pages below `top`. `None`: there is none.
@@ -129,14 +136,18 @@ impl PageRuns<'_> {
         let taken = self.unset(Bits::Free, below_top);
         ensure!(taken == below_top.count(), "page runs: {range:?} handed out twice");
         self.counts.free -= taken;
-        let cleaned = self.unset(Bits::Dirty, below_top);
+        let cleaned = self.take_dirty(below_top);
         self.counts.dirty -= cleaned;
+        self.note_returned_aside();
         self.unset(Bits::Marked, below_top);
         let [lowest, ..] = &mut self.counts.lowest;
         if range.start <= *lowest {
             *lowest = below_top.end.max(*lowest);
         }
-        self.counts.top = self.counts.top.max(range.end);
+        if range.end > self.counts.top {
+            self.counts.top = range.end;
+            self.watch.set_top(range.end);
+        }
         self.counts.moved = self.counts.moved.and_more(range.count());
     }
 
@@ -147,22 +158,30 @@ impl PageRuns<'_> {
     }
 
     /// How many pages of a range below `top` hold memory though they are free.
-    pub(crate) fn dirty_in(&mut self, range: PageRange) -> Pages {
-        self.update(Bits::Dirty, range, |word, mask| (*word, (word & mask).count_ones()))
+    pub(crate) fn dirty_in(&self, range: PageRange) -> Pages {
+        self.count(range, |chunk, word| chunk.dirty[word].get())
+    }
+
+    /// Sums up the bits of a range in a bitmap.
+    fn count(&self, range: PageRange, bits: impl Fn(&Chunk, usize) -> u64) -> Pages {
+        let in_part = |part: PageRange| {
+            let (chunk, word, mask) = place_of(part);
+            (bits(&self.chunks[chunk], word) & mask).count_ones()
+        };
+        Pages(words_of(range).map(in_part).sum())
     }
 
     /// Puts a stamp on a range whose memory was returned.
     pub(crate) fn stamp(&mut self, range: PageRange, stamp: Stamp) {
         for word in range.start.0 as usize / 64..(range.end.0 as usize).div_ceil(64) {
-            self.chunks[word / CHUNK_WORDS].stamps[word % CHUNK_WORDS] = stamp;
+            self.chunks[word / CHUNK_WORDS].stamps[word % CHUNK_WORDS].set(stamp);
         }
     }
 
     /// Notes that the free pages without memory of a range below `top` are about to be used.
     pub(crate) fn recall(&mut self, range: PageRange, now_us: u64) {
         for part in words_of(range) {
-            let moved_away =
-                self.update(Bits::Marked, part, |word, mask| (*word, (word & mask).count_ones()));
+            let moved_away = self.count(part, |chunk, word| chunk.marked[word].get());
             let pages = part.count() - self.dirty_in(part) - moved_away;
             self.recall_pages(part.start, pages, now_us);
         }
@@ -171,14 +190,14 @@ impl PageRuns<'_> {
     /// Notes that so many pages without memory, in the row of 64 of `page`, are about to be used.
     pub(crate) fn recall_pages(&mut self, page: PageIndex, pages: Pages, now_us: u64) {
         let page = page.0 as usize;
-        let stamp = self.chunks[page / CHUNK_PAGES].stamps[page % CHUNK_PAGES / 64];
+        let stamp = self.chunks[page / CHUNK_PAGES].stamps[page % CHUNK_PAGES / 64].get();
         self.counts.recall.note_used(stamp, pages, now_us);
     }
 
     /// Whether every page of `range` is free or was never used.
     pub(crate) fn can_extend(&self, range: PageRange) -> bool {
         let below_top = self.below_top(range);
-        self.run_end(Bits::Free, below_top) == below_top.end
+        self.run_end(below_top, free_of) == below_top.end
     }
 
     /// Frees pages in use. `dirty`: they may hold memory; otherwise it was moved away.
@@ -189,8 +208,8 @@ impl PageRuns<'_> {
         ensure!(freed == count, "page runs: {range:?} freed twice");
         self.counts.free += count;
         if dirty {
-            let dirtied = self.set(Bits::Dirty, range);
-            self.counts.dirty += dirtied;
+            let is_watched = self.watch.is_on();
+            self.counts.dirty += self.dirty_words(range, |word, mask| word.set(mask, is_watched));
             self.counts.dirty_end = self.counts.dirty_end.max(range.end);
         } else {
             self.set(Bits::Marked, range);
@@ -204,31 +223,68 @@ impl PageRuns<'_> {
 
     /// Notes that free pages hold no memory any more; returns how many held some.
     pub(crate) fn clean(&mut self, range: PageRange) -> Pages {
-        let cleaned = self.unset(Bits::Dirty, range);
+        let is_watched = self.watch.is_on();
+        let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));
         self.counts.dirty -= cleaned;
         cleaned
+    }
+
+    /// The same for pages that are about to be used: waits for those that the background thread has.
+    fn take_dirty(&mut self, range: PageRange) -> Pages {
+        let (watch, is_watched) = (self.watch, self.watch.is_on());
+        self.dirty_words(range, |word, mask| {
+            let mut had = word.unset(mask, is_watched);
+            while is_watched && word.claimed() & mask != 0 {
+                watch.wait_for(word, mask);
+                had |= word.unset(mask, true);
+            }
+            had
+        })
+    }
+
+    /// Changes every word of a range, of which so many bits were changed.
+    fn dirty_words(
+        &self,
+        range: PageRange,
+        change: impl Fn(&DirtyWord, u64) -> u64,
+    ) -> Pages {
+        let in_part = |part: PageRange| {
+            let (chunk, word, mask) = place_of(part);
+            change(&self.chunks[chunk].dirty[word], mask).count_ones()
+        };
+        Pages(words_of(range).map(in_part).sum())
+    }
+
+    /// Takes note of pages that the background thread has returned since last time. Those of them
+    /// that are in use by now count as well, so it is done whenever pages were taken.
+    pub(crate) fn note_returned_aside(&mut self) {
+        let Some(aside) = self.watch.take_returned() else { return };
+        self.counts.dirty -= aside.pages;
+        self.counts.aside.add(&aside);
+        self.counts.recall.note_returned(Cause::Idle, aside.pages);
+        if aside.refused > 0 {
+            self.counts.dirty_end = self.counts.top;
+        }
     }
 
     /// Notes that the dirty pages of a range of free ones lost their memory, but not by a return.
     pub(crate) fn empty(&mut self, range: PageRange) {
         for part in words_of(range) {
-            let page = part.start.0 as usize;
-            let mask = u64::MAX >> (64 - part.count().0) << (page % 64);
-            let chunk = &mut self.chunks[page / CHUNK_PAGES];
-            let word = page % CHUNK_PAGES / 64;
-            chunk.marked[word] |= chunk.dirty[word] & mask;
+            let (chunk, word, mask) = place_of(part);
+            let chunk = &self.chunks[chunk];
+            chunk.marked[word].update(|marked| marked | chunk.dirty[word].get() & mask);
         }
         self.clean(range);
     }
 
     /// Whether a page below `top` is free.
     pub(crate) fn is_free(&self, page: PageIndex) -> bool {
-        self.bit(Bits::Free, page)
+        self.count(PageRange::new(page, Pages(1)), |chunk, word| chunk.free[word].get()).0 == 1
     }
 
     /// Whether a page is free and holds memory.
     pub(crate) fn is_dirty(&self, page: PageIndex) -> bool {
-        self.bit(Bits::Dirty, page)
+        self.dirty_in(PageRange::new(page, Pages(1))).0 == 1
     }
 
     /// Marks a page in use for [`PageRuns::next_dirty`], or unmarks it.
@@ -244,7 +300,7 @@ impl PageRuns<'_> {
     /// Whether a page is marked.
     #[cfg(test)]
     pub(crate) fn is_marked(&self, page: PageIndex) -> bool {
-        self.bit(Bits::Marked, page)
+        self.count(PageRange::new(page, Pages(1)), |chunk, word| chunk.marked[word].get()).0 == 1
     }
 
     /// The first page from `from` up to, not including, `end` that is dirty or, if asked for, in
@@ -259,8 +315,9 @@ impl PageRuns<'_> {
         while page < end.0 as usize {
             let chunk = &self.chunks[page / CHUNK_PAGES];
             let word = page % CHUNK_PAGES / 64;
-            let marked = if or_marked { chunk.marked[word] & !chunk.free[word] } else { 0 };
-            let bits = (chunk.dirty[word] | marked) >> (page % 64);
+            let marked = chunk.marked[word].get() & !chunk.free[word].get();
+            let marked = if or_marked { marked } else { 0 };
+            let bits = (chunk.dirty[word].get() | marked) >> (page % 64);
             if bits != 0 {
                 let found = PageIndex(page as u32 + bits.trailing_zeros());
                 return (found < end).then_some(found);
@@ -275,7 +332,7 @@ impl PageRuns<'_> {
         let mut end = self.counts.dirty_end.0 as usize;
         while end > 0 {
             let last = end - 1;
-            let word = self.chunks[last / CHUNK_PAGES].dirty[last % CHUNK_PAGES / 64];
+            let word = self.chunks[last / CHUNK_PAGES].dirty[last % CHUNK_PAGES / 64].get();
             let upto = word << (63 - last % 64);
             if upto != 0 {
                 end -= upto.leading_zeros() as usize;
@@ -289,12 +346,13 @@ impl PageRuns<'_> {
 
     /// Where the row of dirty pages that starts at `from` ends.
     pub(crate) fn dirty_end_of(&self, from: PageIndex) -> PageIndex {
-        self.run_end(Bits::Dirty, PageRange { start: from, end: self.counts.top })
+        let within = PageRange { start: from, end: self.counts.top };
+        self.run_end(within, |chunk, word| chunk.dirty[word].get())
     }
 
     /// Where the row of free pages that starts at `from` ends.
     pub(crate) fn free_end(&self, from: PageIndex) -> PageIndex {
-        self.run_end(Bits::Free, PageRange { start: from, end: self.counts.top })
+        self.run_end(PageRange { start: from, end: self.counts.top }, free_of)
     }
 
     /// Free pages in a row that end at `top`, counted to at most `most`.
@@ -303,7 +361,7 @@ impl PageRuns<'_> {
         let mut page = top;
         while page > 0 && top - page < most.0 as usize {
             let last = page - 1;
-            let word = self.row(Bits::Free, last / CHUNK_PAGES)[last % CHUNK_PAGES / 64];
+            let word = free_of(&self.chunks[last / CHUNK_PAGES], last % CHUNK_PAGES / 64);
             let ones = (word << (63 - last % 64)).leading_ones() as usize;
             page -= ones;
             if ones <= last % 64 {
@@ -313,27 +371,12 @@ impl PageRuns<'_> {
         Pages((top - page) as u32).min(most)
     }
 
-    fn row(&self, bits: Bits, chunk: usize) -> &[u64; CHUNK_WORDS] {
-        let chunk = &self.chunks[chunk];
-        match bits {
-            Bits::Free => &chunk.free,
-            Bits::Dirty => &chunk.dirty,
-            Bits::Marked => &chunk.marked,
-        }
-    }
-
-    fn bit(&self, bits: Bits, page: PageIndex) -> bool {
-        let page = page.0 as usize;
-        let row = self.row(bits, page / CHUNK_PAGES);
-        row[page % CHUNK_PAGES / 64] >> (page % 64) & 1 == 1
-    }
-
     /// Where the row of ones that starts at `within.start` ends, at `within.end` at the latest.
-    fn run_end(&self, bits: Bits, within: PageRange) -> PageIndex {
+    fn run_end(&self, within: PageRange, bits: impl Fn(&Chunk, usize) -> u64) -> PageIndex {
         let mut page = within.start;
         while page < within.end {
             let at = page.0 as usize;
-            let word = self.row(bits, at / CHUNK_PAGES)[at % CHUNK_PAGES / 64];
+            let word = bits(&self.chunks[at / CHUNK_PAGES], at % CHUNK_PAGES / 64);
             let ones = (word >> (at % 64)).trailing_ones();
             page = page + Pages(ones);
             if at % 64 + (ones as usize) < 64 {
@@ -345,43 +388,62 @@ impl PageRuns<'_> {
 
     /// Sets the bits of a range; returns how many were clear.
     fn set(&mut self, bits: Bits, range: PageRange) -> Pages {
-        self.update(bits, range, |word, mask| (*word | mask, (mask & !*word).count_ones()))
+        self.update(bits, range, |word, mask| (word | mask, mask & !word))
     }
 
     /// Clears the bits of a range; returns how many were set.
     fn unset(&mut self, bits: Bits, range: PageRange) -> Pages {
-        self.update(bits, range, |word, mask| (*word & !mask, (mask & *word).count_ones()))
+        self.update(bits, range, |word, mask| (word & !mask, mask & word))
     }
 
     /// Replaces every word of a range by what `change(word, bits of the range in it)` says, and
-    /// sums up its counts.
+    /// sums up the bits that were changed.
     fn update(
         &mut self,
         bits: Bits,
         range: PageRange,
-        change: impl Fn(&u64, u64) -> (u64, u32),
+        change: impl Fn(u64, u64) -> (u64, u64),
     ) -> Pages {
-        let mut changed = Pages::ZERO;
+        let mut count = Pages::ZERO;
         for part in words_of(range) {
-            let page = part.start.0 as usize;
-            let mask = u64::MAX >> (64 - part.count().0) << (page % 64);
-            let chunk = &mut self.chunks[page / CHUNK_PAGES];
+            let (at, word, mask) = place_of(part);
+            let chunk = &self.chunks[at];
             let row = match bits {
-                Bits::Free => &mut chunk.free,
-                Bits::Dirty => &mut chunk.dirty,
-                Bits::Marked => &mut chunk.marked,
+                Bits::Free => &chunk.free,
+                Bits::Marked => &chunk.marked,
             };
-            let word = &mut row[page % CHUNK_PAGES / 64];
-            let (new, count) = change(word, mask);
-            *word = new;
-            changed += Pages(count);
+            let (new, changed) = change(row[word].get(), mask);
+            row[word].set(new);
+            count += Pages(changed.count_ones());
             if matches!(bits, Bits::Free) {
-                chunk.summary.stale = true;
-                self.chunks[page / GROUP_PAGES * GROUP_CHUNKS].group.stale = true;
+                chunk.summary.set(Summary::STALE);
+                self.chunks[at / GROUP_CHUNKS * GROUP_CHUNKS].group.set(Summary::STALE);
             }
         }
-        changed
+        count
     }
+}
+
+impl Chunk {
+    fn clear(&self) {
+        self.dirty.iter().for_each(DirtyWord::clear);
+        self.stamps.iter().for_each(|stamp| stamp.set(Stamp::default()));
+        self.free.iter().chain(&self.marked).for_each(|word| word.set(0));
+        self.summary.set(Summary::default());
+        self.group.set(Summary::default());
+    }
+}
+
+/// A word of the bitmap of free pages.
+fn free_of(chunk: &Chunk, word: usize) -> u64 {
+    chunk.free[word].get()
+}
+
+/// Of a range that lies in one word: its chunk, its word there, and its bits in that.
+fn place_of(part: PageRange) -> (usize, usize, u64) {
+    let page = part.start.0 as usize;
+    let mask = u64::MAX >> (64 - part.count().0) << (page % 64);
+    (page / CHUNK_PAGES, page % CHUNK_PAGES / 64, mask)
 }
 
 /// A range in parts that each lie in one word.
@@ -416,13 +478,14 @@ impl PageRuns<'_> {
         }
         assert_eq!((free, dirty), (self.counts.free, self.counts.dirty), "P3: counts and bits");
         for index in 0..self.chunks.len() {
-            let Chunk { summary, group, .. } = self.chunks[index];
+            let chunk = &self.chunks[index];
+            let (summary, group) = (chunk.summary.get(), chunk.group.get());
             if !summary.stale {
-                self.chunks[index].summary.stale = true;
-                assert_eq!(self.chunks[index].refresh(), summary, "P5: chunk {index}");
+                chunk.summary.set(Summary::STALE);
+                assert_eq!(chunk.refresh(), summary, "P5: chunk {index}");
             }
             if index % GROUP_CHUNKS == 0 && !group.stale {
-                self.chunks[index].group.stale = true;
+                chunk.group.set(Summary::STALE);
                 assert_eq!(self.refresh_group(index / GROUP_CHUNKS), group, "P5: group of {index}");
             }
         }
@@ -442,18 +505,20 @@ mod tests {
     struct Owned {
         counts: RunCounts,
         chunks: Vec<Chunk>,
+        watch: Watch,
     }
 
     impl Owned {
         fn new() -> Owned {
             Owned {
                 counts: RunCounts::new(FIRST),
-                chunks: vec![Chunk::default(); chunk_count(PAGES)],
+                chunks: (0..chunk_count(PAGES)).map(|_| Chunk::default()).collect(),
+                watch: Watch::default(),
             }
         }
 
         fn view(&mut self) -> PageRuns<'_> {
-            PageRuns { counts: &mut self.counts, chunks: &mut self.chunks }
+            PageRuns { counts: &mut self.counts, chunks: &self.chunks, watch: &self.watch }
         }
 
         fn allocate(&mut self, count: Pages) -> Option<PageIndex> {

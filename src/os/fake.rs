@@ -285,4 +285,8 @@ impl Os for FakeOs {
         world.now_us += world.tick_us;
         world.now_us
     }
+
+    fn has_background(&self) -> bool {
+        false
+    }
 }

@@ -230,6 +230,10 @@ impl Os for Kernel {
         keeping_errno(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) });
         now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
     }
+
+    fn has_background(&self) -> bool {
+        true
+    }
 }
 
 /// Opens a file, and closes it when `read` is done with it. The `errno` when it cannot be opened,

@@ -7,10 +7,11 @@
 //! [`discard`] gives memory back by whichever call the process may make.
 //!
 //! What belongs to the process and not to a heap lies beside it: [`fault`], the signals of
-//! forbidden accesses, [`frames`], the functions that a thread is in, and [`attempt`], for work
-//! that may fault.
+//! forbidden accesses, [`frames`], the functions that a thread is in, [`attempt`], for work
+//! that may fault, and [`background`], a thread that is there only while it has work.
 
 mod attempt;
+pub(crate) mod background;
 mod discard;
 pub(crate) mod fault;
 pub(crate) mod frames;
@@ -152,4 +153,7 @@ pub(crate) trait Os {
 
     /// Microseconds on a clock that never goes back.
     fn now_us(&self) -> u64;
+
+    /// Whether the [`background`] thread may return memory of heaps on this system.
+    fn has_background(&self) -> bool;
 }

@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::background::Background;
 use super::emergency::Emergency;
 use super::history::{self, History, Sample};
 use super::limits::Limits;
@@ -33,6 +34,9 @@ use crate::units::{PAGE, Pages};
 
 /// Pages that change hands between two looks of the slow path.
 const LOOK: Pages = Pages(32);
+/// Free pages that nobody has seen, 1 MiB, are worth a look at any time: this may be the last thing
+/// that the program does.
+const WORTH_A_LOOK: Pages = Pages(256);
 /// Microseconds between two looks of the slow path at least.
 const LOOK_EVERY_US: u64 = 4000;
 /// On the slow path returning takes at most one part in so many of the time.
@@ -49,7 +53,7 @@ const _: () = assert!(REST_US.1.is_multiple_of(REST_US.0));
 /// What breathing keeps with each heap.
 #[derive(Default)]
 pub(crate) struct Breath {
-    policy: Policy,
+    pub(super) policy: Policy,
     pub(crate) verdict: Verdict,
     /// An option was changed since: the verdict may be another.
     outdated: bool,
@@ -57,6 +61,8 @@ pub(crate) struct Breath {
     pub(super) limits: Limits,
     /// When the policy was last shown what there is, and when the slow path looks again.
     looked_us: u64,
+    /// Free pages that it was shown.
+    pub(super) seen: Pages,
     look_again_us: u64,
     /// The policy's own search for holes, while it goes on.
     pub(super) search: Option<Search>,
@@ -76,6 +82,7 @@ pub(crate) struct Breath {
     pub(super) rooms: Rooms,
     pub(super) emergency: Emergency,
     thrashing: Thrashing,
+    pub(super) background: Background,
     pub(crate) times: Times,
     history: History,
     /// Where others read what the heap holds, if anybody does.
@@ -85,7 +92,7 @@ pub(crate) struct Breath {
 /// Time since the heap was made, which goes on when the system's clock goes back.
 #[derive(Default)]
 pub(super) struct Clock {
-    shown_us: Option<u64>,
+    pub(super) shown_us: Option<u64>,
     pub(super) now_us: u64,
 }
 
@@ -160,7 +167,8 @@ impl<S: Os> Above for S {
     fn pages_moved(heap: &mut Heap<S>) {
         let start_us = heap.os.now_us();
         let now_us = heap.above.clock.advance(start_us);
-        if now_us < heap.above.look_again_us {
+        let is_news = heap.runs.dirty.beyond(heap.above.seen) >= WORTH_A_LOOK;
+        if now_us < heap.above.look_again_us && !is_news {
             heap.look_at = heap.runs.moved.and_more(LOOK);
             return;
         }
@@ -168,6 +176,7 @@ impl<S: Os> Above for S {
         let budget = Budget::Until(start_us + heap.options.get(Key::StepUs) as u64);
         let took_us = heap.timed_breath(start_us, budget).1;
         heap.publish();
+        heap.leave_to_background();
         heap.above.look_again_us = now_us + LOOK_EVERY_US.max(SLOW_PATH_SHARE * took_us);
     }
 
@@ -208,6 +217,8 @@ impl<S: Os> Heap<S> {
         let budget = Budget::from_us(start_us, budget_us);
         let outcome = self.timed_breath(start_us, budget).0;
         self.publish();
+        self.above.background.note_host(start_us);
+        self.leave_to_background();
         outcome
     }
 
@@ -233,6 +244,7 @@ impl<S: Os> Heap<S> {
     pub(crate) fn next_tick_us(&mut self) -> Option<u64> {
         let shown_us = self.os.now_us();
         let now_us = self.above.clock.advance(shown_us);
+        self.above.background.note_host(shown_us);
         if self.above.search.is_some() || self.above.verdict.holes || self.above.outdated {
             return Some(0);
         }
@@ -300,7 +312,7 @@ impl<S: Os> Heap<S> {
         history.newest(self.words(), count)
     }
 
-    fn settings(&self) -> Settings {
+    pub(super) fn settings(&self) -> Settings {
         let pages = |key| Pages((self.options.bytes(key) / PAGE) as u32);
         Settings {
             decay_us: self.options.get(Key::DecayMs) as u64 * 1000,
@@ -319,6 +331,7 @@ impl<S: Os> Heap<S> {
         self.look_at = self.first_look();
         self.above.outdated = false;
         self.above.looked_us = now_us;
+        self.note_background();
         self.refresh_limits(now_us);
         self.above.free_in_spans = self.free_in_spans();
         let mistakes = self.runs.recall.mistakes();
@@ -332,6 +345,7 @@ impl<S: Os> Heap<S> {
             regretted: Pages(u32::try_from(regretted).unwrap_or(u32::MAX)),
             over_limit: self.resident() > self.above.limits.gate(),
         };
+        self.above.seen = sight.dirty;
         let settings = self.settings();
         self.above.verdict = self.above.policy.judge(&settings, sight);
         self.packing = self.above.verdict.mood == Mood::Shrinking;

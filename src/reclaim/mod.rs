@@ -5,6 +5,7 @@
 //! | `policy`  | how much free memory may stay: a pure function of counters and time    |
 //! | `purge`   | finding pages that hold memory for nothing, and handing them back      |
 //! | `breath`  | when to look, and doing what the policy says                           |
+//! | `background` | what goes back while the heap's thread does something else          |
 //! | `room`    | what is done at a memory limit                                         |
 //! | `emergency` | when the VM's garbage collector is made due                          |
 //! | `limits`  | where the memory limits stand, and how near they are                   |
@@ -12,6 +13,7 @@
 //! | `times`   | how long bounded steps took                                            |
 //! | `history` | a few minutes of samples                                               |
 
+mod background;
 mod breath;
 mod emergency;
 mod history;

@@ -31,6 +31,7 @@ mod decay;
 mod holes;
 mod tide;
 
+use crate::heap::Forecast;
 use crate::units::Pages;
 use decay::{Decay, EPOCHS, epoch_us, faded};
 use holes::Holes;
@@ -190,6 +191,22 @@ impl Policy {
     fn conclude(&mut self, settings: &Settings) {
         self.past = self.past.after(settings, &self.sight);
         self.sight = Sight { moved: Pages::ZERO, regretted: Pages::ZERO, ..self.sight };
+    }
+
+    /// What may stay if nothing happens after the last sight: now, and when each of the next epochs
+    /// has ended. Times are those of the sights.
+    pub(crate) fn forecast(&self, settings: &Settings) -> Forecast {
+        let past = self.past.after(settings, &self.sight);
+        let dirty = self.sight.dirty;
+        Forecast {
+            made_us: past.now_us,
+            epoch_start_us: past.decay.epoch_start_us(),
+            epoch_us: epoch_us(settings.decay_us),
+            keep: core::array::from_fn(|step| {
+                past.keep_after(settings, &self.sight, dirty, step as u64)
+            }),
+            not_before_us: 0,
+        }
     }
 
     /// How long the memory that is free now has been so on average, to an epoch.
@@ -416,6 +433,9 @@ impl Past {
 fn affordable_us(pages: Pages) -> u64 {
     u64::from(pages.0) * ROUND_TRIP_US * COST_SHARE
 }
+
+/// A forecast reaches up to where nothing more is expected.
+const _: () = assert!(crate::heap::watch::STEPS as u64 == EPOCHS + 2);
 
 #[cfg(test)]
 mod tests;

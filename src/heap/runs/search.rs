@@ -10,7 +10,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CHUNK_PAGES, CHUNK_WORDS, Chunk, GROUP_CHUNKS, GROUP_PAGES, PageRuns};
+use super::{CHUNK_PAGES, CHUNK_WORDS, Chunk, GROUP_CHUNKS, GROUP_PAGES, PageRuns, free_of};
 use crate::units::{PageIndex, Pages};
 
 /// So many pages, which is as many as a span has, are looked for in the bits themselves first.
@@ -29,6 +29,8 @@ pub(super) struct Summary {
 
 impl Summary {
     const EMPTY: Summary = Summary { start: 0, end: 0, most: 0, stale: false };
+    /// Of pages that have changed.
+    pub(super) const STALE: Summary = Summary { stale: true, ..Summary::EMPTY };
 
     fn of_word(free: u64) -> Summary {
         let mut most = 0;
@@ -70,11 +72,12 @@ impl Summary {
 }
 
 impl Chunk {
-    pub(super) fn refresh(&mut self) -> Summary {
-        if self.summary.stale {
-            self.summary = Summary::of_rows(self.free.iter().map(|w| Summary::of_word(*w)), 64);
+    pub(super) fn refresh(&self) -> Summary {
+        if self.summary.get().stale {
+            let words = self.free.iter().map(|word| Summary::of_word(word.get()));
+            self.summary.set(Summary::of_rows(words, 64));
         }
-        self.summary
+        self.summary.get()
     }
 }
 
@@ -120,7 +123,7 @@ impl PageRuns<'_> {
         // Free pages in a row up to the word.
         let mut row = 0;
         for at in first..words.min(first + NEAR_WORDS) {
-            let word = self.chunks[at / CHUNK_WORDS].free[at % CHUNK_WORDS];
+            let word = free_of(&self.chunks[at / CHUNK_WORDS], at % CHUNK_WORDS);
             if row + word.trailing_ones() as usize >= wanted {
                 return Some(PageIndex((at * 64 - row) as u32));
             }
@@ -133,29 +136,30 @@ impl PageRuns<'_> {
         None
     }
 
-    pub(super) fn refresh_group(&mut self, group: usize) -> Summary {
+    pub(super) fn refresh_group(&self, group: usize) -> Summary {
         let first = group * GROUP_CHUNKS;
-        if self.chunks[first].group.stale {
+        let group = &self.chunks[first].group;
+        if group.get().stale {
             let end = self.chunks.len().min(first + GROUP_CHUNKS);
-            let rows = self.chunks[first..end].iter_mut().map(Chunk::refresh);
-            self.chunks[first].group = Summary::of_rows(rows, CHUNK_PAGES);
+            let rows = self.chunks[first..end].iter().map(Chunk::refresh);
+            group.set(Summary::of_rows(rows, CHUNK_PAGES));
         }
-        self.chunks[first].group
+        group.get()
     }
 
     /// The lowest run in a group that has one. Its chunks' summaries are fresh.
     fn find_in_group(&self, group: usize, wanted: usize) -> PageIndex {
         let first = group * GROUP_CHUNKS;
-        let rows = self.chunks[first..].iter().map(|chunk| chunk.summary);
+        let rows = self.chunks[first..].iter().map(|chunk| chunk.summary.get());
         let (chunk, row) = match lowest_fit(rows, CHUNK_PAGES, wanted) {
             Fit::Across(page) => return PageIndex((group * GROUP_PAGES + page) as u32),
             Fit::Within(chunk) => (first + chunk, chunk),
         };
         debug_assert!(row < GROUP_CHUNKS);
-        let words = self.chunks[chunk].free.iter().map(|word| Summary::of_word(*word));
+        let words = self.chunks[chunk].free.iter().map(|word| Summary::of_word(word.get()));
         let page = match lowest_fit(words, 64, wanted) {
             Fit::Across(page) => page,
-            Fit::Within(word) => word * 64 + lowest_in_word(self.chunks[chunk].free[word], wanted),
+            Fit::Within(word) => word * 64 + lowest_in_word(free_of(&self.chunks[chunk], word), wanted),
         };
         PageIndex((chunk * CHUNK_PAGES + page) as u32)
     }

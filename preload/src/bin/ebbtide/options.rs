@@ -21,7 +21,7 @@ pub struct Flag {
 }
 
 /// Every option of the library, in the order of use.
-pub const FLAGS: [Flag; 12] = [
+pub const FLAGS: [Flag; 13] = [
     flag("decay_ms", "MS", "how long free memory stays in case it is needed (1000)"),
     flag("retain", "SIZE", "free memory that may always stay (0)"),
     flag("retain_max", "SIZE", "free memory that may stay at most (1g)"),
@@ -29,6 +29,7 @@ pub const FLAGS: [Flag; 12] = [
     flag("limit_hard", "SIZE", "beyond it a heap does not grow (0: none)"),
     flag("step_us", "US", "time to give back memory for inside of an allocation (250)"),
     flag("auto", "on|off", "give back memory inside of allocations too (on)"),
+    flag("background", "auto|on|off", "a thread gives back memory while the program waits (auto)"),
     flag("history", "on|off", "keep a sample for each second of activity (off)"),
     flag("checked", "off|on|sample", "find memory bugs of C modules and FFI code (off)"),
     flag("thp", "on|off", "huge pages (off)"),

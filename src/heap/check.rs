@@ -27,6 +27,7 @@ struct ClassTally {
 impl<S: Above> Heap<S> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
+        self.note_aside();
         self.page_runs().check();
         self.scars.check();
         let mut tally =
@@ -58,7 +59,7 @@ impl<S: Above> Heap<S> {
         let end = match self.descriptor(page).kind() {
             Kind::None => {
                 assert!(self.page_runs().is_free(page), "H2: {page:?} belongs to nothing");
-                assert_eq!(self.descriptor(page).reciprocal, 0, "D1: {page:?}");
+                assert_eq!(self.descriptor(page).reciprocal.get(), 0, "D1: {page:?}");
                 return page + Pages(1);
             }
             Kind::SpanRest => panic!("H2: {page:?} is the rest of no span"),
@@ -81,7 +82,7 @@ impl<S: Above> Heap<S> {
         let range = PageRange::new(page, count);
         for rest in (range.start.0 + 1..range.end.0).map(PageIndex) {
             let descriptor = self.descriptor(rest);
-            assert_eq!((descriptor.kind(), descriptor.reciprocal), (Kind::None, 0), "D1: {rest:?}");
+            assert_eq!((descriptor.kind(), descriptor.reciprocal.get()), (Kind::None, 0), "D1: {rest:?}");
         }
         range.end
     }
@@ -95,11 +96,12 @@ impl<S: Above> Heap<S> {
             let descriptor = self.descriptor(first + Pages(page));
             let kind = if page == 0 { Kind::Span } else { Kind::SpanRest };
             assert_eq!(descriptor.kind(), kind, "{first:?} + {page}");
-            assert_eq!(descriptor.first, fresh.first, "{first:?} + {page}");
-            assert_eq!(descriptor.less_start, fresh.less_start, "{first:?} + {page}");
-            assert_eq!(descriptor.reciprocal, fresh.reciprocal, "{first:?} + {page}");
+            assert_eq!(descriptor.first.get(), fresh.first.get(), "{first:?} + {page}");
+            assert_eq!(descriptor.less_start.get(), fresh.less_start.get(), "{first:?} + {page}");
+            assert_eq!(descriptor.reciprocal.get(), fresh.reciprocal.get(), "{first:?} + {page}");
         }
-        assert_eq!(self.page_runs().is_marked(first), shape.pages > Pages(1), "{first:?}: mark");
+        let rests = shape.pages > Pages(1) && self.descriptor(first).place() != Place::Current;
+        assert_eq!(self.page_runs().is_resting(first), rests, "C2: {first:?}");
         self.check_slots(first);
         let descriptor = self.descriptor(first);
         let in_class = &mut tally.classes[class];
@@ -108,8 +110,8 @@ impl<S: Above> Heap<S> {
         in_class.listed += u32::from(descriptor.place() == Place::Listed);
         in_class.useless += u64::from(descriptor.free_slots() - descriptor.slots_at_hand());
         tally.counts.span_pages += shape.pages;
-        tally.counts.purged += Pages(descriptor.purged.count_ones());
-        if descriptor.purged & 1 == 0 {
+        tally.counts.purged += Pages(descriptor.purged().count_ones());
+        if descriptor.purged() & 1 == 0 {
             tally.counts.leads += shape.lead();
         }
         first + shape.pages
@@ -123,19 +125,19 @@ impl<S: Above> Heap<S> {
         let free = descriptor.free_slots();
         let live = shape.slots - free;
         for word in 0..4 {
-            let outside = descriptor.free[word] & !shape.word_mask(word as u32);
+            let outside = descriptor.free.word(word) & !shape.word_mask(word as u32);
             assert_eq!(outside, 0, "D2: {first:?}");
         }
-        assert!(descriptor.countdown > 0, "D3: {first:?}");
+        assert!(descriptor.countdown.get() > 0, "D3: {first:?}");
         assert_eq!(
-            descriptor.purged & !descriptor.hole_pages(),
+            descriptor.purged() & !descriptor.hole_pages(),
             0,
             "{first:?}: a live slot purged"
         );
-        let (place, countdown) = (descriptor.place(), u32::from(descriptor.countdown));
+        let (place, countdown) = (descriptor.place(), u32::from(descriptor.countdown.get()));
         let enough = free >= shape.listable() && live > 0;
         match place {
-            Place::Current => assert_eq!(descriptor.purged, 0, "S4: {first:?}"),
+            Place::Current => assert_eq!(descriptor.purged(), 0, "S4: {first:?}"),
             Place::Full => assert_eq!(countdown, shape.listable() - free, "S1: {first:?}"),
             Place::Listed => assert_eq!(countdown, live, "S1: {first:?}"),
             Place::Spare => assert_eq!((live, countdown), (0, NEVER.into()), "S3: {first:?}"),

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::descriptor::Bits;
 use crate::units::{PAGE, Pages};
 
 /// The largest small block, in bytes. Larger ones get whole pages.
@@ -118,8 +119,9 @@ impl Slot {
     }
 
     /// Whether the slot is free by the bitmap of its span.
-    pub(crate) const fn is_free(self, free: &[u64; 4]) -> bool {
-        free[self.word] >> (self.bit % 64) & 1 == 1
+    #[inline(always)]
+    pub(crate) fn is_free(self, free: &Bits) -> bool {
+        free.word(self.word) >> (self.bit % 64) & 1 == 1
     }
 }
 

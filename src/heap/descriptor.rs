@@ -10,9 +10,17 @@
 //! - D2: a set bit is a free slot; bits beyond the class's slots are clear.
 //! - D3: `countdown` is 1 or more.
 
+//!
+//! Descriptors are looked at by reference. What changes in them are cells, which are the heap's
+//! thread's, and the atomics that the background thread reads or sets as well while it has claimed
+//! the span: see `watch`.
+
 #![forbid(unsafe_code)]
 
+use core::cell::Cell;
 use core::ptr;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU16, AtomicU64};
 
 use super::class::{CLASSES, Class, Slot};
 use super::{bin_at, class_at};
@@ -55,24 +63,53 @@ pub(crate) enum Place {
 #[repr(C, align(64))]
 pub(crate) struct Descriptor {
     /// Free slots. (Span)
-    pub(crate) free: [u64; 4],
+    pub(crate) free: Bits,
     /// The descriptor of the span's first page. (Span, SpanRest)
-    pub(crate) first: *mut Descriptor,
+    pub(crate) first: Cell<*mut Descriptor>,
     /// The class's reciprocal, and in its low 16 bits where the class's bin lies, in bytes from the
     /// heap. (Span, SpanRest; 0 for all others)
-    pub(crate) reciprocal: u64,
+    pub(crate) reciprocal: Cell<u64>,
     /// The low half of what, added to an address, tells how far it is behind the span's first slot.
     /// (Span, SpanRest)
-    pub(crate) less_start: u32,
+    pub(crate) less_start: Cell<u32>,
     /// The next span in the bin's list, page 0 ends it; and the low bit of the [`Place`] above it.
     /// (Span)
-    next: u32,
+    next: Cell<u32>,
     /// The span before in the bin's list, page 0 starts it; and the high bit of the place. (Span)
-    previous: u32,
+    previous: Cell<u32>,
     /// Frees until the span's place must be thought over. (Span)
-    pub(crate) countdown: u16,
+    pub(crate) countdown: Cell<u16>,
     /// Pages whose memory is given back though the span lives: one bit each. (Span)
-    pub(crate) purged: u16,
+    pub(crate) purged: AtomicU16,
+}
+
+/// A bit for each slot of a span.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub(crate) struct Bits([AtomicU64; 4]);
+
+impl Bits {
+    #[inline(always)]
+    pub(crate) fn word(&self, index: usize) -> u64 {
+        self.0[index].load(Relaxed)
+    }
+
+    pub(crate) fn set_word(&self, index: usize, word: u64) {
+        self.0[index].store(word, Relaxed);
+    }
+
+    pub(crate) fn words(&self) -> [u64; 4] {
+        core::array::from_fn(|index| self.word(index))
+    }
+
+    pub(crate) fn has(&self, slot: u32) -> bool {
+        self.word(slot as usize / 64) >> (slot % 64) & 1 == 1
+    }
+
+    pub(crate) fn clear(&self, slot: u32) {
+        let index = slot as usize / 64;
+        self.set_word(index, self.word(index) & !(1 << (slot % 64)));
+    }
 }
 
 /// The bit of [`Descriptor::next`] and [`Descriptor::previous`] that is of no page: there are not
@@ -85,17 +122,19 @@ const _: () = assert!(size_of::<Descriptor>() == 64);
 pub(crate) const NEVER: u16 = u16::MAX;
 
 impl Descriptor {
-    /// A page that is part of nothing.
-    pub(crate) const NONE: Descriptor = Descriptor {
-        free: [0; 4],
-        first: ptr::null_mut(),
-        reciprocal: 0,
-        less_start: 0,
-        countdown: NEVER,
-        purged: 0,
-        next: 0,
-        previous: 0,
-    };
+    /// That of a page that is part of nothing.
+    pub(crate) fn none() -> Descriptor {
+        Descriptor {
+            free: Bits::default(),
+            first: Cell::new(ptr::null_mut()),
+            reciprocal: Cell::new(0),
+            less_start: Cell::new(0),
+            next: Cell::new(0),
+            previous: Cell::new(0),
+            countdown: Cell::new(NEVER),
+            purged: AtomicU16::new(0),
+        }
+    }
 
     /// Page `page` of a span of a class, whose first page starts at address `start` and has its
     /// descriptor at `first`.
@@ -106,37 +145,37 @@ impl Descriptor {
         first: *mut Descriptor,
     ) -> Descriptor {
         let shape = &CLASSES[class];
-        let mut descriptor = Descriptor {
-            first,
-            reciprocal: shape.reciprocal | u64::from(bin_at(class)),
-            less_start: ((start + shape.lead()) as u32).wrapping_neg(),
-            ..Descriptor::NONE
+        let descriptor = Descriptor {
+            first: Cell::new(first),
+            reciprocal: Cell::new(shape.reciprocal | u64::from(bin_at(class))),
+            less_start: Cell::new(((start + shape.lead()) as u32).wrapping_neg()),
+            ..Descriptor::none()
         };
         if page == 0 {
-            descriptor.free = core::array::from_fn(|word| shape.word_mask(word as u32));
+            (0..4).for_each(|word| descriptor.free.set_word(word, shape.word_mask(word as u32)));
         }
         descriptor
     }
 
     /// The first page of a large block.
     pub(crate) fn large(pages: Pages, requested: usize, lead: usize) -> Descriptor {
-        let mut descriptor = Descriptor::NONE;
+        let descriptor = Descriptor::none();
         descriptor.set_large(pages, requested);
-        descriptor.free[2] = lead as u64;
+        descriptor.free.set_word(2, lead as u64);
         descriptor
     }
 
     pub(crate) fn kind(&self) -> Kind {
-        match (self.reciprocal, self.large_pages()) {
+        match (self.reciprocal.get(), self.large_pages()) {
             (0, Pages::ZERO) => Kind::None,
             (0, _) => Kind::Large,
-            _ if ptr::eq(self.first, self) => Kind::Span,
+            _ if ptr::eq(self.first.get(), self) => Kind::Span,
             _ => Kind::SpanRest,
         }
     }
 
     pub(crate) fn place(&self) -> Place {
-        match (self.previous >= PLACE_BIT, self.next >= PLACE_BIT) {
+        match (self.previous.get() >= PLACE_BIT, self.next.get() >= PLACE_BIT) {
             (false, false) => Place::Current,
             (false, true) => Place::Full,
             (true, false) => Place::Listed,
@@ -144,58 +183,58 @@ impl Descriptor {
         }
     }
 
-    pub(crate) fn set_place(&mut self, place: Place) {
+    pub(crate) fn set_place(&self, place: Place) {
         let bit = |bit: u8| if place as u8 & bit == 0 { 0 } else { PLACE_BIT };
-        self.next = self.next & !PLACE_BIT | bit(1);
-        self.previous = self.previous & !PLACE_BIT | bit(2);
+        self.next.update(|next| next & !PLACE_BIT | bit(1));
+        self.previous.update(|previous| previous & !PLACE_BIT | bit(2));
     }
 
     /// The next span in the bin's list.
     pub(crate) fn next(&self) -> PageIndex {
-        PageIndex(self.next & !PLACE_BIT)
+        PageIndex(self.next.get() & !PLACE_BIT)
     }
 
-    pub(crate) fn set_next(&mut self, page: PageIndex) {
-        self.next = self.next & PLACE_BIT | page.0;
+    pub(crate) fn set_next(&self, page: PageIndex) {
+        self.next.update(|next| next & PLACE_BIT | page.0);
     }
 
     /// The span before in the bin's list.
     pub(crate) fn previous(&self) -> PageIndex {
-        PageIndex(self.previous & !PLACE_BIT)
+        PageIndex(self.previous.get() & !PLACE_BIT)
     }
 
-    pub(crate) fn set_previous(&mut self, page: PageIndex) {
-        self.previous = self.previous & PLACE_BIT | page.0;
+    pub(crate) fn set_previous(&self, page: PageIndex) {
+        self.previous.update(|previous| previous & PLACE_BIT | page.0);
     }
 
     /// Pages of a large block.
     pub(crate) fn large_pages(&self) -> Pages {
-        Pages(self.free[0] as u32)
+        Pages(self.free.word(0) as u32)
     }
 
     /// Bytes asked for a large block.
     pub(crate) fn large_requested(&self) -> usize {
-        self.free[1] as usize
+        self.free.word(1) as usize
     }
 
     /// How far behind the start of its first page a large block begins, in bytes.
     pub(crate) fn large_lead(&self) -> usize {
-        self.free[2] as usize
+        self.free.word(2) as usize
     }
 
     /// A word that the checked layer keeps with a large block. 0 at first.
     pub(crate) fn note(&self) -> u64 {
-        self.free[3]
+        self.free.word(3)
     }
 
-    pub(crate) fn set_note(&mut self, note: u64) {
-        self.free[3] = note;
+    pub(crate) fn set_note(&self, note: u64) {
+        self.free.set_word(3, note);
     }
 
     /// Notes a large block's size. It uses the words that a span has its bits in.
-    pub(crate) fn set_large(&mut self, pages: Pages, requested: usize) {
-        self.free[0] = u64::from(pages.0);
-        self.free[1] = requested as u64;
+    pub(crate) fn set_large(&self, pages: Pages, requested: usize) {
+        self.free.set_word(0, u64::from(pages.0));
+        self.free.set_word(1, requested as u64);
     }
 
     /// Index of a span's class.
@@ -206,12 +245,12 @@ impl Descriptor {
     /// Where the class's bin lies, in bytes from the heap. (Span, SpanRest)
     #[inline(always)]
     pub(crate) fn bin(&self) -> u16 {
-        self.reciprocal as u16
+        self.reciprocal.get() as u16
     }
 
     /// Whether it is of a span of a class.
     pub(crate) fn is_of(&self, class: usize) -> bool {
-        self.reciprocal == CLASSES[class].reciprocal | u64::from(bin_at(class))
+        self.reciprocal.get() == CLASSES[class].reciprocal | u64::from(bin_at(class))
     }
 
     /// The class of a span.
@@ -222,20 +261,26 @@ impl Descriptor {
     /// The first page of the span, as the descriptor of page `page` tells it.
     pub(crate) fn first_page(&self, page: PageIndex) -> PageIndex {
         // Descriptors grow downwards.
-        let above = self.first.addr() - ptr::from_ref(self).addr();
+        let above = self.first.get().addr() - ptr::from_ref(self).addr();
         page - Pages((above / size_of::<Descriptor>()) as u32)
     }
 
     /// The slot that starts at an address of the page; `None` when none does.
     pub(crate) fn slot_at(&self, address: usize) -> Option<Slot> {
-        let slot = Slot::at((address as u32).wrapping_add(self.less_start), self.reciprocal);
-        slot.starts(self.reciprocal).then_some(slot)
+        let reciprocal = self.reciprocal.get();
+        let slot = Slot::at((address as u32).wrapping_add(self.less_start.get()), reciprocal);
+        slot.starts(reciprocal).then_some(slot)
+    }
+
+    /// Pages whose memory is given back though the span lives.
+    pub(crate) fn purged(&self) -> u16 {
+        self.purged.load(Relaxed)
     }
 
     /// How many slots of a span are free.
     pub(crate) fn free_slots(&self) -> u32 {
         // Most are 0, and counting takes a dozen instructions on the oldest processors.
-        self.free.iter().map(|word| if *word == 0 { 0 } else { word.count_ones() }).sum()
+        self.free.words().map(|word| if word == 0 { 0 } else { word.count_ones() }).iter().sum()
     }
 
     /// The first free slot of a span that lies on pages which hold memory.
@@ -247,8 +292,8 @@ impl Descriptor {
         let (shape, page_bytes) = (self.shape(), Pages(1).bytes() as u32);
         let start = shape.lead() as u32 + slot * shape.slot_size;
         let mut pages = start / page_bytes..=(start + shape.slot_size - 1) / page_bytes;
-        let is_free = self.free[slot as usize / 64] >> (slot % 64) & 1 == 1;
-        is_free && pages.all(|page| self.purged >> page & 1 == 0)
+        let purged = self.purged();
+        self.free.has(slot) && pages.all(|page| purged >> page & 1 == 0)
     }
 
     /// How many free slots of a span lie on pages that hold memory.
@@ -277,7 +322,7 @@ impl Descriptor {
         (first / 64..end.div_ceil(64)).all(|word| {
             let from = first.saturating_sub(word * 64);
             let mask = bits_below(end - word * 64) & !bits_below(from);
-            self.free[word as usize] & mask == mask
+            self.free.word(word as usize) & mask == mask
         })
     }
 }
@@ -292,7 +337,7 @@ mod tests {
         let shape = descriptor.shape();
         let mut holes = (1u32 << shape.pages.0) - 1;
         for slot in 0..shape.slots {
-            if descriptor.free[slot as usize / 64] >> (slot % 64) & 1 == 0 {
+            if !descriptor.free.has(slot) {
                 let at = shape.lead() + (slot * shape.slot_size) as usize;
                 let (start, last) = (at / PAGE, (at + shape.slot_size as usize - 1) / PAGE);
                 (start..=last).for_each(|page| holes &= !(1 << page));
@@ -307,9 +352,9 @@ mod tests {
         for (class, shape) in CLASSES.iter().enumerate() {
             let slots = shape.slots;
             for first in 0..slots {
-                let mut descriptor = Descriptor::span_page(class, 0, 0, ptr::null_mut());
+                let descriptor = Descriptor::span_page(class, 0, 0, ptr::null_mut());
                 for last in first..slots {
-                    descriptor.free[last as usize / 64] &= !(1 << (last % 64));
+                    descriptor.free.clear(last);
                     assert_eq!(
                         descriptor.hole_pages(),
                         holes_by_sight(&descriptor),
@@ -323,13 +368,14 @@ mod tests {
     #[test]
     fn one_live_slot_pins_the_pages_it_touches_and_no_others() {
         for (class, shape) in CLASSES.iter().enumerate() {
-            let mut descriptor = Descriptor::span_page(class, 0, 0, ptr::null_mut());
+            let descriptor = Descriptor::span_page(class, 0, 0, ptr::null_mut());
             assert_eq!(descriptor.free_slots(), shape.slots);
             assert_eq!(descriptor.hole_pages(), holes_by_sight(&descriptor));
             for slot in 0..shape.slots {
-                descriptor.free[slot as usize / 64] &= !(1 << (slot % 64));
+                let word = descriptor.free.word(slot as usize / 64);
+                descriptor.free.clear(slot);
                 assert_eq!(descriptor.hole_pages(), holes_by_sight(&descriptor), "{slot}, {class}");
-                descriptor.free[slot as usize / 64] |= 1 << (slot % 64);
+                descriptor.free.set_word(slot as usize / 64, word);
             }
         }
     }
@@ -353,13 +399,14 @@ mod tests {
                 }
             }
         }
-        assert!((0..PAGE).all(|at| Descriptor::NONE.slot_at(at).is_none()));
+        assert!((0..PAGE).all(|at| Descriptor::none().slot_at(at).is_none()));
     }
 
     #[test]
     fn kind_and_place_and_the_list_are_apart() {
         let mut descriptor = Descriptor::span_page(3, 0, 0, ptr::null_mut());
-        descriptor.first = &raw mut descriptor;
+        let at = &raw mut descriptor;
+        descriptor.first.set(at);
         let last = PageIndex(u32::MAX >> 1);
         for place in [Place::Full, Place::Listed, Place::Spare, Place::Current] {
             descriptor.set_place(place);
@@ -370,10 +417,10 @@ mod tests {
                 assert_eq!((descriptor.next(), descriptor.previous()), (next, previous));
             }
         }
-        assert_eq!(Descriptor::NONE.kind(), Kind::None);
+        assert_eq!(Descriptor::none().kind(), Kind::None);
         assert_eq!(Descriptor::span_page(20, 1, 0, &raw mut descriptor).kind(), Kind::SpanRest);
         let large = Descriptor::large(Pages(7), 28_000, 640);
-        assert_eq!((large.kind(), large.reciprocal), (Kind::Large, 0));
+        assert_eq!((large.kind(), large.reciprocal.get()), (Kind::Large, 0));
         assert_eq!((large.large_pages(), large.large_requested()), (Pages(7), 28_000));
     }
 }

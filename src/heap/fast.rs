@@ -297,8 +297,8 @@ unsafe fn descriptor_of<S: Above>(heap: *mut Heap<S>, complement: usize) -> *mut
 unsafe fn slot_at(descriptor: *mut Descriptor, block: *mut u8) -> Option<Slot> {
     // SAFETY: the caller's promise.
     unsafe {
-        let offset = (block.addr() as u32).wrapping_add((*descriptor).less_start);
-        let reciprocal = (*descriptor).reciprocal;
+        let offset = (block.addr() as u32).wrapping_add((*descriptor).less_start.get());
+        let reciprocal = (*descriptor).reciprocal.get();
         let slot = Slot::at(offset, reciprocal);
         slot.starts(reciprocal).then_some(slot)
     }
@@ -325,7 +325,7 @@ unsafe fn free<S: Above>(
         };
         let bin = bin(heap, (*descriptor).bin());
         (*bin).freed = (*bin).freed.wrapping_add(1);
-        if mark::free((*descriptor).first, slot) {
+        if mark::free((*descriptor).first.get(), slot) {
             return look_at_freed(heap, block);
         }
     }
@@ -344,7 +344,7 @@ unsafe extern "C" fn look_at_freed<S: Above>(heap: *mut Heap<S>, block: *mut u8)
     // SAFETY: the caller's promise: the block is a slot of a span, whose pages are all committed.
     unsafe {
         let descriptor = descriptor_of(heap, complement_of(heap, block));
-        let first = (*descriptor).first;
+        let first = (*descriptor).first.get();
         if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*first).free)) {
             // Marking a slot that is free takes its mark away. This does not return.
             misuse::large_block(&mut *heap, block);
@@ -542,7 +542,7 @@ unsafe fn small_block<S: Above>(
     unsafe {
         let descriptor = descriptor_of(heap, complement);
         let slot = slot_at(descriptor, block)?;
-        let first = (*descriptor).first;
+        let first = (*descriptor).first.get();
         (!slot.is_free(&(*first).free)).then_some((*descriptor).class())
     }
 }

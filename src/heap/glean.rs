@@ -63,9 +63,11 @@ impl<S: Above> Heap<S> {
                 if self.descriptor(span).free_slots() == 0 {
                     continue;
                 }
+                self.disturb(span);
                 if self.descriptor(span).slot_at_hand().is_none() {
                     if !self.may_use(span) {
                         misses = misses.min(self.missing(span));
+                        self.put_to_rest(class, span);
                         continue;
                     }
                     self.hold(span);
@@ -106,10 +108,11 @@ impl<S: Above> Heap<S> {
             Place::Spare => self.bins[class].spare = PageIndex(0),
             Place::Full | Place::Current => {}
         }
-        self.descriptor(span).free[slot as usize / 64] &= !(1 << (slot % 64));
+        self.descriptor(span).free.clear(slot);
         self.bins[class].taken = self.bins[class].taken.wrapping_add(1);
         self.asked_bytes = self.asked_bytes.wrapping_add(size as u64);
         self.place_by_free_slots(class, span);
+        self.put_to_rest(class, span);
         let shape = &CLASSES[class];
         self.address(span).wrapping_add(shape.lead() + (slot * shape.slot_size) as usize)
     }

@@ -76,7 +76,7 @@ impl<S: Above> Heap<S> {
         if !self.take_pages(range, in_return) {
             return false;
         }
-        *self.descriptor(range.start) = Descriptor::large(range.count(), size, lead);
+        self.set_descriptor(range.start, Descriptor::large(range.count(), size, lead));
         self.counts.large_blocks += 1;
         self.counts.large_pages += range.count();
         self.counts.large_requested += size;
@@ -100,7 +100,7 @@ impl<S: Above> Heap<S> {
     /// Takes a large block off the books; its pages stay in use.
     fn forget_large(&mut self, page: PageIndex) {
         let (count, size) = self.large_size(page);
-        *self.descriptor(page) = Descriptor::NONE;
+        self.set_descriptor(page, Descriptor::none());
         self.counts.large_blocks -= 1;
         self.counts.large_pages -= count;
         self.counts.large_requested -= size;

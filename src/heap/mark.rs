@@ -52,13 +52,13 @@ pub(super) unsafe fn free(first: *mut Descriptor, slot: Slot) -> bool {
 pub(super) unsafe fn free_anywhere(first: *mut Descriptor, slot: Slot) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
-        let word = (&raw mut (*first).free).cast::<u64>().add(slot.word);
-        let bits = *word;
+        let free = &raw const (*first).free;
+        let bits = (*free).word(slot.word);
         let flipped = bits ^ 1 << (slot.bit % 64);
-        *word = flipped;
+        (*free).set_word(slot.word, flipped);
         // Volatile, or it may be read with what lies beside it: too wide for what was written there
         // just before.
-        let countdown = &raw mut (*first).countdown;
+        let countdown = (&raw mut (*first).countdown).cast::<u16>();
         let left = countdown.read_volatile().wrapping_sub(1);
         countdown.write_volatile(left);
         flipped < bits || left == 0
@@ -80,9 +80,10 @@ mod tests {
                     // What is above the six bits has no meaning.
                     let bit = (index as u64 % 64) | (u64::from(countdown) << 6);
                     let slot = Slot { word: index / 64, bit };
-                    let [mut here, mut anywhere] = [(); 2].map(|()| Descriptor::NONE);
+                    let [mut here, mut anywhere] = [(); 2].map(|()| Descriptor::none());
                     for descriptor in [&mut here, &mut anywhere] {
-                        (descriptor.free, descriptor.countdown) = ([free; 4], countdown);
+                        (0..4).for_each(|word| descriptor.free.set_word(word, free));
+                        descriptor.countdown.set(countdown);
                     }
                     let was_free = free >> (index % 64) & 1 == 1;
                     // SAFETY: both are there, and the slot is below 256.
@@ -94,8 +95,8 @@ mod tests {
                     let mut flipped = [free; 4];
                     flipped[index / 64] ^= 1 << (index % 64);
                     for descriptor in [here, anywhere] {
-                        assert_eq!(descriptor.free, flipped);
-                        assert_eq!(descriptor.countdown, countdown - 1);
+                        assert_eq!(descriptor.free.words(), flipped);
+                        assert_eq!(descriptor.countdown.get(), countdown - 1);
                     }
                 }
             }

@@ -5,7 +5,7 @@
 //! | `class`         | size classes; offset to slot                                     | no     |
 //! | `descriptor`    | what is known about a page                                       | no     |
 //! | `runs`          | free and dirty pages                                             | no     |
-//! | `dirty`         | which free pages hold memory, for two threads                    | no     |
+//! | `claim`         | bits of pages that two threads work on                           | no     |
 //! | `watch`         | what a heap and the background thread share                      | yes    |
 //! | `recall`        | what was returned, and what of it was needed again               | no     |
 //! | `layout`        | where the parts lie in the reservation                           | no     |
@@ -40,7 +40,7 @@ pub(crate) mod class;
 mod collector;
 mod deleted;
 mod descriptor;
-mod dirty;
+mod claim;
 mod fast;
 mod glean;
 mod large;
@@ -394,16 +394,18 @@ impl<S: Above> Heap<S> {
     }
 
     /// A page's descriptor.
-    pub(crate) fn descriptor(&mut self, page: PageIndex) -> &mut Descriptor {
-        // SAFETY: H1: it is committed, and zeroed memory is Descriptor::NONE but for the countdown,
-        // of which any value is valid. The heap is borrowed for as long, so nobody else has it.
-        unsafe { &mut *self.descriptor_at(page) }
+    pub(crate) fn descriptor(&self, page: PageIndex) -> &Descriptor {
+        // SAFETY: H1: it is committed, and zeroed memory is a descriptor of a page that is part of
+        // nothing but for the countdown, of which any value is valid. What the background thread
+        // looks at are atomics. The heap is borrowed, so it is not replaced meanwhile.
+        unsafe { &*self.descriptor_at(page) }
     }
 
-    /// A page's descriptor, to look at.
-    fn descriptor_of(&self, page: PageIndex) -> &Descriptor {
-        // SAFETY: as above; nobody changes it while the heap is borrowed.
-        unsafe { &*self.descriptor_at(page) }
+    /// Replaces a page's descriptor.
+    fn set_descriptor(&mut self, page: PageIndex, descriptor: Descriptor) {
+        // SAFETY: H1. The heap is borrowed alone, and the background thread looks only at the
+        // descriptors of spans that it has claimed: those stay.
+        unsafe { self.descriptor_at(page).write(descriptor) };
     }
 
     /// Whether blocks are checked, all or some.
@@ -485,6 +487,7 @@ impl<S: Above> Heap<S> {
             self.page_runs().recall(known, now_us);
         }
         self.page_runs().take(range);
+        self.note_aside();
         let new = (range.count() - known.count()).beyond(in_return);
         if new >= GROWTH {
             S::grown(self, new);

@@ -104,7 +104,7 @@ impl<S: Above> Heap<S> {
             return false;
         }
         for page in (first.0..top.0).map(PageIndex) {
-            *self.descriptor(page) = Descriptor::NONE;
+            self.set_descriptor(page, Descriptor::none());
         }
         self.runs = RunCounts::new(first);
         let watch = self.new_watch();
@@ -138,7 +138,7 @@ impl<S: Above> Heap<S> {
         // A page of descriptors may serve pages on both sides of `keep`.
         let end = PageIndex((below / layout::DESCRIPTOR) as u32);
         for page in (keep.0..end.0.min(self.runs.top.0)).map(PageIndex) {
-            *self.descriptor(page) = Descriptor::NONE;
+            self.set_descriptor(page, Descriptor::none());
         }
         let pages =
             MemoryRange { start: self.address(keep), bytes: self.committed() - keep.offset() };

@@ -16,7 +16,7 @@
 //! - P4: no run of n free pages, few as they are, starts below `lowest[n - 1]`.
 //! - P5: a summary that is not stale is the summary of its pages.
 //! - P6: no page at or above `dirty_end` is dirty.
-//! - P7: a free page that is marked is clean, but was not returned: its memory was moved away.
+//! - P7: a page whose memory was moved away is free and clean, but was not returned.
 //!
 //! How the lowest run of so many pages is found stands in `search`.
 
@@ -26,7 +26,7 @@ mod search;
 
 use core::cell::Cell;
 
-use super::dirty::DirtyWord;
+use super::claim::Claimable;
 use super::recall::{AtomicStamp, Cause, Recall, Stamp};
 use super::watch::{Aside, Watch};
 use crate::bug::ensure;
@@ -45,13 +45,14 @@ const GROUP_PAGES: usize = GROUP_CHUNKS * CHUNK_PAGES;
 #[repr(C)]
 #[derive(Default)]
 pub(crate) struct Chunk {
-    pub(super) dirty: [DirtyWord; CHUNK_WORDS],
+    pub(super) dirty: [Claimable; CHUNK_WORDS],
+    /// Where spans of several pages start that are not their bins' current ones.
+    pub(super) resting: [Claimable; CHUNK_WORDS],
     /// When memory of a word's pages was returned last.
     pub(super) stamps: [AtomicStamp; CHUNK_WORDS],
     free: [Cell<u64>; CHUNK_WORDS],
-    /// Of pages in use, those that the layer above wants to find again. Of free ones, those whose
-    /// memory was moved away.
-    marked: [Cell<u64>; CHUNK_WORDS],
+    /// Free pages whose memory was moved away.
+    moved: [Cell<u64>; CHUNK_WORDS],
     summary: Cell<Summary>,
     /// In the first chunk of a group: the group's summary.
     group: Cell<Summary>,
@@ -101,11 +102,11 @@ pub(crate) struct PageRuns<'heap> {
 #[derive(Clone, Copy)]
 enum Bits {
     Free,
-    Marked,
+    Moved,
 }
 
 impl PageRuns<'_> {
-    /// Forgets everything: no page is free, dirty or marked. The counts are the caller's to set.
+    /// Forgets everything: no page is free or dirty, and no span rests. The counts are the caller's to set.
     pub(crate) fn clear(&mut self) {
         let used = chunk_count(self.counts.top.0 as usize);
         self.chunks[..used].iter().for_each(Chunk::clear);
@@ -138,8 +139,7 @@ impl PageRuns<'_> {
         self.counts.free -= taken;
         let cleaned = self.take_dirty(below_top);
         self.counts.dirty -= cleaned;
-        self.note_returned_aside();
-        self.unset(Bits::Marked, below_top);
+        self.unset(Bits::Moved, below_top);
         let [lowest, ..] = &mut self.counts.lowest;
         if range.start <= *lowest {
             *lowest = below_top.end.max(*lowest);
@@ -181,7 +181,7 @@ impl PageRuns<'_> {
     /// Notes that the free pages without memory of a range below `top` are about to be used.
     pub(crate) fn recall(&mut self, range: PageRange, now_us: u64) {
         for part in words_of(range) {
-            let moved_away = self.count(part, |chunk, word| chunk.marked[word].get());
+            let moved_away = self.count(part, |chunk, word| chunk.moved[word].get());
             let pages = part.count() - self.dirty_in(part) - moved_away;
             self.recall_pages(part.start, pages, now_us);
         }
@@ -212,7 +212,7 @@ impl PageRuns<'_> {
             self.counts.dirty += self.dirty_words(range, |word, mask| word.set(mask, is_watched));
             self.counts.dirty_end = self.counts.dirty_end.max(range.end);
         } else {
-            self.set(Bits::Marked, range);
+            self.set(Bits::Moved, range);
         }
         // A run that has one of these pages and n before starts n pages before them.
         for (before, lowest) in self.counts.lowest.iter_mut().enumerate() {
@@ -232,21 +232,15 @@ impl PageRuns<'_> {
     /// The same for pages that are about to be used: waits for those that the background thread has.
     fn take_dirty(&mut self, range: PageRange) -> Pages {
         let (watch, is_watched) = (self.watch, self.watch.is_on());
-        self.dirty_words(range, |word, mask| {
-            let mut had = word.unset(mask, is_watched);
-            while is_watched && word.claimed() & mask != 0 {
-                watch.wait_for(word, mask);
-                had |= word.unset(mask, true);
-            }
-            had
-        })
+        let wait = |word: &Claimable, mask| watch.wait_for(word, mask);
+        self.dirty_words(range, |word, mask| word.take(mask, is_watched, wait))
     }
 
     /// Changes every word of a range, of which so many bits were changed.
     fn dirty_words(
         &self,
         range: PageRange,
-        change: impl Fn(&DirtyWord, u64) -> u64,
+        change: impl Fn(&Claimable, u64) -> u64,
     ) -> Pages {
         let in_part = |part: PageRange| {
             let (chunk, word, mask) = place_of(part);
@@ -255,16 +249,17 @@ impl PageRuns<'_> {
         Pages(words_of(range).map(in_part).sum())
     }
 
-    /// Takes note of pages that the background thread has returned since last time. Those of them
-    /// that are in use by now count as well, so it is done whenever pages were taken.
-    pub(crate) fn note_returned_aside(&mut self) {
-        let Some(aside) = self.watch.take_returned() else { return };
+    /// Takes note of what the background thread has returned since last time. Pages that are in use
+    /// by now count as well, so it is done whenever pages were taken.
+    pub(super) fn note_aside(&mut self) -> Option<Aside> {
+        let aside = self.watch.take_aside()?;
         self.counts.dirty -= aside.pages;
+        self.counts.recall.note_returned(Cause::Idle, aside.pages + aside.holes);
         self.counts.aside.add(&aside);
-        self.counts.recall.note_returned(Cause::Idle, aside.pages);
         if aside.refused > 0 {
             self.counts.dirty_end = self.counts.top;
         }
+        Some(aside)
     }
 
     /// Notes that the dirty pages of a range of free ones lost their memory, but not by a return.
@@ -272,7 +267,7 @@ impl PageRuns<'_> {
         for part in words_of(range) {
             let (chunk, word, mask) = place_of(part);
             let chunk = &self.chunks[chunk];
-            chunk.marked[word].update(|marked| marked | chunk.dirty[word].get() & mask);
+            chunk.moved[word].update(|moved| moved | chunk.dirty[word].get() & mask);
         }
         self.clean(range);
     }
@@ -287,37 +282,48 @@ impl PageRuns<'_> {
         self.dirty_in(PageRange::new(page, Pages(1))).0 == 1
     }
 
-    /// Marks a page in use for [`PageRuns::next_dirty`], or unmarks it.
-    pub(crate) fn mark(&mut self, page: PageIndex, marked: bool) {
-        let range = PageRange::new(page, Pages(1));
-        if marked {
-            self.set(Bits::Marked, range);
-        } else {
-            self.unset(Bits::Marked, range);
-        }
+    /// The span of several pages that starts at a page is not current any more: it is found by
+    /// [`PageRuns::next_dirty`], and by the background thread.
+    pub(crate) fn rest(&mut self, page: PageIndex) {
+        let (chunk, word, mask) = place_of(PageRange::new(page, Pages(1)));
+        self.chunks[chunk].resting[word].set(mask, self.watch.is_on());
     }
 
-    /// Whether a page is marked.
+    /// The span that starts at a page is about to be used, or freed. Waits until the background
+    /// thread has done with it.
+    pub(crate) fn disturb(&mut self, page: PageIndex) {
+        let (chunk, word, mask) = place_of(PageRange::new(page, Pages(1)));
+        let wait = |word: &Claimable, mask| self.watch.wait_for(word, mask);
+        self.chunks[chunk].resting[word].take(mask, self.watch.is_on(), wait);
+    }
+
+    /// Whether a span that rests starts at a page.
     #[cfg(test)]
-    pub(crate) fn is_marked(&self, page: PageIndex) -> bool {
-        self.count(PageRange::new(page, Pages(1)), |chunk, word| chunk.marked[word].get()).0 == 1
+    pub(crate) fn is_resting(&self, page: PageIndex) -> bool {
+        let resting = |chunk: &Chunk, word: usize| chunk.resting[word].get();
+        self.count(PageRange::new(page, Pages(1)), resting).0 == 1
     }
 
-    /// The first page from `from` up to, not including, `end` that is dirty or, if asked for, in
-    /// use and marked.
+    /// Whether the memory of a free page was moved away.
+    #[cfg(test)]
+    pub(crate) fn is_moved(&self, page: PageIndex) -> bool {
+        self.count(PageRange::new(page, Pages(1)), |chunk, word| chunk.moved[word].get()).0 == 1
+    }
+
+    /// The first page from `from` up to, not including, `end` that is dirty or, if asked for, one
+    /// that a resting span of several pages starts at.
     pub(crate) fn next_dirty(
         &self,
         from: PageIndex,
         end: PageIndex,
-        or_marked: bool,
+        or_resting: bool,
     ) -> Option<PageIndex> {
         let mut page = from.0 as usize;
         while page < end.0 as usize {
             let chunk = &self.chunks[page / CHUNK_PAGES];
             let word = page % CHUNK_PAGES / 64;
-            let marked = chunk.marked[word].get() & !chunk.free[word].get();
-            let marked = if or_marked { marked } else { 0 };
-            let bits = (chunk.dirty[word].get() | marked) >> (page % 64);
+            let resting = if or_resting { chunk.resting[word].get() } else { 0 };
+            let bits = (chunk.dirty[word].get() | resting) >> (page % 64);
             if bits != 0 {
                 let found = PageIndex(page as u32 + bits.trailing_zeros());
                 return (found < end).then_some(found);
@@ -410,7 +416,7 @@ impl PageRuns<'_> {
             let chunk = &self.chunks[at];
             let row = match bits {
                 Bits::Free => &chunk.free,
-                Bits::Marked => &chunk.marked,
+                Bits::Moved => &chunk.moved,
             };
             let (new, changed) = change(row[word].get(), mask);
             row[word].set(new);
@@ -426,9 +432,9 @@ impl PageRuns<'_> {
 
 impl Chunk {
     fn clear(&self) {
-        self.dirty.iter().for_each(DirtyWord::clear);
+        self.dirty.iter().chain(&self.resting).for_each(Claimable::clear);
         self.stamps.iter().for_each(|stamp| stamp.set(Stamp::default()));
-        self.free.iter().chain(&self.marked).for_each(|word| word.set(0));
+        self.free.iter().chain(&self.moved).for_each(|word| word.set(0));
         self.summary.set(Summary::default());
         self.group.set(Summary::default());
     }
@@ -472,7 +478,8 @@ impl PageRuns<'_> {
                 assert!(page.0 >= lowest.0 + before as u32, "P4: {before} and {page:?} are free");
             }
             assert!(page < self.counts.dirty_end || !is_dirty, "P6: {page:?} is beyond the end");
-            assert!(!is_dirty || !self.is_marked(page), "P7: {page:?} is dirty and marked");
+            let is_moved = self.is_moved(page);
+            assert!(!is_moved || is_free && !is_dirty, "P7: {page:?} was moved away");
             free += Pages(is_free.into());
             dirty += Pages(is_dirty.into());
         }
@@ -626,7 +633,7 @@ mod tests {
         owned.view().recall(range, 1000);
         assert_eq!(owned.counts.recall.refaulted, [0, 10, 0]);
         owned.view().take(range);
-        assert!((0..100).all(|at| !owned.view().is_marked(page + Pages(at))));
+        assert!((0..100).all(|at| !owned.view().is_moved(page + Pages(at))));
     }
 
     #[test]

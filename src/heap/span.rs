@@ -26,9 +26,10 @@
 //! may not grow, single slots are taken from any: see `glean`.
 
 use core::array;
+use core::sync::atomic::Ordering::Relaxed;
 
 use super::class::{CLASS_COUNT, CLASSES};
-use super::descriptor::{Descriptor, NEVER, Place};
+use super::descriptor::{Descriptor, Kind, NEVER, Place};
 use super::{Above, Bin, Heap};
 use crate::bug::{bug, ensure};
 use crate::units::{PageIndex, PageRange, Pages};
@@ -82,7 +83,7 @@ impl<S: Above> Heap<S> {
             return false;
         }
         let shape = &CLASSES[class];
-        let free = self.descriptor(current).free;
+        let free = self.descriptor(current).free.words();
         let (first, words) = (self.first_word(current), shape.words());
         let word_at = |cursor: u32| (first + cursor) % words;
         let Some(cursor) = (cursor..words).find(|cursor| free[word_at(*cursor) as usize] != 0)
@@ -118,7 +119,7 @@ impl<S: Above> Heap<S> {
         self.hold(page);
         let descriptor = self.descriptor(page);
         descriptor.set_place(Place::Current);
-        descriptor.countdown = NEVER;
+        descriptor.countdown.set(NEVER);
         let free = descriptor.free_slots();
         let bin = &mut self.bins[class];
         bin.taken = bin.taken.wrapping_add(free.into());
@@ -140,12 +141,29 @@ impl<S: Above> Heap<S> {
         bin.word = empty_word::<S>(self.base);
         bin.base = self.base;
         self.place_by(class, page, free);
+        self.put_to_rest(class, page);
+    }
+
+    /// Lets the background thread, and searches, look at a span that is not current, if it still
+    /// is one.
+    pub(super) fn put_to_rest(&mut self, class: usize, page: PageIndex) {
+        if CLASSES[class].pages > Pages(1) && self.descriptor(page).kind() == Kind::Span {
+            self.page_runs().rest(page);
+        }
+    }
+
+    /// A span of several pages is about to be used, or freed.
+    pub(super) fn disturb(&mut self, page: PageIndex) {
+        if self.descriptor(page).shape().pages > Pages(1) {
+            self.page_runs().disturb(page);
+            self.note_aside();
+        }
     }
 
     /// How many slots of a current span were freed since it became that, and how many are free.
     fn current_span(&self, page: PageIndex) -> (u64, u32) {
-        let span = self.descriptor_of(page);
-        (u64::from(NEVER - span.countdown), span.free_slots())
+        let span = self.descriptor(page);
+        (u64::from(NEVER - span.countdown.get()), span.free_slots())
     }
 
     /// Live blocks of a class.
@@ -181,7 +199,7 @@ impl<S: Above> Heap<S> {
         } else {
             let descriptor = self.descriptor(page);
             descriptor.set_place(Place::Full);
-            descriptor.countdown = (shape.listable() - free) as u16;
+            descriptor.countdown.set((shape.listable() - free) as u16);
         }
     }
 
@@ -228,7 +246,7 @@ impl<S: Above> Heap<S> {
 
     /// The pages of a span that were returned.
     pub(super) fn missing(&mut self, page: PageIndex) -> Pages {
-        Pages(self.descriptor(page).purged.count_ones())
+        Pages(self.descriptor(page).purged().count_ones())
     }
 
     fn new_span(&mut self, class: usize) -> Option<PageIndex> {
@@ -241,10 +259,7 @@ impl<S: Above> Heap<S> {
         let (start, descriptor) = (self.address(first).addr(), self.descriptor_at(first));
         for page in 0..shape.pages.0 {
             let fresh = Descriptor::span_page(class, page, start, descriptor);
-            *self.descriptor(first + Pages(page)) = fresh;
-        }
-        if shape.pages > Pages(1) {
-            self.page_runs().mark(first, true);
+            self.set_descriptor(first + Pages(page), fresh);
         }
         self.bins[class].spans += 1;
         self.counts.span_pages += shape.pages;
@@ -255,13 +270,13 @@ impl<S: Above> Heap<S> {
     /// Gives an empty span's pages back to the page runs.
     fn release_span(&mut self, class: usize, first: PageIndex) {
         let shape = &CLASSES[class];
-        let purged = self.descriptor(first).purged;
+        self.disturb(first);
+        let purged = self.descriptor(first).purged();
         self.count_as_resident(first);
         for page in 0..shape.pages.0 {
-            *self.descriptor(first + Pages(page)) = Descriptor::NONE;
+            self.set_descriptor(first + Pages(page), Descriptor::none());
         }
         let mut runs = self.page_runs();
-        runs.mark(first, false);
         runs.give_back(PageRange::new(first, shape.pages), true);
         for page in (0..shape.pages.0).filter(|page| purged >> page & 1 == 1) {
             runs.clean(PageRange::new(first + Pages(page), Pages(1)));
@@ -277,7 +292,7 @@ impl<S: Above> Heap<S> {
         let descriptor = self.descriptor(page);
         match descriptor.place() {
             Place::Current => {
-                descriptor.countdown = NEVER;
+                descriptor.countdown.set(NEVER);
                 let bin = &mut self.bins[class];
                 bin.taken = bin.taken.wrapping_add(NEVER.into());
             }
@@ -296,7 +311,7 @@ impl<S: Above> Heap<S> {
         let descriptor = self.descriptor(page);
         let free = descriptor.free_slots();
         descriptor.set_place(Place::Spare);
-        descriptor.countdown = NEVER;
+        descriptor.countdown.set(NEVER);
         ensure!(
             free == shape.slots,
             "heap {:p}: S1: {free} of {} slots of {} bytes are free in a span held for empty",
@@ -332,7 +347,7 @@ impl<S: Above> Heap<S> {
         }
         let descriptor = self.descriptor(page);
         descriptor.set_place(Place::Listed);
-        descriptor.countdown = countdown as u16;
+        descriptor.countdown.set(countdown as u16);
         descriptor.set_next(head);
         descriptor.set_previous(NO_PAGE);
         self.bins[class].listed = page;
@@ -352,11 +367,18 @@ impl<S: Above> Heap<S> {
         }
     }
 
+    /// Takes note of what the background thread has returned since last time.
+    pub(crate) fn note_aside(&mut self) {
+        if let Some(aside) = self.page_runs().note_aside() {
+            self.counts.purged += aside.holes;
+            self.counts.leads -= aside.leads;
+        }
+    }
+
     /// Notes that pages inside a living span hold no memory any more. Returns how many did.
     pub(crate) fn count_as_purged(&mut self, first: PageIndex, pages: u16) -> Pages {
         let descriptor = self.descriptor(first);
-        let (shape, fresh) = (descriptor.shape(), pages & !descriptor.purged);
-        descriptor.purged |= fresh;
+        let (shape, fresh) = (descriptor.shape(), pages & !descriptor.purged.fetch_or(pages, Relaxed));
         if fresh & 1 == 1 {
             self.counts.leads -= shape.lead();
         }
@@ -367,7 +389,8 @@ impl<S: Above> Heap<S> {
 
     /// Notes that those pages of a span that were returned are about to be used again.
     pub(super) fn hold(&mut self, first: PageIndex) {
-        let purged = self.descriptor(first).purged;
+        self.disturb(first);
+        let purged = self.descriptor(first).purged();
         if purged != 0 {
             let now_us = self.os.now_us();
             for page in (0..16).filter(|page| purged >> page & 1 == 1) {
@@ -381,12 +404,12 @@ impl<S: Above> Heap<S> {
     /// Notes that a span's purged pages are about to be used, or freed, as a whole.
     fn count_as_resident(&mut self, first: PageIndex) {
         let descriptor = self.descriptor(first);
-        let (shape, purged) = (descriptor.shape(), descriptor.purged);
+        let (shape, purged) = (descriptor.shape(), descriptor.purged());
         if purged == 0 {
             return;
         }
         self.note_held(first);
-        self.descriptor(first).purged = 0;
+        self.descriptor(first).purged.store(0, Relaxed);
         if purged & 1 == 1 {
             self.counts.leads += shape.lead();
         }

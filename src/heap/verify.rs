@@ -24,14 +24,15 @@ impl<S: Above> Heap<S> {
         let descriptor = self.descriptor(page);
         let less_start = ((start + shape.lead()) as u32).wrapping_neg();
         ensure!(
-            descriptor.first == at
+            descriptor.first.get() == at
                 && descriptor.is_of(class)
-                && descriptor.less_start == less_start,
+                && descriptor.less_start.get() == less_start,
             "heap {base:p}: H2: the descriptor of {page:?} is not that of a span of {} byte slots",
             shape.slot_size
         );
         let last = shape.words() as usize - 1;
-        let (used, unused) = descriptor.free.split_at(last + 1);
+        let words = descriptor.free.words();
+        let (used, unused) = words.split_at(last + 1);
         let beyond = unused.iter().fold(used[last] & !shape.word_mask(last as u32), |a, b| a | b);
         ensure!(
             beyond == 0,

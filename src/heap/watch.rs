@@ -12,8 +12,9 @@ use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU32, AtomicU64, fence};
 
-use super::dirty::DirtyWord;
-use super::recall::{Cause, Stamp};
+use super::claim::Claimable;
+use super::descriptor::Descriptor;
+use super::recall::{AtomicStamp, Stamp};
 use super::runs::{CHUNK_PAGES, Chunk};
 use crate::os::background::{self, Patience};
 use crate::os::{MemoryRange, Purged};
@@ -35,6 +36,8 @@ pub(crate) struct Forecast {
     pub(crate) epoch_start_us: u64,
     pub(crate) epoch_us: u64,
     pub(crate) keep: [Pages; STEPS],
+    /// When spans should be searched for holes; `u64::MAX`: never.
+    pub(crate) search_us: u64,
     /// The heap's own thread, or its host, will see to it until then.
     pub(crate) not_before_us: u64,
 }
@@ -42,16 +45,26 @@ pub(crate) struct Forecast {
 /// What the background thread did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Aside {
+    /// Free pages that it returned, and pages of resting spans.
     pub(crate) pages: Pages,
+    pub(crate) holes: Pages,
+    /// Bytes at the starts of spans that no slot covers, on those pages.
+    pub(crate) leads: usize,
     pub(crate) calls: u64,
+    /// Ranges that the kernel refused.
     pub(crate) refused: u64,
+    /// Searches of all spans that have ended.
+    pub(crate) searches: u64,
 }
 
 impl Aside {
     pub(super) fn add(&mut self, next: &Aside) {
         self.pages = self.pages.and_more(next.pages);
+        self.holes = self.holes.and_more(next.holes);
+        self.leads += next.leads;
         self.calls += next.calls;
         self.refused += next.refused;
+        self.searches += next.searches;
     }
 }
 
@@ -63,9 +76,9 @@ pub(crate) struct Watch {
     chunks: *const Chunk,
     kernel_page: usize,
     top: AtomicU32,
-    pages: AtomicU32,
-    calls: AtomicU32,
-    refused: AtomicU32,
+    done: Done,
+    /// When the forecast was made that spans were searched for last. (The background thread)
+    searched_us: AtomicU64,
     forecast: Letter,
 }
 
@@ -83,6 +96,7 @@ impl Forecast {
         epoch_start_us: 0,
         epoch_us: 1,
         keep: [Pages(u32::MAX); STEPS],
+        search_us: u64::MAX,
         not_before_us: 0,
     };
 
@@ -124,9 +138,8 @@ impl Watch {
             chunks,
             kernel_page,
             top: AtomicU32::new(top.0),
-            pages: AtomicU32::new(0),
-            calls: AtomicU32::new(0),
-            refused: AtomicU32::new(0),
+            done: Done::default(),
+            searched_us: AtomicU64::new(0),
             forecast: Letter::default(),
         }
     }
@@ -167,23 +180,18 @@ impl Watch {
     }
 
     /// What the background thread did since this was asked last.
-    pub(super) fn take_returned(&self) -> Option<Aside> {
-        let has_news = self.is_on() && (self.calls.load(Relaxed) > 0);
-        has_news.then(|| Aside {
-            calls: self.calls.swap(0, Relaxed).into(),
-            pages: Pages(self.pages.swap(0, Relaxed)),
-            refused: self.refused.swap(0, Relaxed).into(),
-        })
+    pub(super) fn take_aside(&self) -> Option<Aside> {
+        if self.is_on() { self.done.take() } else { None }
     }
 
     /// Waits until the background thread has none of some pages of a word.
     #[cold]
-    pub(super) fn wait_for(&self, word: &DirtyWord, pages: u64) {
+    pub(super) fn wait_for(&self, word: &Claimable, pages: u64) {
         let mut patience = Patience::default();
         while word.claimed() & pages != 0 {
             // It claims nothing but while it visits. In the child of a fork it is not there.
             if !background::is_visited(self.item()) && word.claimed() & pages != 0 {
-                word.release(pages);
+                return word.release(pages);
             }
             patience.wait();
         }
@@ -199,156 +207,298 @@ impl Watch {
 
     /// Free pages that hold memory.
     pub(crate) fn dirty(&self) -> Pages {
-        Pages(self.words().map(|(_, word)| word.get().count_ones()).sum())
+        let count = |first| self.row(first).dirty.get().count_ones();
+        Pages(self.rows().map(count).sum())
     }
 
-    /// Returns as many dirty pages, the highest first, in calls of `purge`; as long as `goes_on`.
+    /// Returns as many dirty pages, the highest first, by calls of `purge`, as long as `goes_on`.
     /// How many were returned; `None`: the kernel refused some.
     ///
     /// # Safety
     ///
-    /// `purge` is as [`crate::os::Os::purge`]; the heap lives, and this is the only thread that
-    /// does so.
-    pub(crate) unsafe fn return_pages(
+    /// `purge` does as [`crate::os::Os::purge`]; the heap lives; no other thread does this.
+    pub(crate) unsafe fn return_dirty(
         &self,
         mut excess: Pages,
-        purge: impl Fn(&[MemoryRange]) -> Purged,
+        purge: &dyn Fn(&[MemoryRange]) -> Purged,
         goes_on: &dyn Fn() -> bool,
-        now_us: u64,
+        stamp: Stamp,
     ) -> Option<Pages> {
-        let stamp = Stamp::new(now_us, Cause::Idle);
-        let (mut returned, mut words) = (Pages::ZERO, self.words());
-        loop {
-            let mut claims = Claims::new();
-            let mut is_last = true;
-            for (at, word) in &mut words {
-                let wanted = excess.0.min(CALL.0 - claims.pages.0);
-                let mine = self.worth_claiming(word.get(), wanted);
-                if mine != 0 {
-                    excess = excess.beyond(claims.add(at, word.claim(mine)));
+        let (mut returned, mut rows) = (Pages::ZERO, self.rows());
+        let mut is_last = false;
+        while !is_last && goes_on() {
+            let mut batch = Batch::new(self, stamp);
+            is_last = true;
+            for first in &mut rows {
+                let dirty = self.row(first).dirty;
+                let mine = dirty.claim(self.highest(dirty.get(), excess.0));
+                excess = excess.beyond(Pages(mine.count_ones()));
+                batch.add(first, mine);
+                if excess == Pages::ZERO {
+                    break;
                 }
-                if claims.is_full() || excess == Pages::ZERO {
-                    is_last = excess == Pages::ZERO;
+                if batch.is_full() {
+                    is_last = false;
                     break;
                 }
             }
-            returned += self.give_back(&claims, &purge, stamp)?;
-            if is_last || !goes_on() {
-                return Some(returned);
+            returned += batch.give_back(purge)?;
+        }
+        Some(returned)
+    }
+
+    /// The highest pages of a word, whole kernel pages of them, and not many more than wanted.
+    fn highest(&self, dirty: u64, wanted: u32) -> u64 {
+        let pages = ((self.kernel_page / PAGE) as u32).min(64);
+        let whole = u64::MAX >> (64 - pages);
+        // A bit for each kernel page that is dirty as a whole, where its first page has it.
+        let mut firsts = dirty;
+        let mut length = 1;
+        while length < pages {
+            firsts &= firsts >> length;
+            length *= 2;
+        }
+        firsts &= u64::MAX / whole;
+        while firsts.count_ones() > wanted.div_ceil(pages) {
+            firsts &= firsts - 1;
+        }
+        firsts.wrapping_mul(whole)
+    }
+
+    /// Searches all resting spans for pages without a live slot, and returns these, by calls of
+    /// `purge`, as long as `goes_on`. False: the kernel refused some. Where its pages are larger
+    /// than the heap's nothing is done.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Watch::return_dirty`]; and `purge` has all threads of the process come to where the
+    /// others see all that they did before.
+    pub(crate) unsafe fn return_holes(
+        &self,
+        purge: &dyn Fn(&[MemoryRange]) -> Purged,
+        goes_on: &dyn Fn() -> bool,
+        stamp: Stamp,
+    ) -> bool {
+        let mut batch = Batch::new(self, stamp);
+        if self.kernel_page > PAGE {
+            return true;
+        }
+        for first in self.rows() {
+            let mut bits = self.row(first).resting.get();
+            while bits != 0 {
+                let page = first + Pages(bits.trailing_zeros());
+                bits &= bits - 1;
+                if batch.is_full() {
+                    if batch.give_back(purge).is_none() || !goes_on() {
+                        return false;
+                    }
+                    batch = Batch::new(self, stamp);
+                }
+                batch.add_span(page);
+            }
+        }
+        batch.give_back(purge).is_some()
+    }
+
+    /// Whether spans were searched since a forecast was made.
+    pub(crate) fn has_searched(&self, forecast: &Forecast) -> bool {
+        self.searched_us.load(Relaxed) == forecast.made_us
+    }
+
+    /// Spans were searched for a forecast.
+    pub(crate) fn note_search(&self, forecast: &Forecast) {
+        self.searched_us.store(forecast.made_us, Relaxed);
+        self.done.searches.fetch_add(1, Relaxed);
+        self.done.calls.fetch_add(1, Relaxed);
+    }
+
+    /// The first pages of all rows of 64 below the top, the highest first.
+    fn rows(&self) -> impl Iterator<Item = PageIndex> + use<> {
+        let count = self.top.load(Relaxed).div_ceil(64);
+        (0..count).rev().map(|row| PageIndex(row * 64))
+    }
+
+    /// The row that a page lies in.
+    fn row(&self, page: PageIndex) -> Row<'_> {
+        let (chunk, word) = (page.0 as usize / CHUNK_PAGES, page.0 as usize % CHUNK_PAGES / 64);
+        // SAFETY: W1 and W2: the page is below the top, or was. Only atomic fields are referred to.
+        unsafe {
+            let chunk = self.chunks.add(chunk);
+            Row {
+                dirty: &*(&raw const (*chunk).dirty[word]),
+                resting: &*(&raw const (*chunk).resting[word]),
+                stamp: &*(&raw const (*chunk).stamps[word]),
             }
         }
     }
 
-    /// The highest pages of a word, whole kernel pages of them, and not many more than wanted.
-    fn worth_claiming(&self, dirty: u64, wanted: u32) -> u64 {
-        let pages = (self.kernel_page / PAGE) as u32;
-        // A bit for each kernel page, where its first page has it.
-        let mut firsts = dirty;
-        let mut length = 1;
-        while length < pages.min(64) {
-            firsts &= firsts >> length;
-            length *= 2;
-        }
-        firsts &= u64::MAX / (u64::MAX >> (64 - pages.min(64)));
-        while firsts.count_ones() > wanted.div_ceil(pages) {
-            firsts &= firsts - 1;
-        }
-        firsts.wrapping_mul(u64::MAX >> (64 - pages.min(64)))
-    }
-
-    fn give_back(
-        &self,
-        claims: &Claims,
-        purge: &impl Fn(&[MemoryRange]) -> Purged,
-        stamp: Stamp,
-    ) -> Option<Pages> {
-        if claims.count == 0 {
-            return Some(Pages::ZERO);
-        }
-        let memory = claims.ranges.map(|(first, count)| MemoryRange {
-            start: self.base.wrapping_add(first.offset()),
-            bytes: count.bytes(),
-        });
-        let purged = purge(&memory[..claims.count]);
-        let returned = claims.ranges[..purged.ranges]
-            .iter()
-            .fold(Pages::ZERO, |sum, (_, count)| sum + *count);
-        let is_whole = purged.ranges == claims.count;
-        for (first, count) in &claims.ranges[purged.ranges..claims.count] {
-            let (word, mask) = self.word_of(*first, *count);
-            word.refuse(mask);
-        }
-        self.pages.fetch_add(returned.0, Relaxed);
-        self.refused.fetch_add(u32::from(!is_whole), Relaxed);
-        self.calls.fetch_add(purged.calls as u32, Relaxed);
-        for (first, count) in &claims.ranges[..claims.count] {
-            let (word, mask) = self.word_of(*first, *count);
-            self.chunk(*first).stamps[first.0 as usize % CHUNK_PAGES / 64].set(stamp);
-            word.release(mask);
-        }
-        is_whole.then_some(returned)
-    }
-
-    /// The word of a range that lies in one, and its bits there.
-    fn word_of(&self, first: PageIndex, count: Pages) -> (&DirtyWord, u64) {
-        let mask = u64::MAX >> (64 - count.0) << (first.0 % 64);
-        (&self.chunk(first).dirty[first.0 as usize % CHUNK_PAGES / 64], mask)
-    }
-
-    /// The words of all pages below the top with the first page of each, the highest first.
-    fn words(&self) -> impl Iterator<Item = (PageIndex, &DirtyWord)> {
-        let count = self.top.load(Relaxed).div_ceil(64);
-        (0..count).rev().map(|word| {
-            let first = PageIndex(word * 64);
-            (first, self.word_of(first, Pages(64)).0)
-        })
-    }
-
-    fn chunk(&self, page: PageIndex) -> ChunkView<'_> {
-        // SAFETY: W1 and W2: the page is below the top, or was. Only the fields that are atomic are
-        // looked at.
-        unsafe {
-            let chunk = self.chunks.add(page.0 as usize / CHUNK_PAGES);
-            ChunkView { dirty: &(*chunk).dirty, stamps: &(*chunk).stamps }
-        }
+    /// The descriptor of a span that is claimed.
+    fn span(&self, page: PageIndex) -> &Descriptor {
+        // SAFETY: W1: a page that a span starts at has a descriptor, at this distance from the
+        // base. The heap's thread neither replaces nor frees it before it is released, and sets
+        // nothing meanwhile that is not atomic but its place, its links and its countdown, which
+        // are not looked at here.
+        unsafe { &*self.base.cast::<Descriptor>().wrapping_sub(page.0 as usize + 1) }
     }
 }
 
-/// What both threads may look at in a chunk.
-struct ChunkView<'heap> {
-    dirty: &'heap [DirtyWord],
-    stamps: &'heap [super::recall::AtomicStamp],
+/// What both threads look at of 64 pages.
+struct Row<'heap> {
+    dirty: &'heap Claimable,
+    resting: &'heap Claimable,
+    stamp: &'heap AtomicStamp,
 }
 
-/// Pages that were claimed for one call. Each range lies in one word.
-struct Claims {
-    ranges: [(PageIndex, Pages); RANGES],
+/// Pages that were claimed, to go back by one call.
+struct Batch<'heap> {
+    watch: &'heap Watch,
+    stamp: Stamp,
+    ranges: [Claimed; RANGES],
     count: usize,
     pages: Pages,
 }
 
-impl Claims {
-    fn new() -> Claims {
-        Claims { ranges: [(PageIndex(0), Pages::ZERO); RANGES], count: 0, pages: Pages::ZERO }
+/// A range that was claimed: free pages, or some of a span.
+#[derive(Clone, Copy, Default)]
+struct Claimed {
+    first: PageIndex,
+    count: Pages,
+    /// The first page of the span; 0: there is none.
+    span: PageIndex,
+}
+
+impl<'heap> Batch<'heap> {
+    fn new(watch: &'heap Watch, stamp: Stamp) -> Batch<'heap> {
+        let ranges = [Claimed::default(); RANGES];
+        Batch { watch, stamp, ranges, count: 0, pages: Pages::ZERO }
     }
 
-    /// Whether there may be no room for another word.
+    /// Whether there may be no room for another row, or span.
     fn is_full(&self) -> bool {
         self.count > RANGES - 32 || self.pages >= CALL
     }
 
-    /// Adds pages of a word, which starts at a page; returns how many.
-    fn add(&mut self, at: PageIndex, mut bits: u64) -> Pages {
-        let count = Pages(bits.count_ones());
+    /// Adds dirty pages of a row, which were claimed.
+    fn add(&mut self, first: PageIndex, pages: u64) {
+        self.add_bits(first, pages, PageIndex(0));
+    }
+
+    /// Claims a span, and adds its pages without a live slot.
+    fn add_span(&mut self, page: PageIndex) {
+        let (resting, bit) = (self.watch.row(page).resting, 1 << (page.0 % 64));
+        if resting.claim(bit) == 0 {
+            return;
+        }
+        let span = self.watch.span(page);
+        let holes = span.hole_pages() & !span.purged();
+        if holes == 0 {
+            resting.put_back(bit);
+            resting.release(bit);
+        } else {
+            self.add_bits(page, holes.into(), page);
+        }
+    }
+
+    fn add_bits(&mut self, at: PageIndex, mut bits: u64, span: PageIndex) {
+        self.pages += Pages(bits.count_ones());
         while bits != 0 {
             let start = bits.trailing_zeros();
             let length = (bits >> start).trailing_ones();
-            self.ranges[self.count] = (at + Pages(start), Pages(length));
+            self.ranges[self.count] =
+                Claimed { first: at + Pages(start), count: Pages(length), span };
             self.count += 1;
             bits &= !(u64::MAX >> (64 - length) << start);
         }
-        self.pages += count;
-        count
+    }
+
+    /// Returns all, and releases it. How many pages; `None`: the kernel refused some.
+    fn give_back(self, purge: &dyn Fn(&[MemoryRange]) -> Purged) -> Option<Pages> {
+        if self.count == 0 {
+            return Some(Pages::ZERO);
+        }
+        let memory = self.ranges.map(|range| MemoryRange {
+            start: self.watch.base.wrapping_add(range.first.offset()),
+            bytes: range.count.bytes(),
+        });
+        let purged = purge(&memory[..self.count]);
+        let done = &self.watch.done;
+        done.refused.fetch_add(u32::from(purged.ranges < self.count), Relaxed);
+        done.calls.fetch_add(purged.calls as u32, Relaxed);
+        for (index, range) in self.ranges[..self.count].iter().enumerate() {
+            self.note(range, index < purged.ranges);
+        }
+        // After all of it: a span may have several ranges.
+        self.ranges[..self.count].iter().for_each(|range| self.release(range));
+        (purged.ranges == self.count).then_some(self.pages)
+    }
+
+    /// Takes note of what became of a range.
+    fn note(&self, range: &Claimed, is_returned: bool) {
+        let (row, done) = (self.watch.row(range.first), &self.watch.done);
+        let is_span = range.span != PageIndex(0);
+        if !is_returned {
+            if !is_span {
+                row.dirty.put_back(range.bits());
+            }
+            return;
+        }
+        row.stamp.set(self.stamp);
+        if !is_span {
+            done.pages.fetch_add(range.count.0, Relaxed);
+            return;
+        }
+        let span = self.watch.span(range.span);
+        let pages = (u64::MAX >> (64 - range.count.0) << range.first.since(range.span).0) as u16;
+        let fresh = pages & !span.purged.fetch_or(pages, Relaxed);
+        done.holes.fetch_add(fresh.count_ones(), Relaxed);
+        if fresh & 1 == 1 {
+            done.leads.fetch_add(span.shape().lead() as u32, Relaxed);
+        }
+    }
+
+    fn release(&self, range: &Claimed) {
+        if range.span == PageIndex(0) {
+            return self.watch.row(range.first).dirty.release(range.bits());
+        }
+        let (resting, bit) = (self.watch.row(range.span).resting, 1 << (range.span.0 % 64));
+        if resting.claimed() & bit != 0 {
+            resting.put_back(bit);
+            resting.release(bit);
+        }
+    }
+}
+
+impl Claimed {
+    /// The bits of free pages in their row.
+    fn bits(&self) -> u64 {
+        u64::MAX >> (64 - self.count.0) << (self.first.0 % 64)
+    }
+}
+
+/// Counts what the background thread did, until the heap's thread takes note.
+#[derive(Default)]
+struct Done {
+    pages: AtomicU32,
+    holes: AtomicU32,
+    leads: AtomicU32,
+    calls: AtomicU32,
+    refused: AtomicU32,
+    searches: AtomicU32,
+}
+
+impl Done {
+    fn take(&self) -> Option<Aside> {
+        if self.calls.load(Relaxed) == 0 {
+            return None;
+        }
+        Some(Aside {
+            calls: self.calls.swap(0, Relaxed).into(),
+            pages: Pages(self.pages.swap(0, Relaxed)),
+            holes: Pages(self.holes.swap(0, Relaxed)),
+            leads: self.leads.swap(0, Relaxed) as usize,
+            refused: self.refused.swap(0, Relaxed).into(),
+            searches: self.searches.swap(0, Relaxed).into(),
+        })
     }
 }
 
@@ -357,17 +507,17 @@ impl Claims {
 #[derive(Default)]
 struct Letter {
     version: AtomicU32,
-    times: [AtomicU64; 4],
+    times: [AtomicU64; 5],
     keep: [AtomicU32; STEPS],
 }
 
 impl Letter {
     fn write(&self, forecast: &Forecast) {
-        let Forecast { made_us, epoch_start_us, epoch_us, keep, not_before_us } = *forecast;
+        let Forecast { made_us, epoch_start_us, epoch_us, keep, search_us, not_before_us } = *forecast;
         let version = self.version.load(Relaxed);
         self.version.store(version.wrapping_add(1), Relaxed);
         fence(Release);
-        let times = [made_us, epoch_start_us, epoch_us, not_before_us];
+        let times = [made_us, epoch_start_us, epoch_us, search_us, not_before_us];
         self.times.iter().zip(times).for_each(|(at, time)| at.store(time, Relaxed));
         self.keep.iter().zip(keep).for_each(|(at, pages)| at.store(pages.0, Relaxed));
         self.version.store(version.wrapping_add(2), Release);
@@ -375,11 +525,18 @@ impl Letter {
 
     fn read(&self) -> Option<Forecast> {
         let version = self.version.load(Acquire);
-        let [made_us, epoch_start_us, epoch_us, not_before_us] =
+        let [made_us, epoch_start_us, epoch_us, search_us, not_before_us] =
             core::array::from_fn(|index| self.times[index].load(Relaxed));
         let keep = core::array::from_fn(|index| Pages(self.keep[index].load(Relaxed)));
         fence(Acquire);
         let is_whole = version % 2 == 0 && self.version.load(Relaxed) == version;
-        is_whole.then_some(Forecast { made_us, epoch_start_us, epoch_us, keep, not_before_us })
+        is_whole.then_some(Forecast {
+            made_us,
+            epoch_start_us,
+            epoch_us,
+            keep,
+            search_us,
+            not_before_us,
+        })
     }
 }

@@ -286,6 +286,10 @@ impl Os for FakeOs {
         world.now_us
     }
 
+    fn order_threads(&self) -> bool {
+        true
+    }
+
     fn has_background(&self) -> bool {
         false
     }

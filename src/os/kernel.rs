@@ -231,6 +231,22 @@ impl Os for Kernel {
         now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
     }
 
+    fn order_threads(&self) -> bool {
+        // A processor of the x86 family has its accesses in the order of the program, but that a
+        // read may come before an earlier write.
+        if cfg!(target_arch = "x86_64") {
+            return true;
+        }
+        const REGISTER: libc::c_int = 16;
+        const ORDER: libc::c_int = 8;
+        keeping_errno(|| {
+            // SAFETY: the call takes two numbers and changes no memory.
+            let membarrier =
+                |command: libc::c_int| unsafe { libc::syscall(libc::SYS_membarrier, command, 0) };
+            membarrier(ORDER) == 0 || membarrier(REGISTER) == 0 && membarrier(ORDER) == 0
+        })
+    }
+
     fn has_background(&self) -> bool {
         true
     }

@@ -154,6 +154,10 @@ pub(crate) trait Os {
     /// Microseconds on a clock that never goes back.
     fn now_us(&self) -> u64;
 
+    /// Has every thread of the process come to a point where the others see what it did before.
+    /// False: the kernel cannot, and the processor's own order is not enough.
+    fn order_threads(&self) -> bool;
+
     /// Whether the [`background`] thread may return memory of heaps on this system.
     fn has_background(&self) -> bool;
 }

@@ -15,12 +15,13 @@
 
 use core::ffi::c_void;
 
+use crate::heap::recall::{Cause, Stamp};
 use crate::heap::watch::Watch;
 use crate::heap::{Forecast, Heap};
 use crate::options::{AUTO, Key};
 use crate::os::background::{self, Work};
-use crate::os::{Kernel, Os};
-use crate::units::Pages;
+use crate::os::{Kernel, MemoryRange, Os, Purged};
+use crate::units::{PAGE, Pages};
 
 /// The thread is called when more than this, 1 MiB, will be due. What is less, it takes along.
 const WORTH_CALLING: Pages = Pages(256);
@@ -32,6 +33,8 @@ const HOST_US: u64 = 1_000_000;
 /// microseconds.
 const AT_WORK_US: u64 = 250_000;
 const VISIT_EVERY_US: u64 = 1_000_000;
+/// And in any heap in so many.
+const VISIT_AGAIN_US: u64 = 10_000;
 /// How long to let a kernel be that refused.
 const REST_US: u64 = 64_000_000;
 /// When to come again if the heap's thread is just making a forecast.
@@ -58,13 +61,18 @@ impl Background {
 impl<S: Os> Heap<S> {
     /// Takes note of what the background thread has returned.
     pub(crate) fn note_background(&mut self) {
-        self.page_runs().note_returned_aside();
+        self.note_aside();
         let aside = core::mem::take(&mut self.runs.aside);
-        if aside.calls > 0 {
-            self.counts.purge_calls += aside.calls;
-            self.counts.purge_refused += aside.refused;
-            let settings = self.settings();
-            self.above.policy.note_returned(&settings, aside.pages);
+        if aside.calls == 0 {
+            return;
+        }
+        self.counts.purge_calls += aside.calls - aside.searches;
+        self.counts.purge_refused += aside.refused;
+        let settings = self.settings();
+        self.above.policy.note_returned(&settings, aside.pages);
+        if aside.searches > 0 {
+            self.above.policy.note_search_begins(&settings);
+            self.above.policy.note_holes(&settings, aside.holes);
         }
     }
 
@@ -77,18 +85,29 @@ impl<S: Os> Heap<S> {
             }
             return;
         }
-        let forecast = self.forecast(shown_us);
-        let dirty = self.runs.dirty;
-        let is_worth_it = dirty.beyond(forecast.in_the_end()) >= WORTH_CALLING;
-        if !is_worth_it && !self.watch().is_on() || shown_us < self.above.background.none_until_us {
+        if shown_us < self.above.background.none_until_us {
             return;
         }
-        self.watch().publish(&forecast);
-        let Some(due_us) = forecast.falls_below_us(dirty).filter(|_| is_worth_it) else { return };
-        let due_us = due_us.max(forecast.not_before_us);
+        let forecast = self.forecast(shown_us);
+        let due_us = self.worth_calling_us(&forecast);
+        if due_us.is_some() || self.watch().is_on() {
+            self.watch().publish(&forecast);
+        }
+        let Some(due_us) = due_us.map(|at_us| at_us.max(forecast.not_before_us)) else { return };
         if !self.watch().begin() || !background::call::<Return>(due_us) {
             self.above.background.none_until_us = shown_us + RETRY_US;
         }
+    }
+
+    /// When there is enough for the background thread to do. `None`: never.
+    fn worth_calling_us(&self, forecast: &Forecast) -> Option<u64> {
+        let (dirty, sparse) = (self.runs.dirty, self.above.free_in_spans / PAGE);
+        let falls_us = forecast.falls_below_us(dirty);
+        let is_worth_it = dirty.beyond(forecast.in_the_end()) >= WORTH_CALLING;
+        let falls_us = falls_us.filter(|_| is_worth_it);
+        let has_spans = sparse >= WORTH_CALLING.0 as usize && forecast.search_us < u64::MAX;
+        let search_us = has_spans.then_some(forecast.search_us);
+        [falls_us, search_us].into_iter().flatten().min()
     }
 
     fn may_be_watched(&self) -> bool {
@@ -99,9 +118,13 @@ impl<S: Os> Heap<S> {
     /// What the policy foresees, on the system's clock.
     fn forecast(&self, shown_us: u64) -> Forecast {
         let mut forecast = self.above.policy.forecast(&self.settings());
-        let to_shown = |at_us: u64| (at_us + shown_us).saturating_sub(self.above.clock.now_us);
-        forecast.made_us = to_shown(forecast.made_us);
-        forecast.epoch_start_us = to_shown(forecast.epoch_start_us);
+        let now_us = self.above.clock.now_us;
+        let to_shown = |at_us: u64| at_us.saturating_add(shown_us).saturating_sub(now_us);
+        for time in
+            [&mut forecast.made_us, &mut forecast.epoch_start_us, &mut forecast.search_us]
+        {
+            *time = if *time == u64::MAX { *time } else { to_shown(*time) };
+        }
         if self.options.get(Key::Background) == AUTO {
             forecast.not_before_us = self.above.background.host_until_us;
         }
@@ -128,21 +151,44 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
     let now_us = os.now_us();
     let Some(forecast) = watch.forecast() else { return Some(now_us + SOON_US) };
     if now_us < forecast.not_before_us {
-        let due_us = forecast.falls_below_us(watch.dirty())?;
-        return Some(due_us.max(forecast.not_before_us));
+        return next_visit_us(&forecast, watch, now_us);
     }
-    let mut dirty = watch.dirty();
-    let excess = dirty.beyond(forecast.keep_at(now_us));
+    let stamp = Stamp::new(now_us, Cause::Idle);
+    let excess = watch.dirty().beyond(forecast.keep_at(now_us));
     if excess >= WORTH_RETURNING || is_over(&forecast, now_us) && excess > Pages::ZERO {
         // SAFETY: the caller's promise; pages that are claimed hold nothing of value.
         let purge = |ranges: &[_]| unsafe { os.purge(ranges) };
-        let returned = unsafe { watch.return_pages(excess, purge, is_listed, now_us) };
-        match returned {
-            Some(returned) => dirty = dirty.beyond(returned),
-            None => return Some(now_us + REST_US),
+        // SAFETY: as above.
+        let returned = unsafe { watch.return_dirty(excess, &purge, is_listed, stamp) };
+        if returned.is_none() {
+            return Some(now_us + REST_US);
         }
     }
-    next_visit_us(&forecast, dirty, now_us)
+    if now_us >= forecast.search_us && !watch.has_searched(&forecast) {
+        // SAFETY: as above. A page without a live slot is not touched any more by a thread that
+        // has seen what this one has.
+        let purge = |ranges: &[_]| unsafe { purge_in_order(os, ranges) };
+        // SAFETY: as above.
+        let is_done = unsafe { watch.return_holes(&purge, is_listed, stamp) };
+        watch.note_search(&forecast);
+        if !is_done {
+            return Some(now_us + REST_US);
+        }
+    }
+    next_visit_us(&forecast, watch, now_us)
+}
+
+/// Purges ranges after all threads have come to where the others see what they did before.
+///
+/// # Safety
+///
+/// As for [`Os::purge`].
+unsafe fn purge_in_order<O: Os>(os: &O, ranges: &[MemoryRange]) -> Purged {
+    if !os.order_threads() {
+        return Purged { ranges: 0, calls: 1, errno: 0 };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { os.purge(ranges) }
 }
 
 /// Nothing more will be due by the passing of time.
@@ -151,12 +197,17 @@ fn is_over(forecast: &Forecast, now_us: u64) -> bool {
 }
 
 /// When to come again, though the heap's thread leaves no other forecast.
-fn next_visit_us(forecast: &Forecast, dirty: Pages, now_us: u64) -> Option<u64> {
-    if dirty <= forecast.in_the_end() || is_over(forecast, now_us) {
-        return None;
-    }
-    let due_us = forecast.falls_below_us(dirty.beyond(WORTH_RETURNING));
-    let due_us = due_us.unwrap_or(u64::MAX).min(forecast.ends_us()).max(now_us + 1000);
+fn next_visit_us(forecast: &Forecast, watch: &Watch, now_us: u64) -> Option<u64> {
+    let dirty = watch.dirty();
+    let is_all = dirty <= forecast.in_the_end() || now_us >= forecast.ends_us();
+    let falls_us = (!is_all).then(|| {
+        let most_us = forecast.falls_below_us(dirty.beyond(WORTH_RETURNING));
+        most_us.unwrap_or(u64::MAX).min(forecast.ends_us())
+    });
+    let is_searched = forecast.search_us == u64::MAX || watch.has_searched(forecast);
+    let search_us = (!is_searched).then_some(forecast.search_us);
+    let due_us = [falls_us, search_us].into_iter().flatten().min()?;
     let is_at_work = now_us < forecast.made_us + AT_WORK_US;
-    Some(if is_at_work { due_us.max(now_us + VISIT_EVERY_US) } else { due_us })
+    let least_us = now_us + if is_at_work { VISIT_EVERY_US } else { VISIT_AGAIN_US };
+    Some(due_us.max(forecast.not_before_us).max(least_us))
 }

@@ -78,7 +78,7 @@ pub(crate) struct Breath {
     /// Pages regretted that the policy knows of.
     regretted: u64,
     /// Bytes of free slots that it knows of.
-    free_in_spans: usize,
+    pub(super) free_in_spans: usize,
     pub(super) rooms: Rooms,
     pub(super) emergency: Emergency,
     thrashing: Thrashing,

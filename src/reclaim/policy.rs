@@ -198,6 +198,8 @@ impl Policy {
     pub(crate) fn forecast(&self, settings: &Settings) -> Forecast {
         let past = self.past.after(settings, &self.sight);
         let dirty = self.sight.dirty;
+        let holes_us = past.holes.next(settings.decay_us, &self.sight, past.active_us);
+        let grown_us = past.tide.grown_us() + past.growing_us(settings);
         Forecast {
             made_us: past.now_us,
             epoch_start_us: past.decay.epoch_start_us(),
@@ -205,6 +207,7 @@ impl Policy {
             keep: core::array::from_fn(|step| {
                 past.keep_after(settings, &self.sight, dirty, step as u64)
             }),
+            search_us: holes_us.map_or(u64::MAX, |at_us| at_us.max(grown_us)),
             not_before_us: 0,
         }
     }

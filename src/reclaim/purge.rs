@@ -297,7 +297,7 @@ impl<S: Above> Heap<S> {
         if descriptor.place() == Place::Current {
             return None;
         }
-        Some((first, u32::from(descriptor.hole_pages() & !descriptor.purged)))
+        Some((first, u32::from(descriptor.hole_pages() & !descriptor.purged())))
     }
 
     /// Gives a batch back. A range that the kernel refuses is passed over.

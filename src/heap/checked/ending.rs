@@ -106,8 +106,7 @@ impl<S: Above> Checking<'_, S> {
         let shape = &CLASSES[self.heap.descriptor(first).class()];
         let start = self.heap.address(first).wrapping_add(shape.lead());
         for index in 0..shape.slots {
-            let is_free = self.heap.descriptor(first).free[index as usize / 64];
-            if is_free >> (index % 64) & 1 == 1 {
+            if self.heap.descriptor(first).free.has(index) {
                 continue;
             }
             let slot_size = shape.slot_size as usize;

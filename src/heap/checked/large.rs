@@ -166,7 +166,7 @@ impl<S: Above> Checking<'_, S> {
         if page < first || page >= top {
             return None;
         }
-        let is_large = |page: &PageIndex| self.heap.descriptor_of(*page).kind() == Kind::Large;
+        let is_large = |page: &PageIndex| self.heap.descriptor(*page).kind() == Kind::Large;
         let start = (first.0..=page.0).rev().map(PageIndex).find(is_large)?;
         let count = self.heap.descriptor(start).large_pages();
         (page < start + count).then_some(start)

@@ -82,7 +82,11 @@ impl<S: Above> Heap<S> {
         let range = PageRange::new(page, count);
         for rest in (range.start.0 + 1..range.end.0).map(PageIndex) {
             let descriptor = self.descriptor(rest);
-            assert_eq!((descriptor.kind(), descriptor.reciprocal.get()), (Kind::None, 0), "D1: {rest:?}");
+            assert_eq!(
+                (descriptor.kind(), descriptor.reciprocal.get()),
+                (Kind::None, 0),
+                "D1: {rest:?}"
+            );
         }
         range.end
     }

@@ -15,6 +15,7 @@
 //! | `collector`     | the VM's garbage collector, for when memory is short             | yes    |
 //! | `above`         | what the layer above keeps with a heap, and when it is called    | no     |
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
+//! | `grow`          | taking pages, as far as the gate and the kernel let the heap     | yes    |
 //! | `park`          | keeping one deleted heap for the next                            | yes    |
 //! | `deleted`       | calls on a heap that was deleted                                 | no     |
 //! | `span`          | spans: filled, listed, emptied                                   | yes    |
@@ -36,13 +37,14 @@
 
 mod above;
 pub(crate) mod checked;
+mod claim;
 pub(crate) mod class;
 mod collector;
 mod deleted;
 mod descriptor;
-mod claim;
 mod fast;
 mod glean;
+mod grow;
 mod large;
 mod layout;
 mod mark;
@@ -79,7 +81,7 @@ pub(crate) use watch::Forecast;
 use crate::bug::ensure;
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
-use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
+use crate::units::{PageIndex, Pages, round_up};
 use checked::Checked;
 use class::{CLASS_COUNT, QUICK_MAX, SMALL_MAX, class_of, least_of};
 use glean::Gleaner;
@@ -88,12 +90,6 @@ use watch::Watch;
 
 /// Bytes that are committed when a heap is made: what a bare VM needs.
 const COMMIT_FIRST: usize = 256 << 10;
-/// A heap grows by an eighth, but by these bytes at least and at most.
-const COMMIT_STEP: (usize, usize) = (256 << 10, 64 << 20);
-
-/// So many new pages at once, 64 KiB, and the layer above is told.
-const GROWTH: Pages = Pages(16);
-
 /// Where blocks of one size class come from, and what freeing one needs to know. One cache line.
 #[repr(C, align(64))]
 pub(crate) struct Bin {
@@ -462,122 +458,6 @@ impl<S: Above> Heap<S> {
     /// Counts the words of the layer above as resident from now on.
     pub(crate) fn count_words(&mut self) {
         self.words_touched = S::WORDS * size_of::<u64>();
-    }
-
-    /// Finds a run of pages, the lowest there is. `None`: there is no room.
-    fn find_pages(&mut self, count: Pages) -> Option<PageRange> {
-        if let Some(range) = self.page_runs().find_lowest(count) {
-            return Some(range);
-        }
-        let fits = count <= self.layout.limit.since(self.layout.first);
-        fits.then(|| self.page_runs().at_top(count))
-    }
-
-    /// Takes free or never used pages. `in_return` pages in use will hold no memory any more when
-    /// this is done. False: there is no memory, or the gate is closed.
-    fn take_pages(&mut self, range: PageRange, in_return: Pages) -> bool {
-        let known = self.page_runs().below_top(range);
-        let returned = known.count() - self.page_runs().dirty_in(known);
-        let fresh = range.count() - known.count() + self.tables_for(range.end);
-        if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end) {
-            return false;
-        }
-        if returned > Pages::ZERO {
-            let now_us = self.os.now_us();
-            self.page_runs().recall(known, now_us);
-        }
-        self.page_runs().take(range);
-        self.note_aside();
-        let new = (range.count() - known.count()).beyond(in_return);
-        if new >= GROWTH {
-            S::grown(self, new);
-        }
-        self.note_peak(in_return);
-        true
-    }
-
-    /// Pages by which the tables grow when pages up to `end` are used.
-    fn tables_for(&self, end: PageIndex) -> Pages {
-        let top = self.runs.top;
-        if self.gate == NO_GATE || end <= top {
-            return Pages::ZERO;
-        }
-        let bytes = self.layout.metadata(end) - self.layout.metadata(top);
-        Pages((bytes / PAGE) as u32)
-    }
-
-    /// Whether the gate lets the heap hold so many more pages.
-    fn may_grow(&mut self, pages: Pages) -> bool {
-        let open = self.gate == NO_GATE
-            || pages == Pages::ZERO
-            || self.resident().saturating_add(pages.bytes()) <= self.gate;
-        self.refused = if open { Pages::ZERO } else { pages };
-        open
-    }
-
-    /// Bytes that hold memory, by our own account, the tables included.
-    pub(crate) fn resident(&self) -> usize {
-        self.resident_pages().bytes() + self.metadata()
-    }
-
-    /// Bytes of the heap's own tables that it uses.
-    pub(crate) fn metadata(&self) -> usize {
-        self.layout.metadata(self.runs.top) + self.words_touched
-    }
-
-    /// Pages that hold memory, by our own account: all below `top` but the clean and the purged.
-    pub(crate) fn resident_pages(&self) -> Pages {
-        let clean = self.runs.free - self.runs.dirty;
-        self.runs.top.since(self.layout.first) - clean - self.counts.purged + self.beside
-    }
-
-    /// Notes how much is resident, less what will not be in a moment.
-    fn note_peak(&mut self, in_return: Pages) {
-        let resident = self.resident_pages().beyond(in_return);
-        self.counts.resident_peak = self.counts.resident_peak.max(resident);
-    }
-
-    /// Makes sure that pages below `top` and their descriptors are committed.
-    fn commit(&mut self, top: PageIndex) -> bool {
-        if top.offset() <= self.committed() {
-            return true;
-        }
-        if top > self.layout.limit {
-            return false;
-        }
-        let step = (self.committed() / 8).clamp(COMMIT_STEP.0, COMMIT_STEP.1);
-        let generous = round_up(top.offset().max(self.committed() + step), self.kernel_page);
-        let exact = round_up(top.offset(), self.kernel_page);
-        let limit = self.layout.limit.offset();
-        self.commit_up_to(generous.min(limit)) || self.commit_up_to(exact.min(limit))
-    }
-
-    fn commit_up_to(&mut self, end: usize) -> bool {
-        let below = self.layout.descriptors(PageIndex::of(end), self.kernel_page);
-        if below > self.committed_below {
-            let from = self.base.wrapping_sub(below);
-            if !self.commit_range(from, below - self.committed_below) {
-                return false;
-            }
-            self.committed_below = below;
-        }
-        let from = self.base.wrapping_add(self.committed());
-        if !self.commit_range(from, end - self.committed()) {
-            return false;
-        }
-        self.committed_above = end;
-        if !self.is_shut() {
-            self.not_committed = !end;
-        }
-        true
-    }
-
-    fn commit_range(&mut self, from: *mut u8, bytes: usize) -> bool {
-        self.counts.commit_calls += 1;
-        // SAFETY: L1 and L2: the range lies in the reservation, on kernel pages.
-        let done = unsafe { self.os.commit(from, bytes) };
-        self.counts.failed_calls += u64::from(!done);
-        done
     }
 
     /// Changes an option of a heap in use.

@@ -378,7 +378,8 @@ impl<S: Above> Heap<S> {
     /// Notes that pages inside a living span hold no memory any more. Returns how many did.
     pub(crate) fn count_as_purged(&mut self, first: PageIndex, pages: u16) -> Pages {
         let descriptor = self.descriptor(first);
-        let (shape, fresh) = (descriptor.shape(), pages & !descriptor.purged.fetch_or(pages, Relaxed));
+        let (shape, fresh) =
+            (descriptor.shape(), pages & !descriptor.purged.fetch_or(pages, Relaxed));
         if fresh & 1 == 1 {
             self.counts.leads -= shape.lead();
         }

@@ -1,5 +1,6 @@
 //! Random programs against a model, with every invariant checked after every step.
 
+mod background;
 mod breathing;
 mod checking;
 mod collector;
@@ -77,6 +78,8 @@ enum Step {
     /// Time passes, then the heap is ticked, with a budget in microseconds or none.
     Tick(u64, u32),
     Set(Key, i64),
+    /// Time passes, then the background thread comes.
+    Visit(u64),
 }
 
 /// What the host says a block's size was.
@@ -185,6 +188,10 @@ impl Tested {
                 self.os.world().now_us += after_us;
                 self.heap().tick(budget_us);
             }
+            Step::Visit(after_us) => {
+                self.os.world().now_us += after_us;
+                self.heap().visit_in_background();
+            }
             Step::Set(key, value) => match self.heap().set_option(key, value) {
                 Err(Error::Memory) => assert_eq!(key, Key::History),
                 // A soft limit above the hard one.
@@ -245,6 +252,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0u64..2_000_000, 0u32..3).prop_map(|(after_us, budget_us)| {
             Step::Tick(after_us, budget_us)
         }),
+        2 => (0u64..4_000_000).prop_map(Step::Visit),
         1 => setting(),
     ]
 }

@@ -1,31 +1,34 @@
 //! What a heap and the background thread share.
 //!
-//! The heap itself is its thread's alone. Beside it lies a [`Watch`]: where the bits of its dirty
-//! pages are, how much of what they say may stay for how long, and what the background thread has
-//! returned. See `dirty` for how both threads work on the same bits.
+//! The heap itself is its thread's alone. Beside it lies a [`Watch`]: where the bits of its pages
+//! are, how much free memory may stay for how long, and what the background thread has returned.
+//! See `claim` for how both threads work on the same bits.
+//!
+//! | file            | concern                                                          | unsafe |
+//! |-----------------|------------------------------------------------------------------|--------|
+//! | this one        | what the heap's thread says and asks                             | yes    |
+//! | `letter`        | a forecast on its way from one thread to the other               | no     |
+//! | `returning`     | what the background thread does                                  | yes    |
 //!
 //! - W1: `base` and `chunks` are those of a live heap, and do not change.
 //! - W2: the chunks of all pages below `top` are committed.
 
+mod letter;
+mod returning;
+
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU32, AtomicU64, fence};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::claim::Claimable;
-use super::descriptor::Descriptor;
-use super::recall::{AtomicStamp, Stamp};
-use super::runs::{CHUNK_PAGES, Chunk};
+use super::runs::Chunk;
 use crate::os::background::{self, Patience};
-use crate::os::{MemoryRange, Purged};
 use crate::units::{PAGE, PageIndex, Pages};
+use letter::Letter;
 
 /// How many steps a [`Forecast`] has.
 pub(crate) const STEPS: usize = 14;
-/// Most pages that go back in one call: about 150 µs of the kernel's time.
-const CALL: Pages = Pages((1 << 20) / PAGE as u32);
-/// Most ranges that do. A word has 32 at most.
-const RANGES: usize = 64;
 
 /// How many free pages may stay, if nothing happens, from now on and when each of the next epochs
 /// has ended. Times are those of [`crate::os::Os::now_us`].
@@ -72,6 +75,8 @@ impl Aside {
 pub(crate) struct Watch {
     /// The background thread may look: the heap's thread alone reads and sets it.
     is_on: Cell<bool>,
+    #[cfg(test)]
+    is_pretended: Cell<bool>,
     base: *mut u8,
     chunks: *const Chunk,
     kernel_page: usize,
@@ -134,6 +139,8 @@ impl Watch {
     ) -> Watch {
         Watch {
             is_on: Cell::new(false),
+            #[cfg(test)]
+            is_pretended: Cell::new(false),
             base,
             chunks,
             kernel_page,
@@ -167,6 +174,13 @@ impl Watch {
         self.is_on()
     }
 
+    /// As if the background thread looked, in a test that does what it does.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self) {
+        self.is_on.set(true);
+        self.is_pretended.set(true);
+    }
+
     /// Has it look no more, and waits until it does not.
     pub(super) fn end(&self) {
         if self.is_on() {
@@ -177,6 +191,14 @@ impl Watch {
 
     fn item(&self) -> *mut core::ffi::c_void {
         ptr::from_ref(self).cast_mut().cast()
+    }
+
+    fn is_visited(&self) -> bool {
+        #[cfg(test)]
+        if self.is_pretended.get() {
+            return true;
+        }
+        background::is_visited(self.item())
     }
 
     /// What the background thread did since this was asked last.
@@ -190,288 +212,11 @@ impl Watch {
         let mut patience = Patience::default();
         while word.claimed() & pages != 0 {
             // It claims nothing but while it visits. In the child of a fork it is not there.
-            if !background::is_visited(self.item()) && word.claimed() & pages != 0 {
+            if !self.is_visited() && word.claimed() & pages != 0 {
                 return word.release(pages);
             }
             patience.wait();
         }
-    }
-}
-
-/// What the background thread does.
-impl Watch {
-    /// What the heap's thread said last. `None`: it is saying something new.
-    pub(crate) fn forecast(&self) -> Option<Forecast> {
-        self.forecast.read()
-    }
-
-    /// Free pages that hold memory.
-    pub(crate) fn dirty(&self) -> Pages {
-        let count = |first| self.row(first).dirty.get().count_ones();
-        Pages(self.rows().map(count).sum())
-    }
-
-    /// Returns as many dirty pages, the highest first, by calls of `purge`, as long as `goes_on`.
-    /// How many were returned; `None`: the kernel refused some.
-    ///
-    /// # Safety
-    ///
-    /// `purge` does as [`crate::os::Os::purge`]; the heap lives; no other thread does this.
-    pub(crate) unsafe fn return_dirty(
-        &self,
-        mut excess: Pages,
-        purge: &dyn Fn(&[MemoryRange]) -> Purged,
-        goes_on: &dyn Fn() -> bool,
-        stamp: Stamp,
-    ) -> Option<Pages> {
-        let (mut returned, mut rows) = (Pages::ZERO, self.rows());
-        let mut is_last = false;
-        while !is_last && goes_on() {
-            let mut batch = Batch::new(self, stamp);
-            is_last = true;
-            for first in &mut rows {
-                let dirty = self.row(first).dirty;
-                let mine = dirty.claim(self.highest(dirty.get(), excess.0));
-                excess = excess.beyond(Pages(mine.count_ones()));
-                batch.add(first, mine);
-                if excess == Pages::ZERO {
-                    break;
-                }
-                if batch.is_full() {
-                    is_last = false;
-                    break;
-                }
-            }
-            returned += batch.give_back(purge)?;
-        }
-        Some(returned)
-    }
-
-    /// The highest pages of a word, whole kernel pages of them, and not many more than wanted.
-    fn highest(&self, dirty: u64, wanted: u32) -> u64 {
-        let pages = ((self.kernel_page / PAGE) as u32).min(64);
-        let whole = u64::MAX >> (64 - pages);
-        // A bit for each kernel page that is dirty as a whole, where its first page has it.
-        let mut firsts = dirty;
-        let mut length = 1;
-        while length < pages {
-            firsts &= firsts >> length;
-            length *= 2;
-        }
-        firsts &= u64::MAX / whole;
-        while firsts.count_ones() > wanted.div_ceil(pages) {
-            firsts &= firsts - 1;
-        }
-        firsts.wrapping_mul(whole)
-    }
-
-    /// Searches all resting spans for pages without a live slot, and returns these, by calls of
-    /// `purge`, as long as `goes_on`. False: the kernel refused some. Where its pages are larger
-    /// than the heap's nothing is done.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Watch::return_dirty`]; and `purge` has all threads of the process come to where the
-    /// others see all that they did before.
-    pub(crate) unsafe fn return_holes(
-        &self,
-        purge: &dyn Fn(&[MemoryRange]) -> Purged,
-        goes_on: &dyn Fn() -> bool,
-        stamp: Stamp,
-    ) -> bool {
-        let mut batch = Batch::new(self, stamp);
-        if self.kernel_page > PAGE {
-            return true;
-        }
-        for first in self.rows() {
-            let mut bits = self.row(first).resting.get();
-            while bits != 0 {
-                let page = first + Pages(bits.trailing_zeros());
-                bits &= bits - 1;
-                if batch.is_full() {
-                    if batch.give_back(purge).is_none() || !goes_on() {
-                        return false;
-                    }
-                    batch = Batch::new(self, stamp);
-                }
-                batch.add_span(page);
-            }
-        }
-        batch.give_back(purge).is_some()
-    }
-
-    /// Whether spans were searched since a forecast was made.
-    pub(crate) fn has_searched(&self, forecast: &Forecast) -> bool {
-        self.searched_us.load(Relaxed) == forecast.made_us
-    }
-
-    /// Spans were searched for a forecast.
-    pub(crate) fn note_search(&self, forecast: &Forecast) {
-        self.searched_us.store(forecast.made_us, Relaxed);
-        self.done.searches.fetch_add(1, Relaxed);
-        self.done.calls.fetch_add(1, Relaxed);
-    }
-
-    /// The first pages of all rows of 64 below the top, the highest first.
-    fn rows(&self) -> impl Iterator<Item = PageIndex> + use<> {
-        let count = self.top.load(Relaxed).div_ceil(64);
-        (0..count).rev().map(|row| PageIndex(row * 64))
-    }
-
-    /// The row that a page lies in.
-    fn row(&self, page: PageIndex) -> Row<'_> {
-        let (chunk, word) = (page.0 as usize / CHUNK_PAGES, page.0 as usize % CHUNK_PAGES / 64);
-        // SAFETY: W1 and W2: the page is below the top, or was. Only atomic fields are referred to.
-        unsafe {
-            let chunk = self.chunks.add(chunk);
-            Row {
-                dirty: &*(&raw const (*chunk).dirty[word]),
-                resting: &*(&raw const (*chunk).resting[word]),
-                stamp: &*(&raw const (*chunk).stamps[word]),
-            }
-        }
-    }
-
-    /// The descriptor of a span that is claimed.
-    fn span(&self, page: PageIndex) -> &Descriptor {
-        // SAFETY: W1: a page that a span starts at has a descriptor, at this distance from the
-        // base. The heap's thread neither replaces nor frees it before it is released, and sets
-        // nothing meanwhile that is not atomic but its place, its links and its countdown, which
-        // are not looked at here.
-        unsafe { &*self.base.cast::<Descriptor>().wrapping_sub(page.0 as usize + 1) }
-    }
-}
-
-/// What both threads look at of 64 pages.
-struct Row<'heap> {
-    dirty: &'heap Claimable,
-    resting: &'heap Claimable,
-    stamp: &'heap AtomicStamp,
-}
-
-/// Pages that were claimed, to go back by one call.
-struct Batch<'heap> {
-    watch: &'heap Watch,
-    stamp: Stamp,
-    ranges: [Claimed; RANGES],
-    count: usize,
-    pages: Pages,
-}
-
-/// A range that was claimed: free pages, or some of a span.
-#[derive(Clone, Copy, Default)]
-struct Claimed {
-    first: PageIndex,
-    count: Pages,
-    /// The first page of the span; 0: there is none.
-    span: PageIndex,
-}
-
-impl<'heap> Batch<'heap> {
-    fn new(watch: &'heap Watch, stamp: Stamp) -> Batch<'heap> {
-        let ranges = [Claimed::default(); RANGES];
-        Batch { watch, stamp, ranges, count: 0, pages: Pages::ZERO }
-    }
-
-    /// Whether there may be no room for another row, or span.
-    fn is_full(&self) -> bool {
-        self.count > RANGES - 32 || self.pages >= CALL
-    }
-
-    /// Adds dirty pages of a row, which were claimed.
-    fn add(&mut self, first: PageIndex, pages: u64) {
-        self.add_bits(first, pages, PageIndex(0));
-    }
-
-    /// Claims a span, and adds its pages without a live slot.
-    fn add_span(&mut self, page: PageIndex) {
-        let (resting, bit) = (self.watch.row(page).resting, 1 << (page.0 % 64));
-        if resting.claim(bit) == 0 {
-            return;
-        }
-        let span = self.watch.span(page);
-        let holes = span.hole_pages() & !span.purged();
-        if holes == 0 {
-            resting.put_back(bit);
-            resting.release(bit);
-        } else {
-            self.add_bits(page, holes.into(), page);
-        }
-    }
-
-    fn add_bits(&mut self, at: PageIndex, mut bits: u64, span: PageIndex) {
-        self.pages += Pages(bits.count_ones());
-        while bits != 0 {
-            let start = bits.trailing_zeros();
-            let length = (bits >> start).trailing_ones();
-            self.ranges[self.count] =
-                Claimed { first: at + Pages(start), count: Pages(length), span };
-            self.count += 1;
-            bits &= !(u64::MAX >> (64 - length) << start);
-        }
-    }
-
-    /// Returns all, and releases it. How many pages; `None`: the kernel refused some.
-    fn give_back(self, purge: &dyn Fn(&[MemoryRange]) -> Purged) -> Option<Pages> {
-        if self.count == 0 {
-            return Some(Pages::ZERO);
-        }
-        let memory = self.ranges.map(|range| MemoryRange {
-            start: self.watch.base.wrapping_add(range.first.offset()),
-            bytes: range.count.bytes(),
-        });
-        let purged = purge(&memory[..self.count]);
-        let done = &self.watch.done;
-        done.refused.fetch_add(u32::from(purged.ranges < self.count), Relaxed);
-        done.calls.fetch_add(purged.calls as u32, Relaxed);
-        for (index, range) in self.ranges[..self.count].iter().enumerate() {
-            self.note(range, index < purged.ranges);
-        }
-        // After all of it: a span may have several ranges.
-        self.ranges[..self.count].iter().for_each(|range| self.release(range));
-        (purged.ranges == self.count).then_some(self.pages)
-    }
-
-    /// Takes note of what became of a range.
-    fn note(&self, range: &Claimed, is_returned: bool) {
-        let (row, done) = (self.watch.row(range.first), &self.watch.done);
-        let is_span = range.span != PageIndex(0);
-        if !is_returned {
-            if !is_span {
-                row.dirty.put_back(range.bits());
-            }
-            return;
-        }
-        row.stamp.set(self.stamp);
-        if !is_span {
-            done.pages.fetch_add(range.count.0, Relaxed);
-            return;
-        }
-        let span = self.watch.span(range.span);
-        let pages = (u64::MAX >> (64 - range.count.0) << range.first.since(range.span).0) as u16;
-        let fresh = pages & !span.purged.fetch_or(pages, Relaxed);
-        done.holes.fetch_add(fresh.count_ones(), Relaxed);
-        if fresh & 1 == 1 {
-            done.leads.fetch_add(span.shape().lead() as u32, Relaxed);
-        }
-    }
-
-    fn release(&self, range: &Claimed) {
-        if range.span == PageIndex(0) {
-            return self.watch.row(range.first).dirty.release(range.bits());
-        }
-        let (resting, bit) = (self.watch.row(range.span).resting, 1 << (range.span.0 % 64));
-        if resting.claimed() & bit != 0 {
-            resting.put_back(bit);
-            resting.release(bit);
-        }
-    }
-}
-
-impl Claimed {
-    /// The bits of free pages in their row.
-    fn bits(&self) -> u64 {
-        u64::MAX >> (64 - self.count.0) << (self.first.0 % 64)
     }
 }
 
@@ -498,45 +243,6 @@ impl Done {
             leads: self.leads.swap(0, Relaxed) as usize,
             refused: self.refused.swap(0, Relaxed).into(),
             searches: self.searches.swap(0, Relaxed).into(),
-        })
-    }
-}
-
-/// A forecast that one thread writes and another reads. The reader sees all of one or nothing: the
-/// version is odd while it changes (a seqlock).
-#[derive(Default)]
-struct Letter {
-    version: AtomicU32,
-    times: [AtomicU64; 5],
-    keep: [AtomicU32; STEPS],
-}
-
-impl Letter {
-    fn write(&self, forecast: &Forecast) {
-        let Forecast { made_us, epoch_start_us, epoch_us, keep, search_us, not_before_us } = *forecast;
-        let version = self.version.load(Relaxed);
-        self.version.store(version.wrapping_add(1), Relaxed);
-        fence(Release);
-        let times = [made_us, epoch_start_us, epoch_us, search_us, not_before_us];
-        self.times.iter().zip(times).for_each(|(at, time)| at.store(time, Relaxed));
-        self.keep.iter().zip(keep).for_each(|(at, pages)| at.store(pages.0, Relaxed));
-        self.version.store(version.wrapping_add(2), Release);
-    }
-
-    fn read(&self) -> Option<Forecast> {
-        let version = self.version.load(Acquire);
-        let [made_us, epoch_start_us, epoch_us, search_us, not_before_us] =
-            core::array::from_fn(|index| self.times[index].load(Relaxed));
-        let keep = core::array::from_fn(|index| Pages(self.keep[index].load(Relaxed)));
-        fence(Acquire);
-        let is_whole = version % 2 == 0 && self.version.load(Relaxed) == version;
-        is_whole.then_some(Forecast {
-            made_us,
-            epoch_start_us,
-            epoch_us,
-            keep,
-            search_us,
-            not_before_us,
         })
     }
 }

@@ -266,9 +266,10 @@ fn visit_all<W: Work>(thread: &Thread) -> Option<u64> {
         fence(SeqCst);
         let is_listed = || place.load(SeqCst) == item;
         if is_listed() {
-            // SAFETY: it is named as visited, and was on the list after that, so that `remove`
-            // waits. The item was written before it was put there.
+            // What was written before the item was put there is seen.
             fence(Acquire);
+            // SAFETY: it is named as visited, and was on the list after that, so that `remove`
+            // waits.
             let again_us = unsafe { W::visit(item, &is_listed) };
             next_us = [next_us, again_us].into_iter().flatten().min();
         }

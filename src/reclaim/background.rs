@@ -120,15 +120,25 @@ impl<S: Os> Heap<S> {
         let mut forecast = self.above.policy.forecast(&self.settings());
         let now_us = self.above.clock.now_us;
         let to_shown = |at_us: u64| at_us.saturating_add(shown_us).saturating_sub(now_us);
-        for time in
-            [&mut forecast.made_us, &mut forecast.epoch_start_us, &mut forecast.search_us]
-        {
+        for time in [&mut forecast.made_us, &mut forecast.epoch_start_us, &mut forecast.search_us] {
             *time = if *time == u64::MAX { *time } else { to_shown(*time) };
         }
         if self.options.get(Key::Background) == AUTO {
             forecast.not_before_us = self.above.background.host_until_us;
         }
         forecast
+    }
+}
+
+#[cfg(test)]
+impl<S: Os> Heap<S> {
+    /// Does what the background thread would do now. Returns when that would come again.
+    pub(crate) fn visit_in_background(&mut self) -> Option<u64> {
+        self.watch().pretend();
+        let shown_us = self.above.clock.shown_us?;
+        self.watch().publish(&self.forecast(shown_us));
+        // SAFETY: the heap lives, and nobody else looks.
+        unsafe { visit(self.watch(), &self.os, &|| true) }
     }
 }
 

@@ -159,7 +159,9 @@ impl PageRuns<'_> {
         let words = self.chunks[chunk].free.iter().map(|word| Summary::of_word(word.get()));
         let page = match lowest_fit(words, 64, wanted) {
             Fit::Across(page) => page,
-            Fit::Within(word) => word * 64 + lowest_in_word(free_of(&self.chunks[chunk], word), wanted),
+            Fit::Within(word) => {
+                word * 64 + lowest_in_word(free_of(&self.chunks[chunk], word), wanted)
+            }
         };
         PageIndex((chunk * CHUNK_PAGES + page) as u32)
     }

@@ -1,0 +1,128 @@
+//! Taking pages: as far as the gate lets the heap, and the kernel.
+
+use super::{Above, Heap, NO_GATE};
+use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
+
+/// A heap grows by an eighth, but by these bytes at least and at most.
+const COMMIT_STEP: (usize, usize) = (256 << 10, 64 << 20);
+
+/// So many new pages at once, 64 KiB, and the layer above is told.
+const GROWTH: Pages = Pages(16);
+
+impl<S: Above> Heap<S> {
+    /// Finds a run of pages, the lowest there is. `None`: there is no room.
+    pub(super) fn find_pages(&mut self, count: Pages) -> Option<PageRange> {
+        if let Some(range) = self.page_runs().find_lowest(count) {
+            return Some(range);
+        }
+        let fits = count <= self.layout.limit.since(self.layout.first);
+        fits.then(|| self.page_runs().at_top(count))
+    }
+
+    /// Takes free or never used pages. `in_return` pages in use will hold no memory any more when
+    /// this is done. False: there is no memory, or the gate is closed.
+    pub(super) fn take_pages(&mut self, range: PageRange, in_return: Pages) -> bool {
+        let known = self.page_runs().below_top(range);
+        let returned = known.count() - self.page_runs().dirty_in(known);
+        let fresh = range.count() - known.count() + self.tables_for(range.end);
+        if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end) {
+            return false;
+        }
+        if returned > Pages::ZERO {
+            let now_us = self.os.now_us();
+            self.page_runs().recall(known, now_us);
+        }
+        self.page_runs().take(range);
+        self.note_aside();
+        let new = (range.count() - known.count()).beyond(in_return);
+        if new >= GROWTH {
+            S::grown(self, new);
+        }
+        self.note_peak(in_return);
+        true
+    }
+
+    /// Pages by which the tables grow when pages up to `end` are used.
+    pub(super) fn tables_for(&self, end: PageIndex) -> Pages {
+        let top = self.runs.top;
+        if self.gate == NO_GATE || end <= top {
+            return Pages::ZERO;
+        }
+        let bytes = self.layout.metadata(end) - self.layout.metadata(top);
+        Pages((bytes / PAGE) as u32)
+    }
+
+    /// Whether the gate lets the heap hold so many more pages.
+    pub(super) fn may_grow(&mut self, pages: Pages) -> bool {
+        let open = self.gate == NO_GATE
+            || pages == Pages::ZERO
+            || self.resident().saturating_add(pages.bytes()) <= self.gate;
+        self.refused = if open { Pages::ZERO } else { pages };
+        open
+    }
+
+    /// Bytes that hold memory, by our own account, the tables included.
+    pub(crate) fn resident(&self) -> usize {
+        self.resident_pages().bytes() + self.metadata()
+    }
+
+    /// Bytes of the heap's own tables that it uses.
+    pub(crate) fn metadata(&self) -> usize {
+        self.layout.metadata(self.runs.top) + self.words_touched
+    }
+
+    /// Pages that hold memory, by our own account: all below `top` but the clean and the purged.
+    pub(crate) fn resident_pages(&self) -> Pages {
+        let clean = self.runs.free - self.runs.dirty;
+        self.runs.top.since(self.layout.first) - clean - self.counts.purged + self.beside
+    }
+
+    /// Notes how much is resident, less what will not be in a moment.
+    pub(super) fn note_peak(&mut self, in_return: Pages) {
+        let resident = self.resident_pages().beyond(in_return);
+        self.counts.resident_peak = self.counts.resident_peak.max(resident);
+    }
+
+    /// Makes sure that pages below `top` and their descriptors are committed.
+    pub(super) fn commit(&mut self, top: PageIndex) -> bool {
+        if top.offset() <= self.committed() {
+            return true;
+        }
+        if top > self.layout.limit {
+            return false;
+        }
+        let step = (self.committed() / 8).clamp(COMMIT_STEP.0, COMMIT_STEP.1);
+        let generous = round_up(top.offset().max(self.committed() + step), self.kernel_page);
+        let exact = round_up(top.offset(), self.kernel_page);
+        let limit = self.layout.limit.offset();
+        self.commit_up_to(generous.min(limit)) || self.commit_up_to(exact.min(limit))
+    }
+
+    pub(super) fn commit_up_to(&mut self, end: usize) -> bool {
+        let below = self.layout.descriptors(PageIndex::of(end), self.kernel_page);
+        if below > self.committed_below {
+            let from = self.base.wrapping_sub(below);
+            if !self.commit_range(from, below - self.committed_below) {
+                return false;
+            }
+            self.committed_below = below;
+        }
+        let from = self.base.wrapping_add(self.committed());
+        if !self.commit_range(from, end - self.committed()) {
+            return false;
+        }
+        self.committed_above = end;
+        if !self.is_shut() {
+            self.not_committed = !end;
+        }
+        true
+    }
+
+    pub(super) fn commit_range(&mut self, from: *mut u8, bytes: usize) -> bool {
+        self.counts.commit_calls += 1;
+        // SAFETY: L1 and L2: the range lies in the reservation, on kernel pages.
+        let done = unsafe { self.os.commit(from, bytes) };
+        self.counts.failed_calls += u64::from(!done);
+        done
+    }
+}

@@ -1,0 +1,216 @@
+//! The background thread: what it returns, and that nothing is lost by it.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
+use super::*;
+use crate::heap::park::KernelHeap;
+use crate::heap::recall::{Cause, Stamp};
+use crate::heap::watch::Watch;
+use crate::os::MemoryRange;
+use crate::units::Pages;
+
+const SECOND: u64 = 1_000_000;
+
+/// A heap with blocks of a few hundred bytes, of which the first of every `keep_one_in` stays.
+fn emptied(size: usize, count: usize, keep_one_in: usize) -> Tested {
+    let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+    (0..count).for_each(|_| assert!(tested.allocate(size)));
+    tested.heap().tick(1000);
+    for index in (0..count).rev().filter(|index| index % keep_one_in != 0) {
+        tested.free(index, OldSize::Right);
+    }
+    tested
+}
+
+/// Lets time pass, and the background thread come, until it sees nothing more to do.
+fn wait(tested: &mut Tested) -> u64 {
+    let start_us = tested.os.world().now_us;
+    while let Some(again_us) = tested.heap().visit_in_background() {
+        tested.os.world().now_us = again_us;
+        assert!(again_us - start_us < 10 * SECOND, "it comes again and again");
+    }
+    tested.os.world().now_us - start_us
+}
+
+#[test]
+fn free_pages_go_back_though_the_heaps_thread_does_nothing() {
+    let mut tested = emptied(400, 20_000, 20_000);
+    let before = tested.heap().snapshot();
+    assert!(before.free_resident > 4 << 20, "{before:?}");
+    let took_us = wait(&mut tested);
+    tested.heap().check();
+    let after = tested.heap().snapshot();
+    // What lies in current spans and in spares of one page stays.
+    assert!(after.free_resident < 64 << 10, "{after:?}");
+    assert!(took_us < 2 * SECOND, "after {took_us} µs");
+    assert_eq!(after.committed, before.committed);
+    tested.free_all();
+}
+
+#[test]
+fn holes_go_back_as_far_as_a_whole_reclaim_would_find_them() {
+    let mut tested = emptied(3000, 4000, 50);
+    wait(&mut tested);
+    tested.heap().check();
+    let left = tested.heap().snapshot();
+    tested.heap().reclaim(Budget::Unlimited);
+    let whole = tested.heap().snapshot();
+    let more = left.free_resident - whole.free_resident;
+    assert!(more < 64 << 10, "{more} bytes of {whole:?}");
+    tested.check_contents();
+    tested.free_all();
+}
+
+#[test]
+fn what_was_returned_in_error_is_known_to_the_policy() {
+    let mut tested = emptied(400, 20_000, 20_000);
+    wait(&mut tested);
+    (0..20_000).for_each(|_| assert!(tested.allocate(400)));
+    tested.heap().check();
+    let recall = &tested.heap().runs.recall;
+    assert!(recall.mistakes() > 1000, "{recall:?}");
+}
+
+#[test]
+fn what_the_kernel_refuses_stays_and_is_asked_for_later() {
+    let mut tested = emptied(400, 20_000, 20_000);
+    tested.os.world().now_us += 10 * SECOND;
+    tested.os.world().failures = vec![true; 1].into();
+    let now_us = tested.os.world().now_us;
+    let again_us = tested.heap().visit_in_background().expect("it comes again");
+    tested.heap().check();
+    assert!(again_us > now_us + 30 * SECOND);
+    let dirty = tested.heap().runs.dirty;
+    tested.os.world().now_us = again_us;
+    wait(&mut tested);
+    tested.heap().check();
+    assert!(tested.heap().runs.dirty < dirty);
+    assert_eq!(tested.heap().counts.purge_refused, 1);
+}
+
+#[test]
+fn a_host_that_ticks_is_left_alone() {
+    let mut tested = emptied(400, 20_000, 20_000);
+    tested.os.world().now_us += 5 * SECOND;
+    tested.heap().next_tick_us();
+    let dirty = tested.heap().runs.dirty;
+    let now_us = tested.os.world().now_us;
+    let again_us = tested.heap().visit_in_background().expect("it comes again");
+    assert!((now_us + SECOND - 1000..now_us + 3 * SECOND).contains(&again_us));
+    assert_eq!(tested.heap().runs.dirty, dirty);
+    tested.heap().set_option(Key::Background, 1).expect("on");
+    tested.heap().visit_in_background();
+    tested.heap().check();
+    assert_eq!(tested.heap().runs.dirty, Pages::ZERO);
+}
+
+/// A pointer to a watch for another thread.
+struct Shared(*const Watch);
+
+// SAFETY: the test's threads use it as the heap's own and the background thread do.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// Returns all that can be, again and again. How many pages in how many calls.
+    fn work(self, stop: &AtomicBool) -> (usize, u64) {
+        let (bytes, calls) = (Cell::new(0), Cell::new(0));
+        let purge = |ranges: &[MemoryRange]| {
+            // SAFETY: pages that are claimed hold nothing of value.
+            let purged = unsafe { Kernel.purge(ranges) };
+            assert_eq!(purged.ranges, ranges.len());
+            bytes.set(bytes.get() + ranges.iter().map(|range| range.bytes).sum::<usize>());
+            calls.set(calls.get() + purged.calls);
+            purged
+        };
+        let goes_on = || !stop.load(Relaxed);
+        while goes_on() {
+            let stamp = Stamp::new(Kernel.now_us(), Cause::Idle);
+            // SAFETY: the heap outlives the thread, and no other thread does this.
+            unsafe {
+                (*self.0).return_dirty(Pages(u32::MAX), &purge, &goes_on, stamp);
+                (*self.0).return_holes(&purge, &goes_on, stamp);
+            }
+        }
+        (bytes.get() / 4096, calls.get())
+    }
+}
+
+/// A heap on the real kernel, whose thread works on its blocks.
+struct AtWork {
+    heap: *mut KernelHeap,
+    live: Vec<Block>,
+    dice: u64,
+}
+
+impl AtWork {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        self.dice % limit
+    }
+
+    /// Allocates, resizes or frees one block, whose contents must be what they were.
+    fn step(&mut self) {
+        let count = self.live.len() as u64;
+        let size = match self.below(16) {
+            0 => 20_000 + self.below(300_000),
+            1..4 => 1000 + self.below(6000),
+            _ => 1 + self.below(400),
+        } as usize;
+        let seed = self.below(u64::MAX);
+        let old = match self.below(4) {
+            0 | 1 if count < 4000 => Block { at: ptr::null_mut(), size: 0, seed },
+            _ if count == 0 => return,
+            _ => {
+                let index = self.below(count) as usize;
+                self.live.swap_remove(index)
+            }
+        };
+        old.check(old.size);
+        let size = if old.at.is_null() || self.below(3) == 0 { size } else { 0 };
+        // SAFETY: the block is live, or null.
+        let at = unsafe { alloc(self.heap, old.at, old.size, size) };
+        if size > 0 {
+            let block = Block { at, size, seed: old.seed };
+            block.check(old.size.min(size));
+            block.fill(0);
+            self.live.push(block);
+        }
+    }
+}
+
+#[test]
+fn two_threads_on_the_same_pages_lose_nothing() {
+    let options = Options::resolve(&[256 << 20, 0, 8192]).expect("good options");
+    let heap = Heap::create(Kernel, options).expect("a heap");
+    // SAFETY: the heap lives to the end of the test, and this thread is its own.
+    let watch = unsafe { (*heap).watch() };
+    watch.pretend();
+    let (stop, shared) = (AtomicBool::new(false), Shared(watch));
+    let mut work = AtWork { heap, live: Vec::new(), dice: 0x2545_F491_4F6C_DD1D };
+    let (pages, calls) = thread::scope(|scope| {
+        let other = scope.spawn(|| shared.work(&stop));
+        for round in 0..40 {
+            (0..5000).for_each(|_| work.step());
+            // Now and then nearly all goes, as in a collection.
+            let keep = if round % 8 == 7 { 20 } else { work.live.len() };
+            for block in work.live.drain(keep..) {
+                block.check(block.size);
+                // SAFETY: the block is live.
+                unsafe { alloc(heap, block.at, block.size, 0) };
+            }
+        }
+        stop.store(true, Relaxed);
+        other.join().expect("the other thread")
+    });
+    // SAFETY: the other thread is gone.
+    unsafe {
+        (*heap).check();
+        work.live.iter().for_each(|block| block.check(block.size));
+        super::super::park::delete(heap);
+    }
+    assert!(calls > 100 && pages > 1000, "{pages} pages in {calls} calls");
+}

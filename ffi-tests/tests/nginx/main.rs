@@ -18,6 +18,7 @@ mod load;
 mod long;
 mod lua;
 mod page;
+mod ports;
 mod processes;
 mod server;
 mod status;

@@ -17,7 +17,9 @@ mod text;
 use core::ffi::CStr;
 
 use crate::error::Error;
-pub(crate) use environment::{check_environment, pending, tell_once, tell_unused};
+pub(crate) use environment::{
+    check_environment, pending, tell_once, tell_unused, tell_unused_at_exit,
+};
 use text::Value;
 
 /// One option. The variants stand in the order of the table and of the fields of `ebb_options`.

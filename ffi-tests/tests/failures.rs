@@ -125,6 +125,11 @@ fn heaps_that_come_and_go_hold_what_they_count() {
 }
 
 #[test]
+fn memory_that_was_moved_away_is_not_lost_in_silence() {
+    finish(&mut clean(linked_with_unkind("displaced.c")));
+}
+
+#[test]
 fn what_a_heap_says_it_holds_is_what_the_kernel_holds() {
     let program = linked_with_unkind("kernel_truth.c");
     finish(&mut clean(&program));

@@ -2,7 +2,7 @@
 //!
 //! | module      | knows                                              |
 //! |-------------|----------------------------------------------------|
-//! | `nearest`   | what a wrong name may have meant                   |
+//! | `nearest`   | what a wrong name may have meant, as the library   |
 //! | `options`   | the options of the library as flags                |
 //! | `arguments` | what the command is told to do                     |
 //! | `preload`   | where the preload library is                       |
@@ -14,6 +14,7 @@ mod arguments;
 mod elf;
 mod libraries;
 mod look;
+#[path = "../../../../src/options/nearest.rs"]
 mod nearest;
 mod options;
 mod preload;

@@ -119,7 +119,7 @@ Options:
                          back: when it is closed, or when the program ends,
                          by SIGTERM too
   --report-signal SIGNAL the same while the program runs, whenever it gets this
-                         signal: HUP, USR1, USR2, URG, WINCH or a number
+                         signal: HUP, USR1, USR2, URG or WINCH, or 34 to 64
   --verbose              the program tells on standard error what was taken over
 
 Options of the heaps, with their defaults; k, m, g and t behind a SIZE are

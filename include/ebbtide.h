@@ -226,7 +226,7 @@ typedef struct ebb_options {
    * (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
    * cgroup leave, read again at most once a second: in ebb_tick(), and with auto
    * also inside of ebb_alloc(), while pages change hands. A number above limit_hard is
-   * refused. 0: no limit. Default: 0.
+   * refused, and one below 512 KiB. 0: no limit. Default: 0.
    */
   int64_t limit_soft;
   /**
@@ -1108,11 +1108,11 @@ int ebb_preload_idle(uint32_t budget_us);
  * For libebbtide_preload.so, before the first VM: lines for people go through a
  * function from now on.
  *
- * say       takes the text of one line, without its end, and its bytes. Signal
- *           handlers may call it.
+ * say       takes the text of one line, without its end, and its bytes. Returns 0
+ *           where it drops the line. Signal handlers may call it.
  * report    not 0: each VM tells what it held and gave back when it is closed.
  */
-void ebb_preload_listen(void (*say)(const char *text, size_t bytes),
+void ebb_preload_listen(int (*say)(const char *text, size_t bytes),
                         int report);
 
 /**

@@ -109,7 +109,7 @@ pub struct ebb_options {
     /// (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
     /// cgroup leave, read again at most once a second: in ebb_tick(), and with auto
     /// also inside of ebb_alloc(), while pages change hands. A number above limit_hard is
-    /// refused. 0: no limit. Default: 0.
+    /// refused, and one below 512 KiB. 0: no limit. Default: 0.
     pub limit_soft: i64,
     /// Bytes held resident, its tables included, up to which the heap grows: what
     /// does not fit, even after all free memory went back, is refused. Small

@@ -21,5 +21,6 @@ mod page;
 mod processes;
 mod server;
 mod status;
+mod symbols;
 mod trouble;
 mod vms;

@@ -94,7 +94,8 @@ struct lua_State;
  * The collector's step multiplier (LUA_GCSETSTEPMUL) that a heap sets from seven
  * eighths of limit_hard on, and when an allocation was refused, until memory is
  * there again: the next step is a whole collection. A host that changes the
- * multiplier at run time leaves this one.
+ * multiplier at run time leaves this one, or calls ebb_tick(), which sets the
+ * program's own until the VM allocates again, unless the VM is shared.
  */
 #define EBB_STEPMUL_WHOLE 400000003
 

@@ -33,7 +33,8 @@ pub const EBB_NEVER: c_int = 2147483647;
 /// The collector's step multiplier (LUA_GCSETSTEPMUL) that a heap sets from seven
 /// eighths of limit_hard on, and when an allocation was refused, until memory is
 /// there again: the next step is a whole collection. A host that changes the
-/// multiplier at run time leaves this one.
+/// multiplier at run time leaves this one, or calls ebb_tick(), which sets the
+/// program's own until the VM allocates again, unless the VM is shared.
 pub const EBB_STEPMUL_WHOLE: c_int = 400000003;
 /// The same for a LuaJIT from before August 2023: the next step is a long one.
 pub const EBB_STEPMUL_LONG: c_int = 100003;

@@ -186,6 +186,11 @@ impl<S: Os> Above for S {
         }
     }
 
+    fn collector_set(heap: &mut Heap<S>) {
+        heap.look_at_collector();
+        Self::close_gate(heap);
+    }
+
     fn open_reserve(heap: &mut Heap<S>) {
         heap.gate = heap.limits().hard;
     }
@@ -204,6 +209,7 @@ impl<S: Os> Heap<S> {
     pub(crate) fn tick(&mut self, budget_us: u32) -> Outcome {
         let start_us = self.os.now_us();
         let now_us = self.above.clock.advance(start_us);
+        self.suspend_emergency();
         self.look(now_us);
         let budget = Budget::from_us(start_us, budget_us);
         let outcome = self.timed_breath(start_us, budget).0;
@@ -233,7 +239,8 @@ impl<S: Os> Heap<S> {
     pub(crate) fn next_tick_us(&mut self) -> Option<u64> {
         let shown_us = self.os.now_us();
         let now_us = self.above.clock.advance(shown_us);
-        if self.above.search.is_some() || self.above.verdict.holes || self.above.outdated {
+        let is_due = self.above.search.is_some() || self.above.verdict.holes || self.above.outdated;
+        if is_due || self.may_suspend_emergency() {
             return Some(0);
         }
         let emptied = self.free_in_spans().saturating_sub(self.above.free_in_spans);
@@ -271,8 +278,7 @@ impl<S: Os> Heap<S> {
 
     /// How near the memory limit is: 0 to 100.
     pub(crate) fn pressure(&self) -> u32 {
-        let held = self.resident() - self.free_resident();
-        self.above.limits.pressure(held)
+        self.above.limits.pressure(self.held())
     }
 
     /// The limits as they stand: soft and hard.
@@ -355,6 +361,8 @@ impl<S: Os> Heap<S> {
     fn change_limits(&mut self, limits: Limits) {
         self.above.limits = limits;
         self.above.rooms = Rooms::default();
+        self.forget_emergency();
+        self.look_at_collector();
         self.refresh_limits(self.above.clock.now_us);
         if self.resident() > self.above.limits.hard {
             let start_us = self.os.now_us();

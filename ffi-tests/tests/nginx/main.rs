@@ -22,5 +22,6 @@ mod ports;
 mod processes;
 mod server;
 mod status;
+mod symbols;
 mod trouble;
 mod vms;

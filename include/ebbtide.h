@@ -94,7 +94,8 @@ struct lua_State;
  * The collector's step multiplier (LUA_GCSETSTEPMUL) that a heap sets from seven
  * eighths of limit_hard on, and when an allocation was refused, until memory is
  * there again: the next step is a whole collection. A host that changes the
- * multiplier at run time leaves this one.
+ * multiplier at run time leaves this one, or calls ebb_tick(), which sets the
+ * program's own until the VM allocates again, unless the VM is shared.
  */
 #define EBB_STEPMUL_WHOLE 400000003
 
@@ -226,7 +227,7 @@ typedef struct ebb_options {
    * (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
    * cgroup leave, read again at most once a second: in ebb_tick(), and with auto
    * also inside of ebb_alloc(), while pages change hands. A number above limit_hard is
-   * refused. 0: no limit. Default: 0.
+   * refused, and one below 512 KiB. 0: no limit. Default: 0.
    */
   int64_t limit_soft;
   /**
@@ -1108,11 +1109,11 @@ int ebb_preload_idle(uint32_t budget_us);
  * For libebbtide_preload.so, before the first VM: lines for people go through a
  * function from now on.
  *
- * say       takes the text of one line, without its end, and its bytes. Signal
- *           handlers may call it.
+ * say       takes the text of one line, without its end, and its bytes. Returns 0
+ *           where it drops the line. Signal handlers may call it.
  * report    not 0: each VM tells what it held and gave back when it is closed.
  */
-void ebb_preload_listen(void (*say)(const char *text, size_t bytes),
+void ebb_preload_listen(int (*say)(const char *text, size_t bytes),
                         int report);
 
 /**

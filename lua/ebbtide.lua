@@ -73,8 +73,9 @@ local function check_keys(arguments, known, called)
       error(format("bad argument #1 to '%s' (it takes no '%s')", called, tostring(key)), 3)
     end
     if type(value) ~= expected or expected == "number" and not is_budget(value) then
-      error(format("bad argument #1 to '%s' ('%s' must be a %s, not %s)",
-                   called, key, expected, tostring(value)), 3)
+      local range = expected == "number" and ", 0 for no limit or more" or ""
+      error(format("bad argument #1 to '%s' ('%s' must be a %s%s, not %s)",
+                   called, key, expected, range, tostring(value)), 3)
     end
   end
 end
@@ -235,7 +236,7 @@ end
 function _M.tick(budget_us)
   check_dot(budget_us, "tick")
   if budget_us ~= nil and not is_budget(budget_us) then
-    misuse(1, "budget_us", "tick", "microseconds or nil", budget_us)
+    misuse(1, "budget_us", "tick", "microseconds, 0 for no limit or more, or nil", budget_us)
   end
   return core.tick(budget_us or 0)
 end

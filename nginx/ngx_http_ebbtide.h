@@ -374,6 +374,7 @@ void *ngx_http_ebbtide_hooked(ngx_uint_t hook);
 const ngx_http_ebbtide_api_t *ngx_http_ebbtide_own_api(void);
 const ngx_http_ebbtide_api_t *ngx_http_ebbtide_api_of(lua_State *L,
     ngx_log_t *log);
+void *ngx_http_ebbtide_symbol_beside(const void *address, const char *name);
 
 /* ngx_http_ebbtide_settings.c */
 
@@ -394,6 +395,8 @@ const char *ngx_http_ebbtide_size(u_char *text, int64_t bytes);
 
 ngx_http_ebbtide_births_t *ngx_http_ebbtide_births(void);
 ngx_queue_t *ngx_http_ebbtide_vms(void);
+ngx_http_ebbtide_vm_t *ngx_http_ebbtide_vm_configured(
+    ngx_http_ebbtide_vm_t *before);
 ngx_int_t ngx_http_ebbtide_vms_watch(ngx_cycle_t *cycle);
 void ngx_http_ebbtide_vms_take_early(ngx_conf_t *cf);
 void ngx_http_ebbtide_vms_take_stream(ngx_cycle_t *cycle);
@@ -449,6 +452,7 @@ ngx_msec_t ngx_http_ebbtide_ago(ngx_msec_t then);
 
 ngx_int_t ngx_http_ebbtide_lua_preload(ngx_conf_t *cf);
 void ngx_http_ebbtide_lua_preload_stream(ngx_cycle_t *cycle);
+void ngx_http_ebbtide_lua_preload_vm(lua_State *L);
 
 /* ngx_http_ebbtide_status.c */
 

@@ -91,20 +91,11 @@ static ngx_uint_t   ngx_http_ebbtide_thrashing;
 void
 ngx_http_ebbtide_breath_reclaim(ngx_log_t *log)
 {
-    ngx_queue_t            *q, *vms;
     ngx_http_ebbtide_vm_t  *vm;
 
-    vms = ngx_http_ebbtide_vms();
-
-    for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
-         q = ngx_queue_next(q))
+    for (vm = ngx_http_ebbtide_vm_configured(NULL); vm;
+         vm = ngx_http_ebbtide_vm_configured(vm))
     {
-        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
-
-        if (!vm->configured) {
-            continue;
-        }
-
         if (ngx_http_ebbtide_collect_ready(vm) != NGX_OK
             || ngx_http_ebbtide_collect_all(vm) != NGX_OK)
         {
@@ -122,20 +113,11 @@ ngx_http_ebbtide_breath_reclaim(ngx_log_t *log)
 void
 ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
 {
-    ngx_queue_t            *q, *vms;
     ngx_http_ebbtide_vm_t  *vm;
 
-    vms = ngx_http_ebbtide_vms();
-
-    for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
-         q = ngx_queue_next(q))
+    for (vm = ngx_http_ebbtide_vm_configured(NULL); vm;
+         vm = ngx_http_ebbtide_vm_configured(vm))
     {
-        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
-
-        if (!vm->configured) {
-            continue;
-        }
-
         /* a single process has no master that did this */
         (void) ngx_http_ebbtide_collect_ready(vm);
 

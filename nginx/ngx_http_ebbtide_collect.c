@@ -46,6 +46,8 @@ static void ngx_http_ebbtide_collect_step(lua_State *L,
     ngx_http_ebbtide_vm_t *vm);
 static ngx_int_t ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm,
     int pause, int stepmul);
+static ngx_uint_t ngx_http_ebbtide_collect_is_heaps(int stepmul);
+static void ngx_http_ebbtide_collect_own_pace(ngx_http_ebbtide_vm_t *vm);
 
 
 /* The addresses of these are keys in a VM's registry. */
@@ -224,6 +226,8 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
             vm->watched = 1;
         }
     }
+
+    ngx_http_ebbtide_collect_own_pace(vm);
 
     ngx_http_ebbtide_slice.vm = vm;
     ngx_http_ebbtide_slice.until_us = until_us;
@@ -443,8 +447,8 @@ ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm, int pause,
 
     old = lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL, stepmul);
 
-    if (old == EBB_STEPMUL_WHOLE || old == EBB_STEPMUL_LONG) {
-        /* an allocation was refused: the heap sets back what it has found */
+    if (ngx_http_ebbtide_collect_is_heaps(old)) {
+        /* the heap sets back what it has found */
         (void) lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL, old);
         return NGX_AGAIN;
     }
@@ -456,6 +460,38 @@ ngx_http_ebbtide_collect_pace(ngx_http_ebbtide_vm_t *vm, int pause,
     vm->our_stepmul = stepmul;
 
     return NGX_OK;
+}
+
+
+/* Whether the heap has set this step multiplier: memory is short. */
+
+static ngx_uint_t
+ngx_http_ebbtide_collect_is_heaps(int stepmul)
+{
+    return stepmul == EBB_STEPMUL_WHOLE || stepmul == EBB_STEPMUL_LONG;
+}
+
+
+/*
+ * The heap's step multiplier would make whole collections of the slices. A tick
+ * ends it until the VM allocates again.
+ */
+
+static void
+ngx_http_ebbtide_collect_own_pace(ngx_http_ebbtide_vm_t *vm)
+{
+    int                            old;
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    old = lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL,
+                  NGX_HTTP_EBBTIDE_GC);
+    (void) lua->gc(vm->lua, NGX_HTTP_EBBTIDE_LUA_GCSETSTEPMUL, old);
+
+    if (ngx_http_ebbtide_collect_is_heaps(old)) {
+        (void) vm->api->tick(vm->heap, 1);
+    }
 }
 
 

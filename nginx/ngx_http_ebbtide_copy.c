@@ -17,12 +17,22 @@
 typedef const char *(*ngx_http_ebbtide_version_pt)(void);
 
 
-static void *ngx_http_ebbtide_copy_handle(const Dl_info *object);
-static void *ngx_http_ebbtide_copy_symbol(void *handle, const Dl_info *object,
-    const char *name);
-static const ngx_http_ebbtide_api_t *ngx_http_ebbtide_copy_api(void *handle,
-    const Dl_info *object);
+typedef struct ngx_http_ebbtide_copy_s  ngx_http_ebbtide_copy_t;
 
+struct ngx_http_ebbtide_copy_s {
+    ngx_http_ebbtide_copy_t  *next;
+    /* where the copy is loaded */
+    void                     *base;
+    ngx_http_ebbtide_api_t    api;
+};
+
+
+static const ngx_http_ebbtide_api_t *ngx_http_ebbtide_copy_api(
+    const void *alloc, const Dl_info *object, ngx_log_t *log);
+
+
+/* other copies whose heaps the configuration's VMs have, or had */
+static ngx_http_ebbtide_copy_t  *ngx_http_ebbtide_copies;
 
 static const ngx_http_ebbtide_api_t  ngx_http_ebbtide_own = {
     ebb_heap_of,
@@ -74,20 +84,21 @@ ngx_http_ebbtide_own_api(void)
 const ngx_http_ebbtide_api_t *
 ngx_http_ebbtide_api_of(lua_State *L, ngx_log_t *log)
 {
-    void                         *handle, *ud;
+    void                         *alloc, *ud;
     Dl_info                       object, own;
     ngx_http_ebbtide_version_pt   version;
 
-    if (dladdr((void *) ngx_http_ebbtide_lua()->getallocf(L, &ud), &object) == 0
-        || dladdr((void *) ngx_http_ebbtide_copy_handle, &own) == 0
+    alloc = (void *) ngx_http_ebbtide_lua()->getallocf(L, &ud);
+
+    if (dladdr(alloc, &object) == 0
+        || dladdr((void *) ngx_http_ebbtide_copy_api, &own) == 0
         || object.dli_fbase == own.dli_fbase)
     {
         return &ngx_http_ebbtide_own;
     }
 
-    handle = ngx_http_ebbtide_copy_handle(&object);
     version = (ngx_http_ebbtide_version_pt)
-                  ngx_http_ebbtide_copy_symbol(handle, &object, "ebb_version");
+                  ngx_http_ebbtide_symbol_beside(alloc, "ebb_version");
 
     if (version == NULL) {
         return &ngx_http_ebbtide_own;
@@ -101,37 +112,41 @@ ngx_http_ebbtide_api_of(lua_State *L, ngx_log_t *log)
         return NULL;
     }
 
-    return ngx_http_ebbtide_copy_api(handle, &object);
+    return ngx_http_ebbtide_copy_api(alloc, &object, log);
 }
 
 
-/* It stays open: its functions will be called as long as there are VMs. */
+/*
+ * A function that the object itself defines in which an address lies, not one
+ * that it was linked with.
+ */
 
-static void *
-ngx_http_ebbtide_copy_handle(const Dl_info *object)
+void *
+ngx_http_ebbtide_symbol_beside(const void *address, const char *name)
 {
-    void  *handle;
+    void     *handle, *symbol;
+    Dl_info   object, info;
 
-    handle = dlopen(object->dli_fname, RTLD_LAZY|RTLD_NOLOAD);
+    if (dladdr(address, &object) == 0) {
+        return NULL;
+    }
 
-    /* the program itself has a name by which it cannot be opened */
-    return handle ? handle : dlopen(NULL, RTLD_LAZY);
-}
+    handle = dlopen(object.dli_fname, RTLD_LAZY|RTLD_NOLOAD);
 
+    if (handle == NULL) {
+        /* the program itself has a name by which it cannot be opened */
+        handle = dlopen(NULL, RTLD_LAZY);
+    }
 
-/* A function that the object itself defines, not one that it was linked with. */
+    if (handle == NULL) {
+        return NULL;
+    }
 
-static void *
-ngx_http_ebbtide_copy_symbol(void *handle, const Dl_info *object,
-    const char *name)
-{
-    void     *symbol;
-    Dl_info   info;
-
-    symbol = handle ? dlsym(handle, name) : NULL;
+    symbol = dlsym(handle, name);
+    (void) dlclose(handle);
 
     if (symbol == NULL || dladdr(symbol, &info) == 0
-        || info.dli_fbase != object->dli_fbase)
+        || info.dli_fbase != object.dli_fbase)
     {
         return NULL;
     }
@@ -140,25 +155,48 @@ ngx_http_ebbtide_copy_symbol(void *handle, const Dl_info *object,
 }
 
 
-/* There is one other copy at the most whose heaps the configuration's VMs have. */
+/*
+ * The functions of a copy are looked up once, and kept as the copy is. NULL:
+ * there is no memory.
+ */
 
 static const ngx_http_ebbtide_api_t *
-ngx_http_ebbtide_copy_api(void *handle, const Dl_info *object)
+ngx_http_ebbtide_copy_api(const void *alloc, const Dl_info *object,
+    ngx_log_t *log)
 {
-    void                           *symbol;
-    ngx_uint_t                      i;
-    static ngx_http_ebbtide_api_t   api;
+    void                     *symbol;
+    ngx_uint_t                i;
+    ngx_http_ebbtide_copy_t  *copy;
+
+    for (copy = ngx_http_ebbtide_copies; copy; copy = copy->next) {
+        if (copy->base == object->dli_fbase) {
+            return &copy->api;
+        }
+    }
+
+    copy = ngx_alloc(sizeof(ngx_http_ebbtide_copy_t), log);
+    if (copy == NULL) {
+        return NULL;
+    }
 
     for (i = 0; ngx_http_ebbtide_api_names[i]; i++) {
-        symbol = ngx_http_ebbtide_copy_symbol(handle, object,
+        symbol = ngx_http_ebbtide_symbol_beside(alloc,
                                               ngx_http_ebbtide_api_names[i]);
         if (symbol == NULL) {
+            ngx_free(copy);
             return &ngx_http_ebbtide_own;
         }
 
-        ngx_memcpy((u_char *) &api + i * sizeof(symbol), &symbol,
+        ngx_memcpy((u_char *) &copy->api + i * sizeof(symbol), &symbol,
                    sizeof(symbol));
     }
 
-    return &api;
+    /* it stays loaded: its functions are called as long as there are VMs */
+    (void) dlopen(object->dli_fname, RTLD_LAZY|RTLD_NOLOAD);
+
+    copy->base = object->dli_fbase;
+    copy->next = ngx_http_ebbtide_copies;
+    ngx_http_ebbtide_copies = copy;
+
+    return &copy->api;
 }

@@ -17,6 +17,7 @@ typedef ngx_int_t (*ngx_http_ebbtide_preload_pt)(ngx_conf_t *cf,
     const char *package, ngx_http_ebbtide_lua_pt func);
 
 
+static int ngx_http_ebbtide_lua_preload_in(lua_State *L);
 static int ngx_http_ebbtide_lua_open(lua_State *L);
 static int ngx_http_ebbtide_lua_open_resty(lua_State *L);
 static void ngx_http_ebbtide_lua_wrap(lua_State *L, const char *name,
@@ -54,7 +55,10 @@ ngx_http_ebbtide_lua_preload(ngx_conf_t *cf)
 }
 
 
-/* The VM of the stream Lua module is there by now. */
+/*
+ * The VM of the stream Lua module is there by now. Its own init_by_lua has run,
+ * and found the modules only if the making of the VM was hooked.
+ */
 
 void
 ngx_http_ebbtide_lua_preload_stream(ngx_cycle_t *cycle)
@@ -70,6 +74,42 @@ ngx_http_ebbtide_lua_preload_stream(ngx_cycle_t *cycle)
         (void) add(&conf, "ebbtide", ngx_http_ebbtide_lua_open);
         (void) add(&conf, "resty.ebbtide", ngx_http_ebbtide_lua_open_resty);
     }
+}
+
+
+/*
+ * Lua's library "package" takes this table for its own when it is opened, which
+ * it is in no new VM. One that has no memory for the table goes without.
+ */
+
+void
+ngx_http_ebbtide_lua_preload_vm(lua_State *L)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    if (lua && lua->cpcall(L, ngx_http_ebbtide_lua_preload_in, NULL) != 0) {
+        lua->settop(L, -2);
+    }
+}
+
+
+static int
+ngx_http_ebbtide_lua_preload_in(lua_State *L)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    lua->createtable(L, 0, 2);
+    lua->pushcclosure(L, ngx_http_ebbtide_lua_open, 0);
+    lua->setfield(L, -2, "ebbtide");
+    lua->pushcclosure(L, ngx_http_ebbtide_lua_open_resty, 0);
+    lua->setfield(L, -2, "resty.ebbtide");
+    lua->setfield(L, NGX_HTTP_EBBTIDE_LUA_REGISTRY, "_PRELOAD");
+
+    return 0;
 }
 
 

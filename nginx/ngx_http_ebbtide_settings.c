@@ -402,20 +402,11 @@ ngx_http_ebbtide_lower(ngx_cycle_t *cycle, const char *name, int64_t value,
 static void
 ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name, int64_t value)
 {
-    ngx_queue_t            *q, *vms;
     ngx_http_ebbtide_vm_t  *vm;
 
-    vms = ngx_http_ebbtide_vms();
-
-    for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
-         q = ngx_queue_next(q))
+    for (vm = ngx_http_ebbtide_vm_configured(NULL); vm;
+         vm = ngx_http_ebbtide_vm_configured(vm))
     {
-        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
-
-        if (!vm->configured) {
-            continue;
-        }
-
         if (vm->api->set(vm->heap, name, value == EBB_ZERO ? 0 : value)
             != EBB_OK)
         {

@@ -32,6 +32,7 @@ static void ngx_http_ebbtide_vms_forget_early(void);
 static ngx_uint_t ngx_http_ebbtide_is_event_thread(void);
 static lua_State *ngx_http_ebbtide_newstate_early(
     ngx_http_ebbtide_newstate_pt newstate);
+static void ngx_http_ebbtide_vm_preload(lua_State *L);
 static int ngx_http_ebbtide_panic(lua_State *L);
 static ngx_http_ebbtide_vm_t *ngx_http_ebbtide_vm_add(lua_State *L,
     const ngx_http_ebbtide_api_t *api);
@@ -138,6 +139,30 @@ ngx_queue_t *
 ngx_http_ebbtide_vms(void)
 {
     return &ngx_http_ebbtide_vm_list;
+}
+
+
+/* The VM of the configuration that follows another one; NULL: the first. */
+
+ngx_http_ebbtide_vm_t *
+ngx_http_ebbtide_vm_configured(ngx_http_ebbtide_vm_t *before)
+{
+    ngx_queue_t            *q, *vms;
+    ngx_http_ebbtide_vm_t  *vm;
+
+    vms = &ngx_http_ebbtide_vm_list;
+
+    for (q = before ? ngx_queue_next(&before->queue) : ngx_queue_head(vms);
+         q != ngx_queue_sentinel(vms); q = ngx_queue_next(q))
+    {
+        vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
+
+        if (vm->configured) {
+            return vm;
+        }
+    }
+
+    return NULL;
 }
 
 
@@ -269,6 +294,7 @@ ngx_http_ebbtide_newstate(void)
     }
 
     (void) ngx_http_ebbtide_vm_add(L, ngx_http_ebbtide_own_api());
+    ngx_http_ebbtide_vm_preload(L);
 
     if (ngx_http_ebbtide_birth.started) {
         /* of a request or a thread, it is not known which */
@@ -296,6 +322,8 @@ ngx_http_ebbtide_newstate_early(ngx_http_ebbtide_newstate_pt newstate)
         return L;
     }
 
+    ngx_http_ebbtide_vm_preload(L);
+
     vm = ngx_calloc(sizeof(ngx_http_ebbtide_vm_t), ngx_cycle->log);
 
     if (vm) {
@@ -304,6 +332,20 @@ ngx_http_ebbtide_newstate_early(ngx_http_ebbtide_newstate_pt newstate)
     }
 
     return L;
+}
+
+
+/*
+ * A VM of a configuration finds "resty.ebbtide" from its first line of Lua on:
+ * a module that is not known yet may run its init_by_lua next.
+ */
+
+static void
+ngx_http_ebbtide_vm_preload(lua_State *L)
+{
+    if (ngx_http_ebbtide_vms_reading()) {
+        ngx_http_ebbtide_lua_preload_vm(L);
+    }
 }
 
 
@@ -625,26 +667,32 @@ ngx_http_ebbtide_vm_configure(ngx_http_ebbtide_vm_t *vm, ngx_log_t *log)
 
 /*
  * A function of a module that this configuration has. The one before may have
- * had others, which are still loaded. NULL: it has none with this function.
+ * had another file with the same function, which is still loaded and which the
+ * linker finds first: so each module's own file is asked. NULL: there is none.
  */
 
 void *
 ngx_http_ebbtide_symbol(ngx_cycle_t *cycle, const char *name)
 {
-    void        *symbol;
-    Dl_info      object, info;
+    void        *base, *symbol;
+    Dl_info      object;
     ngx_uint_t   i;
 
-    symbol = dlsym(RTLD_DEFAULT, name);
-
-    if (symbol == NULL || dladdr(symbol, &object) == 0) {
-        return NULL;
-    }
+    base = NULL;
 
     for (i = 0; cycle->modules[i]; i++) {
-        if (dladdr(cycle->modules[i], &info)
-            && info.dli_fbase == object.dli_fbase)
+
+        if (dladdr(cycle->modules[i], &object) == 0
+            || object.dli_fbase == base)
         {
+            continue;
+        }
+
+        /* most modules lie in the program, one after the other */
+        base = object.dli_fbase;
+        symbol = ngx_http_ebbtide_symbol_beside(cycle->modules[i], name);
+
+        if (symbol) {
             return symbol;
         }
     }

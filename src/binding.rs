@@ -140,6 +140,7 @@ const CORE: &[(&CStr, lua_CFunction)] = &[
 unsafe fn push_core(lua: &Lua, state: *mut lua_State) {
     // Not at the end of the VM: os.exit() does not close it, and a VM may never have a heap.
     options::tell_once();
+    options::tell_unused_at_exit();
     // SAFETY: the caller's promise; the memory is as large as a Progress, aligned to 8 bytes, and
     // lives as long as one of the functions that have it as their upvalue.
     unsafe {

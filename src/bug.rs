@@ -1,13 +1,14 @@
 //! Stops the process with one line that says what is wrong.
 //!
-//! Errors are handled; bugs, ours or the host's, abort. The line goes to standard error without
-//! allocating, since the allocator that would be asked may be the one that is broken.
+//! Errors are handled; bugs, ours or the host's, abort. The line goes where `tell` has the last
+//! lines of a process go, without allocating, since the allocator that would be asked may be the
+//! one that is broken.
 
 use core::fmt;
 
-use crate::line::Line;
+use crate::tell;
 
-/// Writes `ebbtide: message` to standard error and aborts. Use [`bug!`].
+/// Tells `ebbtide: message` and aborts. Use [`bug!`].
 #[cold]
 #[inline(never)]
 pub(crate) fn stop(message: fmt::Arguments<'_>) -> ! {
@@ -15,19 +16,10 @@ pub(crate) fn stop(message: fmt::Arguments<'_>) -> ! {
     end()
 }
 
-/// Writes the line `ebbtide: message` to standard error. Signal handlers may.
+/// Tells the line `ebbtide: message` of a process that ends. Signal handlers may.
 #[cold]
 pub(crate) fn say(message: fmt::Arguments<'_>) {
-    let line = Line::new(format_args!("ebbtide: {message}"));
-    let part = |bytes: &[u8]| libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
-    let parts = [part(line.as_bytes()), part(b"\n")];
-    // SAFETY: both parts are as long as they say, and are only read.
-    unsafe {
-        libc::writev(libc::STDERR_FILENO, parts.as_ptr(), parts.len() as libc::c_int);
-    }
+    tell::last_line(message);
 }
 
 /// Aborts, when all is said.

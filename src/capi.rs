@@ -349,7 +349,7 @@ pub unsafe extern "C" fn ebb_set(heap: *mut ebb_heap, name: *const c_char, value
         (heap, CStr::from_ptr(name))
     };
     let changed = Options::key(name).and_then(|key| {
-        Options::check_limit_hard(key, value, Options::name(key))?;
+        Options::check_limit(key, value, Options::name(key))?;
         heap.set_option(key, value)
     });
     changed.map_or_else(|error| error as c_int, |()| EBB_OK)

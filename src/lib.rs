@@ -12,7 +12,8 @@
 //! | module        | knows                                                                    |
 //! |---------------|--------------------------------------------------------------------------|
 //! | `line`        | a line of text without allocating                                        |
-//! | `tell`        | where lines for people go while the process works                        |
+//! | `sigpipe`     | a write to a pipe without a reader, without the signal                   |
+//! | `tell`        | where lines for people go                                                |
 //! | `bug`         | how to stop with one line when an invariant is broken                    |
 //! | `error`       | what can go wrong, as codes and as words                                 |
 //! | `units`       | pages, page indices, all rounding                                        |
@@ -63,6 +64,7 @@ pub(crate) mod lua;
 pub(crate) mod options;
 pub(crate) mod os;
 pub(crate) mod reclaim;
+pub(crate) mod sigpipe;
 pub(crate) mod stats;
 pub(crate) mod tell;
 pub(crate) mod units;

@@ -17,7 +17,9 @@ mod text;
 use core::ffi::CStr;
 
 use crate::error::Error;
-pub(crate) use environment::{check_environment, pending, tell_once, tell_unused};
+pub(crate) use environment::{
+    check_environment, pending, tell_once, tell_unused, tell_unused_at_exit,
+};
 use text::Value;
 
 /// One option. The variants stand in the order of the table and of the fields of `ebb_options`.
@@ -75,9 +77,9 @@ enum Unit {
 pub(crate) const RESERVE_MIN: usize = 1 << 20;
 /// The largest: two page indices still add up in 32 bits.
 pub(crate) const RESERVE_MAX: usize = 1 << 43;
-/// The lowest hard limit. A VM of LuaJIT with its libraries holds 180 KiB resident at least, with
+/// The lowest limit. A VM of LuaJIT with its libraries holds 180 KiB resident at least, with
 /// spans of all sizes that it uses; and some versions crash where not even that much is to be had.
-pub(crate) const LIMIT_HARD_MIN: i64 = 512 << 10;
+pub(crate) const LIMIT_MIN: i64 = 512 << 10;
 const BYTES_MAX: i64 = RESERVE_MAX as i64;
 
 const SWITCH: &[(&str, i64)] = &[("off", 0), ("on", 1)];
@@ -206,8 +208,9 @@ impl Options {
                 options.0[index] = spec.in_range(value)?;
             }
         }
-        let hard = Key::LimitHard;
-        Options::check_limit_hard(hard, options.get(hard), names[hard as usize])?;
+        for key in [Key::LimitSoft, Key::LimitHard] {
+            Options::check_limit(key, options.get(key), names[key as usize])?;
+        }
         options.check_limits(|key| names[key as usize])?;
         Ok(options)
     }
@@ -277,15 +280,18 @@ impl Options {
         Err(Error::Range.because(format_args!("{name}: {number} is not a whole number")))
     }
 
-    /// Checks that a hard limit leaves room for a VM. Somebody gave the value by the name `called`.
-    pub(crate) fn check_limit_hard(key: Key, value: i64, called: &str) -> Result<(), Error> {
-        if key != Key::LimitHard || !(1..LIMIT_HARD_MIN).contains(&value) {
+    /// Checks that a limit leaves room for a VM: `100`, meant as megabytes, is 100 bytes. Somebody
+    /// gave the value by the name `called`.
+    pub(crate) fn check_limit(key: Key, value: i64, called: &str) -> Result<(), Error> {
+        let is_limit = matches!(key, Key::LimitSoft | Key::LimitHard);
+        if !is_limit || !(1..LIMIT_MIN).contains(&value) {
             return Ok(());
         }
         Err(Error::Range.because(format_args!(
-            "{called}={}: too small for a VM: takes 0 for no limit, or {} and more",
+            "{called}={}: too small for a VM: takes 0 for no limit, or {} and more; a number \
+             alone counts bytes, and k, m, g and t behind it are powers of 1024",
             Value(value, Unit::Bytes),
-            Value(LIMIT_HARD_MIN, Unit::Bytes),
+            Value(LIMIT_MIN, Unit::Bytes),
         )))
     }
 
@@ -372,7 +378,11 @@ mod tests {
         assert_eq!(Options::DEFAULT.check_change(Key::LimitSoft, CGROUP), Ok(()));
         assert_eq!(from(c"EBBTIDE_LIMIT_HARD", c"cgroup"), Err(Error::Range));
         assert_eq!(Options::DEFAULT.check_change(Key::LimitSoft, -5), Err(Error::Range));
-        assert!(last_text().ends_with("-5 is not from 0 to 8t or cgroup"), "{}", last_text());
+        assert!(
+            last_text().ends_with("-5 is not 0, or from 512k to 8t or cgroup"),
+            "{}",
+            last_text()
+        );
         assert_eq!(from(c"EBBTIDE_RETAIN", c"on"), Err(Error::Range));
     }
 

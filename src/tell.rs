@@ -1,4 +1,4 @@
-//! Lines for people, from a process that works: where they go.
+//! Lines for people: where they go.
 //!
 //! Standard error may have become another file while the program ran: a database that was opened
 //! after descriptor 2 was closed. The preload library knows which file standard error was when
@@ -6,27 +6,39 @@
 //! preload library a line goes to the file that standard error was at the first use of this
 //! library: when the first heap was made, the environment checked, a Lua module opened or a line
 //! told. Not when the library was loaded: a daemon turns its standard error into its log between
-//! the two. Once descriptor 2 leads elsewhere, lines are dropped. (A bug that ends the process is
-//! told by `bug`, always on descriptor 2.)
+//! the two. Once descriptor 2 leads elsewhere, lines are dropped.
+//!
+//! The last lines of a process, which say why it ends, may go to two more places:
+//!
+//! - to descriptor 2, if that is the write end of a pipe or a file that is open for nothing but
+//!   appending: a log. A server opens its log anew when the log is rotated, and nginx makes it
+//!   standard error only after it has read its configuration;
+//! - else to the system's log, as a daemon's lines do. Where nobody listens to `/dev/log`, as in
+//!   most containers, they are dropped, and the core file alone tells what happened.
+//!
+//! A line to a pipe that nobody reads raises no SIGPIPE. Signal handlers may call everything here.
 
-use core::ffi::c_char;
+use core::ffi::{CStr, c_char, c_int};
 use core::fmt;
-use core::mem::{MaybeUninit, transmute};
+use core::mem::{MaybeUninit, size_of, transmute};
 use core::sync::atomic::{AtomicPtr, Ordering};
-use std::io::{Write, stderr};
 use std::sync::OnceLock;
 
 use crate::line::Line;
+use crate::sigpipe;
 
 /// Takes the text of one line, without an end and without `ebbtide: ` before it, and its bytes.
-/// Signal handlers may call it.
-pub(crate) type Say = unsafe extern "C" fn(*const c_char, usize);
+/// Returns 0 where the line was dropped. Signal handlers may call it.
+pub(crate) type Say = unsafe extern "C" fn(*const c_char, usize) -> c_int;
 
 /// A [`Say`]; null: standard error.
 static SAY: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 /// The file that descriptor 2 led to at the first use of the library; `None`: it was closed.
 static STDERR: OnceLock<Option<File>> = OnceLock::new();
+
+/// Where the system's log takes lines.
+const SYSTEM_LOG: &CStr = c"/dev/log";
 
 /// A file by its device and inode.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,22 +49,50 @@ pub(crate) fn through(say: Say) {
     SAY.store(say as *mut (), Ordering::Release);
 }
 
-/// Tells a line. A signal handler may, where there is a function for lines.
+/// Tells a line.
 #[cold]
 pub(crate) fn line(message: fmt::Arguments<'_>) {
+    is_told(&Line::new(message), leads_to_stderr);
+}
+
+/// Tells one of the last lines of a process that ends.
+#[cold]
+pub(crate) fn last_line(message: fmt::Arguments<'_>) {
     let line = Line::new(message);
+    if !is_told(&line, || leads_to_stderr() || leads_to_log()) {
+        tell_system_log(SYSTEM_LOG, &line);
+    }
+}
+
+/// Tells a line through the function for lines; without one, on descriptor 2 if that is the right
+/// one. Whether the line was not dropped.
+fn is_told(line: &Line, is_right: impl FnOnce() -> bool) -> bool {
     let say = SAY.load(Ordering::Acquire);
     // SAFETY: null, or what `through` has stored; a null pointer is `None`.
     match unsafe { transmute::<*mut (), Option<Say>>(say) } {
         // SAFETY: the bytes are there, and are only read.
-        Some(say) => unsafe { say(line.as_bytes().as_ptr().cast(), line.as_bytes().len()) },
-        None if leads_to_stderr() => {
-            let text = String::from_utf8_lossy(line.as_bytes());
-            // Whether anybody reads the line does not matter.
-            let _ = writeln!(stderr(), "ebbtide: {text}");
+        Some(say) => unsafe { say(line.as_bytes().as_ptr().cast(), line.as_bytes().len()) != 0 },
+        None if is_right() => {
+            write(line);
+            true
         }
-        None => {}
+        None => false,
     }
+}
+
+/// Writes a line to descriptor 2 in one piece. Whether anybody reads it does not matter.
+fn write(line: &Line) {
+    let part = |bytes: &[u8]| libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let parts = [part(b"ebbtide: "), part(line.as_bytes()), part(b"\n")];
+    // SAFETY: the parts are as long as they say, and are only read; errno is this thread's own.
+    sigpipe::held_back(|| unsafe {
+        while libc::writev(libc::STDERR_FILENO, parts.as_ptr(), parts.len() as c_int) < 0
+            && *libc::__errno_location() == libc::EINTR
+        {}
+    });
 }
 
 /// Remembers which file standard error leads to, unless that is known.
@@ -66,7 +106,26 @@ fn leads_to_stderr() -> bool {
     *STDERR.get_or_init(|| file) == file && file.is_some()
 }
 
+/// Whether descriptor 2 is the write end of a pipe, or open for nothing but appending.
+fn leads_to_log() -> bool {
+    // SAFETY: it only asks; errno, which stays as it was, is this thread's own.
+    let flags = unsafe {
+        let errno = *libc::__errno_location();
+        let flags = libc::fcntl(libc::STDERR_FILENO, libc::F_GETFL);
+        *libc::__errno_location() = errno;
+        flags
+    };
+    let is_pipe = || stat_of_stderr().is_some_and(|it| it.st_mode & libc::S_IFMT == libc::S_IFIFO);
+    flags >= 0
+        && flags & libc::O_ACCMODE == libc::O_WRONLY
+        && (flags & libc::O_APPEND != 0 || is_pipe())
+}
+
 fn file_of_stderr() -> Option<File> {
+    stat_of_stderr().map(|stat| File(stat.st_dev, stat.st_ino))
+}
+
+fn stat_of_stderr() -> Option<libc::stat> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: there is room for the answer, which is read only if there is one; errno, which stays
     // as it was, is this thread's own.
@@ -74,10 +133,62 @@ fn file_of_stderr() -> Option<File> {
         let errno = *libc::__errno_location();
         let failed = libc::fstat(libc::STDERR_FILENO, stat.as_mut_ptr()) != 0;
         *libc::__errno_location() = errno;
-        if failed {
-            return None;
+        (!failed).then(|| stat.assume_init())
+    }
+}
+
+/// Sends a line to the log that listens at a path, if one does, without waiting for it.
+fn tell_system_log(path: &CStr, line: &Line) {
+    const PRIORITY: c_int = libc::LOG_USER | libc::LOG_CRIT;
+    // SAFETY: getpid and socket ask for nothing; the address is as long as it says, all-zero bytes
+    // are a valid one, and the text is only read.
+    unsafe {
+        let (process, text) = (libc::getpid(), line.as_str());
+        let text = Line::new(format_args!("<{PRIORITY}>ebbtide[{process}]: {text}"));
+        let mut address = MaybeUninit::<libc::sockaddr_un>::zeroed().assume_init();
+        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        // The zero behind the path stays.
+        let room = address.sun_path.len() - 1;
+        for (to, from) in address.sun_path[..room].iter_mut().zip(path.to_bytes()) {
+            *to = *from as c_char;
         }
-        let stat = stat.assume_init();
-        Some(File(stat.st_dev, stat.st_ino))
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let socket = libc::socket(libc::AF_UNIX, kind, 0);
+        if socket >= 0 {
+            libc::sendto(
+                socket,
+                text.as_bytes().as_ptr().cast(),
+                text.as_bytes().len(),
+                libc::MSG_NOSIGNAL,
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_un>() as libc::socklen_t,
+            );
+            libc::close(socket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn a_line_reaches_the_system_log() {
+        let name = format!("ebbtide-log-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let log = UnixDatagram::bind(&path).expect("a socket");
+        let c_path = CString::new(path.as_os_str().as_bytes()).expect("a path");
+        tell_system_log(&c_path, &Line::new(format_args!("heap 0x1: broken")));
+        std::fs::remove_file(&path).expect("the socket's name");
+        let mut text = [0; 100];
+        let length = log.recv(&mut text).expect("a line");
+        let expected = format!("<10>ebbtide[{}]: heap 0x1: broken", std::process::id());
+        assert_eq!(str::from_utf8(&text[..length]), Ok(expected.as_str()));
+        // Nobody listens any more.
+        tell_system_log(&c_path, &Line::new(format_args!("to nobody")));
     }
 }

@@ -247,9 +247,42 @@ static void with_hard_limit_for_no_vm(const void *argument)
   CHECK(says("EBBTIDE_LIMIT_HARD=100k: too small for a VM: takes 0 for no "
              "limit, or 512k and more"));
   CHECK_EQ(ebb_environment_check(NULL, 0), EBB_ERR_RANGE);
+  CHECK(says("a number alone counts bytes, and k, m, g and t behind it"));
   setenv("EBBTIDE_LIMIT_HARD", "none", 1);
   CHECK(ebb_heap_new(NULL) == NULL);
   CHECK(says("EBBTIDE_LIMIT_HARD=none: takes 0, or a number from 512k to 8t"));
+}
+
+/* Bytes, where megabytes were meant. */
+static void with_soft_limit_without_unit(const void *argument)
+{
+  (void)argument;
+  setenv("EBBTIDE_LIMIT_SOFT", "100", 1);
+  CHECK(ebb_heap_new(NULL) == NULL);
+  CHECK(says("EBBTIDE_LIMIT_SOFT=100: too small for a VM: takes 0 for no "
+             "limit, or 512k and more; a number alone counts bytes"));
+  CHECK_EQ(ebb_environment_check(NULL, 0), EBB_ERR_RANGE);
+  setenv("EBBTIDE_LIMIT_SOFT", "none", 1);
+  CHECK(ebb_heap_new(NULL) == NULL);
+  CHECK(says("EBBTIDE_LIMIT_SOFT=none: takes 0, or a number from 512k to 8t "
+             "or cgroup"));
+}
+
+static void a_soft_limit_for_no_vm_is_refused(void)
+{
+  ebb_options options = { .size = sizeof options, .limit_soft = 100 };
+  ebb_heap *heap;
+
+  CHECK_EQ(in_child(with_soft_limit_without_unit, NULL), 0);
+  CHECK(ebb_heap_new(&options) == NULL);
+  CHECK(says("limit_soft=100: too small for a VM"));
+  options.limit_soft = 512 * (int64_t)KIB;
+  heap = heap_from(&options);
+  CHECK_EQ(ebb_set(heap, "limit_soft", 512 * KIB - 1), EBB_ERR_RANGE);
+  CHECK(says("limit_soft=524287: too small for a VM"));
+  CHECK_EQ(ebb_set(heap, "limit_soft", 0), EBB_OK);
+  CHECK_EQ(ebb_set(heap, "limit_soft", EBB_CGROUP), EBB_OK);
+  heap_ends_empty(heap);
 }
 
 static void a_hard_limit_for_no_vm_is_refused(void)
@@ -276,5 +309,6 @@ int main(void)
   RUN(bad_values_are_found_before_a_heap_is_made);
   RUN(a_soft_limit_above_the_hard_one_is_refused);
   RUN(a_hard_limit_for_no_vm_is_refused);
+  RUN(a_soft_limit_for_no_vm_is_refused);
   return check_status();
 }

@@ -36,7 +36,7 @@ static const struct option all[] = {
   { "retain_max", 0, 8 * TIB, 1 << 30, 0, FIELD(retain_max),
     "from 0 to 8t", NULL },
   { "limit_soft", 0, 8 * TIB, 0, 0, FIELD(limit_soft),
-    "from 0 to 8t or cgroup", NULL },
+    "from 512k to 8t or cgroup", NULL },
   { "limit_hard", 0, 8 * TIB, 0, 0, FIELD(limit_hard),
     "from 512k to 8t", NULL },
   { "step_us", 1, 1000000, 250, 0, FIELD(step_us),
@@ -324,7 +324,7 @@ static void sensible_fields_are_taken(void)
     } else {
       field_is_taken(&all[i], all[i].min, all[i].min);
     }
-    if (strcmp(all[i].name, "limit_hard") == 0) {
+    if (strncmp(all[i].name, "limit_", 6) == 0) {
       field_is_taken(&all[i], 512 << 10, 512 << 10);
     } else {
       field_is_taken(&all[i], all[i].min + 1, all[i].min + 1);

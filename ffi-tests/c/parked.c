@@ -60,7 +60,7 @@ static void choose(struct rng *rng, ebb_options *options)
     options->limit_hard = (int64_t)(rng_below(rng, 4000) * KIB + 512 * KIB);
   }
   if (rng_below(rng, 3) == 0) {
-    options->limit_soft = (int64_t)(rng_below(rng, 4000) * KIB + 100 * KIB);
+    options->limit_soft = (int64_t)(rng_below(rng, 4000) * KIB + 512 * KIB);
     if (options->limit_hard != 0 && options->limit_soft > options->limit_hard) {
       options->limit_soft = options->limit_hard;
     }

@@ -106,11 +106,11 @@ static void parts_add_up_while_memory_breathes(void)
       CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
       break;
     case 1:
-      set_limits(heap, (int64_t)rng_below(&rng, 16 * MIB), hard);
+      set_limits(heap, (int64_t)(512 * KIB + rng_below(&rng, 16 * MIB)), hard);
       break;
     case 2:
       hard = (int64_t)rng_below(&rng, 4) * 4 * MIB;
-      set_limits(heap, (int64_t)rng_below(&rng, 16 * MIB), hard);
+      set_limits(heap, (int64_t)(512 * KIB + rng_below(&rng, 16 * MIB)), hard);
       break;
     case 3:
       set(heap, "decay_ms", (int64_t)rng_below(&rng, 3));

@@ -46,6 +46,7 @@ enum unkind_way {
   WAY_ERRNO,
   WAY_PARTLY, /* a batch: the first half is done, and so it says */
   WAY_HARSHLY, /* mremap: the target is unmapped before */
+  WAY_CRUELLY, /* the same, and the library may not map afterwards */
   WAY_BLINDLY  /* mremap: nor may the library look, or map, afterwards */
 };
 
@@ -69,6 +70,7 @@ struct unkind {
   int mercy;      /* after a refused mremap the library may look and map */
   int blind;      /* after a refused mremap it may neither */
   int silent;     /* what is refused says that it was done */
+  uint32_t always; /* the kinds of call that are refused always */
   uint32_t kinds; /* the kinds of call that the pattern is for */
   uint64_t pattern; /* a bit for each coming call: 1 refuses it */
   int overwrite;  /* what is given back is overwritten before */
@@ -113,6 +115,7 @@ static int unkind_refuses(enum unkind_call call)
   }
   refuses = unkind.at != 0 && call == unkind.victim
             && (number == unkind.at || (unkind.lasting && number > unkind.at));
+  refuses |= (unkind.always >> call & 1) != 0;
   if (unkind.kinds & (1u << call)) {
     refuses |= (int)(unkind.pattern & 1);
     unkind.pattern >>= 1;
@@ -238,12 +241,12 @@ void *__wrap_mremap(void *from, size_t old_bytes, size_t bytes, int flags, ...)
     if (!(flags & MREMAP_FIXED)) {
       return MAP_FAILED;
     }
-    if (unkind.way == WAY_HARSHLY) {
+    if (unkind.way == WAY_HARSHLY || unkind.way == WAY_CRUELLY) {
       __real_munmap(to, bytes);
       errno = unkind.error;
     }
     unkind.blind = unkind.way == WAY_BLINDLY;
-    unkind.mercy = !unkind.blind;
+    unkind.mercy = !unkind.blind && unkind.way != WAY_CRUELLY;
     return MAP_FAILED;
   }
   if (unkind.inside && unkind.defect == DEFECT_MOVE_NOTHING) {

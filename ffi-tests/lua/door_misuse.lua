@@ -13,12 +13,13 @@ local function wrong_arguments()
   check.throws("'reclaim' (it takes no 'budget')", allocator.reclaim, { budget = 5 })
   check.throws("'reclaim' (it takes no '1')", allocator.reclaim, { 500 })
   check.throws("'budget_us' must be a number", allocator.reclaim, { budget_us = "soon" })
-  check.throws("'budget_us' must be a number", allocator.reclaim, { budget_us = -1 })
+  check.throws("'budget_us' must be a number, 0 for no limit or more, not -1)", allocator.reclaim,
+               { budget_us = -1 })
   check.throws("'budget_us' must be a number", allocator.reclaim, { budget_us = 0 / 0 })
   check.throws("'budget_us' must be a number", allocator.reclaim, { budget_us = 1 / 0 })
   check.throws("'collect' must be a boolean", allocator.reclaim, { collect = 1 })
   check.throws("'options' to 'attach' (table or nil expected, got string", allocator.attach, "x")
-  check.throws("'budget_us' to 'tick' (microseconds or nil expected, got string", allocator.tick,
+  check.throws("'budget_us' to 'tick' (microseconds, 0 for no limit or more, or nil expected, got string", allocator.tick,
                "x")
   check.throws("'budget_us' to 'tick'", allocator.tick, -5)
   check.throws("bad argument #1 'name' to 'get' (string expected, got nil)", allocator.get)

@@ -8,6 +8,8 @@ ffi.cdef [[
 int usleep(unsigned);
 int open(const char *, int, ...);
 int dup2(int, int);
+int fork(void);
+int waitpid(int, int *, int);
 ]]
 
 local MB = 2 ^ 20
@@ -134,8 +136,14 @@ local function environment()
     assert(allocator.attach())
   end
   io.write(assert(allocator.report()))
-  if attaches == "exit" then
-    io.flush()
+  io.flush()
+  if attaches == "fork" then
+    local child = ffi.C.fork()
+    if child ~= 0 then
+      assert(ffi.C.waitpid(child, nil, 0) == child)
+    end
+  end
+  if attaches == "exit" or attaches == "fork" then
     os.exit(0)
   end
 end

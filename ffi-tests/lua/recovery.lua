@@ -119,6 +119,24 @@ works(100, "with 20 MB live, after a refusal")
 for i = 1, #live do
   assert(live[i][1] == ("live "):rep(20) .. i - 1)
 end
+
+-- Where three quarters of the limit are live: no task is refused that a host
+-- which collects at seven eighths could serve.
+while collectgarbage("count") < 24 * 1024 do
+  live[#live + 1] = { ("live "):rep(20) .. #live }
+end
+collectgarbage()
+local function task(number)
+  local rows = {}
+  for i = 1, 2000 do
+    rows[i] = { i, "s" .. i .. number }
+  end
+  return #rows
+end
+for i = 1, 300 do
+  local ok, failure = pcall(task, i)
+  assert(ok, ("task %d, with 24 MB live: %s"):format(i, tostring(failure)))
+end
 live = nil
 collectgarbage()
 works(10, "at rest")

@@ -41,6 +41,26 @@ function service.slow()
   ngx.say(rows[360].name)
 end
 
+local function is_there(path)
+  local file = io.open(path)
+  if file then
+    file:close()
+  end
+  return file ~= nil
+end
+
+-- Holds tables until the test writes the file "released", and writes a file that says so.
+function service.wait()
+  local rows = rows_for(1)
+  local folder = ngx.config.prefix()
+  local name = "waiting." .. ngx.worker.pid() .. "." .. ngx.var.connection
+  assert(io.open(folder .. name, "w")):close()
+  while not is_there(folder .. "released") do
+    ngx.sleep(0.05)
+  end
+  ngx.say(rows[360].name)
+end
+
 -- Fills the VM with garbage, and keeps a row of each 80 KB, so that no larger piece is free. With
 -- the argument clean=1 it keeps nothing.
 function service.litter()

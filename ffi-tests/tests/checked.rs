@@ -166,7 +166,9 @@ fn said(output: &Output) -> String {
 fn missing(output: &Output, bug: &Bug, common: &[&'static str]) -> Vec<&'static str> {
     let report = said(output);
     let first = report.lines().next().unwrap_or_default();
-    let begins = first.starts_with("ebbtide: heap 0x") && first.contains(bug.what);
+    // Under the preload library the program's name and number stand before.
+    let begins = first.starts_with("ebbtide: ") && first.contains("heap 0x");
+    let begins = begins && first.contains(bug.what);
     let expected = bug.told.iter().chain(common).copied();
     let missing = expected.filter(|words| !report.contains(words));
     missing.chain((!begins).then_some(bug.what)).collect()

@@ -19,10 +19,14 @@ struct Counts {
 }
 
 fn every_allocation(arguments: &[&str]) -> BTreeMap<String, Counts> {
+    every_allocation_on("off", arguments)
+}
+
+fn every_allocation_on(checked: &str, arguments: &[&str]) -> BTreeMap<String, Counts> {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| linked_with_lua("every_allocation.c", &LUAJIT, &[]));
     let mut command = clean(program);
-    let output = finish(command.args(arguments));
+    let output = finish(command.args(arguments).env("EBBTIDE_CHECKED", checked));
     let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
     let count = |line: &str, name: &str| -> u64 {
         let figure = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
@@ -56,6 +60,15 @@ fn luajit_survives_the_refusal_of_every_allocation() {
         assert_eq!(counts.crashes, 0, "{name}");
         assert!(counts.left == 0 || name == "cdata", "{name}: {counts:?}");
     }
+}
+
+/// A closure whose upvalue is refused is freed with a size that is not its own: no bug of the
+/// program's.
+#[test]
+fn a_checked_heap_finds_no_bug_in_luajit_when_memory_runs_out() {
+    let counts = every_allocation_on("on", &["ebbtide", "sound", "1", "closures"]);
+    let Counts { refusals, left, crashes } = counts["closures"];
+    assert!(refusals > 100 && left == 0 && crashes == 0, "{counts:?}");
 }
 
 #[test]
@@ -117,6 +130,11 @@ fn each_process_has_its_heap_elsewhere() {
     assert_eq!(addresses.len(), 8, "{addresses:?}");
     let address = || text_of(clean("setarch").arg("-R").arg(&program).arg("address"));
     assert_eq!(address(), address(), "where randomness is off");
+}
+
+#[test]
+fn memory_that_was_moved_away_is_not_lost_in_silence() {
+    finish(&mut clean(linked_with_unkind("displaced.c")));
 }
 
 #[test]

@@ -29,6 +29,7 @@ programs! {
     stats.c: shared archive sanitized valgrind;
     options.c: shared archive sanitized;
     environment.c: shared archive sanitized;
+    standard_error.c: shared archive sanitized;
     limits.c: shared;
     many.c: shared;
     handover.c: shared archive sanitized valgrind;

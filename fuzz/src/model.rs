@@ -442,8 +442,8 @@ fn in_range(option: usize, value: i64) -> bool {
         b"remap_min" => (4096..=most).contains(&value),
         b"decay_ms" => (0..=3_600_000).contains(&value),
         b"step_us" => (1..=1_000_000).contains(&value),
-        b"limit_hard" => value == 0 || (512 << 10..=most).contains(&value),
-        b"limit_soft" => value == EBB_CGROUP || (0..=most).contains(&value),
+        b"limit_soft" if value == EBB_CGROUP => true,
+        b"limit_soft" | b"limit_hard" => value == 0 || (512 << 10..=most).contains(&value),
         _ => (0..=most).contains(&value),
     }
 }

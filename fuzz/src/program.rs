@@ -318,7 +318,7 @@ fn is_in_range(option: usize, value: i64) -> bool {
         b"remap_min" => value >= 4096,
         b"decay_ms" => value <= 3_600_000,
         b"step_us" => (1..=1_000_000).contains(&value),
-        b"limit_hard" => value >= 512 << 10,
+        b"limit_soft" | b"limit_hard" => value >= 512 << 10,
         _ => true,
     }
 }

@@ -22,6 +22,7 @@
 //! |-----------------|-------------------------------------------------------------------|
 //! | `text`          | a line of text without allocating                                 |
 //! | `objects`       | what is loaded, and which symbols that offers                     |
+//! | `sigpipe`       | a write to a pipe without a reader, without the signal            |
 //! | `report_signal` | the signals on which a report can be asked for                    |
 //! | `settings`      | what the environment asks for                                     |
 //! | `behind`        | the functions that are taken over, as the program would find them |
@@ -51,6 +52,8 @@ mod report_signal;
 mod say;
 mod settings;
 mod signals;
+#[path = "../../src/sigpipe.rs"]
+mod sigpipe;
 mod slices;
 mod text;
 mod waits;

@@ -13,11 +13,14 @@ const NAMES: [(&[u8], c_int); 5] = [
     (b"URG", libc::SIGURG),
     (b"WINCH", libc::SIGWINCH),
 ];
-/// By their numbers: the real-time signals that the C library leaves to programs.
+/// By their numbers alone: the real-time signals that the C library leaves to programs. 32 and 33
+/// are its own. Of the numbers below, those of the names are taken, too.
 const NUMBERS: core::ops::RangeInclusive<c_int> = 34..=64;
 
 /// What a message says of them.
-pub(crate) const TAKES: &str = "takes HUP, USR1, USR2, URG, WINCH or a number from 34 to 64";
+pub(crate) const TAKES: &str = "takes HUP, USR1, USR2, URG or WINCH, the number of one of these, \
+                                or a number from 34 to 64, a real-time signal; the other signals \
+                                have a meaning for the system";
 
 /// The number of a signal by its name, with or without SIG before it, or by its number.
 pub(crate) fn number(text: &[u8]) -> Option<c_int> {
@@ -28,12 +31,11 @@ pub(crate) fn number(text: &[u8]) -> Option<c_int> {
     let named = NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
     named.map(|(_, number)| *number).or_else(|| {
         let number = core::str::from_utf8(text).ok()?.parse().ok()?;
-        NUMBERS.contains(&number).then_some(number)
+        (NUMBERS.contains(&number) || self::name(number).is_some()).then_some(number)
     })
 }
 
 /// The name of a signal that [`number`] knows by one.
-#[allow(dead_code)]
 pub(crate) fn name(number: c_int) -> Option<&'static [u8]> {
     NAMES.iter().find(|(_, known)| *known == number).map(|(name, _)| *name)
 }
@@ -53,7 +55,12 @@ mod tests {
             ("TERM", None),
             ("KILL", None),
             ("33", None),
-            ("12", None),
+            ("12", Some(libc::SIGUSR2)),
+            ("28", Some(libc::SIGWINCH)),
+            ("9", None),
+            ("15", None),
+            ("-1", None),
+            ("0", None),
             ("", None),
             ("SIG", None),
         ] {

@@ -16,6 +16,7 @@ use libc::iovec;
 
 use crate::behind::POLL;
 use crate::settings::{self, Settings};
+use crate::sigpipe;
 use crate::slices::now_ns;
 
 /// Whether the one line of this process is still to be said.
@@ -129,14 +130,15 @@ pub(crate) fn line(parts: &[&[u8]]) {
     line.write();
 }
 
-/// The same with the number of the process: a server may consist of many.
-pub(crate) fn line_of_process(parts: &[&[u8]]) {
+/// The same with the number of the process: a server may consist of many. Whether the line was
+/// not dropped.
+pub(crate) fn line_of_process(parts: &[&[u8]]) -> bool {
     let mut digits = [0; 10];
     let number = decimal(process().unsigned_abs(), &mut digits);
     let mut line = Line::new();
     line.push_all(&[b"ebbtide: ", settings::program(), b"[", number, b"]: "]);
     line.push_all(parts);
-    line.write();
+    line.write()
 }
 
 /// [`line_of_process`] as `libebbtide.so` calls it.
@@ -144,9 +146,9 @@ pub(crate) fn line_of_process(parts: &[&[u8]]) {
 /// # Safety
 ///
 /// `text` points to so many bytes.
-pub(crate) unsafe extern "C" fn line_of_library(text: *const c_char, bytes: usize) {
+pub(crate) unsafe extern "C" fn line_of_library(text: *const c_char, bytes: usize) -> c_int {
     // SAFETY: the caller's promise.
-    line_of_process(&[unsafe { core::slice::from_raw_parts(text.cast(), bytes) }]);
+    line_of_process(&[unsafe { core::slice::from_raw_parts(text.cast(), bytes) }]).into()
 }
 
 /// A number in decimal digits.
@@ -189,33 +191,35 @@ impl<'parts> Line<'parts> {
     }
 
     /// Writes the line in one piece to the standard error of the beginning, if that is still there
-    /// and somebody reads it.
-    fn write(mut self) {
+    /// and somebody reads it. Whether it was written.
+    fn write(mut self) -> bool {
         if STANDARD.load(Ordering::Acquire) == NOT_LOOKED_AT {
             look();
         }
         let file = (DEVICE.load(Ordering::Relaxed), INODE.load(Ordering::Relaxed));
         if STANDARD.load(Ordering::Acquire) != OPEN {
-            return;
+            return false;
         }
         let kept = KEPT.load(Ordering::Relaxed);
         let is_it = |descriptor: &c_int| file_of(*descriptor) == Some(file);
-        let Some(descriptor) = [kept, libc::STDERR_FILENO].into_iter().find(is_it) else { return };
+        let Some(descriptor) = [kept, libc::STDERR_FILENO].into_iter().find(is_it) else {
+            return false;
+        };
         if let Some(end) = self.parts.get_mut(self.count) {
             *end = b"\n";
         }
         let parts = self
             .parts
             .map(|part| iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
-        // SAFETY: the parts are as long as they say, and are only read; errno is this thread's.
-        unsafe {
-            let errno = libc::__errno_location();
-            let before = *errno;
-            if takes_a_line(descriptor) {
-                libc::writev(descriptor, parts.as_ptr(), Line::PARTS_MAX as c_int);
+        // Its reader may leave between the look and the write.
+        sigpipe::held_back(|| {
+            takes_a_line(descriptor) && {
+                // SAFETY: the parts are as long as they say, and are only read.
+                let count =
+                    unsafe { libc::writev(descriptor, parts.as_ptr(), Line::PARTS_MAX as c_int) };
+                count >= 0
             }
-            *errno = before;
-        }
+        })
     }
 }
 

@@ -181,7 +181,7 @@ fn report(signal: c_int) {
         match why::other_ebbtide() {
             Some(path) => say::line_of_process(&[OTHERS, path]),
             None => say::line_of_process(&[b"no VM that was taken over is open"]),
-        }
+        };
     }
     // SAFETY: as above.
     unsafe { *errno = kept };

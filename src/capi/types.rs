@@ -33,7 +33,8 @@ pub const EBB_NEVER: c_int = 2147483647;
 /// The collector's step multiplier (LUA_GCSETSTEPMUL) that a heap sets from seven
 /// eighths of limit_hard on, and when an allocation was refused, until memory is
 /// there again: the next step is a whole collection. A host that changes the
-/// multiplier at run time leaves this one.
+/// multiplier at run time leaves this one, or calls ebb_tick(), which sets the
+/// program's own until the VM allocates again, unless the VM is shared.
 pub const EBB_STEPMUL_WHOLE: c_int = 400000003;
 /// The same for a LuaJIT from before August 2023: the next step is a long one.
 pub const EBB_STEPMUL_LONG: c_int = 100003;
@@ -109,7 +110,7 @@ pub struct ebb_options {
     /// (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
     /// cgroup leave, read again at most once a second: in ebb_tick(), and with auto
     /// also inside of ebb_alloc(), while pages change hands. A number above limit_hard is
-    /// refused. 0: no limit. Default: 0.
+    /// refused, and one below 512 KiB. 0: no limit. Default: 0.
     pub limit_soft: i64,
     /// Bytes held resident, its tables included, up to which the heap grows: what
     /// does not fit, even after all free memory went back, is refused. Small

@@ -35,6 +35,9 @@ pub(crate) trait Above: Os + Sized {
     /// An allocation was refused.
     fn refused(heap: &mut Heap<Self>);
 
+    /// The heap can reach its VM's collector from now on.
+    fn collector_set(heap: &mut Heap<Self>);
+
     /// Opens the gate to what is kept for the VM's collector, for one attempt.
     fn open_reserve(heap: &mut Heap<Self>);
 

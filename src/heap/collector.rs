@@ -25,15 +25,45 @@ pub(crate) struct Collector {
     ///
     /// As for `make_due`.
     pub(crate) let_be: unsafe fn(context: *mut u8),
-    /// It does not run cycles to their ends, but makes a step each time that it is made due.
-    pub(crate) in_steps: bool,
+    /// Whether a caller that is in no allocation may have it work at its own pace: no other thread
+    /// runs the VM meanwhile.
+    ///
+    /// # Safety
+    ///
+    /// The context is the one beside it, and its VM is live.
+    pub(crate) is_at_hand: unsafe fn(context: *mut u8) -> bool,
+    /// Finds out whether it does not run cycles to their ends, but makes a step each time that it
+    /// is made due. May take a millisecond, and memory from elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// As for `is_at_hand`.
+    pub(crate) goes_in_steps: unsafe fn(context: *mut u8) -> bool,
+    /// What came of that; `None`: nobody has asked yet.
+    pub(crate) in_steps: Option<bool>,
 }
 
 impl<S: Above> Heap<S> {
     /// Lets the heap reach the collector of its VM.
     pub(crate) fn set_collector(&mut self, collector: Collector) {
         self.collector = Some(collector);
-        S::close_gate(self);
+        S::collector_set(self);
+    }
+
+    /// Finds out how it goes.
+    pub(crate) fn learn_collector(&mut self) {
+        if let Some(Collector { context, goes_in_steps, in_steps, .. }) = &mut self.collector {
+            // SAFETY: a VM that ends takes its collector from the heap.
+            in_steps.get_or_insert_with(|| unsafe { goes_in_steps(*context) });
+        }
+    }
+
+    /// Whether a caller that is in no allocation may have it work at its own pace.
+    pub(crate) fn collector_is_at_hand(&self) -> bool {
+        self.collector.is_some_and(|Collector { context, is_at_hand, .. }| {
+            // SAFETY: as above.
+            unsafe { is_at_hand(context) }
+        })
     }
 
     /// Has the VM's collector run soon. False: there is none, or it is stopped.

@@ -5,9 +5,9 @@
 //! else on standard error when the process first makes a heap or opens a Lua module. Texts are made
 //! apart from that.
 
-use core::ffi::{CStr, c_char};
+use core::ffi::{CStr, c_char, c_int};
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 
 use super::nearest::Meant;
 use super::{Options, TABLE};
@@ -131,6 +131,27 @@ pub(crate) fn tell_unused() {
             line.as_str()
         ));
     }
+}
+
+/// From now on the end of this process by exit() tells the same: os.exit() does not close the VM. A
+/// child of a fork ends in silence, for it is seldom the program that the user has started. What
+/// ends by _exit() tells nothing.
+pub(crate) fn tell_unused_at_exit() {
+    static PROCESS: AtomicI32 = AtomicI32::new(0);
+    extern "C" fn at_exit() {
+        if PROCESS.load(Relaxed) == this_process() {
+            tell_unused();
+        }
+    }
+    if PROCESS.load(Relaxed) == 0 && PROCESS.swap(this_process(), Relaxed) == 0 {
+        // SAFETY: the function stays as long as the process, for the library is never unloaded.
+        unsafe { libc::atexit(at_exit) };
+    }
+}
+
+fn this_process() -> c_int {
+    // SAFETY: it asks for nothing.
+    unsafe { libc::getpid() }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use core::ffi::CStr;
 use core::fmt::{self, Display, Formatter};
 
-use super::{CGROUP, Key, LIMIT_HARD_MIN, Spec, Unit};
+use super::{CGROUP, Key, LIMIT_MIN, Spec, Unit};
 use crate::error::Error;
 
 /// Powers of 1024 by their suffix, the largest first.
@@ -34,7 +34,7 @@ struct Range<'a>(&'a Spec);
 impl Display for Range<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Spec { max, unit, .. } = *self.0;
-        let min = if self.0.key == Key::LimitHard { LIMIT_HARD_MIN } else { self.0.min };
+        let min = if self.0.is_limit() { LIMIT_MIN } else { self.0.min };
         let symbol = match unit {
             Unit::Bytes | Unit::Word => "",
             Unit::Milliseconds => " ms",
@@ -88,9 +88,13 @@ impl Spec {
         Takes(self)
     }
 
-    /// The words for a 0 that lies apart from the range: no hard limit.
+    fn is_limit(&self) -> bool {
+        matches!(self.key, Key::LimitSoft | Key::LimitHard)
+    }
+
+    /// The words for a 0 that lies apart from the range: no limit.
     fn zero_apart(&self) -> &'static str {
-        if self.key == Key::LimitHard { "0, or " } else { "" }
+        if self.is_limit() { "0, or " } else { "" }
     }
 
     /// Checks a number that somebody gave.
@@ -193,9 +197,11 @@ mod tests {
     #[test]
     fn what_an_option_takes_is_said_in_its_unit() {
         let takes = |key: Key| TABLE[key as usize].takes().to_string();
+        const SOFT: &str = "takes 0, or a number from 512k to 8t or cgroup; \
+                            k, m, g and t behind it are powers of 1024";
         let sizes = "; k, m, g and t behind it are powers of 1024";
         assert_eq!(takes(Key::Reserve), format!("takes a number from 1m to 8t{sizes}"));
-        assert_eq!(takes(Key::LimitSoft), format!("takes a number from 0 to 8t or cgroup{sizes}"));
+        assert_eq!(takes(Key::LimitSoft), SOFT);
         assert_eq!(takes(Key::LimitHard), format!("takes 0, or a number from 512k to 8t{sizes}"));
         assert_eq!(takes(Key::DecayMs), "takes a number from 0 to 3600000 ms");
         assert_eq!(takes(Key::StepUs), "takes a number from 1 to 1000000 us");

@@ -15,7 +15,7 @@
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use super::kernel::map_fresh;
+use super::kernel::{keep_mapped, map_fresh, map_over};
 use super::{MemoryRange, Purged};
 
 /// Whether the kernel may know how to discard several ranges at once: Linux 6.14 and later.
@@ -128,6 +128,10 @@ unsafe fn discard_by_list(range: MemoryRange) -> bool {
 /// that was set for it, such as that it takes no huge pages. Linux 5.7 and later; a range of one
 /// mapping only.
 ///
+/// Where `munmap` is refused, too, the pages come back, and another way follows. If they cannot
+/// come back, an inaccessible mapping replaces them where they are: that costs address space, once,
+/// for this way is not taken again.
+///
 /// # Safety
 ///
 /// See [`discard`].
@@ -148,13 +152,19 @@ unsafe fn discard_by_moving(range: MemoryRange) -> bool {
         if libc::munmap(moved, bytes) == 0 {
             return true;
         }
-        // A sandbox that refuses munmap, too.
         MOVES.store(false, Relaxed);
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        let back = libc::mremap(moved, bytes, bytes, flags, start.cast::<u8>());
-        // Pages that cannot come back either are lost. The call may have failed after it had made
-        // room for them.
-        back == libc::MAP_FAILED && map_fresh(start, bytes)
+        if libc::mremap(moved, bytes, bytes, flags, start.cast::<u8>()) != libc::MAP_FAILED {
+            return false;
+        }
+        let is_whole = keep_mapped(start, bytes, || map_fresh(start, bytes));
+        let is_discarded = map_over(moved.cast(), bytes) && is_whole;
+        if !is_discarded {
+            // The pages stay in memory, and the heap counts them in the range. A mapping over the
+            // range would count them as gone.
+            FRESH_LEFT.store(0, Relaxed);
+        }
+        is_discarded
     }
 }
 

@@ -5,10 +5,12 @@
 //! and it aborts when it tries. Where it loses its way before that, and faults, what it has found
 //! until then is all there is.
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::fmt::{self, Display};
 use core::mem::{MaybeUninit, transmute};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::Once;
 
 use super::attempt::attempt;
 use super::kernel::keeping_errno;
@@ -38,21 +40,19 @@ unsafe extern "C" {
 const GO_ON: c_int = 0;
 const STOP: c_int = 5;
 
-type SymbolsToFile = unsafe extern "C" fn(*const *mut c_void, c_int, c_int);
 type FindObject = unsafe extern "C" fn(*const c_void, *mut [usize; 32]) -> c_int;
 
-/// Functions of the C library that not every one has.
-static SYMBOLS: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+/// A function of the C library that not every one has.
 static FIND_OBJECT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
-/// Looks the C library's functions up, and has the unwinder do what it does only once: neither
+/// Looks the C library's function up, and has the unwinder do what it does only once: neither
 /// should happen in a signal handler first.
 pub(crate) fn prepare() {
-    if SYMBOLS.load(Ordering::Relaxed).is_null() {
-        FIND_OBJECT.store(function(c"_dl_find_object"), Ordering::Relaxed);
-        SYMBOLS.store(function(c"backtrace_symbols_fd"), Ordering::Release);
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        FIND_OBJECT.store(function(c"_dl_find_object"), Ordering::Release);
         Frames::here();
-    }
+    });
 }
 
 fn function(name: &CStr) -> *mut c_void {
@@ -64,7 +64,7 @@ fn function(name: &CStr) -> *mut c_void {
 fn is_of_a_file(address: *mut c_void) -> bool {
     // SAFETY: null, or the function of this name, which fills in less than there is room for.
     unsafe {
-        let find = FIND_OBJECT.load(Ordering::Relaxed);
+        let find = FIND_OBJECT.load(Ordering::Acquire);
         match transmute::<*mut c_void, Option<FindObject>>(find) {
             Some(find) => find(address, &mut [0; 32]) == 0,
             None => !object_of(address).is_null(),
@@ -99,29 +99,67 @@ impl Frames {
         frames
     }
 
-    /// Writes a line for each function to standard error, this library's own innermost ones left
-    /// out.
+    /// Tells a line for each function, this library's own innermost ones left out.
     pub(crate) fn write(&self) {
         let all = &self.addresses[..self.count];
         if all.is_empty() {
             bug::say(format_args!("    not known: perhaps the program handles faults itself"));
         }
-        let symbols = SYMBOLS.load(Ordering::Relaxed);
-        // SAFETY: null, or the function of this name.
-        let symbols = unsafe { transmute::<*mut c_void, Option<SymbolsToFile>>(symbols) };
         for address in all.iter().skip_while(|address| is_own(**address)) {
-            let Some(symbols) = symbols.filter(|_| is_of_a_file(*address)) else {
-                bug::say(format_args!("    {address:p}, code of no file: compiled Lua, perhaps"));
-                continue;
-            };
-            // SAFETY: both are as long as they say; the address is only looked up.
-            unsafe {
-                let indent = b"ebbtide:     ";
-                libc::write(libc::STDERR_FILENO, indent.as_ptr().cast(), indent.len());
-                symbols(address, 1, libc::STDERR_FILENO);
+            match info_of(*address).filter(|_| is_of_a_file(*address)) {
+                Some(info) => bug::say(format_args!("    {}", Symbol { address: *address, info })),
+                None => bug::say(format_args!(
+                    "    {address:p}, code of no file: compiled Lua, perhaps"
+                )),
             }
         }
     }
+}
+
+/// An address as `backtrace_symbols_fd` writes it: `FILE(FUNCTION+OFFSET)[ADDRESS]`. Without the
+/// name of a function the offset is what addr2line takes for this file.
+struct Symbol {
+    address: *mut c_void,
+    info: libc::Dl_info,
+}
+
+/// How much of the end of a path is shown, and of the start of a function's name: a line is short.
+const PATH_SHOWN: usize = 120;
+const NAME_SHOWN: usize = 100;
+
+impl Display for Symbol {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Symbol { address, ref info } = *self;
+        let path = text(info.dli_fname);
+        let cut = path.len().saturating_sub(PATH_SHOWN);
+        out.write_str(if cut > 0 { "..." } else { "" })?;
+        write_text(out, &path[cut..])?;
+        out.write_str("(")?;
+        let name = text(info.dli_sname);
+        write_text(out, &name[..name.len().min(NAME_SHOWN)])?;
+        let start = if name.is_empty() { load_address(info) } else { info.dli_saddr.addr() };
+        write!(out, "+{:#x})[{address:p}]", address.addr().wrapping_sub(start))
+    }
+}
+
+/// The loader's text; empty where there is none.
+fn text(text: *const c_char) -> &'static [u8] {
+    // SAFETY: null, or a C string of an object that is loaded.
+    if text.is_null() { b"" } else { unsafe { CStr::from_ptr(text) }.to_bytes() }
+}
+
+/// Writes what is UTF-8 of a text.
+fn write_text(out: &mut fmt::Formatter<'_>, text: &[u8]) -> fmt::Result {
+    text.utf8_chunks().try_for_each(|chunk| out.write_str(chunk.valid()))
+}
+
+/// What an object's addresses are relative to: where it was loaded, or 0 for a program that can be
+/// loaded at one place only.
+fn load_address(info: &libc::Dl_info) -> usize {
+    const FIXED: u16 = 2;
+    // SAFETY: an object that is loaded starts with its ELF header, whose type stands at offset 16.
+    let kind = unsafe { info.dli_fbase.cast::<u16>().add(8).read_unaligned() };
+    if kind == FIXED { 0 } else { info.dli_fbase.addr() }
 }
 
 /// Whether an address lies in this library, as far as that is an object of its own: a program that
@@ -135,12 +173,18 @@ fn is_own(address: *mut c_void) -> bool {
 
 /// Where the object starts that an address lies in; null if in none.
 fn object_of(address: *const c_void) -> *mut c_void {
+    info_of(address).map_or(ptr::null_mut(), |info| info.dli_fbase)
+}
+
+/// What the loader knows of an address; `None`: it lies in no object.
+fn info_of(address: *const c_void) -> Option<libc::Dl_info> {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: there is room for the answer, whose fields may all be zero.
-    unsafe {
+    let info = unsafe {
         libc::dladdr(address, info.as_mut_ptr());
-        info.assume_init().dli_fbase
-    }
+        info.assume_init()
+    };
+    (!info.dli_fbase.is_null()).then_some(info)
 }
 
 #[cfg(test)]
@@ -151,6 +195,20 @@ mod tests {
     fn frames_below(functions: usize) -> usize {
         let count = if functions == 0 { Frames::here().count } else { frames_below(functions - 1) };
         core::hint::black_box(count)
+    }
+
+    #[test]
+    fn an_address_is_written_with_its_file_and_its_offset() {
+        let address = libc::abort as *const () as *mut c_void;
+        let info = info_of(address.wrapping_byte_add(3)).expect("the C library's");
+        let base = info.dli_fbase.addr();
+        let written = |address, info| Symbol { address, info }.to_string();
+        let text = written(address.wrapping_byte_add(3), info);
+        assert!(text.ends_with(&format!("(abort+0x3)[{:#x}]", address.addr() + 3)), "{text}");
+        let unnamed = libc::Dl_info { dli_sname: ptr::null(), ..info };
+        let text = written(address, unnamed);
+        let offset = address.addr() - base;
+        assert!(text.ends_with(&format!("(+{offset:#x})[{address:p}]")), "{text}");
     }
 
     #[test]

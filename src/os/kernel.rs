@@ -1,4 +1,8 @@
 //! The real system calls, for Linux.
+//!
+//! A sandbox may refuse `munmap`. Address space then stays taken: each reservation that is released
+//! stays as an inaccessible mapping without memory. Its memory goes back by another way, and stays
+//! only where the sandbox refuses all of them: `mmap`, `madvise`, `process_madvise` and `mremap`.
 
 use core::ffi::CStr;
 use core::ops::Range;
@@ -95,13 +99,10 @@ impl Os for Kernel {
     }
 
     unsafe fn release(&self, start: *mut u8, bytes: usize) {
-        // SAFETY: the caller's promise: nobody uses the range. What is mapped replaces it alone.
+        // SAFETY: the caller's promise: nobody uses the range.
         keeping_errno(|| unsafe {
-            // A sandbox may refuse it. Fresh memory in its place gives the pages back, and only the
-            // address space stays taken.
-            if libc::munmap(start.cast(), bytes) != 0 {
-                let flags = FRESH | libc::MAP_FIXED;
-                libc::mmap(start.cast(), bytes, libc::PROT_NONE, flags, -1, 0);
+            if libc::munmap(start.cast(), bytes) != 0 && !map_over(start, bytes) {
+                discard(&[MemoryRange { start, bytes }]);
             }
         });
     }
@@ -141,13 +142,8 @@ impl Os for Kernel {
             if moved != libc::MAP_FAILED {
                 return true;
             }
-            // Some kernels unmap the target before they find a reason to refuse.
-            let mapped = is_mapped(to, bytes);
             // SAFETY: the caller's promise: the target holds nothing of value.
-            let is_whole = mapped == Some(true) || unsafe { self.renew(to, bytes, huge_pages) };
-            if !is_whole && mapped == Some(false) {
-                bug!("{to:p}: the kernel took {bytes} bytes of a heap away and gives no others");
-            }
+            unsafe { keep_mapped(to, bytes, || self.renew(to, bytes, huge_pages)) };
             false
         })
     }
@@ -341,6 +337,38 @@ pub(super) unsafe fn map_fresh(at: *mut u8, bytes: usize) -> bool {
     // SAFETY: the caller's promise: whatever MAP_FIXED replaces holds nothing of value.
     let mapped = unsafe { libc::mmap(at.cast(), bytes, access, FRESH | libc::MAP_FIXED, -1, 0) };
     mapped != libc::MAP_FAILED
+}
+
+/// Takes the memory behind a range away: an inaccessible mapping without memory comes in its place.
+///
+/// # Safety
+///
+/// Nobody uses the range.
+pub(super) unsafe fn map_over(at: *mut u8, bytes: usize) -> bool {
+    let flags = FRESH | libc::MAP_FIXED;
+    // SAFETY: the caller's promise; what is mapped replaces the range alone.
+    let mapped = unsafe { libc::mmap(at.cast(), bytes, libc::PROT_NONE, flags, -1, 0) };
+    mapped != libc::MAP_FAILED
+}
+
+/// Sees to it that a range is mapped still, to which the kernel has refused to move pages: it may
+/// unmap the target before it finds a reason to refuse. `renew` maps the range afresh. Whether the
+/// range is mapped; false where the kernel has no time to look, and refuses to map. Where the range
+/// is known to be gone and the kernel gives no other, the process stops: a live heap has a hole.
+///
+/// # Safety
+///
+/// The range is the caller's and holds nothing of value.
+pub(super) unsafe fn keep_mapped(at: *mut u8, bytes: usize, renew: impl FnOnce() -> bool) -> bool {
+    let mapped = is_mapped(at, bytes);
+    let is_whole = mapped == Some(true) || renew();
+    if !is_whole && mapped == Some(false) {
+        bug!(
+            "{at:p}: mremap was refused after it had unmapped {bytes} bytes of a heap, and mmap \
+             was refused there: the heap cannot go on"
+        );
+    }
+    is_whole
 }
 
 #[cfg(test)]

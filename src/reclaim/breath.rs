@@ -195,6 +195,11 @@ impl<S: Os> Above for S {
         }
     }
 
+    fn collector_set(heap: &mut Heap<S>) {
+        heap.look_at_collector();
+        Self::close_gate(heap);
+    }
+
     fn open_reserve(heap: &mut Heap<S>) {
         heap.gate = heap.limits().hard;
     }
@@ -213,6 +218,7 @@ impl<S: Os> Heap<S> {
     pub(crate) fn tick(&mut self, budget_us: u32) -> Outcome {
         let start_us = self.os.now_us();
         let now_us = self.above.clock.advance(start_us);
+        self.suspend_emergency();
         self.look(now_us);
         let budget = Budget::from_us(start_us, budget_us);
         let outcome = self.timed_breath(start_us, budget).0;
@@ -245,7 +251,8 @@ impl<S: Os> Heap<S> {
         let shown_us = self.os.now_us();
         let now_us = self.above.clock.advance(shown_us);
         self.above.background.note_host(shown_us);
-        if self.above.search.is_some() || self.above.verdict.holes || self.above.outdated {
+        let is_due = self.above.search.is_some() || self.above.verdict.holes || self.above.outdated;
+        if is_due || self.may_suspend_emergency() {
             return Some(0);
         }
         let emptied = self.free_in_spans().saturating_sub(self.above.free_in_spans);
@@ -283,8 +290,7 @@ impl<S: Os> Heap<S> {
 
     /// How near the memory limit is: 0 to 100.
     pub(crate) fn pressure(&self) -> u32 {
-        let held = self.resident() - self.free_resident();
-        self.above.limits.pressure(held)
+        self.above.limits.pressure(self.held())
     }
 
     /// The limits as they stand: soft and hard.
@@ -369,6 +375,8 @@ impl<S: Os> Heap<S> {
     fn change_limits(&mut self, limits: Limits) {
         self.above.limits = limits;
         self.above.rooms = Rooms::default();
+        self.forget_emergency();
+        self.look_at_collector();
         self.refresh_limits(self.above.clock.now_us);
         if self.resident() > self.above.limits.hard {
             let start_us = self.os.now_us();

@@ -1,9 +1,9 @@
 //! Emergency collections: at a hard limit the VM's garbage goes before an allocation is refused.
 //!
 //! ```text
-//! 0 ................ 3/4 ......... 7/8 ............... 31/32 ............ limit_hard
-//!                     ended below   │ the collector is   │ refused, and    │ the collector's
-//!                                   │ made due           │ made due        │ own, refused
+//! 0 ............................. 7/8 ............... 31/32 ............ limit_hard
+//!                                  │ the collector is   │ refused, and    │ the collector's
+//!                                  │ made due           │ made due        │ own, refused
 //! ```
 //!
 //! LuaJIT's collector allocates at one place: a cycle ends with the table of strings halved, into a
@@ -15,14 +15,23 @@
 //!
 //! One cycle may not be enough. Where one is under way, what became garbage since it began stays
 //! for the next. So the collector is made due up to [`CYCLES`] times: when it is first asked, and
-//! at the next allocations, which come to the slow path, for all bins lose their spans. It ends
-//! when less than three quarters of the limit are held, or when the cycles are over. If these were
-//! in vain, the eighth is open for a while without another emergency: a VM that needs it must not
-//! collect all the time. A refusal is followed by an emergency in any case.
+//! at the next allocations, which come to the slow path, for all bins lose their spans. The
+//! emergency ends when the collector has freed [`MUCH`] of the limit, when a cycle or a step adds
+//! nothing to what the ones before it have freed, or when the cycles are over.
+//!
+//! It has helped if [`LITTLE`] of the limit was freed in all. A VM whose live blocks alone are near
+//! seven eighths gets its next emergency halfway from what it holds then to where allocations are
+//! refused: so each frees as much as it left room for, and none is followed by another at once.
+//! After an emergency in vain what is above seven eighths is open for a while: a VM that needs it
+//! must not collect all the time. A refusal is followed by an emergency in any case.
 //!
 //! Several allocations may take the slow path between two safe points. As long as hardly any
 //! block was freed the collector has not swept, and has not had its turn. Meanwhile a few small
 //! blocks are let pass into the last 32nd.
+//!
+//! A host that ticks between two uses of the VM suspends an emergency: the collector is at its own
+//! pace while the VM is idle, and while the host runs it in slices. The next growth goes on with
+//! the emergency.
 
 #![forbid(unsafe_code)]
 
@@ -31,14 +40,21 @@ use crate::os::Os;
 
 /// How often the collector is made due in one emergency. The first may only end a cycle, and the
 /// second be lost inside of the collector, which allocates too.
-const CYCLES: u8 = 3;
-/// The same for a collector that makes a step each time.
-const STEPS: u8 = 255;
+const CYCLES: u32 = 3;
+/// The same for a collector that makes a step each time, beside two steps for each MB that is held:
+/// one marks 1 MB.
+const STEPS: u32 = 64;
 /// The collector has had its turn when more blocks were freed, or after this many slow allocations.
 const TURN_BLOCKS: u64 = 32;
 const TURN_ALLOCATIONS: u8 = 16;
 /// How many small blocks may pass into the last 32nd in one emergency.
 const GRACE: u8 = 16;
+/// One part in so many of the limit, freed at once, ends an emergency.
+const MUCH: usize = 16;
+/// An emergency that freed less than one part in so many was in vain.
+const LITTLE: usize = 64;
+/// A cycle, or a step, that frees less than one part in so many adds nothing.
+const NOTHING: usize = 256;
 /// After an emergency in vain there is none for so many times as long as it took, but for refusals:
 /// they may take a ninth of the time.
 const REST: u64 = 8;
@@ -49,12 +65,17 @@ const TOOK_US: (u64, u64) = (1000, 1_000_000);
 #[derive(Default)]
 pub(super) struct Emergency {
     /// How often the collector will be made due again. 0 and not [`Heap::collecting`]: there is
-    /// none.
-    left: u8,
+    /// none. Not 0 and not collecting: it is suspended.
+    left: u32,
     /// Slow allocations since the collector was made due, and [`Heap::freed_blocks`] at that time.
     waited: u8,
     freed_blocks: u64,
     begun_us: u64,
+    /// Bytes that were held when it began, and when the collector was last made due.
+    held_begun: usize,
+    held_turn: usize,
+    /// Bytes up to where there is none, if that is above seven eighths of the limit.
+    gate: usize,
     /// The eighth is open until then.
     rest_until_us: u64,
 }
@@ -75,28 +96,57 @@ impl<S: Os> Heap<S> {
     fn collector_gate(&self, now_us: u64) -> usize {
         let hard = self.limits().hard;
         let is_open = self.collecting || now_us < self.above.emergency.rest_until_us;
-        let has_eighth = hard != NO_GATE && self.collector.is_some() && !is_open;
-        if has_eighth { hard - hard / 8 } else { self.hard_limit() }
+        if hard == NO_GATE || self.collector.is_none() || is_open {
+            return self.hard_limit();
+        }
+        (hard - hard / 8).max(self.above.emergency.gate)
     }
 
-    /// Whether growth to so many bytes should have the collector run.
-    pub(super) fn wants_collector(&self, resident: usize, now_us: u64) -> bool {
+    /// The hard limit is another one.
+    pub(super) fn forget_emergency(&mut self) {
+        self.above.emergency.gate = 0;
+    }
+
+    /// Learns how the collector goes, where there is a hard limit for which that matters.
+    pub(super) fn look_at_collector(&mut self) {
+        if self.limits().hard != NO_GATE {
+            self.learn_collector();
+        }
+    }
+
+    /// Whether growth to so many bytes in use should have the collector run.
+    pub(super) fn wants_collector(&self, held: usize, now_us: u64) -> bool {
         let gate = self.collector_gate(now_us);
-        gate < self.hard_limit() && resident > gate
+        gate < self.hard_limit() && held > gate
+    }
+
+    /// Begins an emergency, or goes on with one that is suspended.
+    pub(super) fn want_emergency(&mut self, now_us: u64) {
+        if self.above.emergency.left == 0 {
+            self.begin_emergency(now_us);
+            return;
+        }
+        self.collecting = true;
+        // It has not had its turn since.
+        self.above.emergency.waited = TURN_ALLOCATIONS;
+        self.go_on_collecting();
     }
 
     /// Begins an emergency, or begins anew one that is under way.
     pub(super) fn begin_emergency(&mut self, now_us: u64) {
         // A collector that stands still is asked again with each slow allocation.
         let is_due = self.make_collector_due();
+        let held = self.held();
         if !self.collecting {
             self.above.emergency.begun_us = now_us;
         }
         self.collecting = true;
         self.grace = GRACE;
-        self.note_turn();
-        let turns = if self.collector_in_steps() { STEPS } else { CYCLES };
-        self.above.emergency.left = turns - u8::from(is_due);
+        self.above.emergency.held_begun = held;
+        self.note_turn(held);
+        let steps = STEPS + u32::try_from(held >> 19).unwrap_or(u32::MAX / 2);
+        let turns = if self.collector_in_steps() { steps } else { CYCLES };
+        self.above.emergency.left = turns - u32::from(is_due);
         if is_due {
             self.retire_spans();
         } else {
@@ -106,30 +156,73 @@ impl<S: Os> Heap<S> {
 
     /// Goes on with an emergency, or ends it, when an allocation takes the slow path.
     pub(super) fn go_on_collecting(&mut self) {
-        let now_us = self.above.clock.advance(self.os.now_us());
-        let (hard, held) = (self.limits().hard, self.resident() - self.free_resident());
-        let is_low = hard == NO_GATE || held < hard / 4 * 3;
-        if is_low {
-            self.end_emergency(now_us, is_low);
+        let held = self.held();
+        if self.has_freed_much(held) {
+            self.end_emergency(held);
         } else if self.is_still_due() {
             self.above.emergency.waited += 1;
-        } else if self.above.emergency.left == 0 {
-            self.end_emergency(now_us, is_low);
+        } else if self.above.emergency.left == 0 || self.has_freed_all(held) {
+            self.end_emergency(held);
         } else if self.make_collector_due() {
             self.above.emergency.left -= 1;
-            self.note_turn();
+            self.note_turn(held);
             self.retire_spans();
         }
     }
 
+    /// Whether [`Heap::suspend_emergency`] would do anything.
+    pub(super) fn may_suspend_emergency(&self) -> bool {
+        self.collecting && self.collector_is_at_hand()
+    }
+
+    /// Ends an emergency that is over, and suspends any other. For callers that are in no
+    /// allocation: the VM is not asked while another thread may run it.
+    pub(super) fn suspend_emergency(&mut self) {
+        if !self.may_suspend_emergency() {
+            return;
+        }
+        let held = self.held();
+        if self.above.emergency.left == 0 || self.has_freed_much(held) {
+            self.end_emergency(held);
+        } else {
+            self.let_collector_be();
+            self.collecting = false;
+            self.gate = self.closed_gate(self.above.clock.now_us);
+        }
+    }
+
+    /// Bytes that are not free.
+    pub(super) fn held(&self) -> usize {
+        self.resident() - self.free_resident()
+    }
+
+    /// Freed in an emergency, less what was allocated meanwhile.
+    fn freed(&self, held: usize) -> usize {
+        self.above.emergency.held_begun.saturating_sub(held)
+    }
+
+    fn has_freed_much(&self, held: usize) -> bool {
+        let hard = self.limits().hard;
+        hard == NO_GATE || held < hard / 4 * 3 || self.freed(held) >= hard / MUCH
+    }
+
+    /// Whether the last turn has freed nothing, and the ones before it something. New blocks are
+    /// swept first: where a step frees nothing any more, old ones are left.
+    fn has_freed_all(&self, held: usize) -> bool {
+        let hard = self.limits().hard;
+        self.freed(held) >= hard / LITTLE
+            && self.above.emergency.held_turn.saturating_sub(held) < hard / NOTHING
+    }
+
     /// The collector is due: what it does from now on shows.
-    fn note_turn(&mut self) {
+    fn note_turn(&mut self, held: usize) {
         self.above.emergency.waited = 0;
+        self.above.emergency.held_turn = held;
         self.above.emergency.freed_blocks = self.freed_blocks();
     }
 
     fn collector_in_steps(&self) -> bool {
-        self.collector.is_some_and(|collector| collector.in_steps)
+        self.collector.and_then(|collector| collector.in_steps) == Some(true)
     }
 
     fn is_still_due(&self) -> bool {
@@ -141,12 +234,18 @@ impl<S: Os> Heap<S> {
         emergency.waited < TURN_ALLOCATIONS && freed <= TURN_BLOCKS
     }
 
-    fn end_emergency(&mut self, now_us: u64, is_low: bool) {
+    fn end_emergency(&mut self, held: usize) {
+        let now_us = self.above.clock.advance(self.os.now_us());
+        let hard = self.limits().hard;
+        let has_helped = self.has_freed_much(held) || self.freed(held) >= hard / LITTLE;
         self.let_collector_be();
         self.collecting = false;
+        let halfway = held / 2 + self.hard_limit() / 2;
         let emergency = &mut self.above.emergency;
+        emergency.left = 0;
         let took_us = now_us.saturating_sub(emergency.begun_us).clamp(TOOK_US.0, TOOK_US.1);
-        emergency.rest_until_us = if is_low { 0 } else { now_us + REST * took_us };
+        emergency.rest_until_us = if has_helped { 0 } else { now_us + REST * took_us };
+        emergency.gate = if hard == NO_GATE { 0 } else { halfway };
         self.gate = self.closed_gate(now_us);
     }
 }

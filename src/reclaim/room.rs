@@ -62,9 +62,9 @@ impl<S: Os> Heap<S> {
             self.note_step(start_us);
         }
         self.note_thrashing(now_us);
-        let grown = self.resident().saturating_add(self.refused.bytes());
-        if self.wants_collector(grown, now_us) {
-            self.begin_emergency(now_us);
+        let held = self.held().saturating_add(self.refused.bytes());
+        if self.wants_collector(held, now_us) {
+            self.want_emergency(now_us);
         }
         self.gate = self.hard_limit();
     }

@@ -21,7 +21,7 @@
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem::{MaybeUninit, transmute};
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use super::Bond;
 use crate::heap::Collector;
@@ -46,10 +46,8 @@ const STEPMUL_DEFAULT: c_int = 200;
 /// What a bond knows of its VM's collector.
 #[derive(Default)]
 pub(super) struct Pace {
-    /// `lua_gc` of the VM's LuaJIT; `None`: the collector is left alone.
-    gc: Option<Gc>,
-    /// It makes long steps: see above.
-    in_steps: bool,
+    /// The VM's LuaJIT; `None`: the collector is left alone.
+    luajit: Option<&'static LuaJit>,
     /// The program's own step multiplier, while the collector is due.
     step_mul: Option<c_int>,
 }
@@ -61,23 +59,81 @@ pub(super) struct Pace {
 ///
 /// The bond's VM is made and this thread's, and `setallocf` is of its Lua.
 pub(super) unsafe fn serve(bond: *mut Bond, setallocf: SetAllocF) {
+    let luajit = LuaJit::of(setallocf);
+    if luajit.functions.is_none() {
+        return;
+    }
     // SAFETY: the caller's promise. The bond lives as long as its heap has it for a context.
     unsafe {
-        if let Some((gc, in_steps)) = gc_beside(setallocf) {
-            (*bond).pace = Pace { gc: Some(gc), in_steps, step_mul: None };
-            let context = bond.cast();
-            (*(*bond).heap).set_collector(Collector { context, make_due, let_be, in_steps });
+        (*bond).pace = Pace { luajit: Some(luajit), step_mul: None };
+        (*(*bond).heap).set_collector(Collector {
+            context: bond.cast(),
+            make_due,
+            let_be,
+            is_at_hand,
+            goes_in_steps,
+            in_steps: None,
+        });
+    }
+}
+
+/// A Lua that VMs are of.
+struct LuaJit {
+    /// The address of its `lua_setallocf`.
+    setallocf: usize,
+    /// `None`: it is no LuaJIT.
+    functions: Option<Functions>,
+    /// The multiplier that makes its collector due; 0: its version is not known yet.
+    step_mul: AtomicI32,
+    next: *const LuaJit,
+}
+
+impl LuaJit {
+    /// The Lua that a `lua_setallocf` is of, for the process may have several. Each is looked up
+    /// once, and stays loaded and known from then on.
+    fn of(setallocf: SetAllocF) -> &'static LuaJit {
+        static NEWEST: AtomicPtr<LuaJit> = AtomicPtr::new(ptr::null_mut());
+        let newest = NEWEST.load(Ordering::Acquire);
+        let mut next = newest.cast_const();
+        // SAFETY: what is in the list stays there, and does not change but for an atomic.
+        while let Some(known) = unsafe { next.as_ref() } {
+            if known.setallocf == setallocf as usize {
+                return known;
+            }
+            next = known.next;
         }
+        let new = Box::into_raw(Box::new(LuaJit {
+            setallocf: setallocf as usize,
+            functions: functions_beside(setallocf),
+            step_mul: AtomicI32::new(0),
+            next: newest,
+        }));
+        // What another thread has put there meanwhile is looked up again when it is needed.
+        NEWEST.store(new, Ordering::Release);
+        // SAFETY: it is never freed.
+        unsafe { &*new }
+    }
+
+    fn gc(&self) -> Option<Gc> {
+        self.functions.as_ref().map(|functions| functions.gc)
+    }
+
+    /// The step multiplier that makes its collector due.
+    fn step_mul(&self) -> c_int {
+        /// The first whose version is the time of its last change.
+        const ROLLING: f64 = 20_199.0;
+        let known = self.step_mul.load(Ordering::Relaxed);
+        if known != 0 {
+            return known;
+        }
+        let version = self.functions.as_ref().map_or(0.0, Functions::version);
+        let step_mul = if version >= ROLLING { STEPMUL_WHOLE } else { STEPMUL_LONG };
+        self.step_mul.store(step_mul, Ordering::Relaxed);
+        step_mul
     }
 }
 
-impl Pace {
-    fn ours(&self) -> c_int {
-        if self.in_steps { STEPMUL_LONG } else { STEPMUL_WHOLE }
-    }
-}
-
-/// What is called of a LuaJIT to learn its version. One that lacks any is none of ours.
+/// What is called of a LuaJIT, and to learn its version. One that lacks any is none of ours.
 struct Functions {
     gc: Gc,
     newstate: NewState,
@@ -190,26 +246,8 @@ impl Probe {
     }
 }
 
-/// `lua_gc` of the LuaJIT that a `lua_setallocf` is of, for the process may have several; and
-/// whether its collector must go in steps.
-fn gc_beside(setallocf: SetAllocF) -> Option<(Gc, bool)> {
-    /// The first whose version is the time of its last change.
-    const ROLLING: f64 = 20_199.0;
-    /// Twice the address of the last `lua_setallocf` that was asked for, plus 1 if its LuaJIT's
-    /// version is enough. Addresses have fewer bits than a word.
-    static KNOWN: AtomicUsize = AtomicUsize::new(0);
-    let functions = functions_beside(setallocf)?;
-    let key = (setallocf as usize) << 1;
-    let mut known = KNOWN.load(Ordering::Relaxed);
-    if known & !1 != key {
-        known = key | usize::from(functions.version() >= ROLLING);
-        KNOWN.store(known, Ordering::Relaxed);
-    }
-    Some((functions.gc, known & 1 == 0))
-}
-
 /// Looked up in the object of the `lua_setallocf` first: what the process sees under these names
-/// may be the preload library's.
+/// may be the preload library's. The object stays loaded, for the functions are kept.
 fn functions_beside(setallocf: SetAllocF) -> Option<Functions> {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: there is room for the answer, whose fields may all be zero; a name in it is a C
@@ -219,7 +257,8 @@ fn functions_beside(setallocf: SetAllocF) -> Option<Functions> {
             return None;
         }
         let name = info.assume_init().dli_fname;
-        let library = libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+        let stays = libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+        let library = libc::dlopen(name, libc::RTLD_LAZY | stays);
         if name.is_null() || library.is_null() {
             // The program itself cannot be opened by its name.
             let is_same = |lua: &Lua| lua.lua_setallocf as usize == setallocf as usize;
@@ -241,14 +280,14 @@ unsafe fn make_due(context: *mut u8) -> bool {
     // SAFETY: the caller's promise: LuaJIT's first block begins with the main thread's state.
     unsafe {
         let (state, pace) = ((*bond).state_block.cast::<lua_State>(), &mut (*bond).pace);
-        let Some(gc) = pace.gc else { return false };
+        let Some((gc, ours)) = pace.gc() else { return false };
         if gc(state, GC_IS_RUNNING, 0) != 1 {
             return false;
         }
-        let step_mul = gc(state, GC_SET_STEP_MUL, pace.ours());
+        let step_mul = gc(state, GC_SET_STEP_MUL, ours);
         // Another value than ours is the program's, set before or meanwhile. A program that reads
         // ours and sets it again later has no other.
-        if step_mul != pace.ours() {
+        if step_mul != ours {
             pace.step_mul = Some(step_mul);
         } else if pace.step_mul.is_none() {
             pace.step_mul = Some(STEPMUL_DEFAULT);
@@ -268,13 +307,43 @@ unsafe fn let_be(context: *mut u8) {
     // SAFETY: as in `make_due`.
     unsafe {
         let (state, pace) = ((*bond).state_block.cast::<lua_State>(), &mut (*bond).pace);
-        let (Some(gc), Some(step_mul)) = (pace.gc, pace.step_mul.take()) else { return };
+        let (Some((gc, ours)), Some(step_mul)) = (pace.gc(), pace.step_mul.take()) else { return };
         let now = gc(state, GC_SET_STEP_MUL, step_mul);
-        if now != pace.ours() {
+        if now != ours {
             gc(state, GC_SET_STEP_MUL, now);
         }
-        if pace.in_steps && gc(state, GC_IS_RUNNING, 0) == 1 {
+        if ours == STEPMUL_LONG && gc(state, GC_IS_RUNNING, 0) == 1 {
             gc(state, GC_RESTART, 0);
         }
+    }
+}
+
+/// See [`Collector::is_at_hand`]: threads that take turns in a heap do so while another one of them
+/// runs the VM.
+///
+/// # Safety
+///
+/// `context` is a bond.
+unsafe fn is_at_hand(context: *mut u8) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { !(*context.cast::<Bond>()).hands.is_shared() }
+}
+
+/// See [`Collector::goes_in_steps`].
+///
+/// # Safety
+///
+/// `context` is a bond.
+unsafe fn goes_in_steps(context: *mut u8) -> bool {
+    // SAFETY: the caller's promise.
+    let luajit = unsafe { (*context.cast::<Bond>()).pace.luajit };
+    luajit.is_some_and(|luajit| luajit.step_mul() == STEPMUL_LONG)
+}
+
+impl Pace {
+    /// `lua_gc` of the VM's LuaJIT, and the multiplier that makes its collector due.
+    fn gc(&self) -> Option<(Gc, c_int)> {
+        let luajit = self.luajit?;
+        Some((luajit.gc()?, luajit.step_mul()))
     }
 }

@@ -52,6 +52,14 @@ impl Latch {
     fn reopen(&self) {
         self.0.store(false, Ordering::Release);
     }
+
+    /// Acts while nobody else is let in.
+    fn with<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.close();
+        let done = act();
+        self.reopen();
+        done
+    }
 }
 
 /// Who has a VM.
@@ -135,9 +143,7 @@ pub(super) unsafe fn take(bond: *mut Bond) -> *mut Heap {
     let bond = unsafe { &*bond };
     let Hands { thread, latch, .. } = &bond.hands;
     if thread.load(Ordering::Relaxed) != this_thread() {
-        latch.close();
-        thread.store(this_thread(), Ordering::Relaxed);
-        latch.reopen();
+        latch.with(|| thread.store(this_thread(), Ordering::Relaxed));
     }
     bond.heap
 }
@@ -175,10 +181,10 @@ unsafe fn enlist(bond: *mut Bond) {
     let hands = unsafe { &mut (*bond).hands };
     hands.thread = AtomicUsize::new(this_thread());
     hands.number = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
-    LIST.close();
-    hands.next.set(first());
-    FIRST.store(bond.expose_provenance(), Ordering::Relaxed);
-    LIST.reopen();
+    LIST.with(|| {
+        hands.next.set(first());
+        FIRST.store(bond.expose_provenance(), Ordering::Relaxed);
+    });
 }
 
 /// Lets several threads use the heap of a VM, one at a time: from now on the VM allocates under the
@@ -250,7 +256,7 @@ impl Turn {
             let outside = (&raw const (*heap).outside).read();
             let bond = outside.map_or(ptr::null(), |outside| outside.context.cast::<Bond>());
             match bond.as_ref() {
-                Some(Bond { hands, .. }) if hands.shared.load(Ordering::Relaxed) => {
+                Some(Bond { hands, .. }) if hands.is_shared() => {
                     hands.latch.close();
                     Turn(&raw const hands.latch)
                 }
@@ -283,7 +289,7 @@ extern "C" fn after_fork() {
 /// The list's latch is closed.
 fn each_shared(visit: fn(&Latch)) {
     each(|bond| {
-        if bond.hands.shared.load(Ordering::Relaxed) {
+        if bond.hands.is_shared() {
             visit(&bond.hands.latch);
         }
     });
@@ -323,6 +329,11 @@ impl Hands {
         self.number > 0
     }
 
+    /// Whether threads take turns in the heap.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::Relaxed)
+    }
+
     /// The VM is no longer there: nobody finds the bond any more. Returns the heap.
     ///
     /// # Safety
@@ -332,16 +343,16 @@ impl Hands {
         // SAFETY: the caller's promise.
         let this = unsafe { &*bond };
         if this.hands.is_listed() {
-            LIST.close();
-            if first() == bond {
-                FIRST.store(this.hands.next.get().expose_provenance(), Ordering::Relaxed);
-            }
-            each(|other| {
-                if other.hands.next.get() == bond {
-                    other.hands.next.set(this.hands.next.get());
+            LIST.with(|| {
+                if first() == bond {
+                    FIRST.store(this.hands.next.get().expose_provenance(), Ordering::Relaxed);
                 }
+                each(|other| {
+                    if other.hands.next.get() == bond {
+                        other.hands.next.set(this.hands.next.get());
+                    }
+                });
             });
-            LIST.reopen();
         }
         if let Some(figures) = this.hands.figures {
             // SAFETY: the heap of a live bond is live, and the thread that closes a VM has it. What
@@ -407,15 +418,15 @@ fn breathe(bond: &Bond, deadline_us: u64) -> Option<u64> {
 /// Has the heaps of the VMs that the calling thread used last publish what they hold now. The
 /// thread is in none of them.
 pub(crate) fn publish() {
-    LIST.close();
-    each(|bond| {
-        let Hands { thread, latch, .. } = &bond.hands;
-        if thread.load(Ordering::Relaxed) == this_thread() && latch.try_close() {
-            // SAFETY: this thread has the VM and is not in it, and the latch keeps others out; a
-            // bond in the list has a live heap.
-            unsafe { (*bond.heap).publish() };
-            latch.reopen();
-        }
+    LIST.with(|| {
+        each(|bond| {
+            let Hands { thread, latch, .. } = &bond.hands;
+            if thread.load(Ordering::Relaxed) == this_thread() && latch.try_close() {
+                // SAFETY: this thread has the VM and is not in it, and the latch keeps others out;
+                // a bond in the list has a live heap.
+                unsafe { (*bond.heap).publish() };
+                latch.reopen();
+            }
+        });
     });
-    LIST.reopen();
 }

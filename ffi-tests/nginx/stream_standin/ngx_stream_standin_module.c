@@ -5,6 +5,7 @@
  *
  *   stream_standin_by_lua 'code';    in server: answers each connection with
  *                                    the string that the code returns
+ *   stream_standin_init_by_lua 'code';    in stream: runs when the VM is made
  *
  * As in the stream Lua module the VM is made by luaL_newstate() when the
  * stream block is complete, is closed by a cleanup of the configuration's
@@ -22,8 +23,17 @@
 
 
 typedef struct {
+    const char          *package;
+    lua_CFunction        func;
+} ngx_stream_standin_preload_t;
+
+
+typedef struct {
     lua_State           *lua;
     ngx_pool_cleanup_t  *cleanup;
+    ngx_str_t            init;
+    /* of ngx_stream_standin_preload_t */
+    ngx_array_t         *preloads;
     ngx_uint_t           used;     /* unsigned  used:1; */
 } ngx_stream_standin_main_conf_t;
 
@@ -34,10 +44,14 @@ typedef struct {
 
 
 lua_State *ngx_stream_lua_get_global_state(ngx_conf_t *cf);
+ngx_int_t ngx_stream_lua_add_package_preload(ngx_conf_t *cf,
+    const char *package, lua_CFunction func);
 
 
 static void ngx_stream_standin_handler(ngx_stream_session_t *s);
 static void ngx_stream_standin_write(ngx_event_t *wev);
+static void ngx_stream_standin_preload(lua_State *L, const char *package,
+    lua_CFunction func);
 static ngx_int_t ngx_stream_standin_init(ngx_conf_t *cf);
 static ngx_int_t ngx_stream_standin_init_process(ngx_cycle_t *cycle);
 static void ngx_stream_standin_close(void *data);
@@ -54,6 +68,13 @@ static ngx_command_t  ngx_stream_standin_commands[] = {
       ngx_stream_standin_by_lua,
       NGX_STREAM_SRV_CONF_OFFSET,
       0,
+      NULL },
+
+    { ngx_string("stream_standin_init_by_lua"),
+      NGX_STREAM_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      NGX_STREAM_MAIN_CONF_OFFSET,
+      offsetof(ngx_stream_standin_main_conf_t, init),
       NULL },
 
       ngx_null_command
@@ -98,6 +119,53 @@ ngx_stream_lua_get_global_state(ngx_conf_t *cf)
     smcf = ngx_stream_conf_get_module_main_conf(cf, ngx_stream_standin_module);
 
     return smcf->lua;
+}
+
+
+/* before the VM is made it is for that one, too */
+
+ngx_int_t
+ngx_stream_lua_add_package_preload(ngx_conf_t *cf, const char *package,
+    lua_CFunction func)
+{
+    ngx_stream_standin_preload_t    *preload;
+    ngx_stream_standin_main_conf_t  *smcf;
+
+    smcf = ngx_stream_conf_get_module_main_conf(cf, ngx_stream_standin_module);
+
+    if (smcf->lua) {
+        ngx_stream_standin_preload(smcf->lua, package, func);
+    }
+
+    if (smcf->preloads == NULL) {
+        smcf->preloads = ngx_array_create(cf->pool, 4,
+                                       sizeof(ngx_stream_standin_preload_t));
+        if (smcf->preloads == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
+    preload = ngx_array_push(smcf->preloads);
+    if (preload == NULL) {
+        return NGX_ERROR;
+    }
+
+    preload->package = package;
+    preload->func = func;
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_stream_standin_preload(lua_State *L, const char *package,
+    lua_CFunction func)
+{
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "preload");
+    lua_pushcfunction(L, func);
+    lua_setfield(L, -2, package);
+    lua_pop(L, 2);
 }
 
 
@@ -187,7 +255,9 @@ ngx_stream_standin_write(ngx_event_t *wev)
 static ngx_int_t
 ngx_stream_standin_init(ngx_conf_t *cf)
 {
+    ngx_uint_t                       i;
     ngx_pool_cleanup_t              *cln;
+    ngx_stream_standin_preload_t    *preload;
     ngx_stream_standin_main_conf_t  *smcf;
 
     smcf = ngx_stream_conf_get_module_main_conf(cf, ngx_stream_standin_module);
@@ -211,6 +281,23 @@ ngx_stream_standin_init(ngx_conf_t *cf)
     smcf->cleanup = cln;
 
     luaL_openlibs(smcf->lua);
+
+    preload = smcf->preloads ? smcf->preloads->elts : NULL;
+
+    for (i = 0; preload && i < smcf->preloads->nelts; i++) {
+        ngx_stream_standin_preload(smcf->lua, preload[i].package,
+                                   preload[i].func);
+    }
+
+    if (smcf->init.len
+        && (luaL_loadbuffer(smcf->lua, (char *) smcf->init.data,
+                            smcf->init.len, "=init")
+            || lua_pcall(smcf->lua, 0, 0, 0)))
+    {
+        ngx_log_error(NGX_LOG_ERR, cf->log, 0, "stream_standin_init_by_lua: %s",
+                      lua_tostring(smcf->lua, -1));
+        return NGX_ERROR;
+    }
 
     return NGX_OK;
 }

@@ -22,7 +22,7 @@ const FLAGS: [&str; 9] = [
     "--remote-debugging-pipe",
 ];
 /// For an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running browser with one page in it.
 pub struct Browser {

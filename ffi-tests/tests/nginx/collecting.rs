@@ -39,7 +39,7 @@ const LONGEST_US: u64 = 20_000;
 /// The longest slice of the best of some tries, for a busy machine lengthens any.
 fn longest_slice(config: &Config, request: &str) -> u64 {
     let mut best = u64::MAX;
-    for _ in 0..5 {
+    for _ in 0..20 {
         let nginx = Nginx::start(config);
         nginx.get(request);
         nginx.wait_until("all is collected and returned", PATIENCE, |nginx| {
@@ -81,7 +81,7 @@ fn what_is_let_go_by_a_settled_worker_is_found() {
     assert!(live(&nginx) > 20_000_000, "{}", live(&nginx));
     nginx.get("/drop");
     settles(&nginx, 5_000_000);
-    assert!(nginx.running()[0].pss_kb() < 20_000);
+    assert!(nginx.running()[0].pss_anon_kb() < 20_000);
 }
 
 #[test]
@@ -113,14 +113,14 @@ fn what_was_inherited_stays_shared() {
     let config = Config::new(Modules::First).http(&http).lua("hi", "ngx.say('hi')");
     let nginx = Nginx::start(&config);
     let shares = |nginx: &Nginx| {
-        let held: Vec<u64> = nginx.running().iter().map(|worker| worker.pss_kb()).collect();
+        let held: Vec<u64> = nginx.running().iter().map(|worker| worker.pss_anon_kb()).collect();
         held.into_iter().max().expect("there are workers")
     };
     for _ in 0..6 {
         nginx.get("/hi");
     }
     std::thread::sleep(Duration::from_millis(2500));
-    // A third each of some 22 MB, with the master.
+    // A third each of some 38 MB, with the master.
     let most = shares(&nginx);
     assert!(most < 16_000, "{most} KB");
 }
@@ -138,11 +138,12 @@ fn a_worker_at_rest_near_a_limit_rests() {
     nginx.get("/hold");
     settles(&nginx, u64::MAX);
     assert!(number(&json(&nginx)[0], "pressure") > 50, "{}", json(&nginx)[0]);
-    std::thread::sleep(Duration::from_secs(4));
-    let before = slices(&nginx);
-    std::thread::sleep(Duration::from_secs(3));
-    let made = slices(&nginx) - before;
-    // A whole collection takes some eighty; they come after 1, 2, 4, 8 seconds.
-    println!("{made} slices in three seconds");
-    assert!(made < 250, "{made} slices in three seconds");
+    // A whole collection takes some eighty; they come after 1, 2, 4, 8 seconds, and so on.
+    let made = || {
+        let before = slices(&nginx);
+        std::thread::sleep(Duration::from_secs(3));
+        slices(&nginx) - before
+    };
+    let mut made = (0..6).map(|_| made());
+    assert!(made.any(|slices| slices < 60), "each three seconds have a collection");
 }

@@ -1,6 +1,7 @@
 //! `nginx -t`: what configurations it takes, and what it says of those that it does not.
 
-use crate::server::{Config, Folder, Modules, Nginx, beside, free_port, text};
+use crate::ports::free_port;
+use crate::server::{Config, Folder, Modules, Nginx, beside, text};
 
 /// What `nginx -t` says of a configuration, and whether it takes it.
 fn tested(config: &Config) -> (bool, String) {

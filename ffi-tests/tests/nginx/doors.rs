@@ -6,25 +6,19 @@ use ebbtide_ffi_tests::{PREFIX, installed, make, scratch};
 
 use crate::server::{Config, Modules, Nginx, alone, beside, module, modules_path, target};
 
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Memory of the only worker, filled with garbage.
-fn litter(nginx: &Nginx) -> u64 {
-    nginx.get("/litter?megabytes=40");
-    let full_kb = nginx.running()[0].pss_kb();
-    assert!(full_kb > 30_000, "{full_kb} KB are no load");
-    full_kb
-}
+const LITTER: &str = "/litter?megabytes=40";
 
 /// A worker full of garbage comes down by itself, and serves on.
 fn exhales(nginx: &Nginx) {
-    let full_kb = litter(nginx);
+    let full_kb = nginx.fill(LITTER);
     comes_down(nginx, full_kb);
 }
 
 fn comes_down(nginx: &Nginx, full_kb: u64) {
     nginx.wait_until("the worker breathes out", PATIENCE, |nginx| {
-        nginx.running()[0].pss_kb() < full_kb / 3
+        nginx.running()[0].pss_anon_kb() < full_kb / 3
     });
     assert!(nginx.get("/light").starts_with("row 20"));
     assert_eq!(nginx.errors(), Vec::<String>::new());
@@ -120,9 +114,9 @@ fn switched_off_it_leaves_the_vm_alone() {
     let reply = nginx.ask("GET", "/status?format=json", &[]);
     let reason = "{\"error\":\"there are no figures: ebbtide is off\"}\n";
     assert_eq!((reply.status, reply.body.as_str()), (503, reason));
-    let full_kb = litter(&nginx);
+    let full_kb = nginx.fill(LITTER);
     std::thread::sleep(Duration::from_secs(3));
-    let later_kb = nginx.running()[0].pss_kb();
+    let later_kb = nginx.running()[0].pss_anon_kb();
     assert!(later_kb > full_kb * 9 / 10, "{full_kb}, then {later_kb} KB");
 }
 
@@ -133,7 +127,7 @@ fn the_preload_library_does_it_in_stock_nginx() {
     let config = Config::new(Modules::Stock).workers(1).environment("LD_PRELOAD", library);
     let nginx = Nginx::start(&config.lua("collect", COLLECT));
     for _ in 0..2 {
-        let full_kb = litter(&nginx);
+        let full_kb = nginx.fill(LITTER);
         // It returns what is free. Garbage is Lua's to find.
         nginx.get("/collect");
         comes_down(&nginx, full_kb);
@@ -155,13 +149,13 @@ fn plain_require_reclaims_in_place_in_stock_nginx() {
         .lua("reclaim", "ngx.say(require('resty.ebbtide').reclaim().returned > 0)")
         .lua("allocator", "ngx.say(require('ebbtide').stats().allocator)");
     let nginx = Nginx::start(&config);
-    let full_kb = litter(&nginx);
+    let full_kb = nginx.fill(LITTER);
     assert_eq!(nginx.get("/allocator"), "builtin\n");
     nginx.get("/collect");
-    let held_kb = nginx.running()[0].pss_kb();
+    let held_kb = nginx.running()[0].pss_anon_kb();
     assert!(held_kb > full_kb * 2 / 3, "it came down from {full_kb} to {held_kb} KB without");
     assert_eq!(nginx.get("/reclaim"), "true\n");
-    let now_kb = nginx.running()[0].pss_kb();
+    let now_kb = nginx.running()[0].pss_anon_kb();
     assert!(now_kb < full_kb / 3, "{full_kb}, then {now_kb} KB");
     assert!(nginx.get("/light").starts_with("row 20"));
     assert_eq!(nginx.errors(), Vec::<String>::new());

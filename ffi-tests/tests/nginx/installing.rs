@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use ebbtide_ffi_tests::{PREFIX, clean, make, scratch, text_of};
 use ebbtide_runtimes::repository;
 
-use crate::server::{
-    Config, Folder, Modules, Nginx, beside, free_port, module, modules_path, text,
-};
+use crate::ports::free_port;
+use crate::server::{Config, Folder, Modules, Nginx, beside, module, modules_path, text};
 
 /// Folders of a system, empty but for the lines that load Debian's Lua modules.
 struct System {

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::load::Load;
 use crate::server::{Config, Modules, Nginx, alone, beside, is_running, kill, workers_of};
 use crate::status::{json, number, pids, running_pids};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Seconds of a load that is ended when the test has done its part.
+const LONG: u32 = 600;
+/// More than a zone of 128k has room for.
+const SLOTS_MOST: u32 = 60;
 
 /// The page shows the workers that there are, each once, and in the end no other.
 fn page_is_right(nginx: &Nginx) {
@@ -25,24 +29,24 @@ fn page_is_right(nginx: &Nginx) {
 }
 
 /// Requests with a connection each: a worker that shuts down finishes them.
-fn reloads_under_load(nginx: &Nginx, reloads: u32, seconds: u32) {
-    let mut load = Load::start(nginx, "/light", 40, seconds, true);
+fn reloads_under_load(nginx: &Nginx, reloads: u32) {
+    let mut load = Load::start(nginx, "/light", 40, LONG, true);
     for _ in 0..reloads {
         nginx.reload();
         thread::sleep(Duration::from_millis(100));
     }
     assert!(load.is_running(), "the load ended before the reloads");
-    let outcome = load.finish();
-    assert!(outcome.is_clean() && outcome.requests > 1000, "{}", outcome.said);
+    let outcome = load.end();
+    assert!(outcome.is_clean() && outcome.requests > 100, "{}", outcome.said);
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
 #[test]
 fn no_request_fails_and_no_slot_is_lost_while_nginx_reloads() {
     let _alone = alone();
-    for (modules, reloads, seconds) in [(Modules::First, 50, 20), (Modules::Last, 10, 6)] {
+    for (modules, reloads) in [(Modules::First, 50), (Modules::Last, 10)] {
         let nginx = Nginx::start(&Config::new(modules).http("ebbtide_zone 128k;"));
-        reloads_under_load(&nginx, reloads, seconds);
+        reloads_under_load(&nginx, reloads);
         page_is_right(&nginx);
     }
 }
@@ -52,16 +56,23 @@ fn a_worker_without_a_slot_gets_one_when_one_is_left() {
     let _beside = beside();
     let nginx = Nginx::start(&Config::new(Modules::First).http("ebbtide_zone 128k;"));
     thread::scope(|scope| {
-        // Old workers stay for their requests, until there is no room for new ones.
-        for _ in 0..12 {
+        // An old worker stays for its requests, until there is no room for new ones.
+        for _ in 0..SLOTS_MOST {
+            let running = running_pids(&nginx);
             for _ in 0..6 {
-                scope.spawn(|| nginx.get("/slow?seconds=6"));
+                scope.spawn(|| nginx.get("/wait"));
             }
-            thread::sleep(Duration::from_millis(50));
+            nginx.wait_until("one has a request", PATIENCE, |nginx| {
+                nginx.holders().iter().any(|pid| running.contains(pid))
+            });
             nginx.reload();
+            if nginx.log().contains("no room for the figures") {
+                break;
+            }
         }
-        assert!(nginx.log().contains("no room for the figures"), "{}", nginx.log());
+        nginx.release();
     });
+    assert!(nginx.log().contains("no room for the figures"), "{}", nginx.log());
     nginx.wait_until("the old workers end", PATIENCE, |nginx| nginx.workers().len() == 2);
     nginx.wait_until("both workers are on the page", PATIENCE, |nginx| {
         nginx.get("/light");
@@ -73,24 +84,22 @@ fn a_worker_without_a_slot_gets_one_when_one_is_left() {
 fn killed_workers_come_back_and_take_over_their_slots() {
     let _beside = beside();
     let nginx = Nginx::start(&Config::new(Modules::First).http("ebbtide_zone 128k;"));
-    let load = Load::start(&nginx, "/light", 40, 4, true);
-    let start = Instant::now();
-    let mut killed = 0;
-    while start.elapsed() < Duration::from_secs(3) {
+    let load = Load::start(&nginx, "/light", 40, LONG, true);
+    let kills = 12;
+    for _ in 0..kills {
         let victim = nginx.running()[0];
         kill("KILL", victim.pid);
-        killed += 1;
         nginx.wait_until("another worker takes its place", PATIENCE, |nginx| {
             let running = nginx.running();
             running.len() == 2 && !running.contains(&victim)
         });
         thread::sleep(Duration::from_millis(100));
     }
-    let outcome = load.finish();
+    let outcome = load.end();
     // Those in flight are lost with their worker, as in stock nginx; the others are answered.
-    assert!(killed >= 5 && outcome.requests > 300, "{killed} kills: {}", outcome.said);
+    assert!(outcome.requests > 100, "{}", outcome.said);
     assert!(!outcome.said.contains("Non-2xx"), "{}", outcome.said);
-    assert!(outcome.lost() <= 40 * killed, "{killed} kills: {}", outcome.said);
+    assert!(outcome.lost() <= 40 * kills, "{}", outcome.said);
     page_is_right(&nginx);
 }
 
@@ -100,19 +109,16 @@ fn a_graceful_shutdown_answers_the_requests_in_flight() {
     let nginx = Nginx::start(&Config::new(Modules::First));
     let master = nginx.pid().expect("it runs");
     thread::scope(|scope| {
-        let requests: Vec<_> =
-            (0..20).map(|_| scope.spawn(|| nginx.get("/slow?seconds=2"))).collect();
-        thread::sleep(Duration::from_millis(500));
+        let requests: Vec<_> = (0..20).map(|_| scope.spawn(|| nginx.get("/wait"))).collect();
+        nginx.wait_until("all are in flight", PATIENCE, |nginx| nginx.holders().len() == 20);
         kill("QUIT", master);
+        nginx.wait_until("the workers shut down", PATIENCE, |nginx| nginx.running().is_empty());
+        nginx.release();
         for request in requests {
             assert_eq!(request.join().expect("it is answered"), "row 1.360\n");
         }
     });
-    let start = Instant::now();
-    while is_running(master) {
-        assert!(start.elapsed() < Duration::from_secs(3), "it does not end: {}", nginx.log());
-        thread::sleep(Duration::from_millis(20));
-    }
+    nginx.wait_until("it ends", PATIENCE, |_| !is_running(master));
     assert_eq!(nginx.errors(), Vec::<String>::new());
     assert!(!nginx.log().contains("exited on signal"), "{}", nginx.log());
 }
@@ -124,19 +130,20 @@ fn a_worker_that_shuts_down_breathes() {
     let nginx = Nginx::start(&Config::new(Modules::First).workers(1));
     let old = nginx.running()[0];
     thread::scope(|scope| {
-        let last = scope.spawn(|| nginx.get("/slow?seconds=6"));
-        nginx.get("/litter?megabytes=40");
-        let full_kb = old.pss_kb();
+        let last = scope.spawn(|| nginx.get("/wait"));
+        nginx.wait_until("it is in flight", PATIENCE, |nginx| nginx.holders() == [old.pid]);
+        let full_kb = nginx.fill("/litter?megabytes=40");
         nginx.reload();
-        nginx.wait_until("the old worker breathes out", Duration::from_secs(5), |_| {
-            old.pss_kb() < full_kb / 3
+        nginx.wait_until("the old worker breathes out", PATIENCE, |_| {
+            old.pss_anon_kb() < full_kb / 3
         });
         let workers = json(&nginx);
         let exiting = workers.iter().find(|worker| number(worker, "pid") == u64::from(old.pid));
         assert_eq!(exiting.expect("it is on the page")["state"], "exiting");
+        nginx.release();
         assert_eq!(last.join().expect("it is answered"), "row 1.360\n");
     });
-    nginx.wait_until("it ends", Duration::from_secs(3), |nginx| nginx.workers().len() == 1);
+    nginx.wait_until("it ends", PATIENCE, |nginx| nginx.workers().len() == 1);
     assert_eq!(json(&nginx).len(), 1);
 }
 
@@ -145,7 +152,7 @@ fn a_binary_upgrade_serves_on() {
     let _beside = beside();
     let nginx = Nginx::start(&Config::new(Modules::First));
     let old = nginx.pid().expect("it runs");
-    let load = Load::start(&nginx, "/light", 40, 4, true);
+    let load = Load::start(&nginx, "/light", 40, LONG, true);
     thread::sleep(Duration::from_millis(300));
     kill("USR2", old);
     nginx.wait_until("the new master runs", PATIENCE, |nginx| {
@@ -155,8 +162,9 @@ fn a_binary_upgrade_serves_on() {
     assert_eq!(workers_of(old).len(), 2);
     kill("QUIT", old);
     nginx.wait_until("the old master ends", PATIENCE, |_| !is_running(old));
-    let outcome = load.finish();
-    assert!(outcome.is_clean() && outcome.requests > 1000, "{}", outcome.said);
+    thread::sleep(Duration::from_millis(300));
+    let outcome = load.end();
+    assert!(outcome.is_clean() && outcome.requests > 100, "{}", outcome.said);
     assert_eq!(nginx.pid(), Some(new));
     page_is_right(&nginx);
     assert_eq!(nginx.errors(), Vec::<String>::new());

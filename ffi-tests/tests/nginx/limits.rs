@@ -1,11 +1,14 @@
 //! Memory limits: what a greedy handler meets, and how the collector hurries near them.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::server::{Config, Modules, Nginx, alone, beside};
 use crate::status::{json, number, pids, running_pids, vms};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const GREEDY: &str = "local all = {}
     while true do all[#all + 1] = { tostring(#all), #all } end";
@@ -21,9 +24,7 @@ fn a_greedy_handler_gets_no_more_and_the_worker_goes_on() {
     let worker = nginx.running()[0];
     for _ in 0..3 {
         assert_eq!(nginx.get("/greedy"), "falsenot enough memory\n");
-        nginx.wait_until("its garbage is collected", Duration::from_secs(4), |_| {
-            worker.pss_kb() < 30_000
-        });
+        nginx.wait_until("its garbage is collected", PATIENCE, |_| worker.pss_anon_kb() < 30_000);
         for _ in 0..20 {
             assert!(nginx.get("/light").starts_with("row 20"));
         }
@@ -33,7 +34,7 @@ fn a_greedy_handler_gets_no_more_and_the_worker_goes_on() {
     assert_eq!(nginx.running(), [worker]);
     assert_eq!(nginx.errors(), Vec::<String>::new());
     assert!(worker.rss_kb() < 100 * 1024, "{} KB", worker.rss_kb());
-    nginx.wait_until("it breathes out", Duration::from_secs(6), |_| worker.pss_kb() < 16_000);
+    nginx.wait_until("it breathes out", PATIENCE, |_| worker.pss_anon_kb() < 16_000);
 }
 
 /// The VM of a thread has no event loop to collect its garbage, and it works again in the next task.
@@ -75,15 +76,13 @@ fn an_error_of_memory_that_nobody_catches_is_the_end_of_one_worker() {
     let nginx = Nginx::start(&config);
     let before = nginx.running();
     nginx.ask("GET", "/greedy", &[]);
-    nginx.wait_until("another takes its place", Duration::from_secs(5), |nginx| {
+    nginx.wait_until("another takes its place", PATIENCE, |nginx| {
         nginx.running().len() == 2 && nginx.running() != before
     });
     assert!(nginx.log().contains("[lua] memory allocation error"), "{}", nginx.log());
     assert_eq!(nginx.running().iter().filter(|worker| before.contains(worker)).count(), 1);
     assert!(nginx.get("/light").starts_with("row 20"));
-    nginx.wait_until("the page is right", Duration::from_secs(5), |nginx| {
-        pids(nginx) == running_pids(nginx)
-    });
+    nginx.wait_until("the page is right", PATIENCE, |nginx| pids(nginx) == running_pids(nginx));
 }
 
 /// The values of the collector that Lua sees.
@@ -117,13 +116,12 @@ fn near_the_soft_limit_the_collector_hurries_and_is_as_before_after_it() {
         )
         .lua("drop", "package.held = nil collectgarbage() collectgarbage() ngx.say('dropped')");
     let nginx = Nginx::start(&config);
-    let patience = Duration::from_secs(5);
     let pressure = |nginx: &Nginx| number(&json(nginx)[0], "pressure");
     assert_eq!(collector(&nginx), (200, 200));
     for (own, set_meanwhile) in [(200, None), (150, None), (150, Some(170))] {
         nginx.get(&format!("/set?pause={own}"));
         nginx.get("/hold");
-        nginx.wait_until("the collector hurries", patience, |nginx| {
+        nginx.wait_until("the collector hurries", PATIENCE, |nginx| {
             let (pause, stepmul) = collector(nginx);
             pause < own && stepmul > 200
         });
@@ -133,7 +131,7 @@ fn near_the_soft_limit_the_collector_hurries_and_is_as_before_after_it() {
         }
         nginx.get("/drop");
         let expected = (set_meanwhile.unwrap_or(own), 200);
-        nginx.wait_until("the collector is as it was", patience, |nginx| {
+        nginx.wait_until("the collector is as it was", PATIENCE, |nginx| {
             collector(nginx) == expected
         });
         assert!(pressure(&nginx) < 50, "pressure {}", pressure(&nginx));
@@ -156,12 +154,19 @@ impl Cgroup {
             Some(path) => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", path),
             None => ("/sys/fs/cgroup", "memory.max", of("0::")?),
         };
-        let name = format!("ebbtide-test-{}", std::process::id());
+        // Tests run at a time, each with a limit of its own.
+        let name = format!("ebbtide-test-{}-{limit}", std::process::id());
         let folder = Path::new(root).join(path).join(name);
         fs::create_dir(&folder).ok()?;
         let cgroup = Cgroup(folder);
         fs::write(cgroup.0.join(file), limit.to_string()).ok()?;
         Some(cgroup)
+    }
+
+    /// What starts a command in it.
+    fn launcher(&self) -> Vec<OsString> {
+        let enter = "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"";
+        vec!["sh".into(), "-c".into(), enter.into(), self.0.clone().into()]
     }
 }
 
@@ -181,10 +186,10 @@ fn a_share_of_the_cgroup_is_divided_among_the_workers() {
         return;
     };
     let mut config = Config::new(Modules::First).http(SHARES);
-    config.cgroup = Some(cgroup.0.clone());
+    config.launcher = cgroup.launcher();
     let nginx = Nginx::start(&config);
     let one_percent = (1 << 30) / 100;
-    nginx.wait_until("both are there", Duration::from_secs(2), |nginx| json(nginx).len() == 2);
+    nginx.wait_until("both are there", PATIENCE, |nginx| json(nginx).len() == 2);
     for worker in json(&nginx) {
         let (soft, hard) = (number(&worker, "limit_soft"), number(&worker, "limit_hard"));
         assert_eq!((soft, hard), (one_percent * 40 / 2, one_percent * 80 / 2));
@@ -194,10 +199,10 @@ fn a_share_of_the_cgroup_is_divided_among_the_workers() {
     // A size beside a share that comes to less is lowered to that.
     let mut config =
         Config::new(Modules::First).http("ebbtide_limit_soft 300m; ebbtide_limit_hard 10%;");
-    config.cgroup = Some(cgroup.0.clone());
+    config.launcher = cgroup.launcher();
     nginx.write_config(&config);
     nginx.reload();
-    nginx.wait_until("both are there", Duration::from_secs(2), |nginx| json(nginx).len() == 2);
+    nginx.wait_until("both are there", PATIENCE, |nginx| json(nginx).len() == 2);
     for worker in json(&nginx) {
         let (soft, hard) = (number(&worker, "limit_soft"), number(&worker, "limit_hard"));
         assert_eq!((soft, hard), (one_percent * 10 / 2, one_percent * 10 / 2));
@@ -217,7 +222,7 @@ fn where_the_share_of_the_cgroup_is_too_small_there_is_no_limit_and_a_warning() 
     };
     // Fifty workers would have 2.4 MB each as the soft limit, and 4.8 MB as the hard one.
     let mut config = Config::new(Modules::First).workers(50).http(SHARES);
-    config.cgroup = Some(cgroup.0.clone());
+    config.launcher = cgroup.launcher();
     let nginx = Nginx::start(&config);
     let worker = json(&nginx)[0].clone();
     assert_eq!((number(&worker, "limit_soft"), number(&worker, "limit_hard")), (0, 0));

@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use crate::server::Nginx;
+use crate::server::{Nginx, kill};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl Load {
     pub fn start(nginx: &Nginx, path: &str, connections: u32, seconds: u32, close: bool) -> Load {
         let mut command = Command::new("wrk");
         command.args(["-t", "2", "-c", &connections.to_string(), "-d", &format!("{seconds}s")]);
-        command.args(["--timeout", "10s"]);
+        command.args(["--timeout", "60s"]);
         if close {
             command.args(["-H", "Connection: close"]);
         }
@@ -53,6 +53,12 @@ impl Load {
     pub fn is_running(&mut self) -> bool {
         let child = self.0.as_mut().expect("not finished yet");
         child.try_wait().expect("its status").is_none()
+    }
+
+    /// Ends it before its time.
+    pub fn end(self) -> Outcome {
+        kill("INT", self.0.as_ref().expect("not finished yet").id());
+        self.finish()
     }
 
     pub fn finish(mut self) -> Outcome {

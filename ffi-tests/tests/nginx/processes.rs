@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use ebbtide_ffi_tests::{finish, scratch};
@@ -14,7 +14,7 @@ use crate::server::{
 };
 use crate::status::{json, number, pids, running_pids, vms};
 
-const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The Lua module closes the VM in the processes that look after a cache.
 #[test]
@@ -49,10 +49,8 @@ fn nginx_in_a_single_process_breathes() {
     let config = Config::new(Modules::First).workers(0).top("master_process off;");
     let nginx = Nginx::start(&config);
     let process = Worker { pid: nginx.pid().expect("it runs"), exiting: false };
-    nginx.get("/litter?megabytes=40");
-    let full_kb = process.pss_kb();
-    assert!(full_kb > 30_000, "{full_kb} KB are no load");
-    nginx.wait_until("it breathes out", PATIENCE, |_| process.pss_kb() < full_kb / 3);
+    let full_kb = process.filled_kb(30_000, || drop(nginx.get("/litter?megabytes=40")));
+    nginx.wait_until("it breathes out", PATIENCE, |_| process.pss_anon_kb() < full_kb / 3);
     assert_eq!(pids(&nginx).into_iter().collect::<Vec<_>>(), [process.pid]);
     assert!(nginx.get("/light").starts_with("row 20"));
     assert_eq!(nginx.errors(), Vec::<String>::new());
@@ -76,14 +74,16 @@ fn threads_of_a_single_process_outlive_a_reload_that_is_refused() {
     nginx.wait_until("it is refused", PATIENCE, |nginx| nginx.log().contains("refused"));
     let load = Load::start(&nginx, "/sum", 16, 3, false);
     let outcome = load.finish();
-    assert!(outcome.is_clean() && outcome.requests > 100, "{}", outcome.said);
+    assert!(outcome.is_clean() && outcome.requests > 20, "{}", outcome.said);
     assert_eq!(vms(&json(&nginx)[0], "main", "count"), 1);
 }
 
 /// A configuration in which another module makes a VM before `http` is read, as a `stream` block
 /// with Lua does that stands there.
 pub fn with_early_vm() -> Config {
-    let module = c_module("early");
+    // Once, for servers that load it while another test begins would find half a file.
+    static MODULE: OnceLock<PathBuf> = OnceLock::new();
+    let module = MODULE.get_or_init(|| c_module("early"));
     let script = material().join("early.lua");
     let top = format!("load_module {}; early_vm {};", module.display(), script.display());
     Config::new(Modules::First).top(&top)
@@ -92,8 +92,6 @@ pub fn with_early_vm() -> Config {
 /// A module of these tests, compiled against the nginx that the module under test was built for.
 fn c_module(name: &str) -> PathBuf {
     let source = target().join("nginx/source");
-    static COMPILER: Mutex<()> = Mutex::new(());
-    let _one = COMPILER.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let module = scratch("nginx").join(format!("{name}.so"));
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]);

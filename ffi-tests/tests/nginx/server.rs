@@ -1,9 +1,10 @@
 //! An nginx of a test's own: its configuration, its processes, and how to talk to it.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +16,11 @@ use ebbtide_ffi_tests::{clean, finish, make, scratch};
 use ebbtide_runtimes::repository;
 
 use crate::builds::Build;
+use crate::ports::free_port;
+
+/// For processes to start, and for an answer, on a machine that is busy with other things.
+const START: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(120);
 
 /// Tests that measure have the machine for themselves; the others share it.
 static MACHINE: RwLock<()> = RwLock::new(());
@@ -104,8 +110,8 @@ pub struct Config {
     pub server: String,
     /// In the environment of the processes.
     pub environment: Vec<(&'static str, PathBuf)>,
-    /// The folder of a cgroup for nginx to run in.
-    pub cgroup: Option<PathBuf>,
+    /// A command and its arguments, which starts nginx; none if nginx is started as it is.
+    pub launcher: Vec<OsString>,
 }
 
 impl Config {
@@ -113,7 +119,7 @@ impl Config {
     pub fn new(modules: Modules) -> Config {
         let mut server = String::new();
         if modules != Modules::Alone {
-            for name in ["heavy", "light", "slow", "litter"] {
+            for name in ["heavy", "light", "slow", "wait", "litter"] {
                 server += &location(name, &format!("require('service').{name}()"));
             }
         }
@@ -130,7 +136,7 @@ impl Config {
             http: String::new(),
             server,
             environment: Vec::new(),
-            cgroup: None,
+            launcher: Vec::new(),
         }
     }
 
@@ -229,15 +235,9 @@ impl Folder {
         fs::write(self.file("nginx.conf"), config.text(port)).expect("it can be written");
         // By its path, for it starts that anew in a binary upgrade.
         let program = config.build.program();
-        let mut command = match &config.cgroup {
-            None => clean(program),
-            Some(cgroup) => {
-                let mut shell = clean("sh");
-                let enter = "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"";
-                shell.args(["-c", enter]).arg(cgroup).arg(program);
-                shell
-            }
-        };
+        let mut words = config.launcher.iter().cloned().chain([program.into()]);
+        let mut command = clean(words.next().expect("the program at least"));
+        command.args(words);
         command.arg("-p").arg(&self.0).arg("-c").arg(self.file("nginx.conf"));
         command.arg("-e").arg(self.file("error.log"));
         for (name, value) in &config.environment {
@@ -251,12 +251,6 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// A free port of the loopback interface.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
-    listener.local_addr().expect("it is bound").port()
 }
 
 /// A worker process.
@@ -273,14 +267,20 @@ impl Worker {
         line.split_whitespace().next()?.parse().ok()
     }
 
-    /// Its share of memory, in KB; 0 when it has ended.
-    pub fn pss_kb(&self) -> u64 {
-        self.field("smaps_rollup", "Pss:").unwrap_or(0)
-    }
-
-    /// The same without files, of which its share grows when other servers end.
+    /// Its share of memory without files, in KB: its share of those grows when other servers end.
     pub fn pss_anon_kb(&self) -> u64 {
         self.field("smaps_rollup", "Pss_Anon:").expect("it runs")
+    }
+
+    /// What it holds once `fill` has filled its memory. On a busy machine it may have breathed out
+    /// again before it is looked at, so that it has to be filled once more.
+    pub fn filled_kb(&self, least_kb: u64, fill: impl Fn()) -> u64 {
+        let filled = || {
+            fill();
+            self.pss_anon_kb()
+        };
+        let mut tries = (0..10).map(|_| filled());
+        tries.find(|kb| *kb > least_kb).expect("that is no load")
     }
 
     pub fn rss_kb(&self) -> u64 {
@@ -305,25 +305,18 @@ pub struct Nginx {
 
 impl Nginx {
     pub fn start(config: &Config) -> Nginx {
-        let folder = Folder::new();
-        // Somebody else may take the port meanwhile.
-        for _ in 0..5 {
-            let port = free_port();
-            let mut command = folder.nginx(config, port);
-            let output = command.output().expect("nginx can be run");
-            if output.status.success() {
-                let nginx = Nginx { folder, port };
-                nginx.wait_until("the workers run", Duration::from_secs(10), |nginx| {
-                    nginx.pid().is_some()
-                        && nginx.running().len() == config.workers as usize
-                        && TcpStream::connect(("127.0.0.1", port)).is_ok()
-                });
-                return nginx;
-            }
-            let said = text(&output);
-            assert!(said.contains("Address already in use"), "nginx does not start: {said}");
-        }
-        panic!("nginx finds no port");
+        let nginx = Nginx { folder: Folder::new(), port: free_port() };
+        nginx.launch(config);
+        nginx
+    }
+
+    fn launch(&self, config: &Config) {
+        finish(&mut self.folder.nginx(config, self.port));
+        self.wait_until("the workers run", START, |nginx| {
+            nginx.pid().is_some()
+                && nginx.running().len() == config.workers as usize
+                && TcpStream::connect(("127.0.0.1", nginx.port)).is_ok()
+        });
     }
 
     /// Writes another configuration, for the next reload or binary upgrade.
@@ -362,6 +355,19 @@ impl Nginx {
         self.workers().into_iter().filter(|worker| !worker.exiting).collect()
     }
 
+    /// The workers that hold a request for `/wait`, each once for each request.
+    pub fn holders(&self) -> Vec<u32> {
+        let files = fs::read_dir(self.file("")).expect("it can be read").flatten();
+        let names = files.filter_map(|file| file.file_name().into_string().ok());
+        let pid = |name: String| name.strip_prefix("waiting.")?.split('.').next()?.parse().ok();
+        names.filter_map(pid).collect()
+    }
+
+    /// Has the requests for `/wait` answered.
+    pub fn release(&self) {
+        fs::write(self.file("released"), "").expect("it can be written");
+    }
+
     pub fn signal(&self, signal: &str) {
         kill(signal, self.pid().expect("it runs"));
     }
@@ -370,7 +376,7 @@ impl Nginx {
     pub fn reload(&self) {
         let old = self.running();
         self.signal("HUP");
-        self.wait_until("the new workers run", Duration::from_secs(10), |nginx| {
+        self.wait_until("the new workers run", START, |nginx| {
             let now = nginx.running();
             now.len() == old.len() && now.iter().all(|worker| !old.contains(worker))
         });
@@ -393,6 +399,11 @@ impl Nginx {
         reply.body
     }
 
+    /// What the only worker holds, in KB, once a request has filled its memory.
+    pub fn fill(&self, path: &str) -> u64 {
+        self.running()[0].filled_kb(30_000, || drop(self.get(path)))
+    }
+
     /// Sends a request of HTTP/1.0, so that the answer comes in one piece.
     pub fn ask(&self, method: &str, path: &str, headers: &[&str]) -> Reply {
         let mut request = format!("{method} {path} HTTP/1.0\r\n");
@@ -405,7 +416,7 @@ impl Nginx {
     /// All that the server says to a connection to another port of its, which sends nothing.
     pub fn stream(&self, port: u16) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("the server answers in time");
         answer
@@ -414,7 +425,7 @@ impl Nginx {
     /// Sends this, and reads until the server closes the connection.
     pub fn send(&self, request: &[u8]) -> Reply {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
         stream.write_all(request).expect("the server reads");
         let mut answer = Vec::new();
         // A server that refuses a request may reset the connection behind its answer.
@@ -429,7 +440,7 @@ impl Nginx {
         pids.push(master);
         kill("TERM", master);
         let start = Instant::now();
-        while pids.iter().any(|pid| is_running(*pid)) && start.elapsed() < Duration::from_secs(5) {
+        while pids.iter().any(|pid| is_running(*pid)) && start.elapsed() < START {
             sleep(Duration::from_millis(10));
         }
         for pid in pids.into_iter().filter(|pid| is_running(*pid)) {
@@ -439,10 +450,7 @@ impl Nginx {
 
     /// After it was stopped, on the same port.
     pub fn start_again(&self, config: &Config) {
-        finish(&mut self.folder.nginx(config, self.port));
-        self.wait_until("the workers run", Duration::from_secs(10), |nginx| {
-            nginx.running().len() == config.workers as usize
-        });
+        self.launch(config);
     }
 }
 

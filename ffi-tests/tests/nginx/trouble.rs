@@ -9,6 +9,7 @@ use crate::server::{Config, Modules, Nginx, alone, beside, kill};
 use crate::status::{json, number, pids, running_pids, vms};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const DAY: u32 = 24 * 60 * 60;
 const BEGINS: &str = "[warn]";
 const ENDS: &str = "no Lua VM is thrashing any more";
 const WORDS: &str = "is thrashing at its limit of 32m";
@@ -23,6 +24,19 @@ fn total(nginx: &Nginx, metric: &str) -> u64 {
 
 fn lines(nginx: &Nginx, part: &str) -> usize {
     nginx.log().lines().filter(|line| line.contains(part)).count()
+}
+
+/// When a line of the log was written, in seconds of its day.
+fn seconds(line: &str) -> u32 {
+    let time = line.split(' ').nth(1).expect("a date, and a time");
+    time.split(':').fold(0, |sum, part| sum * 60 + part.parse::<u32>().expect("a number"))
+}
+
+/// Whether lines with this come at least a minute apart, by clocks that round to a second.
+fn rare(nginx: &Nginx, part: &str) -> bool {
+    let log = nginx.log();
+    let times: Vec<u32> = log.lines().filter(|line| line.contains(part)).map(seconds).collect();
+    times.windows(2).all(|two| (two[1] + DAY - two[0]) % DAY >= 59)
 }
 
 /// What Lua holds leaves no room for what comes and goes ten times a second.
@@ -58,33 +72,35 @@ fn thrashing_at_a_limit_is_seen() {
         );
     let nginx = Nginx::start(&config);
     let thrashes = |nginx: &Nginx| number(&json(nginx)[0], "thrashing_vms") == 1;
+    let all_say = |nginx: &Nginx, count: u64| {
+        thrashes(nginx) == (count == 1)
+            && nginx.get("/seen").trim() == count.to_string()
+            && total(nginx, "ebbtide_thrashing_vms") == count
+    };
     let mut browser = Browser::start();
     browser.open(&format!("http://127.0.0.1:{}/status", nginx.port));
     let told = "Thrashing: what Lua needs does not fit below the limit.";
     browser.wait_until("the worker is there", PATIENCE, |text| text.contains("worker 0 pid"));
-    assert!(!browser.text().contains(told) && !thrashes(&nginx));
-    assert_eq!((nginx.get("/seen").trim(), total(&nginx, "ebbtide_thrashing_vms")), ("0", 0));
+    assert!(!browser.text().contains(told) && all_say(&nginx, 0));
 
     nginx.get("/begin");
-    nginx.wait_until("it thrashes", PATIENCE, thrashes);
+    nginx.wait_until("it thrashes", PATIENCE, |nginx| all_say(nginx, 1));
     nginx.wait_until("the log says so", PATIENCE, |nginx| lines(nginx, WORDS) >= 1);
     let log = nginx.log();
     let line = log.lines().find(|line| line.contains(WORDS)).expect("it was there");
     assert!(line.contains(BEGINS) && line.contains("raise the limit"), "{line}");
-    assert_eq!((nginx.get("/seen").trim(), total(&nginx, "ebbtide_thrashing_vms")), ("1", 1));
     browser.wait_until("the page says so", PATIENCE, |text| text.contains(told));
 
     nginx.get("/end");
     nginx.wait_until("it ends, and the log says so", PATIENCE, |nginx| lines(nginx, ENDS) >= 1);
-    assert!(!thrashes(&nginx));
-    assert_eq!((nginx.get("/seen").trim(), total(&nginx, "ebbtide_thrashing_vms")), ("0", 0));
+    nginx.wait_until("all say so", PATIENCE, |nginx| all_say(nginx, 0));
     browser.wait_until("the page says so", PATIENCE, |text| !text.contains(told));
 
     // Within a minute the log says nothing more of it.
     nginx.get("/begin");
     nginx.wait_until("it thrashes", PATIENCE, thrashes);
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(lines(&nginx, WORDS), 1, "{}", nginx.log());
+    assert!(rare(&nginx, WORDS), "{}", nginx.log());
     assert_eq!(browser.complaints(), [""; 0]);
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
@@ -163,9 +179,10 @@ fn workers_that_died_are_counted() {
     };
     let expect = |deaths: u64| {
         nginx.wait_until("the page is right", PATIENCE, |nginx| {
-            pids(nginx) == running_pids(nginx) && nginx.running().len() == 2
+            pids(nginx) == running_pids(nginx)
+                && nginx.running().len() == 2
+                && restarts(nginx) == deaths
         });
-        assert_eq!(restarts(&nginx), deaths);
         assert_eq!(nginx.get("/seen").trim(), deaths.to_string());
         assert_eq!(total(&nginx, "ebbtide_worker_restarts_total"), deaths);
     };

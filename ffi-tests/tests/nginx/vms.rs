@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::server::{Config, Modules, Nginx, alone, beside};
 use crate::status::{json, vms};
 
+const PATIENCE: Duration = Duration::from_secs(20);
+
 #[test]
 fn vms_of_worker_threads_have_heaps_and_compute_what_is_right() {
     let _beside = beside();
@@ -98,11 +100,12 @@ fn a_vm_for_each_request_leaves_nothing_behind() {
     assert!(now_kb <= held_kb + 1024, "{held_kb}, then {now_kb} KB");
     // While they run they are counted.
     thread::scope(|scope| {
-        let slow = scope.spawn(|| nginx.get("/slow?seconds=1"));
-        nginx.wait_until("the VM is counted", Duration::from_secs(1), |nginx| {
+        let held = scope.spawn(|| nginx.get("/wait"));
+        nginx.wait_until("the VM is counted", PATIENCE, |nginx| {
             vms(&json(nginx)[0], "other", "count") == 1
         });
-        assert!(slow.join().expect("it is answered").starts_with("row 1.360"));
+        nginx.release();
+        assert!(held.join().expect("it is answered").starts_with("row 1.360"));
     });
     assert_eq!(nginx.running(), [worker]);
     // That the cache is off is told as an alert, once for each reading of the configuration.
@@ -127,10 +130,8 @@ fn breathes_with_timers(every_seconds: f64, then: &str) {
     );
     let nginx = Nginx::start(&Config::new(Modules::First).workers(1).http(&timers));
     let worker = nginx.running()[0];
-    nginx.wait_until("timers fill memory", Duration::from_secs(4), |_| worker.pss_kb() > 25_000);
-    nginx.wait_until("the worker breathes out", Duration::from_secs(6), |_| {
-        worker.pss_kb() < 12_000
-    });
+    nginx.wait_until("timers fill memory", PATIENCE, |_| worker.pss_anon_kb() > 25_000);
+    nginx.wait_until("the worker breathes out", PATIENCE, |_| worker.pss_anon_kb() < 12_000);
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 

@@ -31,6 +31,16 @@ fn a_static_program_is_told() {
         plain.display()
     );
     assert_eq!(said, expected);
+
+    let without = folder.join("static-without");
+    let source = folder.join("nothing.c");
+    std::fs::write(&source, "int main(void) { return 0; }\n").expect("a source");
+    finish(Command::new("cc").arg("-static").arg("-o").arg(&without).arg(&source));
+    let said = one_line(run(&[]).arg(&without));
+    let expected = "nothing is taken over; no LuaJIT is to be seen inside, and without one there \
+                    is nothing to do; if it was stripped of its symbols and has one, build it \
+                    with ebbtide inside (\"Linking it in\" in the README)";
+    assert!(said.ends_with(expected), "{said}");
 }
 
 #[test]

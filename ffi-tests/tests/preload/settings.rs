@@ -31,7 +31,8 @@ fn the_command_refuses_settings_that_do_not_exist() {
 
 #[test]
 fn a_value_is_refused_by_the_name_that_gave_it() {
-    let takes = "too small for a VM: takes 0 for no limit, or 512k and more\n";
+    let takes = "too small for a VM: takes 0 for no limit, or 512k and more; a number \
+                 alone counts bytes, and k, m, g and t behind it are powers of 1024\n";
     let said = refusal(&mut run(&["--limit-hard", "100k", "true"]));
     assert_eq!(said, format!("ebbtide: --limit-hard 100k: {takes}"));
     let said = refusal(run(&["true"]).env("EBBTIDE_LIMIT_HARD", "100k"));

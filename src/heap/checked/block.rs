@@ -184,9 +184,48 @@ pub(super) fn first_other(bytes: &[u8], pattern: u8) -> Option<usize> {
     bytes.iter().position(|byte| *byte != pattern)
 }
 
+/// Where the upvalues of LuaJIT's `GCfuncL` begin: the size of a Lua function that has none.
+pub(super) const UPVALUES_AT: usize = 40;
+
+/// Whether a block is a Lua function that LuaJIT has not finished. When memory runs out for one of
+/// its upvalues (`lj_func_newL`), it is left to the collector with their number at 0, and later is
+/// freed with the size of a function that has none. No other size of LuaJIT's is wrong.
+pub(super) fn is_unfinished_function(block: &[u8]) -> bool {
+    const UPVALUE: usize = 8;
+    const UPVALUES_MAX: usize = 60;
+    /// In the bytes from 9 on: a function, of Lua, with no upvalues.
+    const HEADER: [u8; 3] = [8, 0, 0];
+    let upvalues = block.len().saturating_sub(UPVALUES_AT);
+    let fits = (UPVALUE..=UPVALUE * UPVALUES_MAX).contains(&upvalues);
+    fits && upvalues.is_multiple_of(UPVALUE) && block[9..12] == HEADER
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_function_without_its_upvalues_is_known_by_its_header() {
+        let mut block = [0u8; 600];
+        block[9] = 8;
+        for (size, expected) in [
+            (48, true),
+            (56, true),
+            (520, true),
+            (40, false),
+            (44, false),
+            (528, false),
+            (0, false),
+        ] {
+            assert_eq!(is_unfinished_function(&block[..size]), expected, "{size}");
+        }
+        // No function, one of C, one that has its upvalues.
+        for (at, byte) in [(9, 7), (10, 1), (11, 1)] {
+            let mut other = block;
+            other[at] = byte;
+            assert!(!is_unfinished_function(&other[..48]), "{at}");
+        }
+    }
 
     #[test]
     fn every_other_byte_is_found_wherever_it_stands() {

@@ -10,6 +10,7 @@ struct Counted {
     due: u32,
     let_be: u32,
     is_stopped: bool,
+    is_shared: bool,
 }
 
 unsafe fn make_due(context: *mut u8) -> bool {
@@ -24,12 +25,23 @@ unsafe fn let_be(context: *mut u8) {
     unsafe { (*context.cast::<Counted>()).let_be += 1 };
 }
 
+unsafe fn is_at_hand(context: *mut u8) -> bool {
+    // SAFETY: as above.
+    unsafe { !(*context.cast::<Counted>()).is_shared }
+}
+
 const LIMIT: usize = 8 << 20;
 
 fn with_collector(counted: &mut Counted) -> Tested {
     let mut tested = tested(&[(Key::LimitHard, LIMIT as i64)]);
-    let context = core::ptr::from_mut(counted).cast();
-    tested.heap().set_collector(Collector { context, make_due, let_be, in_steps: false });
+    tested.heap().set_collector(Collector {
+        context: core::ptr::from_mut(counted).cast(),
+        make_due,
+        let_be,
+        is_at_hand,
+        goes_in_steps: |_| false,
+        in_steps: None,
+    });
     tested
 }
 
@@ -110,5 +122,59 @@ fn without_a_collector_all_of_the_limit_is_for_blocks() {
     while tested.allocate(10_000) {}
     assert!(tested.heap().resident() > LIMIT - (32 << 10));
     assert!(!tested.heap().collecting);
+    tested.free_all();
+}
+
+#[test]
+fn where_three_quarters_are_live_one_cycle_is_enough_each_time() {
+    let mut counted = Counted::default();
+    let mut tested = with_collector(&mut counted);
+    fill(&mut tested, LIMIT / 4 * 3 + (64 << 10));
+    let live = tested.live.len();
+    for round in 1..=20 {
+        while !tested.heap().collecting {
+            assert!(tested.allocate(10_000));
+        }
+        while tested.live.len() > live {
+            tested.free(live, OldSize::Right);
+        }
+        assert!(tested.allocate(10_000));
+        assert_eq!((counted.due, counted.let_be), (round, round), "it has helped");
+    }
+    assert_eq!(tested.heap().counts.refused_allocations, 0);
+    tested.free_all();
+}
+
+#[test]
+fn a_tick_lets_the_collector_be_until_the_heap_grows_again() {
+    let mut counted = Counted::default();
+    let mut tested = with_collector(&mut counted);
+    fill(&mut tested, LIMIT / 8 * 7 + 1);
+    assert!(tested.heap().collecting);
+    assert_eq!((counted.due, counted.let_be), (1, 0));
+    assert_eq!(tested.heap().next_tick_us(), Some(0));
+    tested.act(&Step::Tick(0, 0));
+    assert!(!tested.heap().collecting);
+    assert_eq!((counted.due, counted.let_be), (1, 1), "the VM is idle");
+    assert!(tested.allocate(100_000));
+    assert!(tested.heap().collecting);
+    assert_eq!(counted.due, 2, "the emergency goes on");
+    for _ in 0..3 {
+        tested.act(&Step::Tick(0, 0));
+        assert!(tested.allocate(10_000));
+    }
+    assert_eq!((counted.due, counted.let_be), (3, 3), "three cycles in vain, as without ticks");
+    tested.free_all();
+}
+
+#[test]
+fn a_tick_leaves_the_collector_of_a_vm_alone_that_another_thread_may_run() {
+    let mut counted = Counted { is_shared: true, ..Counted::default() };
+    let mut tested = with_collector(&mut counted);
+    fill(&mut tested, LIMIT / 8 * 7 + 1);
+    tested.act(&Step::Tick(0, 0));
+    assert!(tested.heap().collecting);
+    assert_ne!(tested.heap().next_tick_us(), Some(0));
+    assert_eq!((counted.due, counted.let_be), (1, 0));
     tested.free_all();
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use ebbtide_ffi_tests::{finish, installed};
 
 use crate::builds::{Build, WAYS, linked_luajit, stream_block};
-use crate::server::{Config, Folder, Modules, Nginx, alone, free_port, material, target, text};
+use crate::load::Load;
+use crate::ports::free_port;
+use crate::server::{Config, Folder, Modules, Nginx, alone, material, target, text};
 use crate::status::{json, number, vms};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -16,10 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The VMs of the configuration are on the page, and their worker breathes.
 fn breathes(nginx: &Nginx, count: u64, what: &str) {
     assert_eq!(vms(&json(nginx)[0], "main", "count"), count, "{what}\n{}", nginx.log());
-    nginx.get("/litter?megabytes=40&clean=1");
-    let full_kb = nginx.running()[0].pss_kb();
-    assert!(full_kb > 30_000, "{full_kb} KB are no load");
-    nginx.wait_until(what, PATIENCE, |nginx| nginx.running()[0].pss_kb() < full_kb / 3);
+    let full_kb = nginx.fill("/litter?megabytes=40&clean=1");
+    nginx.wait_until(what, PATIENCE, |nginx| nginx.running()[0].pss_anon_kb() < full_kb / 3);
     assert!(number(&json(nginx)[0], "pid") > 0 && nginx.get("/light").starts_with("row 20"));
     assert!(!nginx.log().contains("[warn]"), "{what}\n{}", nginx.log());
     assert!(!nginx.log().contains("exited on signal"), "{what}\n{}", nginx.log());
@@ -74,12 +74,11 @@ fn a_vm_that_another_copy_has_made_is_looked_after() {
         let config = Config::new(Modules::Last).on(Build::CompiledIn).workers(1);
         let config = config.top(&stream_block(port, count)).http("ebbtide_limit_soft 64m;");
         let nginx = Nginx::start(&config.environment(variable, path));
-        let before_kb = nginx.running()[0].pss_kb();
-        assert_eq!(nginx.stream(port), "done\n");
-        let full_kb = nginx.running()[0].pss_kb();
-        assert!(full_kb > before_kb + 8_000, "{before_kb}, then {full_kb} KB are no load");
+        let before_kb = nginx.running()[0].pss_anon_kb();
+        let full_kb = nginx.running()[0]
+            .filled_kb(before_kb + 8_000, || assert_eq!(nginx.stream(port), "done\n"));
         nginx.wait_until("the VM of the stream breathes out", PATIENCE, |nginx| {
-            nginx.running()[0].pss_kb() < before_kb + (full_kb - before_kb) / 3
+            nginx.running()[0].pss_anon_kb() < before_kb + (full_kb - before_kb) / 3
         });
         breathes(&nginx, 2, &format!("{variable}, made early"));
         nginx.reload();
@@ -152,4 +151,44 @@ fn the_command_runs_an_nginx_with_the_module() {
     command.args(["run", "--verbose"]).arg(nginx.get_program()).args(nginx.get_args());
     let said = text(&finish(command.arg("-t")));
     assert!(said.contains("test is successful") && !said.contains("[warn]"), "{said}");
+}
+
+const FILL: &str = "local ok, total = ngx.run_worker_thread('pool', 'thread_work', 'fill', 20)
+    ngx.say(tostring(ok), ' ', total)";
+
+/// The command for real: the preload library and the module share the work in each process.
+#[test]
+#[ignore = "a minute: make test-long"]
+fn an_nginx_that_the_command_started_serves_and_breathes() {
+    let _alone = alone();
+    let command = target().join("release/ebbtide");
+    for (build, modules) in WAYS {
+        let what = format!("{build:?} {modules:?}, started by the command");
+        let mut config = Config::new(modules).on(build).workers(1).lua("heap", HEAP);
+        config = config.top("thread_pool pool threads=2;").lua("fill", FILL);
+        config.launcher = vec![command.clone().into(), "run".into()];
+        let nginx = Nginx::start(&config);
+        for _ in 0..2 {
+            serves_and_breathes(&nginx, &what);
+            nginx.reload();
+        }
+    }
+}
+
+/// What the only worker does under load and after it, with a heap for each VM.
+fn serves_and_breathes(nginx: &Nginx, what: &str) {
+    let worker = nginx.running()[0];
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", worker.pid)).expect("it runs");
+    assert!(maps.contains("libebbtide_preload.so"), "{what}: nothing is preloaded");
+    assert_eq!(nginx.get("/heap"), "ebbtide false\n", "{what}");
+    let outcome = Load::start(nginx, "/heavy", 300, 3, false).finish();
+    assert!(outcome.is_clean() && outcome.requests > 100, "{what}: {}", outcome.said);
+    assert_eq!(nginx.get("/fill"), "true 240000\n", "{what}");
+    let page = json(nginx)[0].clone();
+    for kind in ["main", "other"] {
+        assert_eq!(vms(&page, kind, "count"), 1, "{what}: {page}");
+        assert!(vms(&page, kind, "live") > 50_000, "{what}: {page}");
+    }
+    breathes(nginx, 1, what);
+    assert_eq!(nginx.running(), [worker], "{what}");
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::builds::{Build, WAYS, stream_block};
 use crate::load::Load;
-use crate::server::{Config, Modules, Nginx, alone, children_of, free_port, kill, title};
+use crate::ports::free_port;
+use crate::server::{Config, Modules, Nginx, alone, children_of, kill, title};
 use crate::status::{json, vms};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -88,11 +89,12 @@ fn a_single_process_lives_under_load() {
     }
 }
 
-/// What the only worker holds, once it has held this much.
+const LITTER: &str = "/litter?megabytes=40&clean=1";
+
+/// The only worker comes down after it has held this much.
 fn breathes_out(nginx: &Nginx, full_kb: u64, what: &str) {
     let worker = nginx.running()[0];
-    assert!(full_kb > 30_000, "{what}: {full_kb} KB are no load");
-    nginx.wait_until(what, PATIENCE, |_| worker.pss_kb() < full_kb / 3);
+    nginx.wait_until(what, PATIENCE, |_| worker.pss_anon_kb() < full_kb / 3);
     nobody_died(nginx);
 }
 
@@ -107,12 +109,9 @@ fn the_vms_of_threads_are_on_the_page_and_breathe() {
              ngx.say(tostring(ok), ' ', total)",
         );
         let nginx = Nginx::start(&config);
-        let full_kb = thread::scope(|scope| {
-            let tasks: Vec<_> = (0..4).map(|_| scope.spawn(|| nginx.get("/fill"))).collect();
-            for task in tasks {
-                assert!(task.join().expect("it is answered").starts_with("true "), "{way:?}");
-            }
-            nginx.running()[0].pss_kb()
+        let fill = || assert!(nginx.get("/fill").starts_with("true "), "{way:?}");
+        let full_kb = nginx.running()[0].filled_kb(30_000, || {
+            thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(fill))));
         });
         assert!(vms(&json(&nginx)[0], "other", "count") >= 1, "{way:?}");
         breathes_out(&nginx, full_kb, &format!("{way:?}: VMs of threads breathe out"));
@@ -127,12 +126,12 @@ fn the_vms_of_requests_are_on_the_page_and_go() {
         let nginx = Nginx::start(&config(way).workers(1).http("lua_code_cache off;"));
         let worker = nginx.running()[0];
         let full_kb = thread::scope(|scope| {
-            let slow = "/slow?seconds=6";
-            let requests: Vec<_> = (0..40).map(|_| scope.spawn(|| nginx.get(slow))).collect();
+            let requests: Vec<_> = (0..40).map(|_| scope.spawn(|| nginx.get("/wait"))).collect();
             nginx.wait_until("the VMs are counted", PATIENCE, |nginx| {
-                vms(&json(nginx)[0], "other", "count") >= 30
+                vms(&json(nginx)[0], "other", "count") == 40
             });
-            let full_kb = worker.pss_kb();
+            let full_kb = worker.pss_anon_kb();
+            nginx.release();
             for request in requests {
                 assert!(request.join().expect("it is answered").starts_with("row 1.360"));
             }
@@ -140,7 +139,7 @@ fn the_vms_of_requests_are_on_the_page_and_go() {
         });
         assert!(full_kb > 12_000, "{way:?}: {full_kb} KB are no load");
         nginx.wait_until("they are gone", PATIENCE, |nginx| {
-            worker.pss_kb() < full_kb / 2 && vms(&json(nginx)[0], "other", "count") == 0
+            worker.pss_anon_kb() < full_kb / 2 && vms(&json(nginx)[0], "other", "count") == 0
         });
         assert!(!nginx.log().contains("exited on signal"), "{}", nginx.log());
     }
@@ -165,12 +164,11 @@ fn the_vm_of_a_stream_is_on_the_page_and_breathes() {
             };
             let nginx = Nginx::start(&config);
             assert_eq!(vms(&json(&nginx)[0], "main", "count"), 2, "{build:?}");
-            let before_kb = nginx.running()[0].pss_kb();
-            nginx.stream(port);
-            let full_kb = nginx.running()[0].pss_kb();
-            assert!(full_kb > before_kb + 10_000, "{before_kb}, then {full_kb} KB are no load");
+            let before_kb = nginx.running()[0].pss_anon_kb();
+            let full_kb =
+                nginx.running()[0].filled_kb(before_kb + 10_000, || drop(nginx.stream(port)));
             nginx.wait_until("the VM of the stream breathes out", PATIENCE, |nginx| {
-                nginx.running()[0].pss_kb() < before_kb + (full_kb - before_kb) / 3
+                nginx.running()[0].pss_anon_kb() < before_kb + (full_kb - before_kb) / 3
             });
             nobody_died(&nginx);
         }
@@ -190,8 +188,7 @@ fn a_program_with_luajit_inside_is_told_which_vms_have_heaps() {
     assert!(log.contains("for LuaJIT is part of the program"), "{log}");
     assert_eq!(vms(&json(&nginx)[0], "main", "count"), 2);
     nginx.stream(port);
-    nginx.get("/litter?megabytes=40&clean=1");
-    breathes_out(&nginx, nginx.running()[0].pss_kb(), "both VMs breathe out");
+    breathes_out(&nginx, nginx.fill(LITTER), "both VMs breathe out");
 }
 
 /// A reload without the module: VMs are LuaJIT's own again; and with it once more.
@@ -214,8 +211,7 @@ fn a_reload_without_the_module_ends_it_and_one_with_it_begins_anew() {
             nginx.write_config(&with);
             nginx.reload();
             assert_eq!(nginx.get("/heap"), "ebbtide\n");
-            nginx.get("/litter?megabytes=40&clean=1");
-            breathes_out(&nginx, nginx.running()[0].pss_kb(), "the worker breathes out");
+            breathes_out(&nginx, nginx.fill(LITTER), "the worker breathes out");
         }
     }
 }

@@ -5,8 +5,9 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::nearest::Meant;
 use crate::options::{FLAGS, Flag};
-use crate::{nearest, report_signal};
+use crate::report_signal;
 
 /// What the arguments ask for.
 pub enum Task {
@@ -119,10 +120,11 @@ fn unknown(name: &str) -> String {
     if matches!(name, "--report" | "--verbose") {
         return format!("{name}: takes no value");
     }
-    let names = FLAGS.iter().map(|flag| format!("--{}", flag.argument()));
-    let own = ["--report", "--report-signal", "--verbose", "--help"].map(str::to_owned);
-    let suggestion = nearest::suggestion(name, names.chain(own));
-    format!("{name}: no such option{suggestion}; --help lists them, and -- ends them")
+    let names: Vec<String> = FLAGS.iter().map(Flag::argument).collect();
+    let own = ["report", "report-signal", "verbose", "help"];
+    let bare = name.trim_start_matches('-').as_bytes();
+    let meant = Meant::of(bare, names.iter().map(String::as_str).chain(own)).behind("--");
+    format!("{name}: no such option{meant}; --help lists them, and -- ends them")
 }
 
 #[cfg(test)]

@@ -93,10 +93,16 @@ fn of_program(path: &Path, elf: &Elf) -> Vec<String> {
         if elf.has_soname {
             return Vec::new();
         }
-        let instead = if inside { format!("; {LINK}") } else { String::new() };
+        let instead = match inside {
+            true => LINK.to_owned(),
+            false => format!(
+                "no LuaJIT is to be seen inside, and without one there is nothing to do; \
+                 if it was stripped of its symbols and has one, {LINK}"
+            ),
+        };
         return vec![format!(
             "{shown}: is linked statically, so nothing can be preloaded into it: \
-             nothing is taken over{instead}"
+             nothing is taken over; {instead}"
         )];
     };
     if interpreter.to_string_lossy().contains("/ld-musl") {

@@ -2,7 +2,7 @@
 //!
 //! | module      | knows                                              |
 //! |-------------|----------------------------------------------------|
-//! | `nearest`   | what a wrong name may have meant                   |
+//! | `nearest`   | what a wrong name may have meant, as the library   |
 //! | `options`   | the options of the library as flags                |
 //! | `arguments` | what the command is told to do                     |
 //! | `preload`   | where the preload library is                       |
@@ -14,6 +14,7 @@ mod arguments;
 mod elf;
 mod libraries;
 mod look;
+#[path = "../../../../src/options/nearest.rs"]
 mod nearest;
 mod options;
 mod preload;
@@ -118,7 +119,7 @@ Options:
                          back: when it is closed, or when the program ends,
                          by SIGTERM too
   --report-signal SIGNAL the same while the program runs, whenever it gets this
-                         signal: HUP, USR1, USR2, URG, WINCH or a number
+                         signal: HUP, USR1, USR2, URG or WINCH, or 34 to 64
   --verbose              the program tells on standard error what was taken over
 
 Options of the heaps, with their defaults; k, m, g and t behind a SIZE are

@@ -10,7 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
-use crate::{nearest, report_signal};
+use crate::nearest::Meant;
+use crate::report_signal;
 
 /// An option: its name in the library, what stands for its value in the help, what it does.
 pub struct Flag {
@@ -157,13 +158,16 @@ pub fn check_environment() -> Result<(), String> {
 
 /// Refuses variables that look like settings of ebbtide and are none.
 fn check_names(names: impl Iterator<Item = OsString>) -> Result<(), String> {
-    let known = || FLAGS.iter().map(Flag::variable).chain(OWN.map(str::to_owned));
+    let known: Vec<String> =
+        FLAGS.iter().map(Flag::variable).chain(OWN.map(str::to_owned)).collect();
     for name in names {
         let name = name.to_string_lossy();
-        if is_ours(&name) && !known().any(|known| known == name) {
-            let suggestion = nearest::suggestion(&name, known());
+        if is_ours(&name) && !known.iter().any(|known| *known == name) {
+            let bare = &name.as_bytes()[PREFIX.len()..];
+            let meant = Meant::of(bare, known.iter().map(|known| &known[PREFIX.len()..]));
+            let meant = meant.behind(PREFIX);
             return Err(format!(
-                "{name}: there is no such setting{suggestion}; unset it, or set another"
+                "{name}: there is no such setting{meant}; unset it, or set another"
             ));
         }
     }
@@ -174,8 +178,10 @@ fn check_names(names: impl Iterator<Item = OsString>) -> Result<(), String> {
 const OWN: [&str; 4] =
     ["EBBTIDE_VERBOSE", "EBBTIDE_REPORT", "EBBTIDE_REPORT_SIGNAL", "EBBTIDE_PRELOAD"];
 
+const PREFIX: &str = "EBBTIDE_";
+
 fn is_ours(name: &str) -> bool {
-    name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("EBBTIDE_"))
+    name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
 /// Whether the library complains of an option: `VARIABLE=VALUE: …`, or `name: …`.

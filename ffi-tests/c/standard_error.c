@@ -1,0 +1,184 @@
+/* Where lines go: the last ones of a process that stops for a bug, and those of
+ * one that goes on. Not into a file that has become descriptor 2 by chance, and
+ * a pipe that nobody reads ends nothing. */
+
+#include "check.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#define TEXT_MAX 8192
+
+/* What becomes of descriptor 2 before the bug, and what is checked. */
+struct fate {
+  void (*happens)(void);
+  const char *checked;
+};
+
+/* In the child: a file without a name, which the parent can read. */
+static int file;
+
+static void stop_for_a_bug(const void *argument)
+{
+  const struct fate *fate = (const struct fate *)argument;
+  struct rlimit no_core = { 0, 0 };
+  ebb_heap *heap;
+  int on_stack = 7;
+
+  setrlimit(RLIMIT_CORE, &no_core);
+  signal(SIGPIPE, SIG_DFL);
+  setenv("EBBTIDE_CHECKED", fate->checked, 1);
+  heap = heap_of(0);
+  fate->happens();
+  ebb_alloc(heap, &on_stack, sizeof on_stack, 0);
+}
+
+/* Runs it; returns what stands in the file then. */
+static const char *stopped(void (*happens)(void), const char *checked)
+{
+  static char text[TEXT_MAX];
+  char name[] = "/tmp/ebbtide-XXXXXX";
+  struct fate fate;
+  ssize_t length;
+  int status;
+
+  file = mkstemp(name);
+  REQUIRE(file >= 0);
+  REQUIRE(unlink(name) == 0);
+  fate.happens = happens;
+  fate.checked = checked;
+  status = in_child(stop_for_a_bug, &fate);
+  CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+  length = pread(file, text, sizeof text - 1, 0);
+  REQUIRE(length >= 0);
+  text[length] = '\0';
+  close(file);
+  return text;
+}
+
+/* The file is opened once more, as a program does that knows it by its name. */
+static void open_as_stderr(int flags)
+{
+  char path[64];
+
+  snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+  close(STDERR_FILENO);
+  REQUIRE(open(path, flags) == STDERR_FILENO);
+}
+
+static void becomes_a_database(void)
+{
+  open_as_stderr(O_RDWR);
+}
+
+static void becomes_a_file_to_write(void)
+{
+  open_as_stderr(O_WRONLY);
+}
+
+static void becomes_a_log(void)
+{
+  open_as_stderr(O_WRONLY | O_APPEND);
+}
+
+static void becomes_closed(void)
+{
+  close(STDERR_FILENO);
+}
+
+static void becomes_a_pipe_without_reader(void)
+{
+  int ends[2];
+
+  REQUIRE(pipe(ends) == 0);
+  REQUIRE(dup2(ends[1], STDERR_FILENO) == STDERR_FILENO);
+  close(ends[0]);
+}
+
+static const char *const ways[] = { "off", "on" };
+
+static void a_file_that_is_no_standard_error_stays_as_it_is(void)
+{
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(ways); i++) {
+    CHECK_EQ(strlen(stopped(becomes_a_database, ways[i])), 0);
+    CHECK_EQ(strlen(stopped(becomes_a_file_to_write, ways[i])), 0);
+    CHECK_EQ(strlen(stopped(becomes_closed, ways[i])), 0);
+  }
+}
+
+static void a_log_has_the_last_lines(void)
+{
+  const char *text;
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(ways); i++) {
+    text = stopped(becomes_a_log, ways[i]);
+    CHECK(strncmp(text, "ebbtide: heap 0x", 16) == 0);
+    CHECK(strstr(text, "is not of this heap") != NULL);
+  }
+  /* The functions, by their file, and all lines are ours. */
+  CHECK(strstr(text, "standard_error") != NULL);
+  for (; *text != '\0'; text = strchr(text, '\n') + 1) {
+    CHECK(strncmp(text, "ebbtide: ", 9) == 0);
+    REQUIRE(strchr(text, '\n') != NULL);
+  }
+}
+
+static void the_last_lines_raise_no_sigpipe(void)
+{
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(ways); i++) {
+    stopped(becomes_a_pipe_without_reader, ways[i]);
+  }
+}
+
+static int is_pending(void)
+{
+  sigset_t pending;
+
+  REQUIRE(sigpending(&pending) == 0);
+  return sigismember(&pending, SIGPIPE);
+}
+
+/* A line of a process that goes on: the heap is made, with errno as it was. */
+static void line_without_reader(const void *argument)
+{
+  sigset_t pipes, now;
+
+  signal(SIGPIPE, SIG_DFL);
+  sigemptyset(&pipes);
+  sigaddset(&pipes, SIGPIPE);
+  if (argument != NULL) {
+    /* One that was there before is the program's. */
+    sigprocmask(SIG_BLOCK, &pipes, NULL);
+    raise(SIGPIPE);
+  }
+  setenv("EBBTIDE_BANANA", "1", 1);
+  becomes_a_pipe_without_reader();
+  errno = ERRNO_MARK;
+  ebb_heap_delete(heap_of(0));
+  check_errno();
+  CHECK_EQ(is_pending(), argument != NULL);
+  sigprocmask(SIG_BLOCK, NULL, &now);
+  CHECK_EQ(sigismember(&now, SIGPIPE), argument != NULL);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+static void a_line_raises_no_sigpipe(void)
+{
+  CHECK_EQ(in_child(line_without_reader, NULL), 0);
+  CHECK_EQ(in_child(line_without_reader, ""), 0);
+}
+
+int main(void)
+{
+  RUN(a_file_that_is_no_standard_error_stays_as_it_is);
+  RUN(a_log_has_the_last_lines);
+  RUN(the_last_lines_raise_no_sigpipe);
+  RUN(a_line_raises_no_sigpipe);
+  return check_status();
+}

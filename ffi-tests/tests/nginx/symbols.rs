@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::builds::Build;
-use crate::server::{Config, Folder, Modules, Nginx, beside, free_port, module, modules_path};
+use crate::ports::free_port;
+use crate::server::{Config, Folder, Modules, Nginx, beside, module, modules_path};
 use crate::status::{json, vms};
 
 const LUA: [&str; 2] = ["ndk_http_module.so", "ngx_http_lua_module.so"];

@@ -275,6 +275,19 @@ typedef struct ebb_options {
    * heap is made. Default: 0.
    */
   int64_t checked;
+  /**
+   * Whether a thread of the library's returns what is due while the heap's own thread
+   * does something else: 1 (on); EBB_ZERO (off); default 2 (auto): unless the host
+   * calls ebb_tick() or ebb_next_tick() at least once a second. The process has
+   * one such thread, named "ebbtide", for all heaps. The thread starts when more
+   * than 1 MiB will be due, ends when all is back, and wakes at most once a second
+   * while the heap is at work. All signals are held back in it. It touches free
+   * pages only, so it needs no lock and makes no call of the host's wait; nothing
+   * has to be done about it at fork(), exit() or ebb_heap_delete(). off is for
+   * programs that must not have a second thread: seccomp filters that kill at
+   * clone(), unshare(CLONE_NEWUSER), Python's warning at os.fork().
+   */
+  int64_t background;
 } ebb_options;
 
 /**

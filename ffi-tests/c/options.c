@@ -47,6 +47,8 @@ static const struct option all[] = {
     "from 0 to 1", "off or on" },
   { "checked", 0, 2, 0, 1, FIELD(checked),
     "from 0 to 2", "off, on or sample" },
+  { "background", 0, 2, 2, 0, FIELD(background),
+    "from 0 to 2", "off, on or auto" },
 };
 
 /* An environment variable, and what a heap makes of it. */

@@ -35,5 +35,6 @@ programs! {
     handover.c: shared archive sanitized valgrind;
     signals.c: shared archive sanitized;
     fork.c: shared sanitized;
+    background.c: shared archive sanitized;
     allocator.cpp: cplusplus;
 }

@@ -70,7 +70,7 @@ pub(crate) struct Model {
 
 impl Model {
     /// Makes a heap; none when that fails, which it may only if the kernel refused something.
-    pub(crate) fn new(given: [i64; 12], wrong_sizes: bool) -> Option<Model> {
+    pub(crate) fn new(given: [i64; OPTIONS.len()], wrong_sizes: bool) -> Option<Model> {
         let [reserve, thp, remap_min, decay_ms, retain, retain_max, ..] = given;
         let [.., limit_soft, limit_hard, step_us, auto, history, checked] = given;
         let options = ebb_options {
@@ -87,6 +87,8 @@ impl Model {
             auto,
             history,
             checked,
+            // Its returns come at any time, and the model foresees every page.
+            background: EBB_ZERO,
         };
         let refused = kernel::refused();
         // SAFETY: the options are whole.

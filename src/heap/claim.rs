@@ -8,18 +8,17 @@
 //!
 //! ```text
 //!   heap's thread                            background thread
-//!   set:   bits |= pages                     claim:    claimed |= pages
-//!   take:  bits &= !pages  ◀── one order ──▶           mine = pages of (bits &= !pages)
-//!          wait while claimed & pages                  claimed &= !(pages that are not mine)
-//!          bits &= !pages                    purge:    madvise(mine)
-//!                                            put_back: bits |= those that stay what they were
-//!                                            release:  claimed &= !mine
+//!   set:   bits |= pages                     claim:    claim pages, pass over those that are claimed
+//!   take:  claim pages, wait for those                 bits &= !pages, pass over those whose were 0
+//!          that are claimed                  purge:    madvise(pages)
+//!          bits &= !pages                    put_back: bits |= those that stay what they were
+//!          release pages                     release
 //! ```
 //!
-//! Whoever clears a page's bit has the page. Both do it by one atomic operation, so one of them is
-//! first. If it is the background thread, the other one reads what that has written, and so sees
-//! the claim, which came before: it uses the page after the release only. What was put back before
-//! that, it clears a second time.
+//! A claim is one bit of `claimed`: whoever sets it has the page until it clears it, and looks at
+//! the page's other bit meanwhile. The heap's thread holds claims for a few instructions only. It
+//! waits for the background thread where that purges the very page; the background thread waits for
+//! nobody.
 //!
 //! Setting a bit releases what the heap's thread did, and clearing it acquires that. So on
 //! processors that do not keep the order of their accesses, too, no access to a freed page comes
@@ -83,25 +82,39 @@ impl Claimable {
     /// Clears bits of pages that are about to be used, and returns those that were set. `wait` is
     /// called as long as the background thread has one of the pages. (The heap's thread)
     pub(crate) fn take(&self, pages: u64, is_watched: bool, wait: impl Fn(&Claimable, u64)) -> u64 {
-        let mut had = self.unset(pages, is_watched);
-        while is_watched && self.claimed() & pages != 0 {
-            wait(self, pages);
-            had |= self.unset(pages, true);
+        if !is_watched {
+            return self.unset(pages, false);
         }
+        loop {
+            let free = self.try_claim(pages);
+            if free == pages {
+                break;
+            }
+            self.release(free);
+            wait(self, pages);
+        }
+        let had = self.unset(pages, true);
+        self.release(pages);
         had
     }
 
-    /// Pages that the background thread has. (The heap's thread)
+    /// Pages that one of the threads has.
     pub(crate) fn claimed(&self) -> u64 {
         self.claimed.load(Acquire)
     }
 
-    /// Takes those of `pages` whose bits are set, and returns them. (The background thread)
+    /// Claims those of `pages` that nobody has, and returns them.
+    fn try_claim(&self, pages: u64) -> u64 {
+        pages & !self.claimed.fetch_or(pages, AcqRel)
+    }
+
+    /// Claims those of `pages` whose bits are set, clears these, and returns them. (The background
+    /// thread)
     pub(crate) fn claim(&self, pages: u64) -> u64 {
-        self.claimed.fetch_or(pages, Relaxed);
-        let mine = self.bits.fetch_and(!pages, AcqRel) & pages;
-        if mine != pages {
-            self.release(pages & !mine);
+        let free = self.try_claim(pages);
+        let mine = self.bits.fetch_and(!free, AcqRel) & free;
+        if mine != free {
+            self.release(free & !mine);
         }
         mine
     }
@@ -111,7 +124,7 @@ impl Claimable {
         self.bits.fetch_or(pages, Relaxed);
     }
 
-    /// Leaves pages that were claimed to the heap's thread. (The background thread)
+    /// Ends a claim.
     pub(crate) fn release(&self, pages: u64) {
         self.claimed.fetch_and(!pages, Release);
     }

@@ -513,6 +513,7 @@ fn options_reach_the_heap() {
         (&["--limit-soft", "cgroup"], "limit_soft", "-2"),
         (&["--auto", "off"], "auto", "0"),
         (&["--history=on"], "history", "1"),
+        (&["--background", "off"], "background", "0"),
         (&["--remap-min", "1m", "--"], "remap_min", "1048576"),
         (&["--reserve", "256m"], "reserve", "268435456"),
     ] {

@@ -1,0 +1,126 @@
+//! What two threads of the library do to the same memory, in every order that the memory model
+//! allows: the sources themselves, with loom's atomics in place of the processor's.
+#![cfg(test)]
+
+use loom::sync::atomic::AtomicU64;
+
+#[path = "../../../src/heap/claim.rs"]
+#[allow(dead_code)]
+mod claim;
+
+use claim::Claimable;
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::thread;
+
+const PAGE: u64 = 1;
+const NEXT: u64 = 2;
+
+/// Bits of pages, and the memory of the first: a purge and the program's own writes to it must
+/// never meet, or the model panics.
+struct Pages {
+    bits: Claimable,
+    memory: UnsafeCell<u64>,
+}
+
+// SAFETY: the model is to show that the bits keep the threads apart.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Both pages are free and dirty; the first holds 7.
+    fn new() -> Arc<Pages> {
+        let pages = Pages { bits: Claimable::default(), memory: UnsafeCell::new(7) };
+        pages.bits.set(PAGE | NEXT, true);
+        Arc::new(pages)
+    }
+
+    /// The heap's thread uses the first page and frees it again.
+    fn use_and_free(&self, value: u64) {
+        self.bits.take(PAGE, true, |_, _| thread::yield_now());
+        // SAFETY: this is what the model checks.
+        self.memory.with_mut(|memory| unsafe { *memory = value });
+        // SAFETY: the same.
+        let read = self.memory.with(|memory| unsafe { *memory });
+        assert_eq!(read, value, "the page was purged while it was used");
+        self.bits.set(PAGE, true);
+    }
+
+    /// The background thread claims both pages, purges the first, and releases them; or the kernel
+    /// refuses, and they stay dirty. How many it returned.
+    fn visit(&self, refuses: bool) -> u32 {
+        let mine = self.bits.claim(self.bits.get());
+        if refuses {
+            self.bits.put_back(mine);
+        } else if mine & PAGE != 0 {
+            // SAFETY: this is what the model checks.
+            self.memory.with_mut(|memory| unsafe { *memory = 0 });
+        }
+        self.bits.release(mine);
+        if refuses { 0 } else { mine.count_ones() }
+    }
+}
+
+/// Every order in which the threads change places up to three times.
+fn explore(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
+#[test]
+fn a_page_is_purged_only_while_nobody_uses_it() {
+    for refuses in [false, true] {
+        explore(move || {
+            let pages = Pages::new();
+            let other = Arc::clone(&pages);
+            let thread = thread::spawn(move || other.visit(refuses));
+            pages.use_and_free(1);
+            thread.join().expect("the background thread");
+            assert_eq!(pages.bits.claimed(), 0);
+            let is_left = pages.bits.get() & NEXT != 0;
+            assert_eq!(is_left, refuses, "a page that nobody used");
+        });
+    }
+}
+
+#[test]
+fn a_page_in_use_is_never_dirty() {
+    explore(|| {
+        let pages = Pages::new();
+        let other = Arc::clone(&pages);
+        let thread = thread::spawn(move || other.visit(true));
+        pages.bits.take(PAGE, true, |_, _| thread::yield_now());
+        assert_eq!(pages.bits.get() & PAGE, 0, "C2");
+        thread.join().expect("the background thread");
+        assert_eq!(pages.bits.get() & PAGE, 0, "C2, afterwards");
+        assert_eq!(pages.bits.get() & NEXT, NEXT, "what was refused stays dirty");
+    });
+}
+
+#[test]
+fn every_page_is_counted_once() {
+    explore(|| {
+        let pages = Pages::new();
+        let other = Arc::clone(&pages);
+        let thread = thread::spawn(move || other.visit(false));
+        let taken = pages.bits.take(PAGE | NEXT, true, |_, _| thread::yield_now()).count_ones();
+        let returned = thread.join().expect("the background thread");
+        assert_eq!(taken + returned, 2);
+        assert_eq!((pages.bits.get(), pages.bits.claimed()), (0, 0));
+    });
+}
+
+#[test]
+fn two_uses_and_two_visits_keep_apart() {
+    explore(|| {
+        let pages = Pages::new();
+        let other = Arc::clone(&pages);
+        let thread = thread::spawn(move || {
+            other.visit(false);
+            other.visit(false);
+        });
+        pages.use_and_free(1);
+        pages.use_and_free(2);
+        thread.join().expect("the background thread");
+    });
+}

@@ -6,7 +6,7 @@ ffi.cdef [[
   int usleep(unsigned microseconds);
 ]]
 
-local kind, door = ...
+local kind, door = arg[1], arg[2]
 local allocator = door == "attach" and require "ebbtide"
 
 local function kilobytes(file, name)

@@ -3,7 +3,7 @@
 //! A large block that is freed, shrunk or moved does not wait for `decay_us`. LuaJIT's own
 //! allocator unmaps each block of 128 KiB and more at once, so a heap that kept them would hold
 //! more after one transient string of 700 MB than the program holds without it. What is worth
-//! keeping stays: 4 MB, a sixteenth of what is in use, or the policy's floor.
+//! keeping stays: 8 MB, a sixteenth of what is in use, or the policy's floor.
 //!
 //! A buffer that comes and goes waits for its time as small blocks do. The first time that it is
 //! freed costs its page faults. These tell that it was needed again, and for as long as to return
@@ -22,8 +22,8 @@ use crate::units::Pages;
 /// Blocks of fewer pages than this, 128 KiB, wait for their time as small ones do, and so does less
 /// than this that is too much.
 const LEAST: Pages = Pages(32);
-/// Free memory that a large block does not make go: 4 MiB, or one part in so many of what is used.
-const KEPT_MIN: Pages = Pages(1024);
+/// Free memory that a large block does not make go: 8 MiB, or one part in so many of what is used.
+const KEPT_MIN: Pages = Pages(2048);
 const KEPT_SHARE: u32 = 16;
 
 /// What is remembered of large blocks that are gone.

@@ -242,8 +242,11 @@ typedef struct ebb_options {
   int64_t limit_hard;
   /**
    * Microseconds that memory may go back for at a time inside of ebb_alloc(),
-   * from 1 to 1000000. One call to the kernel is made in any case: at most
-   * 1 MiB, about 150 us. At a limit it may take longer. Default: 250.
+   * from 1 to 1000000; up to 32 times as long when it was not called off the
+   * hot path for a while, but never more than a sixteenth of that while. One
+   * call to the kernel is made in any case: at most 1 MiB, about 150 us. At a
+   * limit, with decay_ms 0, and when a block of 128 KiB or more is freed, it
+   * may take longer. Default: 250.
    */
   int64_t step_us;
   /**

@@ -90,14 +90,25 @@ static inline void stays_settled(ebb_heap *heap, uint64_t ms)
   CHECK_EQ(stats_of(heap, 0).returned_total, returned);
 }
 
-/* Free memory of so many bytes: a large block that was written. */
+/* Free memory of so many bytes that was written. */
 static inline void leave_free(ebb_heap *heap, size_t bytes)
 {
-  unsigned char *block = (unsigned char *)ebb_alloc(heap, NULL, 0, bytes);
+  /* In blocks that do not go back when they are freed, as those of 128 KiB do. */
+  enum { PIECE = 64 * 1024, PIECES = 4096 };
+  static void *pieces[PIECES];
+  size_t count = bytes / PIECE, rest = bytes % PIECE, i;
 
-  REQUIRE(block != NULL);
-  memset(block, 1, bytes);
-  ebb_alloc(heap, block, bytes, 0);
+  REQUIRE(count < PIECES);
+  for (i = 0; i <= count; i++) {
+    size_t size = i < count ? PIECE : rest;
+
+    pieces[i] = size > 0 ? ebb_alloc(heap, NULL, 0, size) : NULL;
+    REQUIRE(pieces[i] != NULL || size == 0);
+    if (size > 0) memset(pieces[i], 1, size);
+  }
+  for (i = 0; i <= count; i++) {
+    if (pieces[i] != NULL) ebb_alloc(heap, pieces[i], i < count ? PIECE : rest, 0);
+  }
 }
 
 /* What is left to reclaim is next to nothing. */

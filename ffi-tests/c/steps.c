@@ -64,12 +64,12 @@ static void an_allocation_takes_one_step_at_a_time(void)
 
     REQUIRE(now_ms() - start < DEADLINE_MS);
     before = after;
-    block = ebb_alloc(heap, NULL, 0, 128 * KIB);
+    block = ebb_alloc(heap, NULL, 0, 100 * KIB);
     after = stats_of(heap, 0);
     CHECK(after.returned_total - before.returned_total <= MIB);
     CHECK(after.purge_calls - before.purge_calls <= 1);
     before = after;
-    ebb_alloc(heap, block, 128 * KIB, 0);
+    ebb_alloc(heap, block, 100 * KIB, 0);
     after = stats_of(heap, 0);
     CHECK(after.returned_total - before.returned_total <= MIB);
     CHECK(after.purge_calls - before.purge_calls <= 1);

@@ -121,8 +121,11 @@ pub struct ebb_options {
     /// needs as much. 0: no limit. Default: 0.
     pub limit_hard: i64,
     /// Microseconds that memory may go back for at a time inside of ebb_alloc(),
-    /// from 1 to 1000000. One call to the kernel is made in any case: at most
-    /// 1 MiB, about 150 us. At a limit it may take longer. Default: 250.
+    /// from 1 to 1000000; up to 32 times as long when it was not called off the
+    /// hot path for a while, but never more than a sixteenth of that while. One
+    /// call to the kernel is made in any case: at most 1 MiB, about 150 us. At a
+    /// limit, with decay_ms 0, and when a block of 128 KiB or more is freed, it
+    /// may take longer. Default: 250.
     pub step_us: i64,
     /// 1: memory goes back inside of ebb_alloc() too, off the hot path; 0: only
     /// in ebb_tick() and ebb_reclaim(), and at the limits. In C the field is

@@ -1,9 +1,10 @@
 //! What the layer above keeps with a heap, and when the heap calls for it.
 //!
 //! The heap never decides to give memory back, nor what to do at a memory limit. It knows the
-//! moments at which somebody should: when pages have changed hands, when a large block makes the
-//! heap longer, when its gate was closed to an allocation, when one was refused, and, while the
-//! VM's collector is due, when one was made. All are off the hot path.
+//! moments at which somebody should: when pages have changed hands or operations have taken the
+//! slow path, when a large block makes the heap longer or leaves many free pages, when its gate was
+//! closed to an allocation, when one was refused, and, while the VM's collector is due, when one
+//! was made. All are off the hot path.
 
 #![forbid(unsafe_code)]
 
@@ -21,12 +22,16 @@ pub(crate) trait Above: Os + Sized {
     /// The heap is new, or an option was changed.
     fn options_changed(heap: &mut Heap<Self>);
 
-    /// More than [`Heap::look_at`] pages changed hands since it took note last.
-    fn pages_moved(heap: &mut Heap<Self>);
+    /// More than [`Heap::look_at`] pages changed hands since it took note last, or
+    /// [`Heap::look_in`] operations took the slow path.
+    fn settled(heap: &mut Heap<Self>);
 
     /// A large block has taken so many pages that were never used. Free ones, of which none were
     /// enough in a row, may go back in exchange.
     fn grown(heap: &mut Heap<Self>, pages: Pages);
+
+    /// A large block that was freed, shrunk or moved has left so many free pages.
+    fn emptied(heap: &mut Heap<Self>, pages: Pages);
 
     /// The gate was closed to [`Heap::refused`] pages. Makes room, and opens the gate as far as it
     /// may be for one more attempt.
@@ -53,8 +58,9 @@ impl<S: Above> Heap<S> {
     /// does.
     #[inline]
     pub(super) fn settle(&mut self) {
-        if self.runs.moved > self.look_at {
-            S::pages_moved(self);
+        self.look_in = self.look_in.wrapping_sub(1);
+        if self.runs.moved > self.look_at || self.look_in == 0 {
+            S::settled(self);
         }
     }
 

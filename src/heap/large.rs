@@ -91,10 +91,17 @@ impl<S: Above> Heap<S> {
 
     /// Frees a large block.
     pub(super) fn free_large(&mut self, page: PageIndex) {
+        let pages = self.give_block_back(page);
+        S::emptied(self, pages);
+    }
+
+    /// Frees a large block, and tells nobody; returns how many pages it had.
+    fn give_block_back(&mut self, page: PageIndex) -> Pages {
         self.verify_large(page);
         let range = PageRange::new(page, self.large_size(page).0);
         self.forget_large(page);
         self.give_back(range);
+        range.count()
     }
 
     /// Takes a large block off the books; its pages stay in use.
@@ -116,6 +123,7 @@ impl<S: Above> Heap<S> {
         if count <= old_count {
             self.note_large_size(page, count, size);
             self.give_back(PageRange { start: page + count, end: page + old_count });
+            S::emptied(self, old_count - count);
         } else if self.grow_in_place(page, old_count, count) {
             self.note_large_size(page, count, size);
         } else {
@@ -170,6 +178,7 @@ impl<S: Above> Heap<S> {
         self.forget_large(page);
         self.move_by_copying(rest, range.start + (old.count() - rest.count()), limit);
         self.note_peak(Pages::ZERO);
+        S::emptied(self, rest.count());
         self.large_block(range.start)
     }
 
@@ -177,7 +186,7 @@ impl<S: Above> Heap<S> {
     /// and a copy must not be: for that the gate would have to let so many more pages in.
     fn take_away(&mut self, page: PageIndex) {
         let range = PageRange::new(page, self.large_size(page).0);
-        self.free_large(page);
+        self.give_block_back(page);
         self.empty(range);
         self.note_peak(Pages::ZERO);
         self.may_grow(range.count());

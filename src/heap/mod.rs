@@ -234,6 +234,8 @@ pub(crate) struct Heap<S: Above> {
     pub(crate) refused: Pages,
     /// The layer above is told when so many pages have changed hands.
     pub(crate) look_at: Pages,
+    /// And after so many operations on the slow path.
+    pub(crate) look_in: u32,
     /// Bytes of the words of the layer above that count as resident.
     words_touched: usize,
     /// New blocks go into the fullest spans, so that sparse ones drain.
@@ -295,6 +297,7 @@ impl<S: Above> Heap<S> {
             gate: NO_GATE,
             refused: Pages::ZERO,
             look_at: Pages(u32::MAX),
+            look_in: u32::MAX,
             words_touched: 0,
             packing: false,
             kernel_page,

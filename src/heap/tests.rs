@@ -10,6 +10,7 @@ mod leads;
 mod limits;
 mod moves;
 mod outside;
+mod pace;
 mod refusals;
 mod spoilt;
 
@@ -405,6 +406,7 @@ fn holes_in_a_living_span_go_back() {
 fn a_budget_stops_a_pass_and_the_next_goes_on() {
     let os = FakeOs::new(4096);
     let mut tested = Tested::new(os.clone(), 64 << 20);
+    tested.act(&Step::Set(Key::Auto, 0));
     (0..8).for_each(|_| assert!(tested.allocate(4 << 20)));
     tested.free_all();
     os.world().tick_us = 10;

@@ -5,21 +5,23 @@
 //! until its budget is spent. What no budget was left for is done by the next.
 //!
 //! ```text
-//!   slow path ──▶ pages_moved ──┐                       ┌──▶ shed    dirty pages beyond `keep`
+//!   slow path ──▶ settled ──────┐                       ┌──▶ shed    dirty pages beyond `keep`
+//!                 (see `pace`)  │                       │
 //!   host ───────▶ tick ─────────┼──▶ look ──▶ breathe ──┤
 //!                               │    (policy)           └──▶ search  spans, for holes
-//!   gate closed ▶ make_room ────┴──▶ (see `room`)
+//!   gate closed ▶ make_room ────┼──▶ shed, search
+//!                               │    (see `room`)
+//!   large free ─▶ emptied ──────┴──▶ shed (see `emptied`)
 //! ```
-//!
-//! The clock is looked at once for every [`LOOK`] pages that change hands, which costs a
-//! nanosecond a page, so that no coarser clock is needed.
 
 #![forbid(unsafe_code)]
 
 use super::background::Background;
 use super::emergency::Emergency;
+use super::emptied::Emptied;
 use super::history::{self, History, Sample};
 use super::limits::Limits;
+use super::pace::Pace;
 use super::policy::{Mood, Policy, Settings, Sight, Verdict};
 use super::purge::{Budget, Cursor, Outcome, Sweep};
 use super::room::Rooms;
@@ -32,15 +34,6 @@ use crate::options::Key;
 use crate::os::Os;
 use crate::units::{PAGE, Pages};
 
-/// Pages that change hands between two looks of the slow path.
-const LOOK: Pages = Pages(32);
-/// Free pages that nobody has seen, 1 MiB, are worth a look at any time: this may be the last thing
-/// that the program does.
-const WORTH_A_LOOK: Pages = Pages(256);
-/// Microseconds between two looks of the slow path at least.
-const LOOK_EVERY_US: u64 = 4000;
-/// On the slow path returning takes at most one part in so many of the time.
-const SLOW_PATH_SHARE: u64 = 16;
 /// When there is something new to see, the host is asked to come so many microseconds after the
 /// last look: at a time that no question puts off.
 const NEWS_US: u64 = 50_000;
@@ -59,11 +52,11 @@ pub(crate) struct Breath {
     outdated: bool,
     pub(super) clock: Clock,
     pub(super) limits: Limits,
-    /// When the policy was last shown what there is, and when the slow path looks again.
+    /// When the policy was last shown what there is.
     looked_us: u64,
     /// Free pages that it was shown.
     pub(super) seen: Pages,
-    look_again_us: u64,
+    pub(super) pace: Pace,
     /// The policy's own search for holes, while it goes on.
     pub(super) search: Option<Search>,
     /// The host's.
@@ -80,6 +73,7 @@ pub(crate) struct Breath {
     /// Bytes of free slots that it knows of.
     pub(super) free_in_spans: usize,
     pub(super) rooms: Rooms,
+    pub(super) emptied: Emptied,
     pub(super) emergency: Emergency,
     thrashing: Thrashing,
     pub(super) background: Background,
@@ -153,7 +147,7 @@ impl<S: Os> Above for S {
     const WORDS: usize = history::WORDS;
 
     fn options_changed(heap: &mut Heap<S>) {
-        heap.look_at = heap.first_look();
+        heap.look_at_first();
         heap.above.outdated = heap.above.clock.shown_us.is_some();
         if heap.options.get(Key::History) == 1 {
             heap.count_words();
@@ -164,24 +158,16 @@ impl<S: Os> Above for S {
         }
     }
 
-    fn pages_moved(heap: &mut Heap<S>) {
-        let start_us = heap.os.now_us();
-        let now_us = heap.above.clock.advance(start_us);
-        let is_news = heap.runs.dirty.beyond(heap.above.seen) >= WORTH_A_LOOK;
-        if now_us < heap.above.look_again_us && !is_news {
-            heap.look_at = heap.runs.moved.and_more(LOOK);
-            return;
-        }
-        heap.look(now_us);
-        let budget = Budget::Until(start_us + heap.options.get(Key::StepUs) as u64);
-        let took_us = heap.timed_breath(start_us, budget).1;
-        heap.publish();
-        heap.leave_to_background();
-        heap.above.look_again_us = now_us + LOOK_EVERY_US.max(SLOW_PATH_SHARE * took_us);
+    fn settled(heap: &mut Heap<S>) {
+        heap.breathe_in_passing();
     }
 
     fn grown(heap: &mut Heap<S>, pages: Pages) {
         heap.exchange(pages);
+    }
+
+    fn emptied(heap: &mut Heap<S>, pages: Pages) {
+        heap.return_emptied(pages);
     }
 
     fn make_room(heap: &mut Heap<S>) {
@@ -251,8 +237,15 @@ impl<S: Os> Heap<S> {
         let shown_us = self.os.now_us();
         let now_us = self.above.clock.advance(shown_us);
         self.above.background.note_host(shown_us);
-        let is_due = self.above.search.is_some() || self.above.verdict.holes || self.above.outdated;
-        if is_due || self.may_suspend_emergency() {
+        if self.may_suspend_emergency() {
+            return Some(0);
+        }
+        self.next_tick_from(now_us)
+    }
+
+    /// The same, from a time on.
+    pub(super) fn next_tick_from(&self, now_us: u64) -> Option<u64> {
+        if self.above.search.is_some() || self.above.verdict.holes || self.above.outdated {
             return Some(0);
         }
         let emptied = self.free_in_spans().saturating_sub(self.above.free_in_spans);
@@ -318,6 +311,11 @@ impl<S: Os> Heap<S> {
         history.newest(self.words(), count)
     }
 
+    /// Pages in use.
+    pub(super) fn used(&self) -> Pages {
+        self.runs.top.since(self.layout.first) - self.runs.free
+    }
+
     pub(super) fn settings(&self) -> Settings {
         let pages = |key| Pages((self.options.bytes(key) / PAGE) as u32);
         Settings {
@@ -327,14 +325,9 @@ impl<S: Os> Heap<S> {
         }
     }
 
-    /// How many pages must change hands before the slow path looks.
-    fn first_look(&self) -> Pages {
-        if self.options.get(Key::Auto) == 1 { LOOK } else { Pages(u32::MAX) }
-    }
-
     /// Shows the policy what there is, and takes its verdict.
-    fn look(&mut self, now_us: u64) {
-        self.look_at = self.first_look();
+    pub(super) fn look(&mut self, now_us: u64) {
+        self.look_at_first();
         self.above.outdated = false;
         self.above.looked_us = now_us;
         self.note_background();
@@ -344,7 +337,7 @@ impl<S: Os> Heap<S> {
         let regretted = mistakes - core::mem::replace(&mut self.above.regretted, mistakes);
         let sight = Sight {
             now_us,
-            used: self.runs.top.since(self.layout.first) - self.runs.free,
+            used: self.used(),
             dirty: self.runs.dirty,
             sparse: Pages((self.above.free_in_spans / PAGE) as u32),
             moved: core::mem::take(&mut self.runs.moved),
@@ -412,7 +405,7 @@ impl<S: Os> Heap<S> {
     }
 
     /// A breath, and how many microseconds it took since `start_us` if it did anything.
-    fn timed_breath(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
+    pub(super) fn timed_breath(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
         let outcome = self.breathe(budget);
         if outcome.calls == 0 && !outcome.more {
             return (outcome, 0);
@@ -451,7 +444,7 @@ impl<S: Os> Heap<S> {
         outcome.and(searched)
     }
 
-    fn cause(&self) -> Cause {
+    pub(super) fn cause(&self) -> Cause {
         let over = self.resident() > self.above.limits.gate();
         if over { Cause::Limit } else { Cause::Idle }
     }

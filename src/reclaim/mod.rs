@@ -6,6 +6,8 @@
 //! | `purge`   | finding pages that hold memory for nothing, and handing them back      |
 //! | `breath`  | when to look, and doing what the policy says                           |
 //! | `background` | what goes back while the heap's thread does something else          |
+//! | `pace`    | how often the slow path looks, and how much it returns                 |
+//! | `emptied` | what goes back at once when a large block is gone                      |
 //! | `room`    | what is done at a memory limit                                         |
 //! | `emergency` | when the VM's garbage collector is made due                          |
 //! | `limits`  | where the memory limits stand, and how near they are                   |
@@ -16,8 +18,10 @@
 mod background;
 mod breath;
 mod emergency;
+mod emptied;
 mod history;
 mod limits;
+mod pace;
 mod policy;
 mod purge;
 mod room;

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! keep = above a memory limit     nothing
+//!      | no decay                 `retain`, up to the cap
 //!      | growing                  everything, up to the cap
 //!      | otherwise                max(decay, floor), up to the cap; all, when it is hardly more
 //! ```
@@ -237,18 +238,18 @@ impl Sight {
 /// Pages whose return was a mistake, and until when that is believed. Saves little where levels of
 /// demand tell what is needed; it is for where they do not: free memory that does not fit.
 #[derive(Clone, Copy, Debug, Default)]
-struct Regret {
+pub(super) struct Regret {
     pages: Pages,
     until_us: u64,
 }
 
 impl Regret {
-    fn at(&self, now_us: u64) -> Pages {
+    pub(super) fn at(&self, now_us: u64) -> Pages {
         if now_us < self.until_us { self.pages } else { Pages::ZERO }
     }
 
     /// More pages, each of which prolongs the belief by the time in which it is affordable.
-    fn add(&mut self, now_us: u64, pages: Pages) {
+    pub(super) fn add(&mut self, now_us: u64, pages: Pages) {
         let until_us = self.until_us.max(now_us) + affordable_us(pages);
         let pages = self.at(now_us).and_more(pages);
         *self = Regret { pages, until_us: until_us.min(now_us + MEMORY_US) };
@@ -338,16 +339,15 @@ impl Past {
         if sight.over_limit {
             return Pages::ZERO;
         }
+        let (floor, _) = self.floor_at(settings, sight, at_us);
+        // An epoch cannot be shorter than it is, but no decay is none.
+        if settings.decay_us == 0 {
+            return floor;
+        }
         if self.mood_at(settings, sight, at_us) == Mood::Growing {
             return settings.retain_max;
         }
-        let (floor, _) = self.floor_at(settings, sight, at_us);
-        // An epoch cannot be shorter than it is, but no decay is none.
-        let decaying = match settings.decay_us {
-            0 => Pages::ZERO,
-            _ => self.decay.keep_after(epochs),
-        };
-        let keep = decaying.max(floor).min(settings.retain_max);
+        let keep = self.decay.keep_after(epochs).max(floor).min(settings.retain_max);
         let worth = WORTH_MIN.max(Pages(sight.used.and_more(dirty).0 / 64));
         if !self.is_at_rest(settings, at_us) && dirty.beyond(keep) < worth {
             return keep.max(dirty).min(settings.retain_max);
@@ -383,7 +383,10 @@ impl Past {
         let (learned, reason) =
             if climb > learned { (climb, Reason::Climb) } else { (learned, reason) };
         let most = FLOOR_PER_MEAN * self.mean_at(at_us).max(f64::from(sight.used.0));
-        let learned = faded(learned.min(Pages(most as u32)), self.idle_epochs(settings, at_us));
+        let learned = match settings.decay_us {
+            0 => Pages::ZERO,
+            _ => faded(learned.min(Pages(most as u32)), self.idle_epochs(settings, at_us)),
+        };
         let (floor, reason) = if learned > settings.retain {
             (learned, reason)
         } else {

@@ -30,13 +30,13 @@ fn blocks_that_double_leave_little_dirty_behind_them() {
     let left = most(&[NO_MOVES]);
     assert!(left < 4 << 20, "{left} is left");
     assert!(most(&[NO_MOVES, (Key::Auto, 0)]) > 8 << 20, "nothing goes by itself");
-    let retained = most(&[NO_MOVES, (Key::Retain, 4 << 20)]);
+    let retained = most(&[NO_MOVES, (Key::Retain, 8 << 20)]);
     assert!((3 << 20..8 << 20).contains(&retained), "{retained} stays");
 }
 
 #[test]
 fn a_block_that_fits_takes_nothing_from_others() {
-    let mut tested = tested(&[NO_MOVES]);
+    let mut tested = tested(&[NO_MOVES, (Key::Retain, 64 << 20)]);
     for size in [8 << 20, 1 << 15, 4 << 20, 1 << 15] {
         assert!(tested.allocate(size));
     }

@@ -73,6 +73,7 @@ fn each_system_call_fails_once() {
 fn a_refusal_is_told_at_the_end_of_the_pass_and_not_before() {
     let os = FakeOs::new(4096);
     let mut tested = Tested::new(os.clone(), 64 << 20);
+    tested.act(&Step::Set(Key::Auto, 0));
     (0..4).for_each(|_| assert!(tested.allocate(4 << 20)));
     tested.free_all();
     os.world().failures = vec![true].into();

@@ -1,0 +1,211 @@
+//! How fast memory goes back inside of allocations, at all rates of them, and when a large block is
+//! gone.
+
+use std::ptr;
+
+use super::breathing::{SECOND_US, tested};
+use super::*;
+use crate::heap::recall::{Cause, total};
+use crate::units::Pages;
+
+const MB: usize = 1 << 20;
+
+/// A heap of 1 GiB on which returning 1 MiB takes 150 µs: a step reads the clock twice.
+fn slow() -> Tested {
+    let tested = Tested::new(FakeOs::new(4096), 1 << 30);
+    tested.os.world().tick_us = 75;
+    tested
+}
+
+impl Tested {
+    /// A block whose contents nobody checks.
+    fn raw(&mut self, bytes: usize) -> *mut u8 {
+        let at = self.call(ptr::null_mut(), 0, bytes);
+        assert!(!at.is_null());
+        at
+    }
+
+    fn discard(&mut self, at: *mut u8, bytes: usize) {
+        assert!(self.call(at, bytes, 0).is_null());
+    }
+
+    /// Memory that is free and holds something, though a large block left it.
+    fn make_dirty(&mut self, bytes: usize) {
+        self.act(&Step::Set(Key::Auto, 0));
+        let at = self.raw(bytes);
+        self.discard(at, bytes);
+        self.act(&Step::Set(Key::Auto, 1));
+        assert!(self.dirty() >= bytes);
+    }
+
+    fn dirty(&mut self) -> usize {
+        self.heap().runs.dirty.bytes()
+    }
+
+    fn now_us(&self) -> u64 {
+        self.os.world().now_us
+    }
+
+    /// Small blocks that come and go, so many in a second, until less than 1 MiB is dirty. Returns
+    /// how many milliseconds that took, and the longest that one allocation did.
+    fn work_until_clean(&mut self, rate: u64) -> (u64, u64) {
+        let start_us = self.now_us();
+        let (mut made, mut longest_us) = (0, 0);
+        let mut blocks = Vec::new();
+        while self.dirty() >= MB {
+            self.os.world().now_us += SECOND_US * (made + 1) / rate - SECOND_US * made / rate;
+            made += 1;
+            let before_us = self.now_us();
+            blocks.push(self.raw(16));
+            longest_us = longest_us.max(self.now_us() - before_us);
+            if blocks.len() == 640 {
+                blocks.drain(..).for_each(|at| self.discard(at, 16));
+            }
+            assert!(self.now_us() - start_us < 3600 * SECOND_US, "{} are left", self.dirty());
+        }
+        self.heap().check();
+        ((self.now_us() - start_us) / 1000, longest_us)
+    }
+}
+
+/// The law of the slow path, in figures: 400 MiB, of which the first go after a second. A small
+/// block in 64 takes the slow path.
+#[test]
+fn what_is_due_goes_back_at_any_rate_of_allocation() {
+    let most_ms = [
+        (10_000_000, 3500),
+        (100_000, 2800),
+        (10_000, 2800),
+        (1000, 2800),
+        (640, 3200),
+        (256, 4000),
+        (64, 12_000),
+        (1, 12 * 64_000),
+    ];
+    for (rate, most_ms) in most_ms {
+        let mut tested = slow();
+        tested.make_dirty(400 * MB);
+        let (ms, longest_us) = tested.work_until_clean(rate);
+        assert!(ms > 1000 && ms < most_ms, "{ms} ms at {rate} blocks a second");
+        // 32 steps of 250 µs, and the step that was under way.
+        assert!(longest_us < 8500, "{longest_us} us at {rate} blocks a second");
+    }
+}
+
+#[test]
+fn a_longer_step_returns_more_at_low_rates() {
+    let mut tested = slow();
+    tested.act(&Step::Set(Key::StepUs, 1000));
+    tested.make_dirty(400 * MB);
+    let (ms, _) = tested.work_until_clean(64);
+    assert!(ms < 6000, "{ms} ms");
+}
+
+#[test]
+fn full_speed_reads_the_clock_for_one_operation_in_four() {
+    let mut tested = tested(&[]);
+    let start_us = tested.now_us();
+    let operations = 4000;
+    (0..64 * operations).for_each(|_| assert!(!tested.raw(16).is_null()));
+    // One microsecond is one reading. Pages are another reason: 32 are 128 operations.
+    let readings = tested.now_us() - start_us;
+    assert!(readings > operations / 5 && readings < operations / 3, "{readings}");
+}
+
+#[test]
+fn without_decay_memory_goes_at_once() {
+    let mut tested = tested(&[(Key::DecayMs, 0)]);
+    tested.wave(8 << 20);
+    assert!(tested.dirty() <= MB / 4, "{} bytes stay", tested.dirty());
+    assert!(total(&tested.heap().runs.recall.returned) > 2000);
+    tested.act(&Step::Set(Key::Retain, 4 * MB as i64));
+    tested.wave(8 << 20);
+    assert!((3 * MB..5 * MB).contains(&tested.dirty()), "{} bytes stay", tested.dirty());
+    tested.free_all();
+}
+
+/// Bytes that stay dirty when a block of 64 MiB is gone.
+fn left(settings: &[(Key, i64)], go: impl Fn(&mut Tested, *mut u8)) -> usize {
+    let mut tested = tested(settings);
+    let at = tested.raw(64 * MB);
+    go(&mut tested, at);
+    tested.heap().check();
+    tested.dirty()
+}
+
+#[test]
+fn a_large_block_goes_back_when_it_is_freed_or_shrunk() {
+    type Go = fn(&mut Tested, *mut u8);
+    let free: Go = |tested, at| tested.discard(at, 64 * MB);
+    let resize: [Go; 3] = [
+        |tested, at| assert!(!tested.call(at, 64 * MB, MB).is_null()),
+        |tested, at| assert!(!tested.call(at, 64 * MB, 100).is_null()),
+        |tested, at| {
+            let sizes = (0..64).rev().map(|size| size * MB + 9000);
+            sizes.for_each(|size| assert!(!tested.call(at, 64 * MB, size).is_null()));
+        },
+    ];
+    for go in resize.into_iter().chain([free]) {
+        let stays = left(&[], go);
+        assert!(stays <= 8 * MB, "{stays} bytes stay");
+    }
+    assert_eq!(left(&[(Key::DecayMs, 0)], free), 0);
+    assert_eq!(left(&[(Key::RetainMax, MB as i64)], free), MB);
+    assert_eq!(left(&[(Key::Retain, 20 * MB as i64)], free), 20 * MB);
+    assert!(left(&[(Key::Auto, 0)], free) >= 64 * MB);
+}
+
+#[test]
+fn an_old_place_goes_back_when_a_block_is_copied() {
+    let mut tested = tested(&[(Key::RemapMin, 1 << 40)]);
+    let at = tested.raw(32 * MB);
+    tested.raw(9000);
+    tested.call(at, 32 * MB, 33 * MB);
+    assert!(tested.dirty() <= 8 * MB, "{} bytes stay", tested.dirty());
+}
+
+#[test]
+fn of_what_is_in_use_a_sixteenth_stays() {
+    let mut tested = tested(&[]);
+    tested.raw(160 * MB);
+    let at = tested.raw(64 * MB);
+    tested.discard(at, 64 * MB);
+    assert_eq!(tested.dirty(), 10 * MB);
+}
+
+#[test]
+fn a_buffer_that_comes_and_goes_is_seldom_returned() {
+    for pause_us in [10, 1000, 100_000] {
+        let mut tested = tested(&[]);
+        let mut returns = 0;
+        let count = 10 * SECOND_US / (2 * pause_us).max(1000);
+        for _ in 0..count {
+            let at = tested.raw(64 * MB);
+            tested.os.world().now_us += pause_us;
+            let before = total(&tested.heap().runs.recall.returned);
+            tested.discard(at, 64 * MB);
+            returns += u64::from(total(&tested.heap().runs.recall.returned) > before);
+            tested.os.world().now_us += pause_us;
+        }
+        assert!((1..=4).contains(&returns), "{returns} of {count} times, {pause_us} us apart");
+        let recall = &tested.heap().runs.recall;
+        assert_eq!(recall.returned[Cause::Limit as usize - 1], 0, "{recall:?}");
+    }
+}
+
+/// The recipe for timers in the Lua module's documentation.
+#[test]
+fn a_timer_returns_everything_in_two_seconds() {
+    let mut tested = slow();
+    tested.make_dirty(800 * MB);
+    tested.act(&Step::Tick(0, 1000));
+    let start_us = tested.now_us();
+    while tested.heap().runs.dirty > Pages::ZERO {
+        let more = tested.heap().tick(1000).more;
+        tested.os.world().now_us += if more { 10_000 } else { SECOND_US / 2 };
+        assert!(tested.now_us() - start_us < 20 * SECOND_US, "{} are left", tested.dirty());
+    }
+    let ms = (tested.now_us() - start_us) / 1000;
+    // A second and a half until all of it is due, and half a second until that is seen.
+    assert!(ms < 4000, "{ms} ms");
+}

@@ -1,0 +1,95 @@
+//! What large blocks leave behind.
+//!
+//! A large block that is freed, shrunk or moved does not wait for `decay_us`. LuaJIT's own
+//! allocator unmaps each block of 128 KiB and more at once, so a heap that kept them would hold
+//! more after one transient string of 700 MB than the program holds without it. What is worth
+//! keeping stays: 8 MB, a sixteenth of what is in use, or the policy's floor.
+//!
+//! A buffer that comes and goes waits for its time as small blocks do. The first time that it is
+//! freed costs its page faults. These tell that it was needed again, and for as long as to return
+//! it each time would cost more than a hundredth of the time, as much is not returned at once.
+
+#![forbid(unsafe_code)]
+
+use super::policy::Regret;
+use super::purge::Budget;
+use crate::heap::Heap;
+use crate::heap::recall::Cause;
+use crate::options::Key;
+use crate::os::Os;
+use crate::units::Pages;
+
+/// Blocks of fewer pages than this, 128 KiB, wait for their time as small ones do, and so does less
+/// than this that is too much.
+const LEAST: Pages = Pages(32);
+/// Free memory that a large block does not make go: 8 MiB, or one part in so many of what is used.
+const KEPT_MIN: Pages = Pages(2048);
+const KEPT_SHARE: u32 = 16;
+
+/// What is remembered of large blocks that are gone.
+#[derive(Default)]
+pub(super) struct Emptied {
+    /// Pages that they have left, and that were worth keeping.
+    left: Pages,
+    /// What of the memory that was returned was needed again too soon, and the mistakes that are
+    /// known of.
+    regret: Regret,
+    mistakes: u64,
+}
+
+impl<S: Os> Heap<S> {
+    /// Returns as many free pages as large blocks have left, this one of so many pages and those
+    /// before, as far as they are not worth keeping: all at once, for to unmap a block takes as
+    /// long.
+    pub(super) fn return_emptied(&mut self, pages: Pages) {
+        if pages < LEAST || self.options.get(Key::Auto) == 0 {
+            return;
+        }
+        let left = self.above.emptied.left.and_more(pages).min(self.runs.dirty);
+        self.above.emptied.left = left;
+        // Most have nothing to return, and do not read the clock.
+        if self.runs.dirty <= self.worth_keeping() {
+            return;
+        }
+        let start_us = self.os.now_us();
+        let now_us = self.above.clock.advance(start_us);
+        let needed = self.needed_again(now_us);
+        if !self.may_shed(self.runs.dirty.beyond(needed)) {
+            return;
+        }
+        self.look(now_us);
+        let keep = self.worth_keeping().max(needed);
+        let excess = self.runs.dirty.beyond(keep).min(left);
+        if excess >= LEAST {
+            let keep = self.runs.dirty - excess;
+            let outcome = self.shed(keep, self.cause(), Budget::Unlimited);
+            self.above.emptied.left = left.beyond(outcome.returned);
+            self.note_step(start_us);
+        }
+        self.leave_to_background();
+    }
+
+    /// Free memory that stays when a large block is gone.
+    fn worth_keeping(&self) -> Pages {
+        if !self.may_keep() {
+            return self.above.verdict.floor;
+        }
+        let kept = KEPT_MIN.max(Pages(self.used().0 / KEPT_SHARE));
+        kept.max(self.above.verdict.floor).min(self.settings().retain_max)
+    }
+
+    /// What waits for its time after all.
+    fn needed_again(&mut self, now_us: u64) -> Pages {
+        let mistakes = self.runs.recall.mistakes();
+        let emptied = &mut self.above.emptied;
+        let new = mistakes - core::mem::replace(&mut emptied.mistakes, mistakes);
+        emptied.regret.add(now_us, Pages(u32::try_from(new).unwrap_or(u32::MAX)));
+        let needed = emptied.regret.at(now_us);
+        if self.may_keep() { needed.min(self.settings().retain_max) } else { Pages::ZERO }
+    }
+
+    /// Whether free memory may stay at all but for `retain`.
+    fn may_keep(&self) -> bool {
+        self.cause() != Cause::Limit && self.options.get(Key::DecayMs) > 0
+    }
+}

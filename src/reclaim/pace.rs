@@ -1,0 +1,133 @@
+//! The pace of the slow path: when it looks, and how much it returns.
+//!
+//! A host that ticks knows when it has time. Without one, memory goes back inside of the operations
+//! that take the slow path, however many those are, by three rules:
+//!
+//! - **The clock** is read for every [`LOOK`] pages that change hands, and for every operation, or
+//!   for one in [`STRIDE`] at full speed. That is 5 ns for each operation, and less than 0.1 ns for
+//!   each small block.
+//! - **A look** follows where pages changed hands or a host would tick now, and the last look is
+//!   4 ms old.
+//! - **The time** that a look may take is a sixteenth of what has passed since the last one, but
+//!   one step (`step_us`) at least and [`STEPS_MAX`] at most. Where the background thread comes a
+//!   look takes one step: that thread does the rest.
+//!
+//! So what is due goes back at some hundred MB a second from ten operations a second on, and in
+//! proportion to their rate below. By default, where the kernel takes 150 µs for 1 MB:
+//!
+//! | operations on the slow path | a look takes | goes back     |
+//! |-----------------------------|--------------|---------------|
+//! | 250 a second and more       | 0.25 ms      | 250 MB/s      |
+//! | 10 a second                 | 6 ms         | 400 MB/s      |
+//! | 4 a second                  | 8 ms         | 200 MB/s      |
+//! | 1 in 10 seconds             | 8 ms         | 5 MB/s        |
+//!
+//! A small block in 64 takes the slow path, and every block of more than 8 KiB.
+//!
+//! With `decay_ms` 0 all of this is passed over: what is free beyond `retain` goes at once.
+
+#![forbid(unsafe_code)]
+
+use super::purge::Budget;
+use crate::heap::Heap;
+use crate::options::Key;
+use crate::os::Os;
+use crate::units::Pages;
+
+/// Pages that change hands between two readings of the clock.
+const LOOK: Pages = Pages(32);
+/// Operations on the slow path between two readings of the clock, while two readings are less than
+/// so many microseconds apart.
+const STRIDE: u32 = 4;
+const SPARSE_US: u64 = 50;
+/// Free pages that nobody has seen, 1 MiB, are worth a look at any time.
+const WORTH_A_LOOK: Pages = Pages(256);
+/// Microseconds between two looks at least.
+const LOOK_EVERY_US: u64 = 4000;
+/// Returning takes at most one part in so many of the time.
+const SHARE: u64 = 16;
+/// Steps that one look takes at most: 8 ms by default, which return some 50 MB.
+const STEPS_MAX: u64 = 32;
+
+/// When the slow path looked and looks again.
+#[derive(Default)]
+pub(super) struct Pace {
+    breathed_us: u64,
+    look_again_us: u64,
+    /// When to ask again whether a host would tick.
+    ask_again_us: u64,
+}
+
+impl<S: Os> Heap<S> {
+    /// Sets how many pages must change hands, and how many operations take the slow path, before
+    /// the clock is read.
+    pub(super) fn look_at_first(&mut self) {
+        let auto = self.options.get(Key::Auto) == 1;
+        self.look_at = if auto { LOOK } else { Pages(u32::MAX) };
+        self.look_in = if auto { STRIDE.min(self.look_in) } else { u32::MAX };
+    }
+
+    /// Looks if it is time, and returns what is due as far as the pace allows.
+    pub(super) fn breathe_in_passing(&mut self) {
+        if self.options.get(Key::Auto) == 0 {
+            self.look_in = u32::MAX;
+            return;
+        }
+        let start_us = self.os.now_us();
+        let before_us = self.above.clock.now_us;
+        let now_us = self.above.clock.advance(start_us);
+        self.look_in = if now_us - before_us < SPARSE_US { STRIDE } else { 1 };
+        if !self.is_time_to_look(now_us) {
+            return;
+        }
+        self.look(now_us);
+        let budget = match self.goes_at_once() {
+            true => Budget::Unlimited,
+            false => Budget::Until(start_us + self.earned_us(now_us)),
+        };
+        let took_us = self.timed_breath(start_us, budget).1;
+        self.publish();
+        self.leave_to_background();
+        let pause_us = LOOK_EVERY_US.max(SHARE * took_us);
+        let look_again_us = now_us + pause_us;
+        self.above.pace = Pace { breathed_us: now_us, look_again_us, ask_again_us: look_again_us };
+    }
+
+    fn is_time_to_look(&mut self, now_us: u64) -> bool {
+        let moved = self.runs.moved > self.look_at;
+        if moved {
+            self.look_at = self.runs.moved.and_more(LOOK);
+        }
+        if self.goes_at_once() {
+            return true;
+        }
+        let pace = &mut self.above.pace;
+        if moved || now_us < pace.ask_again_us {
+            return moved && (now_us >= pace.look_again_us || self.has_news());
+        }
+        pace.ask_again_us = now_us + LOOK_EVERY_US;
+        self.next_tick_from(now_us) == Some(0)
+    }
+
+    /// Whether so many pages became free since the last look that this one cannot wait: it may be
+    /// the last thing that the program does.
+    fn has_news(&self) -> bool {
+        self.runs.dirty.beyond(self.above.seen) >= WORTH_A_LOOK
+    }
+
+    /// Whether free memory is not to stay at all, and there is some that can go.
+    fn goes_at_once(&self) -> bool {
+        self.options.get(Key::DecayMs) == 0
+            && self.may_shed(self.runs.dirty.beyond(self.settings().retain))
+    }
+
+    /// How many microseconds a look may take. Where the background thread comes it does the rest.
+    fn earned_us(&self, now_us: u64) -> u64 {
+        let step_us = self.options.get(Key::StepUs) as u64;
+        if self.watch().is_on() {
+            return step_us;
+        }
+        let earned_us = (now_us - self.above.pace.breathed_us) / SHARE;
+        earned_us.clamp(step_us, STEPS_MAX * step_us)
+    }
+}

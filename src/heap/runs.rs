@@ -106,7 +106,8 @@ enum Bits {
 }
 
 impl PageRuns<'_> {
-    /// Forgets everything: no page is free or dirty, and no span rests. The counts are the caller's to set.
+    /// Forgets everything: no page is free or dirty, and no span rests. The counts are the caller's
+    /// to set.
     pub(crate) fn clear(&mut self) {
         let used = chunk_count(self.counts.top.0 as usize);
         self.chunks[..used].iter().for_each(Chunk::clear);

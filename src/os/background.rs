@@ -9,13 +9,13 @@
 //! | the thread         | names the item that it visits, then looks whether it is still listed |
 //! | the item's owner   | [`remove`]: takes it off the list, then waits while it is named      |
 //!
-//! No lock is held by anybody, so that none can be found locked after a fork. What the thread writes
-//! for its owners lies on a page that the kernel wipes in the child of a fork, or of a bare `clone`:
-//! the child finds no thread, and no item visited, while the list, which is elsewhere, stays.
-//! (`MADV_WIPEONFORK`: Linux 4.14. Where it is refused there is no background thread.)
+//! There is no lock, so none can be found locked after a fork. What the thread writes for the
+//! owners lies on a page that the kernel wipes in the child of a fork, or of a bare `clone`: the
+//! child finds no thread, and no item visited. The list lies elsewhere, and stays.
+//! (`MADV_WIPEONFORK`: Linux 4.14. Where the kernel refuses it there is no background thread.)
 //!
-//! The owners' threads tell the thread of news, and it tells them that it goes, by one store and
-//! one load each, the store first. Fences between the two make sure that one of them sees the other.
+//! An owner stores its news, then looks whether the thread is there. The thread stores that it is
+//! gone, then looks for news. Fences between the two make sure that one of them sees the other's.
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;

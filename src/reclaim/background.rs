@@ -15,6 +15,7 @@
 
 use core::ffi::c_void;
 
+use super::policy::Sight;
 use crate::heap::recall::{Cause, Stamp};
 use crate::heap::watch::Watch;
 use crate::heap::{Forecast, Heap};
@@ -101,7 +102,7 @@ impl<S: Os> Heap<S> {
 
     /// When there is enough for the background thread to do. `None`: never.
     fn worth_calling_us(&self, forecast: &Forecast) -> Option<u64> {
-        let (dirty, sparse) = (self.runs.dirty, self.above.free_in_spans / PAGE);
+        let (dirty, sparse) = (self.runs.dirty, self.free_in_spans() / PAGE);
         let falls_us = forecast.falls_below_us(dirty);
         let is_worth_it = dirty.beyond(forecast.in_the_end()) >= WORTH_CALLING;
         let falls_us = falls_us.filter(|_| is_worth_it);
@@ -117,8 +118,9 @@ impl<S: Os> Heap<S> {
 
     /// What the policy foresees, on the system's clock.
     fn forecast(&self, shown_us: u64) -> Forecast {
-        let mut forecast = self.above.policy.forecast(&self.settings());
         let now_us = self.above.clock.now_us;
+        let sight = Sight { moved: self.runs.moved, ..self.sight(now_us) };
+        let mut forecast = self.above.policy.forecast(&self.settings(), sight);
         let to_shown = |at_us: u64| at_us.saturating_add(shown_us).saturating_sub(now_us);
         for time in [&mut forecast.made_us, &mut forecast.epoch_start_us, &mut forecast.search_us] {
             *time = if *time == u64::MAX { *time } else { to_shown(*time) };

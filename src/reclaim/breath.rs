@@ -325,6 +325,19 @@ impl<S: Os> Heap<S> {
         }
     }
 
+    /// What there is to see of the heap, but for what changed hands.
+    pub(super) fn sight(&self, now_us: u64) -> Sight {
+        Sight {
+            now_us,
+            used: self.used(),
+            dirty: self.runs.dirty,
+            sparse: Pages((self.free_in_spans() / PAGE) as u32),
+            moved: Pages::ZERO,
+            regretted: Pages::ZERO,
+            over_limit: self.resident() > self.above.limits.gate(),
+        }
+    }
+
     /// Shows the policy what there is, and takes its verdict.
     pub(super) fn look(&mut self, now_us: u64) {
         self.look_at_first();
@@ -335,15 +348,9 @@ impl<S: Os> Heap<S> {
         self.above.free_in_spans = self.free_in_spans();
         let mistakes = self.runs.recall.mistakes();
         let regretted = mistakes - core::mem::replace(&mut self.above.regretted, mistakes);
-        let sight = Sight {
-            now_us,
-            used: self.used(),
-            dirty: self.runs.dirty,
-            sparse: Pages((self.above.free_in_spans / PAGE) as u32),
-            moved: core::mem::take(&mut self.runs.moved),
-            regretted: Pages(u32::try_from(regretted).unwrap_or(u32::MAX)),
-            over_limit: self.resident() > self.above.limits.gate(),
-        };
+        let moved = core::mem::take(&mut self.runs.moved);
+        let regretted = Pages(u32::try_from(regretted).unwrap_or(u32::MAX));
+        let sight = Sight { moved, regretted, ..self.sight(now_us) };
         self.above.seen = sight.dirty;
         let settings = self.settings();
         self.above.verdict = self.above.policy.judge(&settings, sight);

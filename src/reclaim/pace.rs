@@ -40,8 +40,8 @@ const LOOK: Pages = Pages(32);
 /// so many microseconds apart.
 const STRIDE: u32 = 4;
 const SPARSE_US: u64 = 50;
-/// Free pages that nobody has seen, 1 MiB, are worth a look at any time.
-const WORTH_A_LOOK: Pages = Pages(256);
+/// Free pages that nobody has seen, 1 MiB, are news for the background thread at any time.
+const NEWS: Pages = Pages(256);
 /// Microseconds between two looks at least.
 const LOOK_EVERY_US: u64 = 4000;
 /// Returning takes at most one part in so many of the time.
@@ -103,16 +103,24 @@ impl<S: Os> Heap<S> {
         }
         let pace = &mut self.above.pace;
         if moved || now_us < pace.ask_again_us {
-            return moved && (now_us >= pace.look_again_us || self.has_news());
+            let is_time = now_us >= pace.look_again_us;
+            if moved && !is_time {
+                self.leave_news();
+            }
+            return moved && is_time;
         }
         pace.ask_again_us = now_us + LOOK_EVERY_US;
         self.next_tick_from(now_us) == Some(0)
     }
 
-    /// Whether so many pages became free since the last look that this one cannot wait: it may be
-    /// the last thing that the program does.
-    fn has_news(&self) -> bool {
-        self.runs.dirty.beyond(self.above.seen) >= WORTH_A_LOOK
+    /// Has the background thread know of so many pages that became free since the last look: it may
+    /// be the last thing that the program does. The policy is not shown them, for it would then see
+    /// the heap whenever much was freed, and never when that is used again.
+    fn leave_news(&mut self) {
+        if self.runs.dirty.beyond(self.above.seen) >= NEWS {
+            self.above.seen = self.runs.dirty;
+            self.leave_to_background();
+        }
     }
 
     /// Whether free memory is not to stay at all, and there is some that can go.

@@ -194,20 +194,20 @@ impl Policy {
         self.sight = Sight { moved: Pages::ZERO, regretted: Pages::ZERO, ..self.sight };
     }
 
-    /// What may stay if nothing happens after the last sight: now, and when each of the next epochs
-    /// has ended. Times are those of the sights.
-    pub(crate) fn forecast(&self, settings: &Settings) -> Forecast {
-        let past = self.past.after(settings, &self.sight);
-        let dirty = self.sight.dirty;
-        let holes_us = past.holes.next(settings.decay_us, &self.sight, past.active_us);
+    /// What may stay if nothing happens after a sight, of which the policy takes no note: now, and
+    /// when each of the next epochs has ended. Times are those of the sights.
+    pub(crate) fn forecast(&self, settings: &Settings, sight: Sight) -> Forecast {
+        let mut seen = self.clone();
+        seen.judge(settings, sight);
+        let (past, sight) = (seen.past.after(settings, &seen.sight), &seen.sight);
+        let dirty = sight.dirty;
+        let holes_us = past.holes.next(settings.decay_us, sight, past.active_us);
         let grown_us = past.tide.grown_us() + past.growing_us(settings);
         Forecast {
             made_us: past.now_us,
             epoch_start_us: past.decay.epoch_start_us(),
             epoch_us: epoch_us(settings.decay_us),
-            keep: core::array::from_fn(|step| {
-                past.keep_after(settings, &self.sight, dirty, step as u64)
-            }),
+            keep: core::array::from_fn(|step| past.keep_after(settings, sight, dirty, step as u64)),
             search_us: holes_us.map_or(u64::MAX, |at_us| at_us.max(grown_us)),
             not_before_us: 0,
         }

@@ -103,7 +103,7 @@ fn a_host_that_ticks_is_left_alone() {
     assert!((now_us + SECOND - 1000..now_us + 3 * SECOND).contains(&again_us));
     assert_eq!(tested.heap().runs.dirty, dirty);
     tested.heap().set_option(Key::Background, 1).expect("on");
-    tested.heap().visit_in_background();
+    wait(&mut tested);
     tested.heap().check();
     assert_eq!(tested.heap().runs.dirty, Pages::ZERO);
 }

@@ -230,7 +230,8 @@ impl PageRuns<'_> {
         cleaned
     }
 
-    /// The same for pages that are about to be used: waits for those that the background thread has.
+    /// The same for pages that are about to be used: waits for those that the background thread
+    /// has.
     fn take_dirty(&mut self, range: PageRange) -> Pages {
         let (watch, is_watched) = (self.watch, self.watch.is_on());
         let wait = |word: &Claimable, mask| watch.wait_for(word, mask);

@@ -8,8 +8,8 @@
 //!
 //! ```text
 //!   heap's thread                            background thread
-//!   set:   bits |= pages                     claim:    claim pages, pass over those that are claimed
-//!   take:  claim pages, wait for those                 bits &= !pages, pass over those whose were 0
+//!   set:   bits |= pages                     claim:    claim pages, but those that are claimed
+//!   take:  claim pages, wait for those                 bits &= !pages, but those that were 0
 //!          that are claimed                  purge:    madvise(pages)
 //!          bits &= !pages                    put_back: bits |= those that stay what they were
 //!          release pages                     release

@@ -2,7 +2,7 @@
 //! threads that do not have it.
 //!
 //! A heap with figures publishes them whenever it is looked at: on its slow path, at most every few
-//! milliseconds, and when its thread waits. Entries are never freed, only used again, and the list
+//! milliseconds, and when its thread waits. What the background thread returns meanwhile it counts. Entries are never freed, only used again, and the list
 //! of them only grows. So whoever walks it takes no lock, in a signal handler too, and the child of
 //! a fork finds it whole; the list is as long as there were ever heaps with figures at the same
 //! time.
@@ -17,6 +17,8 @@ pub(crate) struct Held {
     pub(crate) resident: u64,
     pub(crate) resident_peak: u64,
     pub(crate) returned_total: u64,
+    /// Bytes that the background thread returned, as far as the others know of them.
+    pub(crate) aside: u64,
     pub(crate) trouble: Trouble,
 }
 
@@ -40,6 +42,9 @@ pub(crate) struct Figures {
     resident: AtomicU64,
     resident_peak: AtomicU64,
     returned_total: AtomicU64,
+    /// Bytes that the background thread has returned in all, and those that the others know of.
+    pub(crate) aside: AtomicU64,
+    aside_known: AtomicU64,
     refused: AtomicU64,
     thrashing: AtomicU64,
     purge_errno: AtomicU64,
@@ -74,6 +79,7 @@ pub(crate) fn claim(number: u64) -> &'static Figures {
     let mut end = &FIRST;
     while let Some(entry) = end.get() {
         if take(entry) {
+            entry.aside.store(0, Ordering::Relaxed);
             entry.publish(Held::default());
             return entry;
         }
@@ -105,22 +111,28 @@ pub(crate) fn each(mut visit: impl FnMut(u64, Held)) {
 
 impl Figures {
     pub(crate) fn publish(&self, held: Held) {
-        let Held { live, resident, resident_peak, returned_total, trouble } = held;
+        let Held { live, resident, resident_peak, returned_total, aside, trouble } = held;
         self.refused.store(trouble.refused, Ordering::Relaxed);
         self.thrashing.store(trouble.thrashing, Ordering::Relaxed);
         self.purge_errno.store(trouble.purge_errno, Ordering::Relaxed);
         self.live.store(live, Ordering::Relaxed);
         self.resident.store(resident, Ordering::Relaxed);
+        self.aside_known.store(aside, Ordering::Relaxed);
         self.resident_peak.store(resident_peak, Ordering::Relaxed);
         self.returned_total.store(returned_total, Ordering::Release);
     }
 
     /// What was published last.
     pub(crate) fn held(&self) -> Held {
+        let returned_total = self.returned_total.load(Ordering::Acquire);
+        let aside = self.aside.load(Ordering::Relaxed);
+        // Returned since the heap's own thread has published.
+        let since = aside.saturating_sub(self.aside_known.load(Ordering::Relaxed));
         Held {
-            returned_total: self.returned_total.load(Ordering::Acquire),
+            returned_total: returned_total + since,
             live: self.live.load(Ordering::Relaxed),
-            resident: self.resident.load(Ordering::Relaxed),
+            resident: self.resident.load(Ordering::Relaxed).saturating_sub(since),
+            aside,
             resident_peak: self.resident_peak.load(Ordering::Relaxed),
             trouble: Trouble {
                 refused: self.refused.load(Ordering::Relaxed),

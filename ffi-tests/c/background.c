@@ -250,7 +250,7 @@ static void heaps_end_while_it_looks(void)
   unsigned i;
 
   options.decay_ms = EBB_ZERO;
-  for (i = 0; i < steps(200); i++) {
+  for (i = 0; i < steps(100); i++) {
     ebb_heap *heap = heap_from(&options);
     struct timespec moment = { 0, (long)(i % 20) * 100000 };
 
@@ -299,7 +299,7 @@ static void children_go_on(void)
   ebb_heap *heap = heap_of_decay(EBB_ZERO);
   unsigned i;
 
-  for (i = 0; i < steps(60); i++) {
+  for (i = 0; i < steps(30); i++) {
     pid_t child;
     int status;
 
@@ -419,7 +419,7 @@ int main(void)
   children_go_on();
   CHECK_EQ(in_child(a_child_has_its_own, NULL), 0);
   CHECK_EQ(in_child(no_thread_can_be_made, NULL), 0);
-  for (i = 0; i < steps(50); i++) {
+  for (i = 0; i < steps(20); i++) {
     CHECK_EQ(in_child(leaves_at_once, NULL), 0);
   }
   owners_change();

@@ -81,6 +81,8 @@ pub(crate) struct RunCounts {
     pub(crate) recall: Recall,
     /// What the background thread did, until the layer above takes note.
     pub(crate) aside: Aside,
+    /// Pages that it returned since somebody reads the heap's figures.
+    pub(crate) aside_total: Pages,
 }
 
 impl RunCounts {
@@ -254,6 +256,7 @@ impl PageRuns<'_> {
         self.counts.dirty -= aside.pages;
         self.counts.recall.note_returned(Cause::Idle, aside.pages + aside.holes);
         self.counts.aside.add(&aside);
+        self.counts.aside_total = self.counts.aside_total.and_more(aside.pages + aside.holes);
         if aside.refused > 0 {
             self.counts.dirty_end = self.counts.top;
         }

@@ -18,8 +18,8 @@ mod returning;
 
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 use super::claim::Claimable;
 use super::runs::Chunk;
@@ -82,6 +82,8 @@ pub(crate) struct Watch {
     kernel_page: usize,
     top: AtomicU32,
     done: Done,
+    /// Where to count the bytes that it returns; null: nowhere.
+    told: AtomicPtr<AtomicU64>,
     /// When the forecast was made that spans were searched for last. (The background thread)
     searched_us: AtomicU64,
     forecast: Letter,
@@ -146,6 +148,7 @@ impl Watch {
             kernel_page,
             top: AtomicU32::new(top.0),
             done: Done::default(),
+            told: AtomicPtr::new(ptr::null_mut()),
             searched_us: AtomicU64::new(0),
             forecast: Letter::default(),
         }
@@ -182,11 +185,12 @@ impl Watch {
     }
 
     /// Has it look no more, and waits until it does not.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         if self.is_on() {
             background::remove(self.item());
             self.is_on.set(false);
         }
+        self.told.store(ptr::null_mut(), Relaxed);
     }
 
     fn item(&self) -> *mut core::ffi::c_void {
@@ -199,6 +203,11 @@ impl Watch {
             return true;
         }
         background::is_visited(self.item())
+    }
+
+    /// Has the background thread count the bytes that it returns there, too.
+    pub(crate) fn set_told(&self, counter: &'static AtomicU64) {
+        self.told.store(ptr::from_ref(counter).cast_mut(), Release);
     }
 
     /// What the background thread did since this was asked last.

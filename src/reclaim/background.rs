@@ -16,6 +16,7 @@
 use core::ffi::c_void;
 
 use super::policy::Sight;
+use crate::figures::Figures;
 use crate::heap::recall::{Cause, Stamp};
 use crate::heap::watch::Watch;
 use crate::heap::{Forecast, Heap};
@@ -75,6 +76,20 @@ impl<S: Os> Heap<S> {
             self.above.policy.note_search_begins(&settings);
             self.above.policy.note_holes(&settings, aside.holes);
         }
+    }
+
+    /// Has what the heap holds published there from now on.
+    pub(crate) fn publish_in(&mut self, figures: &'static Figures) {
+        self.note_background();
+        self.runs.aside_total = Pages::ZERO;
+        self.above.figures = Some(figures);
+        self.watch().set_told(&figures.aside);
+    }
+
+    /// Has nothing published any more: the heap is about to end.
+    pub(crate) fn publish_no_more(&mut self) {
+        self.watch().end();
+        self.above.figures = None;
     }
 
     /// Leaves what will be due to the background thread.

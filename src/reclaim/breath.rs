@@ -80,7 +80,7 @@ pub(crate) struct Breath {
     pub(crate) times: Times,
     history: History,
     /// Where others read what the heap holds, if anybody does.
-    pub(crate) figures: Option<&'static Figures>,
+    pub(super) figures: Option<&'static Figures>,
 }
 
 /// Time since the heap was made, which goes on when the system's clock goes back.
@@ -223,6 +223,7 @@ impl<S: Os> Heap<S> {
                 resident: snapshot.resident() as u64,
                 resident_peak: snapshot.resident_peak as u64,
                 returned_total: recall::total(&self.runs.recall.returned) * PAGE as u64,
+                aside: self.runs.aside_total.bytes() as u64,
                 trouble: Trouble {
                     refused: self.counts.refused_allocations,
                     thrashing: self.is_thrashing().into(),

@@ -159,7 +159,7 @@ pub(super) unsafe fn watch(bond: *mut Bond) {
         enlist(bond);
         let figures = figures::claim((*bond).hands.number);
         (*bond).hands.figures = Some(figures);
-        (*(*bond).heap).above.figures = Some(figures);
+        (*(*bond).heap).publish_in(figures);
         (*(*bond).heap).publish();
     }
 }
@@ -359,7 +359,7 @@ impl Hands {
             // the heap still frees is not published: the entry may be another heap's by then.
             unsafe {
                 (*this.heap).publish();
-                (*this.heap).above.figures = None;
+                (*this.heap).publish_no_more();
             }
             report::report_closed(this.hands.number, figures.held());
             figures.release();

@@ -36,7 +36,7 @@ pub(super) fn report_closed(number: u64, held: Held) {
 }
 
 fn tell(number: u64, state: &str, held: Held) {
-    let Held { live, resident, resident_peak, returned_total, trouble } = held;
+    let Held { live, resident, resident_peak, returned_total, trouble, .. } = held;
     tell::line(format_args!(
         "VM {number} {state}: live {}, resident {}, at most {}; gave back {}{trouble}",
         Megabytes(live),

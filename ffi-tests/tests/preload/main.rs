@@ -4,6 +4,7 @@
 mod obstacles;
 mod reports;
 mod settings;
+mod sleepers;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -1,7 +1,7 @@
 //! What the background thread does: claims pages that hold memory for nothing, has them purged, and
 //! releases them.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use super::{Forecast, Watch};
 use crate::heap::claim::Claimable;
@@ -127,6 +127,14 @@ impl Watch {
         self.searched_us.store(forecast.made_us, Relaxed);
         self.done.searches.fetch_add(1, Relaxed);
         self.done.calls.fetch_add(1, Relaxed);
+    }
+
+    /// Counts pages that were returned for whoever reads the heap's figures.
+    fn tell(&self, pages: Pages) {
+        // SAFETY: null, or a counter that is never freed.
+        if let Some(counter) = unsafe { self.told.load(Acquire).as_ref() } {
+            counter.fetch_add(pages.bytes() as u64, Relaxed);
+        }
     }
 
     /// The first pages of all rows of 64 below the top, the highest first.
@@ -260,6 +268,7 @@ impl<'heap> Batch<'heap> {
             return;
         }
         row.stamp.set(self.stamp);
+        self.watch.tell(range.count);
         if !is_span {
             done.pages.fetch_add(range.count.0, Relaxed);
             return;

@@ -2,10 +2,10 @@
 //! threads that do not have it.
 //!
 //! A heap with figures publishes them whenever it is looked at: on its slow path, at most every few
-//! milliseconds, and when its thread waits. What the background thread returns meanwhile it counts. Entries are never freed, only used again, and the list
-//! of them only grows. So whoever walks it takes no lock, in a signal handler too, and the child of
-//! a fork finds it whole; the list is as long as there were ever heaps with figures at the same
-//! time.
+//! milliseconds, and when its thread waits. What the background thread returns meanwhile it counts.
+//! Entries are never freed, only used again, and the list of them only grows. So whoever walks it
+//! takes no lock, in a signal handler too, and the child of a fork finds it whole; the list is as
+//! long as there were ever heaps with figures at the same time.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};

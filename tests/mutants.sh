@@ -14,29 +14,29 @@ survivors=0
 
 table() {
     cat <<'TABLE'
-P1 dirty is free|src/heap/runs.rs|s/let cleaned = self.unset(Bits::Dirty, range);/let cleaned = Pages::ZERO;/
-P2 nothing above top|src/heap/runs.rs|s/self.counts.top = self.counts.top.max(range.end);/self.counts.top = self.counts.top.max(range.end - Pages(range.count().0 \& 1));/
+P1 dirty is free|src/heap/runs.rs|s/let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));/let cleaned = Pages::ZERO;/
+P2 nothing above top|src/heap/runs.rs|s/            self.counts.top = range.end;/            self.counts.top = range.end - Pages(range.count().0 \& 1);/
 P3 counts are the bits|src/heap/runs.rs|s/self.counts.free += count;/self.counts.free += count + Pages(1);/
 P4 where to look for free pages|src/heap/runs.rs|s/range.start.0.saturating_sub(before as u32)).min(\*lowest)/u32::MAX).min(*lowest)/
 P4 runs begin before freed pages|src/heap/runs.rs|s/saturating_sub(before as u32)/saturating_sub(0 * before as u32)/
 few pages across words|src/heap/runs/search.rs|s/            row = word.leading_ones() as usize;/            row = 0;/
-P5 summaries|src/heap/runs.rs|s/                chunk.summary.stale = true;//
-P5 group summaries|src/heap/runs.rs|s/self.chunks\[page \/ GROUP_PAGES \* GROUP_CHUNKS\].group.stale = true;//
+P5 summaries|src/heap/runs.rs|s/                chunk.summary.set(Summary::STALE);//
+P5 group summaries|src/heap/runs.rs|s/self.chunks\[at \/ GROUP_CHUNKS \* GROUP_CHUNKS\].group.set(Summary::STALE);//
 lowest fit|src/heap/runs/search.rs|s/if before + summary.start as usize >= wanted/if before + summary.start as usize > wanted/
 L1 parts fit|src/heap/layout.rs|s/let limit = PageIndex(limit as u32);/let limit = PageIndex(limit as u32 + 40);/
 L2 kernel pages|src/heap/layout.rs|s/kernel_page + round_up(pages \* DESCRIPTOR, kernel_page)/kernel_page + round_up(pages * DESCRIPTOR, 64)/
 R1 scars apart|src/heap/scars.rs|s/        self.count -= 1;//
 R1 scars renewed|src/heap/large.rs|s/        self.heal(range);//
-D1 reciprocal 0 outside spans|src/heap/span.rs|s/\*self.descriptor(first + Pages(page)) = Descriptor::NONE;//
+D1 reciprocal 0 outside spans|src/heap/span.rs|s/self.set_descriptor(first + Pages(page), Descriptor::none());//
 no slot past the end|src/heap/class.rs|s/self.pages.bytes() - (self.slots \* self.slot_size) as usize/0/
 D2 bits are slots|src/heap/class.rs|s/(1 << (self.slots - first)) - 1/u64::MAX/
-D3 countdown|src/heap/span.rs|s/descriptor.countdown = (shape.listable() - free) as u16;/descriptor.countdown = 0;/
+D3 countdown|src/heap/span.rs|s/descriptor.countdown.set((shape.listable() - free) as u16);/descriptor.countdown.set(0);/
 S1 listed countdown|src/heap/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
 S2 listed when worth it|src/heap/span.rs|s/} else if free >= shape.listable() {/} else if free > shape.listable() {/
 S3 a spare is empty|src/heap/span.rs|s/if free == shape.slots {/if free + 1 >= shape.slots {/
 spans are filled from any word on|src/heap/span.rs|s/(page.0 ^ self.turns).wrapping_mul(0x9E37_79B9) >> 16/0/
 S4 current is not purged|src/heap/span.rs|s/            self.count_as_resident(first);//
-H1 commit before use|src/heap/mod.rs|s/if top.offset() <= self.committed() {/if top.offset() <= self.committed() + 8192 {/
+H1 commit before use|src/heap/grow.rs|s/if top.offset() <= self.committed() {/if top.offset() <= self.committed() + 8192 {/
 H2 every page has an owner|src/heap/large.rs|s/start: page + count, end: page + old_count/start: page + count, end: page + count/
 H3 current is in no list|src/heap/span.rs|s/            self.unlist(class, chosen);//
 H4 live counts|src/heap/fast.rs|s/(\*bin).freed = (\*bin).freed.wrapping_add(1);//
@@ -64,9 +64,9 @@ a deleted heap is remembered|src/heap/deleted.rs|s/entry(heap).swap(heap, AcqRel
 shares of address space|src/heap/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
 wiped is as new|src/heap/park.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
-returned pages are recalled|src/heap/mod.rs|s/            self.page_runs().recall(known, now_us);//
+returned pages are recalled|src/heap/grow.rs|s/            self.page_runs().recall(known, now_us);//
 too soon is a second|src/heap/recall.rs|s/units < SOON/units < 4 * SOON/
-the gate holds|src/heap/mod.rs|s/<= self.gate;/<= self.gate || true;/
+the gate holds|src/heap/grow.rs|s/<= self.gate;/<= self.gate || true;/
 the gate closes again|src/reclaim/breath.rs|s/        heap.gate = heap.closed_gate(heap.above.clock.now_us);/        heap.gate = heap.above.limits.hard;/
 room is made at the limit|src/reclaim/room.rs|s/            self.shed(keep, Cause::Limit, Budget::Unlimited);//
 the collector is due near the limit|src/reclaim/room.rs|s/if self.wants_collector(grown, now_us) {/if self.wants_collector(grown, now_us) \&\& now_us == 1 {/
@@ -87,7 +87,7 @@ empty spans are no loss|src/heap/above.rs|s/                self.retire_all();//
 empty spans are no loss at a limit|src/heap/above.rs|s/} else if !by_gate \&\& has_spans {/} else if !by_gate \&\& has_spans \&\& !has_room {/
 every slot counts at a hard limit|src/heap/above.rs|s/.or_else(|| last(self))//
 listed spans are unlisted for a slot|src/heap/glean.rs|s/            Place::Listed => self.unlist(class, span),/            Place::Listed => {}/
-only slots on held pages are at hand|src/heap/descriptor.rs|s/is_free \&\& pages.all(/is_free || pages.all(/
+only slots on held pages are at hand|src/heap/descriptor.rs|s/self.free.has(slot) \&\& pages.all(/self.free.has(slot) || pages.all(/
 missing pages are held when they may be|src/heap/glean.rs|s/if !self.may_use(span) {/if true {/
 G1 useless slots|src/heap/span.rs|s/        self.note_held(first);//
 no walk in vain|src/heap/glean.rs|s/if self.free_slots_of(class) <= useless \&\& /if /
@@ -101,11 +101,11 @@ only what is remapped is in return|src/heap/large.rs|s/if remap { old_count } el
 no memory is thrown away by a move|src/heap/large.rs|s/self.page_runs().dirty_in(known).bytes() \* 2 <= target.count().bytes()/known.count() <= target.count()/
 large blocks are paid for|src/reclaim/room.rs|s/self.shed(keep, Cause::Limit, Budget::Until(start_us + steps \* step_us));//
 S2 links lead back|src/heap/verify.rs|s/to == page \&\& back == page/to == page || back == page/
-refused requests commit nothing|src/heap/mod.rs|s/if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end)/if !self.commit(range.end) || !self.may_grow((returned + fresh).beyond(in_return))/
+refused requests commit nothing|src/heap/grow.rs|s/if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end)/if !self.commit(range.end) || !self.may_grow((returned + fresh).beyond(in_return))/
 fullest spans first|src/heap/span.rs|s/if free < fewest \&\& self.may_use(page) {/if (free > fewest || fewest == u32::MAX) \&\& self.may_use(page) {/
 what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.beyond(sweep.keep),/dirty: self.runs.dirty,/
-the slow path looks|src/heap/above.rs|s/            S::pages_moved(self);//
-auto off is off|src/reclaim/breath.rs|s/if self.options.get(Key::Auto) == 1 { LOOK }/if true { LOOK }/
+the slow path looks|src/heap/above.rs|s/            S::settled(self);//
+auto off is off|src/reclaim/pace.rs|s/        let auto = self.options.get(Key::Auto) == 1;/        let auto = true;/
 what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
 a climb back keeps what it needs|src/reclaim/policy/tide.rs|s/filter(|stair| stair.is_neared(now_us, used))/filter(|stair| used > stair.level)/
 no packing while demand climbs|src/reclaim/policy/tide.rs|s/let goes_on = before > /let goes_on = before < /
@@ -152,6 +152,15 @@ shared VMs: calls wait for their turn|src/vm/hands.rs|s/                    hand
 shared VMs: allocations wait for their turn|src/vm/hands.rs|s/let Hands { latch, shared, .. } = &(\*bond).hands;/let (latch, shared) = (\&Latch::open(), \&(*bond).hands.shared);/
 shared VMs: a fork finds heaps whole|src/vm/hands.rs|s/    each_shared(Latch::close);//
 shared VMs: the end is told|src/vm.rs|s/            function(context);//
+the background thread returns free pages|src/heap/watch/returning.rs|s/let mine = dirty.claim(self.highest(dirty.get(), excess.0));/let mine = 0u64;/
+it returns holes|src/heap/watch/returning.rs|s/                batch.add_span(page);//
+it leaves current spans alone|src/heap/span.rs|s/            self.page_runs().disturb(page);//
+a span that was searched rests again|src/heap/watch/returning.rs|s/            resting.put_back(bit);//
+what it returned is counted|src/heap/watch/returning.rs|s/            done.pages.fetch_add(range.count.0, Relaxed);//
+what the kernel refused stays dirty|src/heap/watch/returning.rs|s/row.dirty.put_back(range.bits());//
+a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
+it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(least_us))/    (due_us == 1).then_some(least_us)/
+the heap waits for a claim|src/heap/claim.rs|s/            if free == pages {/            if free == free {/
 TABLE
 }
 

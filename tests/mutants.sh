@@ -174,6 +174,7 @@ fresh_copy() {
 run_tests() {
     case $1 in
     src/heap/checked/* | src/os/fault.rs) tests="--package ebbtide-ffi-tests --test checked" ;;
+    src/heap/claim.rs) tests="--package ebbtide-models" ;;
     src/vm*) tests="--package ebbtide-ffi-tests --test doors threads_share" ;;
     *) tests=--lib ;;
     esac

@@ -3,6 +3,7 @@
  * return and goes when all is back; the program's signals, forks, exits and
  * deletions of heaps do not meet it. */
 
+#define BREATH_IN_BACKGROUND
 #include "breath.h"
 
 #include <dirent.h>

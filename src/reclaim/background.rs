@@ -37,6 +37,9 @@ const AT_WORK_US: u64 = 250_000;
 const VISIT_EVERY_US: u64 = 1_000_000;
 /// And in any heap in so many.
 const VISIT_AGAIN_US: u64 = 10_000;
+/// A search of spans that the policy puts off, since it may not pay, is made when nothing has
+/// happened for so long after the forecast has ended.
+const SEARCH_WITHIN_US: u64 = 5_000_000;
 /// How long to let a kernel be that refused.
 const REST_US: u64 = 64_000_000;
 /// When to come again if the heap's thread is just making a forecast.
@@ -139,6 +142,9 @@ impl<S: Os> Heap<S> {
         let to_shown = |at_us: u64| at_us.saturating_add(shown_us).saturating_sub(now_us);
         for time in [&mut forecast.made_us, &mut forecast.epoch_start_us, &mut forecast.search_us] {
             *time = if *time == u64::MAX { *time } else { to_shown(*time) };
+        }
+        if forecast.search_us < u64::MAX {
+            forecast.search_us = forecast.search_us.min(forecast.ends_us() + SEARCH_WITHIN_US);
         }
         if self.options.get(Key::Background) == AUTO {
             forecast.not_before_us = self.above.background.host_until_us;

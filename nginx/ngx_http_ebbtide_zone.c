@@ -555,7 +555,7 @@ ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
     held->free_resident = stats.free_resident;
     held->returned = stats.returned;
     held->metadata = stats.metadata;
-    held->resident = stats.resident;
+    held->resident = stats.resident + stats.former_resident;
     held->committed = stats.committed;
     held->returned_total = stats.returned_total;
     held->refaulted_total = stats.refaulted_asked + stats.refaulted_idle

@@ -24,6 +24,7 @@
 //! | `objects`       | what is loaded, and which symbols that offers                     |
 //! | `sigpipe`       | a write to a pipe without a reader, without the signal            |
 //! | `report_signal` | the signals on which a report can be asked for                    |
+//! | `switch`        | what a switch in the environment takes                            |
 //! | `settings`      | what the environment asks for                                     |
 //! | `behind`        | the functions that are taken over, as the program would find them |
 //! | `say`           | where standard error was when the program began                   |
@@ -55,6 +56,7 @@ mod signals;
 #[path = "../../src/sigpipe.rs"]
 mod sigpipe;
 mod slices;
+mod switch;
 mod text;
 mod waits;
 mod why;

@@ -23,6 +23,7 @@
 //! | `text`          | a line of text without allocating                                 |
 //! | `objects`       | what is loaded, and which symbols that offers                     |
 //! | `sigpipe`       | a write to a pipe without a reader, without the signal            |
+//! | `fd`            | which file a descriptor leads to, and a write that waits for room |
 //! | `report_signal` | the signals on which a report can be asked for                    |
 //! | `switch`        | what a switch in the environment takes                            |
 //! | `settings`      | what the environment asks for                                     |
@@ -45,6 +46,8 @@
 #![cfg_attr(test, allow(dead_code, unused_imports))]
 
 mod behind;
+#[path = "../../src/fd.rs"]
+mod fd;
 mod library;
 mod life;
 mod newstate;

@@ -162,6 +162,7 @@ impl<S: Os> Above for S {
         let now_us = heap.above.clock.advance(start_us);
         if now_us < heap.above.look_again_us {
             heap.look_at = heap.runs.moved.and_more(LOOK);
+            heap.lower_gate();
             return;
         }
         heap.look(now_us);
@@ -374,6 +375,7 @@ impl<S: Os> Heap<S> {
     fn refresh_limits(&mut self, now_us: u64) {
         let resident = self.resident();
         self.above.limits.refresh(&self.os, now_us, resident);
+        self.lower_gate();
         self.gate = self.closed_gate(now_us);
     }
 

@@ -40,8 +40,8 @@ DEST_BIN = $(DESTDIR)$(BINDIR)
 DEST_INCLUDE = $(DESTDIR)$(INCLUDEDIR)
 INSTALLED = $(DEST_LIB)/$(REAL) $(DEST_LIB)/$(SONAME) $(DEST_LIB)/libebbtide.so \
 	$(DEST_LIB)/libebbtide.a $(DEST_LIB)/pkgconfig/ebbtide.pc $(DEST_INCLUDE)/ebbtide.h \
-	$(DEST_LIB)/libebbtide_preload.so $(DEST_BIN)/ebbtide \
-	$(DESTDIR)$(LUA_LIB_DIR)/ebbtide.lua $(DESTDIR)$(LUA_LIB_DIR)/resty/ebbtide.lua \
+	$(DEST_LIB)/libebbtide_preload.so $(DEST_BIN)/ebbtide $(INSTALLED_LUA)
+INSTALLED_LUA = $(DESTDIR)$(LUA_LIB_DIR)/ebbtide.lua $(DESTDIR)$(LUA_LIB_DIR)/resty/ebbtide.lua \
 	$(DESTDIR)$(LUA_CMODULE_DIR)/ebbtide.so
 # The folders that uninstall removes where they are empty, the deepest first. Folders of the system
 # stay: below /usr all of them, below /usr/local and ~/.local those that are there anyway.
@@ -100,7 +100,7 @@ NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules
 .PHONY: all header test test-long test-full setup format lint cargo-test bench bench-breathing bench-checked bench-nginx \
 	soak-nginx demo \
 	policy mutants soak fuzz fuzz-build luajit nginx install-nginx uninstall-nginx disassemble \
-	install install-lua install-lua-scripts uninstall clean help
+	install install-lua install-lua-scripts uninstall uninstall-lua clean help
 
 all: ## build the library, the preload library and the command, in target/release; SANITIZERS=1
 	$(CARGO) build --release --package ebbtide $(FEATURES)
@@ -253,6 +253,11 @@ install-lua-scripts:
 	$(INSTALL) -d "$(DESTDIR)$(LUA_LIB_DIR)/resty" "$(DESTDIR)$(LUA_CMODULE_DIR)"
 	$(call put,644,lua/ebbtide.lua,$(DESTDIR)$(LUA_LIB_DIR)/ebbtide.lua)
 	$(call put,644,lua/resty/ebbtide.lua,$(DESTDIR)$(LUA_LIB_DIR)/resty/ebbtide.lua)
+
+uninstall-lua: ## remove what install-lua put there, and nothing else; with its variables
+	rm -f $(foreach file,$(INSTALLED_LUA),"$(file)")
+	@for folder in $(foreach folder,$(if $(SYSTEM),,$(filter-out $(LIBDIR)/pkgconfig,$(LUA_FOLDERS))),"$(DESTDIR)$(folder)"); do \
+		rmdir "$$folder" 2>/dev/null || true; done
 
 uninstall: ## remove what install put there
 	rm -f $(foreach file,$(INSTALLED),"$(file)")

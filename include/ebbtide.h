@@ -1125,11 +1125,12 @@ int ebb_preload_idle(uint32_t budget_us);
  * For libebbtide_preload.so, before the first VM: lines for people go through a
  * function from now on.
  *
- * say       takes the text of one line, without its end, and its bytes. Returns 0
- *           where it drops the line. Signal handlers may call it.
+ * say       takes the text of one line, without its end, its bytes, and in `last`
+ *           not 0 where the process ends with that line and those around it.
+ *           Returns 0 where it drops the line. Signal handlers may call it.
  * report    not 0: each VM tells what it held and gave back when it is closed.
  */
-void ebb_preload_listen(int (*say)(const char *text, size_t bytes),
+void ebb_preload_listen(int (*say)(const char *text, size_t bytes, int last),
                         int report);
 
 /**

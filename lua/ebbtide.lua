@@ -9,6 +9,9 @@
 -- is called wrongly is an error that names the argument. Numbers of bytes are plain Lua numbers.
 
 local _, core = ...
+if _VERSION ~= "Lua 5.1" then
+  error("ebbtide: this is " .. _VERSION .. " (PUC); ebbtide's Lua module is for LuaJIT", 0)
+end
 if type(core) ~= "table" then
   core = require "ebbtide.core"
   if type(core) ~= "table" then

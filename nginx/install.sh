@@ -23,6 +23,7 @@ put() {
 
 if [ "$1" = --remove ]; then
     rm -f "$link" "$line" "$DESTDIR$3/$2"
+    echo "removed: $DESTDIR$3/$2, and $link; nginx runs without them once it is restarted"
     exit
 fi
 

@@ -609,10 +609,15 @@ ngx_http_ebbtide_idle(ngx_conf_t *cf, void *post, void *data)
 {
     ngx_msec_t  *msec = data;
 
+    ngx_str_t  *value;
+
+    value = cf->args->elts;
+
     if (*msec < NGX_HTTP_EBBTIDE_IDLE_MIN || *msec > NGX_HTTP_EBBTIDE_IDLE_MAX)
     {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"ebbtide_idle\" must be from 10ms to 1h");
+                           "invalid value \"%V\": \"ebbtide_idle\" must be "
+                           "from 10ms to 1h", &value[1]);
         return NGX_CONF_ERROR;
     }
 

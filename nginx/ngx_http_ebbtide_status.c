@@ -131,7 +131,7 @@ static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_metrics[] = {
     { "ebbtide_committed_bytes", "gauge", "Address space that can be used.",
       1, NGX_HTTP_EBBTIDE_HELD(committed), 1 },
     { "ebbtide_given_back_bytes_total", "counter",
-      "Given back to the kernel, ever, by the VMs that there are.",
+      "Given back to the kernel, ever; by closed VMs too.",
       1, NGX_HTTP_EBBTIDE_HELD(returned_total), 1 },
     { "ebbtide_refaulted_bytes_total", "counter",
       "Of the bytes given back, those used again.",

@@ -549,14 +549,16 @@ ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
         return;
     }
 
+    /* with what a VM that was changed over still has on LuaJIT's allocator */
+
     held = &vm->held;
     held->live = stats.live + stats.former_live;
     held->waste = stats.waste;
     held->free_resident = stats.free_resident;
     held->returned = stats.returned;
     held->metadata = stats.metadata;
-    held->resident = stats.resident;
-    held->committed = stats.committed;
+    held->resident = stats.resident + stats.former_resident;
+    held->committed = stats.committed + stats.former_reserved;
     held->returned_total = stats.returned_total;
     held->refaulted_total = stats.refaulted_asked + stats.refaulted_idle
                             + stats.refaulted_limit;

@@ -13,6 +13,7 @@
 //! |---------------|--------------------------------------------------------------------------|
 //! | `line`        | a line of text without allocating                                        |
 //! | `sigpipe`     | a write to a pipe without a reader, without the signal                   |
+//! | `fd`          | which file a file descriptor leads to, and a write that waits for room   |
 //! | `tell`        | where lines for people go                                                |
 //! | `bug`         | how to stop with one line when an invariant is broken                    |
 //! | `error`       | what can go wrong, as codes and as words                                 |
@@ -57,6 +58,7 @@ pub(crate) mod builtin;
 pub mod capi;
 pub(crate) mod cgroup;
 pub(crate) mod error;
+pub(crate) mod fd;
 pub(crate) mod figures;
 pub(crate) mod heap;
 pub(crate) mod line;

@@ -211,20 +211,26 @@ impl Options {
         for key in [Key::LimitSoft, Key::LimitHard] {
             Options::check_limit(key, options.get(key), names[key as usize])?;
         }
-        options.check_limits(|key| names[key as usize])?;
+        for key in [Key::LimitSoft, Key::Retain] {
+            options.check_below_hard(key, |key| names[key as usize])?;
+        }
         Ok(options)
     }
 
-    /// Checks that a soft limit does not lie above the hard one: the heap never gets there.
-    fn check_limits(&self, called: impl Fn(Key) -> &'static str) -> Result<(), Error> {
-        let (soft, hard) = (self.get(Key::LimitSoft), self.get(Key::LimitHard));
-        if soft <= hard || hard == 0 {
+    /// Checks that an option does not lie above the hard limit: the heap never gets there.
+    fn check_below_hard(
+        &self,
+        key: Key,
+        called: impl Fn(Key) -> &'static str,
+    ) -> Result<(), Error> {
+        let (value, hard) = (self.get(key), self.get(Key::LimitHard));
+        if value <= hard || hard == 0 {
             return Ok(());
         }
         Err(Error::Range.because(format_args!(
             "{}={}: is above {}={}, which the heap does not exceed",
-            called(Key::LimitSoft),
-            Value(soft, Unit::Bytes),
+            called(key),
+            Value(value, Unit::Bytes),
             called(Key::LimitHard),
             Value(hard, Unit::Bytes),
         )))
@@ -307,7 +313,9 @@ impl Options {
         let mut changed = self.clone();
         changed.put(key, value);
         match key {
-            Key::LimitSoft | Key::LimitHard => changed.check_limits(Options::name),
+            Key::LimitSoft | Key::LimitHard => {
+                changed.check_below_hard(Key::LimitSoft, Options::name)
+            }
             _ => Ok(()),
         }
     }
@@ -421,6 +429,20 @@ mod tests {
         hard.put(Key::LimitHard, 1 << 30).expect("a limit");
         assert_eq!(Options::resolve_with(hard.values(), variable), Err(Error::Range));
         assert!(last_text().starts_with("EBBTIDE_LIMIT_SOFT=2g: is above limit_hard=1g"));
+    }
+
+    #[test]
+    fn what_is_always_kept_is_below_the_hard_limit() {
+        let mut given = Given::default();
+        given.put(Key::Retain, 30 << 20).expect("a size");
+        given.put(Key::LimitHard, 20 << 20).expect("a limit");
+        assert_eq!(Options::resolve_with(given.values(), none), Err(Error::Range));
+        let expected = "retain=30m: is above limit_hard=20m, which the heap does not exceed";
+        assert_eq!(last_text(), expected);
+        given.put(Key::LimitHard, 30 << 20).expect("a limit");
+        assert!(Options::resolve_with(given.values(), none).is_ok());
+        given.put(Key::LimitHard, 0).expect("a limit");
+        assert!(Options::resolve_with(given.values(), none).is_ok());
     }
 
     #[test]

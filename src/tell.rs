@@ -8,7 +8,8 @@
 //! told. Not when the library was loaded: a daemon turns its standard error into its log between
 //! the two. Once descriptor 2 leads elsewhere, lines are dropped.
 //!
-//! The last lines of a process, which say why it ends, may go to two more places:
+//! The last lines of a process, which say why it ends, may go to two more places, under the preload
+//! library too:
 //!
 //! - to descriptor 2, if that is the write end of a pipe or a file that is open for nothing but
 //!   appending: a log. A server opens its log anew when the log is rotated, and nginx makes it
@@ -16,7 +17,8 @@
 //! - else to the system's log, as a daemon's lines do. Where nobody listens to `/dev/log`, as in
 //!   most containers, they are dropped, and the core file alone tells what happened.
 //!
-//! A line to a pipe that nobody reads raises no SIGPIPE. Signal handlers may call everything here.
+//! A line to a pipe that nobody reads raises no SIGPIPE, and the last lines wait for the reader of
+//! a full pipe no longer than `fd` says. Signal handlers may call everything here.
 
 use core::ffi::{CStr, c_char, c_int};
 use core::fmt;
@@ -24,12 +26,14 @@ use core::mem::{MaybeUninit, size_of, transmute};
 use core::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::OnceLock;
 
+use crate::fd::{File, file_of, is_log, write_last};
 use crate::line::Line;
 use crate::sigpipe;
 
-/// Takes the text of one line, without an end and without `ebbtide: ` before it, and its bytes.
-/// Returns 0 where the line was dropped. Signal handlers may call it.
-pub(crate) type Say = unsafe extern "C" fn(*const c_char, usize) -> c_int;
+/// Takes the text of one line, without an end and without `ebbtide: ` before it, its bytes, and
+/// whether it is one of the last lines. Returns 0 where the line was dropped. Signal handlers may
+/// call it.
+pub(crate) type Say = unsafe extern "C" fn(*const c_char, usize, c_int) -> c_int;
 
 /// A [`Say`]; null: standard error.
 static SAY: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
@@ -40,10 +44,6 @@ static STDERR: OnceLock<Option<File>> = OnceLock::new();
 /// Where the system's log takes lines.
 const SYSTEM_LOG: &CStr = c"/dev/log";
 
-/// A file by its device and inode.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct File(u64, u64);
-
 /// From now on lines go through this function.
 pub(crate) fn through(say: Say) {
     SAY.store(say as *mut (), Ordering::Release);
@@ -52,47 +52,46 @@ pub(crate) fn through(say: Say) {
 /// Tells a line.
 #[cold]
 pub(crate) fn line(message: fmt::Arguments<'_>) {
-    is_told(&Line::new(message), leads_to_stderr);
+    let line = Line::new(message);
+    if through_say(&line, false).is_none() && leads_to_stderr() {
+        let parts = parts(&line);
+        // SAFETY: the parts are as long as they say, and are only read; errno is this thread's own.
+        sigpipe::held_back(|| unsafe {
+            while libc::writev(libc::STDERR_FILENO, parts.as_ptr(), parts.len() as c_int) < 0
+                && *libc::__errno_location() == libc::EINTR
+            {}
+        });
+    }
 }
 
 /// Tells one of the last lines of a process that ends.
 #[cold]
 pub(crate) fn last_line(message: fmt::Arguments<'_>) {
     let line = Line::new(message);
-    if !is_told(&line, || leads_to_stderr() || leads_to_log()) {
+    let is_told = through_say(&line, true).unwrap_or_else(|| {
+        // SAFETY: the parts are as long as they say.
+        (leads_to_stderr() || is_log(libc::STDERR_FILENO))
+            && unsafe { write_last(libc::STDERR_FILENO, &parts(&line)) }
+    });
+    if !is_told {
         tell_system_log(SYSTEM_LOG, &line);
     }
 }
 
-/// Tells a line through the function for lines; without one, on descriptor 2 if that is the right
-/// one. Whether the line was not dropped.
-fn is_told(line: &Line, is_right: impl FnOnce() -> bool) -> bool {
+/// Tells a line through the function for lines, if there is one. Whether the line was not dropped.
+fn through_say(line: &Line, is_last: bool) -> Option<bool> {
     let say = SAY.load(Ordering::Acquire);
     // SAFETY: null, or what `through` has stored; a null pointer is `None`.
-    match unsafe { transmute::<*mut (), Option<Say>>(say) } {
-        // SAFETY: the bytes are there, and are only read.
-        Some(say) => unsafe { say(line.as_bytes().as_ptr().cast(), line.as_bytes().len()) != 0 },
-        None if is_right() => {
-            write(line);
-            true
-        }
-        None => false,
-    }
+    let say = unsafe { transmute::<*mut (), Option<Say>>(say) }?;
+    let text = line.as_bytes();
+    // SAFETY: the bytes are there, and are only read.
+    Some(unsafe { say(text.as_ptr().cast(), text.len(), is_last.into()) != 0 })
 }
 
-/// Writes a line to descriptor 2 in one piece. Whether anybody reads it does not matter.
-fn write(line: &Line) {
-    let part = |bytes: &[u8]| libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
-    let parts = [part(b"ebbtide: "), part(line.as_bytes()), part(b"\n")];
-    // SAFETY: the parts are as long as they say, and are only read; errno is this thread's own.
-    sigpipe::held_back(|| unsafe {
-        while libc::writev(libc::STDERR_FILENO, parts.as_ptr(), parts.len() as c_int) < 0
-            && *libc::__errno_location() == libc::EINTR
-        {}
-    });
+/// A line as it is written, in one piece.
+fn parts(line: &Line) -> [libc::iovec; 3] {
+    [b"ebbtide: ", line.as_bytes(), b"\n"]
+        .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
 }
 
 /// Remembers which file standard error leads to, unless that is known.
@@ -102,39 +101,8 @@ pub(crate) fn note_stderr() {
 
 /// Whether descriptor 2 leads to the file that it led to at the first use of the library.
 fn leads_to_stderr() -> bool {
-    let file = file_of_stderr();
+    let file = file_of(libc::STDERR_FILENO);
     *STDERR.get_or_init(|| file) == file && file.is_some()
-}
-
-/// Whether descriptor 2 is the write end of a pipe, or open for nothing but appending.
-fn leads_to_log() -> bool {
-    // SAFETY: it only asks; errno, which stays as it was, is this thread's own.
-    let flags = unsafe {
-        let errno = *libc::__errno_location();
-        let flags = libc::fcntl(libc::STDERR_FILENO, libc::F_GETFL);
-        *libc::__errno_location() = errno;
-        flags
-    };
-    let is_pipe = || stat_of_stderr().is_some_and(|it| it.st_mode & libc::S_IFMT == libc::S_IFIFO);
-    flags >= 0
-        && flags & libc::O_ACCMODE == libc::O_WRONLY
-        && (flags & libc::O_APPEND != 0 || is_pipe())
-}
-
-fn file_of_stderr() -> Option<File> {
-    stat_of_stderr().map(|stat| File(stat.st_dev, stat.st_ino))
-}
-
-fn stat_of_stderr() -> Option<libc::stat> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: there is room for the answer, which is read only if there is one; errno, which stays
-    // as it was, is this thread's own.
-    unsafe {
-        let errno = *libc::__errno_location();
-        let failed = libc::fstat(libc::STDERR_FILENO, stat.as_mut_ptr()) != 0;
-        *libc::__errno_location() = errno;
-        (!failed).then(|| stat.assume_init())
-    }
 }
 
 /// Sends a line to the log that listens at a path, if one does, without waiting for it.

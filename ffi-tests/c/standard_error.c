@@ -136,6 +136,70 @@ static void the_last_lines_raise_no_sigpipe(void)
   }
 }
 
+/* In the child: the write end of a pipe. */
+static int full_pipe;
+
+static void becomes_full(void)
+{
+  static const char page[4096];
+
+  REQUIRE(dup2(full_pipe, STDERR_FILENO) == STDERR_FILENO);
+  close(full_pipe);
+  REQUIRE(fcntl(STDERR_FILENO, F_SETFL, O_WRONLY | O_NONBLOCK) == 0);
+  while (write(STDERR_FILENO, page, sizeof page) > 0) {
+  }
+  REQUIRE(fcntl(STDERR_FILENO, F_SETFL, O_WRONLY) == 0);
+}
+
+/* Begins to read after so long, or reads when it has ended. */
+static void stop_with_full_pipe(const char *checked, unsigned reads_after_s)
+{
+  struct fate fate = { becomes_full, checked };
+  char text[TEXT_MAX];
+  int ends[2], status, is_told = 0;
+  ssize_t length;
+  pid_t child;
+
+  REQUIRE(pipe(ends) == 0);
+  full_pipe = ends[1];
+  fflush(NULL);
+  child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    close(ends[0]);
+    stop_for_a_bug(&fate);
+    _exit(0);
+  }
+  close(ends[1]);
+  if (reads_after_s == 0) {
+    REQUIRE(waitpid(child, &status, 0) == child);
+  }
+  sleep(reads_after_s);
+  while ((length = read(ends[0], text, sizeof text)) > 0) {
+    is_told |= memmem(text, (size_t)length, "is not of this heap", 19) != NULL;
+  }
+  if (reads_after_s != 0) {
+    REQUIRE(waitpid(child, &status, 0) == child);
+  }
+  close(ends[0]);
+  CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+  CHECK_EQ(is_told, reads_after_s != 0);
+}
+
+static void the_last_lines_wait_for_a_reader(void)
+{
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(ways); i++) {
+    stop_with_full_pipe(ways[i], 2);
+  }
+}
+
+static void the_last_lines_do_not_wait_for_ever(void)
+{
+  stop_with_full_pipe("on", 0);
+}
+
 static int is_pending(void)
 {
   sigset_t pending;
@@ -179,6 +243,8 @@ int main(void)
   RUN(a_file_that_is_no_standard_error_stays_as_it_is);
   RUN(a_log_has_the_last_lines);
   RUN(the_last_lines_raise_no_sigpipe);
+  RUN(the_last_lines_wait_for_a_reader);
+  RUN(the_last_lines_do_not_wait_for_ever);
   RUN(a_line_raises_no_sigpipe);
   return check_status();
 }

@@ -15,7 +15,9 @@ use std::sync::OnceLock;
 use ebbtide_ffi_tests::{
     Language, clean, compiler, finish, installed, scratch, source, text_of, under_valgrind,
 };
-use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUA51, LUAJIT, LUAJIT_CHECKED, SONAME, repository};
+use ebbtide_runtimes::{
+    EBBTIDE_LINK_FLAGS, LUA51, LUA52, LUA53, LUA54, LUAJIT, LUAJIT_CHECKED, SONAME, repository,
+};
 
 /// The LuaJIT library that Debian's packages have.
 const SHARED_LUAJIT: &str = "-l:libluajit-5.1.so.2";
@@ -395,6 +397,34 @@ fn a_program_that_hides_lua_is_told() {
         let said = String::from_utf8_lossy(&finish(&mut command).stderr).into_owned();
         assert!(said.starts_with("ebbtide: no module: there is no LuaJIT"), "{said}");
         assert!(said.contains("-rdynamic") && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
+fn a_later_lua_is_told_by_its_name() {
+    let file = loader_folder().join("later.lua");
+    let files = repository().join("lua/?.lua");
+    let (nowhere, throws) = (script("?.lua"), "^ebbtide: this is Lua 5.%d %(PUC%); .*LuaJIT$");
+    for runtime in [LUA52, LUA53, LUA54] {
+        let program = loader_folder().join(format!("door_host.c-{}", runtime.name));
+        let mut command = compiler(Language::C);
+        command.arg("-isystem").arg(runtime.include_dir).arg("-o").arg(&program);
+        command.arg(source("door_host.c")).args(["-x", "none", runtime.library]);
+        finish(command.args(runtime.link_flags));
+        let run = |text: &str, path: &Path| {
+            fs::write(&file, text).expect("the target directory can be written");
+            let mut command = clean(&program);
+            find_modules(&mut command, &library_folder()).env("LUA_PATH", path).arg(&file);
+            String::from_utf8_lossy(&finish(&mut command).stderr).into_owned()
+        };
+        let code = format!(
+            "local done, why = pcall(require, 'ebbtide') assert(not done and why:find'{throws}', why)"
+        );
+        assert_eq!(run(&code, &files), "");
+        let said = run("assert(require 'ebbtide' == true)", &nowhere);
+        let expected = "ebbtide: no module: this is Lua 5.2 or later (PUC); ebbtide's Lua module \
+                        is for LuaJIT\n";
+        assert_eq!(said, expected, "{}", runtime.name);
     }
 }
 

@@ -121,6 +121,20 @@ fn installs_the_lua_module_alone() {
     assert_eq!(said, "builtin\n");
 }
 
+/// An OpenResty's copy goes, the installation under the prefix stays.
+#[test]
+fn uninstalls_the_lua_module_alone() {
+    let destination = install("uninstall-lua");
+    let before = listing(&destination);
+    let folders = ["LUA_LIB_DIR=/x/lualib", "LUA_CMODULE_DIR=/x/lualib"];
+    make(&[&["install-lua"], &folders[..]].concat(), &destination, PREFIX);
+    assert_eq!(listing(&destination).len(), before.len() + 3);
+    make(&[&["uninstall-lua"], &folders[..]].concat(), &destination, PREFIX);
+    assert_eq!(listing(&destination), before);
+    assert!(!destination.join("x/lualib").exists());
+    assert!(destination.join("x/lib/pkgconfig").is_dir());
+}
+
 /// What the rockspec builds and installs is there.
 #[test]
 fn the_rockspec_is_in_order() {

@@ -32,7 +32,11 @@ fn build(name: &str, test: &str, luajit: &str, with_ebbtide: bool) -> PathBuf {
 }
 
 fn script() -> PathBuf {
-    repository().join("ffi-tests/lua/recovery.lua")
+    script_of("recovery.lua")
+}
+
+fn script_of(name: &str) -> PathBuf {
+    repository().join("ffi-tests/lua").join(name)
 }
 
 fn run(program: impl AsRef<OsStr>, arguments: &[&str], script: &Path, mode: &str) {
@@ -63,12 +67,22 @@ fn a_vm_that_was_attached_works_again_after_its_limit() {
     recovers("attach");
 }
 
-#[test]
-fn a_vm_under_the_preload_library_works_again_after_its_limit() {
+/// Runs a script under the preload library, in each mode.
+fn run_preloaded(test: &str, script: &Path) {
     let ebbtide = installed().lib().join("../bin/ebbtide");
-    let host = build("door_host.c", "preload", "shared", false);
+    let host = build("door_host.c", test, "shared", false);
     let host = host.to_str().expect("UTF-8");
     for mode in MODES {
-        run(&ebbtide, &["run", "--limit-hard", "32m", host], &script(), mode);
+        run(&ebbtide, &["run", "--limit-hard", "32m", host], script, mode);
     }
+}
+
+#[test]
+fn a_vm_under_the_preload_library_works_again_after_its_limit() {
+    run_preloaded("preload", &script());
+}
+
+#[test]
+fn a_thread_that_waits_leaves_the_collector_alone() {
+    run_preloaded("waits", &script_of("hurry.lua"));
 }

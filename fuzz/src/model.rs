@@ -93,12 +93,12 @@ impl Model {
         let refused = kernel::refused();
         // SAFETY: the options are whole.
         let heap = calling(|| unsafe { ebb_heap_new(&options) });
-        let cross = limits_cross(limit_soft, limit_hard);
+        let cross = limits_cross(limit_soft, limit_hard) || limits_cross(retain, limit_hard);
         if heap.is_null() {
             assert!(cross || kernel::refused() > refused, "no heap: {:?}", last_error());
             return None;
         }
-        assert!(!cross, "a soft limit of {limit_soft} above a hard one of {limit_hard}");
+        assert!(!cross, "{limit_soft} or {retain} above a hard limit of {limit_hard}");
         let as_set = |value: i64| match value {
             0 => None,
             EBB_ZERO => Some(0),

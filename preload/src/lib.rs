@@ -23,7 +23,9 @@
 //! | `text`          | a line of text without allocating                                 |
 //! | `objects`       | what is loaded, and which symbols that offers                     |
 //! | `sigpipe`       | a write to a pipe without a reader, without the signal            |
+//! | `fd`            | which file a descriptor leads to, and a write that waits for room |
 //! | `report_signal` | the signals on which a report can be asked for                    |
+//! | `switch`        | what a switch in the environment takes                            |
 //! | `settings`      | what the environment asks for                                     |
 //! | `behind`        | the functions that are taken over, as the program would find them |
 //! | `say`           | where standard error was when the program began                   |
@@ -44,6 +46,8 @@
 #![cfg_attr(test, allow(dead_code, unused_imports))]
 
 mod behind;
+#[path = "../../src/fd.rs"]
+mod fd;
 mod library;
 mod life;
 mod newstate;
@@ -55,6 +59,7 @@ mod signals;
 #[path = "../../src/sigpipe.rs"]
 mod sigpipe;
 mod slices;
+mod switch;
 mod text;
 mod waits;
 mod why;

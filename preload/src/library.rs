@@ -17,7 +17,7 @@ type Report = unsafe extern "C" fn(c_int) -> c_int;
 /// `ebb_preload_listen`.
 type Listen = unsafe extern "C" fn(Option<Say>, c_int);
 /// [`say::line_of_library`].
-type Say = unsafe extern "C" fn(*const c_char, usize) -> c_int;
+type Say = unsafe extern "C" fn(*const c_char, usize, c_int) -> c_int;
 /// `ebb_strerror`.
 type Strerror = unsafe extern "C" fn(c_int) -> *const c_char;
 

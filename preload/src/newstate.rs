@@ -11,7 +11,7 @@ use crate::library;
 use crate::objects;
 use crate::say;
 use crate::text::Text;
-use crate::{report_signal, settings, why};
+use crate::{settings, why};
 
 /// What `luaL_newstate` of LuaJIT 2.1 passes for its own allocator: LJ_ALLOCF_INTERNAL, an address
 /// that no function has.
@@ -95,16 +95,16 @@ unsafe fn newstate_on_heap(real: *mut c_void) -> *mut c_void {
         }
         found
     });
-    say_wrong_signal();
+    say_wrong();
     vm
 }
 
-/// Says once that no report can be asked for as the environment wants it.
-fn say_wrong_signal() {
+/// Says once which of the library's own variables have a value that they do not take.
+fn say_wrong() {
     static SAID: AtomicBool = AtomicBool::new(false);
-    let value = settings::wrong_signal();
-    if !value.is_empty() && !SAID.swap(true, Ordering::Relaxed) {
-        let takes = report_signal::TAKES.as_bytes();
-        say::line(&[b"EBBTIDE_REPORT_SIGNAL=", value, b": ", takes, b"; no report on a signal"]);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        for line in settings::wrong() {
+            say::line(&[line]);
+        }
     }
 }

@@ -6,15 +6,18 @@
 //! keeps a descriptor of its own besides. A program that begins without a standard error is told
 //! nothing.
 //!
+//! The last lines of a process that stops for a bug may also go to a log that has become descriptor
+//! 2, and they wait for the reader of a full pipe: `libebbtide.so` does the same without this library.
+//!
 //! Signal handlers may call everything here but [`start`].
 
 use core::ffi::{c_char, c_int};
-use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use libc::iovec;
 
 use crate::behind::POLL;
+use crate::fd::{file_of, is_log, write_last};
 use crate::settings::{self, Settings};
 use crate::sigpipe;
 use crate::slices::now_ns;
@@ -130,25 +133,35 @@ pub(crate) fn line(parts: &[&[u8]]) {
     line.write();
 }
 
-/// The same with the number of the process: a server may consist of many. Whether the line was
-/// not dropped.
-pub(crate) fn line_of_process(parts: &[&[u8]]) -> bool {
+/// The same with the number of the process: a server may consist of many.
+pub(crate) fn line_of_process(parts: &[&[u8]]) {
+    with_process(parts, false);
+}
+
+/// [`line_of_process`] as `libebbtide.so` calls it, which may be about to end the process: `last`
+/// is not 0. Returns 0 where the line was dropped.
+///
+/// # Safety
+///
+/// `text` points to so many bytes.
+pub(crate) unsafe extern "C" fn line_of_library(
+    text: *const c_char,
+    bytes: usize,
+    last: c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let text = unsafe { core::slice::from_raw_parts(text.cast(), bytes) };
+    with_process(&[text], last != 0).into()
+}
+
+/// Writes a line that begins with the names of the program and the process. Whether it was written.
+fn with_process(parts: &[&[u8]], is_last: bool) -> bool {
     let mut digits = [0; 10];
     let number = decimal(process().unsigned_abs(), &mut digits);
     let mut line = Line::new();
     line.push_all(&[b"ebbtide: ", settings::program(), b"[", number, b"]: "]);
     line.push_all(parts);
-    line.write()
-}
-
-/// [`line_of_process`] as `libebbtide.so` calls it.
-///
-/// # Safety
-///
-/// `text` points to so many bytes.
-pub(crate) unsafe extern "C" fn line_of_library(text: *const c_char, bytes: usize) -> c_int {
-    // SAFETY: the caller's promise.
-    line_of_process(&[unsafe { core::slice::from_raw_parts(text.cast(), bytes) }]).into()
+    if is_last { line.write_last() } else { line.write() }
 }
 
 /// A number in decimal digits.
@@ -192,25 +205,11 @@ impl<'parts> Line<'parts> {
 
     /// Writes the line in one piece to the standard error of the beginning, if that is still there
     /// and somebody reads it. Whether it was written.
-    fn write(mut self) -> bool {
-        if STANDARD.load(Ordering::Acquire) == NOT_LOOKED_AT {
-            look();
-        }
-        let file = (DEVICE.load(Ordering::Relaxed), INODE.load(Ordering::Relaxed));
-        if STANDARD.load(Ordering::Acquire) != OPEN {
-            return false;
-        }
+    fn write(self) -> bool {
         let kept = KEPT.load(Ordering::Relaxed);
-        let is_it = |descriptor: &c_int| file_of(*descriptor) == Some(file);
-        let Some(descriptor) = [kept, libc::STDERR_FILENO].into_iter().find(is_it) else {
-            return false;
-        };
-        if let Some(end) = self.parts.get_mut(self.count) {
-            *end = b"\n";
-        }
-        let parts = self
-            .parts
-            .map(|part| iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
+        let mut descriptors = [kept, libc::STDERR_FILENO].into_iter();
+        let Some(descriptor) = descriptors.find(|it| is_first(*it)) else { return false };
+        let parts = self.ended();
         // Its reader may leave between the look and the write.
         sigpipe::held_back(|| {
             takes_a_line(descriptor) && {
@@ -221,6 +220,36 @@ impl<'parts> Line<'parts> {
             }
         })
     }
+
+    /// Writes one of the last lines of the process: to descriptor 2, if that is a log, or leads to
+    /// the standard error of the beginning; or to the descriptor that was kept. Whether it was
+    /// written.
+    fn write_last(self) -> bool {
+        let (now, kept) = (libc::STDERR_FILENO, KEPT.load(Ordering::Relaxed));
+        let parts = self.ended();
+        // SAFETY: the parts are as long as they say.
+        let write = |descriptor| unsafe { write_last(descriptor, &parts) };
+        ((is_first(now) || is_log(now)) && write(now))
+            || (kept != now && is_first(kept) && write(kept))
+    }
+
+    /// The line as it is written.
+    fn ended(mut self) -> [iovec; Line::PARTS_MAX] {
+        if let Some(end) = self.parts.get_mut(self.count) {
+            *end = b"\n";
+        }
+        self.parts
+            .map(|part| iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
+    }
+}
+
+/// Whether a descriptor leads to the standard error of the beginning.
+fn is_first(descriptor: c_int) -> bool {
+    if STANDARD.load(Ordering::Acquire) == NOT_LOOKED_AT {
+        look();
+    }
+    let file = (DEVICE.load(Ordering::Relaxed), INODE.load(Ordering::Relaxed));
+    STANDARD.load(Ordering::Acquire) == OPEN && file_of(descriptor) == Some(file)
 }
 
 /// Whether a descriptor takes a line, now or within [`patience_ms`]. A pipe that nobody reads would
@@ -248,23 +277,6 @@ fn patience_ms() -> c_int {
         return READER_MS as c_int;
     }
     READER_MS.saturating_sub(waited / 1_000_000) as c_int
-}
-
-/// Which file a descriptor leads to.
-fn file_of(descriptor: c_int) -> Option<(u64, u64)> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: there is room for the answer, which is read if there is one; errno is this thread's.
-    unsafe {
-        let errno = libc::__errno_location();
-        let before = *errno;
-        let failed = libc::fstat(descriptor, stat.as_mut_ptr()) != 0;
-        *errno = before;
-        if failed {
-            return None;
-        }
-        let stat = stat.assume_init();
-        Some((stat.st_dev, stat.st_ino))
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::report_signal;
 use crate::say;
+use crate::switch;
 use crate::text::Text;
 
 /// What the environment asks for. An empty variable counts as unset.
@@ -34,8 +35,8 @@ unsafe impl<T> Sync for Room<T> {}
 static SETTINGS: Room<Settings> = Room(UnsafeCell::new(NONE));
 /// The options of the heap that are set, as `NAME=VALUE`, with a space between two.
 static OPTIONS: Room<Text> = Room(UnsafeCell::new(Text::new()));
-/// The value of EBBTIDE_REPORT_SIGNAL if that names no signal that is taken.
-static WRONG_SIGNAL: Room<Text> = Room(UnsafeCell::new(Text::new()));
+/// What to say of values that the variables below do not take, and that count as unset.
+static WRONG: [Room<Text>; 3] = [const { Room(UnsafeCell::new(Text::new())) }; 3];
 static KNOWN: AtomicBool = AtomicBool::new(false);
 
 /// Variables that are no options of the heap.
@@ -67,9 +68,9 @@ pub(crate) fn options() -> &'static [u8] {
     text(&OPTIONS)
 }
 
-/// What EBBTIDE_REPORT_SIGNAL says if that names no signal that is taken; empty otherwise.
-pub(crate) fn wrong_signal() -> &'static [u8] {
-    text(&WRONG_SIGNAL)
+/// What to say of values that are not taken, a line each.
+pub(crate) fn wrong() -> impl Iterator<Item = &'static [u8]> {
+    WRONG.iter().map(text).filter(|line| !line.is_empty())
 }
 
 /// The name that the program was called by; empty before [`start`].
@@ -87,20 +88,29 @@ fn text(room: &'static Room<Text>) -> &'static [u8] {
 
 /// Reads the environment. Called once, by the constructor.
 pub(crate) fn start() -> Settings {
-    let signal = value_of(c"EBBTIDE_REPORT_SIGNAL").map(CStr::to_bytes);
-    let report_signal = signal.and_then(report_signal::number).unwrap_or(0);
+    let [verbose, report, signal] = &WRONG;
+    // SAFETY: one thread, which has each of the texts once, and nobody reads before `KNOWN`.
+    let (verbose, report, signal) =
+        unsafe { (&mut *verbose.0.get(), &mut *report.0.get(), &mut *signal.0.get()) };
+    let report_signal = read(
+        c"EBBTIDE_REPORT_SIGNAL",
+        report_signal::number,
+        &[report_signal::TAKES, "; no report on a signal"],
+        signal,
+    )
+    .unwrap_or(0);
+    let is_on = |variable, instead, wrong| {
+        read(variable, switch::is_on, &[switch::TAKES, instead], wrong).unwrap_or(false)
+    };
     let settings = Settings {
-        verbose: is_on(c"EBBTIDE_VERBOSE"),
-        report: is_on(c"EBBTIDE_REPORT") || report_signal != 0,
+        verbose: is_on(c"EBBTIDE_VERBOSE", "; counts as off", verbose),
+        report: is_on(c"EBBTIDE_REPORT", "; counts as off", report) || report_signal != 0,
         report_signal,
         is_named: names_this_process(c"_EBBTIDE_RUN"),
     };
     // SAFETY: one thread, and nobody reads before `KNOWN`.
     unsafe {
         *SETTINGS.0.get() = settings;
-        if report_signal == 0 {
-            (*WRONG_SIGNAL.0.get()).push(signal.unwrap_or_default());
-        }
         note_options(&mut *OPTIONS.0.get());
         // The C library sets the name before anything runs, to a C string.
         (*PROGRAM.0.get()).push(CStr::from_ptr(program_invocation_short_name).to_bytes());
@@ -132,8 +142,22 @@ fn is_option(variable: &[u8]) -> bool {
     name.starts_with(b"EBBTIDE_") && !value.is_empty() && !OWN.contains(&name)
 }
 
-fn is_on(variable: &CStr) -> bool {
-    value_of(variable).is_some_and(|value| value != c"0")
+/// The meaning of a variable that is set. What to say of a value that has none goes into `wrong`.
+fn read<T>(
+    variable: &CStr,
+    meaning: impl Fn(&[u8]) -> Option<T>,
+    takes: &[&str],
+    wrong: &mut Text,
+) -> Option<T> {
+    let value = value_of(variable)?.to_bytes();
+    let meant = meaning(value);
+    if meant.is_none() {
+        wrong.push_all(&[variable.to_bytes(), b"=", value, b": "]);
+        for part in takes {
+            wrong.push(part.as_bytes());
+        }
+    }
+    meant
 }
 
 /// Whether a variable has the number of this process for its value.

@@ -457,8 +457,9 @@ pub extern "C" fn ebb_preload_idle(budget_us: u32) -> c_int {
 /// For libebbtide_preload.so, before the first VM: lines for people go through a
 /// function from now on.
 ///
-/// say       takes the text of one line, without its end, and its bytes. Returns 0
-///           where it drops the line. Signal handlers may call it.
+/// say       takes the text of one line, without its end, its bytes, and in `last`
+///           not 0 where the process ends with that line and those around it.
+///           Returns 0 where it drops the line. Signal handlers may call it.
 /// report    not 0: each VM tells what it held and gave back when it is closed.
 ///
 /// # Safety
@@ -466,7 +467,7 @@ pub extern "C" fn ebb_preload_idle(budget_us: u32) -> c_int {
 /// `say` may be called as long as the process lives.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_preload_listen(
-    say: Option<unsafe extern "C" fn(text: *const c_char, bytes: usize) -> c_int>,
+    say: Option<unsafe extern "C" fn(text: *const c_char, bytes: usize, last: c_int) -> c_int>,
     report: c_int,
 ) {
     if let Some(say) = say {

@@ -389,6 +389,7 @@ impl<S: Os> Heap<S> {
     fn refresh_limits(&mut self, now_us: u64) {
         let resident = self.resident();
         self.above.limits.refresh(&self.os, now_us, resident);
+        self.lower_gate();
         self.gate = self.closed_gate(now_us);
     }
 

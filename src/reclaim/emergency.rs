@@ -22,6 +22,8 @@
 //! It has helped if [`LITTLE`] of the limit was freed in all. A VM whose live blocks alone are near
 //! seven eighths gets its next emergency halfway from what it holds then to where allocations are
 //! refused: so each frees as much as it left room for, and none is followed by another at once.
+//! When such a VM needs less again, that point falls with what it holds.
+//!
 //! After an emergency in vain what is above seven eighths is open for a while: a VM that needs it
 //! must not collect all the time. A refusal is followed by an emergency in any case.
 //!
@@ -31,7 +33,7 @@
 //!
 //! A host that ticks between two uses of the VM suspends an emergency: the collector is at its own
 //! pace while the VM is idle, and while the host runs it in slices. The next growth goes on with
-//! the emergency.
+//! the emergency, or begins a new one if that much was freed meanwhile.
 
 #![forbid(unsafe_code)]
 
@@ -74,7 +76,8 @@ pub(super) struct Emergency {
     /// Bytes that were held when it began, and when the collector was last made due.
     held_begun: usize,
     held_turn: usize,
-    /// Bytes up to where there is none, if that is above seven eighths of the limit.
+    /// Bytes up to where there is none, if that is above seven eighths of the limit: halfway from
+    /// the least that was held since the last one to where allocations are refused.
     gate: usize,
     /// The eighth is open until then.
     rest_until_us: u64,
@@ -107,6 +110,21 @@ impl<S: Os> Heap<S> {
         self.above.emergency.gate = 0;
     }
 
+    /// The gate falls with what is held.
+    pub(super) fn lower_gate(&mut self) {
+        if self.above.emergency.gate > 0 {
+            let halfway = self.halfway(self.held());
+            let gate = &mut self.above.emergency.gate;
+            *gate = halfway.min(*gate);
+            self.gate = self.closed_gate(self.above.clock.now_us);
+        }
+    }
+
+    /// Where the next emergency begins, if so many bytes are held after one.
+    fn halfway(&self, held: usize) -> usize {
+        held / 2 + self.hard_limit() / 2
+    }
+
     /// Learns how the collector goes, where there is a hard limit for which that matters.
     pub(super) fn look_at_collector(&mut self) {
         if self.limits().hard != NO_GATE {
@@ -120,16 +138,18 @@ impl<S: Os> Heap<S> {
         gate < self.hard_limit() && held > gate
     }
 
-    /// Begins an emergency, or goes on with one that is suspended.
+    /// Begins an emergency, or goes on with one that is suspended. That one is over if much was
+    /// freed meanwhile.
     pub(super) fn want_emergency(&mut self, now_us: u64) {
-        if self.above.emergency.left == 0 {
+        let held = self.held();
+        if self.above.emergency.left == 0 || self.has_freed_much(held) {
             self.begin_emergency(now_us);
             return;
         }
         self.collecting = true;
-        // It has not had its turn since.
+        // It has not had its turn since, where it stands still.
         self.above.emergency.waited = TURN_ALLOCATIONS;
-        self.go_on_collecting();
+        self.take_turn(held);
     }
 
     /// Begins an emergency, or begins anew one that is under way.
@@ -163,7 +183,14 @@ impl<S: Os> Heap<S> {
             self.above.emergency.waited += 1;
         } else if self.above.emergency.left == 0 || self.has_freed_all(held) {
             self.end_emergency(held);
-        } else if self.make_collector_due() {
+        } else {
+            self.take_turn(held);
+        }
+    }
+
+    /// Makes the collector due once more.
+    fn take_turn(&mut self, held: usize) {
+        if self.make_collector_due() {
             self.above.emergency.left -= 1;
             self.note_turn(held);
             self.retire_spans();
@@ -240,7 +267,7 @@ impl<S: Os> Heap<S> {
         let has_helped = self.has_freed_much(held) || self.freed(held) >= hard / LITTLE;
         self.let_collector_be();
         self.collecting = false;
-        let halfway = held / 2 + self.hard_limit() / 2;
+        let halfway = self.halfway(held);
         let emergency = &mut self.above.emergency;
         emergency.left = 0;
         let took_us = now_us.saturating_sub(emergency.begun_us).clamp(TOOK_US.0, TOOK_US.1);

@@ -78,6 +78,7 @@ impl<S: Os> Heap<S> {
         let now_us = self.above.clock.advance(start_us);
         self.look_in = if now_us - before_us < SPARSE_US { STRIDE } else { 1 };
         if !self.is_time_to_look(now_us) {
+            self.lower_gate();
             return;
         }
         self.look(now_us);

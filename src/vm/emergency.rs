@@ -319,14 +319,16 @@ unsafe fn let_be(context: *mut u8) {
 }
 
 /// See [`Collector::is_at_hand`]: threads that take turns in a heap do so while another one of them
-/// runs the VM.
+/// runs the VM. And a thread that breathes for a watched VM is only the last that allocated in it:
+/// another may run it by now, and has not allocated yet.
 ///
 /// # Safety
 ///
 /// `context` is a bond.
 unsafe fn is_at_hand(context: *mut u8) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { !(*context.cast::<Bond>()).hands.is_shared() }
+    let hands = unsafe { &(*context.cast::<Bond>()).hands };
+    !hands.is_shared() && !hands.is_latched()
 }
 
 /// See [`Collector::goes_in_steps`].

@@ -8,7 +8,8 @@
 //! the latch and the calling thread is still the one: then the thread is not in the VM, for it is
 //! here, and no other can get in before the latch opens.
 //!
-//! Nobody needs to say that a VM has changed hands: whoever allocates has it.
+//! Nobody needs to say that a VM has changed hands: whoever allocates has it. Another thread may be
+//! in the VM and not have allocated yet, so a breath touches the heap alone, and not the VM.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -51,6 +52,10 @@ impl Latch {
 
     fn reopen(&self) {
         self.0.store(false, Ordering::Release);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 
     /// Acts while nobody else is let in.
@@ -332,6 +337,11 @@ impl Hands {
     /// Whether threads take turns in the heap.
     pub(super) fn is_shared(&self) -> bool {
         self.shared.load(Ordering::Relaxed)
+    }
+
+    /// Whether the latch is closed: the caller breathes for the VM, or has its turn.
+    pub(super) fn is_latched(&self) -> bool {
+        self.latch.is_closed()
     }
 
     /// The VM is no longer there: nobody finds the bond any more. Returns the heap.

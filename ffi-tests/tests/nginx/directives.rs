@@ -84,7 +84,7 @@ fn bad_values_stop_it_with_the_line_and_the_range() {
         ("ebbtide maybe;", "it must be \"on\" or \"off\""),
         ("ebbtide on; ebbtide off;", "\"ebbtide\" directive is duplicate"),
         ("ebbtide on off;", "invalid number of arguments in \"ebbtide\" directive"),
-        ("ebbtide_idle 9ms;", idle),
+        ("ebbtide_idle 9ms;", "invalid value \"9ms\": \"ebbtide_idle\" must be from 10ms to 1h"),
         ("ebbtide_idle 0;", idle),
         ("ebbtide_idle 3601s;", idle),
         ("ebbtide_idle soon;", "\"ebbtide_idle\" directive invalid value"),

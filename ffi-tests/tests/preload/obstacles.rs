@@ -236,6 +236,26 @@ fn ebbtide_inside_the_program_is_told() {
     assert_eq!(complaints(command.args(["-e", &code])), "");
 }
 
+/// The example for Python in lua/README.md, with a program that is done after some ticks.
+#[test]
+fn lupa_attaches_and_ticks() {
+    let manual = fs::read_to_string(repository().join("lua/README.md")).expect("the manual");
+    let (_, code) = manual.split_once("```python\n").expect("an example");
+    let (code, _) = code.split_once("```").expect("an example's end");
+    let marks = ["    # ... the program ...\n", "asyncio.sleep(0.5)"];
+    assert!(marks.iter().all(|mark| code.contains(mark)), "{code}");
+    let code = code.replace(marks[1], "asyncio.sleep(0)").replace(
+        marks[0],
+        "    for _ in range(100): await asyncio.sleep(0)\n    \
+         print(allocator.stats()['allocator'], ticks.done())\n",
+    );
+    let mut command = clean(lupa());
+    command.env("LUA_PATH", repository().join("lua/?.lua"));
+    command.env("LUA_CPATH", installed().lib().join("lua/5.1/?.so"));
+    let (_, out, said) = outcome(command.args(["-c", &code]));
+    assert_eq!((out.as_str(), said.as_str()), ("ebbtide False\n", ""));
+}
+
 /// Preloading and the Lua module say the same of a LuaJIT that only its module sees.
 #[test]
 fn lupa_is_taken_over_and_the_lua_module_says_how_to_see_it() {

@@ -30,6 +30,32 @@ fn the_command_refuses_settings_that_do_not_exist() {
 }
 
 #[test]
+fn the_librarys_own_switches_take_on_and_off() {
+    let said_with = |name: &str, value: &str| {
+        let mut command = preloaded(program("run"), &installed().lib());
+        complaints(command.env(name, value).arg(script("smoke.lua")))
+    };
+    for (name, tells) in [("EBBTIDE_REPORT", "VM 1 closed: "), ("EBBTIDE_VERBOSE", "taken over: ")]
+    {
+        for value in ["on", "1"] {
+            let said = said_with(name, value);
+            assert!(said.contains(tells) && said.lines().count() == 1, "{name}={value}: {said}");
+        }
+        for value in ["off", "0"] {
+            assert_eq!(said_with(name, value), "", "{name}={value}");
+        }
+        for value in ["no", "maybe"] {
+            let said = said_with(name, value);
+            let expected =
+                format!("ebbtide: run: {name}={value}: takes off or on; counts as off\n");
+            assert_eq!(said, expected);
+            let said = refusal(run(&["true"]).env(name, value));
+            assert_eq!(said, format!("ebbtide: {name}={value}: takes off or on\n"));
+        }
+    }
+}
+
+#[test]
 fn a_value_is_refused_by_the_name_that_gave_it() {
     let takes = "too small for a VM: takes 0 for no limit, or 512k and more; a number \
                  alone counts bytes, and k, m, g and t behind it are powers of 1024\n";
@@ -37,6 +63,10 @@ fn a_value_is_refused_by_the_name_that_gave_it() {
     assert_eq!(said, format!("ebbtide: --limit-hard 100k: {takes}"));
     let said = refusal(run(&["true"]).env("EBBTIDE_LIMIT_HARD", "100k"));
     assert_eq!(said, format!("ebbtide: EBBTIDE_LIMIT_HARD=100k: {takes}"));
+    let said = refusal(&mut run(&["--retain", "30m", "--limit-hard", "20m", "true"]));
+    let expected =
+        "ebbtide: --retain 30m: is above --limit-hard 20m, which the heap does not exceed\n";
+    assert_eq!(said, expected);
 }
 
 #[test]

@@ -167,6 +167,71 @@ fn a_tick_lets_the_collector_be_until_the_heap_grows_again() {
     tested.free_all();
 }
 
+/// A VM whose next emergency begins above seven eighths of the limit. Returns where it would.
+fn with_raised_gate(counted: &mut Counted) -> (Tested, usize) {
+    let mut tested = with_collector(counted);
+    fill(&mut tested, LIMIT / 64 * 61);
+    assert_eq!((counted.due, counted.let_be), (3, 1), "in vain");
+    tested.os.world().now_us += 10 * SECOND_US;
+    tested.act(&Step::Tick(0, 0));
+    let raised = tested.heap().gate;
+    assert!(raised > LIMIT / 32 * 29, "{raised}");
+    (tested, raised)
+}
+
+/// Frees blocks until so many bytes are live, and gives back what is free.
+fn drop_to(tested: &mut Tested, bytes: usize) {
+    while tested.heap().snapshot().live > bytes {
+        tested.free(0, OldSize::Right);
+    }
+    tested.act(&Step::ReclaimAll);
+}
+
+#[test]
+fn the_gate_falls_with_what_is_held() {
+    let mut counted = Counted::default();
+    let (mut tested, raised) = with_raised_gate(&mut counted);
+    drop_to(&mut tested, LIMIT / 2);
+    tested.act(&Step::Tick(0, 0));
+    let due = counted.due;
+    fill(&mut tested, LIMIT / 8 * 7 + (64 << 10));
+    assert!(tested.heap().resident() < raised);
+    assert_eq!(counted.due, due + 1, "it is made due where it was before the peak");
+    tested.free_all();
+}
+
+#[test]
+fn the_gate_falls_without_a_tick_nor_time() {
+    let mut counted = Counted::default();
+    let (mut tested, raised) = with_raised_gate(&mut counted);
+    drop_to(&mut tested, LIMIT / 2);
+    let due = counted.due;
+    fill(&mut tested, LIMIT / 8 * 7 + (64 << 10));
+    assert!(tested.heap().resident() < raised);
+    assert_eq!(counted.due, due + 1, "it is made due where it was before the peak");
+    tested.free_all();
+}
+
+#[test]
+fn an_emergency_that_was_suspended_does_not_end_unasked() {
+    let mut counted = Counted::default();
+    let mut tested = with_collector(&mut counted);
+    fill(&mut tested, LIMIT / 64 * 61);
+    drop_to(&mut tested, LIMIT / 2);
+    while tested.allocate(10_000) {}
+    assert_eq!((counted.due, counted.let_be), (4, 1), "in vain, a rest, and a refusal");
+    tested.act(&Step::Tick(0, 0));
+    assert_eq!((counted.due, counted.let_be), (4, 2), "suspended");
+    // The host collects by itself.
+    drop_to(&mut tested, LIMIT / 8 * 5);
+    tested.os.world().now_us += 10 * SECOND_US;
+    tested.act(&Step::Tick(0, 0));
+    fill(&mut tested, LIMIT / 64 * 58);
+    assert!(counted.due > 4, "the next growth asks the collector");
+    assert_eq!(counted.let_be, 2);
+    tested.free_all();
+}
+
 #[test]
 fn a_tick_leaves_the_collector_of_a_vm_alone_that_another_thread_may_run() {
     let mut counted = Counted { is_shared: true, ..Counted::default() };

@@ -51,6 +51,8 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, Strin
 
 fn read_run(mut arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
     let mut run = Run::default();
+    // The last flag that took the argument behind it.
+    let mut taker = None;
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
         let Some(name) = text.strip_prefix('-').filter(|name| !name.is_empty()) else {
@@ -65,14 +67,28 @@ fn read_run(mut arguments: impl Iterator<Item = OsString>) -> Result<Task, Strin
             _ if is_report_signal(name) => {
                 run.report_signal = Some(read_signal(&text, &mut arguments)?);
             }
-            _ => run.options.push(read_option(&text, &mut arguments)?),
+            _ => {
+                run.options.push(read_option(&text, &mut arguments)?);
+                taker = (!text.contains('=')).then_some(text);
+            }
         }
     }
     run.command.extend(arguments);
     match run.command.is_empty() {
-        true => Err("run: no command; say: ebbtide run [OPTIONS] COMMAND".to_owned()),
+        true => Err(no_command(&run, taker)),
         false => Ok(Task::Run(run)),
     }
+}
+
+/// There is no command, perhaps because a flag took it for its value.
+fn no_command(run: &Run, taker: Option<String>) -> String {
+    let taken = match (taker, run.options.last()) {
+        (Some(flag), Some((_, value))) => {
+            format!(" is left: {flag} took {} as its value", value.to_string_lossy())
+        }
+        _ => String::new(),
+    };
+    format!("run: no command{taken}; say: ebbtide run [OPTIONS] COMMAND")
 }
 
 /// `--NAME=VALUE`, or `--NAME` with its value behind it.
@@ -167,7 +183,12 @@ mod tests {
         assert!(error(&[]).starts_with("nothing to do"));
         assert!(error(&["luajit", "x"]).ends_with("ebbtide run luajit"));
         assert!(error(&["run"]).starts_with("run: no command"));
-        assert!(error(&["run", "--retain", "1m"]).starts_with("run: no command"));
+        assert_eq!(
+            error(&["run", "--retain", "./service", "--verbose"]),
+            "run: no command is left: --retain took ./service as its value; \
+             say: ebbtide run [OPTIONS] COMMAND"
+        );
+        assert!(error(&["run", "--retain=1m"]).starts_with("run: no command; say"));
         assert_eq!(error(&["run", "--retain"]), "--retain: takes a value; none given");
         assert!(error(&["run", "--banana", "true"]).starts_with("--banana: no such option"));
         assert!(error(&["run", "-retain", "1", "true"]).starts_with("-retain: no such option"));

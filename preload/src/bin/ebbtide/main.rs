@@ -20,6 +20,8 @@ mod options;
 mod preload;
 #[path = "../../report_signal.rs"]
 mod report_signal;
+#[path = "../../switch.rs"]
+mod switch;
 
 use std::convert::Infallible;
 use std::io::{ErrorKind, Write};

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::ptr;
 
 use crate::nearest::Meant;
-use crate::report_signal;
+use crate::{report_signal, switch};
 
 /// An option: its name in the library, what stands for its value in the help, what it does.
 pub struct Flag {
@@ -146,12 +146,21 @@ pub fn check_environment() -> Result<(), String> {
         // SAFETY: the command has one thread.
         unsafe { std::env::remove_var(name) };
     }
-    let signal = set.iter().find(|(name, _)| name == "EBBTIDE_REPORT_SIGNAL");
-    if let Some((name, value)) = signal
-        && report_signal::number(value.as_bytes()).is_none()
-    {
-        let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
-        return Err(format!("{name}={value}: {}", report_signal::TAKES));
+    for (name, value) in &set {
+        let bytes = value.as_bytes();
+        let (is_taken, takes) = match name.to_str() {
+            Some("EBBTIDE_REPORT_SIGNAL") => {
+                (report_signal::number(bytes).is_some(), report_signal::TAKES)
+            }
+            Some("EBBTIDE_REPORT" | "EBBTIDE_VERBOSE") => {
+                (switch::is_on(bytes).is_some(), switch::TAKES)
+            }
+            _ => continue,
+        };
+        if !is_taken {
+            let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+            return Err(format!("{name}={value}: {takes}"));
+        }
     }
     check_names(set.into_iter().map(|(name, _)| name))
 }

@@ -156,8 +156,8 @@ some blocks get a guarded slot|src/heap/checked/mod.rs|s/        if self.state.c
 who allocated is known|src/heap/checked/guard.rs|s/frames: Frames::here() }/frames: Frames::NONE }/
 two threads are told|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
 faults find their heap|src/heap/checked/watch.rs|s/unsafe { (watched.explain)(watched.heap, address, access) };//
-the last lines go to a log|src/tell.rs|s/leads_to_stderr() || leads_to_log()/leads_to_stderr() || (false \&\& leads_to_log())/
-the last lines go to no other file|src/tell.rs|s/leads_to_stderr() || leads_to_log()/leads_to_stderr() || leads_to_log() || true/
+the last lines go to a log|src/tell.rs|s/ || is_log(libc::STDERR_FILENO))/)/
+the last lines go to no other file|src/tell.rs|s/is_log(libc::STDERR_FILENO))/true)/
 pages that cannot come back are mapped over|src/os/discard.rs|s/map_over(moved.cast(), bytes) \&\& is_whole/is_whole \&\& (true || map_over(moved.cast(), bytes))/
 shared VMs: calls wait for their turn|src/vm/hands.rs|s/                    hands.latch.close();//
 shared VMs: allocations wait for their turn|src/vm/hands.rs|s/let Hands { latch, shared, .. } = &(\*bond).hands;/let (latch, shared) = (\&Latch::open(), \&(*bond).hands.shared);/

@@ -284,11 +284,12 @@ typedef struct ebb_options {
    * calls ebb_tick() or ebb_next_tick() at least once a second. The process has
    * one such thread, named "ebbtide", for all heaps. The thread starts when more
    * than 1 MiB will be due, ends when all is back, and wakes at most once a second
-   * while the heap is at work. All signals are held back in it. It touches free
-   * pages only, so it needs no lock and makes no call of the host's wait; nothing
-   * has to be done about it at fork(), exit() or ebb_heap_delete(). off is for
-   * programs that must not have a second thread: seccomp filters that kill at
-   * clone(), unshare(CLONE_NEWUSER), Python's warning at os.fork().
+   * while the heap is at work. All signals are held back in it. It returns pages
+   * without live blocks, and takes no lock: a call waits for it only where it needs
+   * pages that are just going back, for some 0.2 ms. fork(), exit() and
+   * ebb_heap_delete() need no preparation. off is for programs that must not have a
+   * second thread: seccomp filters that kill at clone(), unshare(CLONE_NEWUSER),
+   * privileges that are dropped in one thread, Python's warning at os.fork().
    */
   int64_t background;
 } ebb_options;

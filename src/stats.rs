@@ -71,7 +71,7 @@ impl<S: Above> Heap<S> {
             returned: (clean + counts.purged).bytes(),
             never_touched: committed - used - metadata,
             metadata,
-            resident_peak: counts.resident_peak.bytes() + metadata,
+            resident_peak: counts.resident_peak.bytes().max(self.resident()),
             blocks: blocks + told.guarded,
             spans: small.spans,
         }

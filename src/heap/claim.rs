@@ -16,13 +16,14 @@
 //! ```
 //!
 //! A claim is one bit of `claimed`: whoever sets it has the page until it clears it, and looks at
-//! the page's other bit meanwhile. The heap's thread holds claims for a few instructions only. It
-//! waits for the background thread where that purges the very page; the background thread waits for
-//! nobody.
+//! the page's other bit meanwhile. The heap's thread holds claims for a few instructions only. The
+//! background thread holds them until the pages of one call to the kernel are returned, and the
+//! heap's thread waits if it needs one of these. The background thread waits for nobody.
 //!
 //! Setting a bit releases what the heap's thread did, and clearing it acquires that. So on
-//! processors that do not keep the order of their accesses, too, no access to a freed page comes
-//! after its purge.
+//! processors that do not keep the order of their accesses, too, no access to a free page comes
+//! after its purge. Slots of resting spans are freed without that: there the background thread has
+//! the kernel order all threads between looking and purging (see [`crate::os::Os::order_threads`]).
 //!
 //! - C1: the background thread purges pages, and spans, only between its claim and its release.
 //! - C2: a page in use is not dirty, and a current span does not rest.

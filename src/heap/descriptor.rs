@@ -9,7 +9,6 @@
 //!   that catches a pointer into the middle of a block.
 //! - D2: a set bit is a free slot; bits beyond the class's slots are clear.
 //! - D3: `countdown` is 1 or more.
-
 //!
 //! Descriptors are looked at by reference. What changes in them are cells, which are the heap's
 //! thread's, and the atomics that the background thread reads or sets as well while it has claimed

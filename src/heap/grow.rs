@@ -79,7 +79,8 @@ impl<S: Above> Heap<S> {
 
     /// Notes how much is resident, less what will not be in a moment.
     pub(super) fn note_peak(&mut self, in_return: Pages) {
-        let resident = self.resident_pages().beyond(in_return);
+        let tables = Pages((self.metadata() / PAGE) as u32);
+        let resident = self.resident_pages().beyond(in_return) + tables;
         self.counts.resident_peak = self.counts.resident_peak.max(resident);
     }
 

@@ -160,7 +160,7 @@ pub(crate) struct Counts {
     /// Allocations that were refused: null was returned.
     pub(crate) refused_allocations: u64,
     pub(crate) reclaim_passes: u64,
-    /// The most pages that were resident, the tables not counted.
+    /// The most pages that were resident when pages were taken, the tables' among them.
     pub(crate) resident_peak: Pages,
     /// Pages of all spans.
     pub(crate) span_pages: Pages,

@@ -265,12 +265,14 @@ impl PageRuns<'_> {
 
     /// Notes that the dirty pages of a range of free ones lost their memory, but not by a return.
     pub(crate) fn empty(&mut self, range: PageRange) {
+        let is_watched = self.watch.is_on();
         for part in words_of(range) {
             let (chunk, word, mask) = place_of(part);
             let chunk = &self.chunks[chunk];
-            chunk.moved[word].update(|moved| moved | chunk.dirty[word].get() & mask);
+            let emptied = chunk.dirty[word].unset(mask, is_watched);
+            chunk.moved[word].update(|moved| moved | emptied);
+            self.counts.dirty -= Pages(emptied.count_ones());
         }
-        self.clean(range);
     }
 
     /// Whether a page below `top` is free.

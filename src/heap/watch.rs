@@ -11,7 +11,7 @@
 //! | `returning`     | what the background thread does                                  | yes    |
 //!
 //! - W1: `base` and `chunks` are those of a live heap, and do not change.
-//! - W2: the chunks of all pages below `top` are committed.
+//! - W2: all chunks are committed, from the heap's creation on.
 
 mod letter;
 mod returning;
@@ -75,6 +75,10 @@ impl Aside {
 pub(crate) struct Watch {
     /// The background thread may look: the heap's thread alone reads and sets it.
     is_on: Cell<bool>,
+    /// The process in which it began, or was looked through for stale claims. (The heap's thread)
+    process: Cell<u64>,
+    /// When the background thread comes again at the earliest.
+    again_us: AtomicU64,
     #[cfg(test)]
     is_pretended: Cell<bool>,
     base: *mut u8,
@@ -141,6 +145,8 @@ impl Watch {
     ) -> Watch {
         Watch {
             is_on: Cell::new(false),
+            process: Cell::new(0),
+            again_us: AtomicU64::new(0),
             #[cfg(test)]
             is_pretended: Cell::new(false),
             base,
@@ -173,6 +179,7 @@ impl Watch {
         // What the heap's thread wrote without atomic operations is released by the list.
         if !self.is_on() {
             self.is_on.set(background::add(self.item()));
+            self.process.set(background::process());
         }
         self.is_on()
     }
@@ -210,6 +217,16 @@ impl Watch {
         self.told.store(ptr::from_ref(counter).cast_mut(), Release);
     }
 
+    /// When the background thread comes again at the earliest.
+    pub(crate) fn again_us(&self) -> u64 {
+        self.again_us.load(Relaxed)
+    }
+
+    /// Has it come no earlier.
+    pub(crate) fn set_again(&self, at_us: u64) {
+        self.again_us.store(at_us, Relaxed);
+    }
+
     /// What the background thread did since this was asked last.
     pub(super) fn take_aside(&self) -> Option<Aside> {
         if self.is_on() { self.done.take() } else { None }
@@ -220,12 +237,40 @@ impl Watch {
     pub(super) fn wait_for(&self, word: &Claimable, pages: u64) {
         let mut patience = Patience::default();
         while word.claimed() & pages != 0 {
-            // It claims nothing but while it visits. In the child of a fork it is not there.
-            if !self.is_visited() && word.claimed() & pages != 0 {
-                return word.release(pages);
-            }
+            self.end_stale(word, pages);
             patience.wait();
         }
+    }
+
+    /// Ends claims of a thread that is not there any more: this is the child of a fork. Claims that
+    /// were seen while nobody visited the heap are stale, and nobody can claim those pages anew.
+    fn end_stale(&self, word: &Claimable, pages: u64) {
+        let visits = background::visits();
+        let stale = if self.is_visited() { 0 } else { word.claimed() & pages };
+        if stale != 0 && background::visits() == visits {
+            word.put_back(stale);
+            word.release(stale);
+        }
+    }
+
+    /// In the child of a fork, ends all claims of the thread that the parent has. True: that was
+    /// done, and counts of dirty pages may be wrong; nobody has visited the heap meanwhile.
+    pub(crate) fn end_all_stale(&self) -> bool {
+        let process = background::process();
+        if !self.is_on() || self.process.get() == process {
+            return false;
+        }
+        let visits = background::visits();
+        for first in self.rows() {
+            let row = self.row(first);
+            self.end_stale(row.dirty, u64::MAX);
+            self.end_stale(row.resting, u64::MAX);
+        }
+        let is_done = !self.is_visited() && background::visits() == visits;
+        if is_done {
+            self.process.set(process);
+        }
+        is_done
     }
 }
 

@@ -28,8 +28,9 @@ use super::{Kernel, Os};
 
 /// What the thread does for the items of its list.
 pub(crate) trait Work {
-    /// Visits an item. `is_listed` tells whether to go on; it is asked between steps that take some
-    /// 100 µs each. Returns when to come again on the clock of [`Os::now_us`]; `None`: when called.
+    /// Visits an item. `is_listed` tells whether to go on; the visit asks between steps that take
+    /// some 100 µs each. Returns when to come again on the clock of [`Os::now_us`]; `None`: when
+    /// called.
     ///
     /// # Safety
     ///
@@ -48,6 +49,10 @@ struct Thread {
     wakes_us: AtomicU64,
     /// The item that it visits, or null.
     visited: AtomicPtr<c_void>,
+    /// Visits that have begun.
+    visits: AtomicU64,
+    /// Which process this is; 0: nobody has asked yet.
+    process: AtomicU64,
 }
 
 /// The page with the [`Thread`], once somebody has added an item. Never unmapped.
@@ -112,8 +117,28 @@ pub(crate) fn is_visited(item: *mut c_void) -> bool {
     thread_if_any().is_some_and(|thread| thread.visited.load(SeqCst) == item)
 }
 
+/// How many visits have begun. What was seen between two calls that return the same, while an item
+/// was not visited, was seen while nobody worked on that item.
+pub(crate) fn visits() -> u64 {
+    thread_if_any().map_or(0, |thread| thread.visits.load(SeqCst))
+}
+
+/// A number that the child of a fork does not share with its parent. Not 0, but where there can be
+/// no thread.
+pub(crate) fn process() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let Some(thread) = thread_if_any() else { return 0 };
+    let process = thread.process.load(Relaxed);
+    if process != 0 {
+        return process;
+    }
+    let new = LAST.fetch_add(1, Relaxed) + 1;
+    thread.process.compare_exchange(0, new, Relaxed, Relaxed).map_or_else(|other| other, |_| new)
+}
+
 /// Tells the thread that an item of its list wants a visit at a time, as the item itself says by
-/// now. Starts the thread if it is not there. False: it cannot be started.
+/// now. Starts the thread if it is not there. False: it could not be started. Whoever is told that
+/// it is there, while another owner is about to fail to start it, calls in vain.
 pub(crate) fn call<W: Work>(at_us: u64) -> bool {
     let Some(thread) = thread_if_any() else { return false };
     fence(SeqCst);
@@ -262,6 +287,7 @@ fn visit_all<W: Work>(thread: &Thread) -> Option<u64> {
         if item.is_null() {
             continue;
         }
+        thread.visits.fetch_add(1, SeqCst);
         thread.visited.store(item, SeqCst);
         fence(SeqCst);
         let is_listed = || place.load(SeqCst) == item;

@@ -1,17 +1,17 @@
 //! Memory that goes back while the heap's own thread does something else, or nothing.
 //!
 //! The slow path and ticks return what is due, but a program may wait for long without either.
-//! Whenever they have looked at the heap they leave a forecast: how many free pages may stay if
-//! nothing happens from now on. The background thread acts on that: it returns what is beyond, the
-//! highest pages first, and comes again when less may stay. It takes free pages only, never what
-//! lies in spans, and knows nothing of the heap but its dirty pages.
+//! Whenever they have looked at the heap they leave a forecast: how many free pages may stay, and
+//! when spans should be searched for holes, if nothing happens from now on. The background thread
+//! acts on the forecast. It returns the free pages that may not stay, the highest first, and comes
+//! again when fewer may. In a search it takes the pages without a live block of spans that rest.
 //!
-//! It is called when more than a mebibyte will be due. In a heap that somebody works in it comes
-//! once a second at most. Where the host ticks, it comes a second after the last tick, unless the
+//! The thread is called when more than 1 MiB will be due. It visits a heap that is at work once a
+//! second at most. Where the host ticks it waits until a second after the last tick, unless the
 //! option `background` is `on`.
 //!
-//! The policy hears of what was returned when the heap's own thread looks next, and of what of it
-//! was needed again too soon, as if it had returned it itself.
+//! The heap takes note of what was returned when its own thread looks next. The policy then counts
+//! those pages, and those of them that were needed again too soon, as it counts its own.
 
 use core::ffi::c_void;
 
@@ -43,7 +43,7 @@ const SEARCH_WITHIN_US: u64 = 5_000_000;
 /// How long to let a kernel be that refused.
 const REST_US: u64 = 64_000_000;
 /// When to come again if the heap's thread is just making a forecast.
-const SOON_US: u64 = 10_000;
+const SOON_US: u64 = 500_000;
 /// After the thread could not be started, it is not tried for so many microseconds.
 const RETRY_US: u64 = 10_000_000;
 
@@ -71,13 +71,16 @@ impl<S: Os> Heap<S> {
         if aside.calls == 0 {
             return;
         }
-        self.counts.purge_calls += aside.calls - aside.searches;
+        self.counts.purge_calls += aside.calls.saturating_sub(aside.searches);
         self.counts.purge_refused += aside.refused;
         let settings = self.settings();
         self.above.policy.note_returned(&settings, aside.pages);
         if aside.searches > 0 {
             self.above.policy.note_search_begins(&settings);
             self.above.policy.note_holes(&settings, aside.holes);
+        } else {
+            // Until the search ends.
+            self.runs.aside.holes = aside.holes;
         }
     }
 
@@ -104,15 +107,20 @@ impl<S: Os> Heap<S> {
             }
             return;
         }
-        if shown_us < self.above.background.none_until_us {
-            return;
+        if self.watch().end_all_stale() {
+            self.note_background();
+            self.runs.dirty = self.watch().dirty();
         }
         let forecast = self.forecast(shown_us);
         let due_us = self.worth_calling_us(&forecast);
         if due_us.is_some() || self.watch().is_on() {
             self.watch().publish(&forecast);
         }
-        let Some(due_us) = due_us.map(|at_us| at_us.max(forecast.not_before_us)) else { return };
+        let Some(due_us) = due_us.filter(|_| shown_us >= self.above.background.none_until_us)
+        else {
+            return;
+        };
+        let due_us = due_us.max(forecast.not_before_us).max(self.watch().again_us());
         if !self.watch().begin() || !background::call::<Return>(due_us) {
             self.above.background.none_until_us = shown_us + RETRY_US;
         }
@@ -120,7 +128,8 @@ impl<S: Os> Heap<S> {
 
     /// When there is enough for the background thread to do. `None`: never.
     fn worth_calling_us(&self, forecast: &Forecast) -> Option<u64> {
-        let (dirty, sparse) = (self.runs.dirty, self.free_in_spans() / PAGE);
+        let dirty = self.runs.dirty.beyond(self.above.stuck);
+        let sparse = self.free_in_spans() / PAGE;
         let falls_us = forecast.falls_below_us(dirty);
         let is_worth_it = dirty.beyond(forecast.in_the_end()) >= WORTH_CALLING;
         let falls_us = falls_us.filter(|_| is_worth_it);
@@ -182,6 +191,9 @@ impl Work for Return {
 /// The heap lives, and no other thread does so.
 unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Option<u64> {
     let now_us = os.now_us();
+    if now_us < watch.again_us() {
+        return Some(watch.again_us());
+    }
     let Some(forecast) = watch.forecast() else { return Some(now_us + SOON_US) };
     if now_us < forecast.not_before_us {
         return next_visit_us(&forecast, watch, now_us);
@@ -189,26 +201,32 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
     let stamp = Stamp::new(now_us, Cause::Idle);
     let excess = watch.dirty().beyond(forecast.keep_at(now_us));
     if excess >= WORTH_RETURNING || is_over(&forecast, now_us) && excess > Pages::ZERO {
-        // SAFETY: the caller's promise; pages that are claimed hold nothing of value.
+        // SAFETY: C1: the pages are claimed, and they are free: they hold nothing of value.
         let purge = |ranges: &[_]| unsafe { os.purge(ranges) };
-        // SAFETY: as above.
+        // SAFETY: the caller's promise, and `purge` is the system's.
         let returned = unsafe { watch.return_dirty(excess, &purge, is_listed, stamp) };
         if returned.is_none() {
-            return Some(now_us + REST_US);
+            return Some(rest(watch, now_us + REST_US));
         }
     }
     if now_us >= forecast.search_us && !watch.has_searched(&forecast) {
-        // SAFETY: as above. A page without a live slot is not touched any more by a thread that
-        // has seen what this one has.
+        // SAFETY: C1: the spans are claimed, so no slot of theirs is handed out. After all threads
+        // were ordered, what the heap's thread did with a block before it freed that has happened.
         let purge = |ranges: &[_]| unsafe { purge_in_order(os, ranges) };
-        // SAFETY: as above.
+        // SAFETY: the caller's promise, and `purge` orders the threads before.
         let is_done = unsafe { watch.return_holes(&purge, is_listed, stamp) };
         watch.note_search(&forecast);
         if !is_done {
-            return Some(now_us + REST_US);
+            return Some(rest(watch, now_us + REST_US));
         }
     }
     next_visit_us(&forecast, watch, now_us)
+}
+
+/// Has nobody come before a time, which is returned.
+fn rest(watch: &Watch, until_us: u64) -> u64 {
+    watch.set_again(until_us);
+    until_us
 }
 
 /// Purges ranges after all threads have come to where the others see what they did before.
@@ -243,6 +261,6 @@ fn next_visit_us(forecast: &Forecast, watch: &Watch, now_us: u64) -> Option<u64>
     let search_us = (!is_searched).then_some(forecast.search_us);
     let due_us = [falls_us, search_us].into_iter().flatten().min()?;
     let is_at_work = now_us < forecast.made_us + AT_WORK_US;
-    let least_us = now_us + if is_at_work { VISIT_EVERY_US } else { VISIT_AGAIN_US };
-    Some(due_us.max(forecast.not_before_us).max(least_us))
+    let least_us = if is_at_work { rest(watch, now_us + VISIT_EVERY_US) } else { now_us };
+    Some(due_us.max(forecast.not_before_us).max(least_us).max(now_us + VISIT_AGAIN_US))
 }

@@ -67,7 +67,7 @@ pub(crate) struct Breath {
     shed_rest: Rest,
     search_rest: Rest,
     /// Dirty pages that are due and cannot go, though nobody refused them.
-    stuck: Pages,
+    pub(super) stuck: Pages,
     /// Pages regretted that the policy knows of.
     regretted: u64,
     /// Bytes of free slots that it knows of.
@@ -151,6 +151,9 @@ impl<S: Os> Above for S {
         heap.above.outdated = heap.above.clock.shown_us.is_some();
         if heap.options.get(Key::History) == 1 {
             heap.count_words();
+        }
+        if heap.watch().is_on() {
+            heap.leave_to_background();
         }
         let limits = Limits::new(&heap.options);
         if !limits.are_set_as(&heap.above.limits) {

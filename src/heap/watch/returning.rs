@@ -41,7 +41,7 @@ impl Watch {
         goes_on: &dyn Fn() -> bool,
         stamp: Stamp,
     ) -> Option<Pages> {
-        let (mut returned, mut rows) = (Pages::ZERO, self.rows());
+        let (mut returned, mut rows) = (Some(Pages::ZERO), self.rows());
         let mut is_last = false;
         while !is_last && goes_on() {
             let mut batch = Batch::new(self, stamp);
@@ -59,9 +59,10 @@ impl Watch {
                     break;
                 }
             }
-            returned += batch.give_back(purge)?;
+            let more = batch.give_back(purge);
+            returned = returned.zip(more).map(|(before, more)| before + more);
         }
-        Some(returned)
+        returned
     }
 
     /// The highest pages of a word, whole kernel pages of them, and not many more than wanted.
@@ -96,25 +97,26 @@ impl Watch {
         goes_on: &dyn Fn() -> bool,
         stamp: Stamp,
     ) -> bool {
-        let mut batch = Batch::new(self, stamp);
+        let (mut batch, mut is_whole) = (Batch::new(self, stamp), true);
         if self.kernel_page > PAGE {
             return true;
         }
         for first in self.rows() {
+            if !goes_on() {
+                break;
+            }
             let mut bits = self.row(first).resting.get();
             while bits != 0 {
                 let page = first + Pages(bits.trailing_zeros());
                 bits &= bits - 1;
                 if batch.is_full() {
-                    if batch.give_back(purge).is_none() || !goes_on() {
-                        return false;
-                    }
+                    is_whole &= batch.give_back(purge).is_some();
                     batch = Batch::new(self, stamp);
                 }
                 batch.add_span(page);
             }
         }
-        batch.give_back(purge).is_some()
+        is_whole & batch.give_back(purge).is_some()
     }
 
     /// Whether spans were searched since a forecast was made.
@@ -138,15 +140,16 @@ impl Watch {
     }
 
     /// The first pages of all rows of 64 below the top, the highest first.
-    fn rows(&self) -> impl Iterator<Item = PageIndex> + use<> {
+    pub(super) fn rows(&self) -> impl Iterator<Item = PageIndex> + use<> {
         let count = self.top.load(Relaxed).div_ceil(64);
         (0..count).rev().map(|row| PageIndex(row * 64))
     }
 
     /// The row that a page lies in.
-    fn row(&self, page: PageIndex) -> Row<'_> {
+    pub(super) fn row(&self, page: PageIndex) -> Row<'_> {
         let (chunk, word) = (page.0 as usize / CHUNK_PAGES, page.0 as usize % CHUNK_PAGES / 64);
-        // SAFETY: W1 and W2: the page is below the top, or was. Only atomic fields are referred to.
+        // SAFETY: W1 and W2: the page is below the top, or was. Only fields that are atomic are
+        // referred to.
         unsafe {
             let chunk = self.chunks.add(chunk);
             Row {
@@ -168,9 +171,9 @@ impl Watch {
 }
 
 /// What both threads look at of 64 pages.
-struct Row<'heap> {
-    dirty: &'heap Claimable,
-    resting: &'heap Claimable,
+pub(super) struct Row<'heap> {
+    pub(super) dirty: &'heap Claimable,
+    pub(super) resting: &'heap Claimable,
     stamp: &'heap AtomicStamp,
 }
 
@@ -245,16 +248,23 @@ impl<'heap> Batch<'heap> {
             start: self.watch.base.wrapping_add(range.first.offset()),
             bytes: range.count.bytes(),
         });
-        let purged = purge(&memory[..self.count]);
-        let done = &self.watch.done;
-        done.refused.fetch_add(u32::from(purged.ranges < self.count), Relaxed);
-        done.calls.fetch_add(purged.calls as u32, Relaxed);
-        for (index, range) in self.ranges[..self.count].iter().enumerate() {
-            self.note(range, index < purged.ranges);
+        let (done, mut index, mut refused) = (&self.watch.done, 0, 0);
+        while index < self.count {
+            let purged = purge(&memory[index..self.count]);
+            done.calls.fetch_add(purged.calls as u32, Relaxed);
+            let end = index + purged.ranges;
+            self.ranges[index..end].iter().for_each(|range| self.note(range, true));
+            index = end;
+            // A range that the kernel refuses is passed over.
+            if index < self.count {
+                self.note(&self.ranges[index], false);
+                (index, refused) = (index + 1, refused + 1);
+            }
         }
+        done.refused.fetch_add(refused, Relaxed);
         // After all of it: a span may have several ranges.
         self.ranges[..self.count].iter().for_each(|range| self.release(range));
-        (purged.ranges == self.count).then_some(self.pages)
+        (refused == 0).then_some(self.pages)
     }
 
     /// Takes note of what became of a range.

@@ -214,6 +214,8 @@ typedef struct {
 typedef struct {
     /* on heaps, with these options */
     ngx_flag_t                 enabled;
+    /* the configuration says that none is to be */
+    ngx_flag_t                 off;
     ebb_options                options;
     /* requests are served: of one of these or of a thread, not configured */
     ngx_uint_t                 started;

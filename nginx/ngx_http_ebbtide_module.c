@@ -354,6 +354,7 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
     /* the Lua module makes its VM in its postconfiguration */
     births = ngx_http_ebbtide_births();
     births->enabled = emcf->enable;
+    births->off = !emcf->enable;
     births->options = emcf->options;
 
     if (!emcf->enable) {

@@ -192,6 +192,7 @@ ngx_http_ebbtide_vms_watch(ngx_cycle_t *cycle)
     ngx_http_ebbtide_reading = cln;
 
     ngx_http_ebbtide_birth.enabled = 0;
+    ngx_http_ebbtide_birth.off = 0;
     ngx_http_ebbtide_birth.started = 0;
     ngx_http_ebbtide_event_thread = pthread_self();
 
@@ -316,7 +317,8 @@ ngx_http_ebbtide_newstate_early(ngx_http_ebbtide_newstate_pt newstate)
 
     L = newstate();
 
-    if (L == NULL || ngx_http_ebbtide_birth.started
+    if (L == NULL || ngx_http_ebbtide_birth.off
+        || ngx_http_ebbtide_birth.started
         || !ngx_http_ebbtide_is_event_thread())
     {
         return L;

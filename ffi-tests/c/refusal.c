@@ -243,12 +243,12 @@ static void what_was_refused_goes_back_later(void)
   REQUIRE(block != NULL);
   memset(block, 1, 16 * MIB);
   ebb_alloc(heap, block, 16 * MIB, 0);
-  REQUIRE(mlock(block + 8 * MIB, locked) == 0);
+  REQUIRE(mlock(block + 2 * MIB, locked) == 0);
   CHECK(ticks_refused(heap, 500, 60) > 0);
   CHECK(stats_of(heap, 0).failed_calls > 0);
   CHECK(stats_of(heap, 0).free_resident >= locked);
   CHECK(stats_of(heap, 0).purge_refused > 0);
-  REQUIRE(munlock(block + 8 * MIB, locked) == 0);
+  REQUIRE(munlock(block + 2 * MIB, locked) == 0);
   be_idle(heap);
   CHECK_EQ(stats_of(heap, 0).purge_errno, 0);
   CHECK_EQ(stats_of(heap, 0).free_resident, 0);

@@ -61,6 +61,11 @@ impl Background {
     pub(super) fn note_host(&mut self, shown_us: u64) {
         self.host_until_us = shown_us + HOST_US;
     }
+
+    /// Whether the host has done so within the last second.
+    pub(super) fn has_host(&self, shown_us: u64) -> bool {
+        shown_us < self.host_until_us
+    }
 }
 
 impl<S: Os> Heap<S> {

@@ -62,11 +62,19 @@ impl<S: Os> Heap<S> {
         let excess = self.runs.dirty.beyond(keep).min(left);
         if excess >= LEAST {
             let keep = self.runs.dirty - excess;
-            let outcome = self.shed(keep, self.cause(), Budget::Unlimited);
+            let outcome = self.shed(keep, self.cause(), self.budget_for_emptied(start_us));
             self.above.emptied.left = left.beyond(outcome.returned);
             self.note_step(start_us);
         }
         self.leave_to_background();
+    }
+
+    /// A host that ticks counts its microseconds: the rest goes at its ticks, when it is due.
+    fn budget_for_emptied(&self, start_us: u64) -> Budget {
+        match self.above.background.has_host(start_us) {
+            true => Budget::Until(start_us + self.options.get(Key::StepUs) as u64),
+            false => Budget::Unlimited,
+        }
     }
 
     /// Free memory that stays when a large block is gone.

@@ -39,6 +39,9 @@ pub(crate) struct Forecast {
     pub(crate) epoch_start_us: u64,
     pub(crate) epoch_us: u64,
     pub(crate) keep: [Pages; STEPS],
+    /// How many may stay from a time on, as far as the steps let more stay.
+    pub(crate) idle_us: u64,
+    pub(crate) idle_keep: Pages,
     /// When spans should be searched for holes; `u64::MAX`: never.
     pub(crate) search_us: u64,
     /// The heap's own thread, or its host, will see to it until then.
@@ -79,6 +82,8 @@ pub(crate) struct Watch {
     process: Cell<u64>,
     /// When the background thread comes again at the earliest.
     again_us: AtomicU64,
+    /// When it came last while the heap's thread was at work; 0: never.
+    at_work_us: AtomicU64,
     #[cfg(test)]
     is_pretended: Cell<bool>,
     base: *mut u8,
@@ -107,6 +112,8 @@ impl Forecast {
         epoch_start_us: 0,
         epoch_us: 1,
         keep: [Pages(u32::MAX); STEPS],
+        idle_us: u64::MAX,
+        idle_keep: Pages(u32::MAX),
         search_us: u64::MAX,
         not_before_us: 0,
     };
@@ -119,13 +126,16 @@ impl Forecast {
     /// How many free pages may stay at a time.
     pub(crate) fn keep_at(&self, now_us: u64) -> Pages {
         let epochs = now_us.saturating_sub(self.epoch_start_us) / self.epoch_us.max(1);
-        self.keep[(epochs as usize).min(STEPS - 1)]
+        let keep = self.keep[(epochs as usize).min(STEPS - 1)];
+        if now_us < self.idle_us { keep } else { keep.min(self.idle_keep) }
     }
 
-    /// When fewer than so many may stay. `None`: never.
+    /// When fewer pages than these may stay. `None`: never.
     pub(crate) fn falls_below_us(&self, pages: Pages) -> Option<u64> {
-        let step = self.keep.iter().position(|keep| *keep < pages)?;
-        Some(self.epoch_start_us + step as u64 * self.epoch_us)
+        let step = self.keep.iter().position(|keep| *keep < pages);
+        let step_us = step.map(|step| self.epoch_start_us + step as u64 * self.epoch_us);
+        let idle_us = (self.idle_keep < pages).then_some(self.idle_us);
+        [step_us, idle_us].into_iter().flatten().min()
     }
 
     /// How many may stay in the end.
@@ -147,6 +157,7 @@ impl Watch {
             is_on: Cell::new(false),
             process: Cell::new(0),
             again_us: AtomicU64::new(0),
+            at_work_us: AtomicU64::new(0),
             #[cfg(test)]
             is_pretended: Cell::new(false),
             base,
@@ -225,6 +236,16 @@ impl Watch {
     /// Has it come no earlier.
     pub(crate) fn set_again(&self, at_us: u64) {
         self.again_us.store(at_us, Relaxed);
+    }
+
+    /// When the background thread came last while the heap's thread was at work; 0: never.
+    pub(crate) fn at_work_us(&self) -> u64 {
+        self.at_work_us.load(Relaxed)
+    }
+
+    /// It comes now, and the heap's thread is at work.
+    pub(crate) fn set_at_work(&self, now_us: u64) {
+        self.at_work_us.store(now_us, Relaxed);
     }
 
     /// What the background thread did since this was asked last.

@@ -31,10 +31,12 @@ const WORTH_CALLING: Pages = Pages(256);
 const WORTH_RETURNING: Pages = Pages(64);
 /// A host that has ticked, or asked when to, will see to it for so many microseconds.
 const HOST_US: u64 = 1_000_000;
-/// A forecast that is younger was made by a thread that works, where one visit is enough in so many
-/// microseconds.
+/// A forecast that is younger was made by a thread that works. One visit a second is enough there,
+/// but for [`MUCH`] memory: 8 MiB.
 const AT_WORK_US: u64 = 250_000;
 const VISIT_EVERY_US: u64 = 1_000_000;
+const VISIT_FOR_MUCH_US: u64 = 125_000;
+pub(super) const MUCH: Pages = Pages(2048);
 /// And in any heap in so many.
 const VISIT_AGAIN_US: u64 = 10_000;
 /// A search of spans that the policy puts off, since it may not pay, is made when nothing has
@@ -125,7 +127,8 @@ impl<S: Os> Heap<S> {
         else {
             return;
         };
-        let due_us = due_us.max(forecast.not_before_us).max(self.watch().again_us());
+        let rested_us = rested_us(self.watch(), self.runs.dirty.beyond(forecast.keep_at(due_us)));
+        let due_us = due_us.max(forecast.not_before_us).max(rested_us);
         if !self.watch().begin() || !background::call::<Return>(due_us) {
             self.above.background.none_until_us = shown_us + RETRY_US;
         }
@@ -154,7 +157,12 @@ impl<S: Os> Heap<S> {
         let sight = Sight { moved: self.runs.moved, ..self.sight(now_us) };
         let mut forecast = self.above.policy.forecast(&self.settings(), sight);
         let to_shown = |at_us: u64| at_us.saturating_add(shown_us).saturating_sub(now_us);
-        for time in [&mut forecast.made_us, &mut forecast.epoch_start_us, &mut forecast.search_us] {
+        for time in [
+            &mut forecast.made_us,
+            &mut forecast.epoch_start_us,
+            &mut forecast.idle_us,
+            &mut forecast.search_us,
+        ] {
             *time = if *time == u64::MAX { *time } else { to_shown(*time) };
         }
         if forecast.search_us < u64::MAX {
@@ -203,8 +211,14 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
     if now_us < forecast.not_before_us {
         return next_visit_us(&forecast, watch, now_us);
     }
-    let stamp = Stamp::new(now_us, Cause::Idle);
     let excess = watch.dirty().beyond(forecast.keep_at(now_us));
+    if now_us < rested_us(watch, excess) {
+        return next_visit_us(&forecast, watch, now_us);
+    }
+    if now_us < forecast.made_us + AT_WORK_US {
+        watch.set_at_work(now_us);
+    }
+    let stamp = Stamp::new(now_us, Cause::Idle);
     if excess >= WORTH_RETURNING || is_over(&forecast, now_us) && excess > Pages::ZERO {
         // SAFETY: C1: the pages are claimed, and they are free: they hold nothing of value.
         let purge = |ranges: &[_]| unsafe { os.purge(ranges) };
@@ -226,6 +240,13 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
         }
     }
     next_visit_us(&forecast, watch, now_us)
+}
+
+/// When the background thread may come to return these pages.
+fn rested_us(watch: &Watch, pages: Pages) -> u64 {
+    let every_us = if pages >= MUCH { VISIT_FOR_MUCH_US } else { VISIT_EVERY_US };
+    let at_work_us = Some(watch.at_work_us()).filter(|at_us| *at_us > 0);
+    watch.again_us().max(at_work_us.map_or(0, |at_us| at_us + every_us))
 }
 
 /// Has nobody come before a time, which is returned.
@@ -265,7 +286,6 @@ fn next_visit_us(forecast: &Forecast, watch: &Watch, now_us: u64) -> Option<u64>
     let is_searched = forecast.search_us == u64::MAX || watch.has_searched(forecast);
     let search_us = (!is_searched).then_some(forecast.search_us);
     let due_us = [falls_us, search_us].into_iter().flatten().min()?;
-    let is_at_work = now_us < forecast.made_us + AT_WORK_US;
-    let least_us = if is_at_work { rest(watch, now_us + VISIT_EVERY_US) } else { now_us };
-    Some(due_us.max(forecast.not_before_us).max(least_us).max(now_us + VISIT_AGAIN_US))
+    let rested_us = rested_us(watch, dirty.beyond(forecast.keep_at(due_us)));
+    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))
 }

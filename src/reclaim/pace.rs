@@ -10,7 +10,7 @@
 //!   4 ms old.
 //! - **The time** that a look may take is a sixteenth of what has passed since the last one, but
 //!   one step (`step_us`) at least and [`STEPS_MAX`] at most. Where the background thread comes a
-//!   look takes one step: that thread does the rest.
+//!   look takes one step as long as less than 8 MiB are due: that thread does the rest.
 //!
 //! So what is due goes back at some hundred MB a second from ten operations a second on, and in
 //! proportion to their rate below. By default, where the kernel takes 150 µs for 1 MB:
@@ -28,6 +28,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::background::MUCH;
 use super::purge::Budget;
 use crate::heap::Heap;
 use crate::options::Key;
@@ -130,10 +131,11 @@ impl<S: Os> Heap<S> {
             && self.may_shed(self.runs.dirty.beyond(self.settings().retain))
     }
 
-    /// How many microseconds a look may take. Where the background thread comes it does the rest.
+    /// How many microseconds a look may take. Where the background thread comes it does the rest,
+    /// unless that is much.
     fn earned_us(&self, now_us: u64) -> u64 {
         let step_us = self.options.get(Key::StepUs) as u64;
-        if self.watch().is_on() {
+        if self.watch().is_on() && self.due() < MUCH {
             return step_us;
         }
         let earned_us = (now_us - self.above.pace.breathed_us) / SHARE;

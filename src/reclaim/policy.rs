@@ -6,14 +6,17 @@
 //! ```text
 //! keep = above a memory limit     nothing
 //!      | no decay                 `retain`, up to the cap
-//!      | growing                  everything, up to the cap
-//!      | otherwise                max(decay, floor), up to the cap; all, when it is hardly more
+//!      | growing                  max(idle, floor), up to the cap
+//!      | otherwise                max(min(decay, idle), floor), up to the cap; all, when it is
+//!                                 hardly more
 //! ```
 //!
 //! - **Decay.** What became free in an eighth of `decay_us` is remembered together. It may stay for
 //!   `decay_us`, then goes in four steps over half as long again. Whatever is needed again sooner
 //!   is never returned. (The ring of epochs and the smooth step are those of jemalloc's decay; the
 //!   plateau is not: jemalloc begins to return at once.)
+//! - **Idle.** Of much free memory that nobody has needed for a moment, 31 ms by default, 4 MB or a
+//!   sixteenth of what is in use stay for the decay (see `idle`).
 //! - **Floor.** What will be needed again: up to the level that demand has come back to before, if
 //!   returning the difference each time would cost more than a hundredth of the time; what was
 //!   needed again within a second of being returned, if that did; and while demand climbs back
@@ -30,12 +33,14 @@
 
 mod decay;
 mod holes;
+mod idle;
 mod tide;
 
 use crate::heap::Forecast;
 use crate::units::Pages;
 use decay::{Decay, EPOCHS, epoch_us, faded};
 use holes::Holes;
+use idle::Idle;
 use tide::Tide;
 
 /// What it costs to return a page and to fault it in again, in microseconds. Measured: 0.3 to give
@@ -54,8 +59,8 @@ const FLOOR_PER_MEAN: f64 = 2.0;
 /// heap is at rest. Without it the top of a sawtooth, which falls between two sights, is returned
 /// in each turn, and the wave of an hour takes twice the calls and wake-ups.
 const WORTH_MIN: Pages = Pages(64);
-/// Fewer pages than this that change hands in an epoch, or than a 64th of the free ones, are no
-/// activity: a timer that moves 20 pages a second must not keep what a swing needed.
+/// Fewer pages than this that change hands in an epoch, or than a 64th of the free ones or of those
+/// that a swing will need, are no activity: a timer that moves 20 pages a second must not keep what a swing needed.
 const ACTIVITY_MIN: Pages = Pages(16);
 /// After a fall, new blocks are packed for so many times `decay_us`.
 const PACKING_DECAYS: u64 = 10;
@@ -178,6 +183,7 @@ impl Policy {
     pub(crate) fn note_returned(&mut self, settings: &Settings, pages: Pages) {
         self.conclude(settings);
         self.past.decay.note_returned(pages);
+        self.past.idle.note_returned(pages);
         self.sight.dirty = self.sight.dirty.beyond(pages);
     }
 
@@ -208,6 +214,8 @@ impl Policy {
             epoch_start_us: past.decay.epoch_start_us(),
             epoch_us: epoch_us(settings.decay_us),
             keep: core::array::from_fn(|step| past.keep_after(settings, sight, dirty, step as u64)),
+            idle_us: past.now_us + idle::moment_us(settings),
+            idle_keep: past.keep_of(settings, sight, dirty, dirty, 0),
             search_us: holes_us.map_or(u64::MAX, |at_us| at_us.max(grown_us)),
             not_before_us: 0,
         }
@@ -261,6 +269,7 @@ impl Regret {
 struct Past {
     now_us: u64,
     decay: Decay,
+    idle: Idle,
     tide: Tide,
     holes: Holes,
     regret: Regret,
@@ -283,6 +292,7 @@ impl Past {
         next.note_mean(sight);
         next.note_activity(epoch_us, sight);
         next.decay.note(epoch_us, now_us, sight.dirty);
+        next.idle.note(settings, now_us, sight.dirty);
         next.tide.note(now_us, sight.used, self.growing_us(settings));
         next.holes.note(sight);
         next.regret.add(now_us, sight.regretted);
@@ -315,7 +325,8 @@ impl Past {
             self.moved = Pages::ZERO;
         }
         self.moved = self.moved.and_more(sight.moved);
-        if self.moved >= ACTIVITY_MIN.max(Pages(sight.dirty.0 / 64)) {
+        let expected = self.tide.believed(sight.now_us).beyond(sight.used).max(sight.dirty);
+        if self.moved >= ACTIVITY_MIN.max(Pages(expected.0 / 64)) {
             self.moved = Pages::ZERO;
             self.active_us = sight.now_us;
         }
@@ -333,8 +344,22 @@ impl Past {
         Verdict { keep, floor, reason, mood, holes, next_us }
     }
 
-    /// What may stay of `dirty` pages when so many epochs more have ended and nothing changed.
+    /// What may stay of `dirty` pages when so many epochs more have ended and nothing changed. Each
+    /// epoch is longer than a moment.
     fn keep_after(&self, settings: &Settings, sight: &Sight, dirty: Pages, epochs: u64) -> Pages {
+        let idle = if epochs == 0 { self.idle.pages().min(dirty) } else { dirty };
+        self.keep_of(settings, sight, dirty, idle, epochs)
+    }
+
+    /// The same when `idle` pages were free for a moment.
+    fn keep_of(
+        &self,
+        settings: &Settings,
+        sight: &Sight,
+        dirty: Pages,
+        idle: Pages,
+        epochs: u64,
+    ) -> Pages {
         let at_us = self.time_after(settings, epochs);
         if sight.over_limit {
             return Pages::ZERO;
@@ -344,10 +369,11 @@ impl Past {
         if settings.decay_us == 0 {
             return floor;
         }
+        let most = idle::keep(settings, sight.used, dirty, idle);
         if self.mood_at(settings, sight, at_us) == Mood::Growing {
-            return settings.retain_max;
+            return most.max(floor).min(settings.retain_max);
         }
-        let keep = self.decay.keep_after(epochs).max(floor).min(settings.retain_max);
+        let keep = self.decay.keep_after(epochs).min(most).max(floor).min(settings.retain_max);
         let worth = WORTH_MIN.max(Pages(sight.used.and_more(dirty).0 / 64));
         if !self.is_at_rest(settings, at_us) && dirty.beyond(keep) < worth {
             return keep.max(dirty).min(settings.retain_max);
@@ -431,7 +457,9 @@ impl Past {
         let goes_at = (1..=EPOCHS + 1).find(goes).map(|epochs| self.time_after(settings, epochs));
         // A search that is due now may take several breaths.
         let holes_us = holes_us.map(|at_us| at_us.max(self.time_after(settings, 1)));
-        [goes_at, holes_us].into_iter().flatten().min()
+        let will_be_idle = self.keep_of(settings, sight, kept, kept, 0) < kept;
+        let idle_us = will_be_idle.then(|| self.idle.ends_us(settings).max(self.now_us + 1));
+        [goes_at, holes_us, idle_us].into_iter().flatten().min()
     }
 }
 

@@ -13,28 +13,39 @@ use crate::units::Pages;
 #[derive(Default)]
 pub(super) struct Letter {
     version: AtomicU32,
-    times: [AtomicU64; 5],
+    times: [AtomicU64; 6],
     keep: [AtomicU32; STEPS],
+    idle_keep: AtomicU32,
 }
 
 impl Letter {
     pub(super) fn write(&self, forecast: &Forecast) {
-        let Forecast { made_us, epoch_start_us, epoch_us, keep, search_us, not_before_us } =
-            *forecast;
+        let Forecast {
+            made_us,
+            epoch_start_us,
+            epoch_us,
+            keep,
+            idle_us,
+            idle_keep,
+            search_us,
+            not_before_us,
+        } = *forecast;
         let version = self.version.load(Relaxed);
         self.version.store(version.wrapping_add(1), Relaxed);
         fence(Release);
-        let times = [made_us, epoch_start_us, epoch_us, search_us, not_before_us];
+        let times = [made_us, epoch_start_us, epoch_us, idle_us, search_us, not_before_us];
         self.times.iter().zip(times).for_each(|(at, time)| at.store(time, Relaxed));
         self.keep.iter().zip(keep).for_each(|(at, pages)| at.store(pages.0, Relaxed));
+        self.idle_keep.store(idle_keep.0, Relaxed);
         self.version.store(version.wrapping_add(2), Release);
     }
 
     pub(super) fn read(&self) -> Option<Forecast> {
         let version = self.version.load(Acquire);
-        let [made_us, epoch_start_us, epoch_us, search_us, not_before_us] =
+        let [made_us, epoch_start_us, epoch_us, idle_us, search_us, not_before_us] =
             core::array::from_fn(|index| self.times[index].load(Relaxed));
         let keep = core::array::from_fn(|index| Pages(self.keep[index].load(Relaxed)));
+        let idle_keep = Pages(self.idle_keep.load(Relaxed));
         fence(Acquire);
         let is_whole = version.is_multiple_of(2) && self.version.load(Relaxed) == version;
         is_whole.then_some(Forecast {
@@ -42,6 +53,8 @@ impl Letter {
             epoch_start_us,
             epoch_us,
             keep,
+            idle_us,
+            idle_keep,
             search_us,
             not_before_us,
         })

@@ -362,14 +362,50 @@ fn seen(seconds: f64, used_mb: u32, dirty_mb: u32) -> Sight {
 
 #[test]
 fn what_became_free_may_stay_for_a_second() {
-    let mut sights = vec![seen(0.0, 500, 0), seen(0.1, 100, 400)];
-    sights.push(seen(1.0, 100, 400));
-    assert_eq!(judged(&SETTINGS, &sights).keep, Pages(400 * MB));
-    sights[2] = seen(1.4, 100, 400);
+    let mut sights = vec![seen(0.0, 500, 0), seen(0.1, 100, 4)];
+    sights.push(seen(1.0, 100, 4));
+    assert_eq!(judged(&SETTINGS, &sights).keep, Pages(4 * MB));
+    sights[2] = Sight { moved: Pages::ZERO, ..seen(1.55, 100, 4) };
     let keep = judged(&SETTINGS, &sights).keep;
-    assert!(keep > Pages::ZERO && keep < Pages(400 * MB), "{keep:?}");
-    sights[2] = seen(1.8, 100, 400);
+    assert!(keep > Pages::ZERO && keep < Pages(4 * MB), "{keep:?}");
+    sights[2] = Sight { moved: Pages::ZERO, ..seen(1.8, 100, 4) };
     assert_eq!(judged(&SETTINGS, &sights).keep, Pages::ZERO);
+}
+
+#[test]
+fn of_much_free_memory_that_nobody_needs_for_a_moment_4_mb_or_a_sixteenth_may_stay() {
+    for (used_mb, keep_mb) in [(16, 4), (320, 20)] {
+        let mut sights = vec![seen(0.0, used_mb + 400, 0), seen(0.1, used_mb, 400)];
+        assert_eq!(judged(&SETTINGS, &sights).keep, Pages((400 + keep_mb) * MB));
+        let next_us = judged(&SETTINGS, &sights).next_us.expect("it will have been idle");
+        assert_eq!(next_us, sights[1].now_us + SECOND_US / 32);
+        for moments in [1.0, 2.0] {
+            sights.push(seen(0.1 + moments / 32.0, used_mb, 400));
+        }
+        assert_eq!(judged(&SETTINGS, &sights).keep, Pages(keep_mb * MB));
+    }
+}
+
+#[test]
+fn a_longer_decay_keeps_more_for_longer() {
+    let settings = Settings { decay_us: 10 * SECOND_US, ..SETTINGS };
+    let mut sights = vec![seen(0.0, 600, 0), seen(0.1, 200, 400)];
+    for seconds in [0.3, 0.41, 0.73] {
+        sights.push(seen(seconds, 200, 400));
+    }
+    assert_eq!(judged(&settings, &sights).keep, Pages(125 * MB));
+}
+
+#[test]
+fn a_forecast_says_what_may_stay_when_what_is_free_has_been_so_for_a_moment() {
+    let mut policy = Policy::default();
+    policy.judge(&SETTINGS, seen(0.0, 500, 0));
+    let forecast = policy.forecast(&SETTINGS, seen(0.1, 100, 400));
+    let idle_us = forecast.made_us + SECOND_US / 32;
+    assert_eq!(forecast.falls_below_us(Pages(400 * MB)), Some(idle_us));
+    assert!(forecast.keep_at(idle_us - 1) >= Pages(400 * MB));
+    assert_eq!(forecast.keep_at(idle_us), Pages(100 * MB / 16));
+    assert_eq!(forecast.keep_at(forecast.ends_us()), Pages::ZERO);
 }
 
 #[test]
@@ -407,7 +443,7 @@ fn what_is_to_be_retained_stays_for_ever() {
 #[test]
 fn never_more_stays_than_the_cap() {
     let settings = Settings { retain_max: MB_32, ..SETTINGS };
-    assert_eq!(judged(&settings, &[seen(0.0, 500, 0)]).keep, MB_32, "growing");
+    assert_eq!(judged(&settings, &[seen(0.0, 500, 40)]).keep, MB_32, "growing");
     assert_eq!(judged(&settings, &[seen(0.0, 500, 0), seen(0.3, 100, 400)]).keep, MB_32);
 }
 
@@ -449,7 +485,7 @@ fn what_was_regretted_stays_for_a_while() {
 fn demand_that_is_higher_than_before_is_growing() {
     let mut sights: Vec<Sight> = (0..10).map(|i| seen(f64::from(i), 100 + 50 * i, 0)).collect();
     assert_eq!(judged(&SETTINGS, &sights).mood, Mood::Growing);
-    assert_eq!(judged(&SETTINGS, &sights).keep, SETTINGS.retain_max);
+    assert_eq!(judged(&SETTINGS, &sights).keep, Pages(550 * MB / 16));
     sights.push(seen(9.3, 550, 0));
     assert_eq!(judged(&SETTINGS, &sights).mood, Mood::Steady);
     sights.push(seen(9.4, 300, 250));

@@ -57,17 +57,18 @@ fn what_is_to_be_retained_is_all_that_stays_after_the_load() {
 }
 
 #[test]
-fn memory_that_comes_and_goes_within_a_second_is_never_returned() {
-    let shapes: [(&str, Shape); 4] = [
-        ("sawtooth of 1 s", |s| sawtooth(s, 1.0, 256.0)),
-        ("sawtooth of 100 ms", |s| sawtooth(s, 0.1, 256.0)),
-        ("triangle of 1 s", triangle),
-        ("square of 1 s", |s| square(s, 1.0)),
+fn memory_that_comes_and_goes_within_a_second_is_returned_once_at_most() {
+    let shapes: [(&str, Shape, f64); 4] = [
+        ("sawtooth of 1 s", |s| sawtooth(s, 1.0, 256.0), 256.0),
+        ("sawtooth of 100 ms", |s| sawtooth(s, 0.1, 256.0), 0.0),
+        ("triangle of 1 s", triangle, 256.0),
+        ("square of 1 s", |s| square(s, 1.0), 256.0),
     ];
-    for (name, shape) in shapes {
+    for (name, shape, most_mb) in shapes {
         let mut simulation = simulated(&shape);
         simulation.run(30.0);
-        assert_eq!(simulation.tally.returned, 0, "{name}");
+        let returned_mb = simulation.tally.returned_mb();
+        assert!(returned_mb <= most_mb, "{name}: {returned_mb} MB");
         assert!(simulation.tally.moods < 6, "{name}: {} moods", simulation.tally.moods);
     }
 }
@@ -127,11 +128,12 @@ fn a_swing_of_ten_seconds_costs_less_than_a_hundredth_of_the_time() {
 #[test]
 fn memory_that_stays_free_is_returned_although_other_memory_churns() {
     let mut simulation = simulated(&oscillating_part);
-    simulation.run(6.0);
-    assert!(simulation.dirty_mb() > 390.0, "{} MB", simulation.dirty_mb());
+    simulation.run(5.1);
+    assert!(simulation.dirty_mb() < 110.0, "{} MB", simulation.dirty_mb());
     simulation.run(7.0);
     assert!(simulation.dirty_mb() < 110.0, "{} MB", simulation.dirty_mb());
-    assert_eq!(simulation.tally.refaulted, 0);
+    let refaulted_mb = simulation.tally.refaulted_mb();
+    assert!(refaulted_mb < 100.0, "it is learned in one turn: {refaulted_mb} MB");
 }
 
 #[test]
@@ -141,10 +143,10 @@ fn a_timer_does_not_keep_what_a_swing_needed() {
         let rest = |s: f64| if (s * 50.0).fract() < 0.05 { timer } else { left(20.0) };
         let demand = |s| if s < 40.0 { sawtooth(s, 10.0, 512.0) } else { rest(s) };
         let mut simulation = simulated(&demand);
-        simulation.run(39.9);
+        simulation.run(35.0);
         assert!(simulation.verdict.floor > Pages::ZERO);
         simulation.run(42.0);
-        assert!(simulation.dirty_mb() < 8.0, "{} MB", simulation.dirty_mb());
+        assert!(simulation.dirty_mb() < 2.0, "{} MB", simulation.dirty_mb());
     }
 }
 

@@ -1,0 +1,189 @@
+-- A program in phases, for the law of memory: law.lua KIND WAIT [module [attach]].
+-- Says on standard output when each phase begins. KIND is what the program makes
+-- and drops, or the path of a script that is its work; WAIT is what it waits in
+-- afterwards. With `module` the last phase is a full reclaim.
+local ffi = require "ffi"
+
+ffi.cdef [[
+struct timespec { long seconds; long nanoseconds; };
+struct pollfd { int fd; short events; short returned; };
+int nanosleep(const struct timespec *, struct timespec *);
+int poll(struct pollfd *, unsigned long, int);
+int epoll_create1(int);
+int epoll_wait(int, void *, int, int);
+int pthread_mutex_lock(void *);
+int pthread_mutex_unlock(void *);
+int pthread_cond_timedwait(void *, void *, const struct timespec *);
+int clock_gettime(int, struct timespec *);
+]]
+
+local C = ffi.C
+local kind, wait, module, attach = arg[1], arg[2], arg[3], arg[4]
+local REST_S = 4
+
+io.stdout:setvbuf "no"
+
+local function phase(name)
+  io.write("phase ", name, "\n")
+end
+
+phase "start"
+local ebbtide = module and require "ebbtide"
+if attach then
+  assert(ebbtide.attach())
+end
+
+local function now()
+  local time = ffi.new "struct timespec"
+  C.clock_gettime(1, time)
+  return tonumber(time.seconds) + tonumber(time.nanoseconds) / 1e9
+end
+
+local function collect()
+  phase "collect"
+  collectgarbage()
+  collectgarbage()
+end
+
+-- Rows of one kind, all dropped but every `keep`th.
+local function rows(count, keep, make)
+  phase "fill"
+  local all, kept = {}, {}
+  for i = 1, count do
+    all[i] = make(i)
+  end
+  for i = keep or count + 1, count, keep or 1 do
+    kept[#kept + 1] = all[i]
+  end
+  all = nil
+  collect()
+  return kept
+end
+
+local function small_table(i)
+  return { i }
+end
+
+local function record(i)
+  return { id = i, text = ("b"):rep(i * 7919 % 1500) .. i }
+end
+
+local kinds = {
+  tables = function()
+    return rows(800000, nil, small_table)
+  end,
+  strings = function()
+    return rows(200000, nil, function(i)
+      return ("x"):rep(1000) .. i
+    end)
+  end,
+  survivors = function()
+    return rows(100000, 50, record)
+  end,
+  peaks = function()
+    local kept
+    for _ = 1, 3 do
+      kept = rows(60000, 100, record)
+      phase "pause"
+      C.poll(nil, 0, 300)
+    end
+    return kept
+  end,
+  block = function()
+    phase "fill"
+    local block = ("x"):rep(200e6)
+    assert(#block == 200e6)
+    block = nil
+    collect()
+  end,
+  array = function()
+    phase "fill"
+    local array = {}
+    for i = 1, 12e6 do
+      array[i] = i
+    end
+    array = nil
+    collect()
+  end,
+  -- A heap of 40 MB whose garbage comes and goes.
+  steady = function()
+    phase "fill"
+    local ring = {}
+    for i = 1, 4e6 do
+      ring[i % 40000] = { i, ("y"):rep(i % 500) }
+    end
+    return ring
+  end,
+}
+
+local tenth = ffi.new("struct timespec", 0, 100000000)
+local epoll = C.epoll_create1(0)
+local event = ffi.new "char[12]"
+local mutex, condition = ffi.new "char[64]", ffi.new "char[64]"
+
+local ways = {
+  nanosleep = function()
+    C.nanosleep(tenth, nil)
+  end,
+  poll = function()
+    C.poll(nil, 0, 100)
+  end,
+  epoll = function()
+    C.epoll_wait(epoll, event, 1, 100)
+  end,
+  read = function()
+    assert(io.popen "sleep 1"):read "*a"
+  end,
+  condition = function()
+    local time = ffi.new "struct timespec"
+    C.clock_gettime(0, time)
+    time.seconds = time.seconds + 1
+    C.pthread_mutex_lock(mutex)
+    C.pthread_cond_timedwait(condition, mutex, time)
+    C.pthread_mutex_unlock(mutex)
+  end,
+  busy = function()
+    local ends = now() + 0.1
+    while now() < ends do
+    end
+  end,
+  -- One allocation a second, and one in ten milliseconds.
+  rarely = function()
+    C.nanosleep(ffi.new("struct timespec", 1, 0), nil)
+    return { wait }
+  end,
+  lightly = function()
+    local list = {}
+    for i = 1, 10 do
+      C.poll(nil, 0, 10)
+      list[i] = { i, tostring(now()) }
+    end
+  end,
+}
+
+local kept
+if kinds[kind] then
+  kept = kinds[kind]()
+else
+  phase "work"
+  arg = { [0] = kind }
+  local out = io.write
+  io.write, print = function() end, function() end
+  dofile(kind)
+  io.write = out
+  collect()
+end
+
+phase "rest"
+local ends = now() + REST_S
+while now() < ends do
+  ways[wait]()
+end
+phase "reclaim"
+if ebbtide then
+  ebbtide.reclaim { collect = false }
+end
+C.poll(nil, 0, 200)
+phase "end"
+C.poll(nil, 0, 100)
+return kept

@@ -491,10 +491,18 @@ impl<S: Os> Heap<S> {
             return Outcome { more: true, ..outcome };
         }
         self.above.shed_rest.note(self.above.clock.now_us, &going);
-        // Parts of kernel pages wait for their other parts.
-        let left = if going.refused > 0 { Pages::ZERO } else { going.dirty.min(self.runs.dirty) };
-        self.above.stuck = left.beyond(keep);
+        self.above.stuck = self.left_by(&going).beyond(keep);
         outcome
+    }
+
+    /// Dirty pages that a sweep has left though nobody refused them: parts of kernel pages wait for
+    /// their other parts. What the background thread has at the moment is not left.
+    fn left_by(&self, sweep: &Search) -> Pages {
+        if sweep.refused > 0 || self.runs.dirty == Pages::ZERO {
+            return Pages::ZERO;
+        }
+        let dirty = if self.watch().is_on() { self.watch().dirty() } else { self.runs.dirty };
+        sweep.dirty.min(dirty)
     }
 
     /// Goes on with a sweep that looks into spans, or begins one.

@@ -22,6 +22,7 @@ impl<S: Above> Heap<S> {
     /// Takes free or never used pages. `in_return` pages in use will hold no memory any more when
     /// this is done. False: there is no memory, or the gate is closed.
     pub(super) fn take_pages(&mut self, range: PageRange, in_return: Pages) -> bool {
+        self.mend_after_fork();
         let known = self.page_runs().below_top(range);
         let returned = known.count() - self.page_runs().dirty_in(known);
         let fresh = range.count() - known.count() + self.tables_for(range.end);

@@ -24,7 +24,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 use super::claim::Claimable;
 use super::runs::Chunk;
 use crate::os::background::{self, Patience};
-use crate::units::{PAGE, PageIndex, Pages};
+use crate::units::{PageIndex, Pages};
 use letter::Letter;
 
 /// How many steps a [`Forecast`] has.
@@ -91,13 +91,6 @@ pub(crate) struct Watch {
     /// When the forecast was made that spans were searched for last. (The background thread)
     searched_us: AtomicU64,
     forecast: Letter,
-}
-
-impl Default for Watch {
-    /// One that nobody can look by.
-    fn default() -> Watch {
-        Watch::new(ptr::null_mut(), ptr::null(), PAGE, PageIndex(0))
-    }
 }
 
 impl Forecast {
@@ -191,6 +184,14 @@ impl Watch {
         self.is_pretended.set(true);
     }
 
+    /// As in the child of a fork whose parent has the background thread.
+    #[cfg(test)]
+    pub(crate) fn pretend_fork(&self) {
+        self.is_on.set(true);
+        self.is_pretended.set(false);
+        self.process.set(u64::MAX);
+    }
+
     /// Has it look no more, and waits until it does not.
     pub(crate) fn end(&self) {
         if self.is_on() {
@@ -253,24 +254,46 @@ impl Watch {
         }
     }
 
-    /// In the child of a fork, ends all claims of the thread that the parent has. True: that was
-    /// done, and counts of dirty pages may be wrong; nobody has visited the heap meanwhile.
-    pub(crate) fn end_all_stale(&self) -> bool {
-        let process = background::process();
-        if !self.is_on() || self.process.get() == process {
+    /// Whether this is the child of a fork, and the parent's thread may have left claims.
+    pub(super) fn is_left_by_fork(&self) -> bool {
+        #[cfg(test)]
+        if self.is_pretended.get() {
             return false;
         }
+        self.is_on() && self.process.get() != background::process()
+    }
+
+    /// In the child of a fork, ends all claims of the thread that the parent has. Returns what
+    /// [`Watch::is_mended`] asks for. `None`: somebody visits the heap.
+    pub(super) fn end_all_stale(&self) -> Option<u64> {
         let visits = background::visits();
+        if self.is_visited() {
+            return None;
+        }
         for first in self.rows() {
             let row = self.row(first);
             self.end_stale(row.dirty, u64::MAX);
             self.end_stale(row.resting, u64::MAX);
         }
-        let is_done = !self.is_visited() && background::visits() == visits;
-        if is_done {
-            self.process.set(process);
+        Some(visits)
+    }
+
+    /// Whether nobody has visited the heap since [`Watch::end_all_stale`]. What was counted since is
+    /// right then, and nothing is left of the parent's thread.
+    pub(super) fn is_mended(&self, visits: u64) -> bool {
+        let is_mended = background::visits() == visits;
+        if is_mended {
+            self.process.set(background::process());
         }
-        is_done
+        is_mended
+    }
+
+    /// The first pages of all spans that rest.
+    pub(super) fn resting(&self) -> impl Iterator<Item = PageIndex> + use<'_> {
+        self.rows().flat_map(|first| {
+            let bits = self.row(first).resting.get();
+            (0..64).filter(move |page| bits >> page & 1 == 1).map(move |page| first + Pages(page))
+        })
     }
 }
 

@@ -117,8 +117,8 @@ pub(crate) fn is_visited(item: *mut c_void) -> bool {
     thread_if_any().is_some_and(|thread| thread.visited.load(SeqCst) == item)
 }
 
-/// How many visits have begun. What was seen between two calls that return the same, while an item
-/// was not visited, was seen while nobody worked on that item.
+/// How many visits have begun. Between two calls that return the same number nobody worked on an
+/// item that was not visited just after the first of them.
 pub(crate) fn visits() -> u64 {
     thread_if_any().map_or(0, |thread| thread.visits.load(SeqCst))
 }
@@ -287,8 +287,9 @@ fn visit_all<W: Work>(thread: &Thread) -> Option<u64> {
         if item.is_null() {
             continue;
         }
-        thread.visits.fetch_add(1, SeqCst);
+        // In this order, for `visits`.
         thread.visited.store(item, SeqCst);
+        thread.visits.fetch_add(1, SeqCst);
         fence(SeqCst);
         let is_listed = || place.load(SeqCst) == item;
         if is_listed() {

@@ -112,10 +112,7 @@ impl<S: Os> Heap<S> {
             }
             return;
         }
-        if self.watch().end_all_stale() {
-            self.note_background();
-            self.runs.dirty = self.watch().dirty();
-        }
+        self.mend_after_fork();
         let forecast = self.forecast(shown_us);
         let due_us = self.worth_calling_us(&forecast);
         if due_us.is_some() || self.watch().is_on() {

@@ -188,6 +188,7 @@ and not earlier|src/reclaim/background.rs|s/    if now_us < watch.again_us() {/ 
 a heap that ends gives back where munmap is refused|src/os/kernel.rs|s/ \&\& !map_over(start, bytes) {/ \&\& false {/
 functions of a LuaJIT are looked up once|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if false {/
 a VM has the functions of its own LuaJIT|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if true {/
+the background thread does not outlive the program|src/os/background.rs|s/            if is_last() {/            if false {/
 TABLE
 }
 
@@ -202,6 +203,7 @@ run_tests() {
     case $1:${2:-} in
     *:*closures*) tests=--lib ;;
     src/vm/emergency.rs:*) tests=--lib ;;
+    src/os/background.rs:*) tests="--package ebbtide-ffi-tests --test programs background::shared" ;;
     *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs refusal" ;;
     *:pages\ that\ cannot\ come\ back*) tests="--package ebbtide-ffi-tests --test failures memory_that_was_moved" ;;
     src/tell.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error" ;;

@@ -115,7 +115,7 @@ impl Forecast {
         self.keep[(epochs as usize).min(STEPS - 1)]
     }
 
-    /// When fewer than so many may stay. `None`: never.
+    /// When fewer than `pages` may stay. `None`: never.
     pub(crate) fn falls_below_us(&self, pages: Pages) -> Option<u64> {
         let step = self.keep.iter().position(|keep| *keep < pages)?;
         Some(self.epoch_start_us + step as u64 * self.epoch_us)
@@ -278,8 +278,8 @@ impl Watch {
         Some(visits)
     }
 
-    /// Whether nobody has visited the heap since [`Watch::end_all_stale`]. What was counted since is
-    /// right then, and nothing is left of the parent's thread.
+    /// Whether nobody has visited the heap since [`Watch::end_all_stale`]. If so, what was counted
+    /// since is right, and nothing is left of the parent's thread.
     pub(super) fn is_mended(&self, visits: u64) -> bool {
         let is_mended = background::visits() == visits;
         if is_mended {

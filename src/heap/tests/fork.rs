@@ -12,7 +12,7 @@ use crate::heap::claim::Claimable;
 use crate::heap::recall::{Cause, Stamp};
 use crate::heap::watch::Watch;
 use crate::os::{MemoryRange, Purged};
-use crate::units::{PageIndex, Pages};
+use crate::units::{PageIndex, PageRange, Pages};
 
 /// Runs a test in a thread of its own, and fails when it does not end.
 fn ends(test: impl FnOnce() + Send + 'static) {
@@ -21,7 +21,7 @@ fn ends(test: impl FnOnce() + Send + 'static) {
         test();
         sender.send(()).expect("a receiver");
     });
-    let ended = receiver.recv_timeout(Duration::from_secs(120));
+    let ended = receiver.recv_timeout(Duration::from_secs(60));
     assert_ne!(ended, Err(mpsc::RecvTimeoutError::Timeout), "it waits for a thread that is gone");
     runner.join().expect("no failure");
 }
@@ -69,6 +69,22 @@ fn a_heap_does_not_wait_for_a_thread_that_its_parent_has() {
         (0..20_000).for_each(|_| assert!(tested.allocate(400)));
         tested.heap().check();
         tested.check_contents();
+        tested.free_all();
+    });
+}
+
+#[test]
+fn a_child_takes_a_page_that_was_returned_and_is_claimed() {
+    ends(|| {
+        let mut tested = emptied(400, 20_000, 20_000);
+        tested.heap().watch().pretend();
+        let page = vanish(&mut tested, return_dirty);
+        tested.heap().watch().pretend_fork();
+        let range = PageRange::new(page, Pages(1));
+        assert!(tested.heap().take_pages(range, Pages::ZERO));
+        tested.heap().page_runs().give_back(range, true);
+        assert_eq!(tested.heap().watch().dirty(), tested.heap().runs.dirty);
+        tested.heap().page_runs().check();
         tested.free_all();
     });
 }
@@ -140,8 +156,9 @@ fn what_was_returned_of_spans_is_counted_anew() {
         assert_ne!(more, 0, "a span of several holes");
         span.purged.fetch_or(more, std::sync::atomic::Ordering::Relaxed);
         heap.watch().pretend_fork();
-        tested.heap().mend_after_fork();
-        tested.heap().check();
+        heap.disturb(first);
+        heap.page_runs().rest(first);
+        heap.check();
         (0..4000).for_each(|_| assert!(tested.allocate(3000)));
         tested.heap().check();
         tested.free_all();

@@ -170,7 +170,7 @@ a span that was searched rests again|src/heap/watch/returning.rs|s/            r
 what it returned is counted|src/heap/watch/returning.rs|s/            done.pages.fetch_add(range.count.0, Relaxed);//
 what the kernel refused stays dirty|src/heap/watch/returning.rs|s/row.dirty.put_back(range.bits());//
 a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
-it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(least_us))/    (due_us == 1).then_some(least_us)/
+it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(least_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(least_us)/
 the heap waits for a claim|src/heap/claim.rs|s/            if free == pages {/            if free == free {/
 retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
 and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/

@@ -9,6 +9,7 @@ mod checking;
 mod collecting;
 mod directives;
 mod doors;
+mod figures;
 mod full;
 mod helpers;
 mod installing;

@@ -86,6 +86,59 @@ fn a_vm_that_another_copy_has_made_is_looked_after() {
     }
 }
 
+/// Two VMs on heaps of two copies, neither of which is the module's: each is looked after through
+/// the functions of its own copy, which know no heaps but their own.
+#[test]
+#[ignore = "a minute: make test-long"]
+fn vms_of_two_other_copies_are_looked_after_each_through_its_own() {
+    let _alone = alone();
+    let folder = Folder::new();
+    let [first, second] = ["first.so", "second.so"].map(|name| folder.file(name));
+    for copy in [&first, &second] {
+        std::fs::copy(target().join("release/libebbtide.so"), copy).expect("it is built");
+    }
+    // A thread of Lua's is known by its address, and stands for its VM.
+    let attach = |copy: &Path| {
+        format!(
+            "local ffi = require([[ffi]])
+             ffi.cdef([[int ebb_attach(void *L, const void *options);]])
+             local address = tostring(coroutine.create(print)):match([[0x%x+]])
+             local state = ffi.cast([[void *]], tonumber(address))
+             copy = ffi.load([[{}]])
+             assert(copy.ebb_attach(state, nil) == 0)",
+            copy.display()
+        )
+    };
+    let port = free_port();
+    let garbage = "for i = 1, 400000 do kept = kept or {} kept[i % 100000] = { i } end
+        kept = nil return [[done]]";
+    let stream = stream_block(port, garbage).replace(
+        "stream {",
+        &format!("stream {{ stream_standin_init_by_lua '{}';", attach(&second)),
+    );
+    let config = Config::new(Modules::Last).on(Build::LuaInside).workers(1);
+    let config = config.http(&format!("init_by_lua_block {{ {} }}", attach(&first)));
+    let nginx = Nginx::start(&config.bottom(&stream));
+    for after in ["the start", "a reload", "another reload"] {
+        let what = format!("the VM of the stream breathes out after {after}");
+        let worker = nginx.running()[0];
+        let before_kb = worker.pss_anon_kb();
+        let full_kb =
+            worker.filled_kb(before_kb + 8_000, || assert_eq!(nginx.stream(port), "done\n"));
+        nginx.wait_until(&what, PATIENCE, |_| {
+            worker.pss_anon_kb() < before_kb + (full_kb - before_kb) / 3
+        });
+        breathes(&nginx, 2, &format!("two copies, after {after}"));
+        nginx.reload();
+    }
+    let told = "heaps of another copy of the library, in";
+    for copy in [&first, &second] {
+        let line = format!("{told} {}, are looked after", copy.display());
+        assert_eq!(nginx.log().matches(&line).count(), 1, "{}", nginx.log());
+    }
+    assert_eq!(nginx.log().matches(told).count(), 2, "{}", nginx.log());
+}
+
 /// Where Lua finds the installed copy.
 fn with_installed(config: Config) -> Config {
     let share = installed().lib().join("../share/lua/5.1/?.lua");

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ebbtide_ffi_tests::{clean, make, scratch, text_of};
 use ebbtide_runtimes::repository;
 
+use crate::clock::comes_down;
 use crate::ports::free_port;
 use crate::server::{
     Config, Modules, Nginx, alone, beside, children_of, find, material, module, target, title,
@@ -169,9 +170,7 @@ fn the_module_loads_into_nginx_with_lua_compiled_in_and_exhales() {
     let _alone = alone();
     let nginx = Nginx::start(&Config::new(Modules::Last).on(Build::CompiledIn).workers(1));
     let full_kb = nginx.fill("/litter?megabytes=40");
-    nginx.wait_until("the worker breathes out", Duration::from_secs(10), |nginx| {
-        nginx.running()[0].pss_anon_kb() < full_kb / 3
-    });
+    comes_down(&nginx, nginx.running()[0], full_kb / 3, "the worker breathes out");
     assert!(nginx.get("/light").starts_with("row 20"));
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }

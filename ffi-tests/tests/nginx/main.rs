@@ -6,6 +6,7 @@ mod breathing;
 mod browser;
 mod builds;
 mod checking;
+mod clock;
 mod collecting;
 mod directives;
 mod doors;

@@ -3,23 +3,21 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use ebbtide_ffi_tests::{finish, installed};
 
 use crate::builds::{Build, WAYS, linked_luajit, stream_block};
+use crate::clock::comes_down;
 use crate::load::Load;
 use crate::ports::free_port;
 use crate::server::{Config, Folder, Modules, Nginx, alone, material, target, text};
 use crate::status::{json, number, vms};
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// The VMs of the configuration are on the page, and their worker breathes.
 fn breathes(nginx: &Nginx, count: u64, what: &str) {
     assert_eq!(vms(&json(nginx)[0], "main", "count"), count, "{what}\n{}", nginx.log());
     let full_kb = nginx.fill("/litter?megabytes=40&clean=1");
-    nginx.wait_until(what, PATIENCE, |nginx| nginx.running()[0].pss_anon_kb() < full_kb / 3);
+    comes_down(nginx, nginx.running()[0], full_kb / 3, what);
     assert!(number(&json(nginx)[0], "pid") > 0 && nginx.get("/light").starts_with("row 20"));
     assert!(!nginx.log().contains("[warn]"), "{what}\n{}", nginx.log());
     assert!(!nginx.log().contains("exited on signal"), "{what}\n{}", nginx.log());
@@ -77,9 +75,8 @@ fn a_vm_that_another_copy_has_made_is_looked_after() {
         let before_kb = nginx.running()[0].pss_anon_kb();
         let full_kb = nginx.running()[0]
             .filled_kb(before_kb + 8_000, || assert_eq!(nginx.stream(port), "done\n"));
-        nginx.wait_until("the VM of the stream breathes out", PATIENCE, |nginx| {
-            nginx.running()[0].pss_anon_kb() < before_kb + (full_kb - before_kb) / 3
-        });
+        let below_kb = before_kb + (full_kb - before_kb) / 3;
+        comes_down(&nginx, nginx.running()[0], below_kb, "the VM of the stream breathes out");
         breathes(&nginx, 2, &format!("{variable}, made early"));
         nginx.reload();
         breathes(&nginx, 2, &format!("{variable}, made early, after a reload"));
@@ -125,9 +122,7 @@ fn vms_of_two_other_copies_are_looked_after_each_through_its_own() {
         let before_kb = worker.pss_anon_kb();
         let full_kb =
             worker.filled_kb(before_kb + 8_000, || assert_eq!(nginx.stream(port), "done\n"));
-        nginx.wait_until(&what, PATIENCE, |_| {
-            worker.pss_anon_kb() < before_kb + (full_kb - before_kb) / 3
-        });
+        comes_down(&nginx, worker, before_kb + (full_kb - before_kb) / 3, &what);
         breathes(&nginx, 2, &format!("two copies, after {after}"));
         nginx.reload();
     }

@@ -139,7 +139,8 @@ cargo-test: lint
 
 # Tests that take minutes are ignored by cargo test, and stand in modules called long and full. Named
 # one by one, for the last of several test programs may have none, and its summary closes the run.
-LONG_TESTS = $(CARGO) test --package ebbtide-ffi-tests --test linked --test nginx -- --ignored
+LONG_TESTS = $(CARGO) test --package ebbtide-ffi-tests --test linked --test nginx \
+	--test law -- --ignored
 
 test-long: setup ## run the tests that take minutes, after make test (ten minutes)
 	@echo "== long tests: every build of nginx in every order of its modules"

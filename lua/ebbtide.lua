@@ -22,7 +22,8 @@ end
 
 local collectgarbage, error, pairs, tostring, type = collectgarbage, error, pairs, tostring, type
 local getmetatable, newproxy, rawget = getmetatable, newproxy, rawget
-local concat, format, huge, max, min = table.concat, string.format, math.huge, math.max, math.min
+local concat, format, sort = table.concat, string.format, table.sort
+local huge, max, min = math.huge, math.max, math.min
 
 local _M = { _VERSION = core.version }
 
@@ -273,23 +274,31 @@ function _M.set(name, value)
   return core.set(name, value)
 end
 
+-- Options of which none may lie above one before it.
+local RANKS = { limit_hard = 1, limit_soft = 2, retain = 3 }
+
+local function rank(name)
+  return RANKS[name] or 0
+end
+
 -- Sets options until one is refused; true, or nil and why.
 local function set_all(options)
-  local soft = options.limit_soft
-  -- A soft limit never lies above the hard one: without one the hard one can be anything.
-  if soft ~= nil and options.limit_hard ~= nil then
-    core.set("limit_soft", 0)
-  end
-  for name, value in pairs(options) do
-    if name ~= "limit_soft" then
-      local done, reason = core.set(name, value)
-      if not done then
-        return nil, reason
-      end
+  local names = {}
+  for name in pairs(options) do
+    names[#names + 1] = name
+    -- At 0 it allows all values of the others.
+    if rank(name) > 1 then
+      core.set(name, 0)
     end
   end
-  if soft ~= nil then
-    return core.set("limit_soft", soft)
+  sort(names, function(a, b)
+    return rank(a) < rank(b)
+  end)
+  for i = 1, #names do
+    local done, reason = core.set(names[i], options[names[i]])
+    if not done then
+      return nil, reason
+    end
   end
   return true
 end

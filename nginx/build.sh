@@ -4,7 +4,7 @@
 #   nginx/build.sh LIBRARY FOLDER     libebbtide.a, and where everything goes
 #
 # NGINX_SRC=folder names nginx's source; without it that of Debian's nginx-dev is taken, with the
-# flags that the installed nginx was configured with.
+# flags that the installed nginx was configured with. Builds in one folder wait for each other.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 library=$(realpath "$1")
@@ -15,6 +15,11 @@ source=${NGINX_SRC:-/usr/share/nginx/src}
 if [ ! -f "$source/configure" ] && [ ! -f "$source/auto/configure" ]; then
     echo "nginx's source is not in $source: install nginx-dev, or set NGINX_SRC"
     exit 1
+fi
+exec 9>"$folder/lock"
+if ! flock -n 9; then
+    echo "another build in $folder is under way: waiting until that one ends"
+    flock 9
 fi
 if ! nginx -v >"$folder/version" 2>&1; then
     echo "nginx is not installed, or not in PATH"

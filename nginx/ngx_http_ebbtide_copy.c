@@ -194,6 +194,10 @@ ngx_http_ebbtide_copy_api(const void *alloc, const Dl_info *object,
     /* it stays loaded: its functions are called as long as there are VMs */
     (void) dlopen(object->dli_fname, RTLD_LAZY|RTLD_NOLOAD);
 
+    ngx_log_error(NGX_LOG_NOTICE, log, 0,
+                  "ebbtide: heaps of another copy of the library, in %s, are "
+                  "looked after through that copy", object->dli_fname);
+
     copy->base = object->dli_fbase;
     copy->next = ngx_http_ebbtide_copies;
     ngx_http_ebbtide_copies = copy;

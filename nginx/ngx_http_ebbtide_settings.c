@@ -19,12 +19,18 @@ static ngx_int_t ngx_http_ebbtide_environment(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf);
 static ngx_int_t ngx_http_ebbtide_env_check(ngx_cycle_t *cycle,
     ngx_core_conf_t *ccf, ngx_uint_t level);
+static char **ngx_http_ebbtide_env(ngx_cycle_t *cycle, ngx_core_conf_t *ccf);
 static ngx_int_t ngx_http_ebbtide_variables_check(ngx_log_t *log,
     ngx_uint_t level, ngx_uint_t warn, const char *where);
 static ngx_int_t ngx_http_ebbtide_contradict(ngx_conf_t *cf,
     const char *greater, const char *less);
+static ngx_int_t ngx_http_ebbtide_heap_check(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf, const char *where);
+static const char *ngx_http_ebbtide_retain_contradicts(ebb_heap *heap,
+    ngx_http_ebbtide_main_conf_t *emcf, u_char *text);
 static int64_t ngx_http_ebbtide_share(ngx_cycle_t *cycle,
     ngx_http_ebbtide_limit_t *limit, const char *name);
+static int64_t ngx_http_ebbtide_in_force(const char *name, int64_t given);
 static int64_t ngx_http_ebbtide_lower(ngx_cycle_t *cycle, const char *name,
     int64_t value, const char *limit, int64_t most);
 static void ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name,
@@ -68,14 +74,38 @@ static ngx_int_t
 ngx_http_ebbtide_env_check(ngx_cycle_t *cycle, ngx_core_conf_t *ccf,
     ngx_uint_t level)
 {
-    char        **own, **theirs;
-    ngx_int_t     rc;
+    char       **own, **theirs;
+    ngx_int_t    rc;
+
+    theirs = ngx_http_ebbtide_env(cycle, ccf);
+    if (theirs == NULL) {
+        return NGX_ERROR;
+    }
+
+    own = environ;
+    environ = theirs;
+
+    rc = ngx_http_ebbtide_variables_check(cycle->log, level, 1,
+                                          "in an \"env\" directive");
+
+    environ = own;
+
+    return rc;
+}
+
+
+/* An environment of the variables whose values "env" directives set. */
+
+static char **
+ngx_http_ebbtide_env(ngx_cycle_t *cycle, ngx_core_conf_t *ccf)
+{
+    char        **theirs;
     ngx_str_t    *env;
     ngx_uint_t    i, n;
 
     theirs = ngx_palloc(cycle->pool, (ccf->env.nelts + 1) * sizeof(char *));
     if (theirs == NULL) {
-        return NGX_ERROR;
+        return NULL;
     }
 
     env = ccf->env.elts;
@@ -89,15 +119,7 @@ ngx_http_ebbtide_env_check(ngx_cycle_t *cycle, ngx_core_conf_t *ccf,
 
     theirs[n] = NULL;
 
-    own = environ;
-    environ = theirs;
-
-    rc = ngx_http_ebbtide_variables_check(cycle->log, level, 1,
-                                          "in an \"env\" directive");
-
-    environ = own;
-
-    return rc;
+    return theirs;
 }
 
 
@@ -127,17 +149,19 @@ ngx_http_ebbtide_variables_check(ngx_log_t *log, ngx_uint_t level,
 
 
 /*
- * Before VMs are made. What contradicts itself on every machine is refused;
- * limits that depend on the machine are looked at when they are known.
+ * Before VMs are made. What contradicts itself on every machine is refused, and
+ * so is a variable that contradicts a directive; directives that contradict
+ * each other on this machine alone are looked at when all of them are known.
  */
 
 ngx_int_t
 ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf)
 {
-    int64_t       soft, hard, retain;
-    ebb_heap     *heap;
-    ebb_options   options;
+    char             **own, **theirs;
+    int64_t            soft, hard, retain;
+    ngx_int_t          rc;
+    ngx_core_conf_t   *ccf;
 
     if (ngx_http_ebbtide_environment(cf, emcf) != NGX_OK) {
         return NGX_ERROR;
@@ -162,25 +186,110 @@ ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
         return ngx_http_ebbtide_contradict(cf, "limit_soft", "retain");
     }
 
-    /* the library has the last word, and sees the environment */
+    if (ngx_http_ebbtide_heap_check(cf, emcf, "the environment of nginx")
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    /* the VMs that workers make */
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
+                                           ngx_core_module);
+
+    theirs = ngx_http_ebbtide_env(cf->cycle, ccf);
+    if (theirs == NULL) {
+        return NGX_ERROR;
+    }
+
+    own = environ;
+    environ = theirs;
+
+    rc = ngx_http_ebbtide_heap_check(cf, emcf, "the \"env\" directives");
+
+    environ = own;
+
+    return rc;
+}
+
+
+/*
+ * The library has the last word, and sees the environment. Directives that a
+ * limit lowers later are lowered here: only variables can contradict them.
+ */
+
+static ngx_int_t
+ngx_http_ebbtide_heap_check(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf, const char *where)
+{
+    u_char        text[NGX_HTTP_EBBTIDE_UNKNOWN];
+    ebb_heap     *heap;
+    const char   *reason;
+    ebb_options   options;
 
     options = emcf->options;
-    options.limit_soft = soft;
-    options.limit_hard = hard;
+    options.limit_soft = ngx_http_ebbtide_share(cf->cycle, &emcf->limit_soft,
+                                                NULL);
+    options.limit_hard = ngx_http_ebbtide_share(cf->cycle, &emcf->limit_hard,
+                                                NULL);
     options.reserve = 1024 * 1024;
 
+    if (options.limit_hard > 0) {
+        options.limit_soft = ngx_min(options.limit_soft, options.limit_hard);
+        options.retain = ngx_min(options.retain, options.limit_hard);
+    }
+
+    if (options.limit_soft > 0) {
+        options.retain = ngx_min(options.retain, options.limit_soft);
+    }
+
     heap = ebb_heap_new(&options);
-    if (heap == NULL) {
+
+    reason = heap ? ngx_http_ebbtide_retain_contradicts(heap, emcf, text)
+                  : ebb_strerror(0);
+
+    if (reason) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "ebbtide: no heap can be made with these directives "
-                           "and the environment of nginx: %s",
-                           ebb_strerror(0));
-        return NGX_ERROR;
+                           "and %s: %s", where, reason);
     }
 
     ebb_heap_delete(heap);
 
-    return NGX_OK;
+    return reason ? NGX_ERROR : NGX_OK;
+}
+
+
+/*
+ * What the library leaves to its host: such a heap would return memory above
+ * its soft limit, and keep it at the same time. NULL: all is well.
+ */
+
+static const char *
+ngx_http_ebbtide_retain_contradicts(ebb_heap *heap,
+    ngx_http_ebbtide_main_conf_t *emcf, u_char *text)
+{
+    u_char     retain_text[NGX_HTTP_EBBTIDE_SIZE_LEN];
+    u_char     soft_text[NGX_HTTP_EBBTIDE_SIZE_LEN];
+    int64_t    retain, soft;
+    ngx_uint_t directive;
+
+    if (ebb_get(heap, "retain", &retain) != EBB_OK
+        || ebb_get(heap, "limit_soft", &soft) != EBB_OK
+        || soft <= 0 || retain <= soft)
+    {
+        return NULL;
+    }
+
+    directive = emcf->limit_soft.bytes || emcf->limit_soft.percent;
+
+    ngx_snprintf(text, NGX_HTTP_EBBTIDE_UNKNOWN, "%s=%s: is above %s=%s%Z",
+                 emcf->options.retain ? "retain" : "EBBTIDE_RETAIN",
+                 ngx_http_ebbtide_size(retain_text, retain),
+                 directive ? "limit_soft" : "EBBTIDE_LIMIT_SOFT",
+                 ngx_http_ebbtide_size(soft_text, soft));
+
+    return (const char *) text;
 }
 
 
@@ -289,7 +398,8 @@ ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
 void
 ngx_http_ebbtide_limits(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
 {
-    int64_t           soft, hard, retain;
+    int64_t           soft, hard, retain, low_soft, low_retain;
+    const char       *soft_name, *retain_name;
     ngx_core_conf_t  *ccf;
 
     ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
@@ -301,7 +411,6 @@ ngx_http_ebbtide_limits(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
 
     soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft, "limit_soft");
     hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard, "limit_hard");
-    retain = emcf->options.retain;
 
     if (soft == EBB_CGROUP && ebb_cgroup_limit() == 0) {
         ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
@@ -309,31 +418,64 @@ ngx_http_ebbtide_limits(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
                       "has a memory limit");
     }
 
-    soft = ngx_http_ebbtide_lower(cycle, "limit_soft", soft, "limit_hard",
-                                  hard);
-    retain = ngx_http_ebbtide_lower(cycle, "retain", retain, "limit_hard",
-                                    hard);
-    retain = ngx_http_ebbtide_lower(cycle, "retain", retain, "limit_soft",
-                                    soft);
+    emcf->options.limit_hard = hard;
+    emcf->options.limit_soft = soft;
 
-    if (retain != emcf->options.retain) {
-        ngx_http_ebbtide_set(cycle, "retain", retain);
+    hard = ngx_http_ebbtide_in_force("limit_hard", hard);
+    soft = ngx_http_ebbtide_in_force("limit_soft", soft);
+    retain = ngx_http_ebbtide_in_force("retain", emcf->options.retain);
+
+    soft_name = emcf->options.limit_soft ? "ebbtide_limit_soft"
+                                         : "EBBTIDE_LIMIT_SOFT";
+    retain_name = emcf->options.retain ? "ebbtide_retain" : "EBBTIDE_RETAIN";
+
+    low_soft = ngx_http_ebbtide_lower(cycle, soft_name, soft, "limit_hard",
+                                      hard);
+    low_retain = ngx_http_ebbtide_lower(cycle, retain_name, retain,
+                                        "limit_hard", hard);
+    low_retain = ngx_http_ebbtide_lower(cycle, retain_name, low_retain,
+                                        "limit_soft", low_soft);
+
+    if (low_retain != retain) {
+        ngx_http_ebbtide_set(cycle, "retain", low_retain);
+        emcf->options.retain = low_retain;
     }
 
     if (emcf->limit_soft.percent || emcf->limit_hard.percent) {
         /* a soft limit never lies above the hard one, in between neither */
         ngx_http_ebbtide_set(cycle, "limit_soft", EBB_ZERO);
         ngx_http_ebbtide_set(cycle, "limit_hard", hard);
-        ngx_http_ebbtide_set(cycle, "limit_soft", soft);
+        ngx_http_ebbtide_set(cycle, "limit_soft", low_soft);
     }
 
-    emcf->options.retain = retain;
-    emcf->options.limit_soft = soft;
-    emcf->options.limit_hard = hard;
+    if (low_soft != soft) {
+        emcf->options.limit_soft = low_soft;
+    }
 }
 
 
-/* What a limit comes to: a share is divided among the workers. */
+/* What a directive gives, or else what the environment gave the VMs. */
+
+static int64_t
+ngx_http_ebbtide_in_force(const char *name, int64_t given)
+{
+    int64_t                 value;
+    ngx_http_ebbtide_vm_t  *vm;
+
+    vm = ngx_http_ebbtide_vm_configured(NULL);
+
+    if (given || vm == NULL || vm->api->get(vm->heap, name, &value) != EBB_OK) {
+        return given;
+    }
+
+    return value;
+}
+
+
+/*
+ * What a limit comes to: a share is divided among the workers. A share that
+ * makes no limit is told of by the name of the directive, if there is one.
+ */
 
 static int64_t
 ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
@@ -351,10 +493,14 @@ ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
     allowed = ebb_cgroup_limit();
 
     if (allowed == 0) {
-        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                      "\"ebbtide_%s\" is off: \"%ui%%\" is a share of the "
-                      "memory limit of the cgroup, and the cgroup of nginx has "
-                      "none", name, limit->percent);
+
+        if (name) {
+            ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                          "\"ebbtide_%s\" is off: \"%ui%%\" is a share of the "
+                          "memory limit of the cgroup, and the cgroup of nginx "
+                          "has none", name, limit->percent);
+        }
+
         return EBB_ZERO;
     }
 
@@ -363,10 +509,14 @@ ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
     bytes = allowed / 100 * limit->percent / workers;
 
     if (bytes < NGX_HTTP_EBBTIDE_LIMIT_MIN) {
-        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                      "\"ebbtide_%s\" is off: \"%ui%%\" comes to %s for each "
-                      "worker, and a limit must be from 8m", name,
-                      limit->percent, ngx_http_ebbtide_size(text, bytes));
+
+        if (name) {
+            ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                          "\"ebbtide_%s\" is off: \"%ui%%\" comes to %s for "
+                          "each worker, and a limit must be from 8m", name,
+                          limit->percent, ngx_http_ebbtide_size(text, bytes));
+        }
+
         return EBB_ZERO;
     }
 
@@ -388,7 +538,7 @@ ngx_http_ebbtide_lower(ngx_cycle_t *cycle, const char *name, int64_t value,
     }
 
     ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                  "\"ebbtide_%s\" of %s is lowered to %s, which is what "
+                  "\"%s\" of %s is lowered to %s, which is what "
                   "\"ebbtide_%s\" comes to", name,
                   ngx_http_ebbtide_size(text, value),
                   ngx_http_ebbtide_size(most_text, most), limit);

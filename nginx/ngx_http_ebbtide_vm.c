@@ -644,11 +644,15 @@ ngx_http_ebbtide_vm_configure(ngx_http_ebbtide_vm_t *vm, ngx_log_t *log)
         int64_t      value;
     } set[] = {
         { "decay_ms", options->decay_ms },
-        { "retain", options->retain },
-        /* a soft limit never lies above the hard one, in between neither */
+        /*
+         * retain <= limit_soft <= limit_hard holds after each step, whatever
+         * the heap had before
+         */
+        { "retain", options->retain ? EBB_ZERO : 0 },
         { "limit_soft", options->limit_hard ? EBB_ZERO : 0 },
         { "limit_hard", options->limit_hard },
         { "limit_soft", options->limit_soft },
+        { "retain", options->retain },
         { NULL, 0 }
     };
 

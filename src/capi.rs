@@ -332,8 +332,9 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
 ///
 /// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
 /// EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
-/// what it takes; nothing was changed. To raise both limits set limit_hard first, to lower
-/// both limit_soft: a soft limit above the hard one is refused.
+/// what it takes; nothing was changed. A limit_soft above limit_hard is refused, and so is a
+/// retain above either. To raise them, set limit_hard first, then limit_soft, then retain; to
+/// lower them, the other way round.
 ///
 /// # Safety
 ///

@@ -163,7 +163,9 @@ fn none_to_be_seen(missing: &str) -> Error {
     match hidden::path() {
         // `lua_callk` came with Lua 5.2, in which other functions of 5.1 are macros.
         None if !symbol(c"lua_callk").is_null() => Error::Unknown.because(format_args!(
-            "this is Lua 5.2 or later (PUC); ebbtide's Lua module is for LuaJIT"
+            "this is Lua 5.2 or later (PUC); ebbtide's Lua module, and the C functions that take \
+             or make a VM, are for LuaJIT; a C host puts this Lua on a heap with \
+             lua_newstate(ebb_alloc, heap)"
         )),
         Some(path) => Error::Unknown.because(format_args!(
             "{}: this LuaJIT is seen only by what has opened it; have it opened with RTLD_GLOBAL \

@@ -134,6 +134,13 @@ const TABLE: [Spec; 13] = [
            unit: Unit::Word },
 ];
 
+/// Options that must not lie above a limit, and why: there they would have no effect.
+const ORDER: [(Key, Key, &str); 3] = [
+    (Key::LimitSoft, Key::LimitHard, "which the heap does not exceed"),
+    (Key::Retain, Key::LimitHard, "which the heap does not exceed"),
+    (Key::Retain, Key::LimitSoft, "above which no free memory stays"),
+];
+
 /// Values that somebody gives for a heap to be made, in the table's order; 0 where none is given.
 #[derive(Default)]
 pub(crate) struct Given([i64; TABLE.len()]);
@@ -211,28 +218,23 @@ impl Options {
         for key in [Key::LimitSoft, Key::LimitHard] {
             Options::check_limit(key, options.get(key), names[key as usize])?;
         }
-        for key in [Key::LimitSoft, Key::Retain] {
-            options.check_below_hard(key, |key| names[key as usize])?;
-        }
+        options.check_order(|key| names[key as usize])?;
         Ok(options)
     }
 
-    /// Checks that an option does not lie above the hard limit: the heap never gets there.
-    fn check_below_hard(
-        &self,
-        key: Key,
-        called: impl Fn(Key) -> &'static str,
-    ) -> Result<(), Error> {
-        let (value, hard) = (self.get(key), self.get(Key::LimitHard));
-        if value <= hard || hard == 0 {
-            return Ok(());
-        }
+    /// Checks the values of [`ORDER`]. Messages name an option as `called` does.
+    fn check_order(&self, called: impl Fn(Key) -> &'static str) -> Result<(), Error> {
+        // A limit that is off, or that the cgroup sets, is no number to compare with.
+        let is_broken = |(less, limit, _): &&(Key, Key, _)| {
+            self.get(*limit) > 0 && self.get(*less) > self.get(*limit)
+        };
+        let Some(&(less, limit, why)) = ORDER.iter().find(is_broken) else { return Ok(()) };
         Err(Error::Range.because(format_args!(
-            "{}={}: is above {}={}, which the heap does not exceed",
-            called(key),
-            Value(value, Unit::Bytes),
-            called(Key::LimitHard),
-            Value(hard, Unit::Bytes),
+            "{}={}: is above {}={}, {why}; lower the first or raise the second",
+            called(less),
+            Value(self.get(less), Unit::Bytes),
+            called(limit),
+            Value(self.get(limit), Unit::Bytes),
         )))
     }
 
@@ -312,12 +314,7 @@ impl Options {
         spec.in_range(value)?;
         let mut changed = self.clone();
         changed.put(key, value);
-        match key {
-            Key::LimitSoft | Key::LimitHard => {
-                changed.check_below_hard(Key::LimitSoft, Options::name)
-            }
-            _ => Ok(()),
-        }
+        changed.check_order(Options::name)
     }
 }
 
@@ -437,12 +434,40 @@ mod tests {
         given.put(Key::Retain, 30 << 20).expect("a size");
         given.put(Key::LimitHard, 20 << 20).expect("a limit");
         assert_eq!(Options::resolve_with(given.values(), none), Err(Error::Range));
-        let expected = "retain=30m: is above limit_hard=20m, which the heap does not exceed";
+        let expected = "retain=30m: is above limit_hard=20m, which the heap does not exceed; \
+                        lower the first or raise the second";
         assert_eq!(last_text(), expected);
         given.put(Key::LimitHard, 30 << 20).expect("a limit");
-        assert!(Options::resolve_with(given.values(), none).is_ok());
+        let options = Options::resolve_with(given.values(), none).expect("equal sizes");
+        assert_eq!(options.check_change(Key::LimitHard, 20 << 20), Err(Error::Range));
+        assert_eq!(last_text(), expected);
+        assert_eq!(options.check_change(Key::Retain, 31 << 20), Err(Error::Range));
+        assert!(last_text().starts_with("retain=31m: is above limit_hard=30m, which"));
+        for (key, value) in [(Key::Retain, 30 << 20), (Key::LimitHard, 0), (Key::DecayMs, 5)] {
+            assert_eq!(options.check_change(key, value), Ok(()));
+        }
         given.put(Key::LimitHard, 0).expect("a limit");
         assert!(Options::resolve_with(given.values(), none).is_ok());
+    }
+
+    #[test]
+    fn what_is_always_kept_is_below_the_soft_limit() {
+        let mut given = Given::default();
+        given.put(Key::Retain, 30 << 20).expect("a size");
+        given.put(Key::LimitSoft, 20 << 20).expect("a limit");
+        assert_eq!(Options::resolve_with(given.values(), none), Err(Error::Range));
+        let expected = "retain=30m: is above limit_soft=20m, above which no free memory stays; \
+                        lower the first or raise the second";
+        assert_eq!(last_text(), expected);
+        given.put(Key::LimitSoft, 30 << 20).expect("a limit");
+        let options = Options::resolve_with(given.values(), none).expect("equal sizes");
+        assert_eq!(options.check_change(Key::LimitSoft, 20 << 20), Err(Error::Range));
+        assert_eq!(last_text(), expected);
+        assert_eq!(options.check_change(Key::Retain, 31 << 20), Err(Error::Range));
+        assert!(last_text().starts_with("retain=31m: is above limit_soft=30m, above"));
+        for soft in [0, CGROUP, 31 << 20] {
+            assert_eq!(options.check_change(Key::LimitSoft, soft), Ok(()));
+        }
     }
 
     #[test]

@@ -170,8 +170,25 @@ a span that was searched rests again|src/heap/watch/returning.rs|s/            r
 what it returned is counted|src/heap/watch/returning.rs|s/            done.pages.fetch_add(range.count.0, Relaxed);//
 what the kernel refused stays dirty|src/heap/watch/returning.rs|s/row.dirty.put_back(range.bits());//
 a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
-it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(least_us))/    (due_us == 1).then_some(least_us)/
+it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(least_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(least_us)/
 the heap waits for a claim|src/heap/claim.rs|s/            if free == pages {/            if free == free {/
+retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
+and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/
+a child of a fork does not wait|src/heap/watch.rs|s/            self.end_stale(word, pages);//
+a child of a fork ends all claims|src/heap/watch.rs|s/            self.end_stale(row.dirty, u64::MAX);//
+and those of spans|src/heap/watch.rs|s/            self.end_stale(row.resting, u64::MAX);//
+before it takes pages|src/heap/grow.rs|s/        self.mend_after_fork();//
+before it takes a span|src/heap/span.rs|s/            self.mend_after_fork();//
+before it looks|src/reclaim/background.rs|s/        self.mend_after_fork();//
+it counts free pages anew|src/heap/mend.rs|s/            self.runs.dirty = dirty;//
+and what was returned of spans|src/heap/mend.rs|s/            (self.counts.purged, self.counts.leads) = (purged, leads);//
+ranges that the kernel refuses are passed over|src/heap/watch/returning.rs|s/let purged = purge(&memory\[index..self.count\]);/let purged = if refused > 0 { Purged { ranges: 0, calls: 1, errno: 1 } } else { purge(\&memory[index..self.count]) };/
+a heap at work is visited once a second|src/reclaim/background.rs|s/if is_at_work { rest(watch, now_us + VISIT_EVERY_US) } else { now_us }/now_us/
+and not earlier|src/reclaim/background.rs|s/    if now_us < watch.again_us() {/    if false {/
+a heap that ends gives back where munmap is refused|src/os/kernel.rs|s/ \&\& !map_over(start, bytes) {/ \&\& false {/
+functions of a LuaJIT are looked up once|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if false {/
+a VM has the functions of its own LuaJIT|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if true {/
+the background thread does not outlive the program|src/os/background.rs|s/            if is_last() {/            if false {/
 TABLE
 }
 
@@ -185,6 +202,9 @@ fresh_copy() {
 run_tests() {
     case $1:${2:-} in
     *:*closures*) tests=--lib ;;
+    src/vm/emergency.rs:*) tests=--lib ;;
+    src/os/background.rs:*) tests="--package ebbtide-ffi-tests --test programs background::shared" ;;
+    *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs refusal" ;;
     *:pages\ that\ cannot\ come\ back*) tests="--package ebbtide-ffi-tests --test failures memory_that_was_moved" ;;
     src/tell.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error" ;;
     src/heap/claim.rs:*) tests="--package ebbtide-models" ;;

@@ -408,6 +408,52 @@ static void owners_change(void)
   heap_ends_empty(heap);
 }
 
+static void *starts_the_thread(void *unused)
+{
+  ebb_options options = { .size = sizeof options, .decay_ms = 600000 };
+  ebb_heap *heap = heap_from(&options);
+  uint64_t start = now_ms();
+  pid_t named;
+
+  (void)unused;
+  leave_blocks_free(heap);
+  while (threads(&named), named == 0) {
+    REQUIRE(now_ms() - start < DEADLINE_MS);
+    sleep_ms(10);
+  }
+  return NULL;
+}
+
+/* The process ends with its last thread, and does not wait ten minutes for what
+ * is due then. */
+static void it_does_not_outlive_the_program_for_long(void)
+{
+  uint64_t start = now_ms();
+  int status = -1;
+  pid_t child = fork();
+
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    pthread_t thread;
+
+    check_failures = 0;
+    if (pthread_create(&thread, NULL, starts_the_thread, NULL) == 0) {
+      pthread_join(thread, NULL);
+    }
+    if (check_failures > 0) {
+      _exit(1);
+    }
+    pthread_exit(NULL);
+  }
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    if (now_ms() - start > DEADLINE_MS) {
+      kill(child, SIGKILL);
+    }
+    sleep_ms(50);
+  }
+  CHECK_EQ(status, 0);
+}
+
 int main(void)
 {
   unsigned i;
@@ -424,5 +470,6 @@ int main(void)
     CHECK_EQ(in_child(leaves_at_once, NULL), 0);
   }
   owners_change();
+  it_does_not_outlive_the_program_for_long();
   return check_status();
 }

@@ -239,6 +239,42 @@ static void a_soft_limit_above_the_hard_one_is_refused(void)
   heap_ends_empty(heap);
 }
 
+/* With the same words as for a new heap, whichever of the two changes. */
+static void retain_above_a_limit_is_refused(void)
+{
+  static const struct {
+    const char *limit, *words;
+  } limits[] = {
+    { "limit_hard", "retain=30m: is above limit_hard=20m, which the heap does "
+                    "not exceed; lower the first or raise the second" },
+    { "limit_soft", "retain=30m: is above limit_soft=20m, above which no free "
+                    "memory stays; lower the first or raise the second" },
+  };
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(limits); i++) {
+    int is_hard = strcmp(limits[i].limit, "limit_hard") == 0;
+    ebb_options options = { .size = sizeof options,
+                            .retain = 30 * MIB };
+    ebb_heap *heap;
+
+    *(is_hard ? &options.limit_hard : &options.limit_soft) = 20 * MIB;
+    CHECK(ebb_heap_new(&options) == NULL);
+    CHECK(says(limits[i].words));
+    options.retain = 20 * MIB;
+    heap = heap_from(&options);
+    CHECK_EQ(ebb_set(heap, "retain", 30 * MIB), EBB_ERR_RANGE);
+    CHECK(says(limits[i].words));
+    CHECK_EQ(ebb_set(heap, limits[i].limit, 40 * MIB), EBB_OK);
+    CHECK_EQ(ebb_set(heap, "retain", 30 * MIB), EBB_OK);
+    CHECK_EQ(ebb_set(heap, limits[i].limit, 20 * MIB), EBB_ERR_RANGE);
+    CHECK(says(limits[i].words));
+    CHECK_EQ(ebb_set(heap, limits[i].limit, 0), EBB_OK);
+    CHECK_EQ(ebb_set(heap, "retain", GIB), EBB_OK);
+    heap_ends_empty(heap);
+  }
+}
+
 static void with_hard_limit_for_no_vm(const void *argument)
 {
   (void)argument;
@@ -308,6 +344,7 @@ int main(void)
   RUN(a_line_has_an_end);
   RUN(bad_values_are_found_before_a_heap_is_made);
   RUN(a_soft_limit_above_the_hard_one_is_refused);
+  RUN(retain_above_a_limit_is_refused);
   RUN(a_hard_limit_for_no_vm_is_refused);
   RUN(a_soft_limit_for_no_vm_is_refused);
   return check_status();

@@ -81,7 +81,7 @@ static void nothing_idle_stays_above_the_soft_limit(void)
 {
   ebb_heap *heap = heap_of_limits(0, 0);
 
-  set(heap, "retain", 64 * MIB);
+  set(heap, "retain", LIMIT);
   take(heap, 0, 2 * LIMIT);
   leave_free(heap, LIMIT);
   CHECK_EQ(ebb_tick(heap, 0), EBB_OK);

@@ -20,6 +20,8 @@ local function refused_before()
   check.refused("auto=true: takes off or on; say on", allocator.attach { auto = "true" })
   check.refused("limit_soft=200m: is above limit_hard=100m",
                 allocator.attach { limit_soft = "200m", limit_hard = "100m" })
+  check.refused("retain=30m: is above limit_soft=20m",
+                allocator.attach { retain = "30m", limit_soft = "20m" })
   check.throws("(option '1' is 5)", allocator.attach, { 5 })
   check.equal(allocator.heap().allocator, "builtin", "allocator")
   check.equal(assert(allocator.stats()).allocator, "builtin", "allocator")
@@ -116,6 +118,25 @@ local function crossed_limits()
   assert(allocator.configure { limit_soft = 0, limit_hard = 0 })
 end
 
+-- The same for memory that is always kept, below each limit.
+local function crossed_retain()
+  for _, limit in ipairs { "limit_soft", "limit_hard" } do
+    local function both(retain, bytes)
+      return { retain = retain, [limit] = bytes }
+    end
+    local words = "retain=30m: is above " .. limit .. "=20m, .*; lower the first or raise the second"
+    assert(allocator.configure(both("20m", "20m")))
+    check.refused(words, allocator.set("retain", "30m"))
+    assert(allocator.configure(both("30m", "30m")))
+    check.refused(words, allocator.set(limit, "20m"))
+    check.refused(words, allocator.configure(both("30m", "20m")))
+    check.equal(allocator.get("retain"), 30 * 2 ^ 20, "retain")
+    check.equal(allocator.get(limit), 30 * 2 ^ 20, limit)
+    assert(allocator.configure(both("20m", "20m")))
+    assert(allocator.configure(both(0, 0)))
+  end
+end
+
 local function ticks()
   assert(allocator.configure { decay_ms = 0, retain = 0, auto = false })
   local garbage = {}
@@ -164,6 +185,7 @@ heap_facts()
 one_by_one()
 all_or_none()
 crossed_limits()
+crossed_retain()
 ticks()
 pressure()
 hard_limit()

@@ -31,6 +31,7 @@ pub(crate) const OPTIONS: [&CStr; 12] = [
 ];
 const RESERVE: usize = 0;
 pub(crate) const THP: usize = 1;
+const RETAIN: usize = 4;
 const LIMIT_SOFT: usize = 6;
 const LIMIT_HARD: usize = 7;
 pub(crate) const CHECKED: usize = 11;
@@ -93,12 +94,12 @@ impl Model {
         let refused = kernel::refused();
         // SAFETY: the options are whole.
         let heap = calling(|| unsafe { ebb_heap_new(&options) });
-        let cross = limits_cross(limit_soft, limit_hard) || limits_cross(retain, limit_hard);
+        let cross = limits_cross(retain, limit_soft, limit_hard);
         if heap.is_null() {
             assert!(cross || kernel::refused() > refused, "no heap: {:?}", last_error());
             return None;
         }
-        assert!(!cross, "{limit_soft} or {retain} above a hard limit of {limit_hard}");
+        assert!(!cross, "retain {retain}, limit_soft {limit_soft}, limit_hard {limit_hard}");
         let as_set = |value: i64| match value {
             0 => None,
             EBB_ZERO => Some(0),
@@ -303,12 +304,9 @@ impl Model {
         // SAFETY: a C string.
         let code = calling(|| unsafe { ebb_set(self.heap, OPTIONS[option].as_ptr(), value) });
         let now = self.get(option);
-        let limits = match OPTIONS[option].to_bytes() {
-            b"limit_soft" => (value, self.get(LIMIT_HARD)),
-            b"limit_hard" => (self.get(LIMIT_SOFT), value),
-            _ => (0, 0),
-        };
-        let cross = limits_cross(limits.0, limits.1);
+        let wanted = |other| if other == option { value } else { self.get(other) };
+        let limits = [RETAIN, LIMIT_SOFT, LIMIT_HARD].map(wanted);
+        let cross = limits_cross(limits[0], limits[1], limits[2]);
         match code {
             EBB_OK => {
                 assert!(!cross, "{limits:?}");
@@ -450,9 +448,10 @@ fn in_range(option: usize, value: i64) -> bool {
     }
 }
 
-/// Whether a soft limit lies above the hard one, which is refused.
-fn limits_cross(soft: i64, hard: i64) -> bool {
-    soft > hard && hard > 0
+/// Whether one of these lies above another that limits it, which is refused.
+fn limits_cross(retain: i64, soft: i64, hard: i64) -> bool {
+    let is_above = |value: i64, limit: i64| limit > 0 && value > limit;
+    is_above(soft, hard) || is_above(retain, hard) || is_above(retain, soft)
 }
 
 /// What the last failure was.

@@ -1,10 +1,10 @@
 //! What the layer above keeps with a heap, and when the heap calls for it.
 //!
 //! The heap never decides to give memory back, nor what to do at a memory limit. It knows the
-//! moments at which somebody should: when pages have changed hands or operations have taken the
-//! slow path, when a large block makes the heap longer or leaves many free pages, when its gate was
-//! closed to an allocation, when one was refused, and, while the VM's collector is due, when one
-//! was made. All are off the hot path.
+//! moments at which the layer above should decide: when pages have changed hands or operations have
+//! taken the slow path, when a large block makes the heap longer or leaves many free pages, when
+//! the gate was closed to an allocation, when an allocation was refused, and, while the VM's
+//! collector is due, when an allocation was made. All are off the hot path.
 
 #![forbid(unsafe_code)]
 
@@ -26,11 +26,11 @@ pub(crate) trait Above: Os + Sized {
     /// [`Heap::look_in`] operations took the slow path.
     fn settled(heap: &mut Heap<Self>);
 
-    /// A large block has taken so many pages that were never used. Free ones, of which none were
-    /// enough in a row, may go back in exchange.
+    /// A large block has taken `pages` that were never used, because no run of free pages was long
+    /// enough. Free pages may go back in exchange.
     fn grown(heap: &mut Heap<Self>, pages: Pages);
 
-    /// A large block that was freed, shrunk or moved has left so many free pages.
+    /// A large block that was freed, shrunk or moved has left `pages` free.
     fn emptied(heap: &mut Heap<Self>, pages: Pages);
 
     /// The gate was closed to [`Heap::refused`] pages. Makes room, and opens the gate as far as it

@@ -6,7 +6,7 @@ use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 /// A heap grows by an eighth, but by these bytes at least and at most.
 const COMMIT_STEP: (usize, usize) = (256 << 10, 64 << 20);
 
-/// So many new pages at once, 64 KiB, and the layer above is told.
+/// A growth of 64 KiB or more at once is reported to the layer above.
 const GROWTH: Pages = Pages(16);
 
 impl<S: Above> Heap<S> {
@@ -22,6 +22,7 @@ impl<S: Above> Heap<S> {
     /// Takes free or never used pages. `in_return` pages in use will hold no memory any more when
     /// this is done. False: there is no memory, or the gate is closed.
     pub(super) fn take_pages(&mut self, range: PageRange, in_return: Pages) -> bool {
+        self.mend_after_fork();
         let known = self.page_runs().below_top(range);
         let returned = known.count() - self.page_runs().dirty_in(known);
         let fresh = range.count() - known.count() + self.tables_for(range.end);
@@ -52,7 +53,7 @@ impl<S: Above> Heap<S> {
         Pages((bytes / PAGE) as u32)
     }
 
-    /// Whether the gate lets the heap hold so many more pages.
+    /// Whether the gate lets the heap hold `pages` more.
     pub(super) fn may_grow(&mut self, pages: Pages) -> bool {
         let open = self.gate == NO_GATE
             || pages == Pages::ZERO

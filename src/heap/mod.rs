@@ -7,6 +7,7 @@
 //! | `runs`          | free and dirty pages                                             | no     |
 //! | `claim`         | bits of pages that two threads work on                           | no     |
 //! | `watch`         | what a heap and the background thread share                      | yes    |
+//! | `mend`          | what a fork has left of the background thread's work             | no     |
 //! | `recall`        | what was returned, and what of it was needed again               | no     |
 //! | `layout`        | where the parts lie in the reservation                           | no     |
 //! | `reserve`       | how much address space a heap takes                              | no     |
@@ -48,6 +49,7 @@ mod grow;
 mod large;
 mod layout;
 mod mark;
+mod mend;
 mod misuse;
 mod outside;
 pub(crate) mod park;

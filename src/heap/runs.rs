@@ -18,7 +18,7 @@
 //! - P6: no page at or above `dirty_end` is dirty.
 //! - P7: a page whose memory was moved away is free and clean, but was not returned.
 //!
-//! How the lowest run of so many pages is found stands in `search`.
+//! `search` finds the lowest run of a given length.
 
 #![forbid(unsafe_code)]
 
@@ -96,7 +96,7 @@ impl RunCounts {
 pub(crate) struct PageRuns<'heap> {
     pub(crate) counts: &'heap mut RunCounts,
     pub(crate) chunks: &'heap [Chunk],
-    /// Who watches the dirty pages.
+    /// What the heap shares with the background thread.
     pub(crate) watch: &'heap Watch,
 }
 
@@ -190,7 +190,7 @@ impl PageRuns<'_> {
         }
     }
 
-    /// Notes that so many pages without memory, in the row of 64 of `page`, are about to be used.
+    /// Notes that `pages` without memory, in the row of 64 with `page`, are about to be used.
     pub(crate) fn recall_pages(&mut self, page: PageIndex, pages: Pages, now_us: u64) {
         let page = page.0 as usize;
         let stamp = self.chunks[page / CHUNK_PAGES].stamps[page % CHUNK_PAGES / 64].get();
@@ -240,7 +240,7 @@ impl PageRuns<'_> {
         self.dirty_words(range, |word, mask| word.take(mask, is_watched, wait))
     }
 
-    /// Changes every word of a range, of which so many bits were changed.
+    /// Changes every word of a range. Returns how many bits `change` says it has changed.
     fn dirty_words(&self, range: PageRange, change: impl Fn(&Claimable, u64) -> u64) -> Pages {
         let in_part = |part: PageRange| {
             let (chunk, word, mask) = place_of(part);

@@ -155,6 +155,7 @@ impl<S: Above> Heap<S> {
     /// A span of several pages is about to be used, or freed.
     pub(super) fn disturb(&mut self, page: PageIndex) {
         if self.descriptor(page).shape().pages > Pages(1) {
+            self.mend_after_fork();
             self.page_runs().disturb(page);
             self.note_aside();
         }

@@ -6,6 +6,7 @@ mod checking;
 mod collector;
 mod counts;
 mod exchange;
+mod fork;
 mod leads;
 mod limits;
 mod misuse;
@@ -198,8 +199,10 @@ impl Tested {
             }
             Step::Set(key, value) => match self.heap().set_option(key, value) {
                 Err(Error::Memory) => assert_eq!(key, Key::History),
-                // A soft limit above the hard one.
-                Err(Error::Range) => assert!([Key::LimitSoft, Key::LimitHard].contains(&key)),
+                // Above a limit, or a limit below another option.
+                Err(Error::Range) => {
+                    assert!([Key::LimitSoft, Key::LimitHard, Key::Retain].contains(&key));
+                }
                 result => result.expect("in range"),
             },
             Step::Free(..) | Step::Resize(..) => {}

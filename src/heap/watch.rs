@@ -24,7 +24,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 use super::claim::Claimable;
 use super::runs::Chunk;
 use crate::os::background::{self, Patience};
-use crate::units::{PAGE, PageIndex, Pages};
+use crate::units::{PageIndex, Pages};
 use letter::Letter;
 
 /// How many steps a [`Forecast`] has.
@@ -98,13 +98,6 @@ pub(crate) struct Watch {
     forecast: Letter,
 }
 
-impl Default for Watch {
-    /// One that nobody can look by.
-    fn default() -> Watch {
-        Watch::new(ptr::null_mut(), ptr::null(), PAGE, PageIndex(0))
-    }
-}
-
 impl Forecast {
     /// All may stay.
     pub(crate) const NEVER: Forecast = Forecast {
@@ -130,7 +123,7 @@ impl Forecast {
         if now_us < self.idle_us { keep } else { keep.min(self.idle_keep) }
     }
 
-    /// When fewer pages than these may stay. `None`: never.
+    /// When fewer than `pages` may stay. `None`: never.
     pub(crate) fn falls_below_us(&self, pages: Pages) -> Option<u64> {
         let step = self.keep.iter().position(|keep| *keep < pages);
         let step_us = step.map(|step| self.epoch_start_us + step as u64 * self.epoch_us);
@@ -200,6 +193,14 @@ impl Watch {
     pub(crate) fn pretend(&self) {
         self.is_on.set(true);
         self.is_pretended.set(true);
+    }
+
+    /// As in the child of a fork whose parent has the background thread.
+    #[cfg(test)]
+    pub(crate) fn pretend_fork(&self) {
+        self.is_on.set(true);
+        self.is_pretended.set(false);
+        self.process.set(u64::MAX);
     }
 
     /// Has it look no more, and waits until it does not.
@@ -274,24 +275,46 @@ impl Watch {
         }
     }
 
-    /// In the child of a fork, ends all claims of the thread that the parent has. True: that was
-    /// done, and counts of dirty pages may be wrong; nobody has visited the heap meanwhile.
-    pub(crate) fn end_all_stale(&self) -> bool {
-        let process = background::process();
-        if !self.is_on() || self.process.get() == process {
+    /// Whether this is the child of a fork, and the parent's thread may have left claims.
+    pub(super) fn is_left_by_fork(&self) -> bool {
+        #[cfg(test)]
+        if self.is_pretended.get() {
             return false;
         }
+        self.is_on() && self.process.get() != background::process()
+    }
+
+    /// In the child of a fork, ends all claims of the thread that the parent has. Returns what
+    /// [`Watch::is_mended`] asks for. `None`: somebody visits the heap.
+    pub(super) fn end_all_stale(&self) -> Option<u64> {
         let visits = background::visits();
+        if self.is_visited() {
+            return None;
+        }
         for first in self.rows() {
             let row = self.row(first);
             self.end_stale(row.dirty, u64::MAX);
             self.end_stale(row.resting, u64::MAX);
         }
-        let is_done = !self.is_visited() && background::visits() == visits;
-        if is_done {
-            self.process.set(process);
+        Some(visits)
+    }
+
+    /// Whether nobody has visited the heap since [`Watch::end_all_stale`]. If so, what was counted
+    /// since is right, and nothing is left of the parent's thread.
+    pub(super) fn is_mended(&self, visits: u64) -> bool {
+        let is_mended = background::visits() == visits;
+        if is_mended {
+            self.process.set(background::process());
         }
-        is_done
+        is_mended
+    }
+
+    /// The first pages of all spans that rest.
+    pub(super) fn resting(&self) -> impl Iterator<Item = PageIndex> + use<'_> {
+        self.rows().flat_map(|first| {
+            let bits = self.row(first).resting.get();
+            (0..64).filter(move |page| bits >> page & 1 == 1).map(move |page| first + Pages(page))
+        })
     }
 }
 

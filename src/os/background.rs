@@ -75,8 +75,8 @@ static LIST: Part = Part {
 /// The thread is woken when it is due earlier than it would wake by itself, by more than this. It
 /// saves wake-ups when each of many heaps has news.
 const SLACK_US: u64 = 100_000;
-/// It sleeps for so long at most.
-const SLEEP_MAX_US: u64 = 3_600_000_000;
+/// The thread looks every 5 s whether it is the last of the process.
+const LOOK_AROUND_US: u64 = 5_000_000;
 /// Enough for the thread's few frames and for what C libraries keep on a stack for themselves.
 const STACK: usize = 256 << 10;
 
@@ -117,8 +117,8 @@ pub(crate) fn is_visited(item: *mut c_void) -> bool {
     thread_if_any().is_some_and(|thread| thread.visited.load(SeqCst) == item)
 }
 
-/// How many visits have begun. What was seen between two calls that return the same, while an item
-/// was not visited, was seen while nobody worked on that item.
+/// How many visits have begun. Between two calls that return the same number nobody worked on an
+/// item that was not visited just after the first of them.
 pub(crate) fn visits() -> u64 {
     thread_if_any().map_or(0, |thread| thread.visits.load(SeqCst))
 }
@@ -263,6 +263,7 @@ extern "C" fn run<W: Work>(_: *mut c_void) -> *mut c_void {
     let Some(thread) = thread_if_any() else { return ptr::null_mut() };
     // SAFETY: the name is a C string of less than 16 bytes.
     unsafe { libc::pthread_setname_np(libc::pthread_self(), c"ebbtide".as_ptr()) };
+    let mut looked_us = Kernel.now_us();
     loop {
         let bell = thread.bell.load(SeqCst);
         // Whoever has news from now on rings the bell.
@@ -271,7 +272,9 @@ extern "C" fn run<W: Work>(_: *mut c_void) -> *mut c_void {
         match visit_all::<W>(thread) {
             Some(at_us) => {
                 thread.wakes_us.store(at_us, SeqCst);
-                sleep_until(at_us, &thread.bell, bell);
+                if !sleep_until(at_us, &thread.bell, bell, &mut looked_us) {
+                    return ptr::null_mut();
+                }
             }
             None if may_end(thread, bell) => return ptr::null_mut(),
             None => {}
@@ -287,8 +290,9 @@ fn visit_all<W: Work>(thread: &Thread) -> Option<u64> {
         if item.is_null() {
             continue;
         }
-        thread.visits.fetch_add(1, SeqCst);
+        // In this order, for `visits`.
         thread.visited.store(item, SeqCst);
+        thread.visits.fetch_add(1, SeqCst);
         fence(SeqCst);
         let is_listed = || place.load(SeqCst) == item;
         if is_listed() {
@@ -315,22 +319,84 @@ fn may_end(thread: &Thread, bell: u32) -> bool {
     thread.is_there.compare_exchange(0, 1, SeqCst, Relaxed).is_err()
 }
 
-fn sleep_until(at_us: u64, bell: &AtomicU32, heard: u32) {
-    let left_us = at_us.saturating_sub(Kernel.now_us()).min(SLEEP_MAX_US);
-    if left_us == 0 {
-        return;
+/// Sleeps until a time, or until the bell is not as it was heard. False: all other threads of the
+/// process have ended, and it ends with this one. `looked_us`: when the thread last looked at that.
+fn sleep_until(at_us: u64, bell: &AtomicU32, heard: u32, looked_us: &mut u64) -> bool {
+    loop {
+        let now_us = Kernel.now_us();
+        if now_us.saturating_sub(*looked_us) >= LOOK_AROUND_US {
+            if is_last() {
+                return false;
+            }
+            *looked_us = now_us;
+        }
+        if now_us >= at_us || bell.load(SeqCst) != heard {
+            return true;
+        }
+        let nap_us = (at_us - now_us).min(*looked_us + LOOK_AROUND_US - now_us);
+        let nap = libc::timespec {
+            tv_sec: (nap_us / 1_000_000) as libc::time_t,
+            tv_nsec: (nap_us % 1_000_000 * 1000) as _,
+        };
+        let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: the word and the time are readable.
+        unsafe { libc::syscall(libc::SYS_futex, bell.as_ptr(), flags, heard, &raw const nap) };
     }
-    let left = libc::timespec {
-        tv_sec: (left_us / 1_000_000) as libc::time_t,
-        tv_nsec: (left_us % 1_000_000 * 1000) as _,
-    };
-    let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-    // SAFETY: the word and the time are readable.
-    unsafe { libc::syscall(libc::SYS_futex, bell.as_ptr(), flags, heard, &raw const left) };
+}
+
+/// Whether all other threads of the process have ended, the main one by `pthread_exit`.
+fn is_last() -> bool {
+    // Only then is a file opened: the program may be about to open one for a certain number.
+    if !has_main_ended() {
+        return false;
+    }
+    let mut text = [0; 512];
+    let length = Kernel.read_file(c"/proc/self/stat", &mut text).unwrap_or(0);
+    is_last_in(&text[..length])
+}
+
+/// Whether the main thread has ended: then it has no memory to read from.
+fn has_main_ended() -> bool {
+    let (mut read, byte) = (0_u8, 0_u8);
+    let local = libc::iovec { iov_base: (&raw mut read).cast(), iov_len: 1 };
+    let remote = libc::iovec { iov_base: (&raw const byte).cast_mut().cast(), iov_len: 1 };
+    // SAFETY: one byte is read into another, both of which are this thread's; errno's location is,
+    // too.
+    keeping_errno(|| unsafe {
+        let done = libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0);
+        done < 0 && *libc::__errno_location() == libc::ESRCH
+    })
+}
+
+/// What [`is_last`] asks, from the text of `/proc/self/stat`. The state there is the main thread's,
+/// which stays as a zombie until the process ends, and counts as a thread.
+fn is_last_in(stat: &[u8]) -> bool {
+    const STATE: usize = 0;
+    const THREADS: usize = 17;
+    // The name before may have blanks and brackets.
+    let end = stat.iter().rposition(|byte| *byte == b')').map_or(stat.len(), |at| at + 1);
+    let mut fields = stat[end..].split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+    fields.nth(STATE) == Some(b"Z") && fields.nth(THREADS - STATE - 1) == Some(b"2")
 }
 
 fn wake(bell: &AtomicU32) {
     let flags = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: the word is mapped; waking changes no memory.
     keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, bell.as_ptr(), flags, 1) });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_thread_is_known_by_a_main_one_that_has_ended() {
+        let stat = |state, threads| {
+            format!("7 (a) Z 2 b) {state} 1 7 7 0 -1 4194304 1 0 0 0 5 6 0 0 20 0 {threads} 0 99 0")
+        };
+        assert!(is_last_in(stat("Z", 2).as_bytes()));
+        assert!(!is_last_in(stat("Z", 3).as_bytes()) && !is_last_in(stat("S", 2).as_bytes()));
+        assert!(!is_last_in(b"") && !is_last_in(b"7 (a) Z 1 7"));
+        assert!(!has_main_ended());
+    }
 }

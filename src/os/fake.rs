@@ -39,6 +39,8 @@ pub(crate) struct World {
     pub(crate) now_us: u64,
     /// Bytes in the parts that a file is read in; 0 is all of it at once.
     pub(crate) part_bytes: usize,
+    /// Whether heaps may call the background thread, which visits none of them.
+    pub(crate) has_background: bool,
     /// Ranges that were unmapped.
     pub(crate) unmapped: Vec<Range<usize>>,
     reservations: Vec<Range<usize>>,
@@ -291,6 +293,6 @@ impl Os for FakeOs {
     }
 
     fn has_background(&self) -> bool {
-        false
+        self.world().has_background
     }
 }

@@ -29,24 +29,26 @@ use crate::units::{PAGE, Pages};
 const WORTH_CALLING: Pages = Pages(256);
 /// Less than this goes at the end of a forecast only.
 const WORTH_RETURNING: Pages = Pages(64);
-/// A host that has ticked, or asked when to, will see to it for so many microseconds.
+/// A host that has ticked, or asked when to tick, is expected to do so again within this time.
 const HOST_US: u64 = 1_000_000;
-/// A forecast that is younger was made by a thread that works. One visit a second is enough there,
-/// but for [`MUCH`] memory: 8 MiB.
+/// A forecast that is younger than this comes from a heap that is at work.
 const AT_WORK_US: u64 = 250_000;
+/// The time between two visits to a heap at work, at least.
 const VISIT_EVERY_US: u64 = 1_000_000;
+/// The same when [`MUCH`] memory is due.
 const VISIT_FOR_MUCH_US: u64 = 125_000;
+/// 8 MiB.
 pub(super) const MUCH: Pages = Pages(2048);
-/// And in any heap in so many.
+/// The time between two visits to any heap, at least.
 const VISIT_AGAIN_US: u64 = 10_000;
-/// A search of spans that the policy puts off, since it may not pay, is made when nothing has
-/// happened for so long after the forecast has ended.
+/// The policy puts off a search of spans that may not pay. The search is made when nothing has
+/// happened for this time after the forecast has ended.
 const SEARCH_WITHIN_US: u64 = 5_000_000;
-/// How long to let a kernel be that refused.
+/// When the kernel has refused, the next visit comes after this time.
 const REST_US: u64 = 64_000_000;
-/// When to come again if the heap's thread is just making a forecast.
+/// When the heap's thread is writing a forecast, the next visit comes after this time.
 const SOON_US: u64 = 500_000;
-/// After the thread could not be started, it is not tried for so many microseconds.
+/// When the thread could not be started, the next attempt comes after this time.
 const RETRY_US: u64 = 10_000_000;
 
 /// What breathing keeps with each heap for it.
@@ -114,10 +116,7 @@ impl<S: Os> Heap<S> {
             }
             return;
         }
-        if self.watch().end_all_stale() {
-            self.note_background();
-            self.runs.dirty = self.watch().dirty();
-        }
+        self.mend_after_fork();
         let forecast = self.forecast(shown_us);
         let due_us = self.worth_calling_us(&forecast);
         if due_us.is_some() || self.watch().is_on() {

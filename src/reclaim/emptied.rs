@@ -22,7 +22,7 @@ use crate::units::Pages;
 /// Blocks of fewer pages than this, 128 KiB, wait for their time as small ones do, and so does less
 /// than this that is too much.
 const LEAST: Pages = Pages(32);
-/// Free memory that a large block does not make go: 8 MiB, or one part in so many of what is used.
+/// Free memory that stays when a large block is freed: 8 MiB, or a sixteenth of what is in use.
 const KEPT_MIN: Pages = Pages(2048);
 const KEPT_SHARE: u32 = 16;
 
@@ -38,9 +38,9 @@ pub(super) struct Emptied {
 }
 
 impl<S: Os> Heap<S> {
-    /// Returns as many free pages as large blocks have left, this one of so many pages and those
-    /// before, as far as they are not worth keeping: all at once, for to unmap a block takes as
-    /// long.
+    /// A large block has left `pages` free. Returns as many pages as this block and those before
+    /// have left, as far as they are not worth keeping. They go at once, because unmapping a block
+    /// takes as long.
     pub(super) fn return_emptied(&mut self, pages: Pages) {
         if pages < LEAST || self.options.get(Key::Auto) == 0 {
             return;

@@ -38,14 +38,14 @@ use crate::units::Pages;
 /// Pages that change hands between two readings of the clock.
 const LOOK: Pages = Pages(32);
 /// Operations on the slow path between two readings of the clock, while two readings are less than
-/// so many microseconds apart.
+/// [`SPARSE_US`] microseconds apart.
 const STRIDE: u32 = 4;
 const SPARSE_US: u64 = 50;
 /// Free pages that nobody has seen, 1 MiB, are news for the background thread at any time.
 const NEWS: Pages = Pages(256);
 /// Microseconds between two looks at least.
 const LOOK_EVERY_US: u64 = 4000;
-/// Returning takes at most one part in so many of the time.
+/// Returning takes a sixteenth of the time at most.
 const SHARE: u64 = 16;
 /// Steps that one look takes at most: 8 ms by default, which return some 50 MB.
 const STEPS_MAX: u64 = 32;
@@ -115,9 +115,10 @@ impl<S: Os> Heap<S> {
         self.next_tick_from(now_us) == Some(0)
     }
 
-    /// Has the background thread know of so many pages that became free since the last look: it may
-    /// be the last thing that the program does. The policy is not shown them, for it would then see
-    /// the heap whenever much was freed, and never when that is used again.
+    /// Leaves a new forecast to the background thread when [`NEWS`] pages or more became free since
+    /// the last look: the program may do nothing after that. The policy does not see these pages.
+    /// It would otherwise look at the heap whenever much was freed, and never when that is used
+    /// again.
     fn leave_news(&mut self) {
         if self.runs.dirty.beyond(self.above.seen) >= NEWS {
             self.above.seen = self.runs.dirty;

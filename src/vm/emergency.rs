@@ -349,3 +349,26 @@ impl Pace {
         Some((luajit.gc()?, luajit.step_mul()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lua::lua_Alloc;
+
+    unsafe extern "C-unwind" fn of_one(_: *mut lua_State, _: lua_Alloc, context: *mut c_void) {
+        assert!(context.is_null());
+    }
+
+    unsafe extern "C-unwind" fn of_another(state: *mut lua_State, _: lua_Alloc, _: *mut c_void) {
+        assert!(state.is_null());
+    }
+
+    #[test]
+    fn the_functions_of_each_lua_are_looked_up_once() {
+        let (one, another) = (LuaJit::of(of_one), LuaJit::of(of_another));
+        assert!(one.functions.is_none() && another.functions.is_none(), "they are of no Lua");
+        assert!(ptr::eq(LuaJit::of(of_one), one));
+        assert!(ptr::eq(LuaJit::of(of_another), another));
+        assert!(!ptr::eq(one, another));
+    }
+}

@@ -34,6 +34,10 @@ init_by_lua_block {
 }
 "#;
 
+/// How many ports are tried, and what nginx says of one that it cannot have.
+const PORTS: usize = 5;
+const PORT_IS_TAKEN: &str = "failed (98: Address already in use)";
+
 /// A running nginx. It is stopped when this is dropped.
 #[derive(Debug)]
 pub struct Nginx {
@@ -56,8 +60,27 @@ pub struct Load {
 impl Nginx {
     /// Starts one with two workers in a new folder, with ebbtide's module or without.
     pub fn start(folder: &Path, module: Option<&Path>) -> Result<Nginx> {
-        let place = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = place.map_err(|error| format!("no free port: {error}"))?.port();
+        Nginx::start_on_one_of(std::iter::repeat_with(free_port).take(PORTS), folder, module)
+    }
+
+    /// The same, on the first of these ports that no other program listens on. A port that was free
+    /// may be another program's by the time that nginx binds it.
+    fn start_on_one_of(
+        ports: impl Iterator<Item = Result<u16>>,
+        folder: &Path,
+        module: Option<&Path>,
+    ) -> Result<Nginx> {
+        let mut taken = String::from("there is no port to try");
+        for port in ports {
+            match Nginx::start_on(port?, folder, module) {
+                Err(error) if error.contains(PORT_IS_TAKEN) => taken = error,
+                other => return other,
+            }
+        }
+        Err(taken)
+    }
+
+    fn start_on(port: u16, folder: &Path, module: Option<&Path>) -> Result<Nginx> {
         let server = Nginx { folder: folder.to_owned(), port };
         let write = || {
             fs::create_dir_all(folder.join("logs"))?;
@@ -137,6 +160,12 @@ impl Drop for Nginx {
     }
 }
 
+/// A port of the loopback interface that nobody listens on now.
+fn free_port() -> Result<u16> {
+    let place = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    Ok(place.map_err(|error| format!("no free port: {error}"))?.port())
+}
+
 fn configuration(folder: &Path, module: Option<&Path>, port: u16) -> String {
     let modules = modules_path();
     let ours = module.map_or(String::new(), |path| format!("load_module {};\n", path.display()));
@@ -209,5 +238,21 @@ mod tests {
         assert_eq!((load.rate, load.p99, load.failed), (3768.55, 1.71, 7));
         assert!(parsed("unable to connect").is_none());
         assert_eq!(seconds("350us"), Some(350e-6));
+    }
+
+    #[test]
+    fn a_port_that_another_program_has_taken_is_passed_over() {
+        let folder = std::env::temp_dir().join(format!("ebbtide-port-{}", std::process::id()));
+        let holder = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let taken = holder.local_addr().expect("an address").port();
+        let ports = std::iter::once(Ok(taken)).chain(std::iter::repeat_with(free_port).take(PORTS));
+        let server = Nginx::start_on_one_of(ports, &folder, None).expect("there are other ports");
+        assert_ne!(server.port, taken);
+        assert!(server.answer("/quick").is_ok());
+        let none = Nginx::start_on_one_of(std::iter::once(Ok(taken)), &folder.join("none"), None);
+        assert!(none.is_err_and(|error| error.contains(PORT_IS_TAKEN)));
+        drop(server);
+        // It may be removing files of its own there.
+        let _ = fs::remove_dir_all(&folder);
     }
 }

@@ -5,14 +5,12 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::clock::{DOWN_WITHIN, OwnClock};
 use crate::load::Load;
 use crate::server::{Config, Modules, Nginx, alone, target};
 
 const CONNECTIONS: u32 = 1500;
 const LOAD_SECONDS: u32 = 4;
-/// After the load.
-const QUIET: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the workers held, from the start of the load on.
 struct Curve {
@@ -52,8 +50,9 @@ impl Curve {
     }
 }
 
-/// Puts the load on a server, and samples its workers until they were quiet for long enough, and
-/// have come down to this share of their peaks. A busy machine has them do that later.
+/// Puts the load on a server, and samples its workers until they have been quiet for as long as they
+/// may take to come down to this share of their peaks, and each of them has come down or was late by
+/// its own clock.
 fn breathe(nginx: &Nginx, percent: u64) -> Curve {
     let workers = nginx.running();
     let start = Instant::now();
@@ -69,9 +68,19 @@ fn breathe(nginx: &Nginx, percent: u64) -> Curve {
     }
     let outcome = load.finish();
     let end = Instant::now();
-    let is_low = |curve: &Curve| (0..workers.len()).all(|one| curve.last_percent(one) <= percent);
-    while end.elapsed() <= QUIET || (end.elapsed() < PATIENCE && !is_low(&curve)) {
+    let clocks: Vec<OwnClock> = workers.iter().map(|worker| OwnClock::start(*worker)).collect();
+    loop {
+        // First the clocks: what is sampled after that may be lower, never higher.
+        let times: Vec<Duration> = clocks.iter().map(OwnClock::elapsed).collect();
         sample(&mut curve);
+        let high: Vec<Duration> = (0..workers.len())
+            .filter(|worker| curve.last_percent(*worker) > percent)
+            .map(|worker| times[worker])
+            .collect();
+        let is_late = high.iter().any(|time| *time > DOWN_WITHIN);
+        if is_late || (high.is_empty() && end.elapsed() > DOWN_WITHIN) {
+            break;
+        }
     }
     assert!(outcome.is_clean(), "{}", outcome.said);
     curve.quiet_from = (end - start).as_secs_f64();

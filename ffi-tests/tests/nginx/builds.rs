@@ -1,11 +1,17 @@
 //! The builds of nginx under test: Debian's, and those with Lua compiled in, as OpenResty has it.
 
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use ebbtide_ffi_tests::{clean, make, text_of};
+use ebbtide_ffi_tests::{clean, make, scratch, text_of};
+use ebbtide_runtimes::repository;
 
+use crate::clock::comes_down;
 use crate::ports::free_port;
 use crate::server::{
     Config, Modules, Nginx, alone, beside, children_of, find, material, module, target, title,
@@ -164,9 +170,53 @@ fn the_module_loads_into_nginx_with_lua_compiled_in_and_exhales() {
     let _alone = alone();
     let nginx = Nginx::start(&Config::new(Modules::Last).on(Build::CompiledIn).workers(1));
     let full_kb = nginx.fill("/litter?megabytes=40");
-    nginx.wait_until("the worker breathes out", Duration::from_secs(10), |nginx| {
-        nginx.running()[0].pss_anon_kb() < full_kb / 3
-    });
+    comes_down(&nginx, nginx.running()[0], full_kb / 3, "the worker breathes out");
     assert!(nginx.get("/light").starts_with("row 20"));
     assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+/// A source of nginx's whose module is made at once.
+const CONFIGURE: &str = "#!/bin/sh
+mkdir objs
+printf 'objs/ngx_http_ebbtide_module.so:\\n\\techo module > $@\\n' > objs/Makefile
+";
+
+#[test]
+fn builds_of_the_module_in_one_folder_wait_for_each_other() {
+    let folder = scratch("module-builds");
+    fs::remove_dir_all(&folder).expect("it can be removed");
+    let source = folder.join("nginx");
+    fs::create_dir_all(&source).expect("it can be written");
+    fs::write(source.join("configure"), CONFIGURE).expect("it can be written");
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(source.join("configure"), executable).expect("it is there");
+    fs::write(folder.join("library.a"), "").expect("it can be written");
+    let target = folder.join("target");
+    fs::create_dir_all(&target).expect("it can be written");
+
+    // Another build, as far as this one can tell, which ends when its input does.
+    let mut other = Command::new("flock");
+    other.arg(target.join("lock")).args(["sh", "-c", "echo held; cat"]);
+    let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("flock");
+    let mut said = BufReader::new(other.stdout.take().expect("a pipe"));
+    said.read_line(&mut String::new()).expect("it holds the lock");
+
+    let mut build = clean("sh");
+    build.arg(repository().join("nginx/build.sh")).arg(folder.join("library.a")).arg(&target);
+    let build = build.env("NGINX_SRC", &source).stdout(Stdio::piped());
+    let mut build = build.spawn().expect("a shell");
+    let mut said = BufReader::new(build.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("it says that it waits");
+    let expected = format!("another build in {} is under way: waiting until", target.display());
+    assert!(line.starts_with(&expected), "{line}");
+    assert!(!target.join("source").exists(), "it has not waited");
+
+    drop(other.stdin.take());
+    assert!(other.wait().expect("it was started").success());
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).expect("it ends");
+    assert!(build.wait().expect("it was started").success(), "{rest}");
+    let module = target.join("ngx_http_ebbtide_module.so");
+    assert_eq!(fs::read_to_string(module).expect("it is built"), "module\n");
 }

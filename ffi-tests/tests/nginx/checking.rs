@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::server::{Config, Modules, Nginx, beside};
+use crate::server::{Config, Modules, Nginx, beside, target};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -84,6 +84,29 @@ fn bugs_in_a_vm_that_was_changed_over_are_told() {
     let nginx = Nginx::start(&config(Modules::Last));
     is_quiet(&nginx);
     is_told(&nginx, "overflow", &OVERFLOW);
+}
+
+/// The command's own library makes the VM, with the module and without. nginx's error log has become
+/// its standard error by the time that the report is written.
+#[test]
+fn bugs_in_an_nginx_that_the_command_started_are_told() {
+    let _beside = beside();
+    for modules in [Modules::Stock, Modules::First] {
+        let mut config = config(modules);
+        if modules == Modules::Stock {
+            config.http.clear();
+        }
+        config.environment.clear();
+        let command = target().join("release/ebbtide");
+        config.launcher =
+            [command.as_os_str(), "run".as_ref(), "--checked=on".as_ref()].map(Into::into).into();
+        let nginx = Nginx::start(&config);
+        is_quiet(&nginx);
+        is_told(&nginx, "overflow", &OVERFLOW);
+        is_told(&nginx, "large", &LARGE);
+        let log = nginx.log();
+        assert_eq!(log.matches(OVERFLOW[0]).count(), 1, "{modules:?}: {log}");
+    }
 }
 
 /// Workers make these VMs, and know of the variable what the configuration hands on.

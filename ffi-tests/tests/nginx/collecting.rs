@@ -147,3 +147,46 @@ fn a_worker_at_rest_near_a_limit_rests() {
     let mut made = (0..6).map(|_| made());
     assert!(made.any(|slices| slices < 60), "each three seconds have a collection");
 }
+
+/// Holds tables until the heap has the collector in a hurry, and leaves garbage whose finalizers
+/// note the step multiplier in force when they run in a slice.
+const UP_TO_THE_EMERGENCY: &str = "local function step_multiplier()
+        local now = collectgarbage('setstepmul', 200)
+        collectgarbage('setstepmul', now)
+        return now
+    end
+    package.at_work, package.seen, package.held = true, {}, {}
+    local held = package.held
+    repeat
+        for i = 1, 100 do held[#held + 1] = { i } end
+    until step_multiplier() > 100000
+    for i = 1, 20 do
+        getmetatable(newproxy(true)).__gc = function()
+            if not package.at_work then
+                package.seen[#package.seen + 1] = step_multiplier()
+            end
+        end
+    end
+    package.at_work = false
+    ngx.say(step_multiplier())";
+
+/// Near the hard limit the heap has the collector make long steps, or whole collections, each time
+/// that the VM allocates. The slices of the event loop end that first: a request would wait for it.
+#[test]
+fn slices_are_short_while_the_heap_hurries_the_collector() {
+    let _beside = beside();
+    let config = Config::new(Modules::First)
+        .workers(1)
+        .http("ebbtide_limit_hard 64m;")
+        .lua("fill", UP_TO_THE_EMERGENCY)
+        .lua("seen", "ngx.say(table.concat(package.seen, ' '))");
+    let nginx = Nginx::start(&config);
+    let in_force: u64 = nginx.get("/fill").trim().parse().expect("a number");
+    assert!(in_force > 100_000, "the request had ended the hurry itself: {in_force}");
+    // No request comes meanwhile, for the VM would allocate in it.
+    settles(&nginx, u64::MAX);
+    let seen = nginx.get("/seen");
+    let seen: Vec<u64> = seen.split_whitespace().map(|word| word.parse().expect("it")).collect();
+    assert!(!seen.is_empty() && seen.iter().all(|now| *now < 100_000), "{seen:?}");
+    assert_eq!(nginx.errors(), Vec::<String>::new());
+}

@@ -302,6 +302,58 @@ fn a_bad_value_in_the_environment_stops_it_with_the_true_reason() {
     );
 }
 
+/// What the library refuses with these directives is refused before any VM is made.
+#[test]
+fn a_variable_that_contradicts_a_directive_stops_it_with_the_true_reason() {
+    let _beside = beside();
+    let own = "no heap can be made with these directives and the environment of nginx:";
+    let env = "no heap can be made with these directives and the \"env\" directives:";
+    let hard = "which the heap does not exceed";
+    for (directive, variable, value, expected) in [
+        (
+            "ebbtide_limit_hard 64m;",
+            "EBBTIDE_RETAIN",
+            "65m",
+            format!("EBBTIDE_RETAIN=65m: is above limit_hard=64m, {hard}"),
+        ),
+        (
+            "ebbtide_limit_soft 64m;",
+            "EBBTIDE_RETAIN",
+            "65m",
+            "EBBTIDE_RETAIN=65m: is above limit_soft=64m".into(),
+        ),
+        (
+            "ebbtide_retain 64m;",
+            "EBBTIDE_LIMIT_SOFT",
+            "63m",
+            "retain=64m: is above EBBTIDE_LIMIT_SOFT=63m".into(),
+        ),
+        (
+            "ebbtide_retain 64m;",
+            "EBBTIDE_LIMIT_HARD",
+            "63m",
+            format!("retain=64m: is above EBBTIDE_LIMIT_HARD=63m, {hard}"),
+        ),
+    ] {
+        let handed_on = in_http(directive).top(&format!("env {variable}={value};"));
+        let started_with = in_http(directive).environment(variable, value);
+        for (config, where_) in [(started_with, own), (handed_on, env)] {
+            let (taken, said) = tested(&config);
+            let reason = format!("{where_} {expected}");
+            assert!(!taken && says(&said, "[emerg]", &reason), "{reason}: {said}");
+        }
+    }
+    for directive in ["ebbtide_limit_hard 64m;", "ebbtide_limit_soft 64m;"] {
+        let (taken, said) = tested(&in_http(directive).environment("EBBTIDE_RETAIN", "64m"));
+        assert!(taken && !said.contains("ebbtide:"), "{said}");
+    }
+    // A directive wins over a variable, and there is no limit without one.
+    for directive in ["ebbtide_retain 1m; ebbtide_limit_hard 64m;", "ebbtide_decay 1s;"] {
+        let (taken, said) = tested(&in_http(directive).environment("EBBTIDE_RETAIN", "1g"));
+        assert!(taken && !said.contains("ebbtide:"), "{directive}: {said}");
+    }
+}
+
 #[test]
 fn a_variable_without_effect_is_told_once() {
     let _beside = beside();

@@ -4,22 +4,19 @@ use std::time::Duration;
 
 use ebbtide_ffi_tests::{PREFIX, installed, make, scratch};
 
+use crate::clock::comes_down;
 use crate::server::{Config, Modules, Nginx, alone, beside, module, modules_path, target};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 const LITTER: &str = "/litter?megabytes=40";
 
 /// A worker full of garbage comes down by itself, and serves on.
 fn exhales(nginx: &Nginx) {
     let full_kb = nginx.fill(LITTER);
-    comes_down(nginx, full_kb);
+    breathes_out(nginx, full_kb);
 }
 
-fn comes_down(nginx: &Nginx, full_kb: u64) {
-    nginx.wait_until("the worker breathes out", PATIENCE, |nginx| {
-        nginx.running()[0].pss_anon_kb() < full_kb / 3
-    });
+fn breathes_out(nginx: &Nginx, full_kb: u64) {
+    comes_down(nginx, nginx.running()[0], full_kb / 3, "the worker breathes out");
     assert!(nginx.get("/light").starts_with("row 20"));
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
@@ -130,7 +127,7 @@ fn the_preload_library_does_it_in_stock_nginx() {
         let full_kb = nginx.fill(LITTER);
         // It returns what is free. Garbage is Lua's to find.
         nginx.get("/collect");
-        comes_down(&nginx, full_kb);
+        breathes_out(&nginx, full_kb);
         nginx.reload();
     }
 }

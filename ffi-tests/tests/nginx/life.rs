@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
+use crate::clock::comes_down;
 use crate::load::Load;
 use crate::server::{Config, Modules, Nginx, alone, beside, is_running, kill, workers_of};
 use crate::status::{json, number, pids, running_pids};
@@ -134,9 +135,7 @@ fn a_worker_that_shuts_down_breathes() {
         nginx.wait_until("it is in flight", PATIENCE, |nginx| nginx.holders() == [old.pid]);
         let full_kb = nginx.fill("/litter?megabytes=40");
         nginx.reload();
-        nginx.wait_until("the old worker breathes out", PATIENCE, |_| {
-            old.pss_anon_kb() < full_kb / 3
-        });
+        comes_down(&nginx, old, full_kb / 3, "the old worker breathes out");
         let workers = json(&nginx);
         let exiting = workers.iter().find(|worker| number(worker, "pid") == u64::from(old.pid));
         assert_eq!(exiting.expect("it is on the page")["state"], "exiting");

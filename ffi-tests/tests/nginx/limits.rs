@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::server::{Config, Modules, Nginx, alone, beside};
+use crate::ports::free_port;
+use crate::server::{Config, Folder, Modules, Nginx, alone, beside, text};
 use crate::status::{json, number, pids, running_pids, vms};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -211,6 +212,64 @@ fn a_share_of_the_cgroup_is_divided_among_the_workers() {
                    \"ebbtide_limit_hard\" comes to";
     assert!(nginx.log().contains(lowered), "{}", nginx.log());
     assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+/// A worker's share is known before the VM is made, if the number of workers stands before `http`.
+#[test]
+fn a_variable_that_contradicts_a_share_of_the_cgroup_stops_nginx() {
+    let _beside = beside();
+    let Some(cgroup) = Cgroup::new(640 << 20) else {
+        println!("not tried: this process may not make cgroups");
+        return;
+    };
+    // For each of two workers.
+    let share = (640 << 20) / 100 * 50 / 2;
+    for directive in ["ebbtide_limit_hard 50%;", "ebbtide_limit_soft 50%;"] {
+        let limit = directive.split(' ').next().and_then(|word| word.strip_prefix("ebbtide_"));
+        let tested = |retain: u64| {
+            let mut config = Config::new(Modules::First).http(directive);
+            config = config.environment("EBBTIDE_RETAIN", retain.to_string());
+            config.launcher = cgroup.launcher();
+            let output = Folder::new().nginx(&config, free_port()).arg("-t").output();
+            let output = output.expect("nginx can be run");
+            (output.status.success(), text(&output))
+        };
+        let (taken, said) = tested(share);
+        assert!(taken, "{said}");
+        let (taken, said) = tested(share + (1 << 20));
+        let reason = format!("is above {}=", limit.expect("a limit"));
+        assert!(!taken && said.contains("EBBTIDE_RETAIN=") && said.contains(&reason), "{said}");
+    }
+}
+
+/// Where the number of workers stands behind `http`, a share comes to less than what was checked.
+#[test]
+fn variables_are_lowered_to_a_share_that_is_known_later() {
+    let _beside = beside();
+    let Some(cgroup) = Cgroup::new(768 << 20) else {
+        println!("not tried: this process may not make cgroups");
+        return;
+    };
+    let get = "local get = require('resty.ebbtide').get
+        ngx.say(get('retain'), ' ', get('limit_soft'), ' ', get('limit_hard'))";
+    let mut config = Config::new(Modules::First).workers(2).lua("get", get);
+    config = config.http("ebbtide_limit_hard 50%;");
+    config.launcher = cgroup.launcher();
+    let share = (768 << 20) / 100 * 50 / 2;
+    // Less than a worker's share stays as it is.
+    let small = config.clone().environment("EBBTIDE_RETAIN", "1m");
+    let nginx = Nginx::start(&small.environment("EBBTIDE_LIMIT_SOFT", "20m"));
+    assert_eq!(nginx.get("/get"), format!("{} {} {share}\n", 1 << 20, 20 << 20));
+    assert!(!nginx.log().contains("[warn]"), "{}", nginx.log());
+    drop(nginx);
+
+    config.workers_last = true;
+    let late = config.environment("EBBTIDE_RETAIN", "300m");
+    let nginx = Nginx::start(&late.environment("EBBTIDE_LIMIT_SOFT", "320m"));
+    assert_eq!(nginx.get("/get"), format!("{share} {share} {share}\n"));
+    for text in ["\"EBBTIDE_RETAIN\" of 300m is lowered", "\"EBBTIDE_LIMIT_SOFT\" of 320m is"] {
+        assert!(nginx.log().contains(text), "{}", nginx.log());
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ebbtide_ffi_tests::installed;
 
 use crate::builds::{Build, WAYS, linked_luajit, stream_block};
+use crate::clock::comes_down;
 use crate::load::Load;
 use crate::ports::free_port;
 use crate::server::{Config, Modules, Nginx, alone, material};
@@ -29,10 +30,8 @@ pub fn tides(build: Build, modules: Modules, tides: u32) {
         let full_kb = nginx.fill("/litter?megabytes=40&clean=1");
         let outcome = load.finish();
         assert!(outcome.is_clean() && outcome.requests > 100, "{}", outcome.said);
-        nginx.wait_until("the worker breathes out", PATIENCE, |nginx| {
-            let workers = nginx.workers();
-            workers.len() == 1 && workers[0].pss_anon_kb() < full_kb / 3
-        });
+        nginx.wait_until("one worker is left", PATIENCE, |nginx| nginx.workers().len() == 1);
+        comes_down(&nginx, nginx.workers()[0], full_kb / 3, "the worker breathes out");
     }
     assert_eq!(nginx.errors(), Vec::<String>::new());
     assert!(!nginx.log().contains("exited on signal"), "{build:?}, {modules:?}: {}", nginx.log());

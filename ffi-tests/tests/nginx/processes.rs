@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ebbtide_ffi_tests::{finish, scratch};
 
+use crate::clock::comes_down;
 use crate::load::Load;
 use crate::server::{
     Config, Modules, Nginx, Worker, alone, beside, children_of, material, target, title,
@@ -50,7 +51,7 @@ fn nginx_in_a_single_process_breathes() {
     let nginx = Nginx::start(&config);
     let process = Worker { pid: nginx.pid().expect("it runs"), exiting: false };
     let full_kb = process.filled_kb(30_000, || drop(nginx.get("/litter?megabytes=40")));
-    nginx.wait_until("it breathes out", PATIENCE, |_| process.pss_anon_kb() < full_kb / 3);
+    comes_down(&nginx, process, full_kb / 3, "it breathes out");
     assert_eq!(pids(&nginx).into_iter().collect::<Vec<_>>(), [process.pid]);
     assert!(nginx.get("/light").starts_with("row 20"));
     assert_eq!(nginx.errors(), Vec::<String>::new());

@@ -100,6 +100,8 @@ pub struct Config {
     pub build: Build,
     pub modules: Modules,
     pub workers: u32,
+    /// Whether the number of workers stands behind `http`.
+    pub workers_last: bool,
     /// At the top level.
     pub top: String,
     /// At the top level, after `http`.
@@ -131,6 +133,7 @@ impl Config {
             build: Build::Debian,
             modules,
             workers: 2,
+            workers_last: false,
             top: String::new(),
             bottom: String::new(),
             http: String::new(),
@@ -200,7 +203,11 @@ impl Config {
             http += &format!("lua_package_path '{path}';\n");
         }
         let base = fs::read_to_string(material().join("base.conf")).expect("base.conf");
-        base.replace("@TOP@", &(top + &self.top))
+        let number = "worker_processes @WORKERS@;\n";
+        let (first, last) = if self.workers_last { ("", number) } else { (number, "") };
+        base.replace(number, first)
+            .replace("@BOTTOM@", &format!("@BOTTOM@\n{last}"))
+            .replace("@TOP@", &(top + &self.top))
             .replace("@WORKERS@", &self.workers.max(1).to_string())
             .replace("@HTTP@", &http)
             .replace("@PORT@", &port.to_string())

@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use ebbtide_runtimes::repository;
 use serde_json::Value;
 
 use crate::server::{Config, Modules, Nginx, alone, beside, text};
@@ -19,11 +18,12 @@ pub fn json(nginx: &Nginx) -> Vec<Value> {
     page(nginx)["workers"].as_array().expect("a list").clone()
 }
 
-fn page(nginx: &Nginx) -> Value {
+/// All of the JSON.
+pub fn page(nginx: &Nginx) -> Value {
     parsed(&nginx.get("/status?format=json"))
 }
 
-fn parsed(body: &str) -> Value {
+pub fn parsed(body: &str) -> Value {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}\n{body}"))
 }
 
@@ -271,23 +271,6 @@ fn prometheus_accepts_the_metrics() {
         let label = format!("pid=\"{pid}\"}} {}\n", 300 << 20);
         assert!(metrics.contains(&label), "{label}: {metrics}");
     }
-}
-
-/// The table of nginx/README.md has every metric with its type, and no other.
-#[test]
-fn the_manual_has_every_metric() {
-    let _beside = beside();
-    let nginx = Nginx::start(&Config::new(Modules::First));
-    let manual = std::fs::read_to_string(repository().join("nginx/README.md")).expect("a manual");
-    let (_, table) = manual.split_once("### Metrics\n").expect("a section");
-    let (table, _) = table.split_once("\n##").expect("the section's end");
-    let rows = table.lines().filter_map(|line| {
-        let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
-        Some(format!("{name} {}", rest.split_once(" |")?.0))
-    });
-    let metrics = nginx.get("/status/metrics");
-    let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    assert_eq!(rows.collect::<Vec<_>>(), types.collect::<Vec<_>>());
 }
 
 #[test]

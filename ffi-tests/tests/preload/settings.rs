@@ -64,8 +64,8 @@ fn a_value_is_refused_by_the_name_that_gave_it() {
     let said = refusal(run(&["true"]).env("EBBTIDE_LIMIT_HARD", "100k"));
     assert_eq!(said, format!("ebbtide: EBBTIDE_LIMIT_HARD=100k: {takes}"));
     let said = refusal(&mut run(&["--retain", "30m", "--limit-hard", "20m", "true"]));
-    let expected =
-        "ebbtide: --retain 30m: is above --limit-hard 20m, which the heap does not exceed\n";
+    let expected = "ebbtide: --retain 30m: is above --limit-hard 20m, which the heap does not \
+                    exceed; lower the first or raise the second\n";
     assert_eq!(said, expected);
 }
 

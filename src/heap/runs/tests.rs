@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::heap::recall::Cause;
+use crate::units::PAGE;
 use proptest::prelude::*;
+use std::ptr;
 
 impl PageRuns<'_> {
     /// Panics on the first broken invariant.
@@ -55,7 +57,7 @@ impl Owned {
         Owned {
             counts: RunCounts::new(FIRST),
             chunks: (0..chunk_count(PAGES)).map(|_| Chunk::default()).collect(),
-            watch: Watch::default(),
+            watch: Watch::new(ptr::null_mut(), ptr::null(), PAGE, PageIndex(0)),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::units::Pages;
 const SECOND: u64 = 1_000_000;
 
 /// A heap with blocks of a few hundred bytes, of which the first of every `keep_one_in` stays.
-fn emptied(size: usize, count: usize, keep_one_in: usize) -> Tested {
+pub(super) fn emptied(size: usize, count: usize, keep_one_in: usize) -> Tested {
     let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
     tested.os.world().tick_us = 1;
     (0..count).for_each(|_| assert!(tested.allocate(size)));
@@ -90,6 +90,49 @@ fn what_the_kernel_refuses_stays_and_is_asked_for_later() {
     assert!(tested.heap().runs.dirty < dirty);
     tested.heap().note_background();
     assert_eq!(tested.heap().counts.purge_refused, 1);
+}
+
+#[test]
+fn a_range_that_the_kernel_refuses_is_passed_over() {
+    let mut tested = emptied(400, 20_000, 20_000);
+    tested.os.world().now_us += 10 * SECOND;
+    let dirty = tested.heap().runs.dirty;
+    assert!(dirty > Pages(1000));
+    // The highest row of 64 pages is asked for first.
+    tested.os.world().failures = vec![true; 1].into();
+    tested.heap().visit_in_background();
+    tested.heap().check();
+    let left = tested.heap().runs.dirty;
+    assert!(Pages::ZERO < left && left <= Pages(64), "{left:?} of {dirty:?}");
+    assert_eq!(tested.heap().watch().dirty(), left);
+    tested.free_all();
+}
+
+#[test]
+fn a_heap_at_work_is_visited_once_a_second() {
+    let mut tested = emptied(400, 20_000, 20_000);
+    tested.heap().set_option(Key::Background, 1).expect("on");
+    let visit_at_work = |tested: &mut Tested, now_us| {
+        tested.os.world().now_us = now_us;
+        // The heap's thread reads the clock, so that its forecast is young.
+        tested.heap().next_tick_us();
+        let again_us = tested.heap().visit_in_background().expect("it comes again");
+        tested.heap().check();
+        (again_us, tested.heap().runs.dirty)
+    };
+    let first_us = tested.os.world().now_us;
+    let (again_us, dirty) = visit_at_work(&mut tested, first_us);
+    assert!(again_us >= first_us + SECOND && dirty > Pages(1000), "{again_us} {dirty:?}");
+    // From here on all of it is due.
+    tested.heap().set_option(Key::DecayMs, 0).expect("in range");
+    let (again_us, left) = visit_at_work(&mut tested, first_us + SECOND / 2);
+    assert!((first_us + SECOND..first_us + SECOND * 11 / 10).contains(&again_us), "{again_us}");
+    assert_eq!(left, dirty);
+    tested.os.world().now_us = again_us;
+    tested.heap().visit_in_background();
+    tested.heap().check();
+    assert_eq!(tested.heap().runs.dirty, Pages::ZERO);
+    tested.free_all();
 }
 
 #[test]

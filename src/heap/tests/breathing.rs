@@ -154,7 +154,7 @@ fn a_changed_option_asks_for_a_tick() {
     for (key, value) in
         [(Key::LimitSoft, 1 << 20), (Key::Retain, 0), (Key::RetainMax, 0), (Key::DecayMs, 0)]
     {
-        let mut tested = tested(&[(Key::Retain, 64 << 20)]);
+        let mut tested = tested(&[(Key::Retain, 1 << 20)]);
         tested.wave(4 << 20);
         tested.idle(60 * SECOND_US);
         assert_eq!(tested.heap().next_tick_us(), None);

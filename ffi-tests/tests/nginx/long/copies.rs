@@ -3,23 +3,21 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use ebbtide_ffi_tests::{finish, installed};
 
 use crate::builds::{Build, WAYS, linked_luajit, stream_block};
+use crate::clock::comes_down;
 use crate::load::Load;
 use crate::ports::free_port;
 use crate::server::{Config, Folder, Modules, Nginx, alone, material, target, text};
 use crate::status::{json, number, vms};
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// The VMs of the configuration are on the page, and their worker breathes.
 fn breathes(nginx: &Nginx, count: u64, what: &str) {
     assert_eq!(vms(&json(nginx)[0], "main", "count"), count, "{what}\n{}", nginx.log());
     let full_kb = nginx.fill("/litter?megabytes=40&clean=1");
-    nginx.wait_until(what, PATIENCE, |nginx| nginx.running()[0].pss_anon_kb() < full_kb / 3);
+    comes_down(nginx, nginx.running()[0], full_kb / 3, what);
     assert!(number(&json(nginx)[0], "pid") > 0 && nginx.get("/light").starts_with("row 20"));
     assert!(!nginx.log().contains("[warn]"), "{what}\n{}", nginx.log());
     assert!(!nginx.log().contains("exited on signal"), "{what}\n{}", nginx.log());
@@ -77,13 +75,63 @@ fn a_vm_that_another_copy_has_made_is_looked_after() {
         let before_kb = nginx.running()[0].pss_anon_kb();
         let full_kb = nginx.running()[0]
             .filled_kb(before_kb + 8_000, || assert_eq!(nginx.stream(port), "done\n"));
-        nginx.wait_until("the VM of the stream breathes out", PATIENCE, |nginx| {
-            nginx.running()[0].pss_anon_kb() < before_kb + (full_kb - before_kb) / 3
-        });
+        let below_kb = before_kb + (full_kb - before_kb) / 3;
+        comes_down(&nginx, nginx.running()[0], below_kb, "the VM of the stream breathes out");
         breathes(&nginx, 2, &format!("{variable}, made early"));
         nginx.reload();
         breathes(&nginx, 2, &format!("{variable}, made early, after a reload"));
     }
+}
+
+/// Two VMs on heaps of two copies, neither of which is the module's: each is looked after through
+/// the functions of its own copy, which know no heaps but their own.
+#[test]
+#[ignore = "a minute: make test-long"]
+fn vms_of_two_other_copies_are_looked_after_each_through_its_own() {
+    let _alone = alone();
+    let folder = Folder::new();
+    let [first, second] = ["first.so", "second.so"].map(|name| folder.file(name));
+    for copy in [&first, &second] {
+        std::fs::copy(target().join("release/libebbtide.so"), copy).expect("it is built");
+    }
+    // A thread of Lua's is known by its address, and stands for its VM.
+    let attach = |copy: &Path| {
+        format!(
+            "local ffi = require([[ffi]])
+             ffi.cdef([[int ebb_attach(void *L, const void *options);]])
+             local address = tostring(coroutine.create(print)):match([[0x%x+]])
+             local state = ffi.cast([[void *]], tonumber(address))
+             copy = ffi.load([[{}]])
+             assert(copy.ebb_attach(state, nil) == 0)",
+            copy.display()
+        )
+    };
+    let port = free_port();
+    let garbage = "for i = 1, 400000 do kept = kept or {} kept[i % 100000] = { i } end
+        kept = nil return [[done]]";
+    let stream = stream_block(port, garbage).replace(
+        "stream {",
+        &format!("stream {{ stream_standin_init_by_lua '{}';", attach(&second)),
+    );
+    let config = Config::new(Modules::Last).on(Build::LuaInside).workers(1);
+    let config = config.http(&format!("init_by_lua_block {{ {} }}", attach(&first)));
+    let nginx = Nginx::start(&config.bottom(&stream));
+    for after in ["the start", "a reload", "another reload"] {
+        let what = format!("the VM of the stream breathes out after {after}");
+        let worker = nginx.running()[0];
+        let before_kb = worker.pss_anon_kb();
+        let full_kb =
+            worker.filled_kb(before_kb + 8_000, || assert_eq!(nginx.stream(port), "done\n"));
+        comes_down(&nginx, worker, before_kb + (full_kb - before_kb) / 3, &what);
+        breathes(&nginx, 2, &format!("two copies, after {after}"));
+        nginx.reload();
+    }
+    let told = "heaps of another copy of the library, in";
+    for copy in [&first, &second] {
+        let line = format!("{told} {}, are looked after", copy.display());
+        assert_eq!(nginx.log().matches(&line).count(), 1, "{}", nginx.log());
+    }
+    assert_eq!(nginx.log().matches(told).count(), 2, "{}", nginx.log());
 }
 
 /// Where Lua finds the installed copy.

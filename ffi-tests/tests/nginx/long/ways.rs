@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::builds::{Build, WAYS, stream_block};
+use crate::clock::comes_down;
 use crate::load::Load;
 use crate::ports::free_port;
 use crate::server::{Config, Modules, Nginx, alone, children_of, kill, title};
@@ -94,7 +95,7 @@ const LITTER: &str = "/litter?megabytes=40&clean=1";
 /// The only worker comes down after it has held this much.
 fn breathes_out(nginx: &Nginx, full_kb: u64, what: &str) {
     let worker = nginx.running()[0];
-    nginx.wait_until(what, PATIENCE, |_| worker.pss_anon_kb() < full_kb / 3);
+    comes_down(nginx, worker, full_kb / 3, what);
     nobody_died(nginx);
 }
 
@@ -167,9 +168,8 @@ fn the_vm_of_a_stream_is_on_the_page_and_breathes() {
             let before_kb = nginx.running()[0].pss_anon_kb();
             let full_kb =
                 nginx.running()[0].filled_kb(before_kb + 10_000, || drop(nginx.stream(port)));
-            nginx.wait_until("the VM of the stream breathes out", PATIENCE, |nginx| {
-                nginx.running()[0].pss_anon_kb() < before_kb + (full_kb - before_kb) / 3
-            });
+            let below_kb = before_kb + (full_kb - before_kb) / 3;
+            comes_down(&nginx, nginx.running()[0], below_kb, "the VM of the stream breathes out");
             nobody_died(&nginx);
         }
     }

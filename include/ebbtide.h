@@ -206,8 +206,10 @@ typedef struct ebb_options {
   int64_t remap_min;
   /**
    * Milliseconds that free memory stays, in case it is needed again; then it
-   * goes over half as long again. From 0, for at once, to 3600000. Shorter
-   * saves memory and costs page faults. Default: 1000.
+   * goes over half as long again. At 1000 that holds for 4 MiB, or a sixteenth
+   * of what is in use, and for more or less in proportion; the rest goes when
+   * nobody has needed it for a 32nd of the time. From 0, for at once, to
+   * 3600000. Shorter saves memory and costs page faults. Default: 1000.
    */
   int64_t decay_ms;
   /**

@@ -116,6 +116,12 @@ what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/     
 a climb back keeps what it needs|src/reclaim/policy/tide.rs|s/filter(|stair| stair.is_neared(now_us, used))/filter(|stair| used > stair.level)/
 no packing while demand climbs|src/reclaim/policy/tide.rs|s/let goes_on = before > /let goes_on = before < /
 packing after a fall|src/reclaim/policy/tide.rs|s/|_| !is_known || goes_on/|_| true/
+what is idle goes before its time|src/reclaim/policy/idle.rs|s/    dirty.beyond(idle).and_more(kept)/    dirty.and_more(kept)/
+what was needed is not idle|src/reclaim/policy/idle.rs|s/        self.least = self.least.min(dirty);/        self.least = dirty;/
+what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before = self.before.beyond(pages);//
+a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: past.keep_of(settings, sight, dirty, dirty, 0),/            idle_keep: Pages(u32::MAX),/
+much is returned soon though the heap works|src/reclaim/background.rs|s/let every_us = if pages >= MUCH {/let every_us = if pages > Pages(u32::MAX - 1) {/
+what the other thread has is not stuck|src/reclaim/breath.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
 what is free grows old|src/reclaim/policy/decay.rs|s/        self.age_by(ended, epoch_us);//
 empty spans are old|src/reclaim/breath.rs|s/        self.above.policy.note_found(\&settings, self.runs.dirty.beyond(dirty));//
 a refusing kernel is left alone|src/reclaim/breath.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/_ => now_us,/
@@ -125,7 +131,7 @@ rests end together|src/reclaim/breath.rs|s/lasts_us => (now_us \/ lasts_us + 1) 
 soon again when a part was taken|src/reclaim/breath.rs|s/            _ => REST_US.0,/            _ => REST_US.1,/
 refused dirty pages are not given up|src/reclaim/breath.rs|s/if going.refused > 0 { Pages::ZERO }/if false { Pages::ZERO }/
 refused holes are not given up|src/reclaim/breath.rs|s/            self.above.search_rest.note(self.above.clock.now_us, \&going);//
-parts of kernel pages do not spin|src/reclaim/breath.rs|s/        self.above.stuck = left.beyond(keep);//
+parts of kernel pages do not spin|src/reclaim/breath.rs|s/        self.above.stuck = self.left_by(\&going).beyond(keep);//
 shedding goes on|src/reclaim/breath.rs|s/            self.above.shedding = Some(going);//
 the clock may go back|src/reclaim/breath.rs|s/self.now_us = self.at(shown_us);/self.now_us = shown_us;/
 percentiles|src/reclaim/times.rs|s/(all \* percent).div_ceil(100)/all * percent \/ 200/
@@ -170,7 +176,7 @@ a span that was searched rests again|src/heap/watch/returning.rs|s/            r
 what it returned is counted|src/heap/watch/returning.rs|s/            done.pages.fetch_add(range.count.0, Relaxed);//
 what the kernel refused stays dirty|src/heap/watch/returning.rs|s/row.dirty.put_back(range.bits());//
 a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
-it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(least_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(least_us)/
+it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
 the heap waits for a claim|src/heap/claim.rs|s/            if free == pages {/            if free == free {/
 retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
 and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/

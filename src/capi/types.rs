@@ -95,8 +95,10 @@ pub struct ebb_options {
     /// instead of copying them, from 4 KiB to 8 TiB. Default: 128 KiB.
     pub remap_min: i64,
     /// Milliseconds that free memory stays, in case it is needed again; then it
-    /// goes over half as long again. From 0, for at once, to 3600000. Shorter
-    /// saves memory and costs page faults. Default: 1000.
+    /// goes over half as long again. At 1000 that holds for 4 MiB, or a sixteenth
+    /// of what is in use, and for more or less in proportion; the rest goes when
+    /// nobody has needed it for a 32nd of the time. From 0, for at once, to
+    /// 3600000. Shorter saves memory and costs page faults. Default: 1000.
     pub decay_ms: i64,
     /// Bytes of free memory that may always stay, but above limit_soft. For a
     /// service whose next request must find memory ready. Default: 0.

@@ -136,6 +136,27 @@ fn a_heap_at_work_is_visited_once_a_second() {
 }
 
 #[test]
+fn much_memory_does_not_wait_a_second_though_the_heap_works() {
+    let mut tested = emptied(4000, 12_000, 12_000);
+    let dirty_mb = |tested: &mut Tested| tested.heap().runs.dirty.bytes() >> 20;
+    tested.heap().set_option(Key::Background, 1).expect("on");
+    // A visit of a heap at work, which has nothing to return.
+    tested.heap().set_option(Key::Retain, 60 << 20).expect("in range");
+    tested.heap().next_tick_us();
+    let start_us = tested.os.world().now_us;
+    tested.heap().visit_in_background();
+    tested.heap().set_option(Key::Retain, 0).expect("in range");
+    for (after_us, least_mb, most_mb) in [(SECOND / 10, 40, 48), (SECOND / 7, 0, 5)] {
+        tested.os.world().now_us = start_us + after_us;
+        tested.heap().visit_in_background();
+        tested.heap().check();
+        let left_mb = dirty_mb(&mut tested);
+        assert!((least_mb..=most_mb).contains(&left_mb), "{left_mb} MB after {after_us} us");
+    }
+    tested.free_all();
+}
+
+#[test]
 fn a_host_that_ticks_is_left_alone() {
     let mut tested = emptied(400, 20_000, 20_000);
     tested.os.world().now_us += 5 * SECOND;

@@ -164,3 +164,15 @@ fn what_was_returned_of_spans_is_counted_anew() {
         tested.free_all();
     });
 }
+
+#[test]
+fn pages_that_the_background_thread_has_are_not_given_up() {
+    let mut tested = emptied(400, 20_000, 20_000);
+    tested.heap().watch().pretend();
+    vanish(&mut tested, return_dirty);
+    tested.heap().set_option(Key::DecayMs, 0).expect("in range");
+    tested.heap().tick(0);
+    // Their bits are clear, but they are not counted as returned yet: they may still come back.
+    assert!(tested.heap().due() > Pages::ZERO);
+    assert_eq!(tested.heap().next_tick_us(), Some(0));
+}

@@ -127,7 +127,7 @@ static void nothing_goes_back_before_its_time(void)
   uint64_t start = now_ms(), now;
   uint64_t returned;
 
-  leave_free(heap, 40 * MIB);
+  leave_free(heap, 3 * MIB);
   do {
     churn(heap);
     CHECK_EQ(ebb_tick(heap, 0), EBB_OK);

@@ -3,7 +3,7 @@
 //! A large block that is freed, shrunk or moved does not wait for `decay_us`. LuaJIT's own
 //! allocator unmaps each block of 128 KiB and more at once, so a heap that kept them would hold
 //! more after one transient string of 700 MB than the program holds without it. What is worth
-//! keeping stays: 8 MB, a sixteenth of what is in use, or the policy's floor.
+//! keeping stays: 8 MB, a sixteenth of what is in use, or `retain`.
 //!
 //! A buffer that comes and goes waits for its time as small blocks do. The first time that it is
 //! freed costs its page faults. These tell that it was needed again, and for as long as to return
@@ -11,7 +11,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::policy::Regret;
+use super::policy::{Regret, Settings};
 use super::purge::Budget;
 use crate::heap::Heap;
 use crate::heap::recall::Cause;
@@ -77,13 +77,19 @@ impl<S: Os> Heap<S> {
         }
     }
 
-    /// Free memory that stays when a large block is gone.
+    /// Free memory that stays when a large block is gone. A swing of demand is no reason to keep
+    /// more: what that costs is learned here.
     fn worth_keeping(&self) -> Pages {
-        if !self.may_keep() {
-            return self.above.verdict.floor;
+        if self.cause() == Cause::Limit {
+            return Pages::ZERO;
         }
-        let kept = KEPT_MIN.max(Pages(self.used().0 / KEPT_SHARE));
-        kept.max(self.above.verdict.floor).min(self.settings().retain_max)
+        let Settings { retain, retain_max, .. } = self.settings();
+        let kept = if self.may_keep() {
+            KEPT_MIN.max(Pages(self.used().0 / KEPT_SHARE))
+        } else {
+            Pages::ZERO
+        };
+        kept.max(retain).min(retain_max)
     }
 
     /// What waits for its time after all.

@@ -177,17 +177,19 @@ fn of_what_is_in_use_a_sixteenth_stays() {
 fn a_buffer_that_comes_and_goes_is_seldom_returned() {
     for pause_us in [10, 1000, 100_000] {
         let mut tested = tested(&[]);
-        let mut returns = 0;
         let count = 10 * SECOND_US / (2 * pause_us).max(1000);
         for _ in 0..count {
             let at = tested.raw(64 * MB);
             tested.os.world().now_us += pause_us;
-            let before = total(&tested.heap().runs.recall.returned);
             tested.discard(at, 64 * MB);
-            returns += u64::from(total(&tested.heap().runs.recall.returned) > before);
             tested.os.world().now_us += pause_us;
         }
-        assert!((1..=5).contains(&returns), "{returns} of {count} times, {pause_us} us apart");
+        // It is learned anew every five seconds: that costs a hundredth of the time.
+        let returned = total(&tested.heap().runs.recall.returned) / 256;
+        assert!(
+            (32..=256).contains(&returned),
+            "{returned} MB in {count} times, {pause_us} us apart"
+        );
         let recall = &tested.heap().runs.recall;
         assert_eq!(recall.returned[Cause::Limit as usize - 1], 0, "{recall:?}");
     }

@@ -14,8 +14,11 @@ const STAIR_MIN: Pages = Pages(64);
 /// Demand that came back is waited for so many times as long as it was away, for swings are never
 /// quite regular. With 1, the wave of an hour refaults more than twice as much.
 const PATIENCE: u64 = 2;
-/// And at least so long, in microseconds: the mood does not follow the turns of a fast swing.
+/// The mood waits for this time at least, in microseconds: it does not follow the turns of a fast swing.
 const PATIENCE_MIN_US: u64 = 1_000_000;
+/// Memory waits for this time at least: a program that used much twice within some milliseconds may
+/// be done with it.
+const KEPT_MIN_US: u64 = 100_000;
 
 /// A level that demand was at.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,8 +50,21 @@ impl Stair {
         used < self.level.beyond(self.tolerance())
     }
 
+    /// The mood waits for demand to come back here.
     fn is_expected(&self, now_us: u64) -> bool {
-        now_us < self.at_us + self.patience_us && now_us < self.returned_us + MEMORY_US
+        self.is_awaited(now_us, PATIENCE_MIN_US)
+    }
+
+    /// Memory waits for it.
+    fn is_kept_for(&self, now_us: u64) -> bool {
+        self.is_dear && self.is_awaited(now_us, KEPT_MIN_US)
+    }
+
+    /// Nothing is awaited that has never come back.
+    fn is_awaited(&self, now_us: u64, least_us: u64) -> bool {
+        let least_us = if self.returned_us > 0 { least_us } else { 0 };
+        let patience_us = self.patience_us.max(least_us);
+        now_us < self.at_us + patience_us && now_us < self.returned_us + MEMORY_US
     }
 
     fn sink(&mut self, now_us: u64, used: Pages) {
@@ -75,7 +91,7 @@ impl Stair {
 
     /// A small swing on top of a large one does not make what the large one taught forgotten.
     fn learn(&mut self, now_us: u64, away_us: u64, is_dear: bool) {
-        let patience_us = (PATIENCE * away_us).clamp(PATIENCE_MIN_US, MEMORY_US);
+        let patience_us = (PATIENCE * away_us).min(MEMORY_US);
         let outdated = now_us >= self.returned_us + MEMORY_US;
         let similar = is_dear == self.is_dear && patience_us >= self.patience_us / 2;
         if outdated || similar || is_dear && !self.is_dear {
@@ -158,7 +174,7 @@ impl Tide {
     /// The highest level that demand is expected to come back to, and that is dear.
     pub(super) fn believed(&self, now_us: u64) -> Pages {
         let mut stairs = self.stairs().iter();
-        let found = stairs.find(|stair| stair.is_dear && stair.is_expected(now_us));
+        let found = stairs.find(|stair| stair.is_kept_for(now_us));
         found.map_or(Pages::ZERO, |stair| stair.level)
     }
 

@@ -53,7 +53,7 @@ pub(super) const CURVES: [Curve; 33] = [
     curve("spikes every 20 s", 600, 40.0, 1.0, |s| spikes(s, 20.0)),
     curve("spikes every 120 s", 1200, 5.0, 0.5, |s| spikes(s, 120.0)),
     curve("leak", 600, 100.0, 0.1, |s| collected(s, 1.5, 20.0 + 0.2 * s)),
-    curve("wave of an hour", 3600, 50.0, 0.06, wave),
+    curve("wave of an hour", 3600, 50.0, 0.08, wave),
     curve("idle for an hour", 3605, 0.0, 0.01, idle),
     curve("timer for an hour", 3605, 0.0, 0.01, timer),
     curve("requests of 2 ms", 60, 100.0, 1.0, requests),

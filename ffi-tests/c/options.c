@@ -49,6 +49,8 @@ static const struct option all[] = {
     "from 0 to 2", "off, on or sample" },
   { "background", 0, 2, 2, 0, FIELD(background),
     "from 0 to 2", "off, on or auto" },
+  { "collect", 0, 2, 2, 0, FIELD(collect),
+    "from 0 to 2", "off, on or auto" },
 };
 
 /* An environment variable, and what a heap makes of it. */

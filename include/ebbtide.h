@@ -292,6 +292,15 @@ typedef struct ebb_options {
    * privileges that are dropped in one thread, Python's warning at os.fork().
    */
   int64_t background;
+  /**
+   * Whether the preload library collects the garbage of a VM whose thread waits in
+   * epoll_wait(), poll() or select() outside of Lua: 1 (on); EBB_ZERO (off); default
+   * 2 (auto): in nginx alone, see the README. The VM was quiet for a second, and was
+   * never used by a second thread. Finalizers run inside the wait then. 1 has no
+   * effect on other heaps, and the library says so: ebb_set() with
+   * EBB_ERR_ARGUMENT, calls that make a heap by a line on standard error.
+   */
+  int64_t collect;
 } ebb_options;
 
 /**
@@ -946,6 +955,8 @@ uint64_t ebb_cgroup_limit(void);
  * Tells the version of the library, as "major.minor.patch". Any thread.
  */
 const char *ebb_version(void);
+
+extern int pthread_setcancelstate(int state, int *old);
 
 /**
  * ebb_alloc() with every block of the heap checked: for who looks for memory

@@ -1,8 +1,9 @@
-/* A host with an event loop, which hands its script the state of the world and
- * then waits, as the second argument says, until the time is over. The first
- * argument is the function to wait in.
+/* A host with an event loop, which leaves garbage and then waits, as the second
+ * argument says, for as many milliseconds as the third; again, 30 times at most,
+ * while it holds more MB than the fourth, if there is one. The first argument is
+ * the function to wait in.
  *
- *   rest       leaves garbage and waits in C, outside of Lua
+ *   rest       waits in C, outside of Lua
  *   yielded    the same, with coroutines that have yielded, to C and to Lua
  *   jit        the same, after loops that were compiled
  *   called     waits in a C function that Lua has called
@@ -13,14 +14,21 @@
  *   events     an event comes during each step
  *   errors     finalizers throw, allocate, and try to yield
  *   stopped    the program has stopped its collector
+ *   prompt     each finalizer takes a millisecond, and writes what ends the wait
+ *   waits      finalizers wait
+ *   watched    the program looks after its VM itself
  *
- * Prints how many MB of the kernel's Pss the process has before and after, how
- * often the wait was begun, and how many finalizers ran. */
+ * Prints how many MB of the kernel's Pss the process has before and after the
+ * wait, how many MB Lua counts then, how many finalizers ran, how often the wait
+ * returned because there was something to read, and the most bytes that were
+ * there at once. */
 
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
 
+#include <dlfcn.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -35,6 +43,7 @@ static const char *way;
 static int epoll_fd;
 static int pipe_fds[2];
 static int ready_count;
+static int ready_most;
 
 /* In the function that the first argument names. Exported, for the FFI. */
 int wait_ms(int ms)
@@ -98,41 +107,54 @@ static void run(lua_State *L, const char *code)
   lua_settop(L, 0);
 }
 
-/* Waits on end, with pauses of a tenth of a second at most, or, under events, as
- * long as it takes. */
-static int l_wait(lua_State *L)
-{
-  long long end = now_ms() + (long long)lua_tonumber(L, 1);
-  long long left;
-
-  while ((left = end - now_ms()) > 0) {
-    if (wait_ms((int)left) > 0) {
-      char byte;
-
-      ready_count++;
-      if (read(pipe_fds[0], &byte, 1) != 1) {
-        fail("read");
-      }
-    }
-  }
-  return 0;
-}
-
+/* Waits until the time is over, and reads what comes meanwhile. */
 static void wait_outside(int ms)
 {
   long long end = now_ms() + ms;
   long long left;
+  char bytes[4096];
 
   while ((left = end - now_ms()) > 0) {
     if (wait_ms((int)left) > 0) {
-      char byte;
+      int count = (int)read(pipe_fds[0], bytes, sizeof bytes);
 
-      ready_count++;
-      if (read(pipe_fds[0], &byte, 1) != 1) {
+      if (count <= 0) {
         fail("read");
       }
+      ready_count++;
+      ready_most = count > ready_most ? count : ready_most;
     }
   }
+}
+
+static int l_wait(lua_State *L)
+{
+  wait_outside((int)lua_tonumber(L, 1));
+  return 0;
+}
+
+/* For finalizers. */
+static int l_event(lua_State *L)
+{
+  struct timespec start, now;
+
+  (void)L;
+  clock_gettime(CLOCK_MONOTONIC, &start);
+  do {
+    clock_gettime(CLOCK_MONOTONIC, &now);
+  } while ((now.tv_sec - start.tv_sec) * 1000000000LL + now.tv_nsec - start.tv_nsec
+           < 1000000);
+  if (write(pipe_fds[1], "x", 1) != 1) {
+    fail("write");
+  }
+  return 0;
+}
+
+static int l_wait_shortly(lua_State *L)
+{
+  (void)L;
+  wait_ms(2);
+  return 0;
 }
 
 /* In a coroutine: has another one yield, and waits. */
@@ -236,11 +258,33 @@ static void wait_as(lua_State *L, const char *what, int ms)
   }
 }
 
+static void closed(void *context)
+{
+  (void)context;
+}
+
+/* As a host does that knows of the heap. */
+static void watch(lua_State *L)
+{
+  void *(*heap_of)(lua_State *);
+  int (*on_close)(void *, void (*)(void *), void *);
+
+  *(void **)&heap_of = dlsym(RTLD_DEFAULT, "ebb_heap_of");
+  *(void **)&on_close = dlsym(RTLD_DEFAULT, "ebb_on_close");
+  if (heap_of == NULL || on_close == NULL
+      || on_close(heap_of(L), closed, NULL) != 0)
+  {
+    fail("no heap");
+  }
+}
+
 static void prepare(lua_State *L, const char *what)
 {
   pthread_t thread;
 
-  if (strcmp(what, "yielded") == 0) {
+  if (strcmp(what, "watched") == 0) {
+    watch(L);
+  } else if (strcmp(what, "yielded") == 0) {
     resume(L, "cyield()");
     resume(L, "coroutine.yield()");
     resume(L, "coroutine.wrap(function() cyield() end)()");
@@ -252,7 +296,11 @@ static void prepare(lua_State *L, const char *what)
     /* and the first one has it again */
     run(L, "mine = {} for i = 1, 100 do mine[i] = { i } end");
   }
-  if (strcmp(what, "errors") == 0) {
+  if (strcmp(what, "prompt") == 0) {
+    run(L, "function finalizer() finalized = finalized + 1 event() end");
+  } else if (strcmp(what, "waits") == 0) {
+    run(L, "function finalizer() finalized = finalized + 1 shortly() end");
+  } else if (strcmp(what, "errors") == 0) {
     run(L, "function finalizer()\n"
            "  finalized = finalized + 1\n"
            "  if finalized % 3 == 0 then error('thrown ' .. finalized) end\n"
@@ -268,6 +316,8 @@ int main(int argc, char **argv)
 {
   const char *what = argc > 2 ? argv[2] : "";
   int ms = argc > 3 ? atoi(argv[3]) : 0;
+  long most_mb = argc > 4 ? atol(argv[4]) : LONG_MAX;
+  int rounds;
   struct epoll_event event = { .events = EPOLLIN };
   lua_State *L = luaL_newstate();
   long before, after, lua_before, lua_after;
@@ -283,6 +333,8 @@ int main(int argc, char **argv)
   lua_register(L, "wait", l_wait);
   lua_register(L, "nested", l_nested);
   lua_register(L, "cyield", l_yield);
+  lua_register(L, "event", l_event);
+  lua_register(L, "shortly", l_wait_shortly);
   prepare(L, what);
   run(L, garbage);
   if (strcmp(what, "stopped") != 0) {
@@ -290,13 +342,15 @@ int main(int argc, char **argv)
   }
   before = pss_mb();
   lua_before = lua_mb(L);
-  wait_as(L, what, ms);
+  for (rounds = 0; rounds == 0 || (pss_mb() > most_mb && rounds < 30); rounds++) {
+    wait_as(L, what, ms);
+  }
   after = pss_mb();
   lua_after = lua_mb(L);
   run(L, "for i = 1, 2000 do assert(keep[i][1] == i and keep[i][2] == tostring(i)) end");
   lua_getglobal(L, "finalized");
-  printf("%ld %ld %ld %ld %d %d\n", before, after, lua_before, lua_after,
-         (int)lua_tonumber(L, -1), ready_count);
+  printf("%ld %ld %ld %ld %d %d %d\n", before, after, lua_before, lua_after,
+         (int)lua_tonumber(L, -1), ready_count, ready_most);
   lua_close(L);
   return 0;
 }

@@ -29,6 +29,7 @@ mod schedule;
 mod slice;
 
 use core::ffi::c_int;
+use core::fmt;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::cell::Cell;
@@ -58,7 +59,6 @@ pub(super) struct Collection {
     is_under_way: Cell<bool>,
     /// The VM is from before the first wait of the process, or from before a fork.
     is_early: Cell<bool>,
-    is_inherited: Cell<bool>,
     has_changed_hands: AtomicBool,
 }
 
@@ -158,15 +158,6 @@ impl Collection {
         self.has_changed_hands.store(true, Ordering::Relaxed);
     }
 
-    /// The process is the child of a fork.
-    pub(super) fn note_fork(&self) {
-        self.is_early.set(true);
-        self.is_inherited.set(true);
-        self.schedule.set(None);
-        self.progress.set(Progress::default());
-        self.is_under_way.set(false);
-    }
-
     /// Whether slices follow one another: what is due by age waits for their end.
     pub(super) fn is_under_way(&self) -> bool {
         self.is_under_way.get()
@@ -183,6 +174,21 @@ impl Collection {
 /// The main thread of a bond's VM.
 fn main_thread(bond: &Bond) -> *mut lua_State {
     bond.state_block.cast()
+}
+
+/// The process is the child of a fork. What the VM holds now is shared with the parent, so it is
+/// counted now: the next wait may come after the first work.
+pub(super) fn note_fork(bond: &Bond) {
+    let this = &bond.collection;
+    this.is_early.set(true);
+    this.progress.set(Progress::default());
+    this.is_under_way.set(false);
+    this.schedule.set(bond.pace.luajit.map(|luajit| {
+        // SAFETY: a bond in the list has a live VM, and no other thread is in the child. The count
+        // is only read, whatever the VM was doing.
+        let bytes = unsafe { luajit.counted(main_thread(bond)) };
+        Schedule::inherited(Kernel.now_us(), bytes)
+    }));
 }
 
 /// What is to be done in a VM, without a look at whether Lua is active.
@@ -208,10 +214,7 @@ pub(super) unsafe fn look(bond: &Bond, now_us: u64) -> Due {
     };
     // SAFETY: the caller's promise. The count is only read.
     let bytes = unsafe { luajit.counted(main_thread(bond)) };
-    let mut schedule = this.schedule.get().unwrap_or_else(|| match this.is_inherited.get() {
-        true => Schedule::inherited(now_us, bytes),
-        false => Schedule::new(now_us, bytes),
-    });
+    let mut schedule = this.schedule.get().unwrap_or_else(|| Schedule::new(now_us, bytes));
     let due = schedule.look(now_us, bytes);
     if matches!(due, Due::In(_) | Due::Never) {
         this.progress.set(Progress::default());
@@ -257,7 +260,7 @@ unsafe fn collect(bond: &Bond, schedule: &mut Schedule, until_us: u64) -> bool {
     let collector = match luajit.idle_collector() {
         Ok(collector) => collector,
         Err(Unproven(why)) => {
-            tell_off(why);
+            tell_off(format_args!("of this LuaJIT, {why}"));
             return false;
         }
     };
@@ -305,10 +308,10 @@ unsafe fn return_freed(bond: &Bond, schedule: &mut Schedule, now_us: u64, budget
 }
 
 /// Tells, once, that `collect` stays off.
-fn tell_off(why: &str) {
+fn tell_off(why: fmt::Arguments<'_>) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     if !TOLD.swap(true, Ordering::Relaxed) {
-        tell::line(format_args!("collect stays off: of this LuaJIT, {why}"));
+        tell::line(format_args!("collect stays off: {why}"));
     }
 }
 
@@ -330,11 +333,6 @@ impl IdleCollector {
         let api = api.ok_or(Unproven("not all functions are exported"))?;
         frames::prepare();
         let object = object_start(api.lua_gc as *const () as *const _);
-        if object == object_start(own_program()) {
-            return Err(Unproven(
-                "the functions are part of the program, whose own waits look alike",
-            ));
-        }
         let layout = probe::prove(&api).map_err(Unproven)?;
         Ok(IdleCollector { api, layout, object })
     }
@@ -354,7 +352,9 @@ impl IdleCollector {
             Callers::Other => true,
             Callers::Object => false,
             Callers::Lost => {
-                tell_off("the callers of a wait are not known: the program lacks unwind tables");
+                tell_off(format_args!(
+                    "the callers of a wait cannot be followed, for the program lacks unwind tables"
+                ));
                 false
             }
         }
@@ -387,10 +387,4 @@ impl IdleCollector {
             })
         }
     }
-}
-
-/// An address in the program itself.
-fn own_program() -> *const core::ffi::c_void {
-    // SAFETY: it asks for nothing. The headers of the program lie in the program.
-    unsafe { libc::getauxval(libc::AT_PHDR) as *const _ }
 }

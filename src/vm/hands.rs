@@ -318,7 +318,7 @@ extern "C" fn in_child() {
             thread.store(0, Ordering::Relaxed);
             latch.reopen();
         }
-        bond.collection.note_fork();
+        collect::note_fork(bond);
     });
     LIST.reopen();
 }

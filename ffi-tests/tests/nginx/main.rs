@@ -19,6 +19,7 @@ mod long;
 mod lua;
 mod page;
 mod ports;
+mod preloaded;
 mod processes;
 mod server;
 mod status;

@@ -172,7 +172,8 @@ unsafe fn tell_of_error(api: &CollectorApi, state: *mut lua_State) {
     unsafe {
         if (api.lua_type)(state, -1) == TYPE_STRING && !TOLD.swap(true, Ordering::Relaxed) {
             let text = CStr::from_ptr((api.lua_tolstring)(state, -1, ptr::null_mut()));
-            let text = text.to_bytes().escape_ascii();
+            let text = text.to_string_lossy();
+            let text = text.lines().next().unwrap_or_default();
             tell::line(format_args!("a finalizer threw while garbage was collected: {text}"));
         }
     }

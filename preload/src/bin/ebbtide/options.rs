@@ -31,7 +31,7 @@ pub const FLAGS: [Flag; 14] = [
     flag("step_us", "US", "time to give back memory for inside of an allocation (250)"),
     flag("auto", "on|off", "give back memory inside of allocations too (on)"),
     flag("background", "auto|on|off", "a thread gives back memory while the program waits (auto)"),
-    flag("collect", "auto|on|off", "run Lua's collector while an event loop waits (auto: nginx)"),
+    flag("collect", "[auto|on|off]", "collect garbage while an event loop waits (auto: in nginx)"),
     flag("history", "on|off", "keep a sample for each second of activity (off)"),
     flag("checked", "off|on|sample", "find memory bugs of C modules and FFI code (off)"),
     flag("thp", "on|off", "huge pages (off)"),

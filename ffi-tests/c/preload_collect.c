@@ -11,7 +11,7 @@
  *   ffi        waits in a call through the FFI
  *   compiled   the same, in compiled code
  *   thread     another thread has used the VM
- *   events     an event comes during each step
+ *   events     an event comes every two milliseconds
  *   errors     finalizers throw, allocate, and try to yield
  *   stopped    the program has stopped its collector
  *   prompt     each finalizer takes a millisecond, and writes what ends the wait

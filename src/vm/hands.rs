@@ -32,8 +32,8 @@ use crate::os::{Kernel, Os, this_thread};
 const LOOK_US: u64 = 10_000;
 const LOOK_SHARE: u64 = 32;
 
-/// After a step of a collection the thread waits for so long, so that the rest of the machine has a
-/// share too.
+/// After a step of a collection the thread waits for so many microseconds at least, so that the rest
+/// of the machine has a share too.
 const PAUSE_US: u64 = 1_000;
 
 /// Lets one in. Held for the length of a breath at most, so waiting for it is not worth a system
@@ -417,6 +417,7 @@ pub(crate) fn idle(budget_us: u64) -> Option<u64> {
     });
     let bond = turns.next().and_then(latched);
     LIST.reopen();
+    let looked_us = Kernel.now_us().saturating_sub(start_us);
     let is_step_made = bond.is_some_and(|bond| {
         LAST_STEP.set(bond.hands.number);
         // SAFETY: this thread has the VM and is not in it, and the latch keeps others out, one that
@@ -425,13 +426,12 @@ pub(crate) fn idle(budget_us: u64) -> Option<u64> {
         bond.hands.latch.reopen();
         is_made
     });
-    let end_us = Kernel.now_us();
-    let took_us = end_us.saturating_sub(start_us);
     if is_step_made {
-        NEXT_LOOK_US.set(end_us + PAUSE_US);
-        return Some(PAUSE_US);
+        let pause_us = PAUSE_US.max(looked_us * LOOK_SHARE);
+        NEXT_LOOK_US.set(Kernel.now_us() + pause_us);
+        return Some(pause_us);
     }
-    NEXT_LOOK_US.set(start_us + LOOK_US.max(took_us * LOOK_SHARE));
+    NEXT_LOOK_US.set(start_us + LOOK_US.max(looked_us * LOOK_SHARE));
     next_us.map(|us| us.max(1))
 }
 

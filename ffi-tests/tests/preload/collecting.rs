@@ -117,6 +117,12 @@ fn an_event_waits_for_one_step_at_most() {
     assert!(seen.most_bytes <= 20 && seen.returns >= 5, "{seen:?}");
 }
 
+#[test]
+fn a_collection_goes_on_between_events() {
+    let seen = is_collected("poll", "events");
+    assert!(seen.returns > 100, "{seen:?}");
+}
+
 /// The LuaJIT in this folder, which has a soname of its own, in place of the system's.
 fn on_luajit_of(folder: &Path) -> Command {
     let mut command = run(&["--collect"]);

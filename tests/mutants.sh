@@ -169,7 +169,7 @@ any sign of activity counts|src/vm/collect/layout.rs|s/            \&\& current_
 a wait that Lua called is left alone|src/vm/collect.rs|s/Callers::of_this(self.object)/Callers::of_this(self.object + 1)/
 a VM of two threads is left alone|src/vm/hands.rs|s/        bond.collection.note_handover();//
 a VM with a host is left alone|src/vm/collect.rs|s/            \&\& bond.closed.is_none()//
-an event waits for one step|src/vm/collect.rs|s/now_us + budget_us),/now_us + 1000 * budget_us),/
+an event waits for one step|src/vm/collect.rs|s/Kernel.now_us() + budget_us;/Kernel.now_us() + 1000 * budget_us;/
 the background thread returns free pages|src/heap/watch/returning.rs|s/let mine = dirty.claim(self.highest(dirty.get(), excess.0));/let mine = 0u64;/
 it returns holes|src/heap/watch/returning.rs|s/                batch.add_span(page);//
 it leaves current spans alone|src/heap/span.rs|s/            self.page_runs().disturb(page);//

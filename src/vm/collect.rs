@@ -224,7 +224,7 @@ pub(super) unsafe fn look(bond: &Bond, now_us: u64) -> Due {
     due
 }
 
-/// Makes the step that is due. False: none can be made in this wait.
+/// Makes the step that is due, and more while there is time. False: none can be made in this wait.
 ///
 /// # Safety
 ///
@@ -233,18 +233,23 @@ pub(super) unsafe fn look(bond: &Bond, now_us: u64) -> Due {
 pub(super) unsafe fn step(bond: &Bond, budget_us: u64) -> bool {
     let this = &bond.collection;
     let Some(mut schedule) = this.schedule.get() else { return false };
-    let now_us = Kernel.now_us();
-    // SAFETY: the caller's promise.
-    let is_made = unsafe {
-        match schedule.look(now_us, bond.pace.luajit.map_or(0, |l| l.counted(main_thread(bond)))) {
-            Due::Collect => collect(bond, &mut schedule, now_us + budget_us),
-            Due::Return => {
-                return_freed(bond, &mut schedule, now_us, budget_us);
-                true
+    let until_us = Kernel.now_us() + budget_us;
+    let mut is_made = false;
+    loop {
+        // SAFETY: the caller's promise.
+        let goes_on = unsafe {
+            let bytes = bond.pace.luajit.map_or(0, |luajit| luajit.counted(main_thread(bond)));
+            match schedule.look(Kernel.now_us(), bytes) {
+                Due::Collect => collect(bond, &mut schedule, until_us),
+                Due::Return => return_freed(bond, &mut schedule, until_us),
+                Due::In(_) | Due::Never => false,
             }
-            _ => false,
+        };
+        is_made |= goes_on;
+        if !goes_on || Kernel.now_us() >= until_us {
+            break;
         }
-    };
+    }
     this.is_under_way.set(is_made);
     this.schedule.set(Some(schedule));
     is_made
@@ -295,16 +300,16 @@ unsafe fn collect(bond: &Bond, schedule: &mut Schedule, until_us: u64) -> bool {
 /// # Safety
 ///
 /// As for [`step`].
-unsafe fn return_freed(bond: &Bond, schedule: &mut Schedule, now_us: u64, budget_us: u64) {
+unsafe fn return_freed(bond: &Bond, schedule: &mut Schedule, until_us: u64) -> bool {
     // SAFETY: the caller's promise: this thread has the heap, and is in no call for it.
     let mut heap = unsafe { (*bond.heap).visit(Function::Reclaim) };
-    let budget_us = u32::try_from(budget_us).unwrap_or(u32::MAX);
-    let has_more =
-        heap.options.get(Key::Retain) == 0 && heap.reclaim(Budget::from_us(now_us, budget_us)).more;
+    let retains = heap.options.get(Key::Retain) != 0;
+    let has_more = !retains && heap.reclaim(Budget::Until(until_us)).more;
     heap.publish();
     if !has_more {
         schedule.note_returned(Kernel.now_us());
     }
+    true
 }
 
 /// Tells, once, that `collect` stays off.

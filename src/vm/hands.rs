@@ -32,8 +32,8 @@ use crate::os::{Kernel, Os, this_thread};
 const LOOK_US: u64 = 10_000;
 const LOOK_SHARE: u64 = 32;
 
-/// After a step of a collection the thread waits for so many microseconds at least, so that the rest
-/// of the machine has a share too.
+/// Microseconds that the thread waits for at least after a step of a collection: the rest of the
+/// machine has a share too.
 const PAUSE_US: u64 = 1_000;
 
 /// Lets one in. Held for the length of a breath at most, so waiting for it is not worth a system
@@ -415,18 +415,9 @@ pub(crate) fn idle(budget_us: u64) -> Option<u64> {
             turns.add(bond.hands.number);
         }
     });
-    let bond = turns.next().and_then(latched);
     LIST.reopen();
     let looked_us = Kernel.now_us().saturating_sub(start_us);
-    let is_step_made = bond.is_some_and(|bond| {
-        LAST_STEP.set(bond.hands.number);
-        // SAFETY: this thread has the VM and is not in it, and the latch keeps others out, one that
-        // closes the VM too. The list is open.
-        let is_made = unsafe { collect::step(bond, budget_us) };
-        bond.hands.latch.reopen();
-        is_made
-    });
-    if is_step_made {
+    if make_steps(&turns, budget_us) {
         let pause_us = PAUSE_US.max(looked_us * LOOK_SHARE);
         NEXT_LOOK_US.set(Kernel.now_us() + pause_us);
         return Some(pause_us);
@@ -435,28 +426,56 @@ pub(crate) fn idle(budget_us: u64) -> Option<u64> {
     next_us.map(|us| us.max(1))
 }
 
-/// Whose turn it is among VMs that want a step, by their numbers: the one below the last, or else
-/// the highest.
+/// Makes a step in each of these VMs, until the budget is spent. Whether any was made.
+fn make_steps(turns: &Turns, budget_us: u64) -> bool {
+    let deadline_us = Kernel.now_us() + budget_us;
+    let mut is_any_made = false;
+    for number in turns.in_order() {
+        let left_us = deadline_us.saturating_sub(Kernel.now_us());
+        if left_us == 0 || !LIST.try_close() {
+            break;
+        }
+        let bond = latched(number);
+        LIST.reopen();
+        let Some(bond) = bond else { continue };
+        LAST_STEP.set(number);
+        // SAFETY: this thread has the VM and is not in it, and the latch keeps others out, one that
+        // closes the VM too. The list is open.
+        is_any_made |= unsafe { collect::step(bond, left_us) };
+        bond.hands.latch.reopen();
+    }
+    is_any_made
+}
+
+/// Whose turn it is among VMs that want a step, by their numbers: those below the last that had
+/// one, downwards, then those from the highest on.
 struct Turns {
     last: u64,
-    below: Option<u64>,
-    highest: Option<u64>,
+    /// Whether it is below the last, and its number, the highest first.
+    wanting: [(bool, u64); Turns::MOST],
+    count: usize,
 }
 
 impl Turns {
+    const MOST: usize = 16;
+
     fn after(last: u64) -> Turns {
-        Turns { last, below: None, highest: None }
+        Turns { last, wanting: [(false, 0); Turns::MOST], count: 0 }
     }
 
+    /// Adds a VM, unless there are enough before it.
     fn add(&mut self, number: u64) {
-        self.highest = self.highest.max(Some(number));
-        if number < self.last {
-            self.below = self.below.max(Some(number));
+        let turn = (number < self.last, number);
+        let at = self.wanting[..self.count].partition_point(|before| *before > turn);
+        if at < Turns::MOST {
+            self.count = Turns::MOST.min(self.count + 1);
+            self.wanting[at..self.count].rotate_right(1);
+            self.wanting[at] = turn;
         }
     }
 
-    fn next(&self) -> Option<u64> {
-        self.below.or(self.highest)
+    fn in_order(&self) -> impl Iterator<Item = u64> {
+        self.wanting[..self.count].iter().map(|turn| turn.1)
     }
 }
 
@@ -549,16 +568,20 @@ mod tests {
 
     #[test]
     fn vms_that_want_a_step_take_turns() {
-        let next = |last: u64, wanting: &[u64]| {
+        let order = |last: u64, wanting: &[u64]| {
             let mut turns = Turns::after(last);
             wanting.iter().for_each(|number| turns.add(*number));
-            turns.next()
+            turns.in_order().collect::<Vec<u64>>()
         };
-        assert_eq!(next(0, &[]), None);
-        assert_eq!(next(0, &[3, 9, 5]), Some(9));
-        assert_eq!(next(9, &[3, 9, 5]), Some(5));
-        assert_eq!(next(5, &[3, 9, 5]), Some(3));
-        assert_eq!(next(3, &[3, 9, 5]), Some(9));
-        assert_eq!(next(7, &[8]), Some(8));
+        assert_eq!(order(0, &[]), []);
+        assert_eq!(order(0, &[3, 9, 5]), [9, 5, 3]);
+        assert_eq!(order(9, &[3, 9, 5]), [5, 3, 9]);
+        assert_eq!(order(5, &[9, 3, 5]), [3, 9, 5]);
+        assert_eq!(order(7, &[8]), [8]);
+        let many: Vec<u64> = (1..=40).collect();
+        let expected: Vec<u64> = (1..=9).rev().chain(34..=40).collect();
+        let mut got = order(10, &many);
+        got[9..].reverse();
+        assert_eq!(got, expected);
     }
 }

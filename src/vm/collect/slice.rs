@@ -75,7 +75,7 @@ pub(super) unsafe fn run(
         if (api.lua_gc)(state, GC_IS_RUNNING, 0) != 1 {
             return Outcome::Whole;
         }
-        // The program's own may make a whole collection of a step; that of a heap at its limit does.
+        // The program's own may make a step a whole collection; that of a heap at its limit does.
         let step_mul = (api.lua_gc)(state, GC_SET_STEP_MUL, STEPMUL_DEFAULT);
         let outer = SLICE.replace((&raw mut slice).cast());
         let mut result = (api.lua_cpcall)(state, collect, ptr::null_mut());

@@ -2,8 +2,7 @@
 -- it all is as before.
 local allocator = require "ebbtide"
 
--- This LuaJIT stops at a breakpoint of its own after some refusals in compiled code,
--- with any allocator.
+-- This LuaJIT stops at a breakpoint of its own after some refusals in compiled code.
 if jit.version == "LuaJIT 2.1.0-beta3" then
   jit.off()
 end

@@ -294,6 +294,15 @@ typedef struct ebb_options {
    * privileges that are dropped in one thread, Python's warning at os.fork().
    */
   int64_t background;
+  /**
+   * Whether the preload library collects the garbage of a VM whose thread waits in
+   * epoll_wait(), poll() or select() outside of Lua: 1 (on); EBB_ZERO (off); default
+   * 2 (auto): in nginx alone, see the README. The VM was quiet for a second, and was
+   * never used by a second thread. Finalizers run inside the wait then. 1 has no
+   * effect on other heaps, and the library says so: ebb_set() with
+   * EBB_ERR_ARGUMENT, calls that make a heap by a line on standard error.
+   */
+  int64_t collect;
 } ebb_options;
 
 /**
@@ -950,6 +959,8 @@ uint64_t ebb_cgroup_limit(void);
  */
 const char *ebb_version(void);
 
+extern int pthread_setcancelstate(int state, int *old);
+
 /**
  * ebb_alloc() with every block of the heap checked: for who looks for memory
  * bugs of C modules and of code that uses the FFI. Given to lua_newstate() as its
@@ -1116,10 +1127,12 @@ struct lua_State *ebb_preload_newstate(void *newstate,
                                        void *setallocf);
 
 /**
- * For libebbtide_preload.so: does what is due in the heaps of those VMs made by
- * ebb_preload_newstate() that the calling thread used last.
+ * For libebbtide_preload.so, before the calling thread waits: does what is due in the
+ * heaps of those VMs made by ebb_preload_newstate() that the thread used last, and a
+ * step of a garbage collection in one of the VMs, where that is asked for and due.
  *
- * budget_us  microseconds after which to stop, for all together.
+ * budget_us  microseconds after which to stop, for all heaps together, and again for
+ *            the step.
  *
  * Returns in how many milliseconds to call again; EBB_NEVER.
  */

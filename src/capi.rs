@@ -29,7 +29,7 @@ use crate::options::Options;
 use crate::os::{Kernel, Os};
 use crate::reclaim::{Budget, Outcome};
 use crate::stats;
-use crate::vm::Turn;
+use crate::vm::{Turn, check_collect, tell_without_effect};
 
 /// Makes a heap.
 ///
@@ -47,6 +47,7 @@ use crate::vm::Turn;
 pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_heap {
     // SAFETY: the caller's promise.
     let options = unsafe { given_options(options) }.and_then(Options::resolve);
+    let options = options.inspect(tell_without_effect);
     match options.and_then(heap::park::create) {
         Ok(heap) => heap.cast(),
         Err(_) => ptr::null_mut(),
@@ -351,6 +352,7 @@ pub unsafe extern "C" fn ebb_set(heap: *mut ebb_heap, name: *const c_char, value
     };
     let changed = Options::key(name).and_then(|key| {
         Options::check_limit(key, value, Options::name(key))?;
+        check_collect(&heap, key, value)?;
         heap.set_option(key, value)
     });
     changed.map_or_else(|error| error as c_int, |()| EBB_OK)

@@ -43,29 +43,43 @@ pub(crate) const fn upvalue(number: c_int) -> c_int {
     -10_002 - number
 }
 
+/// The index of the registry, and that of the table of globals.
+pub(crate) const REGISTRY: c_int = -10_000;
+pub(crate) const GLOBALS: c_int = -10_002;
+
+pub(crate) const TYPE_NIL: c_int = 0;
 pub(crate) const TYPE_BOOLEAN: c_int = 1;
 pub(crate) const TYPE_NUMBER: c_int = 3;
 pub(crate) const TYPE_STRING: c_int = 4;
 pub(crate) const TYPE_TABLE: c_int = 5;
 
+/// What `lua_pcall` and its like return when there was no memory.
+pub(crate) const ERROR_MEMORY: c_int = 4;
+
+pub(crate) const GC_STOP: c_int = 0;
 pub(crate) const GC_RESTART: c_int = 1;
+pub(crate) const GC_COLLECT: c_int = 2;
 pub(crate) const GC_COUNT: c_int = 3;
 pub(crate) const GC_COUNTB: c_int = 4;
 pub(crate) const GC_SET_STEP_MUL: c_int = 7;
 pub(crate) const GC_IS_RUNNING: c_int = 9;
 
 macro_rules! api {
-    ($($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
-        /// The functions, by their names.
+    ($(#[$doc:meta])* $api:ident {
+        $($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)*
+    }) => {
+        $(#[$doc])*
         #[allow(missing_docs)]
-        pub(crate) struct Lua {
+        pub(crate) struct $api {
             $(pub(crate) $name: unsafe extern "C-unwind" fn($($argument),*) $(-> $result)?,)*
         }
 
-        impl Lua {
+        impl $api {
             /// Looks all of them up; the name of the first that is missing.
-            fn look_up(find: impl Fn(&CStr) -> *mut c_void) -> Result<Lua, &'static str> {
-                Ok(Lua {
+            pub(crate) fn look_up(
+                find: impl Fn(&CStr) -> *mut c_void,
+            ) -> Result<$api, &'static str> {
+                Ok($api {
                     $($name: {
                         let name = concat!(stringify!($name), "\0");
                         let name = CStr::from_bytes_with_nul(name.as_bytes());
@@ -84,36 +98,69 @@ macro_rules! api {
 }
 
 api! {
-    lua_newstate: fn(lua_Alloc, *mut c_void) -> *mut lua_State;
-    luaL_newstate: fn() -> *mut lua_State;
-    lua_close: fn(*mut lua_State);
-    lua_getallocf: fn(*mut lua_State, *mut *mut c_void) -> Option<lua_Alloc>;
-    lua_setallocf: fn(*mut lua_State, lua_Alloc, *mut c_void);
-    lua_gc: fn(*mut lua_State, c_int, c_int) -> c_int;
-    lua_settop: fn(*mut lua_State, c_int);
-    lua_type: fn(*mut lua_State, c_int) -> c_int;
-    lua_pushvalue: fn(*mut lua_State, c_int);
-    lua_next: fn(*mut lua_State, c_int) -> c_int;
-    lua_tonumber: fn(*mut lua_State, c_int) -> f64;
-    lua_toboolean: fn(*mut lua_State, c_int) -> c_int;
-    lua_tolstring: fn(*mut lua_State, c_int, *mut usize) -> *const c_char;
-    lua_pushnil: fn(*mut lua_State);
-    lua_pushnumber: fn(*mut lua_State, f64);
-    lua_pushboolean: fn(*mut lua_State, c_int);
-    lua_pushstring: fn(*mut lua_State, *const c_char);
-    lua_pushlstring: fn(*mut lua_State, *const c_char, usize);
-    lua_pushcclosure: fn(*mut lua_State, lua_CFunction, c_int);
-    lua_pushthread: fn(*mut lua_State) -> c_int;
-    lua_createtable: fn(*mut lua_State, c_int, c_int);
-    lua_setfield: fn(*mut lua_State, c_int, *const c_char);
-    lua_rawset: fn(*mut lua_State, c_int);
-    lua_rawseti: fn(*mut lua_State, c_int, c_int);
-    lua_call: fn(*mut lua_State, c_int, c_int);
-    lua_newuserdata: fn(*mut lua_State, usize) -> *mut c_void;
-    lua_touserdata: fn(*mut lua_State, c_int) -> *mut c_void;
-    lua_error: fn(*mut lua_State) -> c_int;
-    lua_dump: fn(*mut lua_State, lua_Writer, *mut c_void) -> c_int;
-    luaL_loadbuffer: fn(*mut lua_State, *const c_char, usize, *const c_char) -> c_int;
+    /// The functions, by their names.
+    Lua {
+        lua_newstate: fn(lua_Alloc, *mut c_void) -> *mut lua_State;
+        luaL_newstate: fn() -> *mut lua_State;
+        lua_close: fn(*mut lua_State);
+        lua_getallocf: fn(*mut lua_State, *mut *mut c_void) -> Option<lua_Alloc>;
+        lua_setallocf: fn(*mut lua_State, lua_Alloc, *mut c_void);
+        lua_gc: fn(*mut lua_State, c_int, c_int) -> c_int;
+        lua_settop: fn(*mut lua_State, c_int);
+        lua_type: fn(*mut lua_State, c_int) -> c_int;
+        lua_pushvalue: fn(*mut lua_State, c_int);
+        lua_next: fn(*mut lua_State, c_int) -> c_int;
+        lua_tonumber: fn(*mut lua_State, c_int) -> f64;
+        lua_toboolean: fn(*mut lua_State, c_int) -> c_int;
+        lua_tolstring: fn(*mut lua_State, c_int, *mut usize) -> *const c_char;
+        lua_pushnil: fn(*mut lua_State);
+        lua_pushnumber: fn(*mut lua_State, f64);
+        lua_pushboolean: fn(*mut lua_State, c_int);
+        lua_pushstring: fn(*mut lua_State, *const c_char);
+        lua_pushlstring: fn(*mut lua_State, *const c_char, usize);
+        lua_pushcclosure: fn(*mut lua_State, lua_CFunction, c_int);
+        lua_pushthread: fn(*mut lua_State) -> c_int;
+        lua_createtable: fn(*mut lua_State, c_int, c_int);
+        lua_setfield: fn(*mut lua_State, c_int, *const c_char);
+        lua_rawset: fn(*mut lua_State, c_int);
+        lua_rawseti: fn(*mut lua_State, c_int, c_int);
+        lua_call: fn(*mut lua_State, c_int, c_int);
+        lua_newuserdata: fn(*mut lua_State, usize) -> *mut c_void;
+        lua_touserdata: fn(*mut lua_State, c_int) -> *mut c_void;
+        lua_error: fn(*mut lua_State) -> c_int;
+        lua_dump: fn(*mut lua_State, lua_Writer, *mut c_void) -> c_int;
+        luaL_loadbuffer: fn(*mut lua_State, *const c_char, usize, *const c_char) -> c_int;
+    }
+}
+
+api! {
+    /// What the collector of an idle VM takes, of one LuaJIT.
+    CollectorApi {
+        lua_newstate: fn(lua_Alloc, *mut c_void) -> *mut lua_State;
+        lua_close: fn(*mut lua_State);
+        luaL_openlibs: fn(*mut lua_State);
+        luaL_loadbuffer: fn(*mut lua_State, *const c_char, usize, *const c_char) -> c_int;
+        lua_newthread: fn(*mut lua_State) -> *mut lua_State;
+        lua_resume: fn(*mut lua_State, c_int) -> c_int;
+        lua_pcall: fn(*mut lua_State, c_int, c_int, c_int) -> c_int;
+        lua_cpcall: fn(*mut lua_State, lua_CFunction, *mut c_void) -> c_int;
+        lua_status: fn(*mut lua_State) -> c_int;
+        lua_gc: fn(*mut lua_State, c_int, c_int) -> c_int;
+        lua_settop: fn(*mut lua_State, c_int);
+        lua_type: fn(*mut lua_State, c_int) -> c_int;
+        lua_tolstring: fn(*mut lua_State, c_int, *mut usize) -> *const c_char;
+        lua_pushlstring: fn(*mut lua_State, *const c_char, usize);
+        lua_pushlightuserdata: fn(*mut lua_State, *mut c_void);
+        lua_pushcclosure: fn(*mut lua_State, lua_CFunction, c_int);
+        lua_pushvalue: fn(*mut lua_State, c_int);
+        lua_createtable: fn(*mut lua_State, c_int, c_int);
+        lua_setmetatable: fn(*mut lua_State, c_int) -> c_int;
+        lua_setfield: fn(*mut lua_State, c_int, *const c_char);
+        lua_rawget: fn(*mut lua_State, c_int);
+        lua_rawset: fn(*mut lua_State, c_int);
+        lua_rawgeti: fn(*mut lua_State, c_int, c_int);
+        lua_rawseti: fn(*mut lua_State, c_int, c_int);
+    }
 }
 
 impl Lua {

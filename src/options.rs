@@ -38,13 +38,14 @@ pub(crate) enum Key {
     History,
     Checked,
     Background,
+    Collect,
 }
 
 /// In a field of `ebb_options`: 0, where an unset field would take another value.
 pub(crate) const ZERO: i64 = -1;
 /// The value of a limit that is read from the cgroup.
 pub(crate) const CGROUP: i64 = -2;
-/// The value of `background` that leaves a heap alone whose host ticks.
+/// The value `auto`. Of `background`: not where the host ticks; of `collect`: in nginx alone.
 pub(crate) const AUTO: i64 = 2;
 
 /// What the table says of an option.
@@ -84,11 +85,11 @@ const BYTES_MAX: i64 = RESERVE_MAX as i64;
 
 const SWITCH: &[(&str, i64)] = &[("off", 0), ("on", 1)];
 const CHECKED: &[(&str, i64)] = &[("off", 0), ("on", 1), ("sample", 2)];
-const BACKGROUND: &[(&str, i64)] = &[("off", 0), ("on", 1), ("auto", AUTO)];
+const SWITCH_OR_AUTO: &[(&str, i64)] = &[("off", 0), ("on", 1), ("auto", AUTO)];
 const NO_WORDS: &[(&str, i64)] = &[];
 
 #[rustfmt::skip]
-const TABLE: [Spec; 13] = [
+const TABLE: [Spec; 14] = [
     Spec { key: Key::Reserve, name: "reserve", variable: c"EBBTIDE_RESERVE",
            min: RESERVE_MIN as i64, max: BYTES_MAX, default: 0, live: false, words: NO_WORDS,
            unit: Unit::Bytes },
@@ -130,7 +131,10 @@ const TABLE: [Spec; 13] = [
            unit: Unit::Word },
     // "auto" is not 0, which stands for a field that is not set.
     Spec { key: Key::Background, name: "background", variable: c"EBBTIDE_BACKGROUND",
-           min: 0, max: 2, default: AUTO, live: true, words: BACKGROUND,
+           min: 0, max: 2, default: AUTO, live: true, words: SWITCH_OR_AUTO,
+           unit: Unit::Word },
+    Spec { key: Key::Collect, name: "collect", variable: c"EBBTIDE_COLLECT",
+           min: 0, max: 2, default: AUTO, live: true, words: SWITCH_OR_AUTO,
            unit: Unit::Word },
 ];
 

@@ -6,6 +6,7 @@
 //! | `birth`         | a VM that is made on a heap                                      | yes    |
 //! | `attach`        | a VM that changes over; what it ran on before                    | yes    |
 //! | `emergency`     | how a heap makes the collector of its VM due                     | yes    |
+//! | `collect`       | collects the garbage of idle VMs                                 | yes    |
 //! | `hands`         | which thread has a VM, for hosts that move VMs between threads   | yes    |
 //! | `copies`        | other copies of this library in the process                      | yes    |
 //! | `report`        | what VMs tell of their memory                                    | no     |
@@ -19,6 +20,7 @@
 
 mod attach;
 mod birth;
+mod collect;
 pub(crate) mod copies;
 mod emergency;
 mod hands;
@@ -29,6 +31,7 @@ use core::ptr;
 
 pub(crate) use attach::{Former, Held, attach, known_builtin};
 pub(crate) use birth::{Factory, make};
+pub(crate) use collect::{check_collect, tell_without_effect};
 pub(crate) use emergency::{STEPMUL_LONG, STEPMUL_WHOLE};
 pub(crate) use hands::{Turn, idle, publish};
 pub(crate) use report::{report_open, tell_of_closed};
@@ -52,6 +55,7 @@ pub(crate) struct Bond {
     /// Which thread has the VM, where that is watched.
     hands: Hands,
     pace: emergency::Pace,
+    collection: collect::Collection,
     /// Who is told when the VM is closed.
     closed: Option<Closed>,
 }
@@ -79,6 +83,7 @@ impl Bond {
             held,
             hands: Hands::default(),
             pace: Default::default(),
+            collection: collect::Collection::of_new_vm(),
             closed: None,
         });
         let bond = Box::into_raw(bond);

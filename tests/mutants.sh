@@ -169,6 +169,13 @@ shared VMs: calls wait for their turn|src/vm/hands.rs|s/                    hand
 shared VMs: allocations wait for their turn|src/vm/hands.rs|s/let Hands { latch, shared, .. } = &(\*bond).hands;/let (latch, shared) = (\&Latch::open(), \&(*bond).hands.shared);/
 shared VMs: a fork finds heaps whole|src/vm/hands.rs|s/    each_shared(Latch::close);//
 shared VMs: the end is told|src/vm.rs|s/            function(context);//
+a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/
+a field is the only place that fits|src/vm/collect/layout.rs|s/found.next().filter(|_| found.next().is_none())/found.next()/
+any sign of activity counts|src/vm/collect/layout.rs|s/            \&\& current_frame == 0//
+a wait that Lua called is left alone|src/vm/collect.rs|s/Callers::of_this(self.object)/Callers::of_this(self.object + 1)/
+a VM of two threads is left alone|src/vm/hands.rs|s/        bond.collection.note_handover();//
+a VM with a host is left alone|src/vm/collect.rs|s/            \&\& bond.closed.is_none()//
+an event waits for one step|src/vm/collect.rs|s/Kernel.now_us() + budget_us;/Kernel.now_us() + 1000 * budget_us;/
 the background thread returns free pages|src/heap/watch/returning.rs|s/let mine = dirty.claim(self.highest(dirty.get(), excess.0));/let mine = 0u64;/
 it returns holes|src/heap/watch/returning.rs|s/                batch.add_span(page);//
 it leaves current spans alone|src/heap/span.rs|s/            self.page_runs().disturb(page);//
@@ -215,6 +222,8 @@ run_tests() {
     src/tell.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error" ;;
     src/heap/claim.rs:*) tests="--package ebbtide-models" ;;
     src/heap/checked/* | src/os/fault.rs:*) tests="--package ebbtide-ffi-tests --test checked" ;;
+    src/vm/collect/schedule.rs:* | src/vm/collect/layout.rs:*) tests=--lib ;;
+    src/vm/collect* | *:a\ VM\ of\ two\ threads*) tests="--package ebbtide-ffi-tests --test preload collecting" ;;
     src/vm*) tests="--package ebbtide-ffi-tests --test doors threads_share" ;;
     *) tests=--lib ;;
     esac

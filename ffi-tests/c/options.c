@@ -49,6 +49,8 @@ static const struct option all[] = {
     "from 0 to 2", "off, on or sample" },
   { "background", 0, 2, 2, 0, FIELD(background),
     "from 0 to 2", "off, on or auto" },
+  { "collect", 0, 2, 2, 0, FIELD(collect),
+    "from 0 to 2", "off, on or auto" },
 };
 
 /* An environment variable, and what a heap makes of it. */
@@ -442,6 +444,9 @@ static void a_refused_set_changes_nothing(void)
     }
   }
   CHECK_EQ(ebb_set(heap, "reserve", (int64_t)1 << 30), EBB_ERR_FIXED);
+  /* Nobody watches when a VM on this heap waits. */
+  CHECK_EQ(ebb_set(heap, "collect", 1), EBB_ERR_ARGUMENT);
+  CHECK(strstr(ebb_strerror(0), "collect=on has no effect here") != NULL);
   heap_ends_empty(heap);
 }
 

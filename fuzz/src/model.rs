@@ -90,6 +90,7 @@ impl Model {
             checked,
             // Its returns come at any time, and the model foresees every page.
             background: EBB_ZERO,
+            collect: 0,
         };
         let refused = kernel::refused();
         // SAFETY: the options are whole.

@@ -442,10 +442,12 @@ pub unsafe extern "C" fn ebb_preload_newstate(
     made.map_or(ptr::null_mut(), |state| state.cast())
 }
 
-/// For libebbtide_preload.so: does what is due in the heaps of those VMs made by
-/// ebb_preload_newstate() that the calling thread used last.
+/// For libebbtide_preload.so, before the calling thread waits: does what is due in the
+/// heaps of those VMs made by ebb_preload_newstate() that the thread used last, and a
+/// step of a garbage collection in one of the VMs, where that is asked for and due.
 ///
-/// budget_us  microseconds after which to stop, for all together.
+/// budget_us  microseconds after which to stop, for all heaps together, and again for
+///            the step.
 ///
 /// Returns in how many milliseconds to call again; EBB_NEVER.
 #[unsafe(no_mangle)]

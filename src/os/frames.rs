@@ -116,6 +116,72 @@ impl Frames {
     }
 }
 
+/// What the functions are of that a thread is in, from this one out to where the thread began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Callers {
+    /// None is of the object.
+    Other,
+    /// One is.
+    Object,
+    /// They cannot be followed to the end: one is of no file, or of one without unwind tables.
+    Lost,
+}
+
+/// A walk through the callers.
+struct Walk {
+    /// Where the object starts.
+    object: usize,
+    found: Callers,
+}
+
+/// Takes a look at one function.
+unsafe extern "C" fn look(context: *mut Context, walk: *mut c_void) -> c_int {
+    // SAFETY: `Callers::of_this` hands its walk over, and the unwinder its context.
+    let (walk, address) =
+        unsafe { (&mut *walk.cast::<Walk>(), _Unwind_GetIP(context) as *const c_void) };
+    let start = object_start(address);
+    walk.found = match start {
+        // The first function of a thread has no caller: its tables say so.
+        0 if address.is_null() => Callers::Other,
+        0 => Callers::Lost,
+        _ if start == walk.object => Callers::Object,
+        _ => {
+            walk.found = Callers::Lost;
+            return GO_ON;
+        }
+    };
+    STOP
+}
+
+impl Callers {
+    /// Those of this thread, with respect to an object that starts there.
+    #[inline(never)]
+    pub(crate) fn of_this(object: usize) -> Callers {
+        prepare();
+        let mut walk = Walk { object, found: Callers::Lost };
+        let walking = &raw mut walk;
+        // SAFETY: the walk outlives the call, and is what `look` expects. It ends at the first
+        // function of the object, or of no file, before the unwinder leaves it: where the tables of
+        // LuaJIT are wrong nothing is read.
+        keeping_errno(|| unsafe { _ = _Unwind_Backtrace(look, walking.cast()) });
+        walk.found
+    }
+}
+
+/// Where the object starts that an address lies in; 0 if in none.
+pub(crate) fn object_start(address: *const c_void) -> usize {
+    let mut found = [0; 32];
+    // SAFETY: null, or the function of this name, which fills in less than there is room for.
+    unsafe {
+        let find = FIND_OBJECT.load(Ordering::Acquire);
+        match transmute::<*mut c_void, Option<FindObject>>(find) {
+            Some(find) if find(address, &mut found) == 0 => found[1],
+            Some(_) => 0,
+            None => object_of(address).addr(),
+        }
+    }
+}
+
 /// An address as `backtrace_symbols_fd` writes it: `FILE(FUNCTION+OFFSET)[ADDRESS]`. Without the
 /// name of a function the offset is what addr2line takes for this file.
 struct Symbol {
@@ -209,6 +275,19 @@ mod tests {
         let text = written(address, unnamed);
         let offset = address.addr() - base;
         assert!(text.ends_with(&format!("(+{offset:#x})[{address:p}]")), "{text}");
+    }
+
+    #[test]
+    fn callers_are_followed_to_where_the_thread_began() {
+        prepare();
+        let own = object_start(prepare as *const () as *const c_void);
+        let libc = object_start(libc::abort as *const () as *const c_void);
+        assert!(own != 0 && libc != 0 && own != libc);
+        assert_eq!(Callers::of_this(own), Callers::Object);
+        assert_eq!(Callers::of_this(1), Callers::Other, "no object starts there");
+        // The thread of a test begins in the C library.
+        assert_eq!(Callers::of_this(libc), Callers::Object);
+        assert_eq!(object_start(&raw const own as *const c_void), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use core::ffi::{c_int, c_void};
 use core::ptr;
 use std::sync::OnceLock;
 
-use super::{Allocs, Bond, StateBlock, emergency, heap_of};
+use super::{Allocs, Bond, StateBlock, emergency, heap_of, tell_without_effect};
 use crate::builtin::{self, Progress, Survey};
 use crate::error::Error;
 use crate::heap;
@@ -197,6 +197,7 @@ pub(crate) unsafe fn attach(
         }
         let builtin = known_builtin(lua, state)?;
         let survey = builtin::survey(&Kernel, builtin.state)?;
+        tell_without_effect(&options);
         let heap = heap::park::create(options)?;
         let Survey { live, resident, .. } = survey;
         let former = Former { builtin, live, resident, progress: Progress::default() };

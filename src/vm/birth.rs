@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use super::hands::{watch, watched_alloc};
-use super::{Bond, StateBlock, emergency, end, whole_pages};
+use super::{Bond, StateBlock, collect, emergency, end, whole_pages};
 use crate::error::Error;
 use crate::heap;
 use crate::lua::{NewState, SetAllocF, lua_Alloc, lua_State};
@@ -33,6 +33,12 @@ struct Birth {
 /// The factory's functions are those of one Lua.
 pub(crate) unsafe fn make(factory: &Factory, options: Options) -> Result<*mut lua_State, Error> {
     let heap = heap::park::create(options)?;
+    // SAFETY: the heap is live and nobody else knows of it.
+    let options = unsafe { &(*heap).options };
+    match factory.alloc {
+        Some(_) => collect::tell_without_effect(options),
+        None => collect::tell_of_nginx(options),
+    }
     let nothing = MemoryRange { start: ptr::null_mut(), bytes: 0 };
     let mut birth =
         Birth { bond: Bond::new(heap, ptr::null_mut(), StateBlock::Mapped(nothing)), ended: false };

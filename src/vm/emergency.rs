@@ -22,11 +22,13 @@ use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem::{MaybeUninit, transmute};
 use core::ptr;
 use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use std::sync::OnceLock;
 
 use super::Bond;
+use super::collect::{IdleCollector, Unproven};
 use crate::heap::Collector;
-use crate::lua::{GC_IS_RUNNING, GC_RESTART, GC_SET_STEP_MUL, Lua, lua_State, symbol};
-use crate::lua::{NewState, SetAllocF};
+use crate::lua::{CollectorApi, Lua, NewState, SetAllocF, lua_State, symbol};
+use crate::lua::{GC_COUNT, GC_COUNTB, GC_IS_RUNNING, GC_RESTART, GC_SET_STEP_MUL};
 use crate::os::{Kernel, Os};
 
 /// `lua_gc`.
@@ -41,13 +43,13 @@ pub(crate) const STEPMUL_WHOLE: c_int = 400_000_003;
 pub(crate) const STEPMUL_LONG: c_int = 100_003;
 
 /// LuaJIT's own.
-const STEPMUL_DEFAULT: c_int = 200;
+pub(super) const STEPMUL_DEFAULT: c_int = 200;
 
 /// What a bond knows of its VM's collector.
 #[derive(Default)]
 pub(super) struct Pace {
     /// The VM's LuaJIT; `None`: the collector is left alone.
-    luajit: Option<&'static LuaJit>,
+    pub(super) luajit: Option<&'static LuaJit>,
     /// The program's own step multiplier, while the collector is due.
     step_mul: Option<c_int>,
 }
@@ -78,13 +80,15 @@ pub(super) unsafe fn serve(bond: *mut Bond, setallocf: SetAllocF) {
 }
 
 /// A Lua that VMs are of.
-struct LuaJit {
+pub(super) struct LuaJit {
     /// The address of its `lua_setallocf`.
     setallocf: usize,
     /// `None`: it is no LuaJIT.
     functions: Option<Functions>,
     /// The multiplier that makes its collector due; 0: its version is not known yet.
     step_mul: AtomicI32,
+    /// What collecting in its idle VMs takes, from the first time on.
+    idle: OnceLock<Result<IdleCollector, Unproven>>,
     next: *const LuaJit,
 }
 
@@ -103,15 +107,41 @@ impl LuaJit {
             next = known.next;
         }
         let new = Box::into_raw(Box::new(LuaJit {
-            setallocf: setallocf as usize,
-            functions: functions_beside(setallocf),
+            setallocf: (setallocf as *const c_void).expose_provenance(),
+            functions: beside(setallocf as *const c_void, |find| Functions::look_up(find)),
             step_mul: AtomicI32::new(0),
+            idle: OnceLock::new(),
             next: newest,
         }));
         // What another thread has put there meanwhile is looked up again when it is needed.
         NEWEST.store(new, Ordering::Release);
         // SAFETY: it is never freed.
         unsafe { &*new }
+    }
+
+    /// What collecting in its idle VMs takes, or why it cannot be done.
+    pub(super) fn idle_collector(&self) -> &Result<IdleCollector, Unproven> {
+        self.idle.get_or_init(|| {
+            let setallocf = ptr::with_exposed_provenance::<c_void>(self.setallocf);
+            IdleCollector::prove(beside(setallocf, |find| CollectorApi::look_up(find).ok()))
+        })
+    }
+
+    /// Whether it is known by now that it cannot be done.
+    pub(super) fn is_known_to_lack_idle_collector(&self) -> bool {
+        self.idle.get().is_some_and(Result::is_err)
+    }
+
+    /// Bytes that the collector of a VM counts.
+    ///
+    /// # Safety
+    ///
+    /// `state` is a live VM of this thread's, and of this LuaJIT.
+    pub(super) unsafe fn counted(&self, state: *mut lua_State) -> u64 {
+        let Some(gc) = self.gc() else { return 0 };
+        // SAFETY: the caller's promise.
+        let (kilobytes, bytes) = unsafe { (gc(state, GC_COUNT, 0), gc(state, GC_COUNTB, 0)) };
+        ((i64::from(kilobytes) << 10) + i64::from(bytes)).max(0) as u64
     }
 
     fn gc(&self) -> Option<Gc> {
@@ -184,16 +214,11 @@ impl Functions {
     /// `jit.version_num`, from a VM made for this purpose; 0: it is not to be had.
     fn version(&self) -> f64 {
         const GLOBALS: c_int = -10_002;
-        let Some(start) = Kernel.reserve(Probe::BYTES, false) else { return 0.0 };
-        let mut probe = Probe { start, used: 0 };
+        let Some(mut probe) = Probe::new() else { return 0.0 };
         // SAFETY: the VM and its memory are new, this thread's, and gone before anybody else knows
         // of them. The library `jit` is among those that are opened, with a number of that name.
         unsafe {
-            let has_memory = Kernel.commit(start, Probe::BYTES);
-            let state = match has_memory {
-                true => (self.newstate)(Probe::alloc, (&raw mut probe).cast()),
-                false => ptr::null_mut(),
-            };
+            let state = (self.newstate)(Probe::alloc, (&raw mut probe).cast());
             let mut version = 0.0;
             if !state.is_null() {
                 (self.openlibs)(state);
@@ -202,28 +227,49 @@ impl Functions {
                 version = (self.tonumber)(state, -1);
                 (self.close)(state);
             }
-            Kernel.release(start, Probe::BYTES);
+            probe.release();
             version
         }
     }
 }
 
-/// The memory of the VM that tells its version: nothing is freed before all of it is.
-struct Probe {
-    start: *mut u8,
+/// The memory of a VM that is made to learn something of its LuaJIT: nothing is freed before all of
+/// it is.
+pub(super) struct Probe {
+    pub(super) start: *mut u8,
     used: usize,
 }
 
 impl Probe {
     /// A VM with its libraries takes some 100 KB, and as much again in what was resized.
-    const BYTES: usize = 4 << 20;
+    pub(super) const BYTES: usize = 4 << 20;
+
+    pub(super) fn new() -> Option<Probe> {
+        let start = Kernel.reserve(Probe::BYTES, false)?;
+        // SAFETY: the mapping was made just now, and nobody knows of it yet.
+        unsafe {
+            if !Kernel.commit(start, Probe::BYTES) {
+                Kernel.release(start, Probe::BYTES);
+                return None;
+            }
+        }
+        Some(Probe { start, used: 0 })
+    }
+
+    /// # Safety
+    ///
+    /// The VM is closed.
+    pub(super) unsafe fn release(&self) {
+        // SAFETY: the caller's promise; the mapping is that of `new`.
+        unsafe { Kernel.release(self.start, Probe::BYTES) };
+    }
 
     /// A lua_Alloc.
     ///
     /// # Safety
     ///
     /// `probe` is a [`Probe`] that nobody else uses; the rest is as for lua_Alloc.
-    unsafe extern "C-unwind" fn alloc(
+    pub(super) unsafe extern "C-unwind" fn alloc(
         probe: *mut c_void,
         block: *mut c_void,
         old_size: usize,
@@ -246,14 +292,17 @@ impl Probe {
     }
 }
 
-/// Looked up in the object of the `lua_setallocf` first: what the process sees under these names
-/// may be the preload library's. The object stays loaded, for the functions are kept.
-fn functions_beside(setallocf: SetAllocF) -> Option<Functions> {
+/// Looks functions of a Lua up by their names.
+pub(super) type Find<'a> = &'a dyn Fn(&CStr) -> *mut c_void;
+
+/// Looks functions up in the object of the `lua_setallocf` first: what the process sees under these
+/// names may be the preload library's. The object stays loaded, for the functions are kept.
+fn beside<T>(setallocf: *const c_void, look_up: impl Fn(Find) -> Option<T>) -> Option<T> {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: there is room for the answer, whose fields may all be zero; a name in it is a C
     // string for as long as the library is loaded. NOLOAD loads nothing.
     unsafe {
-        if libc::dladdr(setallocf as *const _, info.as_mut_ptr()) == 0 {
+        if libc::dladdr(setallocf, info.as_mut_ptr()) == 0 {
             return None;
         }
         let name = info.assume_init().dli_fname;
@@ -261,12 +310,12 @@ fn functions_beside(setallocf: SetAllocF) -> Option<Functions> {
         let library = libc::dlopen(name, libc::RTLD_LAZY | stays);
         if name.is_null() || library.is_null() {
             // The program itself cannot be opened by its name.
-            let is_same = |lua: &Lua| lua.lua_setallocf as usize == setallocf as usize;
-            return Lua::get().ok().filter(|lua| is_same(lua)).and(Functions::look_up(symbol));
+            let is_same = |lua: &Lua| lua.lua_setallocf as usize == setallocf.addr();
+            return Lua::get().ok().filter(|lua| is_same(lua)).and_then(|_| look_up(&symbol));
         }
-        let functions = Functions::look_up(|name| libc::dlsym(library, name.as_ptr()));
+        let found = look_up(&|name| libc::dlsym(library, name.as_ptr()));
         libc::dlclose(library);
-        functions
+        found
     }
 }
 

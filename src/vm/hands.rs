@@ -9,7 +9,8 @@
 //! here, and no other can get in before the latch opens.
 //!
 //! Nobody needs to say that a VM has changed hands: whoever allocates has it. Another thread may be
-//! in the VM and not have allocated yet, so a breath touches the heap alone, and not the VM.
+//! in the VM and not have allocated yet, so a breath touches the heap alone, and not the VM. Only
+//! where one thread alone has ever had the VM is its garbage collected too ([`collect`]).
 
 use core::ffi::c_void;
 use core::ptr;
@@ -17,6 +18,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::cell::Cell;
 use std::sync::Once;
 
+use super::collect::{self, Due};
 use super::{Bond, report};
 use crate::figures::{self, Figures};
 use crate::heap;
@@ -29,6 +31,10 @@ use crate::os::{Kernel, Os, this_thread};
 /// takes: a busy event loop waits ten thousand times a second.
 const LOOK_US: u64 = 10_000;
 const LOOK_SHARE: u64 = 32;
+
+/// Microseconds that the thread waits for at least after a step of a collection: the rest of the
+/// machine has a share too.
+const PAUSE_US: u64 = 1_000;
 
 /// Lets one in. Held for the length of a breath at most, so waiting for it is not worth a system
 /// call of its own.
@@ -92,6 +98,8 @@ static COUNT: AtomicU64 = AtomicU64::new(0);
 thread_local! {
     /// When this thread looks after its heaps again.
     static NEXT_LOOK_US: Cell<u64> = const { Cell::new(0) };
+    /// The number of the VM that had the last step of a collection.
+    static LAST_STEP: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A lua_Alloc that notices when another thread has the VM.
@@ -148,6 +156,7 @@ pub(super) unsafe fn take(bond: *mut Bond) -> *mut Heap {
     let bond = unsafe { &*bond };
     let Hands { thread, latch, .. } = &bond.hands;
     if thread.load(Ordering::Relaxed) != this_thread() {
+        bond.collection.note_handover();
         latch.with(|| thread.store(this_thread(), Ordering::Relaxed));
     }
     bond.heap
@@ -309,6 +318,7 @@ extern "C" fn in_child() {
             thread.store(0, Ordering::Relaxed);
             latch.reopen();
         }
+        collect::note_fork(bond);
     });
     LIST.reopen();
 }
@@ -332,6 +342,11 @@ fn each(mut visit: impl FnMut(&Bond)) {
 impl Hands {
     fn is_listed(&self) -> bool {
         self.number > 0
+    }
+
+    /// Whether it is noticed which thread has the VM.
+    pub(super) fn is_watched(&self) -> bool {
+        self.figures.is_some()
     }
 
     /// Whether threads take turns in the heap.
@@ -379,9 +394,10 @@ impl Hands {
 }
 
 /// Does what is due in the heaps of the VMs that the calling thread used last, within a budget for
-/// all. Returns after how many microseconds it makes sense to call again; `None`: never, unless one
-/// of them is used.
+/// all; and in one of these VMs a step of a collection, with a budget of its own. Returns after how
+/// many microseconds it makes sense to call again; `None`: never, unless one of them is used.
 pub(crate) fn idle(budget_us: u64) -> Option<u64> {
+    collect::note_wait();
     let start_us = Kernel.now_us();
     let wait_us = NEXT_LOOK_US.get().saturating_sub(start_us);
     if wait_us > 0 {
@@ -391,38 +407,143 @@ pub(crate) fn idle(budget_us: u64) -> Option<u64> {
         return Some(LOOK_US);
     }
     let mut next_us: Option<u64> = None;
+    let mut turns = Turns::after(LAST_STEP.get());
     each(|bond| {
-        let due_us = breathe(bond, start_us + budget_us);
-        next_us = [next_us, due_us].into_iter().flatten().min();
+        let visit = breathe(bond, start_us, start_us + budget_us);
+        next_us = [next_us, visit.next_us].into_iter().flatten().min();
+        if visit.wants_step {
+            turns.add(bond.hands.number);
+        }
     });
     LIST.reopen();
-    let took_us = Kernel.now_us().saturating_sub(start_us);
-    NEXT_LOOK_US.set(start_us + LOOK_US.max(took_us * LOOK_SHARE));
+    let looked_us = Kernel.now_us().saturating_sub(start_us);
+    if make_steps(&turns, budget_us) {
+        let pause_us = PAUSE_US.max(looked_us * LOOK_SHARE);
+        NEXT_LOOK_US.set(Kernel.now_us() + pause_us);
+        return Some(pause_us);
+    }
+    NEXT_LOOK_US.set(start_us + LOOK_US.max(looked_us * LOOK_SHARE));
     next_us.map(|us| us.max(1))
 }
 
-/// Does what is due in one heap if the calling thread has its VM; tells in how many microseconds
-/// more will be.
-fn breathe(bond: &Bond, deadline_us: u64) -> Option<u64> {
+/// Makes a step in each of these VMs, until the budget is spent. Whether any was made.
+fn make_steps(turns: &Turns, budget_us: u64) -> bool {
+    let deadline_us = Kernel.now_us() + budget_us;
+    let mut is_any_made = false;
+    for number in turns.in_order() {
+        let left_us = deadline_us.saturating_sub(Kernel.now_us());
+        if left_us == 0 || !LIST.try_close() {
+            break;
+        }
+        let bond = latched(number);
+        LIST.reopen();
+        let Some(bond) = bond else { continue };
+        LAST_STEP.set(number);
+        // SAFETY: this thread has the VM and is not in it, and the latch keeps others out, one that
+        // closes the VM too. The list is open.
+        is_any_made |= unsafe { collect::step(bond, left_us) };
+        bond.hands.latch.reopen();
+    }
+    is_any_made
+}
+
+/// Whose turn it is among VMs that want a step, by their numbers: those below the last that had
+/// one, downwards, then those from the highest on.
+struct Turns {
+    last: u64,
+    /// Whether it is below the last, and its number, the highest first.
+    wanting: [(bool, u64); Turns::MOST],
+    count: usize,
+}
+
+impl Turns {
+    const MOST: usize = 16;
+
+    fn after(last: u64) -> Turns {
+        Turns { last, wanting: [(false, 0); Turns::MOST], count: 0 }
+    }
+
+    /// Adds a VM, unless there are enough before it.
+    fn add(&mut self, number: u64) {
+        let turn = (number < self.last, number);
+        let at = self.wanting[..self.count].partition_point(|before| *before > turn);
+        if at < Turns::MOST {
+            self.count = Turns::MOST.min(self.count + 1);
+            self.wanting[at..self.count].rotate_right(1);
+            self.wanting[at] = turn;
+        }
+    }
+
+    fn in_order(&self) -> impl Iterator<Item = u64> {
+        self.wanting[..self.count].iter().map(|turn| turn.1)
+    }
+}
+
+/// The bond of a number, with its latch closed, if the calling thread has its VM. The list's latch
+/// is closed.
+fn latched<'bond>(number: u64) -> Option<&'bond Bond> {
+    let mut next = first();
+    // SAFETY: as in `each`. A bond ends after its VM has freed its last block, for which another
+    // thread has to wait at the latch.
+    while let Some(bond) = unsafe { next.as_ref() } {
+        let Hands { thread, latch, .. } = &bond.hands;
+        if bond.hands.number == number {
+            if !latch.try_close() {
+                return None;
+            }
+            if thread.load(Ordering::Relaxed) == this_thread() {
+                return Some(bond);
+            }
+            latch.reopen();
+            return None;
+        }
+        next = bond.hands.next.get();
+    }
+    None
+}
+
+/// What came of a visit.
+#[derive(Default)]
+struct Visit {
+    /// In how many microseconds more will be due; `None`: not before the VM is used.
+    next_us: Option<u64>,
+    /// A step of a collection is due in the VM.
+    wants_step: bool,
+}
+
+/// Does what is due in one heap if the calling thread has its VM.
+fn breathe(bond: &Bond, now_us: u64, deadline_us: u64) -> Visit {
     let Hands { thread, latch, .. } = &bond.hands;
     if thread.load(Ordering::Relaxed) != this_thread() || !latch.try_close() {
-        return None;
+        return Visit::default();
     }
-    let mut next_us = None;
+    let mut visit = Visit::default();
     if thread.load(Ordering::Relaxed) == this_thread() {
         // SAFETY: this thread has the VM and is not in it, and the latch keeps others out; a bond
         // in the list has a live heap.
-        let mut heap = unsafe { (*bond.heap).visit(Function::Tick) };
-        heap.publish();
-        next_us = heap.next_tick_us();
-        let left_us = deadline_us.saturating_sub(Kernel.now_us());
-        if next_us == Some(0) && left_us > 0 {
-            heap.tick(left_us as u32);
-            next_us = heap.next_tick_us();
+        unsafe {
+            let mut heap = (*bond.heap).visit(Function::Tick);
+            heap.publish();
+            visit.next_us = heap.next_tick_us();
+            let left_us = deadline_us.saturating_sub(Kernel.now_us());
+            if visit.next_us == Some(0) && left_us > 0 && !bond.collection.is_under_way() {
+                heap.tick(left_us as u32);
+                visit.next_us = heap.next_tick_us();
+            }
+        }
+        if collect::is_possible_here() {
+            // SAFETY: as above.
+            match unsafe { collect::look(bond, now_us) } {
+                Due::Collect | Due::Return => visit.wants_step = true,
+                Due::In(us) => {
+                    visit.next_us = [visit.next_us, Some(us)].into_iter().flatten().min()
+                }
+                Due::Never => {}
+            }
         }
     }
     latch.reopen();
-    next_us
+    visit
 }
 
 /// Has the heaps of the VMs that the calling thread used last publish what they hold now. The
@@ -439,4 +560,28 @@ pub(crate) fn publish() {
             }
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vms_that_want_a_step_take_turns() {
+        let order = |last: u64, wanting: &[u64]| {
+            let mut turns = Turns::after(last);
+            wanting.iter().for_each(|number| turns.add(*number));
+            turns.in_order().collect::<Vec<u64>>()
+        };
+        assert_eq!(order(0, &[]), []);
+        assert_eq!(order(0, &[3, 9, 5]), [9, 5, 3]);
+        assert_eq!(order(9, &[3, 9, 5]), [5, 3, 9]);
+        assert_eq!(order(5, &[9, 3, 5]), [3, 9, 5]);
+        assert_eq!(order(7, &[8]), [8]);
+        let many: Vec<u64> = (1..=40).collect();
+        let expected: Vec<u64> = (1..=9).rev().chain(34..=40).collect();
+        let mut got = order(10, &many);
+        got[9..].reverse();
+        assert_eq!(got, expected);
+    }
 }

@@ -21,6 +21,7 @@ mod long;
 mod lua;
 mod page;
 mod ports;
+mod preloaded;
 mod processes;
 mod server;
 mod status;

@@ -312,18 +312,24 @@ pub struct Nginx {
 
 impl Nginx {
     pub fn start(config: &Config) -> Nginx {
-        let nginx = Nginx { folder: Folder::new(), port: free_port() };
-        nginx.launch(config);
-        nginx
+        Nginx::start_and_hear(config).0
     }
 
-    fn launch(&self, config: &Config) {
-        finish(&mut self.folder.nginx(config, self.port));
+    /// The same, with what is said on standard error meanwhile.
+    pub fn start_and_hear(config: &Config) -> (Nginx, String) {
+        let nginx = Nginx { folder: Folder::new(), port: free_port() };
+        let said = nginx.launch(config);
+        (nginx, said)
+    }
+
+    fn launch(&self, config: &Config) -> String {
+        let output = finish(&mut self.folder.nginx(config, self.port));
         self.wait_until("the workers run", START, |nginx| {
             nginx.pid().is_some()
                 && nginx.running().len() == config.workers as usize
                 && TcpStream::connect(("127.0.0.1", nginx.port)).is_ok()
         });
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// Writes another configuration, for the next reload or binary upgrade.

@@ -1,6 +1,7 @@
 //! The preload library and the command `ebbtide`, with programs that know nothing of either: on the
 //! system's shared LuaJIT, on one that is linked in, and on none.
 
+mod collecting;
 mod obstacles;
 mod reports;
 mod settings;
@@ -40,6 +41,7 @@ impl Programs {
             {
                 build(name, &folder.join(name), &shared);
             }
+            build("collect", &folder.join("collect"), &[&shared[..], &["-Wl,-E"]].concat());
             build("loaded", &folder.join("loaded"), &[]);
             build("other", &folder.join("other.so"), &["-shared", "-fPIC"]);
             let inside = [include.as_str(), LUAJIT.library, "-lm"];
@@ -517,6 +519,8 @@ fn options_reach_the_heap() {
         (&["--auto", "off"], "auto", "0"),
         (&["--history=on"], "history", "1"),
         (&["--background", "off"], "background", "0"),
+        (&["--collect"], "collect", "1"),
+        (&["--collect", "off"], "collect", "0"),
         (&["--remap-min", "1m", "--"], "remap_min", "1048576"),
         (&["--reserve", "256m"], "reserve", "268435456"),
     ] {

@@ -49,7 +49,8 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, Strin
     }
 }
 
-fn read_run(mut arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
+fn read_run(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
+    let mut arguments = arguments.peekable();
     let mut run = Run::default();
     // The last flag that took the argument behind it.
     let mut taker = None;
@@ -64,6 +65,10 @@ fn read_run(mut arguments: impl Iterator<Item = OsString>) -> Result<Task, Strin
             "h" | "-help" => return Ok(Task::Help),
             "-report" => run.report = true,
             "-verbose" => run.verbose = true,
+            // Alone, it is a switch.
+            "-collect" if !arguments.peek().is_some_and(is_switch_or_auto) => {
+                run.options.extend(Flag::named("collect").map(|flag| (flag, "on".into())));
+            }
             _ if is_report_signal(name) => {
                 run.report_signal = Some(read_signal(&text, &mut arguments)?);
             }
@@ -110,6 +115,10 @@ fn value_or_next(
     rest: &mut impl Iterator<Item = OsString>,
 ) -> Result<OsString, String> {
     value.or_else(|| rest.next()).ok_or(format!("{name}: takes a value; none given"))
+}
+
+fn is_switch_or_auto(word: &OsString) -> bool {
+    word == "on" || word == "off" || word == "auto"
 }
 
 fn is_report_signal(name: &str) -> bool {
@@ -167,6 +176,24 @@ mod tests {
         assert_eq!(options, [("retain", OsString::from("8m"))]);
         assert!(asked.report && !asked.verbose);
         assert_eq!(asked.command, ["luajit", "--verbose"]);
+    }
+
+    #[test]
+    fn collect_is_a_switch_that_may_have_a_value() {
+        for (words, value, command) in [
+            (&["--collect", "x", "on"][..], "on", &["x", "on"][..]),
+            (&["--collect", "--", "off"], "on", &["off"]),
+            (&["--collect", "off", "x"], "off", &["x"]),
+            (&["--collect=auto", "x"], "auto", &["x"]),
+        ] {
+            let asked = run(&[&["run"], words].concat());
+            let asked = asked.unwrap_or_else(|error| panic!("{error}"));
+            let options: Vec<_> =
+                asked.options.iter().map(|(flag, v)| (flag.name, v.clone())).collect();
+            assert_eq!(options, [("collect", OsString::from(value))]);
+            assert_eq!(asked.command, command);
+        }
+        assert!(error(&["run", "--collect"]).starts_with("run: no command; say"));
     }
 
     #[test]

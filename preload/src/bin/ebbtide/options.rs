@@ -22,7 +22,7 @@ pub struct Flag {
 }
 
 /// Every option of the library, in the order of use.
-pub const FLAGS: [Flag; 13] = [
+pub const FLAGS: [Flag; 14] = [
     flag("decay_ms", "MS", "how long free memory stays in case it is needed (1000)"),
     flag("retain", "SIZE", "free memory that may always stay (0)"),
     flag("retain_max", "SIZE", "free memory that may stay at most (1g)"),
@@ -31,6 +31,7 @@ pub const FLAGS: [Flag; 13] = [
     flag("step_us", "US", "time to give back memory for inside of an allocation (250)"),
     flag("auto", "on|off", "give back memory inside of allocations too (on)"),
     flag("background", "auto|on|off", "a thread gives back memory while the program waits (auto)"),
+    flag("collect", "[auto|on|off]", "collect garbage while an event loop waits (auto: in nginx)"),
     flag("history", "on|off", "keep a sample for each second of activity (off)"),
     flag("checked", "off|on|sample", "find memory bugs of C modules and FFI code (off)"),
     flag("thp", "on|off", "huge pages (off)"),
@@ -68,14 +69,13 @@ pub fn help() -> String {
     })
 }
 
-type HeapNew = unsafe extern "C" fn(*const c_void) -> *mut c_void;
-type HeapDelete = unsafe extern "C" fn(*mut c_void);
+/// `ebb_environment_check`.
+type Check = unsafe extern "C" fn(*mut c_char, usize) -> c_int;
 type Strerror = unsafe extern "C" fn(c_int) -> *const c_char;
 
 /// What the command asks the library.
 struct Library {
-    heap_new: HeapNew,
-    heap_delete: HeapDelete,
+    check: Check,
     strerror: Strerror,
 }
 
@@ -98,26 +98,22 @@ impl Library {
                 true => Err(format!("{}: is not ebbtide's: no {name:?}", path.display())),
             }
         };
-        // SAFETY: the functions of these names in ebbtide.h; a null pointer for options is one.
+        // SAFETY: the functions of these names in ebbtide.h.
         unsafe {
             Ok(Library {
-                heap_new: transmute::<*mut c_void, HeapNew>(function(c"ebb_heap_new")?),
-                heap_delete: transmute::<*mut c_void, HeapDelete>(function(c"ebb_heap_delete")?),
+                check: transmute::<*mut c_void, Check>(function(c"ebb_environment_check")?),
                 strerror: transmute::<*mut c_void, Strerror>(function(c"ebb_strerror")?),
             })
         }
     }
 
-    /// Why the library makes no heap for this process; none if it does.
+    /// Why the library makes no heap from this environment; none if it does.
     fn refusal(&self) -> Option<String> {
-        // SAFETY: the defaults; nobody uses the heap; a C string is read before the next call.
+        // SAFETY: no room for a warning; a C string is read before the next call.
         unsafe {
-            let heap = (self.heap_new)(ptr::null());
-            if heap.is_null() {
-                return Some(CStr::from_ptr((self.strerror)(0)).to_string_lossy().into_owned());
-            }
-            (self.heap_delete)(heap);
-            None
+            let refuses = (self.check)(ptr::null_mut(), 0) != 0;
+            let why = CStr::from_ptr((self.strerror)(0));
+            refuses.then(|| why.to_string_lossy().into_owned())
         }
     }
 }

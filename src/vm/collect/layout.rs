@@ -1,0 +1,332 @@
+//! Where a VM keeps whether Lua is active in it: pure conclusions from what was seen of a VM whose
+//! activity is known.
+//!
+//! LuaJIT promises no layout, so none is assumed. Each field must be the only place whose contents
+//! fit every moment that was seen: outside of Lua, in a C function of the main thread and of a
+//! coroutine, after a yield, in an allocation that the interpreter makes, that compiled code makes,
+//! and that the collector makes.
+
+#![forbid(unsafe_code)]
+
+use core::ops::Range;
+
+/// Words of a thread's state that are looked at, and of the state that all threads share.
+pub(super) const THREAD: usize = 16;
+pub(super) const GLOBAL: usize = 128;
+
+/// Frames of the thread's stack lie no further than this from the function that looks.
+const FRAMES: u64 = 64 << 10;
+
+/// What was going on when a VM was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// No Lua function is active.
+    Outside,
+    /// The same, and the coroutine was the last to run.
+    Yielded,
+    /// The same, and the coroutine is collected.
+    Dead,
+    /// In a C function that the main thread has called.
+    InMain,
+    /// In one that the coroutine has called.
+    InOther,
+    /// In an allocation of the interpreter's, for the main thread.
+    Interpreted,
+    /// In one of compiled code's.
+    Traced,
+    /// In a call of the collector's, from outside.
+    Collecting,
+}
+
+impl Moment {
+    const ALL: [Moment; 8] = [
+        Moment::Outside,
+        Moment::Yielded,
+        Moment::Dead,
+        Moment::InMain,
+        Moment::InOther,
+        Moment::Interpreted,
+        Moment::Traced,
+        Moment::Collecting,
+    ];
+}
+
+/// What memory held at one moment.
+#[derive(Clone)]
+pub(super) struct Sight {
+    pub(super) moment: Moment,
+    /// An address on the stack of the function that looked.
+    pub(super) stack: u64,
+    /// The state of the main thread, and that of the coroutine.
+    pub(super) main: [u64; THREAD],
+    pub(super) other: [u64; THREAD],
+    pub(super) global: [u64; GLOBAL],
+}
+
+/// A VM that was seen.
+pub(super) struct Seen<'a> {
+    pub(super) sights: &'a [Sight],
+    /// The addresses of the two threads.
+    pub(super) main: u64,
+    pub(super) other: u64,
+    /// All memory of the VM.
+    pub(super) memory: Range<u64>,
+    /// Words from the main thread's state to the state that all threads share.
+    pub(super) distance: usize,
+    /// Words of the latter that can be read.
+    pub(super) readable: usize,
+}
+
+/// The fields, in words; that of the state is one of 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// From the main thread's state to the state that all threads share.
+    pub(super) distance: usize,
+    /// In a thread's state: its innermost frame on the C stack; null outside of Lua (`cframe`).
+    pub(super) frame: usize,
+    /// In the state that all share: the thread that ran last (`cur_L`).
+    pub(super) current: usize,
+    /// Not null while compiled code runs (`jit_base`).
+    pub(super) compiled: usize,
+    /// What the VM does, in words of 32 bits (`vmstate`).
+    pub(super) state: usize,
+    /// What stands there in a C function, and in the interpreter. One of these stays behind when
+    /// Lua returns.
+    pub(super) at_rest: [i32; 2],
+}
+
+impl Layout {
+    /// The only layout that explains what was seen. The error names the field that has none, or
+    /// several.
+    pub(super) fn find(seen: &Seen) -> Result<Layout, &'static str> {
+        if !Moment::ALL.iter().all(|moment| seen.at(*moment).next().is_some()) {
+            return Err("not every moment was seen");
+        }
+        let global = 0..seen.readable.min(GLOBAL);
+        let (state, at_rest) = only(global.start..2 * global.end, |at| seen.rests_at(at))
+            .ok_or("the VM's state (vmstate) is not found")?;
+        Ok(Layout {
+            distance: seen.distance,
+            frame: only(0..seen.distance.min(THREAD), |at| seen.is_frame(at).then_some(()))
+                .ok_or("a thread's frame (cframe) is not found")?
+                .0,
+            current: only(global.clone(), |at| seen.is_current(at).then_some(()))
+                .ok_or("the current thread (cur_L) is not found")?
+                .0,
+            compiled: only(global, |at| seen.is_compiled(at).then_some(()))
+                .ok_or("the mark of compiled code (jit_base) is not found")?
+                .0,
+            state,
+            at_rest,
+        })
+    }
+}
+
+/// The one place that fits.
+fn only<T>(places: Range<usize>, fits: impl Fn(usize) -> Option<T>) -> Option<(usize, T)> {
+    let mut found = places.filter_map(|place| Some((place, fits(place)?)));
+    found.next().filter(|_| found.next().is_none())
+}
+
+impl Seen<'_> {
+    fn at(&self, moment: Moment) -> impl Iterator<Item = &Sight> {
+        self.sights.iter().filter(move |sight| sight.moment == moment)
+    }
+
+    fn is_frame(&self, at: usize) -> bool {
+        let is_near = |word: u64, sight: &Sight| word != 0 && word.abs_diff(sight.stack) < FRAMES;
+        self.sights.iter().all(|sight| {
+            let (main, other) = (sight.main[at], sight.other[at]);
+            match sight.moment {
+                Moment::InMain | Moment::Interpreted | Moment::Traced => {
+                    is_near(main, sight) && other == 0
+                }
+                Moment::InOther => main == 0 && is_near(other, sight),
+                Moment::Outside | Moment::Yielded | Moment::Dead => main == 0 && other == 0,
+                // Perhaps in a function of its own.
+                Moment::Collecting => other == 0,
+            }
+        })
+    }
+
+    fn is_current(&self, at: usize) -> bool {
+        self.sights.iter().all(|sight| {
+            let word = sight.global[at];
+            match sight.moment {
+                Moment::InMain | Moment::Interpreted | Moment::Traced => word == self.main,
+                Moment::InOther => word == self.other,
+                Moment::Yielded => word == self.other || word == 0,
+                Moment::Outside => word == self.main || word == 0,
+                Moment::Dead => word != self.other,
+                Moment::Collecting => true,
+            }
+        })
+    }
+
+    fn is_compiled(&self, at: usize) -> bool {
+        self.sights.iter().all(|sight| {
+            let word = sight.global[at];
+            match sight.moment {
+                Moment::Traced => self.memory.contains(&word) && word.is_multiple_of(8),
+                _ => word == 0,
+            }
+        })
+    }
+
+    /// What the field says in a C function and in the interpreter, if it is that of the state: one
+    /// of some small negative numbers, or, in compiled code, the number of the trace.
+    fn rests_at(&self, at: usize) -> Option<[i32; 2]> {
+        let half = |sight: &Sight| (sight.global[at / 2] >> (32 * (at % 2))) as i32;
+        let in_c = half(self.at(Moment::InMain).next()?);
+        let interpreted = half(self.at(Moment::Interpreted).next()?);
+        let is_word = |word: i32| (-32..0).contains(&word);
+        let fits = self.sights.iter().all(|sight| {
+            let word = half(sight);
+            match sight.moment {
+                Moment::InMain | Moment::InOther => word == in_c,
+                Moment::Interpreted => word == interpreted,
+                Moment::Traced => (1..1 << 16).contains(&word),
+                Moment::Collecting => is_word(word) && word != in_c && word != interpreted,
+                Moment::Outside | Moment::Yielded | Moment::Dead => {
+                    word == in_c || word == interpreted
+                }
+            }
+        });
+        let differ = is_word(in_c) && is_word(interpreted) && in_c != interpreted;
+        (fits && differ).then_some([in_c, interpreted])
+    }
+}
+
+/// What a VM says of its own activity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// The innermost frame of the main thread, and of the thread that ran last.
+    pub(super) main_frame: u64,
+    pub(super) current_frame: u64,
+    pub(super) compiled: u64,
+    pub(super) state: i32,
+    /// `lua_status` of the main thread.
+    pub(super) status: i32,
+}
+
+impl Layout {
+    /// Whether no Lua function is active in a VM that says so.
+    pub(super) fn is_idle(&self, reading: &Reading) -> bool {
+        let Reading { main_frame, current_frame, compiled, state, status } = *reading;
+        main_frame == 0
+            && current_frame == 0
+            && compiled == 0
+            && status == 0
+            && self.at_rest.contains(&state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAIN: u64 = 0x10_0000;
+    const OTHER: u64 = 0x10_8000;
+    const STACK: u64 = 0x7fff_0000_8000;
+    const LAYOUT: Layout =
+        Layout { distance: 12, frame: 10, current: 51, compiled: 52, state: 41, at_rest: [-2, -1] };
+
+    /// As LuaJIT would have it with [`LAYOUT`].
+    fn sight(moment: Moment) -> Sight {
+        let mut sight = Sight {
+            moment,
+            stack: STACK,
+            main: [9; THREAD],
+            other: [7; THREAD],
+            global: [5; GLOBAL],
+        };
+        let frame = STACK + 320;
+        let (main, other, current, state, compiled) = match moment {
+            Moment::Outside => (0, 0, MAIN, -2, 0),
+            Moment::Yielded => (0, 0, OTHER, -1, 0),
+            Moment::Dead => (0, 0, 0, -2, 0),
+            Moment::InMain => (frame, 0, MAIN, -2, 0),
+            Moment::InOther => (0, frame, OTHER, -2, 0),
+            Moment::Interpreted => (frame, 0, MAIN, -1, 0),
+            Moment::Traced => (frame, 0, MAIN, 1, MAIN + 0x4000),
+            Moment::Collecting => (0, 0, OTHER, -3, 0),
+        };
+        sight.main[10] = main;
+        sight.other[10] = other;
+        sight.global[51] = current;
+        sight.global[50] = MAIN;
+        sight.global[52] = compiled;
+        sight.global[20] = u64::from(state as u32) << 32;
+        sight
+    }
+
+    fn all() -> Vec<Sight> {
+        Moment::ALL.map(sight).into()
+    }
+
+    fn find(sights: &[Sight]) -> Result<Layout, &'static str> {
+        let memory = MAIN..MAIN + (1 << 20);
+        let (main, other) = (MAIN, OTHER);
+        Layout::find(&Seen { sights, main, other, memory, distance: 12, readable: 90 })
+    }
+
+    #[test]
+    fn the_only_places_that_fit_are_the_fields() {
+        assert_eq!(find(&all()), Ok(LAYOUT));
+    }
+
+    #[test]
+    fn a_second_place_that_fits_leaves_the_field_unknown() {
+        let doubled = |change: fn(&mut Sight)| {
+            let mut sights = all();
+            sights.iter_mut().for_each(change);
+            find(&sights).expect_err("two places")
+        };
+        assert!(
+            doubled(|s| (s.main[3], s.other[3]) = (s.main[10], s.other[10])).contains("cframe")
+        );
+        assert!(doubled(|s| s.global[3] = s.global[51]).contains("cur_L"));
+        assert!(doubled(|s| s.global[3] = s.global[52]).contains("jit_base"));
+        assert!(doubled(|s| s.global[3] = s.global[20]).contains("vmstate"));
+    }
+
+    #[test]
+    fn one_moment_that_does_not_fit_leaves_the_field_unknown() {
+        let wrong = |moment: Moment, change: fn(&mut Sight)| {
+            let mut sights = all();
+            sights.iter_mut().filter(|s| s.moment == moment).for_each(change);
+            find(&sights).is_err()
+        };
+        assert!(wrong(Moment::Outside, |s| s.main[10] = STACK));
+        assert!(wrong(Moment::InOther, |s| s.other[10] = 0));
+        assert!(wrong(Moment::InMain, |s| s.main[10] = STACK + (1 << 20)));
+        assert!(wrong(Moment::Dead, |s| s.global[51] = OTHER));
+        assert!(wrong(Moment::Traced, |s| s.global[52] = 0));
+        assert!(wrong(Moment::Traced, |s| s.global[20] = u64::from(-1i32 as u32) << 32));
+        assert!(wrong(Moment::Collecting, |s| s.global[20] = u64::from(-2i32 as u32) << 32));
+    }
+
+    #[test]
+    fn every_moment_must_be_seen() {
+        for lacking in Moment::ALL {
+            let sights: Vec<Sight> = all().into_iter().filter(|s| s.moment != lacking).collect();
+            assert_eq!(find(&sights), Err("not every moment was seen"), "{lacking:?}");
+        }
+    }
+
+    #[test]
+    fn any_sign_of_activity_counts() {
+        let idle = Reading { main_frame: 0, current_frame: 0, compiled: 0, state: -2, status: 0 };
+        assert!(LAYOUT.is_idle(&idle) && LAYOUT.is_idle(&Reading { state: -1, ..idle }));
+        for active in [
+            Reading { main_frame: STACK, ..idle },
+            Reading { current_frame: STACK, ..idle },
+            Reading { compiled: MAIN, ..idle },
+            Reading { state: -3, ..idle },
+            Reading { state: 1, ..idle },
+            Reading { status: 1, ..idle },
+        ] {
+            assert!(!LAYOUT.is_idle(&active), "{active:?}");
+        }
+    }
+}

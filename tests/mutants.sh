@@ -171,6 +171,16 @@ what it returned is counted|src/heap/watch/returning.rs|s/            done.pages
 what the kernel refused stays dirty|src/heap/watch/returning.rs|s/row.dirty.put_back(range.bits());//
 a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
 it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(least_us))/    (due_us == 1).then_some(least_us)/
+K1 a sheet becomes vacant|src/heap/runs.rs|s/        self.vacate_sheets(range);//
+K2 a sheet in use is not bare|src/heap/sheet.rs|s/            self.set_bare(false);//
+K3 what the background thread returned is counted|src/heap/runs.rs|s/        self.counts.sheets.note_returned(aside.sheets);//
+K3 sheets are counted anew|src/heap/runs.rs|s/        self.counts.sheets.held = held as u32;//
+descriptors go back|src/reclaim/purge.rs|s/            self.return_sheets(cursor, \&mut clock, budget, \&mut outcome);//
+the background thread returns them|src/reclaim/background.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
+they wait for their pages|src/heap/watch/sheets.rs|s/if sheet.can_go() \&\& self.is_clean(pages) {/if sheet.can_go() {/
+refused descriptors are held|src/heap/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_bare(true));/
+they count again|src/heap/grow.rs|s/        again + Pages/        Pages/
+checked heaps keep descriptors|src/reclaim/sheets.rs|s/if self.is_checked() || /if /
 the heap waits for a claim|src/heap/claim.rs|s/            if free == pages {/            if free == free {/
 TABLE
 }

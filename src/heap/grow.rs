@@ -24,7 +24,7 @@ impl<S: Above> Heap<S> {
     pub(super) fn take_pages(&mut self, range: PageRange, in_return: Pages) -> bool {
         let known = self.page_runs().below_top(range);
         let returned = known.count() - self.page_runs().dirty_in(known);
-        let fresh = range.count() - known.count() + self.tables_for(range.end);
+        let fresh = range.count() - known.count() + self.tables_for(range.end, known);
         if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end) {
             return false;
         }
@@ -42,14 +42,15 @@ impl<S: Above> Heap<S> {
         true
     }
 
-    /// Pages by which the tables grow when pages up to `end` are used.
-    pub(super) fn tables_for(&self, end: PageIndex) -> Pages {
-        let top = self.runs.top;
-        if self.gate == NO_GATE || end <= top {
+    /// Pages by which the tables grow when pages up to `end` are used, `known` ones of them again.
+    fn tables_for(&mut self, end: PageIndex, known: PageRange) -> Pages {
+        if self.gate == NO_GATE {
             return Pages::ZERO;
         }
-        let bytes = self.layout.metadata(end) - self.layout.metadata(top);
-        Pages((bytes / PAGE) as u32)
+        let again = self.page_runs().bare_in(known);
+        let top = self.runs.top;
+        let bytes = self.layout.metadata(end.max(top)) - self.layout.metadata(top);
+        again + Pages((bytes / PAGE) as u32)
     }
 
     /// Whether the gate lets the heap hold so many more pages.
@@ -68,7 +69,12 @@ impl<S: Above> Heap<S> {
 
     /// Bytes of the heap's own tables that it uses.
     pub(crate) fn metadata(&self) -> usize {
-        self.layout.metadata(self.runs.top) + self.words_touched
+        self.layout.metadata(self.runs.top) + self.words_touched - self.tables_returned()
+    }
+
+    /// Bytes of descriptors that were returned.
+    pub(crate) fn tables_returned(&self) -> usize {
+        self.runs.sheets.bare() as usize * self.kernel_page
     }
 
     /// Pages that hold memory, by our own account: all below `top` but the clean and the purged.

@@ -6,6 +6,7 @@
 //! | `descriptor`    | what is known about a page                                       | no     |
 //! | `runs`          | free and dirty pages                                             | no     |
 //! | `claim`         | bits of pages that two threads work on                           | no     |
+//! | `sheet`         | descriptors of pages that are all free, by kernel pages          | no     |
 //! | `watch`         | what a heap and the background thread share                      | yes    |
 //! | `recall`        | what was returned, and what of it was needed again               | no     |
 //! | `layout`        | where the parts lie in the reservation                           | no     |
@@ -27,7 +28,7 @@
 //! | `fast`          | allocate, free, resize: the hot path                             | yes    |
 //! | `verify`        | what must hold of a descriptor that is acted on                  | no     |
 //! | `misuse`        | what is wrong with a pointer that is no live block               | no     |
-//! | `check`         | every invariant of every layer, for tests                        | no     |
+//! | `check`         | every invariant of every layer, for tests                        | yes    |
 //!
 //! # Who owns what
 //!
@@ -56,6 +57,7 @@ mod refusal;
 mod reserve;
 mod runs;
 mod scars;
+mod sheet;
 mod span;
 mod verify;
 pub(crate) mod watch;

@@ -9,12 +9,14 @@
 //! | this one        | what the heap's thread says and asks                             | yes    |
 //! | `letter`        | a forecast on its way from one thread to the other               | no     |
 //! | `returning`     | what the background thread does                                  | yes    |
+//! | `sheets`        | descriptors of free pages, returned by either thread             | yes    |
 //!
 //! - W1: `base` and `chunks` are those of a live heap, and do not change.
 //! - W2: all chunks are committed, from the heap's creation on.
 
 mod letter;
 mod returning;
+mod sheets;
 
 use core::cell::Cell;
 use core::ptr;
@@ -53,6 +55,8 @@ pub(crate) struct Aside {
     pub(crate) holes: Pages,
     /// Bytes at the starts of spans that no slot covers, on those pages.
     pub(crate) leads: usize,
+    /// Sheets whose descriptors it returned.
+    pub(crate) sheets: u32,
     pub(crate) calls: u64,
     /// Ranges that the kernel refused.
     pub(crate) refused: u64,
@@ -65,6 +69,7 @@ impl Aside {
         self.pages = self.pages.and_more(next.pages);
         self.holes = self.holes.and_more(next.holes);
         self.leads += next.leads;
+        self.sheets = self.sheets.saturating_add(next.sheets);
         self.calls += next.calls;
         self.refused += next.refused;
         self.searches += next.searches;
@@ -265,6 +270,7 @@ impl Watch {
             let row = self.row(first);
             self.end_stale(row.dirty, u64::MAX);
             self.end_stale(row.resting, u64::MAX);
+            self.end_stale(row.vacant, u64::MAX);
         }
         let is_done = !self.is_visited() && background::visits() == visits;
         if is_done {
@@ -280,6 +286,7 @@ struct Done {
     pages: AtomicU32,
     holes: AtomicU32,
     leads: AtomicU32,
+    sheets: AtomicU32,
     calls: AtomicU32,
     refused: AtomicU32,
     searches: AtomicU32,
@@ -295,6 +302,7 @@ impl Done {
             pages: Pages(self.pages.swap(0, Relaxed)),
             holes: Pages(self.holes.swap(0, Relaxed)),
             leads: self.leads.swap(0, Relaxed) as usize,
+            sheets: self.sheets.swap(0, Relaxed),
             refused: self.refused.swap(0, Relaxed).into(),
             searches: self.searches.swap(0, Relaxed).into(),
         })

@@ -61,6 +61,7 @@ impl<S: Above> Heap<S> {
         let free_in_spans = self.free_in_spans_of(&small);
         let clean = self.runs.free - self.runs.dirty;
         let (_, committed) = self.committed_range();
+        let (committed, closed) = (committed - self.closed_bytes(), self.closed_bytes());
         let (metadata, tables_returned) = (self.metadata(), self.tables_returned());
         let used = self.runs.top.since(self.layout.first).bytes();
         Snapshot {
@@ -68,8 +69,8 @@ impl<S: Above> Heap<S> {
             live,
             waste: held - live + counts.leads,
             free_resident: free_in_spans + self.runs.dirty.bytes(),
-            returned: (clean + counts.purged).bytes() + tables_returned,
-            never_touched: committed - used - metadata - tables_returned,
+            returned: (clean + counts.purged).bytes() + tables_returned - closed,
+            never_touched: committed + closed - used - metadata - tables_returned,
             metadata,
             resident_peak: counts.resident_peak.bytes().max(self.resident()),
             blocks: blocks + told.guarded,

@@ -1,9 +1,12 @@
 /* What stays of a peak when nearly nothing is live: the descriptors of free pages
  * go back with them. A heap that has had 2 GB holds less than 1 MB more than a
- * new one, by the kernel's account of the whole process. */
+ * new one, by the kernel's account of the whole process. Nor does it keep the
+ * memory committed: under a limit others can allocate it. */
 
 #define BREATH_IN_BACKGROUND
 #include "breath.h"
+
+#include <sys/resource.h>
 
 #define BLOCK 4000
 /* As many as fill a peak of so many bytes. */
@@ -143,11 +146,90 @@ static void a_fork_goes_on(void)
   }
 }
 
+/* A process that has had 184 MB in its heap and may have 220. */
+static struct peak limited_peak(int64_t background)
+{
+  struct rlimit limit;
+  struct peak peak = peak_of(184 * MIB, background);
+
+  limit.rlim_cur = limit.rlim_max = 220 * MIB;
+  REQUIRE(setrlimit(RLIMIT_DATA, &limit) == 0);
+  return peak;
+}
+
+/* Whether somebody else gets 100 MB. */
+static int others_get_memory(void)
+{
+  void *memory = malloc(100 * MIB);
+  int is_there = memory != NULL;
+
+  free(memory);
+  return is_there;
+}
+
+static void has_room_again(struct peak *peak)
+{
+  CHECK(mapping_count() < 60);
+  /* The heap takes its memory again, as far as the limit lets it. */
+  rise(peak, 100 * MIB);
+  CHECK_EQ(ebb_alloc(peak->heap, NULL, 0, 200 * MIB) == NULL, 1);
+  fall(peak);
+  ends(peak);
+}
+
+static void others_after_a_reclaim(const void *unused)
+{
+  struct peak peak = limited_peak(EBB_ZERO);
+
+  (void)unused;
+  fall(&peak);
+  CHECK(!others_get_memory());
+  CHECK_EQ(ebb_reclaim(peak.heap, NULL, NULL), EBB_OK);
+  CHECK(others_get_memory());
+  has_room_again(&peak);
+}
+
+static void others_after_waiting(const void *unused)
+{
+  struct peak peak = limited_peak(1);
+  uint64_t start = now_ms();
+
+  (void)unused;
+  fall(&peak);
+  while (!others_get_memory()) {
+    sleep_ms(100);
+    REQUIRE(now_ms() - start < DEADLINE_MS);
+  }
+  has_room_again(&peak);
+}
+
+static void others_by_the_slow_path(const void *unused)
+{
+  struct peak peak = limited_peak(EBB_ZERO);
+  uint64_t start = now_ms();
+
+  (void)unused;
+  fall(&peak);
+  while (!others_get_memory()) {
+    churn(peak.heap);
+    REQUIRE(now_ms() - start < DEADLINE_MS);
+  }
+  has_room_again(&peak);
+}
+
+static void others_get_what_goes_back(void)
+{
+  CHECK_EQ(in_child(others_after_a_reclaim, NULL), 0);
+  CHECK_EQ(in_child(others_after_waiting, NULL), 0);
+  CHECK_EQ(in_child(others_by_the_slow_path, NULL), 0);
+}
+
 int main(void)
 {
   RUN(by_a_reclaim);
   RUN(by_waiting);
   RUN(by_the_slow_path);
   RUN(a_fork_goes_on);
+  RUN(others_get_what_goes_back);
   return check_status();
 }

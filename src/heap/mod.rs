@@ -416,6 +416,11 @@ impl<S: Above> Heap<S> {
 
     /// The page runs.
     pub(crate) fn page_runs(&mut self) -> PageRuns<'_> {
+        self.page_runs_and_os().0
+    }
+
+    /// The page runs, and the system.
+    fn page_runs_and_os(&mut self) -> (PageRuns<'_>, &S) {
         let Layout { chunks, chunk_count, .. } = self.layout;
         // SAFETY: L1: the table lies between the header and the first page, aligned; it is
         // committed, and zeroed memory is valid chunks. They are only ever looked at by reference:
@@ -423,7 +428,7 @@ impl<S: Above> Heap<S> {
         let chunks = unsafe { slice::from_raw_parts(self.base.add(chunks).cast(), chunk_count) };
         // SAFETY: as for `watch`.
         let watch = unsafe { &*self.watch_at() };
-        PageRuns { counts: &mut self.runs, chunks, watch }
+        (PageRuns { counts: &mut self.runs, chunks, watch }, &self.os)
     }
 
     /// Where the heap's watch lies: behind the heap.

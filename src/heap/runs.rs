@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+mod opening;
 mod search;
 
 use core::cell::Cell;
@@ -268,10 +269,13 @@ impl PageRuns<'_> {
     /// Counts all vacant sheets that hold memory anew.
     pub(crate) fn recount_sheets(&mut self) {
         let all = PageRange { start: PageIndex(0), end: self.counts.top };
-        let is_held =
-            |pages: &PageRange| self.is_vacant(*pages) && self.sheet(pages.start).can_go();
-        let held = sheets_of(all, self.watch.sheet_pages()).filter(is_held).count();
-        self.counts.sheets.held = held as u32;
+        let (mut held, mut closed) = (0, 0);
+        for pages in sheets_of(all, self.watch.sheet_pages()) {
+            let sheet = self.sheet(pages.start);
+            held += u32::from(self.is_vacant(pages) && sheet.can_go());
+            closed += u32::from(sheet.is_closed());
+        }
+        self.counts.sheets.recount(held, closed);
     }
 
     /// Whether all pages of a sheet are free.
@@ -320,6 +324,7 @@ impl PageRuns<'_> {
         let aside = self.watch.take_aside()?;
         self.counts.dirty -= aside.pages;
         self.counts.sheets.note_returned(aside.sheets);
+        self.counts.sheets.note_closed(aside.closed);
         self.counts.recall.note_returned(Cause::Idle, aside.pages + aside.holes);
         self.counts.aside.add(&aside);
         self.counts.aside_total = self.counts.aside_total.and_more(aside.pages + aside.holes);

@@ -9,9 +9,17 @@
 //! it can be claimed. Whoever has claimed it may change its other bit, `bare`: the descriptors were
 //! returned. The heap's thread takes the bit before it uses one of the sheet's pages.
 //!
+//! A long run of bare sheets is closed: its pages, which hold no memory, are made inaccessible, so
+//! that they do not count as a commitment of the process any more. Whoever has claimed a sheet may
+//! close it. The heap's thread opens closed sheets before it uses their pages, which the kernel may
+//! refuse. That a sheet is closed is noted before the kernel is asked: in the child of a fork at
+//! any moment no sheet is inaccessible without a note.
+//!
 //! - K1: the bit of a sheet is set or claimed if all of its pages are free, and clear otherwise.
 //! - K2: a sheet that is bare is vacant, and its descriptors read as zero: nobody has written to
 //!   them since they were returned.
+//! - K4: a sheet that is closed is bare, and none of its pages is dirty. What is inaccessible below
+//!   the top is closed.
 //! - K3: the counts are what a walk over all sheets finds.
 
 #![forbid(unsafe_code)]
@@ -28,6 +36,7 @@ use crate::units::{PageIndex, PageRange, Pages};
 pub(crate) struct Sheets {
     pub(super) vacant: Claimable,
     pub(super) bare: AtomicU8,
+    pub(super) closed: AtomicU8,
 }
 
 /// One sheet.
@@ -44,12 +53,35 @@ pub(crate) struct SheetCounts {
     pub(crate) vacant: u32,
     /// Vacant sheets whose descriptors hold memory.
     pub(crate) held: u32,
+    /// Sheets that are closed. Less than none: the background thread has closed some of those that
+    /// were opened.
+    closed: i32,
 }
 
 impl SheetCounts {
     /// Sheets whose descriptors were returned.
     pub(crate) fn bare(&self) -> u32 {
         self.vacant.saturating_sub(self.held)
+    }
+
+    /// Sheets that are closed.
+    pub(crate) fn closed(&self) -> u32 {
+        self.closed.max(0) as u32
+    }
+
+    /// Sets what was counted anew.
+    pub(crate) fn recount(&mut self, held: u32, closed: u32) {
+        (self.held, self.closed) = (held, closed as i32);
+    }
+
+    /// Notes that sheets were closed.
+    pub(crate) fn note_closed(&mut self, sheets: u32) {
+        self.closed += sheets as i32;
+    }
+
+    /// Notes that sheets were opened.
+    pub(crate) fn note_opened(&mut self, sheets: u32) {
+        self.closed -= sheets as i32;
     }
 
     /// Notes that the descriptors of sheets were returned.
@@ -77,6 +109,7 @@ impl Sheets {
     pub(super) fn clear(&self) {
         self.vacant.clear();
         self.bare.store(0, Relaxed);
+        self.closed.store(0, Relaxed);
     }
 
     /// The sheet that begins at a word of the chunk.
@@ -100,6 +133,12 @@ impl Sheet<'_> {
             self.set_bare(false);
         }
         !was_bare
+    }
+
+    /// Nobody else may claim it from now on: one of its pages may be used soon, or it is vacated.
+    /// (The heap's thread)
+    pub(super) fn hold(&self, is_watched: bool, wait: impl Fn(&Claimable, u64)) {
+        self.sheets.vacant.take(self.bit.into(), is_watched, wait);
     }
 
     /// Whether it is vacant, nobody has claimed it, and its descriptors hold memory.
@@ -129,6 +168,32 @@ impl Sheet<'_> {
             self.sheets.bare.fetch_or(self.bit, Relaxed);
         } else {
             self.sheets.bare.fetch_and(!self.bit, Relaxed);
+        }
+    }
+
+    /// Whether it is vacant, nobody has claimed it, and it is bare and open.
+    pub(crate) fn can_close(&self) -> bool {
+        let is_vacant = self.sheets.vacant.get() & u64::from(self.bit) != 0;
+        is_vacant && self.may_be_closed()
+    }
+
+    /// The same of one that is claimed.
+    pub(crate) fn may_be_closed(&self) -> bool {
+        self.is_bare() && !self.is_closed()
+    }
+
+    /// Whether its pages are inaccessible, or about to be. If the heap's thread finds that, it
+    /// stays so until that thread opens the sheet, or the kernel has refused to close it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sheets.closed.load(Relaxed) & self.bit != 0
+    }
+
+    /// Notes whether they are. (As for [`Sheet::set_bare`])
+    pub(crate) fn set_closed(&self, is_closed: bool) {
+        if is_closed {
+            self.sheets.closed.fetch_or(self.bit, Relaxed);
+        } else {
+            self.sheets.closed.fetch_and(!self.bit, Relaxed);
         }
     }
 

@@ -233,6 +233,10 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
     if !watch.return_sheets(&purge, is_listed) {
         return Some(rest(watch, now_us + REST_US));
     }
+    // SAFETY: K4: all pages of the run are free, returned and claimed: nobody touches them before
+    // the heap's thread has opened them.
+    let decommit = |range: MemoryRange| unsafe { os.decommit(range.start, range.bytes) };
+    watch.close_runs(&decommit, is_listed);
     next_visit_us(&forecast, watch, now_us)
 }
 

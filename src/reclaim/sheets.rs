@@ -5,7 +5,7 @@
 
 use super::purge::{Budget, Cursor, Outcome, StepClock};
 use crate::heap::{Above, Heap};
-use crate::os::Purged;
+use crate::os::{MemoryRange, Purged};
 
 impl<S: Above> Heap<S> {
     /// Returns the descriptors of vacant sheets among the pages that a sweep has walked, until all
@@ -47,5 +47,47 @@ impl<S: Above> Heap<S> {
             outcome.calls += returned.calls;
             outcome.refused += returned.refused;
         }
+    }
+
+    /// Closes long runs of pages that were returned with their descriptors, and the committed pages
+    /// above the top if they are many.
+    pub(super) fn close_runs(
+        &mut self,
+        clock: &mut StepClock,
+        budget: Budget,
+        outcome: &mut Outcome,
+    ) {
+        if self.is_checked() || !self.watch().may_close() {
+            return;
+        }
+        self.close_tail();
+        let mut within = self.watch().all_sheets();
+        let mut begun = outcome.calls > 0;
+        while self.has_enough_open() {
+            if begun && clock.is_spent(budget, self.os.now_us()) {
+                outcome.more = true;
+                return;
+            }
+            begun = true;
+            let Some(run) = self.watch().claim_run(&mut within) else { return };
+            // SAFETY: K4: all pages of the run are free, returned and claimed. This thread opens
+            // them before it touches them.
+            let decommit =
+                |range: MemoryRange| unsafe { self.os.decommit(range.start, range.bytes) };
+            let sheets = run.close(&decommit);
+            self.runs.sheets.note_closed(sheets);
+            // What the kernel refuses stays open until the next sweep.
+            if sheets == 0 {
+                self.counts.failed_calls += 1;
+                return;
+            }
+        }
+    }
+
+    /// Whether there may be a run to close.
+    fn has_enough_open(&self) -> bool {
+        let open = self.runs.sheets.bare().saturating_sub(self.runs.sheets.closed());
+        open as usize * self.watch().sheet_pages().0 as usize
+            >= self.watch().least_closed().0 as usize
     }
 }

@@ -49,8 +49,13 @@ impl PageRuns<'_> {
             let sheet = self.sheet(pages.start);
             assert_eq!(sheet.is_vacant(), is_vacant, "K1: {pages:?}");
             assert!(is_vacant || !sheet.is_bare(), "K2: {pages:?}");
+            if sheet.is_closed() {
+                let is_dirty = self.dirty_in(pages) > Pages::ZERO;
+                assert!(sheet.is_bare() && !is_dirty, "K4: {pages:?}");
+            }
             found.vacant += u32::from(is_vacant);
             found.held += u32::from(is_vacant && !sheet.is_bare());
+            found.note_closed(sheet.is_closed().into());
         }
         assert_eq!(found, self.counts.sheets, "K3");
     }

@@ -187,3 +187,121 @@ fn checked_heaps_keep_them() {
     assert!(tested.heap().tables_returned() > 0);
     assert_eq!(checked.heap().tables_returned(), 0);
 }
+
+/// Closed bytes, by the heap's account and by what the kernel lets the process touch.
+fn closed(tested: &mut Tested) -> usize {
+    tested.heap().note_background();
+    tested.heap().check();
+    let bytes = tested.heap().closed_bytes();
+    let snapshot = tested.heap().snapshot();
+    let (_, committed) = tested.heap().committed_range();
+    assert_eq!(snapshot.committed + bytes, committed);
+    bytes
+}
+
+#[test]
+fn long_returned_ranges_are_closed_and_opened_again() {
+    for kernel_page in KERNEL_PAGES {
+        let mut tested = emptied(kernel_page);
+        assert_eq!(closed(&mut tested), 0);
+        tested.heap().reclaim(Budget::Unlimited);
+        let bytes = closed(&mut tested);
+        assert!(bytes >= 4000 * 4096 - 2 * tested.heap().kernel_page * 64, "{bytes}");
+        (1..4000).for_each(|_| assert!(tested.allocate(BLOCK)));
+        assert_eq!(closed(&mut tested), 0);
+        tested.check_contents();
+        tested.free_all();
+    }
+}
+
+#[test]
+fn the_background_thread_closes_them() {
+    for kernel_page in KERNEL_PAGES {
+        let mut tested = emptied(kernel_page);
+        while let Some(again_us) = tested.heap().visit_in_background() {
+            tested.os.world().now_us = again_us;
+        }
+        let bytes = closed(&mut tested);
+        assert!(bytes >= 4000 * 4096 - 2 * tested.heap().kernel_page * 64, "{bytes}");
+        (1..4000).for_each(|_| assert!(tested.allocate(BLOCK)));
+        assert_eq!(closed(&mut tested), 0);
+        tested.check_contents();
+        tested.free_all();
+    }
+}
+
+/// What is used opens little more, and what stays closed is never a short run.
+#[test]
+fn few_are_opened_for_few() {
+    let mut tested = emptied(4096);
+    tested.heap().reclaim(Budget::Unlimited);
+    let (bytes, decommits) = (closed(&mut tested), tested.os.world().decommits);
+    (0..200).for_each(|_| assert!(tested.allocate(BLOCK)));
+    let after = closed(&mut tested);
+    assert!(after < bytes && after + (2 << 20) > bytes, "{after} of {bytes}");
+    // A large block in the midst of what is closed.
+    assert!(tested.allocate(after / 2));
+    let last = closed(&mut tested);
+    assert!(last < after / 2 + 4096 && last + (1 << 20) > after / 2, "{last} of {after}");
+    assert_eq!(tested.os.world().decommits, decommits, "and nothing was closed for that");
+    tested.free_all();
+}
+
+/// Growth is refused where the kernel does not open what it needs, and nothing is lost by it.
+#[test]
+fn a_refused_opening_is_a_refused_growth() {
+    let mut tested = emptied(4096);
+    tested.heap().reclaim(Budget::Unlimited);
+    let bytes = closed(&mut tested);
+    let committed = tested.heap().snapshot().committed;
+    // All is refused, then what is more than needed, and then nothing.
+    tested.os.world().commit_limit = Some(committed);
+    while tested.allocate(BLOCK) {}
+    let held = closed(&mut tested);
+    assert!(held + (512 << 10) >= bytes, "{held} of {bytes}");
+    assert!(!tested.allocate(1 << 20));
+    assert_eq!(closed(&mut tested), held);
+    tested.os.world().commit_limit = Some(committed + (1 << 20));
+    while tested.allocate(BLOCK) {}
+    assert!(closed(&mut tested) + (2 << 20) >= held);
+    tested.check_contents();
+    tested.os.world().commit_limit = None;
+    (1..2000).for_each(|_| assert!(tested.allocate(BLOCK)));
+    tested.check_contents();
+    tested.free_all();
+}
+
+#[test]
+fn a_refused_closing_changes_nothing() {
+    let mut tested = emptied(4096);
+    tested.heap().set_option(Key::Thp, 1).expect("huge pages");
+    tested.heap().reclaim(Budget::Unlimited);
+    assert_eq!(closed(&mut tested), 0, "where huge pages are allowed all stays");
+    tested.heap().set_option(Key::Thp, 0).expect("none again");
+    tested.os.world().failures = vec![true; 2].into();
+    tested.heap().reclaim(Budget::Unlimited);
+    assert_eq!(closed(&mut tested), 0);
+    tested.os.world().failures = vec![true; 1].into();
+    tested.heap().visit_in_background();
+    tested.os.world().failures.clear();
+    assert_eq!(closed(&mut tested), 0);
+    tested.heap().reclaim(Budget::Unlimited);
+    assert!(closed(&mut tested) > 10 << 20);
+}
+
+#[test]
+fn committed_pages_above_the_top_are_given_up() {
+    let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+    assert!(tested.allocate(10 << 20) && tested.allocate(BLOCK));
+    let (before, top) = (tested.heap().committed(), tested.heap().runs.top.offset());
+    assert!(before - top >= 512 << 10, "{before} bytes for {top}");
+    tested.heap().reclaim(Budget::Unlimited);
+    assert_eq!(tested.heap().committed(), top);
+    tested.heap().check();
+    tested.os.world().commit_limit = Some(tested.heap().committed_range().1);
+    assert!(!tested.allocate(10 << 20));
+    tested.os.world().commit_limit = None;
+    assert!(tested.allocate(10 << 20));
+    tested.check_contents();
+    tested.free_all();
+}

@@ -39,7 +39,7 @@ impl Watch {
     }
 
     /// The sheet that begins at a page.
-    fn sheet(&self, first: PageIndex) -> Sheet<'_> {
+    pub(super) fn sheet(&self, first: PageIndex) -> Sheet<'_> {
         let (chunk, word) = (first.0 as usize / CHUNK_PAGES, first.0 as usize % CHUNK_PAGES / 64);
         // SAFETY: W1 and W2: the page is below the top, or was. Only a field that is atomic is
         // referred to.
@@ -48,7 +48,7 @@ impl Watch {
     }
 
     /// Whether no page of a vacant sheet holds memory, or is just being returned.
-    fn is_clean(&self, pages: PageRange) -> bool {
+    pub(super) fn is_clean(&self, pages: PageRange) -> bool {
         (pages.start.0..pages.end.0).step_by(64).all(|first| {
             let dirty = self.row(PageIndex(first)).dirty;
             dirty.get() == 0 && dirty.claimed() == 0
@@ -72,7 +72,12 @@ impl Watch {
                     return claimed;
                 }
                 if sheet.claim() {
-                    claimed.add(pages);
+                    // The heap's thread may have used it meanwhile.
+                    if !sheet.is_bare() && self.is_clean(pages) {
+                        claimed.add(pages);
+                    } else {
+                        sheet.release();
+                    }
                 }
             }
             within.end = pages.start.max(within.start);
@@ -87,8 +92,7 @@ impl Watch {
         purge: &dyn Fn(&[MemoryRange]) -> Purged,
         goes_on: &dyn Fn() -> bool,
     ) -> bool {
-        let mut within =
-            self.whole_sheets(PageRange { start: PageIndex(0), end: PageIndex(u32::MAX / 2) });
+        let mut within = self.all_sheets();
         let mut is_whole = true;
         while within.start < within.end && goes_on() {
             let returned = self.claim_sheets(&mut within).give_back(purge);
@@ -98,6 +102,11 @@ impl Watch {
             is_whole &= returned.refused == 0;
         }
         is_whole
+    }
+
+    /// All sheets that can be vacant.
+    pub(crate) fn all_sheets(&self) -> PageRange {
+        self.whole_sheets(PageRange { start: PageIndex(0), end: PageIndex(u32::MAX / 2) })
     }
 
     /// The sheets that a range touches and that can be vacant: those wholly below the top.

@@ -90,8 +90,8 @@ pub(crate) trait Os {
     ///
     /// # Safety
     ///
-    /// The range lies in a reservation of the caller's, and nobody touches it before it is committed
-    /// again.
+    /// The range lies in a reservation of the caller's, and nobody touches it before it is
+    /// committed again.
     unsafe fn decommit(&self, start: *mut u8, bytes: usize) -> bool;
 
     /// Makes committed ranges inaccessible; what is in them stays. [`Os::commit`] undoes it.

@@ -1,6 +1,8 @@
 //! Closing long runs of sheets whose pages and descriptors were returned: what both threads do
 //! alike. See `sheet`.
 
+#![forbid(unsafe_code)]
+
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::Watch;

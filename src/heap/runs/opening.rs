@@ -108,7 +108,7 @@ impl PageRuns<'_> {
         let vacant = |pages: &PageRange| self.is_vacant(*pages);
         let mut all = sheets_of(range, self.watch.sheet_pages()).filter(vacant);
         let first = all.next().unwrap_or(PageRange { start: range.start, end: range.start });
-        PageRange { start: first.start, end: all.last().unwrap_or(first).end }
+        PageRange { start: first.start, end: all.next_back().unwrap_or(first).end }
     }
 
     /// The first run of closed sheets in a range of whole ones.

@@ -46,7 +46,7 @@ impl<S: Above> Heap<S> {
     }
 
     /// Opens what is closed of free pages that are about to be used. False: the kernel refused.
-    fn open_sheets(&mut self, range: PageRange) -> bool {
+    pub(super) fn open_sheets(&mut self, range: PageRange) -> bool {
         let is_open = {
             let (mut runs, commit) = self.runs_and_commit();
             runs.open(range, &commit)

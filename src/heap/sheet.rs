@@ -18,8 +18,8 @@
 //! - K1: the bit of a sheet is set or claimed if all of its pages are free, and clear otherwise.
 //! - K2: a sheet that is bare is vacant, and its descriptors read as zero: nobody has written to
 //!   them since they were returned.
-//! - K4: a sheet that is closed is bare, and none of its pages is dirty. What is inaccessible below
-//!   the top is closed.
+//! - K4: a sheet that is closed is bare. None of its pages is dirty: none was when it became bare,
+//!   and none was used since. What is inaccessible below the top is closed.
 //! - K3: the counts are what a walk over all sheets finds.
 
 #![forbid(unsafe_code)]

@@ -1,7 +1,7 @@
 //! The descriptors of free pages go back, and come again when the pages are used.
 
 use super::*;
-use crate::units::Pages;
+use crate::units::{PageIndex, PageRange, Pages};
 
 /// A block of one page's worth of slots of its own: each page of the heap gets a descriptor.
 const BLOCK: usize = 4000;
@@ -238,13 +238,39 @@ fn few_are_opened_for_few() {
     let (bytes, decommits) = (closed(&mut tested), tested.os.world().decommits);
     (0..200).for_each(|_| assert!(tested.allocate(BLOCK)));
     let after = closed(&mut tested);
-    assert!(after < bytes && after + (2 << 20) > bytes, "{after} of {bytes}");
+    // The first sheet, and 2 MiB more, so that the next blocks need no call.
+    assert_eq!(bytes - after, 64 * 4096 + (2 << 20));
     // A large block in the midst of what is closed.
     assert!(tested.allocate(after / 2));
     let last = closed(&mut tested);
-    assert!(last < after / 2 + 4096 && last + (1 << 20) > after / 2, "{last} of {after}");
+    assert!(last < after / 2 + 4096 && last + (5 << 20) > after / 2, "{last} of {after}");
     assert_eq!(tested.os.world().decommits, decommits, "and nothing was closed for that");
     tested.free_all();
+}
+
+#[test]
+fn what_is_opened_leaves_no_short_run_closed() {
+    let mut tested = emptied(4096);
+    tested.heap().reclaim(Budget::Unlimited);
+    let bytes = closed(&mut tested);
+    // The first sheet, which pages in use are on, is open; the last closed one is number 61.
+    let sheet = |index: u32| PageRange::new(PageIndex(index * 64), Pages(64));
+    assert!(tested.heap().open_sheets(sheet(2)));
+    let opened = bytes - tested.heap().closed_bytes();
+    assert_eq!(opened, (2 + 8) * 64 * 4096, "with number 1, and 2 MiB above");
+    assert!(tested.heap().open_sheets(sheet(20)));
+    let opened = bytes - tested.heap().closed_bytes() - opened;
+    assert_eq!(opened, (1 + 8) * 64 * 4096, "with nothing below");
+}
+
+#[test]
+fn short_runs_stay_committed() {
+    let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+    (0..2000).for_each(|_| assert!(tested.allocate(BLOCK)));
+    (500..900).rev().for_each(|index| tested.free(index, OldSize::Right));
+    tested.heap().reclaim(Budget::Unlimited);
+    assert!(tested.heap().tables_returned() >= 4 * 4096);
+    assert_eq!(closed(&mut tested), 0);
 }
 
 /// Growth is refused where the kernel does not open what it needs, and nothing is lost by it.
@@ -292,9 +318,9 @@ fn a_refused_closing_changes_nothing() {
 #[test]
 fn committed_pages_above_the_top_are_given_up() {
     let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
-    assert!(tested.allocate(10 << 20) && tested.allocate(BLOCK));
+    assert!(tested.allocate(24 << 20) && tested.allocate(BLOCK));
     let (before, top) = (tested.heap().committed(), tested.heap().runs.top.offset());
-    assert!(before - top >= 512 << 10, "{before} bytes for {top}");
+    assert!(before - top >= 2 << 20, "{before} bytes for {top}");
     tested.heap().reclaim(Budget::Unlimited);
     assert_eq!(tested.heap().committed(), top);
     tested.heap().check();

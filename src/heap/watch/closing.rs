@@ -13,7 +13,7 @@ use crate::units::{PAGE, PageRange, Pages};
 /// A run of sheets is closed if its pages are 16 MiB or more; beside a closed run, if they are 4
 /// MiB. What is opened leaves no run of less than 4 MiB closed. So a heap has few mappings more,
 /// and nothing is closed or opened for a few pages. (Tests close little.)
-const LEAST: usize = if cfg!(test) { 512 << 10 } else { 16 << 20 };
+const LEAST: usize = if cfg!(test) { 2 << 20 } else { 16 << 20 };
 const LEAST_BESIDE: usize = LEAST / 4;
 /// Most bytes that are closed in one call, which frees 512 KiB of the kernel's tables.
 const MOST: usize = 256 << 20;
@@ -49,16 +49,15 @@ impl Watch {
     /// narrowed to what is still to be looked at. `None`: there is none.
     pub(crate) fn claim_run(&self, within: &mut PageRange) -> Option<ClaimedRun<'_>> {
         while within.start < within.end {
-            let can_close = |sheet: &Sheet<'_>, pages| sheet.can_close() && self.is_clean(pages);
-            let seen = self.highest_run(*within, can_close);
+            let seen = self.highest_run(*within, |sheet| sheet.can_close());
             within.end = seen.start;
             if !self.is_long(seen) {
                 continue;
             }
             // The heap's thread may have used some of them meanwhile.
-            let claim = |sheet: &Sheet<'_>, pages| {
+            let claim = |sheet: &Sheet<'_>| {
                 let is_mine = sheet.claim();
-                let is_good = is_mine && sheet.may_be_closed() && self.is_clean(pages);
+                let is_good = is_mine && sheet.may_be_closed();
                 if is_mine && !is_good {
                     sheet.release();
                 }
@@ -76,15 +75,11 @@ impl Watch {
 
     /// The highest sheets in a row of a range that are as asked for, [`MOST`] bytes at most. Empty
     /// at the start of the range: there are none.
-    fn highest_run(
-        &self,
-        within: PageRange,
-        mut is_good: impl FnMut(&Sheet<'_>, PageRange) -> bool,
-    ) -> PageRange {
+    fn highest_run(&self, within: PageRange, is_good: impl Fn(&Sheet<'_>) -> bool) -> PageRange {
         let mut run = PageRange { start: within.start, end: within.start };
         for pages in sheet::sheets_of(within, self.sheet_pages()).rev() {
             let is_full = run.count().bytes() >= MOST;
-            if !is_full && is_good(&self.sheet(pages.start), pages) {
+            if !is_full && is_good(&self.sheet(pages.start)) {
                 run.start = pages.start;
                 run.end = run.end.max(pages.end);
             } else if run.count() > Pages::ZERO {

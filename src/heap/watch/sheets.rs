@@ -48,7 +48,7 @@ impl Watch {
     }
 
     /// Whether no page of a vacant sheet holds memory, or is just being returned.
-    pub(super) fn is_clean(&self, pages: PageRange) -> bool {
+    fn is_clean(&self, pages: PageRange) -> bool {
         (pages.start.0..pages.end.0).step_by(64).all(|first| {
             let dirty = self.row(PageIndex(first)).dirty;
             dirty.get() == 0 && dirty.claimed() == 0

@@ -183,7 +183,7 @@ they count again|src/heap/grow.rs|s/        again + Pages/        Pages/
 checked heaps keep descriptors|src/reclaim/sheets.rs|s/if self.is_checked() || /if /
 K4 a closed sheet is opened before use|src/heap/grow.rs|s/        if !self.open_sheets(known) {/        if returned == known.count() \&\& range.count() > Pages(1 << 20) \&\& !self.open_sheets(known) {/
 only long runs are closed|src/heap/watch/closing.rs|s/        bytes >= LEAST || /        bytes > 0 || /
-what is opened leaves no short run|src/heap/runs/opening.rs|s/        let below = self.less_below(closed, held);/        let below = PageRange { start: closed.start, end: closed.start.min(held.end) };/
+what is opened leaves no short run|src/heap/runs/opening.rs|s/        let below = self.less_below(closed, held);/        let below = self.less_below(closed, held); let below = PageRange { start: below.end, ..below };/
 a refused opening lets go|src/heap/runs/opening.rs|s/                self.let_go(vacant);/                self.let_go(PageRange { end: vacant.start, ..vacant });/
 more is opened than is needed|src/heap/runs/opening.rs|s/        let above = self.more_above(closed, held);/        let above = PageRange { start: closed.end, end: closed.end.max(self.more_above(closed, held).start) };/
 a refused closing leaves sheets open|src/heap/watch/closing.rs|s/sheet.set_closed(false)/sheet.set_closed(true)/

@@ -271,6 +271,10 @@ fn short_runs_stay_committed() {
     tested.heap().reclaim(Budget::Unlimited);
     assert!(tested.heap().tables_returned() >= 4 * 4096);
     assert_eq!(closed(&mut tested), 0);
+    tested.heap().tick(0);
+    tested.os.world().now_us += 10_000_000;
+    tested.heap().visit_in_background();
+    assert_eq!(closed(&mut tested), 0);
 }
 
 /// Growth is refused where the kernel does not open what it needs, and nothing is lost by it.

@@ -328,7 +328,8 @@ typedef struct ebb_reclaim_report {
    */
   size_t size;
   /**
-   * Given back to the kernel by this call.
+   * Given back to the kernel by this call. Descriptors of free pages go back
+   * beside this.
    */
   uint64_t returned;
   /**
@@ -404,7 +405,8 @@ typedef struct ebb_stats {
    */
   uint64_t reserved;
   /**
-   * Of that, readable and writable.
+   * Of that, readable and writable: what limits and strict overcommit count.
+   * Long runs of free pages that were returned are not in it.
    */
   uint64_t committed;
   /**
@@ -421,7 +423,8 @@ typedef struct ebb_stats {
    */
   uint64_t free_resident;
   /**
-   * Free, and given back to the kernel.
+   * Free, given back to the kernel, and still committed; with descriptors
+   * that were given back.
    */
   uint64_t returned;
   /**
@@ -430,7 +433,8 @@ typedef struct ebb_stats {
   uint64_t never_touched;
   /**
    * The heap's own tables, with a descriptor of 64 bytes for each page, those
-   * inside large blocks included, though they are never written.
+   * inside large blocks included, though they are never written. Descriptors
+   * of free pages that were given back are not in it.
    */
   uint64_t metadata;
   /**

@@ -61,15 +61,16 @@ impl<S: Above> Heap<S> {
         let free_in_spans = self.free_in_spans_of(&small);
         let clean = self.runs.free - self.runs.dirty;
         let (_, committed) = self.committed_range();
-        let metadata = self.metadata();
+        let (committed, closed) = (committed - self.closed_bytes(), self.closed_bytes());
+        let (metadata, tables_returned) = (self.metadata(), self.tables_returned());
         let used = self.runs.top.since(self.layout.first).bytes();
         Snapshot {
             committed: committed + self.beside_bytes(),
             live,
             waste: held - live + counts.leads,
             free_resident: free_in_spans + self.runs.dirty.bytes(),
-            returned: (clean + counts.purged).bytes(),
-            never_touched: committed - used - metadata,
+            returned: (clean + counts.purged).bytes() + tables_returned - closed,
+            never_touched: committed + closed - used - metadata - tables_returned,
             metadata,
             resident_peak: counts.resident_peak.bytes().max(self.resident()),
             blocks: blocks + told.guarded,

@@ -184,6 +184,24 @@ what it returned is counted|src/heap/watch/returning.rs|s/            done.pages
 what the kernel refused stays dirty|src/heap/watch/returning.rs|s/row.dirty.put_back(range.bits());//
 a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
 it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
+K1 a sheet becomes vacant|src/heap/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/
+K2 a sheet in use is not bare|src/heap/sheet.rs|s/            self.set_bare(false);//
+K3 what the background thread returned is counted|src/heap/runs.rs|s/        self.counts.sheets.note_returned(aside.sheets);//
+K3 sheets are counted anew|src/heap/runs.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
+descriptors go back|src/reclaim/purge.rs|s/            self.return_sheets(cursor, \&mut clock, budget, \&mut outcome);/            if budget.is_spent(0) { self.return_sheets(cursor, \&mut clock, budget, \&mut outcome); }/
+the background thread returns them|src/reclaim/background.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
+they wait for their pages|src/heap/watch/sheets.rs|s/if sheet.can_go() \&\& self.is_clean(pages) {/if sheet.can_go() {/
+refused descriptors are held|src/heap/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_bare(true));/
+they count again|src/heap/grow.rs|s/        again + Pages/        Pages/
+checked heaps keep descriptors|src/reclaim/sheets.rs|s/if self.is_checked() || /if /
+K4 a closed sheet is opened before use|src/heap/grow.rs|s/        if !self.open_sheets(known) {/        if returned == known.count() \&\& range.count() > Pages(1 << 20) \&\& !self.open_sheets(known) {/
+only long runs are closed|src/heap/watch/closing.rs|s/        bytes >= LEAST || /        bytes > 0 || /
+what is opened leaves no short run|src/heap/runs/opening.rs|s/        let below = self.less_below(closed, held);/        let below = self.less_below(closed, held); let below = PageRange { start: below.end, ..below };/
+a refused opening lets go|src/heap/runs/opening.rs|s/                self.let_go(vacant);/                self.let_go(PageRange { end: vacant.start, ..vacant });/
+more is opened than is needed|src/heap/runs/opening.rs|s/        let above = self.more_above(closed, held);/        let above = PageRange { start: closed.end, end: closed.end.max(self.more_above(closed, held).start) };/
+a refused closing leaves sheets open|src/heap/watch/closing.rs|s/sheet.set_closed(false)/sheet.set_closed(true)/
+the background thread closes runs|src/reclaim/background.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
+pages above the top are given up|src/reclaim/sheets.rs|s/        self.close_tail();/        if self.gate == 1 { self.close_tail(); }/
 the heap waits for a claim|src/heap/claim.rs|s/            if free == pages {/            if free == free {/
 retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
 and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/
@@ -193,7 +211,7 @@ and those of spans|src/heap/watch.rs|s/            self.end_stale(row.resting, u
 before it takes pages|src/heap/grow.rs|s/        self.mend_after_fork();//
 before it takes a span|src/heap/span.rs|s/            self.mend_after_fork();//
 before it looks|src/reclaim/background.rs|s/        self.mend_after_fork();//
-it counts free pages anew|src/heap/mend.rs|s/            self.runs.dirty = dirty;//
+it counts free pages anew|src/heap/mend.rs|s/            (self.runs.dirty, self.runs.sheets) = (dirty, sheets);/            self.runs.sheets = sheets;/
 and what was returned of spans|src/heap/mend.rs|s/            (self.counts.purged, self.counts.leads) = (purged, leads);//
 ranges that the kernel refuses are passed over|src/heap/watch/returning.rs|s/let purged = purge(&memory\[index..self.count\]);/let purged = if refused > 0 { Purged { ranges: 0, calls: 1, errno: 1 } } else { purge(\&memory[index..self.count]) };/
 a heap at work is visited once a second|src/reclaim/background.rs|s/if is_at_work { rest(watch, now_us + VISIT_EVERY_US) } else { now_us }/now_us/

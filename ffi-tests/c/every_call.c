@@ -196,6 +196,26 @@ static void grow_and_shrink(ebb_heap *heap)
   is_true(heap);
 }
 
+/* A block so long that the heap gives its pages' commitment up when they have gone
+ * back, and takes some of it again. */
+static void rise_and_fall(ebb_heap *heap)
+{
+  size_t sizes[] = { 20 * MIB, 10 * MIB, 22 * MIB }, i;
+
+  for (i = 0; i < COUNT_OF(sizes); i++) {
+    size_t last = sizes[i] - 1;
+    unsigned char *at = (unsigned char *)on_unkind(heap, NULL, 0, sizes[i]);
+
+    if (at != NULL) {
+      at[0] = at[last / 2] = at[last] = 7;
+      CHECK_EQ(at[0] + at[last / 2] + at[last], 21);
+      on_unkind(heap, at, sizes[i], 0);
+    }
+    reclaim(heap, 0);
+    is_true(heap);
+  }
+}
+
 static void life(void)
 {
   ebb_options options;
@@ -211,6 +231,7 @@ static void life(void)
   pause_and_tick(heap, 1200);
   grow_and_shrink(heap);
   reclaim(heap, 0);
+  rise_and_fall(heap);
   change(heap, "thp", 1);
   change(heap, "thp", 0);
   change(heap, "limit_soft", EBB_CGROUP);

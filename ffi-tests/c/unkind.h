@@ -199,7 +199,8 @@ void *__wrap_mmap(void *at, size_t bytes, int access, int flags, int file,
     return MAP_FAILED;
   }
   mapped = __real_mmap(at, bytes, access, flags, file, offset);
-  if (unkind.inside && access == PROT_NONE && mapped != MAP_FAILED) {
+  if (unkind.inside && access == PROT_NONE && (flags & MAP_FIXED) == 0
+      && mapped != MAP_FAILED) {
     unkind.reserved = (unsigned char *)mapped;
     unkind.reserved_bytes = bytes;
   }

@@ -36,5 +36,6 @@ programs! {
     signals.c: shared archive sanitized;
     fork.c: shared sanitized;
     background.c: shared archive sanitized;
+    descriptors.c: shared;
     allocator.cpp: cplusplus;
 }

@@ -189,7 +189,8 @@ pub struct ebb_reclaim_options {
 pub struct ebb_reclaim_report {
     /// sizeof(ebb_reclaim_report); set it before the call.
     pub size: usize,
-    /// Given back to the kernel by this call.
+    /// Given back to the kernel by this call. Descriptors of free pages go back
+    /// beside this.
     pub returned: u64,
     /// In live blocks.
     pub live: u64,
@@ -236,7 +237,8 @@ pub struct ebb_stats {
 
     /// Address space of the heap.
     pub reserved: u64,
-    /// Of that, readable and writable.
+    /// Of that, readable and writable: what limits and strict overcommit count.
+    /// Long runs of free pages that were returned are not in it.
     pub committed: u64,
     /// In live blocks, as asked for. Relies on the osize given to ebb_alloc()
     /// and is kept within what the size classes allow.
@@ -245,12 +247,14 @@ pub struct ebb_stats {
     pub waste: u64,
     /// Free, and held resident.
     pub free_resident: u64,
-    /// Free, and given back to the kernel.
+    /// Free, given back to the kernel, and still committed; with descriptors
+    /// that were given back.
     pub returned: u64,
     /// Committed and not used yet.
     pub never_touched: u64,
     /// The heap's own tables, with a descriptor of 64 bytes for each page, those
-    /// inside large blocks included, though they are never written.
+    /// inside large blocks included, though they are never written. Descriptors
+    /// of free pages that were given back are not in it.
     pub metadata: u64,
 
     /// live + waste + free_resident + metadata. A page counts from the moment a

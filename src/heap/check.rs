@@ -3,9 +3,12 @@
 //! Knows nothing that the heap could have counted wrong: it starts from the descriptors and the
 //! bitmaps and works out what the counts must be.
 
+use core::slice;
+
 use super::class::{CLASS_COUNT, CLASSES};
 use super::descriptor::{Descriptor, Kind, NEVER, Place};
 use super::{Above, Counts, Heap};
+use crate::os::{Kernel, MemoryRange, Os as _};
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// What the walk over the pages adds up.
@@ -40,6 +43,7 @@ impl<S: Above> Heap<S> {
         (0..CLASS_COUNT).for_each(|class| self.check_bin(class, &tally));
         self.check_counts(&tally.counts);
         self.snapshot().check();
+        self.check_bare_sheets();
     }
 
     /// Whether a slot of a class is free on pages that hold memory, or that the heap may hold.
@@ -173,6 +177,21 @@ impl<S: Above> Heap<S> {
             length += 1;
         }
         assert_eq!(length, tally.classes[class].listed, "S2: class {class}'s list");
+    }
+
+    /// Nobody has written to descriptors since they were returned. Looking at them has mapped the
+    /// kernel's page of zeros there, which `mincore` takes for memory: it goes again.
+    fn check_bare_sheets(&mut self) {
+        for pages in self.page_runs().bare_sheets() {
+            let start = self.descriptor_at(pages.end - Pages(1)).cast::<u8>();
+            let bytes = pages.count().0 as usize * size_of::<Descriptor>();
+            // SAFETY: H1: they are committed, and any bytes are bytes. Zeros may go.
+            unsafe {
+                let all_zero = slice::from_raw_parts(start, bytes).iter().all(|byte| *byte == 0);
+                assert!(all_zero, "K2: {pages:?}");
+                Kernel.purge(&[MemoryRange { start, bytes }]);
+            }
+        }
     }
 
     fn check_counts(&self, tally: &Counts) {

@@ -89,6 +89,10 @@ impl<S: Above> Heap<S> {
         end: PageIndex,
     ) -> Option<PageIndex> {
         while page < end {
+            if self.page_runs().is_free(page) {
+                page = self.page_runs().free_end(page);
+                continue;
+            }
             let descriptor = self.descriptor(page);
             let length = match descriptor.kind() {
                 Kind::Span if descriptor.class() == class => return Some(page),

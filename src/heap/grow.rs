@@ -1,6 +1,6 @@
 //! Taking pages: as far as the gate lets the heap, and the kernel.
 
-use super::{Above, Heap, NO_GATE};
+use super::{Above, Heap, NO_GATE, PageRuns};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 
 /// A heap grows by an eighth, but by these bytes at least and at most.
@@ -25,8 +25,11 @@ impl<S: Above> Heap<S> {
         self.mend_after_fork();
         let known = self.page_runs().below_top(range);
         let returned = known.count() - self.page_runs().dirty_in(known);
-        let fresh = range.count() - known.count() + self.tables_for(range.end);
+        let fresh = range.count() - known.count() + self.tables_for(range.end, known);
         if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end) {
+            return false;
+        }
+        if !self.open_sheets(known) {
             return false;
         }
         if returned > Pages::ZERO {
@@ -43,14 +46,47 @@ impl<S: Above> Heap<S> {
         true
     }
 
-    /// Pages by which the tables grow when pages up to `end` are used.
-    pub(super) fn tables_for(&self, end: PageIndex) -> Pages {
-        let top = self.runs.top;
-        if self.gate == NO_GATE || end <= top {
+    /// Opens what is closed of free pages that are about to be used. False: the kernel refused.
+    pub(super) fn open_sheets(&mut self, range: PageRange) -> bool {
+        let is_open = {
+            let (mut runs, commit) = self.runs_and_commit();
+            runs.open(range, &commit)
+        };
+        if !is_open {
+            self.counts.failed_calls += 1;
+            self.note_aside();
+        }
+        is_open
+    }
+
+    /// Opens all that is closed. False: the kernel refused.
+    pub(super) fn open_all_sheets(&mut self) -> bool {
+        let (mut runs, commit) = self.runs_and_commit();
+        runs.open_all(&commit)
+    }
+
+    /// The page runs, and what makes closed pages of them accessible.
+    fn runs_and_commit(&mut self) -> (PageRuns<'_>, impl Fn(PageRange) -> bool) {
+        let base = self.base;
+        let (runs, os) = self.page_runs_and_os();
+        let commit = move |pages: PageRange| {
+            let start = base.wrapping_add(pages.start.offset());
+            // SAFETY: L1 and L2: the pages are whole sheets below the top, so they lie in the
+            // reservation, on kernel pages.
+            unsafe { os.commit(start, pages.count().bytes()) }
+        };
+        (runs, commit)
+    }
+
+    /// Pages by which the tables grow when pages up to `end` are used, `known` ones of them again.
+    fn tables_for(&mut self, end: PageIndex, known: PageRange) -> Pages {
+        if self.gate == NO_GATE {
             return Pages::ZERO;
         }
-        let bytes = self.layout.metadata(end) - self.layout.metadata(top);
-        Pages((bytes / PAGE) as u32)
+        let again = self.page_runs().bare_in(known);
+        let top = self.runs.top;
+        let bytes = self.layout.metadata(end.max(top)) - self.layout.metadata(top);
+        again + Pages((bytes / PAGE) as u32)
     }
 
     /// Whether the gate lets the heap hold `pages` more.
@@ -69,7 +105,17 @@ impl<S: Above> Heap<S> {
 
     /// Bytes of the heap's own tables that it uses.
     pub(crate) fn metadata(&self) -> usize {
-        self.layout.metadata(self.runs.top) + self.words_touched
+        self.layout.metadata(self.runs.top) + self.words_touched - self.tables_returned()
+    }
+
+    /// Bytes of descriptors that were returned.
+    pub(crate) fn tables_returned(&self) -> usize {
+        self.runs.sheets.bare() as usize * self.kernel_page
+    }
+
+    /// Bytes of free pages that are closed.
+    pub(crate) fn closed_bytes(&self) -> usize {
+        (self.watch().sheet_pages().bytes()) * self.runs.sheets.closed() as usize
     }
 
     /// Pages that hold memory, by our own account: all below `top` but the clean and the purged.
@@ -118,6 +164,25 @@ impl<S: Above> Heap<S> {
             self.not_committed = !end;
         }
         true
+    }
+
+    /// Takes the committed pages above the top back, if they are as many as a run that is closed.
+    pub(crate) fn close_tail(&mut self) {
+        let end = round_up(self.runs.top.offset(), self.kernel_page);
+        let bytes = self.committed() - end.min(self.committed());
+        if bytes < self.watch().least_closed().bytes() {
+            return;
+        }
+        // SAFETY: L1 and L2: the range lies in the reservation, on kernel pages. No page of it was
+        // ever used, nor will be before it is committed again (H1).
+        if !unsafe { self.os.decommit(self.base.wrapping_add(end), bytes) } {
+            self.counts.failed_calls += 1;
+            return;
+        }
+        self.committed_above = end;
+        if !self.is_shut() {
+            self.not_committed = !end;
+        }
     }
 
     pub(super) fn commit_range(&mut self, from: *mut u8, bytes: usize) -> bool {

@@ -171,11 +171,13 @@ impl<S: Above> Heap<S> {
             return ptr::null_mut();
         }
         let rest = if remap { self.move_by_remapping(old, range.start) } else { old };
-        if rest == old && self.resident() > limit {
-            self.take_away(range.start);
-            return ptr::null_mut();
+        if rest == old {
+            if self.resident() > limit {
+                self.take_away(range.start);
+                return ptr::null_mut();
+            }
+            self.forget_large(page);
         }
-        self.forget_large(page);
         self.move_by_copying(rest, range.start + (old.count() - rest.count()), limit);
         self.note_peak(Pages::ZERO);
         S::emptied(self, rest.count());
@@ -193,13 +195,19 @@ impl<S: Above> Heap<S> {
     }
 
     /// Lets the kernel move pages of a block to the start of a new one, and frees them, as long as
-    /// it does not refuse; returns the rest.
-    fn move_by_remapping(&mut self, mut from: PageRange, mut to: PageIndex) -> PageRange {
+    /// it does not refuse; returns the rest. When any were moved, the block is off the books.
+    fn move_by_remapping(&mut self, old: PageRange, mut to: PageIndex) -> PageRange {
+        let mut from = old;
         while from.start < from.end {
             let piece = self.scars.first_piece(from);
             if !self.remap(piece, to) {
                 break;
             }
+            // The descriptors of free pages may go back at any time.
+            if piece.start == old.start {
+                self.forget_large(old.start);
+            }
+            self.page_runs().give_back(piece, false);
             to = to + piece.count();
             from.start = piece.end;
         }
@@ -284,7 +292,6 @@ impl<S: Above> Heap<S> {
         }
         self.scars.add(PageRange::new(to, piece.count()));
         self.heal(piece);
-        self.page_runs().give_back(piece, false);
         true
     }
 

@@ -33,9 +33,10 @@ impl<S: Above> Heap<S> {
         let Some(visits) = self.watch().end_all_stale() else { return false };
         self.note_aside();
         let (dirty, (purged, leads)) = (self.watch().dirty(), self.purged_and_leads());
+        let sheets = self.page_runs().sheets_by_bits();
         let is_mended = self.watch().is_mended(visits);
         if is_mended {
-            self.runs.dirty = dirty;
+            (self.runs.dirty, self.runs.sheets) = (dirty, sheets);
             (self.counts.purged, self.counts.leads) = (purged, leads);
         }
         is_mended

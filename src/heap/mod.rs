@@ -6,6 +6,7 @@
 //! | `descriptor`    | what is known about a page                                       | no     |
 //! | `runs`          | free and dirty pages                                             | no     |
 //! | `claim`         | bits of pages that two threads work on                           | no     |
+//! | `sheet`         | descriptors of pages that are all free, by kernel pages          | no     |
 //! | `watch`         | what a heap and the background thread share                      | yes    |
 //! | `mend`          | what a fork has left of the background thread's work             | no     |
 //! | `recall`        | what was returned, and what of it was needed again               | no     |
@@ -28,7 +29,7 @@
 //! | `fast`          | allocate, free, resize: the hot path                             | yes    |
 //! | `verify`        | what must hold of a descriptor that is acted on                  | no     |
 //! | `misuse`        | what is wrong with a pointer that is no live block               | no     |
-//! | `check`         | every invariant of every layer, for tests                        | no     |
+//! | `check`         | every invariant of every layer, for tests                        | yes    |
 //!
 //! # Who owns what
 //!
@@ -58,6 +59,7 @@ mod refusal;
 mod reserve;
 mod runs;
 mod scars;
+mod sheet;
 mod span;
 mod verify;
 pub(crate) mod watch;
@@ -416,6 +418,11 @@ impl<S: Above> Heap<S> {
 
     /// The page runs.
     pub(crate) fn page_runs(&mut self) -> PageRuns<'_> {
+        self.page_runs_and_os().0
+    }
+
+    /// The page runs, and the system.
+    fn page_runs_and_os(&mut self) -> (PageRuns<'_>, &S) {
         let Layout { chunks, chunk_count, .. } = self.layout;
         // SAFETY: L1: the table lies between the header and the first page, aligned; it is
         // committed, and zeroed memory is valid chunks. They are only ever looked at by reference:
@@ -423,7 +430,7 @@ impl<S: Above> Heap<S> {
         let chunks = unsafe { slice::from_raw_parts(self.base.add(chunks).cast(), chunk_count) };
         // SAFETY: as for `watch`.
         let watch = unsafe { &*self.watch_at() };
-        PageRuns { counts: &mut self.runs, chunks, watch }
+        (PageRuns { counts: &mut self.runs, chunks, watch }, &self.os)
     }
 
     /// Where the heap's watch lies: behind the heap.

@@ -97,6 +97,9 @@ impl<S: Above> Heap<S> {
         if for_blocks > COMMITTED_MAX || self.scars.room() < Scars::CAPACITY || self.huge_pages {
             return false;
         }
+        if !self.open_all_sheets() {
+            return false;
+        }
         let keep = PageIndex::of(round_up(first.offset() + KEEP, self.kernel_page));
         let top = self.runs.top.min(keep);
         self.page_runs().clear();

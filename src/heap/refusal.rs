@@ -41,9 +41,17 @@ impl<S: Above> Heap<S> {
             counts.purge_errno = 0;
         }
         if purged.ranges < ranges {
-            counts.failed_calls += 1;
-            counts.purge_refused += 1;
-            counts.purge_errno = purged.errno;
+            self.note_refused_ranges(1, purged.errno);
+        }
+    }
+
+    /// Notes that the kernel did not take ranges back, and why it refused the last.
+    pub(crate) fn note_refused_ranges(&mut self, ranges: u64, errno: i32) {
+        let counts = &mut self.counts;
+        if ranges > 0 {
+            counts.failed_calls += ranges;
+            counts.purge_refused += ranges;
+            counts.purge_errno = errno;
         }
     }
 

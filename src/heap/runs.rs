@@ -22,12 +22,14 @@
 
 #![forbid(unsafe_code)]
 
+mod opening;
 mod search;
 
 use core::cell::Cell;
 
 use super::claim::Claimable;
 use super::recall::{AtomicStamp, Cause, Recall, Stamp};
+use super::sheet::{Sheet, SheetCounts, Sheets, sheets_of};
 use super::watch::{Aside, Watch};
 use crate::bug::ensure;
 use crate::units::{PageIndex, PageRange, Pages};
@@ -50,6 +52,8 @@ pub(crate) struct Chunk {
     pub(super) resting: [Claimable; CHUNK_WORDS],
     /// When memory of a word's pages was returned last.
     pub(super) stamps: [AtomicStamp; CHUNK_WORDS],
+    /// The descriptors of its pages.
+    pub(super) sheets: Sheets,
     free: [Cell<u64>; CHUNK_WORDS],
     /// Free pages whose memory was moved away.
     moved: [Cell<u64>; CHUNK_WORDS],
@@ -78,6 +82,7 @@ pub(crate) struct RunCounts {
     dirty_end: PageIndex,
     /// Pages taken and given back, until the layer above takes note.
     pub(crate) moved: Pages,
+    pub(crate) sheets: SheetCounts,
     pub(crate) recall: Recall,
     /// What the background thread did, until the layer above takes note.
     pub(crate) aside: Aside,
@@ -137,6 +142,7 @@ impl PageRuns<'_> {
     /// `top` if the range ends above. The caller has made sure that the heap reaches so far.
     pub(crate) fn take(&mut self, range: PageRange) {
         let below_top = self.below_top(range);
+        self.occupy_sheets(below_top);
         let taken = self.unset(Bits::Free, below_top);
         ensure!(taken == below_top.count(), "page runs: {range:?} handed out twice");
         self.counts.free -= taken;
@@ -222,6 +228,69 @@ impl PageRuns<'_> {
             *lowest = PageIndex(range.start.0.saturating_sub(before as u32)).min(*lowest);
         }
         self.counts.moved = self.counts.moved.and_more(count);
+        self.vacate_sheets(range);
+    }
+
+    /// Notes which sheets are vacant now that a range was freed.
+    fn vacate_sheets(&mut self, range: PageRange) {
+        let is_watched = self.watch.is_on();
+        for pages in sheets_of(range, self.watch.sheet_pages()) {
+            if self.is_vacant(pages) {
+                self.counts.sheets.vacant += 1;
+                self.counts.sheets.held += 1;
+                self.sheet(pages.start).vacate(is_watched);
+            }
+        }
+    }
+
+    /// Notes which sheets are not vacant any more since free pages are about to be used. Waits for
+    /// those that the background thread has.
+    fn occupy_sheets(&mut self, range: PageRange) {
+        let (watch, is_watched) = (self.watch, self.watch.is_on());
+        for pages in sheets_of(range, watch.sheet_pages()) {
+            if self.is_vacant(pages) {
+                let wait = |word: &Claimable, mask| watch.wait_for(word, mask);
+                let holds_memory = self.sheet(pages.start).occupy(is_watched, wait);
+                self.counts.sheets.vacant -= 1;
+                self.counts.sheets.note_returned(holds_memory.into());
+            }
+        }
+    }
+
+    /// Pages of the tables that hold no memory, and will when a range below `top` is used: the
+    /// descriptors of its vacant sheets.
+    pub(crate) fn bare_in(&self, range: PageRange) -> Pages {
+        let is_bare =
+            |pages: &PageRange| self.is_vacant(*pages) && !self.sheet(pages.start).can_go();
+        let sheets = sheets_of(range, self.watch.sheet_pages()).filter(is_bare).count();
+        Pages(sheets as u32 * self.watch.sheet_pages().0 / 64)
+    }
+
+    /// The counts of sheets, with what their bits say.
+    pub(crate) fn sheets_by_bits(&self) -> SheetCounts {
+        let all = PageRange { start: PageIndex(0), end: self.counts.top };
+        let (mut held, mut closed) = (0, 0);
+        for pages in sheets_of(all, self.watch.sheet_pages()) {
+            let sheet = self.sheet(pages.start);
+            held += u32::from(self.is_vacant(pages) && sheet.can_go());
+            closed += u32::from(sheet.is_closed());
+        }
+        self.counts.sheets.recounted(held, closed)
+    }
+
+    /// Whether all pages of a sheet are free.
+    fn is_vacant(&self, pages: PageRange) -> bool {
+        pages.end <= self.counts.top
+            && words_of(pages).all(|part| {
+                let (chunk, word, _) = place_of(part);
+                self.chunks[chunk].free[word].get() == u64::MAX
+            })
+    }
+
+    /// The sheet that begins at a page.
+    fn sheet(&self, first: PageIndex) -> Sheet<'_> {
+        let (chunk, word, _) = place_of(PageRange::new(first, Pages(1)));
+        self.chunks[chunk].sheets.at(word)
     }
 
     /// Notes that free pages hold no memory any more; returns how many held some.
@@ -254,6 +323,8 @@ impl PageRuns<'_> {
     pub(super) fn note_aside(&mut self) -> Option<Aside> {
         let aside = self.watch.take_aside()?;
         self.counts.dirty -= aside.pages;
+        self.counts.sheets.note_returned(aside.sheets);
+        self.counts.sheets.note_closed(aside.closed);
         self.counts.recall.note_returned(Cause::Idle, aside.pages + aside.holes);
         self.counts.aside.add(&aside);
         self.counts.aside_total = self.counts.aside_total.and_more(aside.pages + aside.holes);
@@ -437,6 +508,7 @@ impl Chunk {
     fn clear(&self) {
         self.dirty.iter().chain(&self.resting).for_each(Claimable::clear);
         self.stamps.iter().for_each(|stamp| stamp.set(Stamp::default()));
+        self.sheets.clear();
         self.free.iter().chain(&self.moved).for_each(|word| word.set(0));
         self.summary.set(Summary::default());
         self.group.set(Summary::default());

@@ -14,6 +14,7 @@ mod moves;
 mod outside;
 mod pace;
 mod refusals;
+mod sheets;
 mod spoilt;
 
 use std::ptr;
@@ -379,17 +380,20 @@ fn size_nought_is_nothing() {
 }
 
 #[test]
-fn everything_freed_goes_back_in_one_call_a_window() {
+fn everything_freed_goes_back_in_one_call_a_window_and_one_for_its_descriptors() {
     let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
     for size in [24, 700, 5000, 30_000] {
         (0..200).for_each(|_| assert!(tested.allocate(size)));
     }
     tested.free_all();
     let outcome = tested.heap().reclaim(Budget::Unlimited);
-    assert_eq!(outcome.calls, 2, "one range in each of two windows: {outcome:?}");
+    assert_eq!(outcome.calls, 3, "one range in each of two windows: {outcome:?}");
     let snapshot = tested.heap().snapshot();
     assert_eq!((snapshot.live, snapshot.waste, snapshot.free_resident), (0, 0, 0));
-    assert_eq!(snapshot.returned, outcome.returned.bytes());
+    let descriptors = tested.heap().tables_returned();
+    assert!(descriptors.abs_diff(outcome.returned.bytes() / 64) <= 2 * 4096, "{descriptors}");
+    let closed = tested.heap().closed_bytes();
+    assert_eq!(snapshot.returned + closed, outcome.returned.bytes() + descriptors);
     assert_eq!(tested.heap().reclaim(Budget::Unlimited).calls, 0, "nothing is left");
 }
 

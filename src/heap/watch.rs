@@ -9,17 +9,21 @@
 //! | this one        | what the heap's thread says and asks                             | yes    |
 //! | `letter`        | a forecast on its way from one thread to the other               | no     |
 //! | `returning`     | what the background thread does                                  | yes    |
+//! | `sheets`        | descriptors of free pages, returned by either thread             | yes    |
+//! | `closing`       | free pages that are made inaccessible by either thread           | no     |
 //!
 //! - W1: `base` and `chunks` are those of a live heap, and do not change.
 //! - W2: all chunks are committed, from the heap's creation on.
 
+mod closing;
 mod letter;
 mod returning;
+mod sheets;
 
 use core::cell::Cell;
 use core::ptr;
 use core::sync::atomic::Ordering::{Relaxed, Release};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 
 use super::claim::Claimable;
 use super::runs::Chunk;
@@ -56,6 +60,10 @@ pub(crate) struct Aside {
     pub(crate) holes: Pages,
     /// Bytes at the starts of spans that no slot covers, on those pages.
     pub(crate) leads: usize,
+    /// Sheets whose descriptors it returned.
+    pub(crate) sheets: u32,
+    /// Sheets that it closed.
+    pub(crate) closed: u32,
     pub(crate) calls: u64,
     /// Ranges that the kernel refused.
     pub(crate) refused: u64,
@@ -68,6 +76,8 @@ impl Aside {
         self.pages = self.pages.and_more(next.pages);
         self.holes = self.holes.and_more(next.holes);
         self.leads += next.leads;
+        self.sheets = self.sheets.saturating_add(next.sheets);
+        self.closed = self.closed.saturating_add(next.closed);
         self.calls += next.calls;
         self.refused += next.refused;
         self.searches += next.searches;
@@ -90,6 +100,7 @@ pub(crate) struct Watch {
     chunks: *const Chunk,
     kernel_page: usize,
     top: AtomicU32,
+    may_close: AtomicBool,
     done: Done,
     /// Where to count the bytes that it returns; null: nowhere.
     told: AtomicPtr<AtomicU64>,
@@ -157,6 +168,7 @@ impl Watch {
             chunks,
             kernel_page,
             top: AtomicU32::new(top.0),
+            may_close: AtomicBool::new(false),
             done: Done::default(),
             told: AtomicPtr::new(ptr::null_mut()),
             searched_us: AtomicU64::new(0),
@@ -295,6 +307,7 @@ impl Watch {
             let row = self.row(first);
             self.end_stale(row.dirty, u64::MAX);
             self.end_stale(row.resting, u64::MAX);
+            self.end_stale(row.vacant, u64::MAX);
         }
         Some(visits)
     }
@@ -324,6 +337,8 @@ struct Done {
     pages: AtomicU32,
     holes: AtomicU32,
     leads: AtomicU32,
+    sheets: AtomicU32,
+    closed: AtomicU32,
     calls: AtomicU32,
     refused: AtomicU32,
     searches: AtomicU32,
@@ -339,6 +354,8 @@ impl Done {
             pages: Pages(self.pages.swap(0, Relaxed)),
             holes: Pages(self.holes.swap(0, Relaxed)),
             leads: self.leads.swap(0, Relaxed) as usize,
+            sheets: self.sheets.swap(0, Relaxed),
+            closed: self.closed.swap(0, Relaxed),
             refused: self.refused.swap(0, Relaxed).into(),
             searches: self.searches.swap(0, Relaxed).into(),
         })

@@ -33,6 +33,7 @@ pub(crate) struct World {
     /// Calls of each kind that did their work.
     pub(crate) moves: u64,
     pub(crate) renewals: u64,
+    pub(crate) decommits: u64,
     /// The most bytes that one purge covered.
     pub(crate) longest_purge: usize,
     /// What the clock shows.
@@ -102,6 +103,16 @@ impl World {
         self.committed_bytes -= gone.iter().map(ExactSizeIterator::len).sum::<usize>();
     }
 
+    /// Takes a range out of what is committed; what lies beside it stays.
+    fn decommit(&mut self, range: &Range<usize>) {
+        let parts = std::mem::take(&mut self.committed);
+        let beside = parts.into_iter().flat_map(|part| {
+            [part.start..part.end.min(range.start), part.start.max(range.end)..part.end]
+        });
+        self.committed = beside.filter(|part| !part.is_empty()).collect();
+        self.committed_bytes = self.committed.iter().map(ExactSizeIterator::len).sum();
+    }
+
     fn is_committed(&self, range: Range<usize>) -> bool {
         let mut at = range.start;
         while at < range.end {
@@ -167,6 +178,19 @@ impl Os for FakeOs {
         world.committed.push(range);
         // SAFETY: the caller's promise.
         unsafe { Kernel.commit(start, bytes) }
+    }
+
+    unsafe fn decommit(&self, start: *mut u8, bytes: usize) -> bool {
+        if self.enter(start, bytes) {
+            return false;
+        }
+        let range = start.addr()..start.addr() + bytes;
+        let mut world = self.world();
+        assert!(world.is_committed(range.clone()), "decommitted twice");
+        world.decommit(&range);
+        world.decommits += 1;
+        // SAFETY: the caller's promise.
+        unsafe { Kernel.decommit(start, bytes) }
     }
 
     unsafe fn protect(&self, start: *mut u8, bytes: usize) -> bool {

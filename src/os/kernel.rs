@@ -118,6 +118,18 @@ impl Os for Kernel {
         keeping_errno(|| unsafe { libc::mprotect(start.cast(), bytes, access) == 0 })
     }
 
+    unsafe fn decommit(&self, start: *mut u8, bytes: usize) -> bool {
+        keeping_errno(|| {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let is_done = map_over(start, bytes);
+                // Refusal costs a mapping of its own, nothing else.
+                let _ = is_done && self.set_huge_pages(start, bytes, false);
+                is_done
+            }
+        })
+    }
+
     unsafe fn protect(&self, start: *mut u8, bytes: usize) -> bool {
         // SAFETY: the caller's promise; contents stay.
         keeping_errno(|| unsafe { libc::mprotect(start.cast(), bytes, libc::PROT_NONE) == 0 })

@@ -84,6 +84,16 @@ pub(crate) trait Os {
     /// The range lies in a reservation of the caller's.
     unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool;
 
+    /// Takes a committed range back: it is inaccessible and counts neither as memory nor as a
+    /// commitment, which limits (`RLIMIT_DATA`) and strict overcommit set bounds to. [`Os::commit`]
+    /// undoes it, and may be refused. The range stays without huge pages.
+    ///
+    /// # Safety
+    ///
+    /// The range lies in a reservation of the caller's, and nobody touches it before it is
+    /// committed again.
+    unsafe fn decommit(&self, start: *mut u8, bytes: usize) -> bool;
+
     /// Makes committed ranges inaccessible; what is in them stays. [`Os::commit`] undoes it.
     ///
     /// # Safety

@@ -4,7 +4,8 @@
 //! Whenever they have looked at the heap they leave a forecast: how many free pages may stay, and
 //! when spans should be searched for holes, if nothing happens from now on. The background thread
 //! acts on the forecast. It returns the free pages that may not stay, the highest first, and comes
-//! again when fewer may. In a search it takes the pages without a live block of spans that rest.
+//! again when fewer may. In a search it takes the pages without a live block of spans that rest. At
+//! the end of a visit it takes the descriptors of pages that are all free and returned.
 //!
 //! The thread is called when more than 1 MiB will be due. It visits a heap that is at work once a
 //! second at most. Where the host ticks it waits until a second after the last tick, unless the
@@ -238,6 +239,16 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
             return Some(rest(watch, now_us + REST_US));
         }
     }
+    // SAFETY: K1 and C1: the sheets are claimed and all their pages are free: their descriptors say
+    // nothing, and zeroed ones say the same.
+    let purge = |ranges: &[_]| unsafe { os.purge(ranges) };
+    if !watch.return_sheets(&purge, is_listed) {
+        return Some(rest(watch, now_us + REST_US));
+    }
+    // SAFETY: K4: all pages of the run are free, returned and claimed: nobody touches them before
+    // the heap's thread has opened them.
+    let decommit = |range: MemoryRange| unsafe { os.decommit(range.start, range.bytes) };
+    watch.close_runs(&decommit, is_listed);
     next_visit_us(&forecast, watch, now_us)
 }
 

@@ -152,6 +152,7 @@ impl<S: Os> Above for S {
         if heap.options.get(Key::History) == 1 {
             heap.count_words();
         }
+        heap.watch().set_may_close(heap.options.get(Key::Thp) == 0);
         if heap.watch().is_on() {
             heap.leave_to_background();
         }

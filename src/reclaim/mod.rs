@@ -4,6 +4,7 @@
 //! |-----------|------------------------------------------------------------------------|
 //! | `policy`  | how much free memory may stay: a pure function of counters and time    |
 //! | `purge`   | finding pages that hold memory for nothing, and handing them back      |
+//! | `sheets`  | handing the descriptors of free pages back                             |
 //! | `breath`  | when to look, and doing what the policy says                           |
 //! | `background` | what goes back while the heap's thread does something else          |
 //! | `pace`    | how often the slow path looks, and how much it returns                 |
@@ -25,6 +26,7 @@ mod pace;
 mod policy;
 mod purge;
 mod room;
+mod sheets;
 mod thrashing;
 mod times;
 

@@ -6,7 +6,7 @@
 //! pages have a bitmap, and a sweep for them alone is cheap; for holes every span of several pages
 //! is looked at. Where idle pages touch they go back as one range. A sweep that runs out of budget
 //! leaves a cursor, and the next goes on there; what is freed behind the cursor meanwhile waits for
-//! the sweep after.
+//! the sweep after. At its end the descriptors of pages that are all free go, too: see `sheets`.
 //!
 //! Counting is logical pages of 4 KiB. The kernel takes only its own, so on kernels with larger
 //! ones a range is first widened over free pages that hold nothing, then cut to whole ones.
@@ -88,12 +88,19 @@ impl Outcome {
 pub(crate) struct Cursor {
     page: PageIndex,
     window: PageRange,
+    /// Where it began.
+    end: PageIndex,
 }
 
 impl Cursor {
     /// A sweep of everything below a page.
     fn below(end: PageIndex) -> Cursor {
-        Cursor { page: end, window: PageRange { start: end, end } }
+        Cursor { page: end, window: PageRange { start: end, end }, end }
+    }
+
+    /// The windows that it came to.
+    pub(super) fn walked(&self) -> PageRange {
+        PageRange { start: self.window.start, end: self.end }
     }
 
     /// Moves on to the next window when this one is done. False: there is none above `first`.
@@ -106,13 +113,13 @@ impl Cursor {
             return false;
         }
         let start = PageIndex((end.0 - 1) / WINDOW * WINDOW).max(first);
-        *self = Cursor { page: start, window: PageRange { start, end } };
+        *self = Cursor { page: start, window: PageRange { start, end }, ..*self };
         true
     }
 }
 
 /// How long the steps of one call take.
-struct StepClock {
+pub(super) struct StepClock {
     last_us: u64,
     longest_us: u64,
 }
@@ -123,7 +130,7 @@ impl StepClock {
     }
 
     /// Whether one more step, as long as the longest so far, would overrun the budget.
-    fn is_spent(&mut self, budget: Budget, now_us: u64) -> bool {
+    pub(super) fn is_spent(&mut self, budget: Budget, now_us: u64) -> bool {
         self.longest_us = self.longest_us.max(now_us.saturating_sub(self.last_us));
         self.last_us = now_us;
         match budget {
@@ -184,6 +191,13 @@ impl<S: Above> Heap<S> {
             }
             begun = true;
             self.sweep_step(sweep, cursor, budget, &mut outcome);
+        }
+        if !outcome.more {
+            let held = self.runs.sheets.held;
+            self.return_sheets(cursor, &mut clock, budget, &mut outcome);
+            if !outcome.more && (sweep.holes || self.runs.sheets.held < held) {
+                self.close_runs(&mut clock, budget, &mut outcome);
+            }
         }
         outcome
     }
@@ -282,9 +296,10 @@ impl<S: Above> Heap<S> {
         Some(PageRange::new(start, Pages(length)))
     }
 
-    /// The span of several pages that a page lies in, and which of its pages are idle.
+    /// The span of several pages that a page lies in, and which of its pages are idle. Descriptors
+    /// of free pages are not looked at: those that were returned would be mapped again.
     fn span_holes(&mut self, page: PageIndex) -> Option<(PageIndex, u32)> {
-        if page >= self.runs.top {
+        if page >= self.runs.top || self.page_runs().is_free(page) {
             return None;
         }
         let descriptor = self.descriptor(page);

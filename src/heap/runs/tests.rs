@@ -27,6 +27,7 @@ impl PageRuns<'_> {
             dirty += Pages(is_dirty.into());
         }
         assert_eq!((free, dirty), (self.counts.free, self.counts.dirty), "P3: counts and bits");
+        self.check_sheets();
         for index in 0..self.chunks.len() {
             let chunk = &self.chunks[index];
             let (summary, group) = (chunk.summary.get(), chunk.group.get());
@@ -39,6 +40,33 @@ impl PageRuns<'_> {
                 assert_eq!(self.refresh_group(index / GROUP_CHUNKS), group, "P5: group of {index}");
             }
         }
+    }
+
+    fn check_sheets(&self) {
+        let all = PageRange { start: PageIndex(0), end: self.counts.top };
+        let mut found = SheetCounts::default();
+        for pages in sheets_of(all, self.watch.sheet_pages()) {
+            let is_vacant = (pages.start.0..pages.end.0)
+                .all(|page| page < self.counts.top.0 && self.is_free(PageIndex(page)));
+            let sheet = self.sheet(pages.start);
+            assert_eq!(sheet.is_vacant(), is_vacant, "K1: {pages:?}");
+            assert!(is_vacant || !sheet.is_bare(), "K2: {pages:?}");
+            if sheet.is_closed() {
+                let is_dirty = self.dirty_in(pages) > Pages::ZERO;
+                assert!(sheet.is_bare() && !is_dirty, "K4: {pages:?}");
+            }
+            found.vacant += u32::from(is_vacant);
+            found.held += u32::from(is_vacant && !sheet.is_bare());
+            found.note_closed(sheet.is_closed().into());
+        }
+        assert_eq!(found, self.counts.sheets, "K3");
+    }
+
+    /// The sheets whose descriptors were returned.
+    pub(crate) fn bare_sheets(&self) -> Vec<PageRange> {
+        let all = PageRange { start: PageIndex(0), end: self.counts.top };
+        let sheets = sheets_of(all, self.watch.sheet_pages());
+        sheets.filter(|pages| self.sheet(pages.start).is_bare()).collect()
     }
 }
 

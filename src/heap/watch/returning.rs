@@ -156,6 +156,7 @@ impl Watch {
                 dirty: &(*chunk).dirty[word],
                 resting: &(*chunk).resting[word],
                 stamp: &(*chunk).stamps[word],
+                vacant: &(*chunk).sheets.vacant,
             }
         }
     }
@@ -175,6 +176,8 @@ pub(super) struct Row<'heap> {
     pub(super) dirty: &'heap Claimable,
     pub(super) resting: &'heap Claimable,
     stamp: &'heap AtomicStamp,
+    /// Of all sheets in the row's chunk.
+    pub(super) vacant: &'heap Claimable,
 }
 
 /// Pages that were claimed, to go back by one call.

@@ -1,0 +1,337 @@
+//! The descriptors of free pages go back, and come again when the pages are used.
+
+use super::*;
+use crate::units::{PageIndex, PageRange, Pages};
+
+/// A block of one page's worth of slots of its own: each page of the heap gets a descriptor.
+const BLOCK: usize = 4000;
+
+/// A heap that has had 4,000 blocks of a page, and has freed all but the first.
+fn emptied(kernel_page: usize) -> Tested {
+    let mut tested = Tested::new(FakeOs::new(kernel_page), 64 << 20);
+    tested.os.world().tick_us = 1;
+    tested.heap().tick(1000);
+    (0..4000).for_each(|_| assert!(tested.allocate(BLOCK)));
+    tested.free_after(1);
+    tested
+}
+
+impl Tested {
+    fn free_after(&mut self, kept: usize) {
+        (kept..self.live.len()).rev().for_each(|index| self.free(index, OldSize::Right));
+    }
+
+    /// Bytes that the kernel holds for the descriptors of all pages.
+    fn descriptors_held(&mut self) -> usize {
+        let heap = self.heap();
+        let (start, _) = heap.committed_range();
+        Kernel.resident(start, heap.base.addr() - start.addr()).expect("mincore") as usize
+    }
+
+    /// What must hold when all free pages were returned: nearly no descriptors are left.
+    fn has_returned_descriptors(&mut self) {
+        self.heap().check();
+        self.heap().note_background();
+        let returned = self.heap().tables_returned();
+        assert!(returned >= 4000 * 64 - 2 * self.heap().kernel_page, "{returned}");
+        let held = self.descriptors_held();
+        assert!(held <= 2 * self.heap().kernel_page, "{held} bytes");
+    }
+}
+
+#[test]
+fn the_background_thread_returns_them() {
+    for kernel_page in KERNEL_PAGES {
+        let mut tested = emptied(kernel_page);
+        while let Some(again_us) = tested.heap().visit_in_background() {
+            tested.os.world().now_us = again_us;
+        }
+        tested.has_returned_descriptors();
+        tested.free_all();
+    }
+}
+
+#[test]
+fn a_reclaim_returns_them() {
+    for kernel_page in KERNEL_PAGES {
+        let mut tested = emptied(kernel_page);
+        tested.heap().reclaim(Budget::Unlimited);
+        tested.has_returned_descriptors();
+        tested.free_all();
+    }
+}
+
+/// Each call does a step, the last ones with descriptors.
+#[test]
+fn a_reclaim_in_steps_returns_them() {
+    let mut tested = emptied(4096);
+    while tested.heap().reclaim(Budget::Until(0)).more {
+        tested.heap().check();
+    }
+    tested.has_returned_descriptors();
+}
+
+#[test]
+fn the_slow_path_returns_them() {
+    let mut tested = emptied(4096);
+    tested.heap().set_option(Key::Background, 0).expect("off");
+    for _ in 0..2000 {
+        tested.os.world().now_us += 10_000;
+        assert!(tested.allocate(100_000));
+        tested.free(1, OldSize::Right);
+    }
+    tested.heap().reclaim(Budget::Until(0));
+    let returned = tested.heap().tables_returned();
+    assert!(returned >= 3000 * 64, "{returned}");
+}
+
+#[test]
+fn pages_are_used_again_and_their_descriptors_count_again() {
+    for kernel_page in KERNEL_PAGES {
+        let mut tested = emptied(kernel_page);
+        tested.heap().reclaim(Budget::Unlimited);
+        let metadata = tested.heap().metadata();
+        let returned = tested.heap().tables_returned();
+        (1..4000).for_each(|_| assert!(tested.allocate(BLOCK)));
+        tested.heap().check();
+        assert_eq!(tested.heap().metadata(), metadata + returned);
+        tested.check_contents();
+        tested.free_all();
+    }
+}
+
+/// Sheets stay what they are where the kernel refuses, and go when it does not.
+#[test]
+fn what_the_kernel_refuses_stays() {
+    let mut tested = emptied(4096);
+    let (start, bytes) = tested.heap().committed_range();
+    let descriptors = start.addr()..start.addr() + tested.heap().committed_below;
+    assert!(descriptors.len() < bytes);
+    tested.os.world().locked = descriptors;
+    let outcome = tested.heap().reclaim(Budget::Unlimited);
+    assert!(outcome.refused > 0 && outcome.returned > Pages(3000), "{outcome:?}");
+    tested.heap().check();
+    assert_eq!(tested.heap().tables_returned(), 0);
+    assert_eq!(tested.heap().counts.purge_errno, libc::EPERM);
+    tested.os.world().now_us += 10_000_000;
+    let now_us = tested.os.world().now_us;
+    let again_us = tested.heap().visit_in_background().expect("it comes again");
+    assert!(again_us > now_us + 30_000_000, "it lets the kernel be");
+    tested.heap().note_background();
+    tested.heap().check();
+    assert_eq!(tested.heap().tables_returned(), 0);
+    tested.os.world().locked = 0..0;
+    tested.heap().reclaim(Budget::Unlimited);
+    tested.has_returned_descriptors();
+}
+
+/// The gate counts descriptors that come again.
+#[test]
+fn a_hard_limit_holds_while_descriptors_come_again() {
+    let mut tested = emptied(4096);
+    for pages in 200..270 {
+        let limit = pages * 4096;
+        tested.free_after(0);
+        tested.heap().reclaim(Budget::Unlimited);
+        tested.heap().set_option(Key::LimitHard, limit as i64).expect("a limit");
+        while tested.allocate(BLOCK) {}
+        let held = tested.heap().resident();
+        assert!((limit - (32 << 10)..=limit).contains(&held), "{held} of {limit}");
+    }
+    tested.heap().check();
+}
+
+/// In the child of a fork all claims of the parent's thread are stale.
+#[test]
+fn claims_can_be_counted_anew() {
+    let mut tested = emptied(4096);
+    tested.heap().reclaim(Budget::Unlimited);
+    let counts = tested.heap().runs.sheets;
+    assert!(counts.bare() > 50, "{counts:?}");
+    tested.heap().runs.sheets.held += 7;
+    assert_eq!(tested.heap().page_runs().sheets_by_bits(), counts);
+    tested.heap().runs.sheets = counts;
+    tested.heap().check();
+}
+
+/// Descriptors wait for the pages that they describe.
+#[test]
+fn those_of_pages_that_stay_do_too() {
+    let mut tested = emptied(4096);
+    tested.heap().set_option(Key::Retain, 1 << 30).expect("all stays");
+    tested.heap().tick(0);
+    tested.os.world().now_us += 10_000_000;
+    tested.heap().visit_in_background();
+    tested.heap().note_background();
+    assert_eq!(tested.heap().tables_returned(), 0);
+    // A part of the pages goes.
+    tested.heap().set_option(Key::Retain, 8 << 20).expect("a part stays");
+    tested.heap().tick(0);
+    tested.heap().check();
+    let returned = tested.heap().tables_returned();
+    assert!((28 * 4096..34 * 4096).contains(&returned), "{returned}");
+}
+
+#[test]
+fn checked_heaps_keep_them() {
+    let mut tested = emptied(4096);
+    let mut checked = Tested::new(FakeOs::new(4096), 64 << 20);
+    checked.heap().options.put(Key::Checked, 1);
+    checked.heap().check_as_asked();
+    for heap in [&mut tested, &mut checked] {
+        (0..1000).for_each(|_| assert!(heap.allocate(BLOCK)));
+        heap.free_after(0);
+        heap.heap().reclaim(Budget::Unlimited);
+        heap.heap().check();
+    }
+    assert!(tested.heap().tables_returned() > 0);
+    assert_eq!(checked.heap().tables_returned(), 0);
+}
+
+/// Closed bytes, by the heap's account and by what the kernel lets the process touch.
+fn closed(tested: &mut Tested) -> usize {
+    tested.heap().note_background();
+    tested.heap().check();
+    let bytes = tested.heap().closed_bytes();
+    let snapshot = tested.heap().snapshot();
+    let (_, committed) = tested.heap().committed_range();
+    assert_eq!(snapshot.committed + bytes, committed);
+    bytes
+}
+
+#[test]
+fn long_returned_ranges_are_closed_and_opened_again() {
+    for kernel_page in KERNEL_PAGES {
+        let mut tested = emptied(kernel_page);
+        assert_eq!(closed(&mut tested), 0);
+        tested.heap().reclaim(Budget::Unlimited);
+        let bytes = closed(&mut tested);
+        assert!(bytes >= 4000 * 4096 - 2 * tested.heap().kernel_page * 64, "{bytes}");
+        (1..4000).for_each(|_| assert!(tested.allocate(BLOCK)));
+        assert_eq!(closed(&mut tested), 0);
+        tested.check_contents();
+        tested.free_all();
+    }
+}
+
+#[test]
+fn the_background_thread_closes_them() {
+    for kernel_page in KERNEL_PAGES {
+        let mut tested = emptied(kernel_page);
+        while let Some(again_us) = tested.heap().visit_in_background() {
+            tested.os.world().now_us = again_us;
+        }
+        let bytes = closed(&mut tested);
+        assert!(bytes >= 4000 * 4096 - 2 * tested.heap().kernel_page * 64, "{bytes}");
+        (1..4000).for_each(|_| assert!(tested.allocate(BLOCK)));
+        assert_eq!(closed(&mut tested), 0);
+        tested.check_contents();
+        tested.free_all();
+    }
+}
+
+/// What is used opens little more, and what stays closed is never a short run.
+#[test]
+fn few_are_opened_for_few() {
+    let mut tested = emptied(4096);
+    tested.heap().reclaim(Budget::Unlimited);
+    let (bytes, decommits) = (closed(&mut tested), tested.os.world().decommits);
+    (0..200).for_each(|_| assert!(tested.allocate(BLOCK)));
+    let after = closed(&mut tested);
+    // The first sheet, and 2 MiB more, so that the next blocks need no call.
+    assert_eq!(bytes - after, 64 * 4096 + (2 << 20));
+    // A large block in the midst of what is closed.
+    assert!(tested.allocate(after / 2));
+    let last = closed(&mut tested);
+    assert!(last < after / 2 + 4096 && last + (5 << 20) > after / 2, "{last} of {after}");
+    assert_eq!(tested.os.world().decommits, decommits, "and nothing was closed for that");
+    tested.free_all();
+}
+
+#[test]
+fn what_is_opened_leaves_no_short_run_closed() {
+    let mut tested = emptied(4096);
+    tested.heap().reclaim(Budget::Unlimited);
+    let bytes = closed(&mut tested);
+    // The first sheet, which pages in use are on, is open; the last closed one is number 61.
+    let sheet = |index: u32| PageRange::new(PageIndex(index * 64), Pages(64));
+    assert!(tested.heap().open_sheets(sheet(2)));
+    let opened = bytes - tested.heap().closed_bytes();
+    assert_eq!(opened, (2 + 8) * 64 * 4096, "with number 1, and 2 MiB above");
+    assert!(tested.heap().open_sheets(sheet(20)));
+    let opened = bytes - tested.heap().closed_bytes() - opened;
+    assert_eq!(opened, (1 + 8) * 64 * 4096, "with nothing below");
+}
+
+#[test]
+fn short_runs_stay_committed() {
+    let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+    (0..2000).for_each(|_| assert!(tested.allocate(BLOCK)));
+    (500..900).rev().for_each(|index| tested.free(index, OldSize::Right));
+    tested.heap().reclaim(Budget::Unlimited);
+    assert!(tested.heap().tables_returned() >= 4 * 4096);
+    assert_eq!(closed(&mut tested), 0);
+    tested.heap().tick(0);
+    tested.os.world().now_us += 10_000_000;
+    tested.heap().visit_in_background();
+    assert_eq!(closed(&mut tested), 0);
+}
+
+/// Growth is refused where the kernel does not open what it needs, and nothing is lost by it.
+#[test]
+fn a_refused_opening_is_a_refused_growth() {
+    let mut tested = emptied(4096);
+    tested.heap().reclaim(Budget::Unlimited);
+    let bytes = closed(&mut tested);
+    let committed = tested.heap().snapshot().committed;
+    // All is refused, then what is more than needed, and then nothing.
+    tested.os.world().commit_limit = Some(committed);
+    while tested.allocate(BLOCK) {}
+    let held = closed(&mut tested);
+    assert!(held + (512 << 10) >= bytes, "{held} of {bytes}");
+    assert!(!tested.allocate(1 << 20));
+    assert_eq!(closed(&mut tested), held);
+    tested.os.world().commit_limit = Some(committed + (1 << 20));
+    while tested.allocate(BLOCK) {}
+    assert!(closed(&mut tested) + (2 << 20) >= held);
+    tested.check_contents();
+    tested.os.world().commit_limit = None;
+    (1..2000).for_each(|_| assert!(tested.allocate(BLOCK)));
+    tested.check_contents();
+    tested.free_all();
+}
+
+#[test]
+fn a_refused_closing_changes_nothing() {
+    let mut tested = emptied(4096);
+    tested.heap().set_option(Key::Thp, 1).expect("huge pages");
+    tested.heap().reclaim(Budget::Unlimited);
+    assert_eq!(closed(&mut tested), 0, "where huge pages are allowed all stays");
+    tested.heap().set_option(Key::Thp, 0).expect("none again");
+    tested.os.world().failures = vec![true; 2].into();
+    tested.heap().reclaim(Budget::Unlimited);
+    assert_eq!(closed(&mut tested), 0);
+    tested.os.world().failures = vec![true; 1].into();
+    tested.heap().visit_in_background();
+    tested.os.world().failures.clear();
+    assert_eq!(closed(&mut tested), 0);
+    tested.heap().reclaim(Budget::Unlimited);
+    assert!(closed(&mut tested) > 10 << 20);
+}
+
+#[test]
+fn committed_pages_above_the_top_are_given_up() {
+    let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+    assert!(tested.allocate(24 << 20) && tested.allocate(BLOCK));
+    let (before, top) = (tested.heap().committed(), tested.heap().runs.top.offset());
+    assert!(before - top >= 2 << 20, "{before} bytes for {top}");
+    tested.heap().reclaim(Budget::Unlimited);
+    assert_eq!(tested.heap().committed(), top);
+    tested.heap().check();
+    tested.os.world().commit_limit = Some(tested.heap().committed_range().1);
+    assert!(!tested.allocate(10 << 20));
+    tested.os.world().commit_limit = None;
+    assert!(tested.allocate(10 << 20));
+    tested.check_contents();
+    tested.free_all();
+}

@@ -378,6 +378,8 @@ const ngx_http_ebbtide_api_t *ngx_http_ebbtide_own_api(void);
 const ngx_http_ebbtide_api_t *ngx_http_ebbtide_api_of(lua_State *L,
     ngx_log_t *log);
 void *ngx_http_ebbtide_symbol_beside(const void *address, const char *name);
+ngx_uint_t ngx_http_ebbtide_preloaded(void);
+ngx_uint_t ngx_http_ebbtide_linked(void);
 
 /* ngx_http_ebbtide_settings.c */
 
@@ -386,7 +388,7 @@ ngx_int_t ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
 ngx_int_t ngx_http_ebbtide_given_list(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf);
 ngx_http_ebbtide_given_t *ngx_http_ebbtide_given_here(ngx_conf_t *cf);
-void ngx_http_ebbtide_no_effect(ngx_conf_t *cf,
+ngx_int_t ngx_http_ebbtide_no_effect(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle,
     ngx_http_ebbtide_main_conf_t *emcf);

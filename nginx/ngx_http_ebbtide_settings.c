@@ -23,6 +23,11 @@ static ngx_int_t ngx_http_ebbtide_variables_check(ngx_log_t *log,
     ngx_uint_t level, ngx_uint_t warn, const char *where);
 static ngx_int_t ngx_http_ebbtide_contradict(ngx_conf_t *cf,
     const char *greater, const char *less);
+static void ngx_http_ebbtide_run_unused(ngx_conf_t *cf);
+static void ngx_http_ebbtide_heaps_unused(ngx_conf_t *cf, char **theirs);
+static ngx_uint_t ngx_http_ebbtide_variables_list(char **variables,
+    ngx_uint_t of_run, u_char *text);
+static ngx_uint_t ngx_http_ebbtide_is_of_run(const char *variable);
 static ngx_int_t ngx_http_ebbtide_heap_check(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf, const char *where);
 
@@ -319,16 +324,137 @@ ngx_http_ebbtide_given_here(ngx_conf_t *cf)
 }
 
 
-/* Warns of directives that others make useless. */
+/* Warns of directives and variables that others make useless. */
 
-void
+ngx_int_t
 ngx_http_ebbtide_no_effect(ngx_conf_t *cf, ngx_http_ebbtide_main_conf_t *emcf)
 {
+    char             **theirs;
+    ngx_uint_t         preloaded;
+    ngx_core_conf_t   *ccf;
+
     if (!emcf->enable && emcf->given.len) {
         ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
                            "\"ebbtide\" is off, so these have no effect: %V",
                            &emcf->given);
     }
+
+    preloaded = ngx_http_ebbtide_preloaded();
+
+    if (!preloaded) {
+        ngx_http_ebbtide_run_unused(cf);
+    }
+
+    if (emcf->enable || preloaded || ngx_http_ebbtide_linked()) {
+        return NGX_OK;
+    }
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
+                                           ngx_core_module);
+
+    theirs = ngx_http_ebbtide_env(cf->cycle, ccf);
+    if (theirs == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_http_ebbtide_heaps_unused(cf, theirs);
+
+    return NGX_OK;
+}
+
+
+/*
+ * Variables of "ebbtide run" in a process that it has not started. Told once: the
+ * environment of nginx stays the same as long as nginx runs.
+ */
+
+static void
+ngx_http_ebbtide_run_unused(ngx_conf_t *cf)
+{
+    u_char              text[NGX_HTTP_EBBTIDE_UNKNOWN];
+    static ngx_uint_t   told;
+
+    if (!told && ngx_http_ebbtide_variables_list(environ, 1, text)) {
+        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                      "ebbtide: in the environment of nginx: these have an "
+                      "effect under \"ebbtide run\" only: %s", text);
+    }
+
+    told = 1;
+}
+
+
+/* Variables of heaps, where only Lua can make one. */
+
+static void
+ngx_http_ebbtide_heaps_unused(ngx_conf_t *cf, char **theirs)
+{
+    u_char              text[NGX_HTTP_EBBTIDE_UNKNOWN];
+    static ngx_uint_t   told;
+
+    if (!told && ngx_http_ebbtide_variables_list(environ, 0, text)) {
+        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                      "ebbtide: in the environment of nginx: \"ebbtide\" is "
+                      "off, so these have no effect unless Lua calls attach(): "
+                      "%s", text);
+    }
+
+    told = 1;
+
+    if (ngx_http_ebbtide_variables_list(theirs, 0, text)) {
+        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                      "ebbtide: in an \"env\" directive: \"ebbtide\" is off, "
+                      "so these have no effect unless Lua calls attach(): %s",
+                      text);
+    }
+}
+
+
+/*
+ * The names of our variables that have a value: those of "ebbtide run", or those
+ * of heaps. What does not fit is cut off. Returns how many there are.
+ */
+
+static ngx_uint_t
+ngx_http_ebbtide_variables_list(char **variables, ngx_uint_t of_run,
+    u_char *text)
+{
+    char        *value;
+    u_char      *p, *last;
+    ngx_uint_t   n;
+
+    p = text;
+    last = text + NGX_HTTP_EBBTIDE_UNKNOWN - 1;
+    n = 0;
+
+    for ( /* void */ ; variables && *variables; variables++) {
+        value = ngx_strchr(*variables, '=');
+
+        if (value == NULL || value[1] == '\0'
+            || ngx_strncasecmp((u_char *) *variables, (u_char *) "EBBTIDE_", 8)
+               != 0
+            || ngx_strncmp(*variables, "EBBTIDE_PRELOAD=", 16) == 0
+            || ngx_http_ebbtide_is_of_run(*variables) != of_run)
+        {
+            continue;
+        }
+
+        p = ngx_slprintf(p, last, "%s%*s", n++ ? ", " : "",
+                         (size_t) (value - *variables), *variables);
+    }
+
+    *p = '\0';
+
+    return n;
+}
+
+
+static ngx_uint_t
+ngx_http_ebbtide_is_of_run(const char *variable)
+{
+    return ngx_strncmp(variable, "EBBTIDE_VERBOSE=", 16) == 0
+           || ngx_strncmp(variable, "EBBTIDE_REPORT=", 15) == 0
+           || ngx_strncmp(variable, "EBBTIDE_REPORT_SIGNAL=", 22) == 0;
 }
 
 

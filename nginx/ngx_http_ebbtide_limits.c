@@ -26,7 +26,7 @@ typedef struct {
 } ngx_http_ebbtide_bounds_t;
 
 
-/* Who set a value. */
+/* Where a value comes from. */
 
 typedef enum {
     NGX_HTTP_EBBTIDE_BY_DIRECTIVE = 0,
@@ -56,7 +56,7 @@ static const char  *ngx_http_ebbtide_bound_names[] = {
     "retain", "limit_soft", "limit_hard"
 };
 
-/* by where a value comes from */
+/* a row for each origin */
 
 static const char  *ngx_http_ebbtide_bound_labels[][NGX_HTTP_EBBTIDE_BOUNDS] = {
     { "\"ebbtide_retain\"", "\"ebbtide_limit_soft\"",

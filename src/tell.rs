@@ -6,9 +6,8 @@
 //! preload library a line goes to the file that standard error was at the first use of this
 //! library: when the first heap was made, the environment checked, a Lua module opened or a line
 //! told. Not when the library was loaded: a daemon turns its standard error into its log between
-//! the two. A regular file that is open for reading and writing then, as databases are, is taken for
-//! standard error only if it was there when the library was loaded. Once descriptor 2 leads
-//! elsewhere, lines are dropped.
+//! the two. A regular file that is open for reading and writing then, as databases are, is never
+//! taken for standard error. Once descriptor 2 leads elsewhere, lines are dropped.
 //!
 //! The last lines of a process, which say why it ends, may go to two more places, under the preload
 //! library too:
@@ -43,18 +42,6 @@ static SAY: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// The file that descriptor 2 led to at the first use of the library; `None`: it was closed, or led
 /// to what is no standard error.
 static STDERR: OnceLock<Option<File>> = OnceLock::new();
-
-/// The file that descriptor 2 led to when the library was loaded; `None`: it was closed.
-static AT_LOAD: OnceLock<Option<File>> = OnceLock::new();
-
-/// The dynamic linker calls it before anything else here runs.
-#[used]
-#[unsafe(link_section = ".init_array")]
-static LOADED: extern "C" fn() = note_at_load;
-
-extern "C" fn note_at_load() {
-    AT_LOAD.get_or_init(|| file_of(libc::STDERR_FILENO));
-}
 
 /// Where the system's log takes lines.
 const SYSTEM_LOG: &CStr = c"/dev/log";
@@ -117,17 +104,14 @@ pub(crate) fn note_stderr() {
 /// Whether descriptor 2 leads to the file that it led to at the first use of the library.
 fn leads_to_stderr() -> bool {
     let file = file_of(libc::STDERR_FILENO);
-    let now = || file.filter(|file| may_be_stderr(*file));
-    *STDERR.get_or_init(now) == file && file.is_some()
+    *STDERR.get_or_init(|| file.filter(|_| !may_be_database())) == file && file.is_some()
 }
 
-/// Whether descriptor 2, which leads to this file, may be standard error. A program that has closed
-/// descriptor 2 gets it back with the next file that it opens, perhaps a database.
-fn may_be_stderr(file: File) -> bool {
-    let is_open_for_both =
-        || flags_of(libc::STDERR_FILENO).is_some_and(|it| it & libc::O_ACCMODE == libc::O_RDWR);
-    AT_LOAD.get() == Some(&Some(file))
-        || !(is_of_kind(libc::STDERR_FILENO, libc::S_IFREG) && is_open_for_both())
+/// Whether descriptor 2 leads to a regular file that is open for reading and writing. A program that
+/// has closed descriptor 2 gets that number for the next file that it opens.
+fn may_be_database() -> bool {
+    flags_of(libc::STDERR_FILENO).is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDWR)
+        && is_of_kind(libc::STDERR_FILENO, libc::S_IFREG)
 }
 
 /// Sends a line to the log that listens at a path, if one does, without waiting for it.

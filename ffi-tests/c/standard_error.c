@@ -108,17 +108,16 @@ static void becomes_a_pipe_without_reader(void)
   close(ends[0]);
 }
 
-static void make_heap_with_a_line(void)
+static void nothing_more_happens(void)
 {
-  setenv("EBBTIDE_CHEKED", "1", 1);
-  ebb_heap_delete(heap_of(0));
 }
 
-/* A bug follows, whose line goes nowhere either. */
+/* The first heap has a line, and a bug follows, which has lines, too. */
 static void begin_with(const void *happens)
 {
-  struct fate fate = { make_heap_with_a_line, "off" };
+  struct fate fate = { nothing_more_happens, "off" };
 
+  setenv("EBBTIDE_CHEKED", "1", 1);
   ((const struct fate *)happens)->happens();
   stop_for_a_bug(&fate);
 }
@@ -146,24 +145,6 @@ static void a_database_of_before_the_first_use_stays_as_it_is(void)
   CHECK_EQ(strlen(begun_with(becomes_closed)), 0);
   CHECK(has_line(begun_with(becomes_a_file_to_write)));
   CHECK(has_line(begun_with(becomes_a_log)));
-}
-
-/* The path of this program. */
-static const char *program;
-
-static void begin_anew(const void *argument)
-{
-  (void)argument;
-  becomes_a_database();
-  execl(program, program, "line", NULL);
-}
-
-/* Programs get temporary files for their standard error, too. */
-static void a_file_of_the_beginning_is_standard_error(void)
-{
-  make_file();
-  CHECK_EQ(in_child(begin_anew, NULL), 0);
-  CHECK(has_line(text_of_file()));
 }
 
 static const char *const ways[] = { "off", "on" };
@@ -308,15 +289,9 @@ static void a_line_raises_no_sigpipe(void)
   CHECK_EQ(in_child(line_without_reader, ""), 0);
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-  program = argv[0];
-  if (argc > 1 && strcmp(argv[1], "line") == 0) {
-    make_heap_with_a_line();
-    return check_status();
-  }
   RUN(a_database_of_before_the_first_use_stays_as_it_is);
-  RUN(a_file_of_the_beginning_is_standard_error);
   RUN(a_file_that_is_no_standard_error_stays_as_it_is);
   RUN(a_log_has_the_last_lines);
   RUN(the_last_lines_raise_no_sigpipe);

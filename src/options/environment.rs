@@ -63,7 +63,7 @@ fn variables() -> impl Iterator<Item = &'static [u8]> {
 /// What to tell of those variables that are ours by their name and have no effect. `None`: nothing.
 fn without_effect<'a>(
     variables: impl Iterator<Item = &'a [u8]>,
-    is_preloaded: impl Fn() -> bool,
+    is_left_to_others: impl Fn() -> bool,
 ) -> Option<Line> {
     let mut line = Line::EMPTY;
     for variable in variables {
@@ -71,7 +71,7 @@ fn without_effect<'a>(
         let before = if line.as_bytes().is_empty() { "" } else { "; " };
         // What does not fit is cut off.
         if let Some(name) = asks_the_preload_library(variable) {
-            if !is_preloaded() {
+            if !is_left_to_others() {
                 let _ = write!(line, "{before}{name} has an effect under ebbtide run only");
             }
             continue;
@@ -96,10 +96,13 @@ fn asks_the_preload_library(variable: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// Whether the preload library is in this process, which exports a symbol to be known by.
-fn is_preloaded() -> bool {
-    // SAFETY: a C string.
-    unsafe { !libc::dlsym(libc::RTLD_DEFAULT, c"ebb_preload_is_here".as_ptr()).is_null() }
+/// Whether the preload library's variables are left to others in this process: to the preload
+/// library itself, or to the nginx module, which warns of them in the words of nginx. Each exports a
+/// symbol to be known by.
+fn is_left_to_others() -> bool {
+    let symbols = [c"ebb_preload_is_here", c"ngx_http_ebbtide_module"];
+    // SAFETY: C strings.
+    symbols.iter().any(|name| unsafe { !libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()).is_null() })
 }
 
 /// The name of a variable that has a value and begins as ours do, in either case of letters.
@@ -116,7 +119,7 @@ pub(crate) fn tell_once() {
     if TOLD.load(Relaxed) || TOLD.swap(true, Relaxed) {
         return;
     }
-    if let Some(line) = without_effect(variables(), is_preloaded) {
+    if let Some(line) = without_effect(variables(), is_left_to_others) {
         tell::line(format_args!("{}", line.as_str()));
     }
 }
@@ -138,7 +141,7 @@ pub(crate) fn check_environment(takes_text: bool) -> (Option<Line>, Result<(), E
     if takes_text {
         TOLD.store(true, Relaxed);
     }
-    let line = without_effect(variables(), is_preloaded);
+    let line = without_effect(variables(), is_left_to_others);
     (line, Options::resolve_with(&[], value_of).map(drop))
 }
 
@@ -200,9 +203,9 @@ mod tests {
         told_where(variables, false)
     }
 
-    fn told_where(variables: &[&str], is_preloaded: bool) -> String {
+    fn told_where(variables: &[&str], is_left_to_others: bool) -> String {
         let variables = variables.iter().map(|variable| variable.as_bytes());
-        let line = without_effect(variables, || is_preloaded);
+        let line = without_effect(variables, || is_left_to_others);
         line.map_or(String::new(), |line| line.as_str().to_owned())
     }
 

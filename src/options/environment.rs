@@ -2,8 +2,8 @@
 //!
 //! A variable of ours that no option has is a spelling mistake, and nobody would notice; one of
 //! `ebbtide run` does nothing in a process without the preload library. The process tells of such
-//! variables once: in the log of a host that asks ([`check_environment`]), or else on standard error
-//! when the process first makes a heap or opens a Lua module. Texts are made apart from that.
+//! variables once: in the log of a host that asks ([`check_environment`]), or else on standard
+//! error when the process first makes a heap or opens a Lua module. Texts are made apart from that.
 
 use core::ffi::{CStr, c_char, c_int};
 use core::fmt::Write;

@@ -97,8 +97,8 @@ fn asks_the_preload_library(variable: &[u8]) -> Option<&'static str> {
 }
 
 /// Whether the preload library's variables are left to others in this process: to the preload
-/// library itself, or to the nginx module, which warns of them in the words of nginx. Each exports a
-/// symbol to be known by.
+/// library itself, or to the nginx module, which warns of them in the words of nginx. Each exports
+/// a symbol to be known by.
 fn is_left_to_others() -> bool {
     let symbols = [c"ebb_preload_is_here", c"ngx_http_ebbtide_module"];
     // SAFETY: C strings.

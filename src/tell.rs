@@ -107,8 +107,8 @@ fn leads_to_stderr() -> bool {
     *STDERR.get_or_init(|| file.filter(|_| !may_be_database())) == file && file.is_some()
 }
 
-/// Whether descriptor 2 leads to a regular file that is open for reading and writing. A program that
-/// has closed descriptor 2 gets that number for the next file that it opens.
+/// Whether descriptor 2 leads to a regular file that is open for reading and writing. A program
+/// that has closed descriptor 2 gets that number for the next file that it opens.
 fn may_be_database() -> bool {
     flags_of(libc::STDERR_FILENO).is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDWR)
         && is_of_kind(libc::STDERR_FILENO, libc::S_IFREG)

@@ -14,8 +14,8 @@ extern "C" fn start() {
     signals::start(&settings);
 }
 
-/// For `libebbtide.so`, which looks for a symbol of this name: the variables of this library have an
-/// effect in this process.
+/// For `libebbtide.so`, which looks for a symbol of this name: the variables of this library have
+/// an effect in this process.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[allow(non_upper_case_globals)]
 pub static ebb_preload_is_here: u8 = 1;

@@ -250,7 +250,8 @@ impl<S: Os> Heap<S> {
 
     /// The same, from a time on.
     pub(super) fn next_tick_from(&self, now_us: u64) -> Option<u64> {
-        if self.above.search.is_some() || self.above.verdict.holes || self.above.outdated {
+        let has_begun = self.above.search.is_some() || self.above.shedding.is_some();
+        if has_begun || self.above.verdict.holes || self.above.outdated {
             return Some(0);
         }
         let emptied = self.free_in_spans().saturating_sub(self.above.free_in_spans);
@@ -436,9 +437,8 @@ impl<S: Os> Heap<S> {
     /// Returns what is due, dirty pages first, until the budget is spent.
     fn breathe(&mut self, budget: Budget) -> Outcome {
         let mut outcome = Outcome::default();
-        if self.due() == Pages::ZERO {
-            self.above.shedding = None;
-        } else if self.may_shed(self.due()) {
+        // What is not due any more may have left descriptors to return.
+        if self.above.shedding.is_some() || self.due() > Pages::ZERO && self.may_shed(self.due()) {
             outcome = self.shed(self.above.verdict.keep, self.cause(), budget);
         }
         if !(self.above.verdict.holes || self.above.search.is_some() || self.may_search_again()) {

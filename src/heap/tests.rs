@@ -12,6 +12,7 @@ mod misuse;
 mod moves;
 mod outside;
 mod pace;
+mod plans;
 mod refusals;
 mod spoilt;
 
@@ -224,7 +225,7 @@ impl Drop for Tested {
         // SAFETY: nothing uses the heap after this.
         unsafe {
             super::checked::finish(&mut *self.heap);
-            super::reserve::note_deleted((*self.heap).layout.reserved);
+            super::reserve::note_deleted(&(*self.heap).layout);
             Heap::release(self.heap)
         }
     }

@@ -11,7 +11,7 @@
 //! | `returning`     | what the background thread does                                  | yes    |
 //!
 //! - W1: `base` and `chunks` are those of a live heap, and do not change.
-//! - W2: all chunks are committed, from the heap's creation on.
+//! - W2: the chunks of all pages below `top` are committed, and stay so.
 
 mod letter;
 mod returning;

@@ -56,18 +56,31 @@ pub(crate) trait Os {
     /// Bytes in a kernel page: a power of two, 4 KiB or more.
     fn page_size(&self) -> usize;
 
-    /// Bytes of address space that the process may map in all.
+    /// Bytes of address space that the process may map in all: [`ADDRESS_LIMIT`], or `RLIMIT_AS`.
     fn address_space(&self) -> usize;
 
     /// Reserves `bytes` of address space, inaccessible, wholly below [`ADDRESS_LIMIT`].
     /// `at_random`: where nobody can guess, if there is room, at the price of own page tables.
     fn reserve(&self, bytes: usize, at_random: bool) -> Option<*mut u8>;
 
-    /// Gives a reservation back.
+    /// A range of `bytes` addresses below [`ADDRESS_LIMIT`] where the process maps nothing by
+    /// itself, for [`Os::map`]. The range stays unmapped and unreserved, and takes no address space.
+    /// `at_random`: as for [`Os::reserve`].
+    fn plan(&self, bytes: usize, at_random: bool) -> Option<*mut u8>;
+
+    /// Maps addresses of a planned range, readable and writable. New pages read as zero. False where
+    /// any of the addresses is taken, too.
     ///
     /// # Safety
     ///
-    /// The range is a whole reservation, and nothing in it is used again.
+    /// The range lies in a range that [`Os::plan`] gave to the caller.
+    unsafe fn map(&self, start: *mut u8, bytes: usize) -> bool;
+
+    /// Gives a reservation back, or what is mapped of a planned range.
+    ///
+    /// # Safety
+    ///
+    /// The range is a whole reservation, or was mapped by [`Os::map`]; nothing in it is used again.
     unsafe fn release(&self, start: *mut u8, bytes: usize);
 
     /// Unmaps memory that somebody else has mapped.

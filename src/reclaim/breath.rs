@@ -229,6 +229,7 @@ impl<S: Os> Heap<S> {
                 aside: self.runs.aside_total.bytes() as u64,
                 trouble: Trouble {
                     refused: self.counts.refused_allocations,
+                    refused_address_space: self.counts.refused_address_space,
                     thrashing: self.is_thrashing().into(),
                     purge_errno: self.counts.purge_errno as u64,
                 },

@@ -1,5 +1,7 @@
 //! Taking pages: as far as the gate lets the heap, and the kernel.
 
+#![forbid(unsafe_code)]
+
 use super::{Above, Heap, NO_GATE};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 

@@ -252,21 +252,16 @@ impl<S: Above> Heap<S> {
     /// Commits a further part of the range, on kernel pages, which touches what is committed.
     pub(super) fn commit_part(&mut self, from: *mut u8, bytes: usize) -> bool {
         self.counts.commit_calls += 1;
-        let huge_pages = self.options.get(Key::Thp) == 1;
+        let (is_planned, huge_pages) = (self.layout.is_planned, self.options.get(Key::Thp) == 1);
         // SAFETY: L1 and L2: the part lies in the heap's range, on kernel pages.
         let done = unsafe {
-            match self.layout.is_planned {
-                false => self.os.commit(from, bytes),
-                true => self.os.map(from, bytes),
-            }
+            if is_planned { self.os.map(from, bytes) } else { self.os.commit(from, bytes) }
         };
-        // SAFETY: mapped just now. Alike, the kernel keeps the part in one mapping with what it
-        // touches.
-        if done
-            && self.layout.is_planned
-            && !unsafe { self.os.set_huge_pages(from, bytes, huge_pages) }
-        {
-            self.huge_pages = true;
+        if done && is_planned {
+            // SAFETY: mapped just now. When it is like what it touches, the kernel keeps both in
+            // one mapping.
+            let is_set = unsafe { self.os.set_huge_pages(from, bytes, huge_pages) };
+            self.huge_pages |= !is_set;
         }
         self.counts.failed_calls += u64::from(!done);
         if !done {

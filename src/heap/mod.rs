@@ -16,7 +16,7 @@
 //! | `collector`     | the VM's garbage collector, for when memory is short             | yes    |
 //! | `above`         | what the layer above keeps with a heap, and when it is called    | no     |
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
-//! | `grow`          | taking pages, as far as the gate and the kernel let the heap     | yes    |
+//! | `grow`          | taking pages, as far as the gate and the kernel let the heap     | no     |
 //! | `park`          | keeping one deleted heap for the next                            | yes    |
 //! | `deleted`       | calls on a heap that was deleted                                 | no     |
 //! | `span`          | spans: filled, listed, emptied                                   | yes    |

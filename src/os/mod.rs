@@ -56,20 +56,20 @@ pub(crate) trait Os {
     /// Bytes in a kernel page: a power of two, 4 KiB or more.
     fn page_size(&self) -> usize;
 
-    /// Bytes of address space that the process may map in all: [`ADDRESS_LIMIT`], or `RLIMIT_AS`.
+    /// Bytes of address space that the process may map in all: `RLIMIT_AS`, or [`ADDRESS_LIMIT`].
     fn address_space(&self) -> usize;
 
     /// Reserves `bytes` of address space, inaccessible, wholly below [`ADDRESS_LIMIT`].
     /// `at_random`: where nobody can guess, if there is room, at the price of own page tables.
     fn reserve(&self, bytes: usize, at_random: bool) -> Option<*mut u8>;
 
-    /// A range of `bytes` addresses below [`ADDRESS_LIMIT`] where the process maps nothing by
-    /// itself, for [`Os::map`]. The range stays unmapped and unreserved, and takes no address space.
+    /// A range of `bytes` addresses below [`ADDRESS_LIMIT`] where the kernel maps nothing unasked,
+    /// for [`Os::map`]. The range is neither mapped nor reserved, and takes no address space.
     /// `at_random`: as for [`Os::reserve`].
     fn plan(&self, bytes: usize, at_random: bool) -> Option<*mut u8>;
 
-    /// Maps addresses of a planned range, readable and writable. New pages read as zero. False where
-    /// any of the addresses is taken, too.
+    /// Maps addresses of a planned range, readable and writable. New pages read as zero. Refused
+    /// where any of the addresses is taken, too.
     ///
     /// # Safety
     ///

@@ -131,6 +131,44 @@ fn refused_allocations_are_counted() {
     }
 }
 
+/// A worker in 1 GiB of address space lives, as it does without ebbtide, and says what it lacks.
+#[test]
+fn that_the_address_space_is_used_up_is_told() {
+    let _alone = alone();
+    let rows = "local rows, count = {}, 0
+        local ok, why = pcall(function()
+            for i = 1, 1e9 do rows[i] = { i } count = i end
+        end)
+        rows = nil
+        ngx.say(count, ' ', why)";
+    let mut config = Config::new(Modules::First).workers(1).lua("rows", rows);
+    let limit = "ulimit -v 1048576 && exec \"$0\" \"$@\"";
+    config.launcher = ["sh", "-c", limit].map(Into::into).into();
+    let counted = |config: &Config| {
+        let nginx = Nginx::start(config);
+        let said = nginx.get("/rows");
+        let (count, why) = said.trim().split_once(' ').expect("a number and a reason");
+        assert_eq!(why, "not enough memory");
+        (nginx, count.parse::<u64>().expect("a number"))
+    };
+    let (stock, without) = counted(&Config { modules: Modules::Stock, ..config.clone() });
+    drop(stock);
+    let (nginx, with) = counted(&config);
+    assert!(with >= without, "{with} rows, {without} without ebbtide");
+    let told = "a Lua VM was refused memory, for the address space that RLIMIT_AS allows";
+    nginx.wait_until("the log says so", PATIENCE, |nginx| lines(nginx, told) == 1);
+    assert!(nginx.log().lines().any(|line| line.contains("[warn]") && line.contains(told)));
+    let worker = &json(&nginx)[0];
+    assert!(number(worker, "refused_address_space") > 0);
+    assert!(total(&nginx, "ebbtide_refused_address_space_total") > 0);
+    let reserved = vms(worker, "main", "reserved");
+    assert!((500 << 20..1 << 30).contains(&reserved), "{reserved}");
+    assert!(total(&nginx, "ebbtide_reserved_bytes") > 500 << 20);
+    nginx.get("/rows");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(lines(&nginx, told), 1, "{}", nginx.log());
+}
+
 /// Locked memory is what the kernel takes nothing of.
 #[test]
 fn that_the_kernel_takes_nothing_back_is_told() {

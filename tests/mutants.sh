@@ -33,8 +33,8 @@ a limit means a plan|src/heap/reserve.rs|s/if address_space >= ADDRESS_LIMIT || 
 a plan grows in small steps|src/heap/grow.rs|s/true => (PLANNED_STEP.0, .*/true => COMMIT_STEP,/
 a limit that binds is told, and no other|src/heap/mapped.rs|s/(used.saturating_add(bytes) > limit)/(used.saturating_add(bytes) > 0)/
 addresses of a plan are the heap's when mapped|src/heap/mapped.rs|s/        if self.layout.is_planned {/        if false {/
-planned ranges are apart|src/os/kernel.rs|s/Some(PLACES.start + first + step \* bytes)/Some(PLACES.start + first + step * (bytes - page))/
-mapping replaces nothing|src/os/kernel.rs|s/let flags = FRESH | libc::MAP_FIXED_NOREPLACE;/let flags = FRESH | libc::MAP_FIXED;/
+planned ranges are apart|src/os/plan.rs|s/Some(PLACES.start + first + step \* bytes)/Some(PLACES.start + first + step * (bytes - page))/
+mapping replaces nothing|src/os/plan.rs|s/let flags = FRESH | libc::MAP_FIXED_NOREPLACE;/let flags = FRESH | libc::MAP_FIXED;/
 R1 scars apart|src/heap/scars.rs|s/        self.count -= 1;//
 R1 scars renewed|src/heap/large.rs|s/        self.heal(range);//
 D1 reciprocal 0 outside spans|src/heap/span.rs|s/self.set_descriptor(first + Pages(page), Descriptor::none());//

@@ -183,7 +183,8 @@ mod tests {
         for end in (0..=layout.limit.0).step_by(layout.limit.0 as usize / 50 + 1) {
             let end = PageIndex(end);
             let tables = layout.tables_end(end, kernel_page);
-            assert!(tables % kernel_page == 0 && tables <= layout.words, "L2 and L4: {layout:?}");
+            assert!(tables.is_multiple_of(kernel_page), "L2: {layout:?}");
+            assert!(tables <= layout.words, "L4: {layout:?}");
             let whole = chunk_count(end.0 as usize).next_multiple_of(GROUP_CHUNKS);
             let wanted = whole.min(layout.chunk_count);
             assert!(layout.chunks_below(tables) >= wanted, "L4: {layout:?} up to {end:?}");

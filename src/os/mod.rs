@@ -4,7 +4,8 @@
 //! of heaps, and report failure by value. [`Kernel`] is the real one; [`fake`] is the double that
 //! tests use: it fails on schedule, pretends other page sizes, and checks each call's arguments.
 //!
-//! [`discard`] gives memory back by whichever call the process may make.
+//! [`discard`] gives memory back by whichever call the process may make; [`plan`] maps ranges that
+//! are not reserved piece by piece.
 //!
 //! What belongs to the process and not to a heap lies beside it: [`fault`], the signals of
 //! forbidden accesses, [`frames`], the functions that a thread is in, [`attempt`], for work
@@ -16,6 +17,7 @@ mod discard;
 pub(crate) mod fault;
 pub(crate) mod frames;
 mod kernel;
+mod plan;
 mod thread;
 
 #[cfg(test)]

@@ -259,9 +259,9 @@ fn the_history_is_mapped_when_it_is_asked_for() {
     assert_eq!(os.world().address_bytes(), before);
     os.world().failures.clear();
     tested.act(&Step::Set(Key::History, 1));
-    let words = tested.heap().words().len();
-    assert!(words > 0);
-    assert_eq!(os.world().address_bytes(), before + words * size_of::<u64>());
+    let bytes = size_of_val(tested.heap().words());
+    assert!(bytes > 0);
+    assert_eq!(os.world().address_bytes(), before + bytes);
     assert!(tested.heap().words().iter().all(|word| *word == 0));
     for _ in 0..3 {
         tested.act(&Step::Tick(SECOND_US, 0));

@@ -1,7 +1,7 @@
 //! Ranges of addresses that are planned, and mapped piece by piece.
 //!
-//! A planned range is no reservation: the kernel knows nothing of it. It maps nothing there unasked,
-//! since the range lies far from where the kernel looks for room. So what is mapped can be extended
+//! A planned range is no reservation: the kernel knows nothing of it. It maps nothing there
+//! unasked, since the range lies far from where the kernel looks for room. So what is mapped can be extended
 //! at both ends, unless somebody else has asked for just these addresses.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -14,8 +14,8 @@ static ORIGIN: AtomicU64 = AtomicU64::new(0);
 static PLANNED: AtomicUsize = AtomicUsize::new(0);
 
 /// The planned range of a number, among all of one length. Ranges of one length are whole steps
-/// apart, so that two of them are the same or have nothing in common: what is mapped in one is in no
-/// other's way.
+/// apart, so that two of them are the same or have nothing in common: what is mapped in one is in
+/// no other's way.
 fn planned(bytes: usize, origin: u64, number: usize, page: usize) -> Option<usize> {
     // One range less, for the first begins anywhere in a step.
     let count = (PLACES.len() / bytes).checked_sub(1).filter(|count| *count > 0)?;

@@ -1,8 +1,8 @@
 //! Ranges of addresses that are planned, and mapped piece by piece.
 //!
 //! A planned range is no reservation: the kernel knows nothing of it. It maps nothing there
-//! unasked, since the range lies far from where the kernel looks for room. So what is mapped can be extended
-//! at both ends, unless somebody else has asked for just these addresses.
+//! unasked, since the range lies far from where the kernel looks for room. So what is mapped can
+//! be extended at both ends, unless somebody else has asked for just these addresses.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 

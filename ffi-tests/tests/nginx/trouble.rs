@@ -141,19 +141,19 @@ fn that_the_address_space_is_used_up_is_told() {
         end)
         rows = nil
         ngx.say(count, ' ', why)";
-    let mut config = Config::new(Modules::First).workers(1).lua("rows", rows);
-    let limit = "ulimit -v 1048576 && exec \"$0\" \"$@\"";
-    config.launcher = ["sh", "-c", limit].map(Into::into).into();
-    let counted = |config: &Config| {
-        let nginx = Nginx::start(config);
+    let counted = |modules| {
+        let mut config = Config::new(modules).workers(1).lua("rows", rows);
+        let limit = "ulimit -v 1048576 && exec \"$0\" \"$@\"";
+        config.launcher = ["sh", "-c", limit].map(Into::into).into();
+        let nginx = Nginx::start(&config);
         let said = nginx.get("/rows");
         let (count, why) = said.trim().split_once(' ').expect("a number and a reason");
         assert_eq!(why, "not enough memory");
         (nginx, count.parse::<u64>().expect("a number"))
     };
-    let (stock, without) = counted(&Config { modules: Modules::Stock, ..config.clone() });
+    let (stock, without) = counted(Modules::Stock);
     drop(stock);
-    let (nginx, with) = counted(&config);
+    let (nginx, with) = counted(Modules::First);
     assert!(with >= without, "{with} rows, {without} without ebbtide");
     let told = "a Lua VM was refused memory, for the address space that RLIMIT_AS allows";
     nginx.wait_until("the log says so", PATIENCE, |nginx| lines(nginx, told) == 1);

@@ -14,12 +14,14 @@ use super::{Above, Heap};
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
 use crate::os::{ADDRESS_LIMIT, MemoryRange, Os};
-use crate::units::{PageIndex, round_up};
+use crate::units::{PageIndex, Pages, round_up};
 
 /// Bytes for blocks that are committed when a heap is made: what a bare VM needs.
 const FIRST: usize = 256 << 10;
 /// In a plan, where other heaps and the rest of the process want the same address space.
 const FIRST_PLANNED: usize = 128 << 10;
+/// Fewer pages than these, 256 KiB, stay mapped at the end of a plan.
+const CUT_MIN: Pages = Pages(64);
 /// How many places are tried for a plan. A place may be taken, by another heap or by chance.
 const PLACES: usize = 16;
 
@@ -268,6 +270,28 @@ impl<S: Above> Heap<S> {
             self.denied = bytes;
         }
         done
+    }
+
+    /// Gives the address space of returned pages at the end of a plan back, so that the rest of the
+    /// process can have it. A reservation keeps its addresses.
+    pub(crate) fn cut_end(&mut self) {
+        if !self.layout.is_planned {
+            return;
+        }
+        let end = self.page_runs().clean_end();
+        if self.runs.top.since(end) < CUT_MIN {
+            return;
+        }
+        self.page_runs().cut(end);
+        let (new, old) = (round_up(end.offset(), self.kernel_page), self.ground.end);
+        // SAFETY: M1; the pages from there on are free, and the background thread has done with
+        // them.
+        if new < old && unsafe { self.os.unmap(self.base.wrapping_add(new), old - new) } {
+            self.ground.end = new;
+            if !self.is_shut() {
+                self.not_committed = !new;
+            }
+        }
     }
 
     /// Commits the words of the layer above, if they are not. False: there is no memory.

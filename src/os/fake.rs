@@ -135,10 +135,12 @@ impl World {
     }
 
     fn uncommit(&mut self, range: Range<usize>) {
-        let (gone, kept): (Vec<_>, Vec<_>) =
-            self.committed.drain(..).partition(|part| range.contains(&part.start));
-        self.committed = kept;
-        self.committed_bytes -= gone.iter().map(ExactSizeIterator::len).sum::<usize>();
+        let rests = |part: Range<usize>| {
+            [part.start..part.end.min(range.start), part.start.max(range.end)..part.end]
+        };
+        let kept = self.committed.drain(..).flat_map(rests).filter(|rest| !rest.is_empty());
+        self.committed = kept.collect();
+        self.committed_bytes = self.committed.iter().map(ExactSizeIterator::len).sum();
     }
 
     fn is_committed(&self, range: Range<usize>) -> bool {
@@ -223,10 +225,18 @@ impl Os for FakeOs {
 
     unsafe fn unmap(&self, start: *mut u8, bytes: usize) -> bool {
         let fails = self.enter(start, bytes);
-        if !fails {
-            self.world().unmapped.push(start.addr()..start.addr() + bytes);
+        if fails {
+            return false;
         }
-        !fails
+        let range = start.addr()..start.addr() + bytes;
+        if self.world().remove_mapped(&range) {
+            self.world().uncommit(range);
+            // SAFETY: the caller's promise; the real system keeps the range reserved.
+            unsafe { assert!(Kernel.renew(start, bytes, false) && Kernel.protect(start, bytes)) };
+        } else {
+            self.world().unmapped.push(range);
+        }
+        true
     }
 
     unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool {

@@ -85,7 +85,7 @@ pub(crate) trait Os {
     /// The range is a whole reservation, or was mapped by [`Os::map`]; nothing in it is used again.
     unsafe fn release(&self, start: *mut u8, bytes: usize);
 
-    /// Unmaps memory that somebody else has mapped.
+    /// Unmaps memory that somebody else has mapped, or that [`Os::map`] has.
     ///
     /// # Safety
     ///

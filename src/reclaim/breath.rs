@@ -275,6 +275,7 @@ impl<S: Os> Heap<S> {
         }
         let outcome = self.search(&sweep, &mut search, budget);
         self.above.asked = search;
+        self.cut_end();
         outcome
     }
 
@@ -420,6 +421,7 @@ impl<S: Os> Heap<S> {
     /// A breath, and how many microseconds it took since `start_us` if it did anything.
     pub(super) fn timed_breath(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
         let outcome = self.breathe(budget);
+        self.cut_end();
         if outcome.calls == 0 && !outcome.more {
             return (outcome, 0);
         }

@@ -326,3 +326,48 @@ fn a_large_block_moves_to_pages_that_are_mapped() {
     tested.check_contents();
     tested.free_all();
 }
+
+#[test]
+fn address_space_at_the_end_goes_back_with_its_memory() {
+    let os = FakeOs::new(4096);
+    let mut tested = planned(&os, 256 * MIB);
+    assert!(tested.allocate(100));
+    let before = os.world().address_bytes();
+    for _ in 0..2 {
+        (0..200).for_each(|_| tested.act(&Step::Allocate(60_000)));
+        assert!(os.world().address_bytes() > 12 * MIB);
+        (0..200).for_each(|_| tested.free(1, OldSize::Right));
+        tested.run(&Step::ReclaimAll);
+        let left = os.world().address_bytes();
+        // The descriptors of the pages stay.
+        assert!(left < before + MIB, "{left} bytes are mapped");
+        assert_eq!(tested.heap().reserved(), left);
+        tested.check_contents();
+    }
+    // By itself, two seconds later, also after the background thread has returned the memory.
+    for by_itself in [false, true] {
+        (0..200).for_each(|_| tested.act(&Step::Allocate(60_000)));
+        (0..200).for_each(|_| tested.free(1, OldSize::Right));
+        if by_itself {
+            tested.heap().visit_in_background();
+            tested.run(&Step::Visit(3 * SECOND_US));
+        }
+        for _ in 0..8 {
+            tested.run(&Step::Tick(SECOND_US / 2, 0));
+        }
+        assert!(os.world().address_bytes() < before + MIB);
+    }
+    // What is refused stays mapped, and is used again.
+    (0..200).for_each(|_| tested.act(&Step::Allocate(60_000)));
+    (0..200).for_each(|_| tested.free(1, OldSize::Right));
+    for call in 0..8 {
+        os.world().failures = (0..=call).map(|at| at == call).collect();
+        tested.run(&Step::ReclaimAll);
+        os.world().failures.clear();
+        (0..100).for_each(|_| assert!(tested.allocate(60_000)));
+        tested.heap().check();
+        (0..100).for_each(|_| tested.free(1, OldSize::Right));
+    }
+    tested.check_contents();
+    tested.free_all();
+}

@@ -13,9 +13,9 @@
 //! Pages grow upwards and their descriptors downwards, so that what is committed is one range, and
 //! a heap is two mappings to the kernel, which counts them. The base is what Lua holds as `ud`.
 //!
-//! Under a limit (`RLIMIT_AS`) the same range is only planned. It is as long as the limit, and takes
-//! no address space: what the heap uses is mapped there piece by piece, in three places, and each
-//! part of the tables only as far as the pages need it.
+//! Under a limit (`RLIMIT_AS`) the same range is only planned. It is as long as the limit, and
+//! takes no address space: what the heap uses is mapped there piece by piece, in three places, and
+//! each part of the tables only as far as the pages need it.
 //!
 //! ```text
 //!  plan                           base
@@ -25,9 +25,10 @@
 //! ```
 //!
 //! Three kernel pages are never accessible: the first and the last of the range, so that nothing
-//! that ends or begins beside it reaches in, or is reached from here; and the one between the tables
-//! and the first page for blocks, which what is written before a block runs into. In a plan these
-//! pages, and all that is not in use yet, are addresses where the kernel maps nothing by itself.
+//! that ends or begins beside it reaches in, or is reached from here; and the one between the
+//! tables and the first page for blocks, which what is written before a block runs into. In a plan
+//! these pages, and all that is not in use yet, are addresses where the kernel maps nothing by
+//! itself.
 //!
 //! - L1: the descriptors of all pages, the tables and the pages fit into the range.
 //! - L2: the base, the guard, `first` and all ends of what is committed are on kernel pages.

@@ -4,9 +4,9 @@
 //! Under a limit (`RLIMIT_AS`) a heap reserves nothing. It plans a range as long as the limit, for
 //! each heap may be the one that needs all there is, and maps of that what it uses.
 //!
-//! Without a limit all heaps of a process together keep to a budget: an eighth of the address space.
-//! Each new heap takes a share of what is left of the budget, and the share shrinks as heaps become
-//! many:
+//! Without a limit all heaps of a process together keep to a budget: an eighth of the address
+//! space. Each new heap takes a share of what is left of the budget, and the share shrinks as heaps
+//! become many:
 //!
 //! ```text
 //! share = left / (2 + 4 × live heaps), at most 64 GiB, down to a power of two

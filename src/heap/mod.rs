@@ -412,8 +412,8 @@ impl<S: Above> Heap<S> {
     pub(crate) fn page_runs(&mut self) -> PageRuns<'_> {
         let (chunks, chunk_count) = (self.layout.chunks, self.chunk_count);
         // SAFETY: L1: the table lies between the header and the first page, aligned; so many chunks
-        // are committed, and zeroed memory is valid chunks. They are only ever looked at by reference:
-        // what changes in them are cells, which are this thread's, and atomics.
+        // are committed, and zeroed memory is valid chunks. They are only ever looked at by
+        // reference: what changes in them are cells, which are this thread's, and atomics.
         let chunks = unsafe { slice::from_raw_parts(self.base.add(chunks).cast(), chunk_count) };
         // SAFETY: as for `watch`.
         let watch = unsafe { &*self.watch_at() };

@@ -70,7 +70,8 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Lays out a reservation of `bytes`, a multiple of `kernel_page`, for a header of `header`
-    /// bytes and `words` for the layer above. `None` when not even one span of each class would fit.
+    /// bytes and `words` for the layer above. `None` when not even one span of each class would
+    /// fit.
     pub(crate) fn new(
         bytes: usize,
         header: usize,

@@ -30,7 +30,9 @@ M1 all that is mapped is given back|src/heap/mapped.rs|s/for part in some(self.m
 M1 a place that does not do is given back|src/heap/mapped.rs|s/for mapped in some(parts).take(index) {/for mapped in some(parts).take(0) {/
 M2 chunks before pages|src/heap/grow.rs|s/if self.layout.is_planned \&\& !self.commit_tables(pages) {/if false {/
 a limit means a plan|src/heap/reserve.rs|s/if address_space >= ADDRESS_LIMIT || checked::has_tool() {/if address_space >= 1 << 20 {/
-a plan grows in small steps|src/heap/grow.rs|s/true => (PLANNED_STEP.0, .*/true => COMMIT_STEP,/
+a plan grows in small steps|src/heap/grow.rs|s/(self.layout.bytes \/ PLANNED_STEP.1).min/(self.layout.bytes \/ PLANNED_STEP.1 * 64).min/
+the end of a plan goes back|src/heap/mapped.rs|s/if self.runs.top.since(end) < CUT_MIN {/if true {/
+what is cut off was returned|src/heap/runs.rs|s/self.dirty_end().max(free)/free/
 a limit that binds is told, and no other|src/heap/mapped.rs|s/(used.saturating_add(bytes) > limit)/(used.saturating_add(bytes) > 0)/
 addresses of a plan are the heap's when mapped|src/heap/mapped.rs|s/        if self.layout.is_planned {/        if false {/
 planned ranges are apart|src/os/plan.rs|s/Some(PLACES.start + first + step \* bytes)/Some(PLACES.start + first + step * (bytes - page))/

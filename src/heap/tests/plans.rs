@@ -348,6 +348,9 @@ fn address_space_at_the_end_goes_back_with_its_memory() {
     for by_itself in [false, true] {
         (0..200).for_each(|_| tested.act(&Step::Allocate(60_000)));
         (0..200).for_each(|_| tested.free(1, OldSize::Right));
+        // Not before its time.
+        tested.run(&Step::Tick(1000, 0));
+        assert!(os.world().address_bytes() > 12 * MIB);
         if by_itself {
             tested.heap().visit_in_background();
             tested.run(&Step::Visit(3 * SECOND_US));

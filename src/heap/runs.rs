@@ -233,6 +233,9 @@ impl PageRuns<'_> {
 
     /// Notes which sheets are vacant now that a range was freed.
     fn vacate_sheets(&mut self, range: PageRange) {
+        if !self.watch.has_sheets {
+            return;
+        }
         let is_watched = self.watch.is_on();
         for pages in sheets_of(range, self.watch.sheet_pages()) {
             if self.is_vacant(pages) {
@@ -433,6 +436,27 @@ impl PageRuns<'_> {
     /// Where the row of free pages that starts at `from` ends.
     pub(crate) fn free_end(&self, from: PageIndex) -> PageIndex {
         self.run_end(PageRange { start: from, end: self.counts.top }, free_of)
+    }
+
+    /// The first of the free pages in a row up to `top` that hold no memory; `top` if there are
+    /// none.
+    pub(crate) fn clean_end(&mut self) -> PageIndex {
+        let free = self.counts.top - self.free_before_top(Pages(u32::MAX));
+        self.dirty_end().max(free)
+    }
+
+    /// Lowers `top` to where [`PageRuns::clean_end`] is: what is above counts as never used. Waits
+    /// for the background thread, which may have returned these pages just now.
+    pub(crate) fn cut(&mut self, end: PageIndex) {
+        let range = PageRange { start: end, end: self.counts.top };
+        let freed = self.unset(Bits::Free, range);
+        ensure!(freed == range.count(), "page runs: {range:?} is cut off, and in use");
+        self.counts.free -= freed;
+        let cleaned = self.take_dirty(range);
+        self.counts.dirty -= cleaned;
+        self.unset(Bits::Moved, range);
+        self.counts.top = end;
+        self.watch.set_top(end);
     }
 
     /// Free pages in a row that end at `top`, counted to at most `most`.

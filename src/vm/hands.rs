@@ -573,7 +573,7 @@ mod tests {
             wanting.iter().for_each(|number| turns.add(*number));
             turns.in_order().collect::<Vec<u64>>()
         };
-        assert_eq!(order(0, &[]), []);
+        assert_eq!(order(0, &[]), [0; 0]);
         assert_eq!(order(0, &[3, 9, 5]), [9, 5, 3]);
         assert_eq!(order(9, &[3, 9, 5]), [5, 3, 9]);
         assert_eq!(order(5, &[9, 3, 5]), [3, 9, 5]);

@@ -1,6 +1,7 @@
 //! The descriptors of free pages go back, and come again when the pages are used.
 
 use super::*;
+use crate::os::MemoryRange;
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// A block of one page's worth of slots of its own: each page of the heap gets a descriptor.
@@ -24,7 +25,7 @@ impl Tested {
     /// Bytes that the kernel holds for the descriptors of all pages.
     fn descriptors_held(&mut self) -> usize {
         let heap = self.heap();
-        let (start, _) = heap.committed_range();
+        let [MemoryRange { start, .. }, ..] = heap.committed_parts();
         Kernel.resident(start, heap.base.addr() - start.addr()).expect("mincore") as usize
     }
 
@@ -104,8 +105,9 @@ fn pages_are_used_again_and_their_descriptors_count_again() {
 #[test]
 fn what_the_kernel_refuses_stays() {
     let mut tested = emptied(4096);
-    let (start, bytes) = tested.heap().committed_range();
-    let descriptors = start.addr()..start.addr() + tested.heap().committed_below;
+    let (bytes, [MemoryRange { start, .. }, ..]) =
+        (tested.heap().committed_bytes(), tested.heap().committed_parts());
+    let descriptors = start.addr()..start.addr() + tested.heap().ground.below;
     assert!(descriptors.len() < bytes);
     tested.os.world().locked = descriptors;
     let outcome = tested.heap().reclaim(Budget::Unlimited);
@@ -194,7 +196,7 @@ fn closed(tested: &mut Tested) -> usize {
     tested.heap().check();
     let bytes = tested.heap().closed_bytes();
     let snapshot = tested.heap().snapshot();
-    let (_, committed) = tested.heap().committed_range();
+    let committed = tested.heap().committed_bytes();
     assert_eq!(snapshot.committed + bytes, committed);
     bytes
 }
@@ -328,7 +330,7 @@ fn committed_pages_above_the_top_are_given_up() {
     tested.heap().reclaim(Budget::Unlimited);
     assert_eq!(tested.heap().committed(), top);
     tested.heap().check();
-    tested.os.world().commit_limit = Some(tested.heap().committed_range().1);
+    tested.os.world().commit_limit = Some(tested.heap().committed_bytes());
     assert!(!tested.allocate(10 << 20));
     tested.os.world().commit_limit = None;
     assert!(tested.allocate(10 << 20));

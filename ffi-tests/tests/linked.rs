@@ -160,7 +160,7 @@ mod long {
     /// The folder of the crate with LuaJIT's source.
     fn luajit_source() -> PathBuf {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["metadata", "--format-version", "1", "--offline"]).current_dir(repository());
+        cargo.args(["metadata", "--format-version", "1"]).current_dir(repository());
         let metadata: serde_json::Value = serde_json::from_str(&text_of(&mut cargo)).expect("JSON");
         let mut packages = metadata["packages"].as_array().expect("packages").iter();
         let package = packages.find(|package| package["name"] == "luajit-src").expect("luajit-src");

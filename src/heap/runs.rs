@@ -233,9 +233,6 @@ impl PageRuns<'_> {
 
     /// Notes which sheets are vacant now that a range was freed.
     fn vacate_sheets(&mut self, range: PageRange) {
-        if !self.watch.has_sheets {
-            return;
-        }
         let is_watched = self.watch.is_on();
         for pages in sheets_of(range, self.watch.sheet_pages()) {
             if self.is_vacant(pages) {
@@ -281,9 +278,10 @@ impl PageRuns<'_> {
         self.counts.sheets.recounted(held, closed)
     }
 
-    /// Whether all pages of a sheet are free.
+    /// Whether all pages of a sheet are free, and its descriptors may go back.
     fn is_vacant(&self, pages: PageRange) -> bool {
-        pages.end <= self.counts.top
+        self.watch.has_sheets
+            && pages.end <= self.counts.top
             && words_of(pages).all(|part| {
                 let (chunk, word, _) = place_of(part);
                 self.chunks[chunk].free[word].get() == u64::MAX

@@ -60,7 +60,8 @@ const FLOOR_PER_MEAN: f64 = 2.0;
 /// in each turn, and the wave of an hour takes twice the calls and wake-ups.
 const WORTH_MIN: Pages = Pages(64);
 /// Fewer pages than this that change hands in an epoch, or than a 64th of the free ones or of those
-/// that a swing will need, are no activity: a timer that moves 20 pages a second must not keep what a swing needed.
+/// that a swing will need, are no activity: a timer that moves 20 pages a second must not keep what
+/// a swing needed.
 const ACTIVITY_MIN: Pages = Pages(16);
 /// After a fall, new blocks are packed for so many times `decay_us`.
 const PACKING_DECAYS: u64 = 10;

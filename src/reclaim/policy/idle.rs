@@ -1,13 +1,13 @@
 //! How much of the free memory nobody has needed for a moment.
 //!
 //! A program that drops most of what it has would otherwise hold all of it for `decay_us`. LuaJIT's
-//! own allocator unmaps what it can at once. So free memory has a budget of size times time: what
-//! is more than [`KEPT_MIN`], or one part in [`KEPT_SHARE`] of what is in use, goes as soon as it was
-//! idle for one part in [`MOMENTS`] of `decay_us`. By default 100 MB go after 31 ms, and 4 MB stay
-//! for a second.
+//! own allocator unmaps what it can at once. So free memory has a budget of size times time. What
+//! is more than [`KEPT_MIN`], or one part in [`KEPT_SHARE`] of what is in use, goes as soon as it
+//! was idle for one part in [`MOMENTS`] of `decay_us`. By default 100 MB go after 31 ms, and 4 MB
+//! stay for a second.
 //!
-//! A buffer that comes and goes more slowly costs its page faults once. They count as premature, and
-//! the floor keeps it from then on.
+//! A buffer that comes and goes more slowly costs its page faults once. They count as premature,
+//! and the floor keeps it from then on.
 
 #![forbid(unsafe_code)]
 

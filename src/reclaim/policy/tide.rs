@@ -14,7 +14,8 @@ const STAIR_MIN: Pages = Pages(64);
 /// Demand that came back is waited for so many times as long as it was away, for swings are never
 /// quite regular. With 1, the wave of an hour refaults more than twice as much.
 const PATIENCE: u64 = 2;
-/// The mood waits for this time at least, in microseconds: it does not follow the turns of a fast swing.
+/// The mood waits for this time at least, in microseconds: it does not follow the turns of a fast
+/// swing.
 const PATIENCE_MIN_US: u64 = 1_000_000;
 /// Memory waits for this time at least: a program that used much twice within some milliseconds may
 /// be done with it.

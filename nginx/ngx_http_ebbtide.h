@@ -5,7 +5,8 @@
  * ngx_http_ebbtide_module.c   directives; the life of processes
  * ngx_http_ebbtide_hooks.c    calls to Lua that come here first
  * ngx_http_ebbtide_copy.c     heaps of other copies of the library
- * ngx_http_ebbtide_settings.c what directives and the environment come to
+ * ngx_http_ebbtide_settings.c directives and the environment are checked
+ * ngx_http_ebbtide_limits.c   retain and the limits of each heap
  * ngx_http_ebbtide_vm.c       the VMs, and how they come to their heaps
  * ngx_http_ebbtide_breath.c   when they collect garbage and return memory
  * ngx_http_ebbtide_collect.c  the garbage collector of a VM, in slices
@@ -380,6 +381,8 @@ const ngx_http_ebbtide_api_t *ngx_http_ebbtide_own_api(void);
 const ngx_http_ebbtide_api_t *ngx_http_ebbtide_api_of(lua_State *L,
     ngx_log_t *log);
 void *ngx_http_ebbtide_symbol_beside(const void *address, const char *name);
+ngx_uint_t ngx_http_ebbtide_preloaded(void);
+ngx_uint_t ngx_http_ebbtide_linked(void);
 
 /* ngx_http_ebbtide_settings.c */
 
@@ -388,12 +391,21 @@ ngx_int_t ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
 ngx_int_t ngx_http_ebbtide_given_list(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf);
 ngx_http_ebbtide_given_t *ngx_http_ebbtide_given_here(ngx_conf_t *cf);
-void ngx_http_ebbtide_no_effect(ngx_conf_t *cf,
+ngx_int_t ngx_http_ebbtide_no_effect(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle,
     ngx_http_ebbtide_main_conf_t *emcf);
+void ngx_http_ebbtide_env_check_rest(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf);
+
+/* ngx_http_ebbtide_limits.c */
+
 void ngx_http_ebbtide_limits(ngx_cycle_t *cycle,
     ngx_http_ebbtide_main_conf_t *emcf);
+void ngx_http_ebbtide_vm_bounds(ngx_http_ebbtide_vm_t *vm,
+    const ebb_options *given, const ebb_options *directives, ngx_log_t *log);
+int64_t ngx_http_ebbtide_share(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_limit_t *limit, const char *name);
 const char *ngx_http_ebbtide_size(u_char *text, int64_t bytes);
 
 /* ngx_http_ebbtide_vm.c */

@@ -204,3 +204,37 @@ ngx_http_ebbtide_copy_api(const void *alloc, const Dl_info *object,
 
     return &copy->api;
 }
+
+
+/*
+ * Whether this process runs under "ebbtide run": no other library has a function
+ * of Lua's beside one that waits.
+ */
+
+ngx_uint_t
+ngx_http_ebbtide_preloaded(void)
+{
+    void  *wait;
+
+    wait = dlsym(RTLD_DEFAULT, "epoll_wait");
+
+    return wait && ngx_http_ebbtide_symbol_beside(wait, "lua_newstate");
+}
+
+
+/* Whether LuaJIT has a copy of the library inside, which makes the heaps. */
+
+ngx_uint_t
+ngx_http_ebbtide_linked(void)
+{
+    void     *newstate;
+    Dl_info   object, own;
+
+    newstate = dlsym(RTLD_DEFAULT, "lua_newstate");
+
+    return newstate
+           && ngx_http_ebbtide_symbol_beside(newstate, "ebb_version")
+           && dladdr(newstate, &object)
+           && dladdr((void *) ngx_http_ebbtide_linked, &own)
+           && object.dli_fbase != own.dli_fbase;
+}

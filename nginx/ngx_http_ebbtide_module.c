@@ -342,7 +342,9 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
     ngx_conf_init_uint_value(emcf->step_us, NGX_HTTP_EBBTIDE_STEP);
     ngx_conf_init_size_value(emcf->zone_size, NGX_HTTP_EBBTIDE_ZONE);
 
-    ngx_http_ebbtide_no_effect(cf, emcf);
+    if (ngx_http_ebbtide_no_effect(cf, emcf) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
 
     if (emcf->enable && ngx_http_ebbtide_settings_check(cf, emcf) != NGX_OK) {
         return NGX_CONF_ERROR;

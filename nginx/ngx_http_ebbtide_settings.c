@@ -1,8 +1,7 @@
 
 /*
  * What the directives and the environment come to together: settings that
- * contradict each other, limits that depend on the machine, and settings that
- * have no effect.
+ * contradict each other, and settings that have no effect.
  */
 
 
@@ -24,17 +23,13 @@ static ngx_int_t ngx_http_ebbtide_variables_check(ngx_log_t *log,
     ngx_uint_t level, ngx_uint_t warn, const char *where);
 static ngx_int_t ngx_http_ebbtide_contradict(ngx_conf_t *cf,
     const char *greater, const char *less);
+static void ngx_http_ebbtide_run_unused(ngx_conf_t *cf);
+static void ngx_http_ebbtide_heaps_unused(ngx_conf_t *cf, char **theirs);
+static ngx_uint_t ngx_http_ebbtide_variables_list(char **variables,
+    ngx_uint_t of_run, u_char *text);
+static ngx_uint_t ngx_http_ebbtide_is_of_run(const char *variable);
 static ngx_int_t ngx_http_ebbtide_heap_check(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf, const char *where);
-static const char *ngx_http_ebbtide_retain_contradicts(ebb_heap *heap,
-    ngx_http_ebbtide_main_conf_t *emcf, u_char *text);
-static int64_t ngx_http_ebbtide_share(ngx_cycle_t *cycle,
-    ngx_http_ebbtide_limit_t *limit, const char *name);
-static int64_t ngx_http_ebbtide_in_force(const char *name, int64_t given);
-static int64_t ngx_http_ebbtide_lower(ngx_cycle_t *cycle, const char *name,
-    int64_t value, const char *limit, int64_t most);
-static void ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name,
-    int64_t value);
 
 
 /*
@@ -222,9 +217,7 @@ static ngx_int_t
 ngx_http_ebbtide_heap_check(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf, const char *where)
 {
-    u_char        text[NGX_HTTP_EBBTIDE_UNKNOWN];
     ebb_heap     *heap;
-    const char   *reason;
     ebb_options   options;
 
     options = emcf->options;
@@ -245,51 +238,16 @@ ngx_http_ebbtide_heap_check(ngx_conf_t *cf,
 
     heap = ebb_heap_new(&options);
 
-    reason = heap ? ngx_http_ebbtide_retain_contradicts(heap, emcf, text)
-                  : ebb_strerror(0);
-
-    if (reason) {
+    if (heap == NULL) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "ebbtide: no heap can be made with these directives "
-                           "and %s: %s", where, reason);
+                           "and %s: %s", where, ebb_strerror(0));
+        return NGX_ERROR;
     }
 
     ebb_heap_delete(heap);
 
-    return reason ? NGX_ERROR : NGX_OK;
-}
-
-
-/*
- * What the library leaves to its host: such a heap would return memory above
- * its soft limit, and keep it at the same time. NULL: all is well.
- */
-
-static const char *
-ngx_http_ebbtide_retain_contradicts(ebb_heap *heap,
-    ngx_http_ebbtide_main_conf_t *emcf, u_char *text)
-{
-    u_char     retain_text[NGX_HTTP_EBBTIDE_SIZE_LEN];
-    u_char     soft_text[NGX_HTTP_EBBTIDE_SIZE_LEN];
-    int64_t    retain, soft;
-    ngx_uint_t directive;
-
-    if (ebb_get(heap, "retain", &retain) != EBB_OK
-        || ebb_get(heap, "limit_soft", &soft) != EBB_OK
-        || soft <= 0 || retain <= soft)
-    {
-        return NULL;
-    }
-
-    directive = emcf->limit_soft.bytes || emcf->limit_soft.percent;
-
-    ngx_snprintf(text, NGX_HTTP_EBBTIDE_UNKNOWN, "%s=%s: is above %s=%s%Z",
-                 emcf->options.retain ? "retain" : "EBBTIDE_RETAIN",
-                 ngx_http_ebbtide_size(retain_text, retain),
-                 directive ? "limit_soft" : "EBBTIDE_LIMIT_SOFT",
-                 ngx_http_ebbtide_size(soft_text, soft));
-
-    return (const char *) text;
+    return NGX_OK;
 }
 
 
@@ -366,16 +324,137 @@ ngx_http_ebbtide_given_here(ngx_conf_t *cf)
 }
 
 
-/* Warns of directives that others make useless. */
+/* Warns of directives and variables that others make useless. */
 
-void
+ngx_int_t
 ngx_http_ebbtide_no_effect(ngx_conf_t *cf, ngx_http_ebbtide_main_conf_t *emcf)
 {
+    char             **theirs;
+    ngx_uint_t         preloaded;
+    ngx_core_conf_t   *ccf;
+
     if (!emcf->enable && emcf->given.len) {
         ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
                            "\"ebbtide\" is off, so these have no effect: %V",
                            &emcf->given);
     }
+
+    preloaded = ngx_http_ebbtide_preloaded();
+
+    if (!preloaded) {
+        ngx_http_ebbtide_run_unused(cf);
+    }
+
+    if (emcf->enable || preloaded || ngx_http_ebbtide_linked()) {
+        return NGX_OK;
+    }
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
+                                           ngx_core_module);
+
+    theirs = ngx_http_ebbtide_env(cf->cycle, ccf);
+    if (theirs == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_http_ebbtide_heaps_unused(cf, theirs);
+
+    return NGX_OK;
+}
+
+
+/*
+ * Variables of "ebbtide run" in a process that it has not started. Told once: the
+ * environment of nginx stays the same as long as nginx runs.
+ */
+
+static void
+ngx_http_ebbtide_run_unused(ngx_conf_t *cf)
+{
+    u_char              text[NGX_HTTP_EBBTIDE_UNKNOWN];
+    static ngx_uint_t   told;
+
+    if (!told && ngx_http_ebbtide_variables_list(environ, 1, text)) {
+        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                      "ebbtide: in the environment of nginx: these have an "
+                      "effect under \"ebbtide run\" only: %s", text);
+    }
+
+    told = 1;
+}
+
+
+/* Variables of heaps, where only Lua can make one. */
+
+static void
+ngx_http_ebbtide_heaps_unused(ngx_conf_t *cf, char **theirs)
+{
+    u_char              text[NGX_HTTP_EBBTIDE_UNKNOWN];
+    static ngx_uint_t   told;
+
+    if (!told && ngx_http_ebbtide_variables_list(environ, 0, text)) {
+        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                      "ebbtide: in the environment of nginx: \"ebbtide\" is "
+                      "off, so these have no effect unless Lua calls attach(): "
+                      "%s", text);
+    }
+
+    told = 1;
+
+    if (ngx_http_ebbtide_variables_list(theirs, 0, text)) {
+        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                      "ebbtide: in an \"env\" directive: \"ebbtide\" is off, "
+                      "so these have no effect unless Lua calls attach(): %s",
+                      text);
+    }
+}
+
+
+/*
+ * The names of our variables that have a value: those of "ebbtide run", or those
+ * of heaps. What does not fit is cut off. Returns how many there are.
+ */
+
+static ngx_uint_t
+ngx_http_ebbtide_variables_list(char **variables, ngx_uint_t of_run,
+    u_char *text)
+{
+    char        *value;
+    u_char      *p, *last;
+    ngx_uint_t   n;
+
+    p = text;
+    last = text + NGX_HTTP_EBBTIDE_UNKNOWN - 1;
+    n = 0;
+
+    for ( /* void */ ; variables && *variables; variables++) {
+        value = ngx_strchr(*variables, '=');
+
+        if (value == NULL || value[1] == '\0'
+            || ngx_strncasecmp((u_char *) *variables, (u_char *) "EBBTIDE_", 8)
+               != 0
+            || ngx_strncmp(*variables, "EBBTIDE_PRELOAD=", 16) == 0
+            || ngx_http_ebbtide_is_of_run(*variables) != of_run)
+        {
+            continue;
+        }
+
+        p = ngx_slprintf(p, last, "%s%*s", n++ ? ", " : "",
+                         (size_t) (value - *variables), *variables);
+    }
+
+    *p = '\0';
+
+    return n;
+}
+
+
+static ngx_uint_t
+ngx_http_ebbtide_is_of_run(const char *variable)
+{
+    return ngx_strncmp(variable, "EBBTIDE_VERBOSE=", 16) == 0
+           || ngx_strncmp(variable, "EBBTIDE_REPORT=", 15) == 0
+           || ngx_strncmp(variable, "EBBTIDE_REPORT_SIGNAL=", 22) == 0;
 }
 
 
@@ -390,203 +469,17 @@ ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
 }
 
 
-/*
- * The limits in bytes, when the cgroup's memory and the number of workers are
- * known. The hard limit is the last word: what is more is lowered to that.
- */
+/* Some "env" directives stand behind "http", where nothing can be refused. */
 
 void
-ngx_http_ebbtide_limits(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
+ngx_http_ebbtide_env_check_rest(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf)
 {
-    int64_t           soft, hard, retain, low_soft, low_retain;
-    const char       *soft_name, *retain_name;
     ngx_core_conf_t  *ccf;
 
     ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
 
     if (ccf->env.nelts != emcf->env_checked) {
-        /* some stand behind "http", where nothing can be refused any more */
         (void) ngx_http_ebbtide_env_check(cycle, ccf, NGX_LOG_WARN);
     }
-
-    soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft, "limit_soft");
-    hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard, "limit_hard");
-
-    if (soft == EBB_CGROUP && ebb_cgroup_limit() == 0) {
-        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                      "\"ebbtide_limit_soft\" is off until the cgroup of nginx "
-                      "has a memory limit");
-    }
-
-    emcf->options.limit_hard = hard;
-    emcf->options.limit_soft = soft;
-
-    hard = ngx_http_ebbtide_in_force("limit_hard", hard);
-    soft = ngx_http_ebbtide_in_force("limit_soft", soft);
-    retain = ngx_http_ebbtide_in_force("retain", emcf->options.retain);
-
-    soft_name = emcf->options.limit_soft ? "ebbtide_limit_soft"
-                                         : "EBBTIDE_LIMIT_SOFT";
-    retain_name = emcf->options.retain ? "ebbtide_retain" : "EBBTIDE_RETAIN";
-
-    low_soft = ngx_http_ebbtide_lower(cycle, soft_name, soft, "limit_hard",
-                                      hard);
-    low_retain = ngx_http_ebbtide_lower(cycle, retain_name, retain,
-                                        "limit_hard", hard);
-    low_retain = ngx_http_ebbtide_lower(cycle, retain_name, low_retain,
-                                        "limit_soft", low_soft);
-
-    if (low_retain != retain) {
-        ngx_http_ebbtide_set(cycle, "retain", low_retain);
-        emcf->options.retain = low_retain;
-    }
-
-    if (emcf->limit_soft.percent || emcf->limit_hard.percent) {
-        /* a soft limit never lies above the hard one, in between neither */
-        ngx_http_ebbtide_set(cycle, "limit_soft", EBB_ZERO);
-        ngx_http_ebbtide_set(cycle, "limit_hard", hard);
-        ngx_http_ebbtide_set(cycle, "limit_soft", low_soft);
-    }
-
-    if (low_soft != soft) {
-        emcf->options.limit_soft = low_soft;
-    }
-}
-
-
-/* What a directive gives, or else what the environment gave the VMs. */
-
-static int64_t
-ngx_http_ebbtide_in_force(const char *name, int64_t given)
-{
-    int64_t                 value;
-    ngx_http_ebbtide_vm_t  *vm;
-
-    vm = ngx_http_ebbtide_vm_configured(NULL);
-
-    if (given || vm == NULL || vm->api->get(vm->heap, name, &value) != EBB_OK) {
-        return given;
-    }
-
-    return value;
-}
-
-
-/*
- * What a limit comes to: a share is divided among the workers. A share that
- * makes no limit is told of by the name of the directive, if there is one.
- */
-
-static int64_t
-ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
-    const char *name)
-{
-    u_char            text[NGX_HTTP_EBBTIDE_SIZE_LEN];
-    int64_t           allowed, bytes;
-    ngx_int_t         workers;
-    ngx_core_conf_t  *ccf;
-
-    if (limit->percent == 0) {
-        return limit->bytes;
-    }
-
-    allowed = ebb_cgroup_limit();
-
-    if (allowed == 0) {
-
-        if (name) {
-            ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                          "\"ebbtide_%s\" is off: \"%ui%%\" is a share of the "
-                          "memory limit of the cgroup, and the cgroup of nginx "
-                          "has none", name, limit->percent);
-        }
-
-        return EBB_ZERO;
-    }
-
-    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
-    workers = ngx_max(ccf->worker_processes, 1);
-    bytes = allowed / 100 * limit->percent / workers;
-
-    if (bytes < NGX_HTTP_EBBTIDE_LIMIT_MIN) {
-
-        if (name) {
-            ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                          "\"ebbtide_%s\" is off: \"%ui%%\" comes to %s for "
-                          "each worker, and a limit must be from 8m", name,
-                          limit->percent, ngx_http_ebbtide_size(text, bytes));
-        }
-
-        return EBB_ZERO;
-    }
-
-    return bytes;
-}
-
-
-/* A setting that is more than a limit comes to is lowered to that. */
-
-static int64_t
-ngx_http_ebbtide_lower(ngx_cycle_t *cycle, const char *name, int64_t value,
-    const char *limit, int64_t most)
-{
-    u_char  text[NGX_HTTP_EBBTIDE_SIZE_LEN];
-    u_char  most_text[NGX_HTTP_EBBTIDE_SIZE_LEN];
-
-    if (most <= 0 || value <= most) {
-        return value;
-    }
-
-    ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                  "\"%s\" of %s is lowered to %s, which is what "
-                  "\"ebbtide_%s\" comes to", name,
-                  ngx_http_ebbtide_size(text, value),
-                  ngx_http_ebbtide_size(most_text, most), limit);
-
-    return most;
-}
-
-
-/* For the VMs that there are. */
-
-static void
-ngx_http_ebbtide_set(ngx_cycle_t *cycle, const char *name, int64_t value)
-{
-    ngx_http_ebbtide_vm_t  *vm;
-
-    for (vm = ngx_http_ebbtide_vm_configured(NULL); vm;
-         vm = ngx_http_ebbtide_vm_configured(vm))
-    {
-        if (vm->api->set(vm->heap, name, value == EBB_ZERO ? 0 : value)
-            != EBB_OK)
-        {
-            ngx_log_error(NGX_LOG_WARN, cycle->log, 0, "ebbtide_%s: %s", name,
-                          vm->api->strerror(0));
-        }
-    }
-}
-
-
-/* As nginx's directives take it, rounded to a tenth of a unit. */
-
-const char *
-ngx_http_ebbtide_size(u_char *text, int64_t bytes)
-{
-    u_char      *p;
-    int64_t      tenths;
-    ngx_uint_t   shift;
-
-    shift = bytes < (1 << 20) ? 10 : bytes < (1 << 30) ? 20 : 30;
-    tenths = (bytes * 10 + ((int64_t) 1 << (shift - 1))) >> shift;
-
-    p = ngx_sprintf(text, "%L", tenths / 10);
-
-    if (tenths % 10) {
-        p = ngx_sprintf(p, ".%L", tenths % 10);
-    }
-
-    *p++ = shift == 10 ? 'k' : shift == 20 ? 'm' : 'g';
-    *p = '\0';
-
-    return (const char *) text;
 }

@@ -633,41 +633,22 @@ ngx_http_ebbtide_vm_attach(ngx_log_t *log, lua_State *L)
 static void
 ngx_http_ebbtide_vm_configure(ngx_http_ebbtide_vm_t *vm, ngx_log_t *log)
 {
-    int64_t             value;
-    ngx_uint_t          i;
     const ebb_options  *options;
 
     options = &ngx_http_ebbtide_birth.options;
 
-    const struct {
-        const char  *name;
-        int64_t      value;
-    } set[] = {
-        { "decay_ms", options->decay_ms },
-        /*
-         * retain <= limit_soft <= limit_hard holds after each step, whatever
-         * the heap had before
-         */
-        { "retain", options->retain ? EBB_ZERO : 0 },
-        { "limit_soft", options->limit_hard ? EBB_ZERO : 0 },
-        { "limit_hard", options->limit_hard },
-        { "limit_soft", options->limit_soft },
-        { "retain", options->retain },
-        { NULL, 0 }
-    };
+    /* 0: the directive is not there */
 
-    for (i = 0; set[i].name; i++) {
-        value = set[i].value == EBB_ZERO ? 0 : set[i].value;
-
-        /* 0: the directive is not there */
-
-        if (set[i].value
-            && vm->api->set(vm->heap, set[i].name, value) != EBB_OK)
-        {
-            ngx_log_error(NGX_LOG_WARN, log, 0, "ebbtide_%s: %s", set[i].name,
-                          vm->api->strerror(0));
-        }
+    if (options->decay_ms
+        && vm->api->set(vm->heap, "decay_ms", options->decay_ms == EBB_ZERO
+                                              ? 0 : options->decay_ms)
+           != EBB_OK)
+    {
+        ngx_log_error(NGX_LOG_WARN, log, 0, "ebbtide_decay: %s",
+                      vm->api->strerror(0));
     }
+
+    ngx_http_ebbtide_vm_bounds(vm, options, options, log);
 }
 
 

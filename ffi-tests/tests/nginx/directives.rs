@@ -1,6 +1,7 @@
 //! `nginx -t`: what configurations it takes, and what it says of those that it does not.
 
 use crate::ports::free_port;
+use crate::preloaded::under_run;
 use crate::server::{Config, Folder, Modules, Nginx, beside, text};
 
 /// What `nginx -t` says of a configuration, and whether it takes it.
@@ -376,4 +377,63 @@ fn a_variable_without_effect_is_told_once() {
     let known = known.environment("EBBTIDE_STEP_US", "300").environment("EBBTIDER", "1");
     let (taken, said) = tested(&known);
     assert!(taken && !said.contains("[warn]"), "{said}");
+}
+
+#[test]
+fn variables_of_heaps_without_effect_are_told_while_it_is_off() {
+    let _beside = beside();
+    let off = || in_http("ebbtide off;");
+    let config = off().environment("EBBTIDE_CHECKED", "1").environment("EBBTIDE_LIMIT_HARD", "64m");
+    let reason = "\"ebbtide\" is off, so these have no effect unless Lua calls attach():";
+    let (taken, said) = tested(&config);
+    let line = said.lines().find(|line| line.contains("[warn]") && line.contains(reason));
+    let names = line.and_then(|line| line.split(&format!("{reason} ")).nth(1)).expect("a warning");
+    let mut names: Vec<&str> = names.split(", ").collect();
+    names.sort_unstable();
+    assert!(
+        taken && line.is_some_and(|line| line.contains("in the environment of nginx")),
+        "{said}"
+    );
+    assert_eq!(names, ["EBBTIDE_CHECKED", "EBBTIDE_LIMIT_HARD"]);
+    let (taken, said) = tested(&off().top("env EBBTIDE_RETAIN=1m;"));
+    let text = format!("in an \"env\" directive: {reason} EBBTIDE_RETAIN");
+    assert!(taken && says(&said, "[warn]", &text), "{said}");
+    // Where they have an effect, or have no value, nothing is told.
+    for config in [
+        in_http("").environment("EBBTIDE_CHECKED", "1"),
+        off().environment("EBBTIDE_CHECKED", "").environment("EBBTIDER", "1"),
+        off().environment("EBBTIDE_PRELOAD", "/x"),
+        under_run(off()).environment("EBBTIDE_CHECKED", "1"),
+    ] {
+        let (taken, said) = tested(&config);
+        assert!(taken && !said.contains("[warn]"), "{said}");
+    }
+    // A reload does not tell again.
+    let nginx = Nginx::start(&config);
+    nginx.reload();
+    assert_eq!(nginx.log().matches(reason).count(), 1, "{}", nginx.log());
+}
+
+#[test]
+fn variables_of_the_preload_library_are_told_without_it() {
+    let _beside = beside();
+    let set = |config: Config| {
+        let config = config.environment("EBBTIDE_VERBOSE", "1");
+        config.environment("EBBTIDE_REPORT", "on").environment("EBBTIDE_REPORT_SIGNAL", "USR2")
+    };
+    let reason =
+        "in the environment of nginx: these have an effect under \"ebbtide run\" only: EBBTIDE_";
+    for http in ["", "ebbtide off;"] {
+        let (taken, said) = tested(&set(in_http(http)));
+        assert!(taken && says(&said, "[warn]", reason), "{said}");
+        for name in ["EBBTIDE_VERBOSE", "EBBTIDE_REPORT", "EBBTIDE_REPORT_SIGNAL"] {
+            assert!(says(&said, reason, name), "{said}");
+        }
+        assert_eq!(said.matches("[warn]").count(), 1, "{said}");
+        let (taken, said) = tested(&under_run(set(in_http(http))));
+        assert!(taken && !said.contains("[warn]"), "{said}");
+    }
+    let nginx = Nginx::start(&set(in_http("")));
+    nginx.reload();
+    assert_eq!(nginx.log().matches(reason).count(), 1, "{}", nginx.log());
 }

@@ -3,9 +3,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use ebbtide_ffi_tests::scratch;
+
 use crate::ports::free_port;
+use crate::processes::with_early_vm_of;
 use crate::server::{Config, Folder, Modules, Nginx, alone, beside, text};
 use crate::status::{json, number, pids, running_pids, vms};
 
@@ -291,4 +295,118 @@ fn where_the_share_of_the_cgroup_is_too_small_there_is_no_limit_and_a_warning() 
     ] {
         assert!(nginx.log().contains(text), "{}", nginx.log());
     }
+}
+
+/// The limits of a VM that attaches itself with these options before `http` is read, and the log.
+/// It holds more than half of its limit, and the other VM does not, so the page shows its limits.
+fn early_limits(options: &str, megabytes: u32, config: impl Fn(Config) -> Config) -> Early {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("limits-{}.lua", NEXT.fetch_add(1, Relaxed));
+    let script = scratch("nginx").join(name);
+    let code = format!(
+        "assert(require('resty.ebbtide').attach{{ {options} }})
+         kept = {{}}
+         for i = 1, {megabytes} do kept[i] = string.rep(string.char(i), 2^20) end"
+    );
+    fs::write(&script, code).expect("it can be written");
+    let nginx = Nginx::start(&config(with_early_vm_of(&script).workers(1)));
+    let worker = json(&nginx)[0].clone();
+    assert_eq!(vms(&worker, "main", "count"), 2);
+    let megabytes = |name: &str| number(&worker, name) >> 20;
+    assert!(number(&worker, "pressure") > 0, "it may be the other VM: {worker}");
+    Early { limits: (megabytes("limit_soft"), megabytes("limit_hard")), log: nginx.log() }
+}
+
+struct Early {
+    /// In MiB: the soft one, and the hard one.
+    limits: (u64, u64),
+    log: String,
+}
+
+#[test]
+fn a_value_that_no_directive_names_stays_in_a_heap_made_before() {
+    let _beside = beside();
+    let hard = |config: Config| config.http("ebbtide_limit_hard 64m;");
+    let variable = |config: Config| hard(config).environment("EBBTIDE_LIMIT_SOFT", "32m");
+    for (early, expected) in [
+        (early_limits("", 40, variable), (32, 64)),
+        (early_limits("limit_soft = 2^24", 40, hard), (16, 64)),
+    ] {
+        assert_eq!(early.limits, expected, "{}", early.log);
+        assert!(!early.log.contains("[warn]"), "{}", early.log);
+    }
+}
+
+const PROGRAM: &str = "set by Lua or a C module";
+
+#[test]
+fn a_value_from_lua_that_contradicts_a_directive_is_lowered_with_one_true_warning() {
+    let _beside = beside();
+    let hard = "which is what \"ebbtide_limit_hard\" comes to";
+    for (options, megabytes, http, limits, warning) in [
+        (
+            "retain = 100 * 2^20",
+            40,
+            "ebbtide_limit_hard 64m;",
+            (0, 64),
+            format!("the VM's \"retain\", {PROGRAM}, of 100m is lowered to 64m, {hard}"),
+        ),
+        (
+            "limit_soft = 100 * 2^20, retain = 16 * 2^20",
+            40,
+            "ebbtide_limit_hard 64m;",
+            (64, 64),
+            format!("the VM's \"limit_soft\", {PROGRAM}, of 100m is lowered to 64m, {hard}"),
+        ),
+        (
+            "limit_hard = 32 * 2^20",
+            20,
+            "ebbtide_limit_soft 48m;",
+            (32, 32),
+            format!(
+                "\"ebbtide_limit_soft\" of 48m is lowered to 32m, which is what the VM's \
+                 \"limit_hard\", {PROGRAM}, comes to"
+            ),
+        ),
+        (
+            "limit_hard = 128 * 2^20, retain = 48 * 2^20",
+            40,
+            "ebbtide_limit_soft 24m;",
+            (24, 128),
+            format!(
+                "the VM's \"retain\", {PROGRAM}, of 48m is lowered to 24m, which is what \
+                 \"ebbtide_limit_soft\" comes to"
+            ),
+        ),
+    ] {
+        let early = early_limits(options, megabytes, |config| config.http(http));
+        assert_eq!(early.limits, limits, "{}", early.log);
+        assert_eq!(early.log.matches("[warn]").count(), 1, "{}", early.log);
+        assert!(early.log.contains(&warning), "{}", early.log);
+    }
+}
+
+/// A share is set after the configuration is read, and then what Lua has set is still there.
+#[test]
+fn a_value_from_lua_stays_beside_a_share_of_the_cgroup_or_is_lowered_to_it() {
+    let _beside = beside();
+    let Some(cgroup) = Cgroup::new(800 << 20) else {
+        println!("not tried: this process may not make cgroups");
+        return;
+    };
+    let shared = |mut config: Config| {
+        config.launcher = cgroup.launcher();
+        config.http("ebbtide_limit_hard 8%;")
+    };
+    let early = early_limits("limit_soft = 2^24, retain = 2^20", 40, shared);
+    assert_eq!(early.limits, (16, 64), "{}", early.log);
+    assert!(!early.log.contains("[warn]"), "{}", early.log);
+    let early = early_limits("retain = 100 * 2^20", 40, shared);
+    let warning = format!(
+        "the VM's \"retain\", {PROGRAM}, of 100m is lowered to 64m, which is what \
+         \"ebbtide_limit_hard\" comes to"
+    );
+    assert_eq!(early.limits, (0, 64), "{}", early.log);
+    assert_eq!(early.log.matches("[warn]").count(), 1, "{}", early.log);
+    assert!(early.log.contains(&warning), "{}", early.log);
 }

@@ -13,7 +13,7 @@ use crate::builds::{Build, WAYS, linked_luajit, stream_block};
 use crate::clock::comes_down;
 use crate::load::Load;
 use crate::ports::free_port;
-use crate::server::{Config, Modules, Nginx, alone, material};
+use crate::server::{Config, Folder, Modules, Nginx, alone, beside, material, text};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -74,4 +74,22 @@ fn a_luajit_with_the_library_inside_gives_every_vm_of_nginx_a_heap() {
     let now_kb = nginx.running()[0].pss_anon_kb();
     assert!(now_kb < full_kb / 2, "{full_kb}, then {now_kb} KB");
     assert_eq!(nginx.errors(), Vec::<String>::new());
+}
+
+/// Such a LuaJIT makes heaps by itself, so variables of heaps have an effect without the module.
+#[test]
+#[ignore = "builds LuaJIT: make test-long"]
+fn beside_a_luajit_with_the_library_inside_no_variable_is_called_useless() {
+    let _beside = beside();
+    for (linked, warnings) in [(true, 0), (false, 1)] {
+        let mut config = Config::new(Modules::Last).on(Build::CompiledIn).http("ebbtide off;");
+        config = config.environment("EBBTIDE_LIMIT_HARD", "64m");
+        if linked {
+            config = config.environment("LD_LIBRARY_PATH", linked_luajit());
+        }
+        let output = Folder::new().nginx(&config, free_port()).arg("-t").output();
+        let said = text(&output.expect("nginx can be run"));
+        assert!(said.contains("test is successful"), "{said}");
+        assert_eq!(said.matches("these have no effect").count(), warnings, "{said}");
+    }
 }

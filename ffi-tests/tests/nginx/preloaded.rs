@@ -13,11 +13,16 @@ const LITTER: &str = "/litter?megabytes=40";
 
 /// nginx, started by the command with these options.
 fn started_by(options: &[&str], modules: Modules) -> Config {
-    let mut config = Config::new(modules);
+    let mut config = under_run(Config::new(modules));
+    config.launcher.extend(options.iter().map(Into::into));
+    config
+}
+
+/// The same server, started by `ebbtide run`.
+pub fn under_run(mut config: Config) -> Config {
     target();
     config.launcher.push(installed().lib().join("../bin/ebbtide").into());
     config.launcher.push("run".into());
-    config.launcher.extend(options.iter().map(Into::into));
     config
 }
 

@@ -1,7 +1,7 @@
 //! Processes other than plain workers: those that look after a cache, and nginx in a single one; and
 //! VMs that are there before `http` is read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -82,10 +82,14 @@ fn threads_of_a_single_process_outlive_a_reload_that_is_refused() {
 /// A configuration in which another module makes a VM before `http` is read, as a `stream` block
 /// with Lua does that stands there.
 pub fn with_early_vm() -> Config {
+    with_early_vm_of(&material().join("early.lua"))
+}
+
+/// The same, with another script in that VM.
+pub fn with_early_vm_of(script: &Path) -> Config {
     // Once, for servers that load it while another test begins would find half a file.
     static MODULE: OnceLock<PathBuf> = OnceLock::new();
     let module = MODULE.get_or_init(|| c_module("early"));
-    let script = material().join("early.lua");
     let top = format!("load_module {}; early_vm {};", module.display(), script.display());
     Config::new(Modules::First).top(&top)
 }

@@ -9,7 +9,7 @@ use crate::builds::{Build, WAYS, stream_block};
 use crate::clock::comes_down;
 use crate::load::Load;
 use crate::ports::free_port;
-use crate::server::{Config, Modules, Nginx, alone, children_of, kill, title};
+use crate::server::{Config, Modules, Nginx, alone, beside, children_of, kill, title};
 use crate::status::{json, vms};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -195,6 +195,37 @@ fn a_program_with_luajit_inside_is_told_which_vms_have_heaps() {
     assert!(held("resident") <= held("committed"), "{worker}");
     nginx.stream(port);
     breathes_out(&nginx, nginx.fill(LITTER), "both VMs breathe out");
+}
+
+/// The VM is there with its heap before the module sees it. What no directive names stays.
+#[test]
+#[ignore = "builds nginx: make test-long"]
+fn a_program_with_luajit_inside_keeps_limits_that_no_directive_names() {
+    let _beside = beside();
+    let get = "local get = require('resty.ebbtide').get
+        local mb = 2^20
+        ngx.say(get('retain') / mb, ' ', get('limit_soft') / mb, ' ', get('limit_hard') / mb)";
+    for (attach, variable, warnings, expected) in [
+        ("", Some("32m"), 0, "0 32 64\n"),
+        ("limit_soft = 2^24", None, 0, "0 16 64\n"),
+        ("retain = 100 * 2^20", None, 1, "64 0 64\n"),
+        ("retain = 100 * 2^20, limit_soft = 100 * 2^20", None, 2, "64 64 64\n"),
+        ("limit_hard = 128 * 2^20, retain = 2^20", None, 0, "1 0 64\n"),
+    ] {
+        let mut config = config((Build::LuaInside, Modules::Last)).workers(1).lua("get", get);
+        config = config.http("ebbtide_limit_hard 64m;");
+        if let Some(value) = variable {
+            config = config.environment("EBBTIDE_LIMIT_SOFT", value);
+        }
+        if !attach.is_empty() {
+            config = config.http(&format!(
+                "init_by_lua_block {{ assert(require('resty.ebbtide').attach{{ {attach} }}) }}"
+            ));
+        }
+        let nginx = Nginx::start(&config);
+        assert_eq!(nginx.get("/get"), expected, "{attach}: {}", nginx.log());
+        assert_eq!(nginx.log().matches("[warn]").count(), warnings, "{}", nginx.log());
+    }
 }
 
 /// A reload without the module: VMs are LuaJIT's own again; and with it once more.

@@ -996,12 +996,14 @@ void *ebb_alloc_checked(void *heap,
  * Checks the variables of the environment whose names begin with EBBTIDE_. For
  * hosts with a log: call it once, before the first heap is made.
  *
- * warning   NULL, or room for size bytes. Receives one line on variables that no
- *           option has and that have no effect, with the nearest names; an empty
- *           string if there are none. What does not fit is cut off. A host that
- *           takes the line logs it: the library does not write it to standard
- *           error any more, as it otherwise does with the process's first heap or
- *           Lua module.
+ * warning   NULL, or room for size bytes. Receives one line on variables that have
+ *           no effect: those that no option has, with the nearest names, and
+ *           EBBTIDE_REPORT, EBBTIDE_REPORT_SIGNAL and EBBTIDE_VERBOSE without
+ *           the preload library (the nginx module warns of those itself). An
+ *           empty string if there are none. What does not fit is cut off. A host
+ *           that takes the line logs it: the library does not write it to
+ *           standard error any more, as it otherwise does with the process's
+ *           first heap or Lua module.
  * size      bytes at warning; 320 are enough for every line.
  *
  * Returns EBB_OK; EBB_ERR_RANGE when a value makes no sense, and no heap can be made

@@ -194,12 +194,12 @@ core! {
 
     /// attach(options) tells "attached" or "already", or nil and why not.
     fn core_attach(stack) {
-        let options = stack.given().and_then(|given| Options::resolve(given.values()));
+        let given = stack.given().and_then(|given| Options::resolve(given.values()));
         let allocs = capi::alloc_functions();
         // SAFETY: the VM that called is live and this thread's.
-        let attached = options
+        let attached = given
             .and_then(|options| unsafe { vm::attach(stack.lua, stack.state, options, allocs) });
-        match attached {
+        match attached.inspect_err(options::note_refused) {
             Ok(false) => call!(stack.lua_pushstring(c"attached".as_ptr())),
             Ok(true) => call!(stack.lua_pushstring(c"already".as_ptr())),
             Err(_) => return stack.failed(),

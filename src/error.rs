@@ -60,6 +60,11 @@ pub(crate) fn last() -> *const u8 {
     LAST.with(|line| line.as_ptr().cast())
 }
 
+/// The same as a line.
+pub(crate) fn last_line() -> Line {
+    LAST.with_borrow(|line| Line::new(format_args!("{}", line.as_str())))
+}
+
 /// Makes this thread's line. The dynamic linker may allocate it at its first use, which must not be
 /// when memory has run out.
 pub(crate) fn prepare() {

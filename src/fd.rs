@@ -28,6 +28,19 @@ pub(crate) fn file_of(descriptor: c_int) -> Option<File> {
 
 /// Whether a descriptor is the write end of a pipe, or open for nothing but appending.
 pub(crate) fn is_log(descriptor: c_int) -> bool {
+    flags_of(descriptor).is_some_and(|flags| {
+        flags & libc::O_ACCMODE == libc::O_WRONLY
+            && (flags & libc::O_APPEND != 0 || is_of_kind(descriptor, libc::S_IFIFO))
+    })
+}
+
+/// Whether a descriptor leads to a file of a kind, as `S_IFREG`.
+pub(crate) fn is_of_kind(descriptor: c_int, kind: libc::mode_t) -> bool {
+    stat_of(descriptor).is_some_and(|it| it.st_mode & libc::S_IFMT == kind)
+}
+
+/// How a descriptor is open, as `O_RDWR`; `None`: it is closed.
+pub(crate) fn flags_of(descriptor: c_int) -> Option<c_int> {
     // SAFETY: it only asks; errno, which stays as it was, is this thread's own.
     let flags = unsafe {
         let errno = *libc::__errno_location();
@@ -35,11 +48,7 @@ pub(crate) fn is_log(descriptor: c_int) -> bool {
         *libc::__errno_location() = errno;
         flags
     };
-    let is_pipe =
-        || stat_of(descriptor).is_some_and(|it| it.st_mode & libc::S_IFMT == libc::S_IFIFO);
-    flags >= 0
-        && flags & libc::O_ACCMODE == libc::O_WRONLY
-        && (flags & libc::O_APPEND != 0 || is_pipe())
+    (flags >= 0).then_some(flags)
 }
 
 fn stat_of(descriptor: c_int) -> Option<libc::stat> {

@@ -18,7 +18,8 @@ use core::ffi::CStr;
 
 use crate::error::Error;
 pub(crate) use environment::{
-    check_environment, pending, tell_once, tell_unused, tell_unused_at_exit,
+    check_environment, note_refused, note_taken, pending, tell_once, tell_unused,
+    tell_unused_at_exit,
 };
 use text::Value;
 
@@ -185,9 +186,7 @@ impl Options {
     /// of the environment; else the default.
     pub(crate) fn resolve(given: &[i64]) -> Result<Options, Error> {
         environment::tell_once();
-        let options = Options::resolve_with(given, environment::value_of)?;
-        environment::note_taken();
-        Ok(options)
+        Options::resolve_with(given, environment::value_of).inspect_err(note_refused)
     }
 
     fn resolve_with<'env>(

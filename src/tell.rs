@@ -6,7 +6,8 @@
 //! preload library a line goes to the file that standard error was at the first use of this
 //! library: when the first heap was made, the environment checked, a Lua module opened or a line
 //! told. Not when the library was loaded: a daemon turns its standard error into its log between
-//! the two. Once descriptor 2 leads elsewhere, lines are dropped.
+//! the two. A regular file that is open for reading and writing then, as databases are, is never
+//! taken for standard error. Once descriptor 2 leads elsewhere, lines are dropped.
 //!
 //! The last lines of a process, which say why it ends, may go to two more places, under the preload
 //! library too:
@@ -26,7 +27,7 @@ use core::mem::{MaybeUninit, size_of, transmute};
 use core::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::OnceLock;
 
-use crate::fd::{File, file_of, is_log, write_last};
+use crate::fd::{File, file_of, flags_of, is_log, is_of_kind, write_last};
 use crate::line::Line;
 use crate::sigpipe;
 
@@ -38,7 +39,8 @@ pub(crate) type Say = unsafe extern "C" fn(*const c_char, usize, c_int) -> c_int
 /// A [`Say`]; null: standard error.
 static SAY: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
-/// The file that descriptor 2 led to at the first use of the library; `None`: it was closed.
+/// The file that descriptor 2 led to at the first use of the library; `None`: it was closed, or led
+/// to what is no standard error.
 static STDERR: OnceLock<Option<File>> = OnceLock::new();
 
 /// Where the system's log takes lines.
@@ -102,7 +104,14 @@ pub(crate) fn note_stderr() {
 /// Whether descriptor 2 leads to the file that it led to at the first use of the library.
 fn leads_to_stderr() -> bool {
     let file = file_of(libc::STDERR_FILENO);
-    *STDERR.get_or_init(|| file) == file && file.is_some()
+    *STDERR.get_or_init(|| file.filter(|_| !may_be_database())) == file && file.is_some()
+}
+
+/// Whether descriptor 2 leads to a regular file that is open for reading and writing. A program
+/// that has closed descriptor 2 gets that number for the next file that it opens.
+fn may_be_database() -> bool {
+    flags_of(libc::STDERR_FILENO).is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDWR)
+        && is_of_kind(libc::STDERR_FILENO, libc::S_IFREG)
 }
 
 /// Sends a line to the log that listens at a path, if one does, without waiting for it.

@@ -176,6 +176,7 @@ two threads are told|src/heap/checked/call.rs|s/            if now != this {/   
 faults find their heap|src/heap/checked/watch.rs|s/unsafe { (watched.explain)(watched.heap, address, access) };//
 the last lines go to a log|src/tell.rs|s/ || is_log(libc::STDERR_FILENO))/)/
 the last lines go to no other file|src/tell.rs|s/is_log(libc::STDERR_FILENO))/true)/
+a database of before the first use has no lines|src/tell.rs|s/file.filter(|_| !may_be_database())/file/
 pages that cannot come back are mapped over|src/os/discard.rs|s/map_over(moved.cast(), bytes) \&\& is_whole/is_whole \&\& (true || map_over(moved.cast(), bytes))/
 shared VMs: calls wait for their turn|src/vm/hands.rs|s/                    hands.latch.close();//
 shared VMs: allocations wait for their turn|src/vm/hands.rs|s/let Hands { latch, shared, .. } = &(\*bond).hands;/let (latch, shared) = (\&Latch::open(), \&(*bond).hands.shared);/

@@ -4,6 +4,8 @@
 
 #include "check.h"
 
+#include <fcntl.h>
+
 #define LINE_MAX_BYTES 320
 
 /* Variables, and what is said of them. */
@@ -20,8 +22,12 @@ static const struct told lines[] = {
   { { "EBBTIDE_SOFT_LIMIT=1g", NULL },
     "unknown option EBBTIDE_SOFT_LIMIT; did you mean EBBTIDE_LIMIT_SOFT?" },
   { { "EBBTIDE_BANANA=1", NULL }, "unknown option EBBTIDE_BANANA" },
-  { { "EBBTIDE_BANANA=", "EBBTIDE_REPORT=1" }, "" },
-  { { "EBBTIDE_VERBOSE=1", "EBBTIDE_REPORT_SIGNAL=USR1" }, "" },
+  { { "EBBTIDE_BANANA=", "EBBTIDE_REPORT=1" },
+    "EBBTIDE_REPORT has an effect under ebbtide run only" },
+  { { "EBBTIDE_VERBOSE=1", "EBBTIDE_REPORT_SIGNAL=USR1" },
+    "EBBTIDE_VERBOSE has an effect under ebbtide run only; "
+    "EBBTIDE_REPORT_SIGNAL has an effect under ebbtide run only" },
+  { { "EBBTIDE_VERBOSE=0", "EBBTIDE_REPORT=off" }, "" },
   { { "EBBTIDE_RETAIN=1m", "EBBTIDE_PRELOAD=/lib" }, "" },
 };
 
@@ -37,29 +43,35 @@ static void set_variables(const struct told *told)
 }
 
 /* Has standard error lead to a file until said_since(). */
-static int kept_stderr;
+static int kept_stderr, said_in;
 
 static void keep_stderr(void)
 {
-  FILE *file = tmpfile();
+  char name[] = "/tmp/ebbtide-XXXXXX";
+  int to_write;
 
-  REQUIRE(file != NULL);
+  said_in = mkstemp(name);
+  REQUIRE(said_in >= 0);
+  to_write = open(name, O_WRONLY);
+  REQUIRE(to_write >= 0);
+  REQUIRE(unlink(name) == 0);
   kept_stderr = dup(STDERR_FILENO);
   REQUIRE(kept_stderr >= 0);
-  REQUIRE(dup2(fileno(file), STDERR_FILENO) == STDERR_FILENO);
-  fclose(file);
+  REQUIRE(dup2(to_write, STDERR_FILENO) == STDERR_FILENO);
+  close(to_write);
 }
 
 /* What was written to it meanwhile. */
 static const char *said_since(void)
 {
   static char text[4096];
-  ssize_t length = pread(STDERR_FILENO, text, sizeof text - 1, 0);
+  ssize_t length = pread(said_in, text, sizeof text - 1, 0);
 
   REQUIRE(length >= 0);
   text[length] = '\0';
   REQUIRE(dup2(kept_stderr, STDERR_FILENO) == STDERR_FILENO);
   close(kept_stderr);
+  close(said_in);
   return text;
 }
 

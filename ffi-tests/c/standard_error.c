@@ -34,27 +34,39 @@ static void stop_for_a_bug(const void *argument)
   ebb_alloc(heap, &on_stack, sizeof on_stack, 0);
 }
 
-/* Runs it; returns what stands in the file then. */
-static const char *stopped(void (*happens)(void), const char *checked)
+static void make_file(void)
 {
-  static char text[TEXT_MAX];
   char name[] = "/tmp/ebbtide-XXXXXX";
-  struct fate fate;
-  ssize_t length;
-  int status;
 
   file = mkstemp(name);
   REQUIRE(file >= 0);
   REQUIRE(unlink(name) == 0);
-  fate.happens = happens;
-  fate.checked = checked;
-  status = in_child(stop_for_a_bug, &fate);
-  CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
-  length = pread(file, text, sizeof text - 1, 0);
+}
+
+/* What stands in it, which is closed. */
+static const char *text_of_file(void)
+{
+  static char text[TEXT_MAX];
+  ssize_t length = pread(file, text, sizeof text - 1, 0);
+
   REQUIRE(length >= 0);
   text[length] = '\0';
   close(file);
   return text;
+}
+
+/* Runs it; returns what stands in the file then. */
+static const char *stopped(void (*happens)(void), const char *checked)
+{
+  struct fate fate;
+  int status;
+
+  make_file();
+  fate.happens = happens;
+  fate.checked = checked;
+  status = in_child(stop_for_a_bug, &fate);
+  CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+  return text_of_file();
 }
 
 /* The file is opened once more, as a program does that knows it by its name. */
@@ -94,6 +106,45 @@ static void becomes_a_pipe_without_reader(void)
   REQUIRE(pipe(ends) == 0);
   REQUIRE(dup2(ends[1], STDERR_FILENO) == STDERR_FILENO);
   close(ends[0]);
+}
+
+static void nothing_more_happens(void)
+{
+}
+
+/* The first heap has a line, and a bug follows, which has lines, too. */
+static void begin_with(const void *happens)
+{
+  struct fate fate = { nothing_more_happens, "off" };
+
+  setenv("EBBTIDE_CHEKED", "1", 1);
+  ((const struct fate *)happens)->happens();
+  stop_for_a_bug(&fate);
+}
+
+/* What stands in the file after the first use of the library. */
+static const char *begun_with(void (*happens)(void))
+{
+  struct fate fate = { happens, "off" };
+
+  make_file();
+  CHECK(WIFSIGNALED(in_child(begin_with, &fate)));
+  return text_of_file();
+}
+
+static int has_line(const char *text)
+{
+  return strstr(text, "did you mean EBBTIDE_CHECKED?") != NULL;
+}
+
+/* Descriptor 2 was closed and has become another file when the library is first
+ * used. What is open for writing alone may be `program 2>log`. */
+static void a_database_of_before_the_first_use_stays_as_it_is(void)
+{
+  CHECK_EQ(strlen(begun_with(becomes_a_database)), 0);
+  CHECK_EQ(strlen(begun_with(becomes_closed)), 0);
+  CHECK(has_line(begun_with(becomes_a_file_to_write)));
+  CHECK(has_line(begun_with(becomes_a_log)));
 }
 
 static const char *const ways[] = { "off", "on" };
@@ -240,6 +291,7 @@ static void a_line_raises_no_sigpipe(void)
 
 int main(void)
 {
+  RUN(a_database_of_before_the_first_use_stays_as_it_is);
   RUN(a_file_that_is_no_standard_error_stays_as_it_is);
   RUN(a_log_has_the_last_lines);
   RUN(the_last_lines_raise_no_sigpipe);

@@ -134,6 +134,8 @@ local function environment()
     ffi.C.dup2(ffi.C.open("/dev/null", 1), 2)
   elseif attaches == "attach" then
     assert(allocator.attach())
+  elseif attaches == "refused" then
+    assert(not allocator.attach())
   end
   io.write(assert(allocator.report()))
   io.flush()

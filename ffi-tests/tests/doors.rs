@@ -299,6 +299,42 @@ fn settings_without_effect_are_told() {
     }
 }
 
+/// Where attach() was tried in vain, nobody is told to call it.
+#[test]
+fn a_refused_attach_is_the_reason_at_the_end() {
+    let expected = "ebbtide: EBBTIDE_RETAIN=9t had no effect: a heap was refused: \
+                    EBBTIDE_RETAIN=9t: takes a number from 0 to 8t";
+    for program in luajits() {
+        let mut command = command(program, &[], "door_report.lua", &["environment", "refused"]);
+        let output = finish(command.env("EBBTIDE_RETAIN", "9t"));
+        let errors = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(errors.starts_with(expected) && errors.lines().count() == 1, "{errors}");
+    }
+}
+
+#[test]
+fn variables_of_the_preload_library_are_told_without_it() {
+    for program in luajits() {
+        let arguments = ["environment", "attach"];
+        let mut command = command(program, &[], "door_report.lua", &arguments);
+        let output = finish(command.env("EBBTIDE_REPORT", "on").env("EBBTIDE_VERBOSE", "off"));
+        let errors = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(errors, "ebbtide: EBBTIDE_REPORT has an effect under ebbtide run only\n");
+    }
+}
+
+/// A file that is opened after descriptor 2 was closed, and before the library is loaded.
+#[test]
+fn a_database_that_became_descriptor_2_stays_as_it_is() {
+    let database = scratch("doors-database").join("database");
+    for program in luajits() {
+        let arguments = [database.to_str().expect("UTF-8")];
+        let mut command = command(program, &[], "door_database.lua", &arguments);
+        finish(command.env("EBBTIDE_CHEKED", "1").env("EBBTIDE_CHECKED", "1"));
+        assert_eq!(fs::read_to_string(&database).expect("a database"), "HEADER\nEND\n");
+    }
+}
+
 /// The peak is hardly higher than on LuaJIT's own allocator, and what is dropped goes back: large
 /// blocks at once, small ones however light the work is that goes on.
 #[test]

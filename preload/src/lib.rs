@@ -14,6 +14,8 @@
 //! | `dlclose`                               | to note that a LuaJIT is closed again             |
 //! | `_exit`, `_Exit`                        | where a report is asked for                       |
 //!
+//! By the symbol `ebb_preload_is_here` the allocator knows that this library is in the process.
+//!
 //! Everything else goes straight to the function behind. The allocator itself, `libebbtide.so`, is
 //! loaded from the folder of this library when the first VM is made: a program without LuaJIT never
 //! sees it, and pays for a constructor that looks up a few functions.

@@ -14,6 +14,12 @@ extern "C" fn start() {
     signals::start(&settings);
 }
 
+/// For `libebbtide.so`, which looks for a symbol of this name: the variables of this library have
+/// an effect in this process.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_upper_case_globals)]
+pub static ebb_preload_is_here: u8 = 1;
+
 /// When the program ends by `exit`.
 extern "C" fn finish() {
     let settings = settings::get();

@@ -10,7 +10,7 @@ use super::{budget_of, ebb_alloc, ebb_alloc_checked, fill, given_options, null, 
 use crate::builtin::{self, Progress, Reclaimed};
 use crate::error::{self, Error};
 use crate::lua::{self, Lua, NewState, SetAllocF, lua_Alloc};
-use crate::options::Options;
+use crate::options::{self, Options};
 use crate::os::{Kernel, Os};
 use crate::tell;
 use crate::vm::{self, Allocs, Closed, Factory};
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn ebb_attach(L: *mut lua_State, options: *const ebb_optio
             .and_then(Options::resolve)
             .and_then(|options| vm::attach(Lua::get()?, inner(L), options, alloc_functions()))
     };
-    attached.map_or_else(|error| error as c_int, c_int::from)
+    attached.inspect_err(options::note_refused).map_or_else(|error| error as c_int, c_int::from)
 }
 
 /// Finds the heap of a VM.

@@ -16,7 +16,7 @@ use super::{
 use crate::error::{self, Error};
 use crate::heap::reserve::Range;
 use crate::heap::{Counts, Descriptor};
-use crate::options::{Key, Options};
+use crate::options::{self, Key, Options};
 use crate::os::{Kernel, MemoryRange};
 use crate::units::{PageIndex, PageRange, Pages, round_up};
 
@@ -35,6 +35,12 @@ static PARKED: AtomicPtr<KernelHeap> = AtomicPtr::new(ptr::null_mut());
 
 /// Makes a heap, from the parked one if that fits.
 pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
+    let made = made_or_reopened(options).inspect_err(options::note_refused)?;
+    options::note_taken();
+    Ok(made)
+}
+
+fn made_or_reopened(options: Options) -> Result<*mut KernelHeap, Error> {
     error::prepare();
     let parked = PARKED.swap(ptr::null_mut(), Ordering::Acquire);
     // SAFETY: swapping it out has made it ours.

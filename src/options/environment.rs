@@ -1,30 +1,35 @@
 //! The environment: the values of options, and variables that have no effect.
 //!
-//! A variable of ours that no option has is a spelling mistake, and nobody would notice. The
-//! process tells of such variables once: in the log of a host that asks ([`check_environment`]), or
-//! else on standard error when the process first makes a heap or opens a Lua module. Texts are made
-//! apart from that.
+//! A variable of ours that no option has is a spelling mistake, and nobody would notice; one of
+//! `ebbtide run` does nothing in a process without the preload library. The process tells of such
+//! variables once: in the log of a host that asks ([`check_environment`]), or else on standard
+//! error when the process first makes a heap or opens a Lua module. Texts are made apart from that.
 
 use core::ffi::{CStr, c_char, c_int};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use std::sync::OnceLock;
 
 use super::nearest::Meant;
 use super::{Options, TABLE};
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::line::Line;
 use crate::tell;
 
 const PREFIX: &str = "EBBTIDE_";
 
-/// Variables that are no options: those of the `ebbtide` command and of the preload library.
+/// Variables that are no options: those of the preload library, and that of the `ebbtide` command.
 const NOT_OPTIONS: [&str; 4] =
     ["EBBTIDE_VERBOSE", "EBBTIDE_REPORT", "EBBTIDE_REPORT_SIGNAL", "EBBTIDE_PRELOAD"];
+/// How many of them the preload library alone reads.
+const OF_PRELOAD: usize = 3;
 
 /// Whether the process was told of the variables without effect.
 static TOLD: AtomicBool = AtomicBool::new(false);
 /// Whether a heap was made, which has the values of the environment.
 static TAKEN: AtomicBool = AtomicBool::new(false);
+/// Why the first heap that was refused was refused.
+static REFUSED: OnceLock<Line> = OnceLock::new();
 /// Whether the process was told that these values had no effect.
 static UNUSED_TOLD: AtomicBool = AtomicBool::new(false);
 
@@ -56,21 +61,48 @@ fn variables() -> impl Iterator<Item = &'static [u8]> {
 }
 
 /// What to tell of those variables that are ours by their name and have no effect. `None`: nothing.
-fn unknown<'a>(variables: impl Iterator<Item = &'a [u8]>) -> Option<Line> {
+fn without_effect<'a>(
+    variables: impl Iterator<Item = &'a [u8]>,
+    is_left_to_others: impl Fn() -> bool,
+) -> Option<Line> {
     let mut line = Line::EMPTY;
     for variable in variables {
         let Some(name) = name_of_ours(variable) else { continue };
+        let before = if line.as_bytes().is_empty() { "" } else { "; " };
+        // What does not fit is cut off.
+        if let Some(name) = asks_the_preload_library(variable) {
+            if !is_left_to_others() {
+                let _ = write!(line, "{before}{name} has an effect under ebbtide run only");
+            }
+            continue;
+        }
         let known = || TABLE.iter().map(|spec| spec.variable_name()).chain(NOT_OPTIONS);
         if known().any(|known| known.as_bytes() == name) {
             continue;
         }
         let meant = Meant::of(&name[PREFIX.len()..], known().map(|known| &known[PREFIX.len()..]));
-        let before = if line.as_bytes().is_empty() { "" } else { "; " };
         let name = name.escape_ascii();
-        // What does not fit is cut off.
         let _ = write!(line, "{before}unknown option {name}{}", meant.behind(PREFIX));
     }
     (!line.as_bytes().is_empty()).then_some(line)
+}
+
+/// The name of a variable that asks the preload library for something. A switch that is off does
+/// not.
+fn asks_the_preload_library(variable: &[u8]) -> Option<&'static str> {
+    NOT_OPTIONS[..OF_PRELOAD].iter().copied().find(|name| {
+        let value = variable.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+        value.is_some_and(|value| !matches!(value, b"off" | b"0"))
+    })
+}
+
+/// Whether the preload library's variables are left to others in this process: to the preload
+/// library itself, or to the nginx module, which warns of them in the words of nginx. Each exports
+/// a symbol to be known by.
+fn is_left_to_others() -> bool {
+    let symbols = [c"ebb_preload_is_here", c"ngx_http_ebbtide_module"];
+    // SAFETY: C strings.
+    symbols.iter().any(|name| unsafe { !libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()).is_null() })
 }
 
 /// The name of a variable that has a value and begins as ours do, in either case of letters.
@@ -87,14 +119,19 @@ pub(crate) fn tell_once() {
     if TOLD.load(Relaxed) || TOLD.swap(true, Relaxed) {
         return;
     }
-    if let Some(line) = unknown(variables()) {
+    if let Some(line) = without_effect(variables(), is_left_to_others) {
         tell::line(format_args!("{}", line.as_str()));
     }
 }
 
 /// Notes that a heap has the values of the environment.
-pub(super) fn note_taken() {
+pub(crate) fn note_taken() {
     TAKEN.store(true, Relaxed);
+}
+
+/// Notes that a heap was refused, for this thread's last reason.
+pub(crate) fn note_refused(_: &Error) {
+    REFUSED.get_or_init(error::last_line);
 }
 
 /// What to tell of variables without effect, for a host with a log of its own, and whether the
@@ -104,7 +141,8 @@ pub(crate) fn check_environment(takes_text: bool) -> (Option<Line>, Result<(), E
     if takes_text {
         TOLD.store(true, Relaxed);
     }
-    (unknown(variables()), Options::resolve_with(&[], value_of).map(drop))
+    let line = without_effect(variables(), is_left_to_others);
+    (line, Options::resolve_with(&[], value_of).map(drop))
 }
 
 /// The variables of options, as `NAME=VALUE`. They wait for a heap.
@@ -121,15 +159,18 @@ pub(crate) fn pending() -> Option<Line> {
 }
 
 /// Tells, once, that options in the environment never had an effect, because the process made no
-/// heap.
+/// heap, and why not if it tried.
 pub(crate) fn tell_unused() {
     if let Some(line) = pending().filter(|_| !TAKEN.load(Relaxed))
         && !UNUSED_TOLD.swap(true, Relaxed)
     {
-        tell::line(format_args!(
-            "{} had no effect: no VM had a heap; attach() gives it one",
-            line.as_str()
-        ));
+        let set = line.as_str();
+        match REFUSED.get().map(Line::as_str) {
+            Some(why) => tell::line(format_args!("{set} had no effect: a heap was refused: {why}")),
+            None => tell::line(format_args!(
+                "{set} had no effect: no VM had a heap; attach() gives it one"
+            )),
+        }
     }
 }
 
@@ -159,7 +200,12 @@ mod tests {
     use super::*;
 
     fn told(variables: &[&str]) -> String {
-        let line = unknown(variables.iter().map(|variable| variable.as_bytes()));
+        told_where(variables, false)
+    }
+
+    fn told_where(variables: &[&str], is_left_to_others: bool) -> String {
+        let variables = variables.iter().map(|variable| variable.as_bytes());
+        let line = without_effect(variables, || is_left_to_others);
         line.map_or(String::new(), |line| line.as_str().to_owned())
     }
 
@@ -189,7 +235,19 @@ mod tests {
     fn nothing_is_told_of_what_has_an_effect_or_is_not_ours() {
         let known = TABLE.iter().map(|spec| spec.variable_name()).chain(NOT_OPTIONS);
         let known: Vec<String> = known.map(|name| format!("{name}=x")).collect();
-        assert_eq!(told(&known.iter().map(String::as_str).collect::<Vec<_>>()), "");
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        assert_eq!(told_where(&known, true), "");
         assert_eq!(told(&["", "=", "EBBTIDE", "EBBTIDE=1", "XEBBTIDE_A=1", "EBBTIDE_DECAY="]), "");
+        assert_eq!(told(&["EBBTIDE_REPORT=off", "EBBTIDE_VERBOSE=0", "EBBTIDE_PRELOAD=/lib"]), "");
+    }
+
+    #[test]
+    fn variables_of_the_preload_library_are_told_where_there_is_none() {
+        let variables = ["EBBTIDE_REPORT=on", "EBBTIDE_REPORT_SIGNAL=USR2", "EBBTIDE_VERBOSE=1"];
+        let text = "EBBTIDE_REPORT has an effect under ebbtide run only; \
+                    EBBTIDE_REPORT_SIGNAL has an effect under ebbtide run only; \
+                    EBBTIDE_VERBOSE has an effect under ebbtide run only";
+        assert_eq!(told(&variables), text);
+        assert_eq!(told_where(&variables, true), "");
     }
 }

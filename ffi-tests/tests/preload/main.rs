@@ -470,6 +470,7 @@ fn the_preload_library_is_small() {
         "_exit",
         "bsd_signal",
         "dlclose",
+        "ebb_preload_is_here",
         "epoll_pwait",
         "epoll_wait",
         "lua_newstate",

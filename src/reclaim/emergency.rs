@@ -1,4 +1,4 @@
-//! Emergency collections: at a hard limit the VM's garbage goes before an allocation is refused.
+//! Emergency collections: near a hard limit the VM's collector runs, so that little is refused.
 //!
 //! ```text
 //! 0 ............................. 7/8 ............... 31/32 ............ limit_hard

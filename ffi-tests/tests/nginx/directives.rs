@@ -247,8 +247,14 @@ fn without_a_limit_of_the_cgroup_what_depends_on_it_is_off_and_told() {
     let none = "is a share of the memory limit of the cgroup, and the cgroup of nginx has none";
     let until = "\"ebbtide_limit_soft\" is off until the cgroup of nginx has a memory limit";
     for (directive, expected) in [
-        ("ebbtide_limit_soft 80%;", format!("\"ebbtide_limit_soft\" is off: \"80%\" {none}")),
-        ("ebbtide_limit_hard 90%;", format!("\"ebbtide_limit_hard\" is off: \"90%\" {none}")),
+        (
+            "ebbtide_limit_soft 80%;",
+            format!("\"ebbtide_limit_soft\" has no effect: \"80%\" {none}"),
+        ),
+        (
+            "ebbtide_limit_hard 90%;",
+            format!("\"ebbtide_limit_hard\" has no effect: \"90%\" {none}"),
+        ),
         ("ebbtide_limit_soft cgroup;", until.to_owned()),
     ] {
         let (taken, said) = tested(&in_http(directive));

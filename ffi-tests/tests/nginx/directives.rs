@@ -5,14 +5,15 @@ use crate::preloaded::under_run;
 use crate::server::{Config, Folder, Modules, Nginx, beside, text};
 
 /// What `nginx -t` says of a configuration, and whether it takes it.
-fn tested(config: &Config) -> (bool, String) {
+pub fn tested(config: &Config) -> (bool, String) {
     let folder = Folder::new();
     let output = folder.nginx(config, free_port()).arg("-t").output().expect("nginx can be run");
     let said = text(&output).replace(&folder.file("").display().to_string(), "");
     (output.status.success(), said)
 }
 
-fn in_http(directive: &str) -> Config {
+/// A configuration with this in the block `http`.
+pub fn in_http(directive: &str) -> Config {
     Config::new(Modules::First).http(directive)
 }
 
@@ -195,7 +196,7 @@ fn directives_have_their_places() {
 }
 
 /// A line of what was said with this text at this level.
-fn says(said: &str, level: &str, text: &str) -> bool {
+pub fn says(said: &str, level: &str, text: &str) -> bool {
     said.lines().any(|line| line.contains(level) && line.contains(text))
 }
 

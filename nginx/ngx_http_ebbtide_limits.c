@@ -4,9 +4,10 @@
  * come from.
  *
  * In each heap retain <= limit_soft <= limit_hard. A directive sets a value; one
- * that no directive names stays as the environment or the program has set it. Of
- * two values that contradict each other the one that stands first in this order
- * is lowered to the other, so that a hard limit is never lost.
+ * that no directive names stays as the environment or the program has set it. A
+ * share of the cgroup's memory that comes to no limit names no value. Of two
+ * values that contradict each other the one that stands first in this order is
+ * lowered to the other, so that no hard limit is lowered.
  */
 
 
@@ -344,8 +345,8 @@ ngx_http_ebbtide_lowered(ngx_log_t *log, const ngx_http_ebbtide_bounds_t *want,
 
 
 /*
- * What a limit comes to: a share is divided among the workers. A share that
- * makes no limit is told of by the name of the directive, if there is one.
+ * What a limit comes to: a share is divided among the workers. 0: no limit is
+ * given; a share that comes to none is told of by the directive's name, if any.
  */
 
 int64_t
@@ -367,12 +368,12 @@ ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
 
         if (name) {
             ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                          "\"ebbtide_%s\" is off: \"%ui%%\" is a share of the "
-                          "memory limit of the cgroup, and the cgroup of nginx "
-                          "has none", name, limit->percent);
+                          "\"ebbtide_%s\" has no effect: \"%ui%%\" is a share "
+                          "of the memory limit of the cgroup, and the cgroup of "
+                          "nginx has none", name, limit->percent);
         }
 
-        return EBB_ZERO;
+        return 0;
     }
 
     ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
@@ -383,12 +384,12 @@ ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
 
         if (name) {
             ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                          "\"ebbtide_%s\" is off: \"%ui%%\" comes to %s for "
-                          "each worker, and a limit must be from 8m", name,
+                          "\"ebbtide_%s\" has no effect: \"%ui%%\" comes to %s "
+                          "for each worker, and a limit must be from 8m", name,
                           limit->percent, ngx_http_ebbtide_size(text, bytes));
         }
 
-        return EBB_ZERO;
+        return 0;
     }
 
     return bytes;

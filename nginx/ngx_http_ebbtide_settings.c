@@ -21,15 +21,33 @@ static ngx_int_t ngx_http_ebbtide_env_check(ngx_cycle_t *cycle,
 static char **ngx_http_ebbtide_env(ngx_cycle_t *cycle, ngx_core_conf_t *ccf);
 static ngx_int_t ngx_http_ebbtide_variables_check(ngx_log_t *log,
     ngx_uint_t level, ngx_uint_t warn, const char *where);
+static int ngx_http_ebbtide_library_check(char **variables, char *unknown);
 static ngx_int_t ngx_http_ebbtide_contradict(ngx_conf_t *cf,
     const char *greater, const char *less);
 static void ngx_http_ebbtide_run_unused(ngx_conf_t *cf);
-static void ngx_http_ebbtide_heaps_unused(ngx_conf_t *cf, char **theirs);
+static void ngx_http_ebbtide_unknown(ngx_log_t *log, char **variables,
+    const char *where);
+static void ngx_http_ebbtide_heaps_unused(ngx_log_t *log, char **theirs,
+    const char *why);
+static void ngx_http_ebbtide_heaps_unused_in(ngx_log_t *log, char **variables,
+    const char *where, const char *why);
 static ngx_uint_t ngx_http_ebbtide_variables_list(char **variables,
     ngx_uint_t of_run, u_char *text);
 static ngx_uint_t ngx_http_ebbtide_is_of_run(const char *variable);
+static ngx_uint_t ngx_http_ebbtide_is_off(const char *value);
+static ngx_uint_t ngx_http_ebbtide_is_unknown(char *variable);
 static ngx_int_t ngx_http_ebbtide_heap_check(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf, const char *where);
+
+
+static const char  ngx_http_ebbtide_own[] = "in the environment of nginx";
+static const char  ngx_http_ebbtide_theirs[] = "in an \"env\" directive";
+
+/*
+ * Whether it was told which variables of nginx's own environment no option has.
+ * That environment stays the same as long as nginx runs.
+ */
+static ngx_uint_t  ngx_http_ebbtide_unknown_told;
 
 
 /*
@@ -41,18 +59,17 @@ static ngx_int_t
 ngx_http_ebbtide_environment(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf)
 {
-    ngx_core_conf_t    *ccf;
-    static ngx_uint_t   told;
+    ngx_core_conf_t  *ccf;
 
-    if (ngx_http_ebbtide_variables_check(cf->log, NGX_LOG_EMERG, !told,
-                                         "in the environment of nginx")
+    if (ngx_http_ebbtide_variables_check(cf->log, NGX_LOG_EMERG,
+                                         !ngx_http_ebbtide_unknown_told,
+                                         ngx_http_ebbtide_own)
         != NGX_OK)
     {
         return NGX_ERROR;
     }
 
-    /* it stays the same as long as nginx runs */
-    told = 1;
+    ngx_http_ebbtide_unknown_told = 1;
 
     ccf = (ngx_core_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
                                            ngx_core_module);
@@ -81,7 +98,7 @@ ngx_http_ebbtide_env_check(ngx_cycle_t *cycle, ngx_core_conf_t *ccf,
     environ = theirs;
 
     rc = ngx_http_ebbtide_variables_check(cycle->log, level, 1,
-                                          "in an \"env\" directive");
+                                          ngx_http_ebbtide_theirs);
 
     environ = own;
 
@@ -127,7 +144,7 @@ ngx_http_ebbtide_variables_check(ngx_log_t *log, ngx_uint_t level,
     int   rc;
     char  unknown[NGX_HTTP_EBBTIDE_UNKNOWN];
 
-    rc = ebb_environment_check(unknown, sizeof(unknown));
+    rc = ngx_http_ebbtide_library_check(environ, unknown);
 
     if (warn && unknown[0]) {
         ngx_log_error(NGX_LOG_WARN, log, 0, "ebbtide: %s: %s", where, unknown);
@@ -140,6 +157,25 @@ ngx_http_ebbtide_variables_check(ngx_log_t *log, ngx_uint_t level,
     }
 
     return NGX_OK;
+}
+
+
+/* What the library says of these variables; NGX_HTTP_EBBTIDE_UNKNOWN bytes. */
+
+static int
+ngx_http_ebbtide_library_check(char **variables, char *unknown)
+{
+    int     rc;
+    char  **own;
+
+    own = environ;
+    environ = variables;
+
+    rc = ebb_environment_check(unknown, NGX_HTTP_EBBTIDE_UNKNOWN);
+
+    environ = own;
+
+    return rc;
 }
 
 
@@ -357,7 +393,15 @@ ngx_http_ebbtide_no_effect(ngx_conf_t *cf, ngx_http_ebbtide_main_conf_t *emcf)
         return NGX_ERROR;
     }
 
-    ngx_http_ebbtide_heaps_unused(cf, theirs);
+    if (!ngx_http_ebbtide_unknown_told) {
+        ngx_http_ebbtide_unknown(cf->log, environ, ngx_http_ebbtide_own);
+    }
+
+    ngx_http_ebbtide_unknown_told = 1;
+    ngx_http_ebbtide_unknown(cf->log, theirs, ngx_http_ebbtide_theirs);
+    ngx_http_ebbtide_heaps_unused(cf->log, theirs, "\"ebbtide\" is off, so "
+                                  "these have no effect unless Lua calls "
+                                  "attach()");
 
     return NGX_OK;
 }
@@ -384,35 +428,55 @@ ngx_http_ebbtide_run_unused(ngx_conf_t *cf)
 }
 
 
-/* Variables of heaps, where only Lua can make one. */
+/* Variables that no option has: no call from Lua gives them an effect. */
 
 static void
-ngx_http_ebbtide_heaps_unused(ngx_conf_t *cf, char **theirs)
+ngx_http_ebbtide_unknown(ngx_log_t *log, char **variables, const char *where)
 {
-    u_char              text[NGX_HTTP_EBBTIDE_UNKNOWN];
-    static ngx_uint_t   told;
+    char  unknown[NGX_HTTP_EBBTIDE_UNKNOWN];
 
-    if (!told && ngx_http_ebbtide_variables_list(environ, 0, text)) {
-        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                      "ebbtide: in the environment of nginx: \"ebbtide\" is "
-                      "off, so these have no effect unless Lua calls attach(): "
-                      "%s", text);
+    (void) ngx_http_ebbtide_library_check(variables, unknown);
+
+    if (unknown[0]) {
+        ngx_log_error(NGX_LOG_WARN, log, 0, "ebbtide: %s: %s", where, unknown);
+    }
+}
+
+
+/* Variables of heaps where none is made. */
+
+static void
+ngx_http_ebbtide_heaps_unused(ngx_log_t *log, char **theirs, const char *why)
+{
+    static ngx_uint_t  told;
+
+    if (!told) {
+        ngx_http_ebbtide_heaps_unused_in(log, environ, ngx_http_ebbtide_own,
+                                         why);
     }
 
     told = 1;
 
-    if (ngx_http_ebbtide_variables_list(theirs, 0, text)) {
-        ngx_log_error(NGX_LOG_WARN, cf->log, 0,
-                      "ebbtide: in an \"env\" directive: \"ebbtide\" is off, "
-                      "so these have no effect unless Lua calls attach(): %s",
+    ngx_http_ebbtide_heaps_unused_in(log, theirs, ngx_http_ebbtide_theirs, why);
+}
+
+
+static void
+ngx_http_ebbtide_heaps_unused_in(ngx_log_t *log, char **variables,
+    const char *where, const char *why)
+{
+    u_char  text[NGX_HTTP_EBBTIDE_UNKNOWN];
+
+    if (ngx_http_ebbtide_variables_list(variables, 0, text)) {
+        ngx_log_error(NGX_LOG_WARN, log, 0, "ebbtide: %s: %s: %s", where, why,
                       text);
     }
 }
 
 
 /*
- * The names of our variables that have a value: those of "ebbtide run", or those
- * of heaps. What does not fit is cut off. Returns how many there are.
+ * The names of our variables that ask for something: of "ebbtide run", or of
+ * heaps. What does not fit is cut off. Returns how many there are.
  */
 
 static ngx_uint_t
@@ -434,7 +498,9 @@ ngx_http_ebbtide_variables_list(char **variables, ngx_uint_t of_run,
             || ngx_strncasecmp((u_char *) *variables, (u_char *) "EBBTIDE_", 8)
                != 0
             || ngx_strncmp(*variables, "EBBTIDE_PRELOAD=", 16) == 0
-            || ngx_http_ebbtide_is_of_run(*variables) != of_run)
+            || ngx_http_ebbtide_is_of_run(*variables) != of_run
+            || (of_run ? ngx_http_ebbtide_is_off(value + 1)
+                       : ngx_http_ebbtide_is_unknown(*variables)))
         {
             continue;
         }
@@ -458,13 +524,59 @@ ngx_http_ebbtide_is_of_run(const char *variable)
 }
 
 
+/* A switch that is off asks for nothing. */
+
+static ngx_uint_t
+ngx_http_ebbtide_is_off(const char *value)
+{
+    return ngx_strcmp(value, "off") == 0 || ngx_strcmp(value, "0") == 0;
+}
+
+
+/* Told of in other words, with the name that may be meant. */
+
+static ngx_uint_t
+ngx_http_ebbtide_is_unknown(char *variable)
+{
+    char  *alone[] = { variable, NULL };
+    char   unknown[NGX_HTTP_EBBTIDE_UNKNOWN];
+
+    (void) ngx_http_ebbtide_library_check(alone, unknown);
+
+    return unknown[0] != '\0';
+}
+
+
+/* Warns of directives and variables where no module makes a VM. */
+
 void
 ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
 {
-    if (emcf->given.len && !ngx_http_ebbtide_vms_expected(cycle)) {
+    char             **theirs;
+    ngx_core_conf_t   *ccf;
+
+    if (ngx_http_ebbtide_vms_expected(cycle)) {
+        return;
+    }
+
+    if (emcf->given.len) {
         ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
                       "the Lua module is not loaded, so these have no effect: "
                       "%V", &emcf->given);
+    }
+
+    /* other VMs than nginx's may have heaps */
+    if (ngx_http_ebbtide_preloaded() || ngx_http_ebbtide_linked()) {
+        return;
+    }
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
+
+    theirs = ngx_http_ebbtide_env(cycle, ccf);
+
+    if (theirs) {
+        ngx_http_ebbtide_heaps_unused(cycle->log, theirs, "the Lua module is "
+                                      "not loaded, so these have no effect");
     }
 }
 

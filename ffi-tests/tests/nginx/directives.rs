@@ -5,14 +5,15 @@ use crate::preloaded::under_run;
 use crate::server::{Config, Folder, Modules, Nginx, beside, text};
 
 /// What `nginx -t` says of a configuration, and whether it takes it.
-fn tested(config: &Config) -> (bool, String) {
+pub fn tested(config: &Config) -> (bool, String) {
     let folder = Folder::new();
     let output = folder.nginx(config, free_port()).arg("-t").output().expect("nginx can be run");
     let said = text(&output).replace(&folder.file("").display().to_string(), "");
     (output.status.success(), said)
 }
 
-fn in_http(directive: &str) -> Config {
+/// A configuration with this in the block `http`.
+pub fn in_http(directive: &str) -> Config {
     Config::new(Modules::First).http(directive)
 }
 
@@ -195,7 +196,7 @@ fn directives_have_their_places() {
 }
 
 /// A line of what was said with this text at this level.
-fn says(said: &str, level: &str, text: &str) -> bool {
+pub fn says(said: &str, level: &str, text: &str) -> bool {
     said.lines().any(|line| line.contains(level) && line.contains(text))
 }
 
@@ -247,8 +248,14 @@ fn without_a_limit_of_the_cgroup_what_depends_on_it_is_off_and_told() {
     let none = "is a share of the memory limit of the cgroup, and the cgroup of nginx has none";
     let until = "\"ebbtide_limit_soft\" is off until the cgroup of nginx has a memory limit";
     for (directive, expected) in [
-        ("ebbtide_limit_soft 80%;", format!("\"ebbtide_limit_soft\" is off: \"80%\" {none}")),
-        ("ebbtide_limit_hard 90%;", format!("\"ebbtide_limit_hard\" is off: \"90%\" {none}")),
+        (
+            "ebbtide_limit_soft 80%;",
+            format!("\"ebbtide_limit_soft\" has no effect: \"80%\" {none}"),
+        ),
+        (
+            "ebbtide_limit_hard 90%;",
+            format!("\"ebbtide_limit_hard\" has no effect: \"90%\" {none}"),
+        ),
         ("ebbtide_limit_soft cgroup;", until.to_owned()),
     ] {
         let (taken, said) = tested(&in_http(directive));

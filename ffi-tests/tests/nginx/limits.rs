@@ -290,8 +290,8 @@ fn where_the_share_of_the_cgroup_is_too_small_there_is_no_limit_and_a_warning() 
     let worker = json(&nginx)[0].clone();
     assert_eq!((number(&worker, "limit_soft"), number(&worker, "limit_hard")), (0, 0));
     for text in [
-        "\"ebbtide_limit_soft\" is off: \"40%\" comes to 2.4m for each worker",
-        "\"ebbtide_limit_hard\" is off: \"80%\" comes to 4.8m for each worker",
+        "\"ebbtide_limit_soft\" has no effect: \"40%\" comes to 2.4m for each worker",
+        "\"ebbtide_limit_hard\" has no effect: \"80%\" comes to 4.8m for each worker",
     ] {
         assert!(nginx.log().contains(text), "{}", nginx.log());
     }
@@ -409,4 +409,95 @@ fn a_value_from_lua_stays_beside_a_share_of_the_cgroup_or_is_lowered_to_it() {
     assert_eq!(early.limits, (0, 64), "{}", early.log);
     assert_eq!(early.log.matches("[warn]").count(), 1, "{}", early.log);
     assert!(early.log.contains(&warning), "{}", early.log);
+}
+
+#[test]
+fn a_value_from_elsewhere_stays_beside_a_share_that_comes_to_no_limit() {
+    let _beside = beside();
+    let Some(cgroup) = Cgroup::new(700 << 20) else {
+        println!("not tried: this process may not make cgroups");
+        return;
+    };
+    // 1 % is less than any limit may be.
+    let hard = "ebbtide_limit_hard 1%;";
+    let soft = "ebbtide_limit_soft 1%;";
+    let both = "ebbtide_limit_soft 1%; ebbtide_limit_hard 9%;";
+    let none: &[(&str, &str)] = &[];
+    for (options, environment, http, limits) in [
+        ("limit_hard = 2^26", none, hard, (0, 64)),
+        ("limit_soft = 2^25", none, soft, (32, 0)),
+        ("limit_soft = 2^25", none, both, (32, 63)),
+        ("limit_soft = 2^25, limit_hard = 2^26", none, "ebbtide_limit_hard off;", (32, 0)),
+        ("limit_soft = 2^25, limit_hard = 2^26", none, "ebbtide_limit_soft off;", (0, 64)),
+        ("", &[("EBBTIDE_LIMIT_HARD", "64m")], hard, (0, 64)),
+        ("", &[("EBBTIDE_LIMIT_SOFT", "32m")], soft, (32, 0)),
+        ("", &[("EBBTIDE_LIMIT_SOFT", "32m")], both, (32, 63)),
+    ] {
+        let early = early_limits(options, 40, |mut config| {
+            config.launcher = cgroup.launcher();
+            for &(name, value) in environment {
+                config = config.environment(name, value);
+            }
+            config.http(http)
+        });
+        assert_eq!(early.limits, limits, "{options} {environment:?} {http}: {}", early.log);
+        let told = early.log.matches("has no effect: \"1%\" comes to 7m for each worker").count();
+        assert_eq!(told, http.matches(" 1%").count(), "{}", early.log);
+        assert_eq!(early.log.matches("[warn]").count(), told, "{}", early.log);
+    }
+    // Where the machine sets no limit; if it does, the share comes to one.
+    let early = early_limits("limit_soft = 2^25, limit_hard = 2^26", 40, |config| {
+        config.http("ebbtide_limit_hard 80%;")
+    });
+    if early.log.contains("the cgroup of nginx has none") {
+        assert_eq!(early.limits, (32, 64), "{}", early.log);
+    }
+}
+
+/// The VM of a request is made by the worker, with the directives as they came out.
+#[test]
+fn a_share_that_comes_to_no_limit_leaves_the_environment_s_to_all_vms() {
+    let _beside = beside();
+    let Some(cgroup) = Cgroup::new(710 << 20) else {
+        println!("not tried: this process may not make cgroups");
+        return;
+    };
+    let get = "local get = require('resty.ebbtide').get
+        ngx.say(get('retain'), ' ', get('limit_soft'), ' ', get('limit_hard'))";
+    for (http, limits) in [
+        ("ebbtide_limit_soft 1%; ebbtide_limit_hard 1%;", (32 << 20, 64 << 20)),
+        ("ebbtide_limit_soft off; ebbtide_limit_hard off;", (0, 0)),
+    ] {
+        let mut config = Config::new(Modules::First).workers(1).http(http).lua("get", get);
+        config = config.top("env EBBTIDE_LIMIT_SOFT; env EBBTIDE_LIMIT_HARD;");
+        config.server +=
+            &format!("location /own {{ lua_code_cache off; content_by_lua_block {{ {get} }} }}\n");
+        config.launcher = cgroup.launcher();
+        let config = config.environment("EBBTIDE_LIMIT_SOFT", "32m");
+        let nginx = Nginx::start(&config.environment("EBBTIDE_LIMIT_HARD", "64m"));
+        for path in ["/get", "/own"] {
+            assert_eq!(nginx.get(path), format!("0 {} {}\n", limits.0, limits.1), "{path} {http}");
+        }
+    }
+}
+
+#[test]
+fn a_directive_is_held_to_a_variable_beside_a_share_that_comes_to_no_limit() {
+    let _beside = beside();
+    let Some(cgroup) = Cgroup::new(720 << 20) else {
+        println!("not tried: this process may not make cgroups");
+        return;
+    };
+    let http = "ebbtide_retain 65m; ebbtide_limit_hard 1%;";
+    for (value, expected) in [("64m", false), ("65m", true)] {
+        let config = Config::new(Modules::First).workers(1).http(http);
+        let mut config = config.environment("EBBTIDE_LIMIT_HARD", value);
+        config.launcher = cgroup.launcher();
+        let output = Folder::new().nginx(&config, free_port()).arg("-t").output();
+        let output = output.expect("nginx can be run");
+        let said = text(&output);
+        assert_eq!(output.status.success(), expected, "{said}");
+        let refused = said.contains("retain=65m: is above EBBTIDE_LIMIT_HARD=64m");
+        assert_eq!(refused, !expected, "{said}");
+    }
 }

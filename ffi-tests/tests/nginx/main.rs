@@ -24,6 +24,7 @@ mod ports;
 mod preloaded;
 mod processes;
 mod server;
+mod settings;
 mod status;
 mod symbols;
 mod trouble;

@@ -52,8 +52,8 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, Strin
 fn read_run(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
     let mut arguments = arguments.peekable();
     let mut run = Run::default();
-    // The last flag that took the argument behind it.
-    let mut taker = None;
+    // The last flag that took the argument behind it, and that argument.
+    let mut taker: Option<(&Flag, OsString)> = None;
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
         let Some(name) = text.strip_prefix('-').filter(|name| !name.is_empty()) else {
@@ -73,39 +73,47 @@ fn read_run(arguments: impl Iterator<Item = OsString>) -> Result<Task, String> {
                 run.report_signal = Some(read_signal(&text, &mut arguments)?);
             }
             _ => {
-                run.options.push(read_option(&text, &mut arguments)?);
-                taker = (!text.contains('=')).then_some(text);
+                let option = read_option(&text, &mut arguments, taker.as_ref())?;
+                taker = (!text.contains('=')).then(|| option.clone());
+                run.options.push(option);
             }
         }
     }
     run.command.extend(arguments);
     match run.command.is_empty() {
-        true => Err(no_command(&run, taker)),
+        true => Err(no_command(taker.as_ref())),
         false => Ok(Task::Run(run)),
     }
 }
 
 /// There is no command, perhaps because a flag took it for its value.
-fn no_command(run: &Run, taker: Option<String>) -> String {
-    let taken = match (taker, run.options.last()) {
-        (Some(flag), Some((_, value))) => {
-            format!(" is left: {flag} took {} as its value", value.to_string_lossy())
-        }
-        _ => String::new(),
-    };
+fn no_command(taker: Option<&(&Flag, OsString)>) -> String {
+    let taken = taker.map_or(String::new(), |taker| format!(" is left: {}", took(taker)));
     format!("run: no command{taken}; say: ebbtide run [OPTIONS] COMMAND")
 }
 
-/// `--NAME=VALUE`, or `--NAME` with its value behind it.
+fn took((flag, word): &(&Flag, OsString)) -> String {
+    format!("--{} took {} as its value", flag.argument(), word.to_string_lossy())
+}
+
+/// Whether some option may take this word: a number, or one of the words that are values.
+fn is_a_value(word: &OsString) -> bool {
+    let words = ["on", "off", "auto", "sample", "cgroup"];
+    word.as_bytes().first().is_some_and(u8::is_ascii_digit) || words.iter().any(|one| word == one)
+}
+
+/// `--NAME=VALUE`, or `--NAME` with its value behind it. The option before it may have taken the
+/// command.
 fn read_option(
     argument: &str,
     rest: &mut impl Iterator<Item = OsString>,
+    taker: Option<&(&Flag, OsString)>,
 ) -> Result<(&'static Flag, OsString), String> {
     let (name, value) = match argument.split_once('=') {
         Some((name, value)) => (name, Some(OsString::from(value))),
         None => (argument, None),
     };
-    let flag = name.strip_prefix("--").and_then(Flag::named).ok_or_else(|| unknown(name))?;
+    let flag = name.strip_prefix("--").and_then(Flag::named).ok_or_else(|| unknown(name, taker))?;
     Ok((flag, value_or_next(name, value, rest)?))
 }
 
@@ -141,7 +149,7 @@ fn read_signal(
     }
 }
 
-fn unknown(name: &str) -> String {
+fn unknown(name: &str, taker: Option<&(&Flag, OsString)>) -> String {
     if matches!(name, "--report" | "--verbose") {
         return format!("{name}: takes no value");
     }
@@ -149,7 +157,14 @@ fn unknown(name: &str) -> String {
     let own = ["report", "report-signal", "verbose", "help"];
     let bare = name.trim_start_matches('-').as_bytes();
     let meant = Meant::of(bare, names.iter().map(String::as_str).chain(own)).behind("--");
-    format!("{name}: no such option{meant}; --help lists them, and -- ends them")
+    let advice = match taker.filter(|(_, word)| !is_a_value(word)) {
+        Some(taker @ (flag, word)) => {
+            let usage = format!("--{} {} {}", flag.argument(), flag.value, word.to_string_lossy());
+            format!("{}; say {usage}", took(taker))
+        }
+        None => "--help lists them, and -- ends them".to_owned(),
+    };
+    format!("{name}: no such option{meant}; {advice}")
 }
 
 #[cfg(test)]
@@ -216,6 +231,11 @@ mod tests {
              say: ebbtide run [OPTIONS] COMMAND"
         );
         assert!(error(&["run", "--retain=1m"]).starts_with("run: no command; say"));
+        assert_eq!(
+            error(&["run", "--retain", "./service", "--collect"]),
+            "run: no command is left: --retain took ./service as its value; \
+             say: ebbtide run [OPTIONS] COMMAND"
+        );
         assert_eq!(error(&["run", "--retain"]), "--retain: takes a value; none given");
         assert!(error(&["run", "--banana", "true"]).starts_with("--banana: no such option"));
         assert!(error(&["run", "-retain", "1", "true"]).starts_with("-retain: no such option"));
@@ -225,6 +245,34 @@ mod tests {
         let expected = "--report-signal KILL: takes HUP, USR1";
         assert!(error(&["run", "--report-signal", "KILL", "true"]).starts_with(expected));
         assert!(error(&["run", "--report-signal"]).starts_with("--report-signal: takes a value"));
+    }
+
+    #[test]
+    fn a_command_that_an_option_took_for_its_value_is_named() {
+        for (words, expected) in [
+            (
+                &["--checked", "nginx", "-p", "/srv"][..],
+                "-p: no such option; --checked took nginx as its value; \
+                 say --checked off|on|sample nginx",
+            ),
+            (
+                &["--retain", "./service", "--verbose", "--listen=80"],
+                "--listen: no such option; --retain took ./service as its value; \
+                 say --retain SIZE ./service",
+            ),
+        ] {
+            assert_eq!(error(&[&["run"], words].concat()), expected);
+        }
+        // A value that is one is not in question, nor is one behind an equals sign.
+        for words in [
+            &["--checked", "sample", "-p"][..],
+            &["--retain", "8m", "-p"],
+            &["--limit-soft", "cgroup", "-p"],
+            &["--checked=nginx", "-p"],
+        ] {
+            let said = error(&[&["run"], words].concat());
+            assert_eq!(said, "-p: no such option; --help lists them, and -- ends them");
+        }
     }
 
     #[test]

@@ -17,7 +17,8 @@ use crate::{report_signal, switch};
 pub struct Flag {
     /// As the field of `ebb_options`.
     pub name: &'static str,
-    value: &'static str,
+    /// What stands for its value in the help.
+    pub value: &'static str,
     help: &'static str,
 }
 

@@ -24,10 +24,14 @@ mod collect;
 pub(crate) mod copies;
 mod emergency;
 mod hands;
+mod lock;
 mod report;
+mod spin;
 
 use core::ffi::c_void;
 use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+use std::thread::yield_now;
 
 pub(crate) use attach::{Former, Held, attach, known_builtin};
 pub(crate) use birth::{Factory, make};
@@ -41,6 +45,12 @@ use crate::heap::{self, Outside};
 use crate::lua::{Lua, lua_Alloc, lua_State, symbol};
 use crate::os::{Kernel, MemoryRange, Os};
 use hands::Hands;
+
+/// Keeps the order of what this thread writes before and reads after, as far as the compiler goes.
+#[inline(always)]
+fn keep_order() {
+    compiler_fence(Ordering::SeqCst);
+}
 
 /// `ebb_alloc` and `ebb_alloc_checked`.
 pub(crate) type Allocs = [lua_Alloc; 2];

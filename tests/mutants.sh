@@ -166,9 +166,13 @@ the last lines go to a log|src/tell.rs|s/ || is_log(libc::STDERR_FILENO))/)/
 the last lines go to no other file|src/tell.rs|s/is_log(libc::STDERR_FILENO))/true)/
 a database of before the first use has no lines|src/tell.rs|s/file.filter(|_| !may_be_database())/file/
 pages that cannot come back are mapped over|src/os/discard.rs|s/map_over(moved.cast(), bytes) \&\& is_whole/is_whole \&\& (true || map_over(moved.cast(), bytes))/
-shared VMs: calls wait for their turn|src/vm/hands.rs|s/                    hands.latch.close();//
-shared VMs: allocations wait for their turn|src/vm/hands.rs|s/let Hands { latch, shared, .. } = &(\*bond).hands;/let (latch, shared) = (\&Latch::open(), \&(*bond).hands.shared);/
-shared VMs: a fork finds heaps whole|src/vm/hands.rs|s/    each_shared(Latch::close);//
+shared VMs: calls wait for their turn|src/vm/lock.rs|s/        while self.is_inside.load(Acquire) {/        while false {/
+shared VMs: the owner sees that the lock is taken|src/vm/lock.rs|s/        keep_order();/        let _ = keep_order;/
+shared VMs: others have the threads ordered|src/vm/lock.rs|s/if !order_threads() {/let _ = order_threads; if false {/
+shared VMs: the owner sees what others did|src/vm/lock.rs|s/is_open.load(Acquire)/is_open.load(Relaxed)/
+shared VMs: others see what the owner did|src/vm/lock.rs|s/Free => self.is_inside.store(false, Release)/Free => self.is_inside.store(false, Relaxed)/
+shared VMs: allocations wait for their turn|src/vm/hands.rs|s/        let entry = lock.enter();/        let entry = super::lock::Entry::Free;/
+shared VMs: a fork finds heaps whole|src/vm/hands.rs|s/    each_shared(.lock. lock.lock(order_threads));//
 shared VMs: the end is told|src/vm.rs|s/            function(context);//
 a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/
 a field is the only place that fits|src/vm/collect/layout.rs|s/found.next().filter(|_| found.next().is_none())/found.next()/
@@ -239,7 +243,7 @@ run_tests() {
     *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs refusal" ;;
     *:pages\ that\ cannot\ come\ back*) tests="--package ebbtide-ffi-tests --test failures memory_that_was_moved" ;;
     src/tell.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error" ;;
-    src/heap/claim.rs:*) tests="--package ebbtide-models" ;;
+    src/heap/claim.rs:* | src/vm/lock.rs:*) tests="--package ebbtide-models" ;;
     src/heap/checked/* | src/os/fault.rs:*) tests="--package ebbtide-ffi-tests --test checked" ;;
     src/vm/collect/schedule.rs:* | src/vm/collect/layout.rs:*) tests=--lib ;;
     src/vm/collect* | *:a\ VM\ of\ two\ threads*) tests="--package ebbtide-ffi-tests --test preload collecting" ;;

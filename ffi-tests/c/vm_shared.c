@@ -3,8 +3,12 @@
 
 #include "check.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -125,8 +129,27 @@ static void *run_job(void *argument)
   return NULL;
 }
 
+/* From now on the kernel orders no threads for this process. */
+static void refuse_membarrier(void)
+{
+  struct sock_filter filter[] = {
+    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  struct sock_fprog program = { COUNT_OF(filter), filter };
+
+  REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+  REQUIRE(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+  REQUIRE(syscall(SYS_membarrier, 0, 0) == -1 && errno == EPERM);
+}
+
+/* When the kernel begins to refuse that. */
+enum refusal { NEVER, BEFORE_SHARE, AFTER_SHARE };
+
 /* One thread runs the VM, this one looks after its heap. */
-static void look_after(int attached)
+static void look_after(int attached, enum refusal refusal)
 {
   ebb_options options = { .size = sizeof options, .decay_ms = EBB_ZERO };
   struct job job = { attached ? vm(1) : ebb_newstate(&options),
@@ -137,8 +160,14 @@ static void look_after(int attached)
 
   luaL_openlibs(job.L);
   CHECK_EQ(ebb_on_close(ending.heap, note_end, &ending), EBB_OK);
+  if (refusal == BEFORE_SHARE) {
+    refuse_membarrier();
+  }
   CHECK_EQ(ebb_share(job.L), EBB_OK);
   CHECK_EQ(ebb_share(job.L), EBB_OK);
+  if (refusal == AFTER_SHARE) {
+    refuse_membarrier();
+  }
   CHECK(ebb_heap_of(job.L) == ending.heap);
   REQUIRE(pthread_create(&thread, NULL, run_job, &job) == 0);
   while (!job.is_done) {
@@ -163,8 +192,22 @@ static void look_after(int attached)
 
 static void two_threads_take_turns_in_a_heap(void)
 {
-  look_after(0);
-  look_after(1);
+  look_after(0, NEVER);
+  look_after(1, NEVER);
+}
+
+static void look_after_refused(const void *refusal)
+{
+  look_after(0, *(const enum refusal *)refusal);
+}
+
+static void a_kernel_that_orders_no_threads_is_enough(void)
+{
+  enum refusal refusal;
+
+  for (refusal = BEFORE_SHARE; refusal <= AFTER_SHARE; refusal++) {
+    CHECK_EQ(in_child(look_after_refused, &refusal), 0);
+  }
 }
 
 /* The Lua module calls for the heap that it allocates in. */
@@ -223,6 +266,7 @@ int main(void)
   RUN(nobody_is_told_who_has_asked_not_to_be);
   RUN(a_heap_without_a_vm_is_refused);
   RUN(two_threads_take_turns_in_a_heap);
+  RUN(a_kernel_that_orders_no_threads_is_enough);
   RUN(the_lua_module_knows_a_shared_heap);
   RUN(a_child_goes_on_with_a_shared_heap);
   return check_status();

@@ -242,22 +242,26 @@ impl Os for Kernel {
     fn order_threads(&self) -> bool {
         // A processor of the x86 family has its accesses in the order of the program, but that a
         // read may come before an earlier write.
-        if cfg!(target_arch = "x86_64") {
-            return true;
-        }
-        const REGISTER: libc::c_int = 16;
-        const ORDER: libc::c_int = 8;
-        keeping_errno(|| {
-            // SAFETY: the call takes two numbers and changes no memory.
-            let membarrier =
-                |command: libc::c_int| unsafe { libc::syscall(libc::SYS_membarrier, command, 0) };
-            membarrier(ORDER) == 0 || membarrier(REGISTER) == 0 && membarrier(ORDER) == 0
-        })
+        cfg!(target_arch = "x86_64") || interrupt_threads()
     }
 
     fn has_background(&self) -> bool {
         true
     }
+}
+
+/// Interrupts the running threads of the process. What each did before its interrupt, this thread
+/// sees afterwards, and what this thread did before, each sees after its interrupt. False: the
+/// kernel cannot.
+pub(crate) fn interrupt_threads() -> bool {
+    const REGISTER: libc::c_int = 16;
+    const ORDER: libc::c_int = 8;
+    keeping_errno(|| {
+        // SAFETY: the call takes two numbers and changes no memory.
+        let membarrier =
+            |command: libc::c_int| unsafe { libc::syscall(libc::SYS_membarrier, command, 0) };
+        membarrier(ORDER) == 0 || membarrier(REGISTER) == 0 && membarrier(ORDER) == 0
+    })
 }
 
 /// Opens a file, and closes it when `read` is done with it. The `errno` when it cannot be opened,

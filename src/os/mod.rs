@@ -23,7 +23,7 @@ pub(crate) mod fake;
 
 use core::ffi::CStr;
 
-pub(crate) use kernel::Kernel;
+pub(crate) use kernel::{Kernel, interrupt_threads};
 pub(crate) use thread::this_thread;
 
 /// Addresses of blocks stay below this: LuaJIT keeps type tags in the bits above.

@@ -195,7 +195,7 @@ pub(super) fn note_fork(bond: &Bond) {
 ///
 /// # Safety
 ///
-/// The calling thread has the VM, and the latch of the live bond.
+/// The calling thread has the VM, and the lock of the live bond.
 pub(super) unsafe fn look(bond: &Bond, now_us: u64) -> Due {
     let this = &bond.collection;
     // SAFETY: the caller's promise.
@@ -229,7 +229,7 @@ pub(super) unsafe fn look(bond: &Bond, now_us: u64) -> Due {
 /// # Safety
 ///
 /// As for [`look`], which has said that one is due. The caller holds nothing that a finalizer may
-/// want, but the latch of the bond.
+/// want, but the lock of the bond.
 pub(super) unsafe fn step(bond: &Bond, budget_us: u64) -> bool {
     let this = &bond.collection;
     let Some(mut schedule) = this.schedule.get() else { return false };

@@ -377,7 +377,7 @@ unsafe fn let_be(context: *mut u8) {
 unsafe fn is_at_hand(context: *mut u8) -> bool {
     // SAFETY: the caller's promise.
     let hands = unsafe { &(*context.cast::<Bond>()).hands };
-    !hands.is_shared() && !hands.is_latched()
+    !hands.is_shared() && !hands.is_locked()
 }
 
 /// See [`Collector::goes_in_steps`].

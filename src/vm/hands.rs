@@ -4,9 +4,9 @@
 //! it waits its heaps shall exhale. Only the thread that used a VM last may touch its heap then,
 //! and only as long as no other one does. So a watched VM allocates through [`watched_alloc`],
 //! which looks whether the calling thread is the one that is written down; if not, the thread first
-//! takes the VM over, under the latch that a breath holds too. A breath begins only when it holds
-//! the latch and the calling thread is still the one: then the thread is not in the VM, for it is
-//! here, and no other can get in before the latch opens.
+//! takes the VM over, under the lock that a breath holds too. A breath begins only when it holds
+//! the lock and the calling thread is still the one: then the thread is not in the VM, for it is
+//! here, and no other can get in before the lock is open.
 //!
 //! Nobody needs to say that a VM has changed hands: whoever allocates has it. Another thread may be
 //! in the VM and not have allocated yet, so a breath touches the heap alone, and not the VM. Only
@@ -17,15 +17,18 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::cell::Cell;
 use std::sync::Once;
+use std::time::Duration;
 
 use super::collect::{self, Due};
+use super::lock::BiasedLock;
+use super::spin::SpinLock;
 use super::{Bond, report};
 use crate::figures::{self, Figures};
 use crate::heap;
 use crate::heap::checked::Function;
 use crate::heap::park::KernelHeap as Heap;
 use crate::lua::{Lua, lua_Alloc, lua_State};
-use crate::os::{Kernel, Os, this_thread};
+use crate::os::{Kernel, Os, interrupt_threads, this_thread};
 
 /// A thread looks after its heaps at most every so many microseconds, or 32 times as long as it
 /// takes: a busy event loop waits ten thousand times a second.
@@ -36,50 +39,16 @@ const LOOK_SHARE: u64 = 32;
 /// machine has a share too.
 const PAUSE_US: u64 = 1_000;
 
-/// Lets one in. Held for the length of a breath at most, so waiting for it is not worth a system
-/// call of its own.
-#[derive(Default)]
-struct Latch(AtomicBool);
-
-impl Latch {
-    const fn open() -> Latch {
-        Latch(AtomicBool::new(false))
-    }
-
-    fn try_close(&self) -> bool {
-        !self.0.swap(true, Ordering::Acquire)
-    }
-
-    fn close(&self) {
-        while !self.try_close() {
-            std::thread::yield_now();
-        }
-    }
-
-    fn reopen(&self) {
-        self.0.store(false, Ordering::Release);
-    }
-
-    fn is_closed(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Acts while nobody else is let in.
-    fn with<T>(&self, act: impl FnOnce() -> T) -> T {
-        self.close();
-        let done = act();
-        self.reopen();
-        done
-    }
-}
+/// A running thread is interrupted more often.
+const AFTER_ANY_INTERRUPT: Duration = Duration::from_millis(50);
 
 /// Who has a VM.
 #[derive(Default)]
 pub(super) struct Hands {
     /// The thread that used it last; 0: nobody watches.
     thread: AtomicUsize,
-    latch: Latch,
-    /// Threads take turns in the heap, each under the latch: see [`share`].
+    lock: BiasedLock,
+    /// Threads take turns in the heap, each under the lock: see [`share`].
     shared: AtomicBool,
     /// The number of the VM in reports.
     number: u64,
@@ -89,9 +58,9 @@ pub(super) struct Hands {
     next: Cell<*mut Bond>,
 }
 
-/// All watched VMs, the newest first, and the latch of the list.
+/// All watched VMs, the newest first, and the lock of the list.
 static FIRST: AtomicUsize = AtomicUsize::new(0);
-static LIST: Latch = Latch::open();
+static LIST: SpinLock = SpinLock::new();
 /// VMs ever watched.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
@@ -154,10 +123,12 @@ pub(super) fn is_watched(function: lua_Alloc) -> bool {
 pub(super) unsafe fn take(bond: *mut Bond) -> *mut Heap {
     // SAFETY: the caller's promise.
     let bond = unsafe { &*bond };
-    let Hands { thread, latch, .. } = &bond.hands;
+    let Hands { thread, lock, .. } = &bond.hands;
     if thread.load(Ordering::Relaxed) != this_thread() {
         bond.collection.note_handover();
-        latch.with(|| thread.store(this_thread(), Ordering::Relaxed));
+        lock.lock(order_threads);
+        thread.store(this_thread(), Ordering::Relaxed);
+        lock.unlock();
     }
     bond.heap
 }
@@ -201,8 +172,8 @@ unsafe fn enlist(bond: *mut Bond) {
     });
 }
 
-/// Lets several threads use the heap of a VM, one at a time: from now on the VM allocates under the
-/// latch, and every other call for the heap waits for its [`Turn`].
+/// Lets several threads use the heap of a VM, one at a time: from now on the VM allocates as
+/// the owner of the lock, and every other call for the heap waits for its [`Turn`].
 ///
 /// # Safety
 ///
@@ -213,7 +184,11 @@ pub(crate) unsafe fn share(lua: &Lua, bond: *mut Bond, state: *mut lua_State) {
         if !(*bond).hands.is_listed() {
             enlist(bond);
         }
-        (*bond).hands.shared.store(true, Ordering::Relaxed);
+        let Hands { shared, lock, .. } = &(*bond).hands;
+        if !shared.load(Ordering::Relaxed) && interrupt_threads() {
+            lock.favour();
+        }
+        shared.store(true, Ordering::Relaxed);
         (lua.lua_setallocf)(state, shared_alloc, bond.cast());
     }
 }
@@ -232,20 +207,30 @@ unsafe extern "C-unwind" fn shared_alloc(
 ) -> *mut c_void {
     let bond = bond.cast::<Bond>();
     // SAFETY: the caller's promises. The bond is gone when its state block is freed, and with it
-    // the latch: that call is made without.
+    // the lock: that call is made without.
     unsafe {
-        let Hands { latch, shared, .. } = &(*bond).hands;
-        latch.close();
+        let Hands { lock, shared, .. } = &(*bond).hands;
+        let entry = lock.enter();
         let ends = new_size == 0 && block.cast() == (*bond).state_block;
         if ends {
             shared.store(false, Ordering::Relaxed);
-            latch.reopen();
+            lock.leave(entry);
         }
         let block = heap::alloc::<Kernel>((*bond).heap, block.cast(), old_size, new_size);
         if !ends {
-            latch.reopen();
+            lock.leave(entry);
         }
         block.cast()
+    }
+}
+
+/// Has each thread of the process see what this one wrote, and the other way round.
+fn order_threads() -> bool {
+    interrupt_threads() || {
+        // The kernel refuses what it did when the VM was shared: a filter is new. What a processor
+        // has written it shows to the others at its next interrupt, or task switch.
+        std::thread::sleep(AFTER_ANY_INTERRUPT);
+        false
     }
 }
 
@@ -255,7 +240,7 @@ pub(super) fn is_shared(function: lua_Alloc) -> bool {
 }
 
 /// The right to make a call for a heap, until this is dropped.
-pub(crate) struct Turn(*const Latch);
+pub(crate) struct Turn(*const BiasedLock);
 
 impl Turn {
     /// Waits for it, if the heap's VM is shared; otherwise there is nothing to wait for.
@@ -265,14 +250,14 @@ impl Turn {
     /// `heap` is live, and outlives the turn.
     pub(crate) unsafe fn wait(heap: *const Heap) -> Turn {
         // SAFETY: the caller's promise. The bond does not change while the heap is shared, so that
-        // it can be read beside the thread that has the latch; it lives as long as the heap.
+        // it can be read beside the thread that has the lock; it lives as long as the heap.
         unsafe {
             let outside = (&raw const (*heap).outside).read();
             let bond = outside.map_or(ptr::null(), |outside| outside.context.cast::<Bond>());
             match bond.as_ref() {
                 Some(Bond { hands, .. }) if hands.is_shared() => {
-                    hands.latch.close();
-                    Turn(&raw const hands.latch)
+                    hands.lock.lock(order_threads);
+                    Turn(&raw const hands.lock)
                 }
                 _ => Turn(ptr::null()),
             }
@@ -282,29 +267,29 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // SAFETY: the latch lives as long as the heap, which outlives the turn.
-        if let Some(latch) = unsafe { self.0.as_ref() } {
-            latch.reopen();
+        // SAFETY: the lock lives as long as the heap, which outlives the turn.
+        if let Some(lock) = unsafe { self.0.as_ref() } {
+            lock.unlock();
         }
     }
 }
 
 /// A child of a fork must find the list, and each shared heap, as nobody left it.
 extern "C" fn before_fork() {
-    LIST.close();
-    each_shared(Latch::close);
+    LIST.lock();
+    each_shared(|lock| lock.lock(order_threads));
 }
 
 extern "C" fn after_fork() {
-    each_shared(Latch::reopen);
-    LIST.reopen();
+    each_shared(BiasedLock::unlock);
+    LIST.unlock();
 }
 
-/// The list's latch is closed.
-fn each_shared(visit: fn(&Latch)) {
+/// The list is locked.
+fn each_shared(visit: fn(&BiasedLock)) {
     each(|bond| {
         if bond.hands.is_shared() {
-            visit(&bond.hands.latch);
+            visit(&bond.hands.lock);
         }
     });
 }
@@ -313,26 +298,26 @@ fn each_shared(visit: fn(&Latch)) {
 /// new thread may be given the number of one of them.
 extern "C" fn in_child() {
     each(|bond| {
-        let Hands { thread, latch, shared, .. } = &bond.hands;
+        let Hands { thread, lock, shared, .. } = &bond.hands;
         if thread.load(Ordering::Relaxed) != this_thread() || shared.load(Ordering::Relaxed) {
             thread.store(0, Ordering::Relaxed);
-            latch.reopen();
+            lock.unlock();
         }
         collect::note_fork(bond);
     });
-    LIST.reopen();
+    LIST.unlock();
 }
 
-/// The first watched bond. The list's latch is closed.
+/// The first watched bond. The list is locked.
 fn first() -> *mut Bond {
     ptr::with_exposed_provenance_mut(FIRST.load(Ordering::Relaxed))
 }
 
-/// Calls `visit` for each watched bond. The list's latch is closed.
+/// Calls `visit` for each watched bond. The list is locked.
 fn each(mut visit: impl FnMut(&Bond)) {
     let mut next = first();
-    // SAFETY: bonds are in the list while they live, and it does not change while its latch is
-    // closed.
+    // SAFETY: bonds are in the list while they live, and it does not change while it
+    // is locked.
     while let Some(bond) = unsafe { next.as_ref() } {
         visit(bond);
         next = bond.hands.next.get();
@@ -354,9 +339,9 @@ impl Hands {
         self.shared.load(Ordering::Relaxed)
     }
 
-    /// Whether the latch is closed: the caller breathes for the VM, or has its turn.
-    pub(super) fn is_latched(&self) -> bool {
-        self.latch.is_closed()
+    /// Whether the lock is taken: the caller breathes for the VM, or has its turn.
+    pub(super) fn is_locked(&self) -> bool {
+        self.lock.is_locked()
     }
 
     /// The VM is no longer there: nobody finds the bond any more. Returns the heap.
@@ -403,7 +388,7 @@ pub(crate) fn idle(budget_us: u64) -> Option<u64> {
     if wait_us > 0 {
         return Some(wait_us);
     }
-    if !LIST.try_close() {
+    if !LIST.try_lock() {
         return Some(LOOK_US);
     }
     let mut next_us: Option<u64> = None;
@@ -415,7 +400,7 @@ pub(crate) fn idle(budget_us: u64) -> Option<u64> {
             turns.add(bond.hands.number);
         }
     });
-    LIST.reopen();
+    LIST.unlock();
     let looked_us = Kernel.now_us().saturating_sub(start_us);
     if make_steps(&turns, budget_us) {
         let pause_us = PAUSE_US.max(looked_us * LOOK_SHARE);
@@ -432,17 +417,17 @@ fn make_steps(turns: &Turns, budget_us: u64) -> bool {
     let mut is_any_made = false;
     for number in turns.in_order() {
         let left_us = deadline_us.saturating_sub(Kernel.now_us());
-        if left_us == 0 || !LIST.try_close() {
+        if left_us == 0 || !LIST.try_lock() {
             break;
         }
-        let bond = latched(number);
-        LIST.reopen();
+        let bond = locked(number);
+        LIST.unlock();
         let Some(bond) = bond else { continue };
         LAST_STEP.set(number);
-        // SAFETY: this thread has the VM and is not in it, and the latch keeps others out, one that
+        // SAFETY: this thread has the VM and is not in it, and the lock keeps others out, one that
         // closes the VM too. The list is open.
         is_any_made |= unsafe { collect::step(bond, left_us) };
-        bond.hands.latch.reopen();
+        bond.hands.lock.unlock();
     }
     is_any_made
 }
@@ -479,22 +464,21 @@ impl Turns {
     }
 }
 
-/// The bond of a number, with its latch closed, if the calling thread has its VM. The list's latch
-/// is closed.
-fn latched<'bond>(number: u64) -> Option<&'bond Bond> {
+/// The bond of a number, with its lock taken, if the calling thread has its VM. The list is locked.
+fn locked<'bond>(number: u64) -> Option<&'bond Bond> {
     let mut next = first();
     // SAFETY: as in `each`. A bond ends after its VM has freed its last block, for which another
-    // thread has to wait at the latch.
+    // thread has to wait for the lock.
     while let Some(bond) = unsafe { next.as_ref() } {
-        let Hands { thread, latch, .. } = &bond.hands;
+        let Hands { thread, lock, .. } = &bond.hands;
         if bond.hands.number == number {
-            if !latch.try_close() {
+            if !lock.try_lock(order_threads) {
                 return None;
             }
             if thread.load(Ordering::Relaxed) == this_thread() {
                 return Some(bond);
             }
-            latch.reopen();
+            lock.unlock();
             return None;
         }
         next = bond.hands.next.get();
@@ -513,13 +497,13 @@ struct Visit {
 
 /// Does what is due in one heap if the calling thread has its VM.
 fn breathe(bond: &Bond, now_us: u64, deadline_us: u64) -> Visit {
-    let Hands { thread, latch, .. } = &bond.hands;
-    if thread.load(Ordering::Relaxed) != this_thread() || !latch.try_close() {
+    let Hands { thread, lock, .. } = &bond.hands;
+    if thread.load(Ordering::Relaxed) != this_thread() || !lock.try_lock(order_threads) {
         return Visit::default();
     }
     let mut visit = Visit::default();
     if thread.load(Ordering::Relaxed) == this_thread() {
-        // SAFETY: this thread has the VM and is not in it, and the latch keeps others out; a bond
+        // SAFETY: this thread has the VM and is not in it, and the lock keeps others out; a bond
         // in the list has a live heap.
         unsafe {
             let mut heap = (*bond.heap).visit(Function::Tick);
@@ -542,7 +526,7 @@ fn breathe(bond: &Bond, now_us: u64, deadline_us: u64) -> Visit {
             }
         }
     }
-    latch.reopen();
+    lock.unlock();
     visit
 }
 
@@ -551,12 +535,12 @@ fn breathe(bond: &Bond, now_us: u64, deadline_us: u64) -> Visit {
 pub(crate) fn publish() {
     LIST.with(|| {
         each(|bond| {
-            let Hands { thread, latch, .. } = &bond.hands;
-            if thread.load(Ordering::Relaxed) == this_thread() && latch.try_close() {
-                // SAFETY: this thread has the VM and is not in it, and the latch keeps others out;
+            let Hands { thread, lock, .. } = &bond.hands;
+            if thread.load(Ordering::Relaxed) == this_thread() && lock.try_lock(order_threads) {
+                // SAFETY: this thread has the VM and is not in it, and the lock keeps others out;
                 // a bond in the list has a live heap.
                 unsafe { (*bond.heap).publish() };
-                latch.reopen();
+                lock.unlock();
             }
         });
     });

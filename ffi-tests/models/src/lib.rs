@@ -2,6 +2,8 @@
 //! allows: the sources themselves, with loom's atomics in place of the processor's.
 #![cfg(test)]
 
+mod turns;
+
 use loom::sync::atomic::AtomicU64;
 
 #[path = "../../../src/heap/claim.rs"]

@@ -3,10 +3,8 @@
  * return and goes when all is back; the program's signals, forks, exits and
  * deletions of heaps do not meet it. */
 
-#define BREATH_IN_BACKGROUND
-#include "breath.h"
+#include "visits.h"
 
-#include <dirent.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -16,73 +14,6 @@
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-
-#define BLOCK 2000
-#define BLOCKS 8000
-
-static void *blocks[BLOCKS];
-
-/* Leaves 16 MB free, of which nothing has gone back yet. */
-static void leave_blocks_free(ebb_heap *heap)
-{
-  size_t i;
-
-  for (i = 0; i < BLOCKS; i++) {
-    blocks[i] = ebb_alloc(heap, NULL, 0, BLOCK);
-    REQUIRE(blocks[i] != NULL);
-    memset(blocks[i], 1, BLOCK);
-  }
-  for (i = 0; i < BLOCKS; i++) {
-    ebb_alloc(heap, blocks[i], BLOCK, 0);
-  }
-}
-
-static uint64_t held(ebb_heap *heap)
-{
-  return stats_of(heap, EBB_STATS_KERNEL).kernel_resident;
-}
-
-/* How many threads the process has; the one named so, if it is there. */
-static unsigned threads(pid_t *named)
-{
-  DIR *folder = opendir("/proc/self/task");
-  struct dirent *entry;
-  unsigned count = 0;
-
-  REQUIRE(folder != NULL);
-  *named = 0;
-  while ((entry = readdir(folder)) != NULL) {
-    char path[300], name[32] = "";
-    FILE *file;
-
-    if (entry->d_name[0] == '.') {
-      continue;
-    }
-    count++;
-    snprintf(path, sizeof path, "/proc/self/task/%s/comm", entry->d_name);
-    file = fopen(path, "r");
-    if (file != NULL) {
-      if (fgets(name, sizeof name, file) != NULL &&
-          strcmp(name, "ebbtide\n") == 0) {
-        *named = (pid_t)atoi(entry->d_name);
-      }
-      fclose(file);
-    }
-  }
-  closedir(folder);
-  return count;
-}
-
-static void is_alone_in_the_end(void)
-{
-  uint64_t start = now_ms();
-  pid_t named;
-
-  while (threads(&named) > 1) {
-    REQUIRE(now_ms() - start < DEADLINE_MS);
-    sleep_ms(50);
-  }
-}
 
 static void by_nanosleep(void)
 {

@@ -36,6 +36,7 @@ programs! {
     signals.c: shared archive sanitized;
     fork.c: shared sanitized;
     background.c: shared archive sanitized;
+    background_storm.c: shared;
     descriptors.c: shared;
     allocator.cpp: cplusplus;
 }

@@ -1,0 +1,85 @@
+/* What the tests of the background thread share: memory for it to return, and
+ * whether it is there. */
+
+#ifndef VISITS_H
+#define VISITS_H
+
+#define BREATH_IN_BACKGROUND
+#include "breath.h"
+
+#include <dirent.h>
+
+#define BLOCK 2000
+#define BLOCKS 8000
+
+static void *blocks[BLOCKS];
+
+/* Leaves 2 KB a block free, of which nothing has gone back yet. */
+static inline void leave_slots_free(ebb_heap *heap, size_t count)
+{
+  size_t i;
+
+  for (i = 0; i < count; i++) {
+    blocks[i] = ebb_alloc(heap, NULL, 0, BLOCK);
+    REQUIRE(blocks[i] != NULL);
+    memset(blocks[i], 1, BLOCK);
+  }
+  for (i = 0; i < count; i++) {
+    ebb_alloc(heap, blocks[i], BLOCK, 0);
+  }
+}
+
+/* Leaves 16 MB free. */
+static inline void leave_blocks_free(ebb_heap *heap)
+{
+  leave_slots_free(heap, BLOCKS);
+}
+
+static inline uint64_t held(ebb_heap *heap)
+{
+  return stats_of(heap, EBB_STATS_KERNEL).kernel_resident;
+}
+
+/* How many threads the process has; the one named so, if it is there. */
+static inline unsigned threads(pid_t *named)
+{
+  DIR *folder = opendir("/proc/self/task");
+  struct dirent *entry;
+  unsigned count = 0;
+
+  REQUIRE(folder != NULL);
+  *named = 0;
+  while ((entry = readdir(folder)) != NULL) {
+    char path[300], name[32] = "";
+    FILE *file;
+
+    if (entry->d_name[0] == '.') {
+      continue;
+    }
+    count++;
+    snprintf(path, sizeof path, "/proc/self/task/%s/comm", entry->d_name);
+    file = fopen(path, "r");
+    if (file != NULL) {
+      if (fgets(name, sizeof name, file) != NULL &&
+          strcmp(name, "ebbtide\n") == 0) {
+        *named = (pid_t)atoi(entry->d_name);
+      }
+      fclose(file);
+    }
+  }
+  closedir(folder);
+  return count;
+}
+
+static inline void is_alone_in_the_end(void)
+{
+  uint64_t start = now_ms();
+  pid_t named;
+
+  while (threads(&named) > 1) {
+    REQUIRE(now_ms() - start < DEADLINE_MS);
+    sleep_ms(50);
+  }
+}
+
+#endif

@@ -88,19 +88,29 @@ impl Outcome {
 pub(crate) struct Cursor {
     page: PageIndex,
     window: PageRange,
-    /// Where it began.
-    end: PageIndex,
+    /// The end of the pages whose descriptors are still to be looked at.
+    sheets_end: PageIndex,
 }
 
 impl Cursor {
     /// A sweep of everything below a page.
     fn below(end: PageIndex) -> Cursor {
-        Cursor { page: end, window: PageRange { start: end, end }, end }
+        Cursor { page: end, window: PageRange { start: end, end }, sheets_end: end }
     }
 
-    /// The windows that it came to.
-    pub(super) fn walked(&self) -> PageRange {
-        PageRange { start: self.window.start, end: self.end }
+    /// The pages of the windows that it came to whose descriptors are still to be looked at.
+    pub(super) fn sheets_left(&self) -> PageRange {
+        PageRange { start: self.window.start.min(self.sheets_end), end: self.sheets_end }
+    }
+
+    /// Notes that the descriptors of pages from `end` on were looked at.
+    pub(super) fn leave_sheets(&mut self, end: PageIndex) {
+        self.sheets_end = end;
+    }
+
+    /// Notes that pages of its window go, and their descriptors after them.
+    fn note_step(&mut self) {
+        self.sheets_end = self.sheets_end.max(self.window.end);
     }
 
     /// Moves on to the next window when this one is done. False: there is none above `first`.
@@ -190,6 +200,7 @@ impl<S: Above> Heap<S> {
                 break;
             }
             begun = true;
+            cursor.note_step();
             self.sweep_step(sweep, cursor, budget, &mut outcome);
         }
         if !outcome.more {

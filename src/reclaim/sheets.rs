@@ -9,10 +9,11 @@ use crate::os::{MemoryRange, Purged};
 
 impl<S: Above> Heap<S> {
     /// Returns the descriptors of vacant sheets among the pages that a sweep has walked, until all
-    /// are returned or the budget is spent. A heap whose blocks are checked keeps them.
+    /// are returned or the budget is spent. The next call of the sweep goes on below. A heap whose
+    /// blocks are checked keeps its descriptors.
     pub(super) fn return_sheets(
         &mut self,
-        cursor: &Cursor,
+        cursor: &mut Cursor,
         clock: &mut StepClock,
         budget: Budget,
         outcome: &mut Outcome,
@@ -20,7 +21,7 @@ impl<S: Above> Heap<S> {
         if self.is_checked() || self.runs.sheets.held == 0 {
             return;
         }
-        let mut within = self.watch().whole_sheets(cursor.walked());
+        let mut within = self.watch().whole_sheets(cursor.sheets_left());
         let mut begun = outcome.calls > 0;
         while within.start < within.end {
             if begun && clock.is_spent(budget, self.os.now_us()) {
@@ -46,7 +47,13 @@ impl<S: Above> Heap<S> {
             self.note_refused_ranges(returned.refused, returned.errno);
             outcome.calls += returned.calls;
             outcome.refused += returned.refused;
+            // A kernel that takes nothing of a batch would refuse step after step.
+            let is_refused = returned.sheets == 0 && returned.refused > 0;
+            if is_refused && matches!(budget, Budget::Until(_)) {
+                within.end = within.start;
+            }
         }
+        cursor.leave_sheets(within.end);
     }
 
     /// Closes long runs of pages that were returned with their descriptors, and the committed pages

@@ -204,9 +204,8 @@ impl<S: Above> Heap<S> {
             self.sweep_step(sweep, cursor, budget, &mut outcome);
         }
         if !outcome.more {
-            let held = self.runs.sheets.held;
             self.return_sheets(cursor, &mut clock, budget, &mut outcome);
-            if !outcome.more && (sweep.holes || self.runs.sheets.held < held) {
+            if !outcome.more && (sweep.holes || self.runs.may_close) {
                 self.close_runs(&mut clock, budget, &mut outcome);
             }
         }

@@ -38,6 +38,7 @@ impl<S: Above> Heap<S> {
             // are committed (H1), whole kernel pages, and private anonymous memory.
             let returned = claimed.give_back(&|ranges| unsafe { self.os.purge(ranges) });
             self.runs.sheets.note_returned(returned.sheets);
+            self.runs.may_close |= returned.sheets > 0;
             let purged = Purged {
                 ranges: usize::from(returned.sheets > 0),
                 calls: returned.calls,
@@ -57,7 +58,7 @@ impl<S: Above> Heap<S> {
     }
 
     /// Closes long runs of pages that were returned with their descriptors, and the committed pages
-    /// above the top if they are many.
+    /// above the top if they are many. What no budget was left for is done by the next sweep.
     pub(super) fn close_runs(
         &mut self,
         clock: &mut StepClock,
@@ -76,19 +77,20 @@ impl<S: Above> Heap<S> {
                 return;
             }
             begun = true;
-            let Some(run) = self.watch().claim_run(&mut within) else { return };
+            let Some(run) = self.watch().claim_run(&mut within) else { break };
             // SAFETY: K4: all pages of the run are free, returned and claimed. This thread opens
             // them before it touches them.
             let decommit =
                 |range: MemoryRange| unsafe { self.os.decommit(range.start, range.bytes) };
             let sheets = run.close(&decommit);
             self.runs.sheets.note_closed(sheets);
-            // What the kernel refuses stays open until the next sweep.
+            // What the kernel refuses stays open until a sweep has returned more, or searches.
             if sheets == 0 {
                 self.counts.failed_calls += 1;
-                return;
+                break;
             }
         }
+        self.runs.may_close = false;
     }
 
     /// Whether there may be a run to close.

@@ -82,6 +82,23 @@ fn a_reclaim_in_steps_returns_them() {
     tested.has_returned_descriptors();
 }
 
+/// A heap of which a part of the pages was due and went in steps, each by a tick, until the host
+/// had no more to do for a while.
+fn partly_emptied() -> Tested {
+    let mut tested = emptied(4096);
+    while tested.heap().runs.dirty > Pages(3900) {
+        let pause_us = tested.heap().next_tick_us().expect("some will be due");
+        tested.act(&Step::Tick(pause_us, 1));
+    }
+    let mut ticks = 0;
+    while tested.heap().next_tick_us() == Some(0) {
+        tested.act(&Step::Tick(0, 1));
+        ticks += 1;
+        assert!(ticks < 40, "it spins");
+    }
+    tested
+}
+
 /// Fewer pages may stay by the time that a sweep has looked at the descriptors.
 #[test]
 fn a_sweep_that_goes_on_returns_more_of_them() {
@@ -328,6 +345,28 @@ fn the_background_thread_closes_them() {
         tested.check_contents();
         tested.free_all();
     }
+}
+
+/// The step that returns the descriptors leaves no time to close the run.
+#[test]
+fn what_was_returned_in_steps_is_closed_by_the_next() {
+    let mut tested = partly_emptied();
+    let bytes = closed(&mut tested);
+    assert!(bytes > 8 << 20, "{bytes}");
+}
+
+#[test]
+fn a_sweep_without_a_budget_closes_what_steps_have_returned() {
+    let mut tested = emptied(4096);
+    let all = tested.heap().runs.sheets.held;
+    while tested.heap().runs.sheets.held == all {
+        let pause_us = tested.heap().next_tick_us().expect("some will be due");
+        tested.act(&Step::Tick(pause_us, 1));
+    }
+    assert_eq!(closed(&mut tested), 0);
+    tested.act(&Step::Tick(0, 0));
+    let bytes = closed(&mut tested);
+    assert!(bytes > 8 << 20, "{bytes}");
 }
 
 /// What is used opens little more, and what stays closed is never a short run.

@@ -99,6 +99,17 @@ fn partly_emptied() -> Tested {
     tested
 }
 
+/// When the last page that is due has gone, its descriptors are still there.
+#[test]
+fn a_host_ticks_until_descriptors_are_returned() {
+    let mut tested = partly_emptied();
+    tested.holds_descriptors_of_dirty_pages();
+    while let Some(pause_us) = tested.heap().next_tick_us() {
+        tested.act(&Step::Tick(pause_us, 1));
+    }
+    tested.has_returned_descriptors();
+}
+
 /// Fewer pages may stay by the time that a sweep has looked at the descriptors.
 #[test]
 fn a_sweep_that_goes_on_returns_more_of_them() {

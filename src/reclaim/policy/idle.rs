@@ -112,4 +112,16 @@ mod tests {
         idle.note_returned(Pages(60));
         assert_eq!(idle.pages(), Pages(40));
     }
+
+    /// What went was free in the moment before, and less was then.
+    #[test]
+    fn what_was_returned_between_two_moments_is_idle_no_more() {
+        let mut idle = Idle::default();
+        for (moment, dirty) in [(0, 100), (1, 100), (2, 200)] {
+            idle.note(&SETTINGS, 100_000 + moment * 1000, Pages(dirty));
+        }
+        assert_eq!(idle.pages(), Pages(100));
+        idle.note_returned(Pages(60));
+        assert_eq!(idle.pages(), Pages(40));
+    }
 }

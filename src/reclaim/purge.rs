@@ -34,7 +34,7 @@ pub(crate) enum Budget {
 }
 
 impl Budget {
-    /// So many microseconds from a time on; 0 is no limit.
+    /// Ends `us` microseconds after `start_us`; 0 is no limit.
     pub(crate) fn from_us(start_us: u64, us: u32) -> Budget {
         match us {
             0 => Budget::Unlimited,

@@ -78,7 +78,7 @@ mod tests {
     const SETTINGS: Settings =
         Settings { decay_us: 32_000, retain: Pages::ZERO, retain_max: Pages(u32::MAX) };
 
-    /// What is idle after each of these sights: at a time in moments, so many free pages.
+    /// What is idle after these sights, each a time in tenths of a moment and the pages free then.
     fn idle(sights: &[(u64, u32)]) -> Pages {
         let mut idle = Idle::default();
         for (moments_tenth, dirty) in sights {

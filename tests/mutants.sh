@@ -119,7 +119,6 @@ packing after a fall|src/reclaim/policy/tide.rs|s/|_| !is_known || goes_on/|_| t
 what is idle goes before its time|src/reclaim/policy/idle.rs|s/    dirty.beyond(idle).and_more(kept)/    dirty.and_more(kept).and_more(idle)/
 what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before = self.before.beyond(pages);//
 what was needed is not idle|src/reclaim/policy/idle.rs|s/        self.least = self.least.min(dirty);/        self.least = dirty;/
-what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before = self.before.beyond(pages);//
 a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: past.keep_of(settings, sight, dirty, dirty, 0),/            idle_keep: Pages(u32::MAX),/
 much is returned soon though the heap works|src/reclaim/background.rs|s/let every_us = if pages >= MUCH {/let every_us = if pages > Pages(u32::MAX - 1) {/
 what the other thread has is not stuck|src/reclaim/breath.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/

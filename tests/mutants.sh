@@ -79,7 +79,7 @@ a tick is due for an emergency|src/reclaim/breath.rs|s/        if self.may_suspe
 a tick leaves the VM of another thread alone|src/reclaim/emergency.rs|s/self.collecting \&\& self.collector_is_at_hand()/self.collecting \&\& (true || self.collector_is_at_hand())/
 an emergency that has helped ends|src/reclaim/emergency.rs|s/if self.has_freed_much(held) {/if held == 1 {/
 thrashing lasts|src/reclaim/thrashing.rs|s/if self.against >= SECONDS {/if self.against >= 1 {/
-refusals by the kernel are told|src/heap/refusal.rs|s/            counts.purge_errno = purged.errno;//
+refusals by the kernel are told|src/heap/refusal.rs|s/            counts.purge_errno = errno;//
 no emergency in vain|src/reclaim/room.rs|s/(!found).then_some((self.free_resident(), believed_us));/None.filter(|_: \&(usize, u64)| found);/
 an emergency waits for what is lacking|src/reclaim/room.rs|s/saturating_sub(free) < lacking/saturating_sub(free) < 1/
 an emergency in vain is not believed for ever|src/reclaim/room.rs|s/ \&\& now_us < believed_us//
@@ -116,9 +116,9 @@ what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/     
 a climb back keeps what it needs|src/reclaim/policy/tide.rs|s/filter(|stair| stair.is_neared(now_us, used))/filter(|stair| used > stair.level)/
 no packing while demand climbs|src/reclaim/policy/tide.rs|s/let goes_on = before > /let goes_on = before < /
 packing after a fall|src/reclaim/policy/tide.rs|s/|_| !is_known || goes_on/|_| true/
-what is idle goes before its time|src/reclaim/policy/idle.rs|s/    dirty.beyond(idle).and_more(kept)/    dirty.and_more(kept)/
-what was needed is not idle|src/reclaim/policy/idle.rs|s/        self.least = self.least.min(dirty);/        self.least = dirty;/
+what is idle goes before its time|src/reclaim/policy/idle.rs|s/    dirty.beyond(idle).and_more(kept)/    dirty.and_more(kept).and_more(idle)/
 what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before = self.before.beyond(pages);//
+what was needed is not idle|src/reclaim/policy/idle.rs|s/        self.least = self.least.min(dirty);/        self.least = dirty;/
 a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: past.keep_of(settings, sight, dirty, dirty, 0),/            idle_keep: Pages(u32::MAX),/
 much is returned soon though the heap works|src/reclaim/background.rs|s/let every_us = if pages >= MUCH {/let every_us = if pages > Pages(u32::MAX - 1) {/
 what the other thread has is not stuck|src/reclaim/breath.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
@@ -129,7 +129,7 @@ more and more rarely|src/reclaim/breath.rs|s/(self.lasts_us \* 2).clamp/self.las
 once a minute at least|src/reclaim/breath.rs|s/(self.lasts_us \* 2).clamp(REST_US.0, REST_US.1)/(self.lasts_us * 2).max(REST_US.0)/
 rests end together|src/reclaim/breath.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/lasts_us => now_us + lasts_us,/
 soon again when a part was taken|src/reclaim/breath.rs|s/            _ => REST_US.0,/            _ => REST_US.1,/
-refused dirty pages are not given up|src/reclaim/breath.rs|s/if going.refused > 0 { Pages::ZERO }/if false { Pages::ZERO }/
+refused dirty pages are not given up|src/reclaim/breath.rs|s/if sweep.refused > 0 || self.runs.dirty/if self.runs.dirty/
 refused holes are not given up|src/reclaim/breath.rs|s/            self.above.search_rest.note(self.above.clock.now_us, \&going);//
 parts of kernel pages do not spin|src/reclaim/breath.rs|s/        self.above.stuck = self.left_by(\&going).beyond(keep);//
 shedding goes on|src/reclaim/breath.rs|s/            self.above.shedding = Some(going);//
@@ -194,6 +194,11 @@ K2 a sheet in use is not bare|src/heap/sheet.rs|s/            self.set_bare(fals
 K3 what the background thread returned is counted|src/heap/runs.rs|s/        self.counts.sheets.note_returned(aside.sheets);//
 K3 sheets are counted anew|src/heap/runs.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
 descriptors go back|src/reclaim/purge.rs|s/            self.return_sheets(cursor, \&mut clock, budget, \&mut outcome);/            if budget.is_spent(0) { self.return_sheets(cursor, \&mut clock, budget, \&mut outcome); }/
+a kernel that refuses descriptors is left alone|src/reclaim/sheets.rs|s/            if is_refused \&\& /            if false \&\& /
+a sweep goes on below returned descriptors|src/reclaim/sheets.rs|s/cursor.leave_sheets(within.end)/cursor.leave_sheets(cursor.sheets_left().end)/
+and comes back to those of pages that it returns|src/reclaim/purge.rs|s/self.sheets_end.max(self.window.end)/self.sheets_end.max(self.window.start)/
+runs that no budget was left for are closed|src/reclaim/purge.rs|s/(sweep.holes || self.runs.may_close)/sweep.holes/
+a host ticks for descriptors, too|src/reclaim/breath.rs|s/if self.above.shedding.is_some() || self.due() > Pages::ZERO/if self.due() > Pages::ZERO/
 the background thread returns them|src/reclaim/background.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
 they wait for their pages|src/heap/watch/sheets.rs|s/if sheet.can_go() \&\& self.is_clean(pages) {/if sheet.can_go() {/
 refused descriptors are held|src/heap/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_bare(true));/
@@ -219,7 +224,7 @@ before it looks|src/reclaim/background.rs|s/        self.mend_after_fork();//
 it counts free pages anew|src/heap/mend.rs|s/            (self.runs.dirty, self.runs.sheets) = (dirty, sheets);/            self.runs.sheets = sheets;/
 and what was returned of spans|src/heap/mend.rs|s/            (self.counts.purged, self.counts.leads) = (purged, leads);//
 ranges that the kernel refuses are passed over|src/heap/watch/returning.rs|s/let purged = purge(&memory\[index..self.count\]);/let purged = if refused > 0 { Purged { ranges: 0, calls: 1, errno: 1 } } else { purge(\&memory[index..self.count]) };/
-a heap at work is visited once a second|src/reclaim/background.rs|s/if is_at_work { rest(watch, now_us + VISIT_EVERY_US) } else { now_us }/now_us/
+a heap at work is visited once a second|src/reclaim/background.rs|s/|at_us| at_us + every_us/|at_us| at_us/
 and not earlier|src/reclaim/background.rs|s/    if now_us < watch.again_us() {/    if false {/
 a heap that ends gives back where munmap is refused|src/os/kernel.rs|s/ \&\& !map_over(start, bytes) {/ \&\& false {/
 functions of a LuaJIT are looked up once|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if false {/

@@ -9,7 +9,7 @@
 #include <sys/resource.h>
 
 #define BLOCK 4000
-/* As many as fill a peak of so many bytes. */
+/* How many blocks fill a peak of that size. */
 #define BLOCKS(bytes) ((bytes) / BLOCK)
 
 #define PEAK (2 * GIB)

@@ -83,6 +83,8 @@ pub(crate) struct RunCounts {
     /// Pages taken and given back, until the layer above takes note.
     pub(crate) moved: Pages,
     pub(crate) sheets: SheetCounts,
+    /// A sweep has returned descriptors, and has not looked for runs to close since.
+    pub(crate) may_close: bool,
     pub(crate) recall: Recall,
     /// What the background thread did, until the layer above takes note.
     pub(crate) aside: Aside,

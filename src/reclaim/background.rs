@@ -111,13 +111,13 @@ impl<S: Os> Heap<S> {
     /// Leaves what will be due to the background thread.
     pub(super) fn leave_to_background(&mut self) {
         let Some(shown_us) = self.above.clock.shown_us else { return };
+        self.mend_after_fork();
         if !self.may_be_watched() {
             if self.watch().is_on() {
                 self.watch().publish(&Forecast { made_us: shown_us, ..Forecast::NEVER });
             }
             return;
         }
-        self.mend_after_fork();
         let forecast = self.forecast(shown_us);
         let due_us = self.worth_calling_us(&forecast);
         if due_us.is_some() || self.watch().is_on() {

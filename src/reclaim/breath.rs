@@ -34,10 +34,10 @@ use crate::options::Key;
 use crate::os::Os;
 use crate::units::{PAGE, Pages};
 
-/// When there is something new to see, the host is asked to come so many microseconds after the
-/// last look: at a time that no question puts off.
+/// When there is something new to see, the host is asked to come this many microseconds after the
+/// last look. No question puts that time off.
 const NEWS_US: u64 = 50_000;
-/// So many bytes of slots that became free are news, though no page changed hands.
+/// Bytes of slots that became free and are news, though no page changed hands.
 const NEWS_BYTES: usize = 128 << 10;
 /// How long to let a kernel be that refused, at first and at most, in microseconds.
 const REST_US: (u64, u64) = (1_000_000, 64_000_000);
@@ -462,7 +462,7 @@ impl<S: Os> Heap<S> {
         if over { Cause::Limit } else { Cause::Idle }
     }
 
-    /// Whether trying to return so many dirty pages makes sense.
+    /// Whether trying to return `count` dirty pages makes sense.
     pub(super) fn may_shed(&self, count: Pages) -> bool {
         count > self.above.stuck && self.above.clock.now_us >= self.above.shed_rest.until_us
     }

@@ -51,14 +51,14 @@ const TURN_BLOCKS: u64 = 32;
 const TURN_ALLOCATIONS: u8 = 16;
 /// How many small blocks may pass into the last 32nd in one emergency.
 const GRACE: u8 = 16;
-/// One part in so many of the limit, freed at once, ends an emergency.
+/// An emergency ends when this part of the limit is freed at once: a sixteenth.
 const MUCH: usize = 16;
-/// An emergency that freed less than one part in so many was in vain.
+/// An emergency that freed less than this part, a 64th, was in vain.
 const LITTLE: usize = 64;
-/// A cycle, or a step, that frees less than one part in so many adds nothing.
+/// A cycle, or a step, that frees less than this part, a 256th, adds nothing.
 const NOTHING: usize = 256;
-/// After an emergency in vain there is none for so many times as long as it took, but for refusals:
-/// they may take a ninth of the time.
+/// After an emergency in vain the next comes this many times as long after as it took, so that
+/// emergencies take a ninth of the time at most. After a refusal it comes at once.
 const REST: u64 = 8;
 /// The least and the most that it passes for, in microseconds: it goes on while the program waits.
 const TOOK_US: (u64, u64) = (1000, 1_000_000);
@@ -120,7 +120,7 @@ impl<S: Os> Heap<S> {
         }
     }
 
-    /// Where the next emergency begins, if so many bytes are held after one.
+    /// Where the next emergency begins if `held` bytes are held after one.
     fn halfway(&self, held: usize) -> usize {
         held / 2 + self.hard_limit() / 2
     }
@@ -132,7 +132,7 @@ impl<S: Os> Heap<S> {
         }
     }
 
-    /// Whether growth to so many bytes in use should have the collector run.
+    /// Whether growth to `held` bytes in use should have the collector run.
     pub(super) fn wants_collector(&self, held: usize, now_us: u64) -> bool {
         let gate = self.collector_gate(now_us);
         gate < self.hard_limit() && held > gate

@@ -12,7 +12,7 @@ use crate::heap::NO_GATE;
 use crate::options::{CGROUP, Key, Options};
 use crate::os::Os;
 
-/// The cgroup is looked at again after so many microseconds.
+/// Microseconds between two readings of the cgroup.
 const READ_EVERY_US: u64 = 1_000_000;
 
 /// The limits of one heap, in bytes; [`NO_GATE`] where there is none.
@@ -51,7 +51,7 @@ impl Limits {
         soft && self.from_cgroup == other.from_cgroup && self.hard == other.hard
     }
 
-    /// Reads the cgroup if it is time to, for a heap that holds so many bytes.
+    /// Reads the cgroup if it is time to, for a heap that holds `resident` bytes.
     pub(crate) fn refresh(&mut self, os: &impl Os, now_us: u64, resident: usize) {
         if !self.from_cgroup || now_us < self.read_again_us {
             return;

@@ -31,4 +31,6 @@ mod thrashing;
 mod times;
 
 pub(crate) use history::Sample;
+#[cfg(test)]
+pub(crate) use purge::Sweep;
 pub(crate) use purge::{Budget, Outcome};

@@ -46,9 +46,9 @@ use tide::Tide;
 /// What it costs to return a page and to fault it in again, in microseconds. Measured: 0.3 to give
 /// a page back and 2.5 for the fault on a virtual machine; a machine of one's own takes about 1.
 pub(super) const ROUND_TRIP_US: u64 = 3;
-/// Returning may cost one part in so many of the time.
+/// Returning may cost this part of the time: a hundredth.
 pub(super) const COST_SHARE: u64 = 100;
-/// What was learned is forgotten after so many microseconds, and of that time is the mean demand.
+/// Microseconds after which what was learned is forgotten, and over which demand is averaged.
 /// Over 10 s it would follow a slow swing and cap the floor when it is needed: 1 GB that is free
 /// for 20 s in 40 costs 2 % of the time instead of 0.4.
 const MEMORY_US: u64 = 60_000_000;
@@ -63,14 +63,14 @@ const WORTH_MIN: Pages = Pages(64);
 /// that a swing will need, are no activity: a timer that moves 20 pages a second must not keep what
 /// a swing needed.
 const ACTIVITY_MIN: Pages = Pages(16);
-/// After a fall, new blocks are packed for so many times `decay_us`.
+/// After a fall, new blocks are packed for this many times `decay_us`.
 const PACKING_DECAYS: u64 = 10;
-/// While demand climbs back fast, so many times what it has climbed is kept for what it will climb
-/// yet. Before the swing is known, a sawtooth of 10 s refaults 366 MB of 512 with 1, 292 with 2,
-/// 178 with 4; but crests that creep up hold as many times a crest.
+/// While demand climbs back fast, this many times what it has climbed is kept for what it will
+/// climb yet. Before the swing is known, a sawtooth of 10 s refaults 366 MB of 512 with 1, 292 with
+/// 2, 178 with 4; but crests that creep up hold as many times a crest.
 const CLIMBS_AHEAD: u32 = 2;
-/// Demand counts as growing, or climbing, for so many epochs after it was higher than before. Where
-/// it grows, that nothing goes then saves no refault; it keeps calls out of the way.
+/// Demand counts as growing, or climbing, for this many epochs after it was higher than before.
+/// Where demand grows, nothing goes. That saves no refaults, but it keeps calls out of the way.
 const GROWING_EPOCHS: u64 = 2;
 
 /// What the options say.
@@ -195,7 +195,7 @@ impl Policy {
         self.sight.dirty = self.sight.dirty.and_more(pages);
     }
 
-    /// Makes the last moment past, so that what follows at the same time is told from it.
+    /// Makes the last moment past, so that what follows at the same time is apart from it.
     fn conclude(&mut self, settings: &Settings) {
         self.past = self.past.after(settings, &self.sight);
         self.sight = Sight { moved: Pages::ZERO, regretted: Pages::ZERO, ..self.sight };
@@ -345,7 +345,7 @@ impl Past {
         Verdict { keep, floor, reason, mood, holes, next_us }
     }
 
-    /// What may stay of `dirty` pages when so many epochs more have ended and nothing changed. Each
+    /// How many of `dirty` pages may stay when `epochs` more have ended and nothing changed. Each
     /// epoch is longer than a moment.
     fn keep_after(&self, settings: &Settings, sight: &Sight, dirty: Pages, epochs: u64) -> Pages {
         let idle = if epochs == 0 { self.idle.pages().min(dirty) } else { dirty };
@@ -382,7 +382,7 @@ impl Past {
         keep
     }
 
-    /// When so many epochs more have ended; 0: now.
+    /// When `epochs` more have ended; 0: now.
     fn time_after(&self, settings: &Settings, epochs: u64) -> u64 {
         let end_us = self.decay.epoch_start_us() + epochs * epoch_us(settings.decay_us);
         end_us.max(self.now_us)
@@ -464,7 +464,7 @@ impl Past {
     }
 }
 
-/// In how much time it is affordable to return so many pages and to fault them in again.
+/// In how much time it is affordable to return `pages` and to fault them in again.
 fn affordable_us(pages: Pages) -> u64 {
     u64::from(pages.0) * ROUND_TRIP_US * COST_SHARE
 }

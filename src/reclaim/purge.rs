@@ -34,7 +34,7 @@ pub(crate) enum Budget {
 }
 
 impl Budget {
-    /// So many microseconds from a time on; 0 is no limit.
+    /// Ends `us` microseconds after `start_us`; 0 is no limit.
     pub(crate) fn from_us(start_us: u64, us: u32) -> Budget {
         match us {
             0 => Budget::Unlimited,
@@ -88,19 +88,29 @@ impl Outcome {
 pub(crate) struct Cursor {
     page: PageIndex,
     window: PageRange,
-    /// Where it began.
-    end: PageIndex,
+    /// The end of the pages whose descriptors are still to be looked at.
+    sheets_end: PageIndex,
 }
 
 impl Cursor {
     /// A sweep of everything below a page.
     fn below(end: PageIndex) -> Cursor {
-        Cursor { page: end, window: PageRange { start: end, end }, end }
+        Cursor { page: end, window: PageRange { start: end, end }, sheets_end: end }
     }
 
-    /// The windows that it came to.
-    pub(super) fn walked(&self) -> PageRange {
-        PageRange { start: self.window.start, end: self.end }
+    /// The pages of the windows that it came to whose descriptors are still to be looked at.
+    pub(super) fn sheets_left(&self) -> PageRange {
+        PageRange { start: self.window.start.min(self.sheets_end), end: self.sheets_end }
+    }
+
+    /// Notes that the descriptors of pages from `end` on were looked at.
+    pub(super) fn leave_sheets(&mut self, end: PageIndex) {
+        self.sheets_end = end;
+    }
+
+    /// Notes that pages of its window go, and their descriptors after them.
+    fn note_step(&mut self) {
+        self.sheets_end = self.sheets_end.max(self.window.end);
     }
 
     /// Moves on to the next window when this one is done. False: there is none above `first`.
@@ -190,12 +200,12 @@ impl<S: Above> Heap<S> {
                 break;
             }
             begun = true;
+            cursor.note_step();
             self.sweep_step(sweep, cursor, budget, &mut outcome);
         }
         if !outcome.more {
-            let held = self.runs.sheets.held;
             self.return_sheets(cursor, &mut clock, budget, &mut outcome);
-            if !outcome.more && (sweep.holes || self.runs.sheets.held < held) {
+            if !outcome.more && (sweep.holes || self.runs.may_close) {
                 self.close_runs(&mut clock, budget, &mut outcome);
             }
         }

@@ -18,12 +18,12 @@ use crate::options::Key;
 use crate::os::Os;
 use crate::units::Pages;
 
-/// Above the soft limit a search in vain is repeated after so many microseconds.
+/// Microseconds after which a search in vain above the soft limit is repeated.
 const SEARCH_EVERY_US: u64 = 1_000_000;
 /// Idle pages that go back beyond what growth wants, so that not every page asks anew. 1 MiB.
 const AHEAD: Pages = Pages(256);
-/// An emergency in vain is repeated when as much is free as is lacking, or when so many times as
-/// long has passed as it took.
+/// An emergency in vain is repeated when as much is free as is lacking, or when this many times as
+/// long as it took has passed.
 const EMERGENCY_SHARE: u64 = 64;
 
 /// What is remembered of making room, so that it is not tried in vain for each allocation.
@@ -95,7 +95,7 @@ impl<S: Os> Heap<S> {
         self.lacking(wanted, limit) == 0
     }
 
-    /// Bytes that must go back for so many pages to fit below a limit.
+    /// Bytes that must go back for `wanted` pages to fit below a limit.
     fn lacking(&self, wanted: Pages, limit: usize) -> usize {
         self.resident().saturating_add(wanted.bytes()).saturating_sub(limit)
     }
@@ -106,7 +106,7 @@ impl<S: Os> Heap<S> {
         self.above.rooms.searched_us.is_none_or(is_late)
     }
 
-    /// Returns what is idle, in steps, until so many pages fit below a limit. False: they do not,
+    /// Returns what is idle, in steps, until `wanted` pages fit below a limit. False: they do not,
     /// though everything was looked at.
     fn search_for(&mut self, wanted: Pages, limit: usize) -> bool {
         let sweep = Sweep { keep: Pages::ZERO, holes: true, cause: Cause::Limit };

@@ -9,10 +9,11 @@ use crate::os::{MemoryRange, Purged};
 
 impl<S: Above> Heap<S> {
     /// Returns the descriptors of vacant sheets among the pages that a sweep has walked, until all
-    /// are returned or the budget is spent. A heap whose blocks are checked keeps them.
+    /// are returned or the budget is spent. The next call of the sweep goes on below. A heap whose
+    /// blocks are checked keeps its descriptors.
     pub(super) fn return_sheets(
         &mut self,
-        cursor: &Cursor,
+        cursor: &mut Cursor,
         clock: &mut StepClock,
         budget: Budget,
         outcome: &mut Outcome,
@@ -20,7 +21,7 @@ impl<S: Above> Heap<S> {
         if self.is_checked() || self.runs.sheets.held == 0 {
             return;
         }
-        let mut within = self.watch().whole_sheets(cursor.walked());
+        let mut within = self.watch().whole_sheets(cursor.sheets_left());
         let mut begun = outcome.calls > 0;
         while within.start < within.end {
             if begun && clock.is_spent(budget, self.os.now_us()) {
@@ -37,6 +38,7 @@ impl<S: Above> Heap<S> {
             // are committed (H1), whole kernel pages, and private anonymous memory.
             let returned = claimed.give_back(&|ranges| unsafe { self.os.purge(ranges) });
             self.runs.sheets.note_returned(returned.sheets);
+            self.runs.may_close |= returned.sheets > 0;
             let purged = Purged {
                 ranges: usize::from(returned.sheets > 0),
                 calls: returned.calls,
@@ -46,11 +48,17 @@ impl<S: Above> Heap<S> {
             self.note_refused_ranges(returned.refused, returned.errno);
             outcome.calls += returned.calls;
             outcome.refused += returned.refused;
+            // A kernel that takes nothing of a batch would refuse step after step.
+            let is_refused = returned.sheets == 0 && returned.refused > 0;
+            if is_refused && matches!(budget, Budget::Until(_)) {
+                within.end = within.start;
+            }
         }
+        cursor.leave_sheets(within.end);
     }
 
     /// Closes long runs of pages that were returned with their descriptors, and the committed pages
-    /// above the top if they are many.
+    /// above the top if they are many. What no budget was left for is done by the next sweep.
     pub(super) fn close_runs(
         &mut self,
         clock: &mut StepClock,
@@ -69,19 +77,20 @@ impl<S: Above> Heap<S> {
                 return;
             }
             begun = true;
-            let Some(run) = self.watch().claim_run(&mut within) else { return };
+            let Some(run) = self.watch().claim_run(&mut within) else { break };
             // SAFETY: K4: all pages of the run are free, returned and claimed. This thread opens
             // them before it touches them.
             let decommit =
                 |range: MemoryRange| unsafe { self.os.decommit(range.start, range.bytes) };
             let sheets = run.close(&decommit);
             self.runs.sheets.note_closed(sheets);
-            // What the kernel refuses stays open until the next sweep.
+            // What the kernel refuses stays open until a sweep has returned more, or searches.
             if sheets == 0 {
                 self.counts.failed_calls += 1;
-                return;
+                break;
             }
         }
+        self.runs.may_close = false;
     }
 
     /// Whether there may be a run to close.

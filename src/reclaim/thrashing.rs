@@ -8,10 +8,10 @@
 
 use super::policy::{COST_SHARE, ROUND_TRIP_US};
 
-/// So many pages a second that were needed again within a second are thrashing: 13 MiB, on which a
-/// hundredth of the time goes, as much as the policy lets returning memory cost.
+/// Pages a second, needed again within a second of their return, that are thrashing: 13 MiB, on
+/// which a hundredth of the time goes, as much as the policy lets returning memory cost.
 const PAGES_PER_SECOND: u64 = SECOND_US / (ROUND_TRIP_US * COST_SHARE);
-/// For so many seconds in a row it must be as much, and afterwards less.
+/// Seconds in a row in which it must be as much, and less for thrashing to end.
 const SECONDS: u64 = 3;
 const SECOND_US: u64 = 1_000_000;
 
@@ -57,7 +57,7 @@ impl Thrashing {
 mod tests {
     use super::*;
 
-    /// Looks four times a second at so many pages a second; whether it is thrashing at the end.
+    /// Looks four times a second at `rate` pages a second; whether it is thrashing at the end.
     fn after(state: &mut (Thrashing, u64, u64), seconds: u64, rate: u64) -> bool {
         let (thrashing, now_us, pages) = state;
         for _ in 0..4 * seconds {

@@ -30,7 +30,7 @@ impl Times {
         self.longest_us = self.longest_us.max(us);
     }
 
-    /// The time that so many in a hundred steps did not exceed; 0 when there were none.
+    /// The time that `percent` of the steps did not exceed; 0 when there were none.
     pub(crate) fn percentile_us(&self, percent: u64) -> u64 {
         let all: u64 = self.buckets.iter().map(|count| u64::from(*count)).sum();
         let wanted = (all * percent).div_ceil(100);

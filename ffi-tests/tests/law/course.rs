@@ -25,7 +25,7 @@ pub struct Excess {
     pub stock_mb: f64,
 }
 
-/// Resident memory is compared over windows of so many seconds.
+/// Seconds of the windows over which resident memory is compared.
 const WINDOW_S: f64 = 3.0;
 /// What ebbtide may hold more on average: the larger of these MB and this share.
 const MORE_MB: f64 = 8.0;
@@ -113,7 +113,7 @@ impl Course {
 mod tests {
     use super::*;
 
-    /// A run that holds so many MB from each of these times on.
+    /// A run that holds these MB, each from its time on.
     fn course(phases: &[(f64, &str)], steps: &[(f64, f64)]) -> Course {
         let end_s = phases.last().expect("a course ends").0;
         let held = |at_s: f64| {

@@ -142,6 +142,24 @@ fn a_child_that_looks_leaves_a_right_forecast() {
     });
 }
 
+/// The child has the background thread off: only its own thread returns memory.
+#[test]
+fn a_child_without_the_thread_returns_what_its_parents_had() {
+    ends(|| {
+        let mut tested = emptied(400, 20_000, 20_000);
+        tested.heap().watch().pretend();
+        vanish(&mut tested, return_dirty);
+        tested.heap().watch().pretend_fork();
+        tested.os.world().has_background = true;
+        tested.heap().set_option(Key::Background, 0).expect("in range");
+        tested.heap().set_option(Key::DecayMs, 0).expect("in range");
+        tested.heap().tick(0);
+        tested.heap().check();
+        assert_eq!(tested.heap().runs.dirty, Pages::ZERO);
+        tested.free_all();
+    });
+}
+
 /// The fork falls between the bits of a span and the count of them.
 #[test]
 fn what_was_returned_of_spans_is_counted_anew() {

@@ -1,6 +1,8 @@
 //! The descriptors of free pages go back, and come again when the pages are used.
 
 use super::*;
+use crate::heap::recall::Cause;
+use crate::reclaim::Sweep;
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// A block of one page's worth of slots of its own: each page of the heap gets a descriptor.
@@ -37,6 +39,15 @@ impl Tested {
         let held = self.descriptors_held();
         assert!(held <= 2 * self.heap().kernel_page, "{held} bytes");
     }
+
+    /// The same when some dirty pages, which lie side by side, were to stay.
+    fn holds_descriptors_of_dirty_pages(&mut self) {
+        self.heap().check();
+        let dirty = self.heap().runs.dirty;
+        assert!((Pages(400)..Pages(2000)).contains(&dirty), "{dirty:?}");
+        let held = self.heap().runs.sheets.held;
+        assert!(held <= dirty.0 / 64 + 2, "{held} sheets hold memory beside {dirty:?}");
+    }
 }
 
 #[test]
@@ -69,6 +80,50 @@ fn a_reclaim_in_steps_returns_them() {
         tested.heap().check();
     }
     tested.has_returned_descriptors();
+}
+
+/// A heap of which a part of the pages was due and went in steps, each by a tick, until the host
+/// had no more to do for a while.
+fn partly_emptied() -> Tested {
+    let mut tested = emptied(4096);
+    while tested.heap().runs.dirty > Pages(3900) {
+        let pause_us = tested.heap().next_tick_us().expect("some will be due");
+        tested.act(&Step::Tick(pause_us, 1));
+    }
+    let mut ticks = 0;
+    while tested.heap().next_tick_us() == Some(0) {
+        tested.act(&Step::Tick(0, 1));
+        ticks += 1;
+        assert!(ticks < 40, "it spins");
+    }
+    tested
+}
+
+/// When the last page that is due has gone, its descriptors are still there.
+#[test]
+fn a_host_ticks_until_descriptors_are_returned() {
+    let mut tested = partly_emptied();
+    tested.holds_descriptors_of_dirty_pages();
+    while let Some(pause_us) = tested.heap().next_tick_us() {
+        tested.act(&Step::Tick(pause_us, 1));
+    }
+    tested.has_returned_descriptors();
+}
+
+/// Fewer pages may stay by the time that a sweep has looked at the descriptors.
+#[test]
+fn a_sweep_that_goes_on_returns_more_of_them() {
+    let mut tested = emptied(4096);
+    tested.os.world().tick_us = 5;
+    let mut sweep = Sweep { keep: Pages(1500), holes: false, cause: Cause::Idle };
+    let mut cursor = tested.heap().sweep_from(&sweep);
+    let all = tested.heap().runs.sheets.held;
+    while tested.heap().runs.sheets.held == all {
+        assert!(tested.heap().sweep(&sweep, &mut cursor, Budget::Until(0)).more);
+    }
+    sweep.keep = Pages::ZERO;
+    while tested.heap().sweep(&sweep, &mut cursor, Budget::Until(0)).more {}
+    tested.holds_descriptors_of_dirty_pages();
 }
 
 #[test]
@@ -123,6 +178,79 @@ fn what_the_kernel_refuses_stays() {
     tested.os.world().locked = 0..0;
     tested.heap().reclaim(Budget::Unlimited);
     tested.has_returned_descriptors();
+}
+
+/// A heap of more vacant sheets than go in one call, with a sheet in use between each two, in which
+/// the kernel refuses to take descriptors back. What is due goes by `step` until it does.
+fn refused_apart(mut step: impl FnMut(&mut Tested)) -> Tested {
+    let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+    (0..9000).for_each(|_| assert!(tested.allocate(BLOCK)));
+    let freed = (0..9000).rev().filter(|index| index % 128 != 0);
+    freed.for_each(|index| tested.free(index, OldSize::Right));
+    tested.heap().tick(1);
+    let start = tested.heap().committed_range().0.addr();
+    tested.os.world().locked = start..start + tested.heap().committed_below;
+    // All of it is due, and a look at the clock takes longer than the budgets of these tests.
+    tested.os.world().now_us += 10_000_000;
+    tested.os.world().tick_us = 5;
+    let mut steps = 0;
+    while tested.heap().counts.purge_errno == 0 {
+        step(&mut tested);
+        steps += 1;
+        assert!(steps < 100, "no descriptors are refused");
+    }
+    tested
+}
+
+#[test]
+fn refused_descriptors_do_not_have_a_host_tick_for_ever() {
+    let mut tested = refused_apart(|tested| tested.act(&Step::Tick(0, 1)));
+    let mut ticks = 0;
+    while tested.heap().next_tick_us() == Some(0) {
+        tested.act(&Step::Tick(0, 1));
+        ticks += 1;
+        assert!(ticks < 40, "it spins");
+    }
+    tested.heap().check();
+    assert_eq!(tested.heap().tables_returned(), 0);
+    tested.os.world().locked = 0..0;
+    tested.heap().reclaim(Budget::Unlimited);
+    assert!(tested.heap().tables_returned() > 64 * 4096);
+}
+
+#[test]
+fn a_reclaim_in_steps_ends_where_descriptors_are_refused() {
+    let mut tested = refused_apart(|tested| tested.act(&Step::ReclaimSome));
+    let mut outcome = tested.heap().reclaim(Budget::Until(0));
+    let mut steps = 0;
+    while outcome.more {
+        outcome = tested.heap().reclaim(Budget::Until(0));
+        steps += 1;
+        assert!(steps < 40, "it spins");
+    }
+    assert_eq!(outcome.refused, 64, "the first batch, and no other");
+    tested.heap().check();
+}
+
+/// Each step would be spent on the refusal if the sweep did not go on below.
+#[test]
+fn a_run_is_closed_though_other_descriptors_are_refused() {
+    let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+    tested.os.world().tick_us = 5;
+    (0..4000).for_each(|_| assert!(tested.allocate(BLOCK)));
+    let freed = (1..4000).rev().filter(|index| *index != 1000);
+    freed.for_each(|index| tested.free(index, OldSize::Right));
+    // Those of the pages below the second block that stays.
+    let base = tested.heap().base.addr();
+    tested.os.world().locked = base - 900 * 64..base;
+    let mut steps = 0;
+    while tested.heap().reclaim(Budget::Until(0)).more {
+        steps += 1;
+        assert!(steps < 100, "it spins");
+    }
+    assert_eq!(tested.heap().counts.purge_errno, libc::EPERM);
+    let bytes = closed(&mut tested);
+    assert!(bytes > 8 << 20, "{bytes}");
 }
 
 /// The gate counts descriptors that come again.
@@ -228,6 +356,28 @@ fn the_background_thread_closes_them() {
         tested.check_contents();
         tested.free_all();
     }
+}
+
+/// The step that returns the descriptors leaves no time to close the run.
+#[test]
+fn what_was_returned_in_steps_is_closed_by_the_next() {
+    let mut tested = partly_emptied();
+    let bytes = closed(&mut tested);
+    assert!(bytes > 8 << 20, "{bytes}");
+}
+
+#[test]
+fn a_sweep_without_a_budget_closes_what_steps_have_returned() {
+    let mut tested = emptied(4096);
+    let all = tested.heap().runs.sheets.held;
+    while tested.heap().runs.sheets.held == all {
+        let pause_us = tested.heap().next_tick_us().expect("some will be due");
+        tested.act(&Step::Tick(pause_us, 1));
+    }
+    assert_eq!(closed(&mut tested), 0);
+    tested.act(&Step::Tick(0, 0));
+    let bytes = closed(&mut tested);
+    assert!(bytes > 8 << 20, "{bytes}");
 }
 
 /// What is used opens little more, and what stays closed is never a short run.

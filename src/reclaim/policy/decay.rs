@@ -19,7 +19,7 @@ pub(super) fn epoch_us(decay_us: u64) -> u64 {
     (decay_us / EPOCHS_PER_DECAY).max(EPOCH_MIN_US)
 }
 
-/// What may stay of memory that was idle for so many epochs: all up to `decay_us`, nothing after
+/// What may stay of memory that was idle for `epochs` epochs: all up to `decay_us`, nothing after
 /// one and a half times that, and a smooth step (3x² - 2x³) in between.
 pub(super) fn faded(pages: Pages, epochs: u64) -> Pages {
     let left = EPOCHS.saturating_sub(epochs).min(EPOCHS_OF_FADE);
@@ -61,7 +61,8 @@ impl Decay {
         self.dirty = dirty;
     }
 
-    /// Notes what will be older than is remembered apart when so many epochs more have ended.
+    /// Adds what will be older than [`EPOCHS`] epochs to the older pages when `ended` more have
+    /// ended.
     fn age_by(&mut self, ended: u64, epoch_us: u64) {
         let remembered = self.freed.len() - ended.min(self.freed.len() as u64) as usize;
         let mut older = self.older();
@@ -71,7 +72,7 @@ impl Decay {
         }
     }
 
-    /// Counts the pages of an entry among so many older ones.
+    /// Counts the pages of an entry among `older` pages that are older still.
     fn add_older(&mut self, older: Pages, index: usize, epoch_us: u64) {
         let pages = self.freed[index];
         let since_us = self.started_us(index as u64, epoch_us) as f64;
@@ -80,7 +81,7 @@ impl Decay {
         self.older_since_us = (before_us + (since_us - before_us) * share) as u64;
     }
 
-    /// When the epoch began after which so many have ended.
+    /// When the epoch began after which `ended` epochs have ended.
     fn started_us(&self, ended: u64, epoch_us: u64) -> u64 {
         self.epoch_start_us.saturating_sub(ended * epoch_us)
     }
@@ -113,12 +114,12 @@ impl Decay {
         }
     }
 
-    /// So many pages were returned.
+    /// Notes that `pages` were returned.
     pub(super) fn note_returned(&mut self, pages: Pages) {
         self.dirty = self.dirty.beyond(pages);
     }
 
-    /// So many pages came to light that have been free for longer than is remembered.
+    /// Notes `pages` that came to light and have been free for longer than is remembered.
     pub(super) fn note_found(&mut self, epoch_us: u64, pages: Pages) {
         if self.older() == Pages::ZERO {
             self.older_since_us = self.started_us(EPOCHS, epoch_us);
@@ -126,8 +127,8 @@ impl Decay {
         self.dirty = self.dirty.and_more(pages);
     }
 
-    /// What may stay of it after so many epochs more. What became free in an epoch counts from
-    /// its end.
+    /// How much of the free memory may stay when `epochs` more have ended. What became free in an
+    /// epoch counts from its end.
     pub(super) fn keep_after(&self, epochs: u64) -> Pages {
         let part = |(ended, pages): (u64, Pages)| faded(pages, (ended + epochs).saturating_sub(1));
         let parts = (0..).zip(self.freed).map(part);

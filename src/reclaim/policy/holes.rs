@@ -6,9 +6,9 @@ use super::decay::{EPOCHS, epoch_us};
 use super::{MEMORY_US, Sight, affordable_us};
 use crate::units::Pages;
 
-/// A busy heap is searched every so many epochs at first, 5 s by default, and at most so many
-/// times more rarely when that yields little or is regretted: holes that are soon filled again
-/// cost 0.07 % of the time instead of 0.6.
+/// Epochs between two searches of a busy heap at first, 5 s by default, and how many times as long
+/// that becomes at most when a search yields little or is regretted: holes that are soon filled
+/// again cost 0.07 % of the time instead of 0.6.
 const EVERY_EPOCHS: u64 = 40;
 const RARER_MAX: u32 = 16;
 /// And only when so large a part of it is free slots.

@@ -78,7 +78,7 @@ mod tests {
     const SETTINGS: Settings =
         Settings { decay_us: 32_000, retain: Pages::ZERO, retain_max: Pages(u32::MAX) };
 
-    /// What is idle after each of these sights: at a time in moments, so many free pages.
+    /// What is idle after these sights, each a time in tenths of a moment and the pages free then.
     fn idle(sights: &[(u64, u32)]) -> Pages {
         let mut idle = Idle::default();
         for (moments_tenth, dirty) in sights {
@@ -109,6 +109,18 @@ mod tests {
         for moment in 0..3 {
             idle.note(&SETTINGS, 100_000 + moment * 1000, Pages(100));
         }
+        idle.note_returned(Pages(60));
+        assert_eq!(idle.pages(), Pages(40));
+    }
+
+    /// What went was free in the moment before, and less was then.
+    #[test]
+    fn what_was_returned_between_two_moments_is_idle_no_more() {
+        let mut idle = Idle::default();
+        for (moment, dirty) in [(0, 100), (1, 100), (2, 200)] {
+            idle.note(&SETTINGS, 100_000 + moment * 1000, Pages(dirty));
+        }
+        assert_eq!(idle.pages(), Pages(100));
         idle.note_returned(Pages(60));
         assert_eq!(idle.pages(), Pages(40));
     }

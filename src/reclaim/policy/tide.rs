@@ -5,14 +5,14 @@
 use super::{MEMORY_US, affordable_us};
 use crate::units::Pages;
 
-/// Levels of demand that are told apart at a time. With 2, the wave of an hour refaults 70 % more;
+/// Levels of demand that are remembered at a time. With 2, the wave of an hour refaults 70 % more;
 /// more than 4 change nothing.
 const STAIRS: usize = 4;
 /// Levels that are as close as this, 256 KiB, or as an eighth, are one: what requests add at random
 /// is no swing. With a sixteenth the wave of an hour refaults a quarter more.
 const STAIR_MIN: Pages = Pages(64);
-/// Demand that came back is waited for so many times as long as it was away, for swings are never
-/// quite regular. With 1, the wave of an hour refaults more than twice as much.
+/// Demand that came back once is expected for this many times as long as it was away: swings are
+/// never quite regular. With 1, the wave of an hour refaults more than twice as much.
 const PATIENCE: u64 = 2;
 /// The mood waits for this time at least, in microseconds: it does not follow the turns of a fast
 /// swing.
@@ -145,8 +145,9 @@ impl Tide {
         self.stairs[..self.count].iter_mut().for_each(|stair| stair.sink(now_us, used));
     }
 
-    /// Takes note if demand, with so many levels above, is higher than it was and than is expected,
-    /// or if a climb goes on, for the levels that it passes it has seen on the way down only.
+    /// Takes note if demand, with `above` levels above it, is higher than it was and than is
+    /// expected. Or a climb goes on: demand has seen the levels that it passes on the way down
+    /// only.
     fn note_rise(&mut self, now_us: u64, used: Pages, above: usize, recent_us: u64) {
         let (above, rest) = self.stairs().split_at(above);
         let is_known = rest.iter().any(|stair| stair.level >= used)

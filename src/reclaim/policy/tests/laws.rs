@@ -18,7 +18,7 @@ const WAKES_MAX: usize = 20;
 enum Event {
     /// After so long, a sight whose time is not set.
     Seen(u64, Sight),
-    /// So many 256ths of what should go were returned.
+    /// How many 256ths of what should go were returned.
     Returned(u8),
     Searched(Pages),
     /// Pages came to light.

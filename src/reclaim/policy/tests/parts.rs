@@ -23,7 +23,7 @@ fn an_epoch_is_an_eighth_of_the_decay_but_never_nothing() {
     assert_eq!((epoch_us(SECOND_US), epoch_us(0), epoch_us(7999)), (EPOCH_US, 1000, 1000));
 }
 
-/// A ring that saw so many dirty pages at such times.
+/// A ring that saw these numbers of dirty pages at these times.
 fn decay_of(seen: &[(u64, u32)]) -> Decay {
     let mut decay = Decay::default();
     for (now_us, dirty) in seen {

@@ -117,7 +117,7 @@ pub(super) struct Simulation<'demand> {
 }
 
 impl<'demand> Simulation<'demand> {
-    /// `demand` is asked for what is needed so many seconds after the start.
+    /// `demand` says what is needed at a time, in seconds from the start.
     pub(super) fn new(manner: Manner, demand: &'demand dyn Fn(f64) -> Demand) -> Self {
         Simulation {
             demand,
@@ -137,7 +137,7 @@ impl<'demand> Simulation<'demand> {
         }
     }
 
-    /// Runs until so many seconds after the start.
+    /// Runs until `until_s` seconds after the start.
     pub(super) fn run(&mut self, until_s: f64) {
         while self.tally.elapsed_us < (until_s * SECOND_US as f64) as u64 {
             self.step();

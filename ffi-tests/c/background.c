@@ -209,6 +209,29 @@ static void many_heaps_go_back(void)
   }
 }
 
+/* The heap looks at itself every 4 ms at most. What it then finds is too little to
+ * call the thread for, and so is what is freed afterwards. */
+static void little_adds_up(void)
+{
+  ebb_heap *heap = heap_of(256 * MIB);
+  size_t i;
+
+  for (i = 0; i < 920; i++) {
+    blocks[i] = ebb_alloc(heap, NULL, 0, BLOCK);
+    REQUIRE(blocks[i] != NULL);
+    memset(blocks[i], 1, BLOCK);
+  }
+  for (i = 0; i < 920; i++) {
+    if (i == 400) {
+      sleep_ms(6);
+    }
+    ebb_alloc(heap, blocks[i], BLOCK, 0);
+  }
+  is_alone_in_the_end();
+  CHECK(held(heap) < MIB);
+  heap_ends_empty(heap);
+}
+
 #define KEPT 100
 
 /* Works on blocks whose contents are known, with pages that go back at once. */
@@ -394,6 +417,7 @@ int main(void)
   it_is_not_there_when_it_should_not_be();
   heaps_end_while_it_looks();
   many_heaps_go_back();
+  little_adds_up();
   children_go_on();
   CHECK_EQ(in_child(a_child_has_its_own, NULL), 0);
   CHECK_EQ(in_child(no_thread_can_be_made, NULL), 0);

@@ -159,8 +159,9 @@ impl Cgroup {
             Some(path) => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", path),
             None => ("/sys/fs/cgroup", "memory.max", of("0::")?),
         };
-        // Tests run at a time, each with a limit of its own.
-        let name = format!("ebbtide-test-{}-{limit}", std::process::id());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Relaxed);
+        let name = format!("ebbtide-test-{}-{number}", std::process::id());
         let folder = Path::new(root).join(path).join(name);
         fs::create_dir(&folder).ok()?;
         let cgroup = Cgroup(folder);

@@ -173,6 +173,8 @@ typedef struct {
     /* made with the configuration, and inherited by the workers */
     unsigned                   configured:1;
     unsigned                   attached:1;
+    /* the heap was made with the options of the births */
+    unsigned                   born:1;
 
     /* what it held when it was last looked at */
     ngx_http_ebbtide_held_t    held;
@@ -218,6 +220,8 @@ typedef struct {
     /* the configuration says that none is to be */
     ngx_flag_t                 off;
     ebb_options                options;
+    /* what directives alone say, for a heap that is there already */
+    ebb_options                directives;
     /* requests are served: of one of these or of a thread, not configured */
     ngx_uint_t                 started;
 } ngx_http_ebbtide_births_t;
@@ -397,6 +401,8 @@ void ngx_http_ebbtide_env_check_rest(ngx_cycle_t *cycle,
 
 /* ngx_http_ebbtide_limits.c */
 
+void ngx_http_ebbtide_options(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf, ebb_options *options);
 void ngx_http_ebbtide_limits(ngx_cycle_t *cycle,
     ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_vm_bounds(ngx_http_ebbtide_vm_t *vm,

@@ -244,10 +244,7 @@ ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
 }
 
 
-/*
- * The library has the last word, and sees the environment. Directives that a
- * limit lowers later are lowered here: only variables can contradict them.
- */
+/* The library has the last word, and sees the environment. */
 
 static ngx_int_t
 ngx_http_ebbtide_heap_check(ngx_conf_t *cf,
@@ -256,21 +253,8 @@ ngx_http_ebbtide_heap_check(ngx_conf_t *cf,
     ebb_heap     *heap;
     ebb_options   options;
 
-    options = emcf->options;
-    options.limit_soft = ngx_http_ebbtide_share(cf->cycle, &emcf->limit_soft,
-                                                NULL);
-    options.limit_hard = ngx_http_ebbtide_share(cf->cycle, &emcf->limit_hard,
-                                                NULL);
+    ngx_http_ebbtide_options(cf->cycle, emcf, &options);
     options.reserve = 1024 * 1024;
-
-    if (options.limit_hard > 0) {
-        options.limit_soft = ngx_min(options.limit_soft, options.limit_hard);
-        options.retain = ngx_min(options.retain, options.limit_hard);
-    }
-
-    if (options.limit_soft > 0) {
-        options.retain = ngx_min(options.retain, options.limit_soft);
-    }
 
     heap = ebb_heap_new(&options);
 

@@ -1,6 +1,7 @@
 //! Memory limits: what a greedy handler meets, and how the collector hurries near them.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -141,12 +142,16 @@ fn near_the_soft_limit_the_collector_hurries_and_is_as_before_after_it() {
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
+pub fn new_script() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("limits-{}.lua", NEXT.fetch_add(1, Relaxed));
+    scratch("nginx").join(name)
+}
+
 /// The limits of a VM that attaches itself with these options before `http` is read, and the log.
 /// It holds more than half of its limit, and the other VM does not, so the page shows its limits.
 pub fn early_limits(options: &str, megabytes: u32, config: impl Fn(Config) -> Config) -> Early {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("limits-{}.lua", NEXT.fetch_add(1, Relaxed));
-    let script = scratch("nginx").join(name);
+    let script = new_script();
     let code = format!(
         "assert(require('resty.ebbtide').attach{{ {options} }})
          kept = {{}}

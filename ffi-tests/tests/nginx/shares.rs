@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::limits::{PROGRAM, early_limits};
+use crate::limits::{PROGRAM, early_limits, new_script};
 use crate::ports::free_port;
+use crate::processes::with_early_vm_of;
 use crate::server::{Config, Folder, Modules, Nginx, beside, text};
 use crate::status::{json, number};
 
@@ -50,6 +51,10 @@ impl Drop for Cgroup {
         let _ = fs::remove_dir(&self.0);
     }
 }
+
+/// Says the values that a VM has in force.
+const GET: &str = "local get = require('resty.ebbtide').get
+    ngx.say(get('retain'), ' ', get('limit_soft'), ' ', get('limit_hard'))";
 
 const SHARES: &str = "ebbtide_limit_soft 40%; ebbtide_limit_hard 80%;";
 
@@ -124,9 +129,7 @@ fn variables_are_lowered_to_a_share_that_is_known_later() {
         println!("not tried: this process may not make cgroups");
         return;
     };
-    let get = "local get = require('resty.ebbtide').get
-        ngx.say(get('retain'), ' ', get('limit_soft'), ' ', get('limit_hard'))";
-    let mut config = Config::new(Modules::First).workers(2).lua("get", get);
+    let mut config = Config::new(Modules::First).workers(2).lua("get", GET);
     config = config.http("ebbtide_limit_hard 50%;");
     config.launcher = cgroup.launcher();
     let share = (768 << 20) / 100 * 50 / 2;
@@ -243,16 +246,14 @@ fn a_share_that_comes_to_no_limit_leaves_the_environment_s_to_all_vms() {
         println!("not tried: this process may not make cgroups");
         return;
     };
-    let get = "local get = require('resty.ebbtide').get
-        ngx.say(get('retain'), ' ', get('limit_soft'), ' ', get('limit_hard'))";
     for (http, limits) in [
         ("ebbtide_limit_soft 1%; ebbtide_limit_hard 1%;", (32 << 20, 64 << 20)),
         ("ebbtide_limit_soft off; ebbtide_limit_hard off;", (0, 0)),
     ] {
-        let mut config = Config::new(Modules::First).workers(1).http(http).lua("get", get);
+        let mut config = Config::new(Modules::First).workers(1).http(http).lua("get", GET);
         config = config.top("env EBBTIDE_LIMIT_SOFT; env EBBTIDE_LIMIT_HARD;");
         config.server +=
-            &format!("location /own {{ lua_code_cache off; content_by_lua_block {{ {get} }} }}\n");
+            &format!("location /own {{ lua_code_cache off; content_by_lua_block {{ {GET} }} }}\n");
         config.launcher = cgroup.launcher();
         let config = config.environment("EBBTIDE_LIMIT_SOFT", "32m");
         let nginx = Nginx::start(&config.environment("EBBTIDE_LIMIT_HARD", "64m"));
@@ -281,4 +282,111 @@ fn a_directive_is_held_to_a_variable_beside_a_share_that_comes_to_no_limit() {
         let refused = said.contains("retain=65m: is above EBBTIDE_LIMIT_HARD=64m");
         assert_eq!(refused, !expected, "{said}");
     }
+}
+
+/// What `GET` says of these, in MiB.
+fn said(retain: u64, soft: u64, hard: u64) -> String {
+    format!("{} {} {}\n", retain << 20, soft << 20, hard << 20)
+}
+
+/// A script for a VM that is there before `http`. A finalizer writes the values that the VM has in
+/// force into the second file, in each collection; the master makes one before it starts workers.
+fn with_values_of_early_vm() -> (PathBuf, PathBuf) {
+    let script = new_script();
+    let values = script.with_extension("values");
+    let code = format!(
+        "local function arm()
+             getmetatable(newproxy(true)).__gc = function()
+                 arm()
+                 local get = require('resty.ebbtide').get
+                 local file = io.open('{}', 'a')
+                 if file then
+                     file:write(tostring(get('retain')), ' ', tostring(get('limit_soft')), ' ',
+                         tostring(get('limit_hard')), '\\n')
+                     file:close()
+                 end
+             end
+         end
+         arm()",
+        values.display()
+    );
+    fs::write(&script, code).expect("it can be written");
+    let _ = fs::remove_file(&values);
+    (script, values)
+}
+
+/// The VM of the Lua module, and one that is there before `http`.
+#[test]
+fn a_share_of_the_cgroup_replaces_a_variable_before_a_vm_is_made() {
+    let _beside = beside();
+    let Some(cgroup) = Cgroup::new(800 << 20) else {
+        println!("not tried: this process may not make cgroups");
+        return;
+    };
+    let (soft, hard) = ("EBBTIDE_LIMIT_SOFT", "EBBTIDE_LIMIT_HARD");
+    for (http, variable, value, expected) in [
+        ("ebbtide_limit_soft 5%; ebbtide_limit_hard 64m;", soft, "1g", said(0, 40, 64)),
+        ("ebbtide_retain 100m; ebbtide_limit_hard 20%;", hard, "64m", said(100, 0, 160)),
+        ("ebbtide_retain 100m; ebbtide_limit_soft 20%;", soft, "64m", said(100, 160, 0)),
+    ] {
+        let (script, values) = with_values_of_early_vm();
+        let mut config = with_early_vm_of(&script).workers(1).http(http).lua("get", GET);
+        config.launcher = cgroup.launcher();
+        let nginx = Nginx::start(&config.environment(variable, value));
+        assert_eq!(nginx.get("/get"), expected, "{http} {variable}={value}: {}", nginx.log());
+        let early = fs::read_to_string(&values).expect("its garbage was collected");
+        let last = early.split_inclusive('\n').next_back();
+        assert_eq!(last, Some(&*expected), "{http} {variable}={value}: {early}");
+        assert!(!nginx.log().contains("[warn]"), "{}", nginx.log());
+    }
+}
+
+/// VMs are made with the share of one worker, and then there are four.
+#[test]
+fn a_share_that_is_known_later_leaves_what_no_limit_lowers() {
+    let _beside = beside();
+    let Some(cgroup) = Cgroup::new(800 << 20) else {
+        println!("not tried: this process may not make cgroups");
+        return;
+    };
+    let none =
+        |name: &str| format!("\"ebbtide_{name}\" has no effect: \"2%\" comes to 4m for each");
+    let lowered = "\"ebbtide_limit_soft\" of 300m is lowered to 60m, which is what \
+                   \"ebbtide_limit_hard\" comes to";
+    let soft_of_lua = "ebbtide_limit_soft 2%;
+        init_by_lua_block { require('resty.ebbtide').set('limit_soft', 12 * 2^20) }";
+    for (http, variables, expected, warning) in [
+        (
+            "ebbtide_retain 100m; ebbtide_limit_hard 2%;",
+            &[("EBBTIDE_LIMIT_HARD", "128m")][..],
+            said(100, 0, 128),
+            none("limit_hard"),
+        ),
+        (
+            "ebbtide_limit_soft 2%;",
+            &[("EBBTIDE_LIMIT_SOFT", "32m")],
+            said(0, 32, 0),
+            none("limit_soft"),
+        ),
+        (soft_of_lua, &[], said(0, 12, 0), none("limit_soft")),
+        ("ebbtide_limit_soft 300m; ebbtide_limit_hard 30%;", &[], said(0, 60, 60), lowered.into()),
+    ] {
+        let mut config = Config::new(Modules::First).workers(4).http(http).lua("get", GET);
+        config.workers_last = true;
+        config.launcher = cgroup.launcher();
+        for &(name, value) in variables {
+            config = config.environment(name, value);
+        }
+        let nginx = Nginx::start(&config);
+        assert_eq!(nginx.get("/get"), expected, "{http} {variables:?}: {}", nginx.log());
+        assert!(nginx.log().contains(&warning), "{}", nginx.log());
+        assert_eq!(nginx.log().matches("[warn]").count(), 1, "{}", nginx.log());
+    }
+    // A heap that Lua has made keeps its limit.
+    let early = early_limits("limit_hard = 2^26", 40, |mut config| {
+        config.workers_last = true;
+        config.launcher = cgroup.launcher();
+        config.workers(4).http("ebbtide_limit_hard 2%;")
+    });
+    assert_eq!(early.limits, (0, 64), "{}", early.log);
 }

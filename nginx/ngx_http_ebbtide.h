@@ -2,17 +2,18 @@
 /*
  * ebbtide for nginx: gives every Lua VM a heap that gives memory back.
  *
- * ngx_http_ebbtide_module.c   directives; the life of processes
- * ngx_http_ebbtide_hooks.c    calls to Lua that come here first
- * ngx_http_ebbtide_copy.c     heaps of other copies of the library
- * ngx_http_ebbtide_settings.c directives and the environment are checked
- * ngx_http_ebbtide_limits.c   retain and the limits of each heap
- * ngx_http_ebbtide_vm.c       the VMs, and how they come to their heaps
- * ngx_http_ebbtide_breath.c   when they collect garbage and return memory
- * ngx_http_ebbtide_collect.c  the garbage collector of a VM, in slices
- * ngx_http_ebbtide_zone.c     the figures of all workers, in shared memory
- * ngx_http_ebbtide_lua.c      require "resty.ebbtide"
- * ngx_http_ebbtide_status.c   the page, JSON, and Prometheus
+ * ngx_http_ebbtide_module.c    directives; the life of processes
+ * ngx_http_ebbtide_hooks.c     calls to Lua that come here first
+ * ngx_http_ebbtide_copy.c      heaps of other copies of the library
+ * ngx_http_ebbtide_settings.c  what contradicts itself is refused
+ * ngx_http_ebbtide_variables.c variables, and what has no effect
+ * ngx_http_ebbtide_limits.c    retain and the limits of each heap
+ * ngx_http_ebbtide_vm.c        the VMs, and how they come to their heaps
+ * ngx_http_ebbtide_breath.c    when they collect garbage and return memory
+ * ngx_http_ebbtide_collect.c   the garbage collector of a VM, in slices
+ * ngx_http_ebbtide_zone.c      the figures of all workers, in shared memory
+ * ngx_http_ebbtide_lua.c       require "resty.ebbtide"
+ * ngx_http_ebbtide_status.c    the page, JSON, and Prometheus
  */
 
 
@@ -392,6 +393,12 @@ ngx_int_t ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
 ngx_int_t ngx_http_ebbtide_given_list(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf);
 ngx_http_ebbtide_given_t *ngx_http_ebbtide_given_here(ngx_conf_t *cf);
+
+/* ngx_http_ebbtide_variables.c */
+
+ngx_int_t ngx_http_ebbtide_environment(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+char **ngx_http_ebbtide_env(ngx_cycle_t *cycle, ngx_core_conf_t *ccf);
 ngx_int_t ngx_http_ebbtide_no_effect(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle,

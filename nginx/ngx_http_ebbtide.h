@@ -2,17 +2,18 @@
 /*
  * ebbtide for nginx: gives every Lua VM a heap that gives memory back.
  *
- * ngx_http_ebbtide_module.c   directives; the life of processes
- * ngx_http_ebbtide_hooks.c    calls to Lua that come here first
- * ngx_http_ebbtide_copy.c     heaps of other copies of the library
- * ngx_http_ebbtide_settings.c directives and the environment are checked
- * ngx_http_ebbtide_limits.c   retain and the limits of each heap
- * ngx_http_ebbtide_vm.c       the VMs, and how they come to their heaps
- * ngx_http_ebbtide_breath.c   when they collect garbage and return memory
- * ngx_http_ebbtide_collect.c  the garbage collector of a VM, in slices
- * ngx_http_ebbtide_zone.c     the figures of all workers, in shared memory
- * ngx_http_ebbtide_lua.c      require "resty.ebbtide"
- * ngx_http_ebbtide_status.c   the page, JSON, and Prometheus
+ * ngx_http_ebbtide_module.c    directives; the life of processes
+ * ngx_http_ebbtide_hooks.c     calls to Lua that come here first
+ * ngx_http_ebbtide_copy.c      heaps of other copies of the library
+ * ngx_http_ebbtide_settings.c  what contradicts itself is refused
+ * ngx_http_ebbtide_variables.c variables, and what has no effect
+ * ngx_http_ebbtide_limits.c    retain and the limits of each heap
+ * ngx_http_ebbtide_vm.c        the VMs, and how they come to their heaps
+ * ngx_http_ebbtide_breath.c    when they collect garbage and return memory
+ * ngx_http_ebbtide_collect.c   the garbage collector of a VM, in slices
+ * ngx_http_ebbtide_zone.c      the figures of all workers, in shared memory
+ * ngx_http_ebbtide_lua.c       require "resty.ebbtide"
+ * ngx_http_ebbtide_status.c    the page, JSON, and Prometheus
  */
 
 
@@ -173,6 +174,8 @@ typedef struct {
     /* made with the configuration, and inherited by the workers */
     unsigned                   configured:1;
     unsigned                   attached:1;
+    /* the heap was made with the options of the births */
+    unsigned                   born:1;
 
     /* what it held when it was last looked at */
     ngx_http_ebbtide_held_t    held;
@@ -218,6 +221,8 @@ typedef struct {
     /* the configuration says that none is to be */
     ngx_flag_t                 off;
     ebb_options                options;
+    /* what directives alone say, for a heap that is there already */
+    ebb_options                directives;
     /* requests are served: of one of these or of a thread, not configured */
     ngx_uint_t                 started;
 } ngx_http_ebbtide_births_t;
@@ -388,6 +393,12 @@ ngx_int_t ngx_http_ebbtide_settings_check(ngx_conf_t *cf,
 ngx_int_t ngx_http_ebbtide_given_list(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf);
 ngx_http_ebbtide_given_t *ngx_http_ebbtide_given_here(ngx_conf_t *cf);
+
+/* ngx_http_ebbtide_variables.c */
+
+ngx_int_t ngx_http_ebbtide_environment(ngx_conf_t *cf,
+    ngx_http_ebbtide_main_conf_t *emcf);
+char **ngx_http_ebbtide_env(ngx_cycle_t *cycle, ngx_core_conf_t *ccf);
 ngx_int_t ngx_http_ebbtide_no_effect(ngx_conf_t *cf,
     ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_no_lua(ngx_cycle_t *cycle,
@@ -397,6 +408,8 @@ void ngx_http_ebbtide_env_check_rest(ngx_cycle_t *cycle,
 
 /* ngx_http_ebbtide_limits.c */
 
+void ngx_http_ebbtide_options(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_main_conf_t *emcf, ebb_options *options);
 void ngx_http_ebbtide_limits(ngx_cycle_t *cycle,
     ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_vm_bounds(ngx_http_ebbtide_vm_t *vm,

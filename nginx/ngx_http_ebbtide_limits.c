@@ -36,9 +36,11 @@ typedef enum {
 } ngx_http_ebbtide_origin_e;
 
 
-static int64_t ngx_http_ebbtide_wanted(int64_t given, int64_t otherwise);
+static int64_t ngx_http_ebbtide_as_set(int64_t given);
 static ngx_http_ebbtide_bounds_t ngx_http_ebbtide_given_bounds(
     const ebb_options *options);
+static int64_t ngx_http_ebbtide_unless_given(const ngx_http_ebbtide_vm_t *vm,
+    ngx_uint_t i, int64_t had, const ebb_options *directives);
 static int64_t ngx_http_ebbtide_of_environment(ngx_uint_t i);
 static ngx_http_ebbtide_bounds_t ngx_http_ebbtide_ordered(
     ngx_http_ebbtide_bounds_t want);
@@ -71,6 +73,34 @@ static const char  *ngx_http_ebbtide_bound_labels[][NGX_HTTP_EBBTIDE_BOUNDS] = {
 
 
 /*
+ * What VMs are made with while the configuration is read: a share is divided
+ * among the workers that are known by then. Directives that a limit lowers later
+ * are lowered here, for the library refuses values that contradict each other;
+ * only variables can do that then.
+ */
+
+void
+ngx_http_ebbtide_options(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf,
+    ebb_options *options)
+{
+    *options = emcf->options;
+    options->limit_soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft,
+                                                 NULL);
+    options->limit_hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard,
+                                                 NULL);
+
+    if (options->limit_hard > 0) {
+        options->limit_soft = ngx_min(options->limit_soft, options->limit_hard);
+        options->retain = ngx_min(options->retain, options->limit_hard);
+    }
+
+    if (options->limit_soft > 0) {
+        options->retain = ngx_min(options->retain, options->limit_soft);
+    }
+}
+
+
+/*
  * The limits in bytes, when the cgroup's memory and the number of workers are
  * known, for the VMs that there are and for those to come.
  */
@@ -100,7 +130,7 @@ ngx_http_ebbtide_limits(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
     want = ngx_http_ebbtide_given_bounds(&options);
 
     for (i = 0; i < NGX_HTTP_EBBTIDE_BOUNDS; i++) {
-        want.of[i] = want.of[i] ? ngx_http_ebbtide_wanted(want.of[i], 0)
+        want.of[i] = want.of[i] ? ngx_http_ebbtide_as_set(want.of[i])
                                 : ngx_http_ebbtide_of_environment(i);
     }
 
@@ -121,7 +151,7 @@ ngx_http_ebbtide_limits(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
     shares.limit_soft = emcf->limit_soft.percent ? options.limit_soft : 0;
     shares.limit_hard = emcf->limit_hard.percent ? options.limit_hard : 0;
 
-    if (shares.limit_soft == 0 && shares.limit_hard == 0) {
+    if (emcf->limit_soft.percent == 0 && emcf->limit_hard.percent == 0) {
         return;
     }
 
@@ -157,7 +187,9 @@ ngx_http_ebbtide_vm_bounds(ngx_http_ebbtide_vm_t *vm, const ebb_options *given,
             had.of[i] = 0;
         }
 
-        want.of[i] = ngx_http_ebbtide_wanted(want.of[i], had.of[i]);
+        want.of[i] = want.of[i] ? ngx_http_ebbtide_as_set(want.of[i])
+                                : ngx_http_ebbtide_unless_given(vm, i,
+                                                       had.of[i], directives);
     }
 
     is = ngx_http_ebbtide_ordered(want);
@@ -208,10 +240,37 @@ ngx_http_ebbtide_given_bounds(const ebb_options *options)
 }
 
 
+/* The value that a heap has by what is given. */
+
 static int64_t
-ngx_http_ebbtide_wanted(int64_t given, int64_t otherwise)
+ngx_http_ebbtide_as_set(int64_t given)
 {
-    return given == EBB_ZERO ? 0 : given ? given : otherwise;
+    return given == EBB_ZERO ? 0 : given;
+}
+
+
+/*
+ * What a heap has, unless that is a value of its birth that the directives have
+ * not come to: then what they have come to, or the environment has.
+ */
+
+static int64_t
+ngx_http_ebbtide_unless_given(const ngx_http_ebbtide_vm_t *vm, ngx_uint_t i,
+    int64_t had, const ebb_options *directives)
+{
+    ngx_http_ebbtide_bounds_t  birth, given;
+
+    birth = ngx_http_ebbtide_given_bounds(&ngx_http_ebbtide_births()->options);
+    given = ngx_http_ebbtide_given_bounds(directives);
+
+    if (!vm->born || birth.of[i] == given.of[i]
+        || had != ngx_http_ebbtide_as_set(birth.of[i]))
+    {
+        return had;
+    }
+
+    return given.of[i] ? ngx_http_ebbtide_as_set(given.of[i])
+                       : ngx_http_ebbtide_of_environment(i);
 }
 
 

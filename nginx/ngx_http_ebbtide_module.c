@@ -357,7 +357,8 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
     births = ngx_http_ebbtide_births();
     births->enabled = emcf->enable;
     births->off = !emcf->enable;
-    births->options = emcf->options;
+    births->directives = emcf->options;
+    ngx_http_ebbtide_options(cf->cycle, emcf, &births->options);
 
     if (!emcf->enable) {
         return NGX_CONF_OK;
@@ -568,6 +569,7 @@ ngx_http_ebbtide_start(ngx_http_ebbtide_main_conf_t *emcf)
     births = ngx_http_ebbtide_births();
     births->enabled = emcf->enable;
     births->options = emcf->options;
+    births->directives = emcf->options;
 
     ngx_http_ebbtide_zone_open(emcf);
     ngx_http_ebbtide_breath_start(emcf);

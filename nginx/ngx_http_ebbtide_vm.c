@@ -263,6 +263,7 @@ lua_State *
 ngx_http_ebbtide_newstate(void)
 {
     lua_State                     *L;
+    ngx_http_ebbtide_vm_t         *vm;
     ngx_http_ebbtide_newstate_pt   newstate;
     const ngx_http_ebbtide_lua_t  *lua;
 
@@ -294,7 +295,12 @@ ngx_http_ebbtide_newstate(void)
         return L;
     }
 
-    (void) ngx_http_ebbtide_vm_add(L, ngx_http_ebbtide_own_api());
+    vm = ngx_http_ebbtide_vm_add(L, ngx_http_ebbtide_own_api());
+
+    if (vm) {
+        vm->born = 1;
+    }
+
     ngx_http_ebbtide_vm_preload(L);
 
     if (ngx_http_ebbtide_birth.started) {
@@ -580,6 +586,7 @@ ngx_http_ebbtide_stream_conf(ngx_cycle_t *cycle, ngx_conf_t *conf)
 static void
 ngx_http_ebbtide_vm_take(ngx_log_t *log, lua_State *L)
 {
+    ngx_uint_t                     born;
     ngx_http_ebbtide_vm_t         *vm;
     const ngx_http_ebbtide_api_t  *api;
 
@@ -591,9 +598,13 @@ ngx_http_ebbtide_vm_take(ngx_log_t *log, lua_State *L)
 
     api = ngx_http_ebbtide_api_of(L, log);
 
-    if (api == NULL || (api->heap_of((struct lua_State *) L) == NULL
-                        && ngx_http_ebbtide_vm_attach(log, L) != NGX_OK))
-    {
+    if (api == NULL) {
+        return;
+    }
+
+    born = api->heap_of((struct lua_State *) L) == NULL;
+
+    if (born && ngx_http_ebbtide_vm_attach(log, L) != NGX_OK) {
         return;
     }
 
@@ -603,7 +614,11 @@ ngx_http_ebbtide_vm_take(ngx_log_t *log, lua_State *L)
     }
 
     vm->attached = 1;
-    ngx_http_ebbtide_vm_configure(vm, log);
+    vm->born = born;
+
+    if (!born) {
+        ngx_http_ebbtide_vm_configure(vm, log);
+    }
 
     /* the newest that was made on a heap, if any was, stays the last */
     ngx_queue_remove(&vm->queue);
@@ -635,7 +650,7 @@ ngx_http_ebbtide_vm_configure(ngx_http_ebbtide_vm_t *vm, ngx_log_t *log)
 {
     const ebb_options  *options;
 
-    options = &ngx_http_ebbtide_birth.options;
+    options = &ngx_http_ebbtide_birth.directives;
 
     /* 0: the directive is not there */
 

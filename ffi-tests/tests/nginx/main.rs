@@ -25,6 +25,7 @@ mod preloaded;
 mod processes;
 mod server;
 mod settings;
+mod shares;
 mod status;
 mod symbols;
 mod trouble;

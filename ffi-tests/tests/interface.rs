@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use ebbtide_ffi_tests::{Language, compiler, installed, text_of};
+use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, text_of};
 use ebbtide_runtimes::{SONAME, repository};
 
 /// Compiles `text`, of which nothing is kept.
@@ -86,4 +86,11 @@ fn has_a_soname() {
     let dynamic = text_of(&mut readelf("--dynamic"));
     let soname = dynamic.lines().find(|line| line.contains("(SONAME)")).expect("a soname");
     assert!(soname.contains(&format!("[{SONAME}]")), "{soname}");
+}
+
+/// The background thread goes on, and what the heap had free goes back.
+#[test]
+fn a_library_that_is_closed_stays() {
+    let script = repository().join("ffi-tests/dlclose.py");
+    finish(clean("python3").arg(script).arg(installed().shared()));
 }

@@ -1,4 +1,4 @@
--- Neovim: commands come over a connection; each load goes through a buffer, too.
+-- Neovim: commands come over a connection. Each goes through a buffer, too.
 local work = dofile(os.getenv "LAW_WORK")
 local api, loop = vim.api, vim.loop
 

@@ -1,8 +1,8 @@
 -- The work of real programs under the law of memory, the same in each of them.
--- work.run "load-17" makes the sessions of a moment; the last ones stay in a cache,
--- so that garbage arises all the time. work.run "collect" drops the cache but for a
--- record here and there, and collects. work.run "reclaim" is a full reclaim, where
--- ebbtide is there. work.run "ready" does nothing.
+-- work.run "load-17" makes the sessions of a moment; the last ones stay in a
+-- cache, so that garbage arises all the time. work.run "collect" drops the
+-- cache but for a record here and there, and collects. work.run "reclaim" is a
+-- full reclaim, where ebbtide is there. work.run "ready" does nothing.
 local work = {}
 
 local CACHED = 300
@@ -23,7 +23,7 @@ function work.load(number)
     }
   end
   cache[number % CACHED + 1] = session
-  -- A page of some hundred KB at times, which LuaJIT's own allocator maps by itself.
+  -- At times a page of some hundred KB: a mapping of its own in stock LuaJIT.
   if number % 10 == 0 then
     local page = {}
     for i = 1, RECORDS do

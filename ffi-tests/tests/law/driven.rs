@@ -192,8 +192,12 @@ impl Running {
     /// Asks the program to end, and waits.
     fn end(mut self) {
         signal("TERM", &[self.child.id()]);
-        let asked = Instant::now();
-        while self.runs() && asked.elapsed() < END {
+        self.ends_within(END);
+    }
+
+    fn ends_within(&mut self, time: Duration) {
+        let began = Instant::now();
+        while self.runs() && began.elapsed() < time {
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -257,12 +261,13 @@ pub struct Load {
     pub idle: Duration,
 }
 
-/// So many phases the load has, for two runs to be compared at the same work.
+/// The load is divided into phases, for two runs to be compared at the same work.
 const PARTS: u32 = 10;
 /// From the end of the collection to the full reclaim.
 const REST: Duration = Duration::from_secs(4);
 
-/// Runs a program through a load, idleness with what is left, a collection, rest and a full reclaim.
+/// Runs a program through a load, idleness with what is left, a collection, rest and a full
+/// reclaim.
 pub fn drive(command: &mut Command, port: &Port, load: Load, log: &Path) -> Run {
     let mut running = Running::start(command, log);
     let failed = |what: &str, error: &dyn Display| -> ! {
@@ -296,7 +301,11 @@ pub fn drive(command: &mut Command, port: &Port, load: Load, log: &Path) -> Run 
         let phases = commands(&mut link, load, began);
         ends.store(true, Ordering::Relaxed);
         let (pss, rss) = sampler.join().expect("reading does not fail");
-        let phases = phases.unwrap_or_else(|error| failed("a command failed", &error));
+        let phases = phases.unwrap_or_else(|error| {
+            // A program that is ending says why, until it has ended.
+            running.ends_within(END);
+            failed("a command failed", &error)
+        });
         if !running.runs() {
             failed("it ended early", &"");
         }

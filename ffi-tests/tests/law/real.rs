@@ -8,6 +8,7 @@ use std::time::Duration;
 use ebbtide_ffi_tests::{clean, finish, installed, scratch};
 use ebbtide_runtimes::repository;
 
+use crate::course::{Course, Sample};
 use crate::driven::{Load, Port, Run, Way, drive, free_port};
 use crate::{TRIES, alone, breach};
 
@@ -77,7 +78,6 @@ impl Program {
         }
     }
 
-    /// The program's file, which must be there.
     fn file(self) -> PathBuf {
         let file = match self {
             Neovim => "/usr/bin/nvim",
@@ -90,11 +90,17 @@ impl Program {
             Lupa => return lupa(),
             Wrk => "/usr/bin/wrk",
         };
-        assert!(
-            Path::new(file).exists(),
-            "{file} is missing: install it (ffi-tests/setup.sh does, where it may)"
-        );
         file.into()
+    }
+
+    /// What setup should have installed and has not, in words.
+    fn missing(self) -> Option<String> {
+        let module =
+            (self == Nginx).then(|| "/usr/lib/nginx/modules/ngx_http_lua_module.so".into());
+        let mut files = [Some(self.file()), module].into_iter().flatten();
+        let file: PathBuf = files.find(|file| !file.exists())?;
+        let file = file.display();
+        Some(format!("{file} is missing: install it (ffi-tests/setup.sh does, where it may)"))
     }
 
     fn arguments(self, place: &Place) -> Vec<String> {
@@ -130,8 +136,8 @@ impl Program {
 
     /// A world without land in the game of the repository's.
     fn minetest(self, place: &Place) -> String {
-        let config = "secure.enable_security = false\nbind_address = 127.0.0.1\nmg_name = singlenode\n\
-                      server_announce = false\n";
+        let config = "secure.enable_security = false\nbind_address = 127.0.0.1\n\
+                      mg_name = singlenode\nserver_announce = false\n";
         let config = place.file("minetest.conf", config);
         place.file("world/world.mt", "gameid = law\nbackend = dummy\n");
         let (world, port) = (place.path("world"), free_port());
@@ -219,33 +225,35 @@ fn breaches(ours: &Run, stock: &Run, below_stock: bool) -> Option<String> {
         .then(|| format!("Rss: {ours_mb:.1} MB after a minute, stock {stock_mb:.1} MB"))
 }
 
+/// Holds a program to the law. What each try held too much, if all did.
+fn keeps(program: Program, load: Load, below_stock: bool) -> Result<(), String> {
+    program.missing().map_or(Ok(()), Err)?;
+    let mut said = Vec::new();
+    for _ in 0..TRIES {
+        let (stock, ours) = (program.run(load, false), program.run(load, true));
+        println!("{program:?}, MB (Pss)\n  stock   {}", row(&stock, load));
+        println!("  ebbtide {}", row(&ours, load));
+        assert!(stock.pss.most_mb() > LOAD_MB, "{program:?}: no load is seen");
+        match breaches(&ours, &stock, below_stock) {
+            None => return Ok(()),
+            Some(breach) => {
+                println!("  BREACH: {breach}");
+                said.push(breach);
+            }
+        }
+    }
+    Err(said.join("; "))
+}
+
 /// Holds programs to the law, one after the other.
 fn all_keep(programs: &[Program], load: Load, below_stock: bool) {
     let _alone = alone();
-    let mut wrong = Vec::new();
-    for program in programs {
-        let mut said = Vec::new();
-        for _ in 0..TRIES {
-            let (stock, ours) = (program.run(load, false), program.run(load, true));
-            assert!(stock.pss.most_mb() > LOAD_MB, "{program:?}: no load is seen");
-            println!("{program:?}, MB (Pss)\n  stock   {}", row(&stock, load));
-            println!("  ebbtide {}", row(&ours, load));
-            match breaches(&ours, &stock, below_stock) {
-                None => {
-                    said.clear();
-                    break;
-                }
-                Some(breach) => {
-                    println!("  BREACH: {breach}");
-                    said.push(breach);
-                }
-            }
-        }
-        if !said.is_empty() {
-            wrong.push(format!("{program:?}: {}", said.join("; ")));
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    let breach = |program: &Program| {
+        let breach = keeps(*program, load, below_stock).err()?;
+        Some(format!("{program:?}: {breach}"))
+    };
+    let breaches: Vec<String> = programs.iter().filter_map(breach).collect();
+    assert!(breaches.is_empty(), "{breaches:#?}");
 }
 
 /// A load holds more.
@@ -253,6 +261,22 @@ const LOAD_MB: f64 = 60.0;
 
 const fn load(idle_s: u64) -> Load {
     Load { commands: 2000, idle: Duration::from_secs(idle_s) }
+}
+
+#[test]
+fn within_the_law_is_not_yet_below_stock() {
+    let run = |mb| {
+        let phases = [(0.0, "collect"), (4.0, "rest"), (8.0, "end")];
+        let course = Course {
+            phases: phases.map(|(at_s, name)| (at_s, name.to_owned())).to_vec(),
+            samples: [0.0, 8.0].map(|at_s| Sample { at_s, mb }).to_vec(),
+        };
+        Run { pss: course.clone(), rss: course }
+    };
+    assert_eq!(breaches(&run(104.0), &run(100.0), false), None);
+    assert!(breaches(&run(104.0), &run(100.0), true).is_some());
+    assert_eq!(breaches(&run(96.0), &run(100.0), true), None);
+    assert!(breaches(&run(116.0), &run(100.0), false).is_some());
 }
 
 mod long {
@@ -275,6 +299,8 @@ mod full {
         all_keep(&PROGRAMS, load(6), false);
     }
 
+    /// Minetest's game makes little garbage when idle. One that makes 0.16 MB in a second holds
+    /// 10 MB of garbage more after the minute, as long as LuaJIT's collector waits.
     #[test]
     #[ignore = "takes longer"]
     fn real_programs_a_minute_after_the_load() {

@@ -6,6 +6,7 @@ local socket = require "socket"
 local STEP_US = 50000
 
 local port = tonumber(os.getenv "LAW_PORT")
+local received = ""
 local client = assert(socket.connect("127.0.0.1", port))
 client:settimeout(0.005)
 
@@ -16,7 +17,8 @@ minetest.register_globalstep(function()
   end
   local ends = minetest.get_us_time() + STEP_US
   repeat
-    local command = client:receive()
+    local command, _, partial = client:receive("*l", received)
+    received = partial or ""
     if command then
       work.run(command)
       client:send "done\n"

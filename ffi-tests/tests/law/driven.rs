@@ -288,17 +288,7 @@ pub fn drive(command: &mut Command, port: &Port, load: Load, log: &Path) -> Run 
     let ends = AtomicBool::new(false);
     let process = running.child.id();
     thread::scope(|scope| {
-        let sampler = scope.spawn(|| {
-            let (mut pss, mut rss) = (Vec::new(), Vec::new());
-            while !ends.load(Ordering::Relaxed) {
-                let at_s = began.elapsed().as_secs_f64();
-                let (pss_mb, rss_mb) = held_mb(process);
-                pss.push(Sample { at_s, mb: pss_mb });
-                rss.push(Sample { at_s, mb: rss_mb });
-                thread::sleep(EVERY);
-            }
-            (pss, rss)
-        });
+        let sampler = scope.spawn(|| samples(process, began, &ends));
         let phases = commands(&mut link, load, began);
         ends.store(true, Ordering::Relaxed);
         let (pss, rss) = sampler.join().expect("reading does not fail");
@@ -316,6 +306,19 @@ pub fn drive(command: &mut Command, port: &Port, load: Load, log: &Path) -> Run 
             rss: Course { phases, samples: rss },
         }
     })
+}
+
+/// What a program holds until `ends`: proportional and resident.
+fn samples(process: u32, began: Instant, ends: &AtomicBool) -> (Vec<Sample>, Vec<Sample>) {
+    let (mut pss, mut rss) = (Vec::new(), Vec::new());
+    while !ends.load(Ordering::Relaxed) {
+        let at_s = began.elapsed().as_secs_f64();
+        let (pss_mb, rss_mb) = held_mb(process);
+        pss.push(Sample { at_s, mb: pss_mb });
+        rss.push(Sample { at_s, mb: rss_mb });
+        thread::sleep(EVERY);
+    }
+    (pss, rss)
 }
 
 /// Sends the commands, and says when each phase began.

@@ -35,6 +35,12 @@ look() {
   needs "nginx-dev" test -x /usr/share/nginx/src/configure
   needs "libnginx-mod-http-lua" test -f /usr/lib/nginx/modules/ngx_http_lua_module.so
   needs "wrk" which wrk
+  # Programs with the shared LuaJIT, for the law of memory.
+  needs "neovim" nvim --version
+  needs "pdns-recursor" test -x /usr/sbin/pdns_recursor
+  needs "dnsdist" test -x /usr/bin/dnsdist
+  needs "knot-resolver" test -x /usr/sbin/kresd
+  needs "minetest-server" test -x /usr/lib/minetest/minetestserver
   # For promtool, which is in no package of its own.
   needs "prometheus" promtool --version
   needs "chromium" chromium --version
@@ -59,8 +65,8 @@ install_packages() {
   done
 }
 
-# without_services COMMAND...: packages that it installs start no service (nginx and prometheus
-# would). A policy that the machine has is left as it is.
+# without_services COMMAND...: packages that it installs start no service (nginx, prometheus and
+# the DNS servers would). A policy that the machine has is left as it is.
 without_services() {
   policy=/usr/sbin/policy-rc.d
   if [ -e "$policy" ]; then

@@ -71,6 +71,11 @@ impl Course {
         before.mb + (after.mb - before.mb) * share.clamp(0.0, 1.0)
     }
 
+    /// The most that was held at a time.
+    pub fn most_mb(&self) -> f64 {
+        self.samples.iter().map(|sample| sample.mb).fold(0.0, f64::max)
+    }
+
     /// When this run was where `other` is at a time: in the same phase, as far in it.
     fn same_work_in(&self, other: &Course, at_s: f64) -> f64 {
         let after = self.phases.partition_point(|(start_s, _)| *start_s <= at_s);

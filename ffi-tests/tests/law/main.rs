@@ -6,10 +6,12 @@
 //! same part of the same phase.
 
 mod course;
+mod driven;
+mod real;
 mod watched;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use course::Course;
 use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch, source};
@@ -135,10 +137,15 @@ fn keeps(kind: &str, wait: &str, door: Door) -> Result<String, String> {
     Err(said.join("; "))
 }
 
-/// Holds programs to the law, one after the other: two at once would disturb each other.
-fn all_keep<'a>(programs: impl IntoIterator<Item = (&'a str, &'a str, Door)>) {
+/// The machine for one test: two at once would disturb each other.
+fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock();
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Holds programs to the law, one after the other.
+fn all_keep<'a>(programs: impl IntoIterator<Item = (&'a str, &'a str, Door)>) {
+    let _alone = alone();
     let mut breaches = Vec::new();
     for (kind, wait, door) in programs {
         let name = format!("{kind}, {wait}, {door:?}");

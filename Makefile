@@ -146,7 +146,7 @@ test-long: setup ## run the tests that take minutes, after make test (ten minute
 	@echo "== long tests: every build of nginx in every order of its modules"
 	$(LONG_TESTS) long::
 
-test-full: setup ## run these and the tests that take longer, before a release (half an hour)
+test-full: setup ## run these and the tests that take longer, before a release (forty minutes)
 	@echo "== long and longer tests"
 	$(LONG_TESTS) long:: full::
 

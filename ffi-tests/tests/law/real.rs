@@ -282,11 +282,11 @@ fn within_the_law_is_not_yet_below_stock() {
 mod long {
     use super::*;
 
-    /// Two with figures of their own.
+    /// A server and a program at a desk.
     #[test]
     #[ignore = "takes a minute"]
     fn real_programs() {
-        all_keep(&[Dnsdist, Minetest], load(3), false);
+        all_keep(&[Dnsdist, Neovim], load(3), false);
     }
 }
 

@@ -190,8 +190,10 @@ typedef struct ebb_options {
   /**
    * Bytes of address space, from 1 MiB to 8 TiB: more than the heap can ever
    * hold at once. Costs no memory. When the kernel refuses, half is tried, and
-   * so on down to 1 MiB. Default: 64 GiB, or less when other heaps or a limit
-   * on address space leave less. Fixed once the heap is made.
+   * so on down to 1 MiB. Default: 64 GiB, or less when other heaps leave less.
+   * Where RLIMIT_AS (ulimit -v) limits the address space of the process, nothing
+   * is reserved by default, and ebb_get() says 0: the heap maps what it uses, and
+   * grows until the limit is reached. Fixed once the heap is made.
    */
   int64_t reserve;
   /**
@@ -401,7 +403,8 @@ typedef struct ebb_stats {
    */
   struct ebb_class_stats *classes;
   /**
-   * Address space of the heap.
+   * Address space of the heap: its reservation, or what it has mapped where
+   * RLIMIT_AS limits the address space of the process.
    */
   uint64_t reserved;
   /**
@@ -619,6 +622,11 @@ typedef struct ebb_stats {
    * limit. 0 again after three seconds in which it is less.
    */
   uint64_t thrashing;
+  /**
+   * Of the refused allocations, those for which RLIMIT_AS (ulimit -v) left no
+   * address space (a count).
+   */
+  uint64_t refused_address_space;
 } ebb_stats;
 
 /**
@@ -1151,10 +1159,11 @@ int ebb_preload_idle(uint32_t budget_us);
  * say       takes the text of one line, without its end, its bytes, and in `last`
  *           not 0 where the process ends with that line and those around it.
  *           Returns 0 where it drops the line. Signal handlers may call it.
- * report    not 0: each VM tells what it held and gave back when it is closed.
+ * what      what is told besides, as a sum. 1: each VM tells what it held and gave
+ *           back when it is closed. 2: the first allocation that RLIMIT_AS refuses.
  */
 void ebb_preload_listen(int (*say)(const char *text, size_t bytes, int last),
-                        int report);
+                        int what);
 
 /**
  * For libebbtide_preload.so: tells what each VM made by ebb_preload_newstate()

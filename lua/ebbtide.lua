@@ -443,7 +443,8 @@ local function own_report(stats)
     lines[#lines + 1] = "  thrashing  what goes back at the limit is needed again at once"
   end
   if stats.refused_allocations > 0 then
-    lines[#lines + 1] = format("  refused    %d allocations", stats.refused_allocations)
+    lines[#lines + 1] = format("  refused    %d allocations, %d for RLIMIT_AS",
+                               stats.refused_allocations, stats.refused_address_space)
   end
   if stats.purge_errno ~= 0 then
     lines[#lines + 1] = format("  kernel     takes no memory back (errno %d)",

@@ -151,11 +151,14 @@ typedef struct {
     uint64_t                   metadata;
     uint64_t                   resident;
     uint64_t                   committed;
+    uint64_t                   reserved;
     uint64_t                   returned_total;
     uint64_t                   refaulted_total;
     uint64_t                   regretted_total;
     /* how often an allocation was refused */
     uint64_t                   refused_total;
+    /* of these, for want of address space below RLIMIT_AS */
+    uint64_t                   refused_space_total;
     /* VMs that need again at once what their limit has them give back */
     uint64_t                   thrashing;
     /* with which the kernel last took no memory back; 0: it does */

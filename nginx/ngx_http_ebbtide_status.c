@@ -130,6 +130,8 @@ static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_metrics[] = {
       1, NGX_HTTP_EBBTIDE_HELD(resident), 1 },
     { "ebbtide_committed_bytes", "gauge", "Address space that can be used.",
       1, NGX_HTTP_EBBTIDE_HELD(committed), 1 },
+    { "ebbtide_reserved_bytes", "gauge", "Address space of the heaps.",
+      1, NGX_HTTP_EBBTIDE_HELD(reserved), 1 },
     { "ebbtide_given_back_bytes_total", "counter",
       "Given back to the kernel, ever; by closed VMs too.",
       1, NGX_HTTP_EBBTIDE_HELD(returned_total), 1 },
@@ -142,6 +144,9 @@ static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_metrics[] = {
     { "ebbtide_refused_allocations_total", "counter",
       "Allocations refused, ever: Lua was out of memory.",
       1, NGX_HTTP_EBBTIDE_HELD(refused_total), 1 },
+    { "ebbtide_refused_address_space_total", "counter",
+      "Of these, allocations that RLIMIT_AS refused.",
+      1, NGX_HTTP_EBBTIDE_HELD(refused_space_total), 1 },
     { "ebbtide_thrashing_vms", "gauge",
       "Lua VMs that use again at once what their limit has them give back.",
       1, NGX_HTTP_EBBTIDE_HELD(thrashing), 1 },
@@ -715,6 +720,7 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
     p = ngx_sprintf(p, "},\"limit_soft\":%uL,\"limit_hard\":%uL,"
                        "\"pressure\":%uL,\"thrashing_vms\":%uL,\"mood\":\"%s\","
                        "\"breath\":\"%s\",\"refused_allocations\":%uL,"
+                       "\"refused_address_space\":%uL,"
                        "\"restarts\":%uL,\"purge_errno\":%uL,"
                        "\"steps\":{\"count\":%uL,\"p50_us\":%uL,"
                        "\"p99_us\":%uL,\"max_us\":%uL},"
@@ -728,6 +734,8 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
                     ngx_http_ebbtide_phases[figures->phase % 4],
                     ngx_http_ebbtide_total(figures,
                                        NGX_HTTP_EBBTIDE_HELD(refused_total)),
+                    ngx_http_ebbtide_total(figures,
+                                NGX_HTTP_EBBTIDE_HELD(refused_space_total)),
                     figures->restarts,
                     ngx_max(figures->held[0].purge_errno,
                             figures->held[1].purge_errno),
@@ -752,10 +760,10 @@ ngx_http_ebbtide_json_held(u_char *p, ngx_http_ebbtide_held_t *held)
     return ngx_sprintf(p, "{\"count\":%uL,\"live\":%uL,\"waste\":%uL,"
                           "\"free_resident\":%uL,\"returned\":%uL,"
                           "\"metadata\":%uL,\"resident\":%uL,"
-                          "\"committed\":%uL}",
+                          "\"committed\":%uL,\"reserved\":%uL}",
                        held->count, held->live, held->waste,
                        held->free_resident, held->returned, held->metadata,
-                       held->resident, held->committed);
+                       held->resident, held->committed, held->reserved);
 }
 
 

@@ -412,7 +412,8 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 
 /*
  * Writes to the error log what keeps VMs from what they are to do: that they
- * thrash, that they do not any more, and that the kernel takes nothing back.
+ * thrash, that they do not any more, that the kernel takes nothing back, and
+ * that the address space is used up.
  */
 
 static ngx_uint_t
@@ -423,7 +424,7 @@ ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures, ngx_msec_t now)
     ngx_err_t           err;
     ngx_uint_t          thrashing;
     static ngx_msec_t   last;
-    static ngx_uint_t   told, ever, refused;
+    static ngx_uint_t   told, ever, refused, space;
 
     err = ngx_max(figures->held[NGX_HTTP_EBBTIDE_MAIN].purge_errno,
                   figures->held[NGX_HTTP_EBBTIDE_OTHER].purge_errno);
@@ -433,6 +434,21 @@ ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures, ngx_msec_t now)
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, err,
                       "ebbtide: the kernel takes no memory back from a Lua VM: "
                       "it is locked (mlockall), or a sandbox forbids the calls");
+    }
+
+    if (!space
+        && (figures->held[NGX_HTTP_EBBTIDE_MAIN].refused_space_total
+            || figures->held[NGX_HTTP_EBBTIDE_OTHER].refused_space_total))
+    {
+        space = 1;
+        limit = figures->held[NGX_HTTP_EBBTIDE_MAIN].reserved
+                + figures->held[NGX_HTTP_EBBTIDE_OTHER].reserved;
+
+        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+                      "ebbtide: a Lua VM was refused memory, for the address "
+                      "space that RLIMIT_AS allows (ulimit -v) is used up: "
+                      "%s of it by the heaps; raise the limit, or have Lua "
+                      "hold less", ngx_http_ebbtide_size(text, limit));
     }
 
     thrashing = figures->held[NGX_HTTP_EBBTIDE_MAIN].thrashing
@@ -522,10 +538,12 @@ ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures)
         held->metadata += vm->held.metadata;
         held->resident += vm->held.resident;
         held->committed += vm->held.committed;
+        held->reserved += vm->held.reserved;
         held->returned_total += vm->held.returned_total;
         held->refaulted_total += vm->held.refaulted_total;
         held->regretted_total += vm->held.regretted_total;
         held->refused_total += vm->held.refused_total;
+        held->refused_space_total += vm->held.refused_space_total;
         held->thrashing += vm->held.thrashing;
 
         if (vm->held.purge_errno) {
@@ -559,12 +577,14 @@ ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
     held->metadata = stats.metadata;
     held->resident = stats.resident + stats.former_resident;
     held->committed = stats.committed + stats.former_reserved;
+    held->reserved = stats.reserved + stats.former_reserved;
     held->returned_total = stats.returned_total;
     held->refaulted_total = stats.refaulted_asked + stats.refaulted_idle
                             + stats.refaulted_limit;
     held->regretted_total = stats.regretted_asked + stats.regretted_idle
                             + stats.regretted_limit;
     held->refused_total = stats.refused_allocations;
+    held->refused_space_total = stats.refused_address_space;
     held->thrashing = stats.thrashing;
     held->purge_errno = stats.purge_errno;
 
@@ -595,6 +615,7 @@ ngx_http_ebbtide_held_closes(ngx_http_ebbtide_vm_t *vm)
     closed->refaulted_total += vm->held.refaulted_total;
     closed->regretted_total += vm->held.regretted_total;
     closed->refused_total += vm->held.refused_total;
+    closed->refused_space_total += vm->held.refused_space_total;
 }
 
 

@@ -437,7 +437,8 @@ const STATS: &[Field<ebb_stats>] = fields!(ebb_stats:
     reclaim_passes returned_total mood keep floor floor_reason due idle_age_ms limit_soft limit_hard
     pressure steps step_p50_us step_p99_us step_max_us returned_asked returned_idle returned_limit
     refaulted_asked refaulted_idle refaulted_limit regretted_asked regretted_idle regretted_limit
-    former_live former_reserved former_resident purge_refused purge_errno refused_allocations);
+    former_live former_reserved former_resident purge_refused purge_errno refused_allocations
+    refused_address_space);
 
 const BUILTIN: &[Field<ebb_builtin_stats>] = fields!(ebb_builtin_stats:
     reserved segments live blocks metadata free free_chunks largest_free returnable returned

@@ -25,8 +25,9 @@ pub(crate) struct Held {
 /// What is wrong with one heap; nothing, if all is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trouble {
-    /// Allocations that were refused.
+    /// Allocations that were refused, and those of them that RLIMIT_AS has refused.
     pub(crate) refused: u64,
+    pub(crate) refused_address_space: u64,
     /// 1: the heap is thrashing at a limit.
     pub(crate) thrashing: u64,
     /// Why the kernel took the last range not back; 0: it did.
@@ -46,6 +47,7 @@ pub(crate) struct Figures {
     pub(crate) aside: AtomicU64,
     aside_known: AtomicU64,
     refused: AtomicU64,
+    refused_address_space: AtomicU64,
     thrashing: AtomicU64,
     purge_errno: AtomicU64,
     next: Link,
@@ -113,6 +115,7 @@ impl Figures {
     pub(crate) fn publish(&self, held: Held) {
         let Held { live, resident, resident_peak, returned_total, aside, trouble } = held;
         self.refused.store(trouble.refused, Ordering::Relaxed);
+        self.refused_address_space.store(trouble.refused_address_space, Ordering::Relaxed);
         self.thrashing.store(trouble.thrashing, Ordering::Relaxed);
         self.purge_errno.store(trouble.purge_errno, Ordering::Relaxed);
         self.live.store(live, Ordering::Relaxed);
@@ -136,6 +139,7 @@ impl Figures {
             resident_peak: self.resident_peak.load(Ordering::Relaxed),
             trouble: Trouble {
                 refused: self.refused.load(Ordering::Relaxed),
+                refused_address_space: self.refused_address_space.load(Ordering::Relaxed),
                 thrashing: self.thrashing.load(Ordering::Relaxed),
                 purge_errno: self.purge_errno.load(Ordering::Relaxed),
             },

@@ -60,8 +60,8 @@ impl<S: Above> Heap<S> {
         let held = small.slot_bytes + counts.large_pages.bytes() + self.beside_bytes();
         let free_in_spans = self.free_in_spans_of(&small);
         let clean = self.runs.free - self.runs.dirty;
-        let (_, committed) = self.committed_range();
-        let (committed, closed) = (committed - self.closed_bytes(), self.closed_bytes());
+        let (committed, closed) =
+            (self.committed_bytes() - self.closed_bytes(), self.closed_bytes());
         let (metadata, tables_returned) = (self.metadata(), self.tables_returned());
         let used = self.runs.top.since(self.layout.first).bytes();
         Snapshot {
@@ -101,10 +101,11 @@ impl<S: Above> Heap<S> {
         small
     }
 
-    /// What the kernel holds resident of the committed range; `None` when it will not say.
+    /// What the kernel holds resident of what is committed; `None` when it will not say.
     pub(crate) fn kernel_resident(&self) -> Option<u64> {
-        let (start, bytes) = self.committed_range();
-        self.os.resident(start, bytes)
+        let parts = self.committed_parts();
+        let some = parts.iter().filter(|part| part.bytes > 0);
+        some.map(|part| self.os.resident(part.start, part.bytes)).sum()
     }
 }
 

@@ -25,6 +25,18 @@ P5 group summaries|src/heap/runs.rs|s/self.chunks\[at \/ GROUP_CHUNKS \* GROUP_C
 lowest fit|src/heap/runs/search.rs|s/if before + summary.start as usize >= wanted/if before + summary.start as usize > wanted/
 L1 parts fit|src/heap/layout.rs|s/let limit = PageIndex(limit as u32);/let limit = PageIndex(limit as u32 + 40);/
 L2 kernel pages|src/heap/layout.rs|s/kernel_page + round_up(pages \* DESCRIPTOR, kernel_page)/kernel_page + round_up(pages * DESCRIPTOR, 64)/
+L4 chunks in the tables|src/heap/layout.rs|s/let bytes = chunks.min(self.chunk_count) \* size_of::<Chunk>();/let bytes = chunks.min(self.chunk_count) * (size_of::<Chunk>() - 8);/
+M1 all that is mapped is given back|src/heap/mapped.rs|s/for part in some(self.mapped()) {/for part in some(self.mapped()).take(1) {/
+M1 a place that does not do is given back|src/heap/mapped.rs|s/for mapped in some(parts).take(index) {/for mapped in some(parts).take(0) {/
+M2 chunks before pages|src/heap/grow.rs|s/if self.layout.is_planned \&\& !self.commit_tables(pages) {/if false {/
+a limit means a plan|src/heap/reserve.rs|s/if address_space >= ADDRESS_LIMIT || checked::has_tool() {/if address_space >= 1 << 20 {/
+a plan grows in small steps|src/heap/grow.rs|s/(self.layout.bytes \/ PLANNED_STEP.1).min/(self.layout.bytes \/ PLANNED_STEP.1 * 64).min/
+the end of a plan goes back|src/heap/mapped.rs|s/if self.runs.top.since(end) < CUT_MIN {/if true {/
+what is cut off was returned|src/heap/runs.rs|s/self.dirty_end().max(free)/free/
+a limit that binds is told, and no other|src/heap/mapped.rs|s/(used.saturating_add(bytes) > limit)/(used.saturating_add(bytes) > 0)/
+addresses of a plan are the heap's when mapped|src/heap/mapped.rs|s/        if self.layout.is_planned {/        if false {/
+planned ranges are apart|src/os/plan.rs|s/Some(PLACES.start + first + step \* bytes)/Some(PLACES.start + first + step * (bytes - page))/
+mapping replaces nothing|src/os/plan.rs|s/let flags = FRESH | libc::MAP_FIXED_NOREPLACE;/let flags = FRESH | libc::MAP_FIXED;/
 R1 scars apart|src/heap/scars.rs|s/        self.count -= 1;//
 R1 scars renewed|src/heap/large.rs|s/        self.heal(range);//
 D1 reciprocal 0 outside spans|src/heap/span.rs|s/self.set_descriptor(first + Pages(page), Descriptor::none());//

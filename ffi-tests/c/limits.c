@@ -31,6 +31,146 @@ static void use(ebb_heap *heap, uint64_t seed)
   CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
 }
 
+/* Mappings of this process that lie between two addresses. */
+static unsigned mappings_between(uintptr_t from, uintptr_t to)
+{
+  uintptr_t start, end;
+  unsigned count = 0;
+  char line[512];
+  FILE *maps = fopen("/proc/self/maps", "r");
+
+  REQUIRE(maps != NULL);
+  while (fgets(line, sizeof line, maps) != NULL) {
+    if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &start, &end) == 2
+        && start < to && end > from) {
+      count++;
+    }
+  }
+  fclose(maps);
+  return count;
+}
+
+/* A heap is two mappings to the kernel however often it is extended, takes what
+ * it uses, and gives all of it back. */
+static void with_one_gib(const void *argument)
+{
+  static struct block blocks[10000];
+  size_t before, i;
+  ebb_options options;
+  ebb_heap *heap;
+  ebb_stats stats;
+  int64_t reserve = -1;
+
+  (void)argument;
+  memset(&options, 0, sizeof options);
+  options.size = sizeof options;
+  options.background = EBB_ZERO;
+  limit(RLIMIT_AS, GIB);
+  before = proc_bytes("/proc/self/status", "VmSize:");
+  heap = heap_from(&options);
+  CHECK_EQ(ebb_get(heap, "reserve", &reserve), EBB_OK);
+  CHECK_EQ(reserve, 0);
+  stats = stats_of(heap, 0);
+  CHECK(stats.reserved < 256 * KIB);
+  for (i = 0; i < COUNT_OF(blocks); i++) {
+    block_new(heap, &blocks[i], 20000, i);
+    REQUIRE(blocks[i].at != NULL);
+  }
+  stats = stats_of(heap, EBB_STATS_KERNEL);
+  CHECK(stats.commit_calls > 20);
+  CHECK_EQ(proc_bytes("/proc/self/status", "VmSize:") - before, stats.reserved);
+  CHECK(stats.reserved < stats.resident + stats.resident / 8 + MIB);
+  CHECK(stats.kernel_resident <= stats.resident);
+  CHECK(stats.kernel_resident > stats.live);
+  CHECK_EQ(mappings_between((uintptr_t)heap - 256 * MIB,
+                            (uintptr_t)heap + GIB), 2);
+  for (i = 0; i < COUNT_OF(blocks); i++) {
+    block_end(heap, &blocks[i]);
+  }
+  use(heap, 9);
+  heap_ends_empty(heap);
+  CHECK_EQ(proc_bytes("/proc/self/status", "VmSize:"), before);
+}
+
+static void a_heap_takes_what_it_uses(void)
+{
+  CHECK_EQ(in_child(with_one_gib, NULL), 0);
+}
+
+/* What the heap is refused is told, and the rest of the process may take what it
+ * has left. */
+static void up_to_the_limit(const void *argument)
+{
+  ebb_heap *heap;
+  ebb_stats stats;
+  void *last = NULL, *next;
+  char wanted[64];
+
+  (void)argument;
+  limit(RLIMIT_AS, 512 * MIB);
+  heap = heap_of(0);
+  while ((next = ebb_alloc(heap, NULL, 0, MIB)) != NULL) {
+    *(void **)next = last;
+    last = next;
+  }
+  stats = stats_of(heap, 0);
+  CHECK(stats.live > 448 * MIB);
+  CHECK(stats.refused_allocations > 0);
+  CHECK_EQ(stats.refused_address_space, stats.refused_allocations);
+  CHECK_EQ(ebb_alloc(heap, NULL, 0, 100 * GIB) == NULL, 1);
+  CHECK_EQ(stats_of(heap, 0).refused_address_space,
+           stats.refused_allocations + 1);
+  snprintf(wanted, sizeof wanted, "RLIMIT_AS (ulimit -v) is %zu bytes",
+           512 * MIB);
+  CHECK(strstr(ebb_strerror(0), wanted) != NULL);
+  while (last != NULL) {
+    next = *(void **)last;
+    ebb_alloc(heap, last, MIB, 0);
+    last = next;
+  }
+  use(heap, 10);
+  heap_ends_empty(heap);
+}
+
+static void a_limit_that_binds_is_told(void)
+{
+  CHECK_EQ(in_child(up_to_the_limit, NULL), 0);
+}
+
+/* A child extends what it has inherited, and the parent does not see it. */
+static void extends_in_a_child(const void *argument)
+{
+  ebb_heap *heap;
+  pid_t child;
+  int status;
+  uint64_t reserved;
+
+  (void)argument;
+  limit(RLIMIT_AS, GIB);
+  heap = heap_of(0);
+  use(heap, 11);
+  reserved = stats_of(heap, 0).reserved;
+  child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    ebb_alloc(heap, ebb_alloc(heap, NULL, 0, 200 * MIB), 200 * MIB, 0);
+    CHECK(stats_of(heap, 0).reserved > reserved + 100 * MIB);
+    use(heap, 12);
+    heap_ends_empty(heap);
+    _exit(check_status());
+  }
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK_EQ(status, 0);
+  CHECK_EQ(stats_of(heap, 0).reserved, reserved);
+  use(heap, 13);
+  heap_ends_empty(heap);
+}
+
+static void a_child_extends_its_own(void)
+{
+  CHECK_EQ(in_child(extends_in_a_child, NULL), 0);
+}
+
 /* The first heap must leave room for the others and for everything else. */
 static void with_two_gib(const void *argument)
 {
@@ -58,11 +198,11 @@ static void with_next_to_none(const void *argument)
   size_t in_use = proc_bytes("/proc/self/status", "VmSize:");
 
   (void)argument;
-  limit(RLIMIT_AS, in_use + 512 * KIB);
+  limit(RLIMIT_AS, in_use + 64 * KIB);
   errno = ERRNO_MARK;
   CHECK(ebb_heap_new(NULL) == NULL);
   check_errno();
-  CHECK(ebb_strerror(0)[0] != '\0');
+  CHECK(strstr(ebb_strerror(0), "RLIMIT_AS (ulimit -v) is ") != NULL);
 }
 
 /* What was asked for is more than there is: half is tried, and so on. */
@@ -168,6 +308,9 @@ static void moving_needs_no_mapping(void)
 
 int main(void)
 {
+  RUN(a_heap_takes_what_it_uses);
+  RUN(a_limit_that_binds_is_told);
+  RUN(a_child_extends_its_own);
   RUN(heaps_live_within_two_gib);
   RUN(heaps_shrink_to_what_there_is);
   RUN(a_heap_survives_refusal);

@@ -52,7 +52,12 @@ static struct pages pages_of(ebb_heap *heap, size_t block_count)
   size_t i;
 
   pages.base = (uintptr_t)heap;
-  pages.count = stats_of(heap, 0).committed / PAGE;
+  pages.count = 0;
+  for (i = 0; i < block_count; i++) {
+    uintptr_t end = (uintptr_t)blocks[i].at + blocks[i].size - pages.base;
+
+    pages.count = end / PAGE >= pages.count ? end / PAGE + 1 : pages.count;
+  }
   pages.used = (unsigned char *)calloc(pages.count, 1);
   pages.live = (unsigned char *)calloc(pages.count, 1);
   REQUIRE(pages.used != NULL && pages.live != NULL);

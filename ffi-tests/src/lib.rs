@@ -5,8 +5,8 @@
 //!   against that, never against the source tree.
 //! - [`compile`]: one C or C++ source into a program.
 //! - [`finish`]: a command that must succeed, with everything it said if it did not.
-//! - [`shared`], [`archive`], [`sanitized`], [`valgrind`], [`cplusplus`]: one source, compiled and
-//!   run in one of the ways that matter.
+//! - [`shared`], [`archive`], [`limited`], [`sanitized`], [`valgrind`], [`cplusplus`]: one source,
+//!   compiled and run in one of the ways that matter.
 #![forbid(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
@@ -248,6 +248,20 @@ pub fn run(program: &Path) {
 /// Runs `name` with `libebbtide.so`.
 pub fn shared(name: &str) {
     run(&compile(name, Language::C, Linkage::Shared, "shared", &[]));
+}
+
+/// Runs `name` with `libebbtide.so` in 8 GiB of address space.
+pub fn limited(name: &str) {
+    let program = compile(name, Language::C, Linkage::Shared, "limited", &[]);
+    finish(&mut with_address_space(8 << 20, program));
+}
+
+/// A command that runs a program in so many KiB of address space, without what this test run put
+/// into the environment.
+pub fn with_address_space(kib: u64, program: impl AsRef<OsStr>) -> Command {
+    let mut command = clean("sh");
+    command.args(["-c", &format!("ulimit -v {kib} && exec \"$0\" \"$@\"")]).arg(program);
+    command
 }
 
 /// Runs `name` with `libebbtide.a`.

@@ -2,11 +2,14 @@
 //! heap. On an allocator or a kernel with a defect the same programs must fail.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::thread;
 
-use ebbtide_ffi_tests::{clean, finish, linked_with_lua, linked_with_unkind, text_of};
+use ebbtide_ffi_tests::{
+    clean, finish, linked_with_lua, linked_with_unkind, text_of, with_address_space,
+};
 use ebbtide_runtimes::LUAJIT;
 
 /// What `every_allocation` counts for one Lua program.
@@ -81,9 +84,16 @@ fn an_allocator_that_fails_badly_is_found_out() {
 
 /// Calls of one kind: how many were made, how many refused, how many of these ended badly.
 fn every_call(arguments: &[&str], checked: &str) -> BTreeMap<String, [u64; 3]> {
+    calls_of(clean(every_call_program()).args(arguments).env("EBBTIDE_CHECKED", checked))
+}
+
+fn every_call_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| linked_with_unkind("every_call.c"));
-    let output = finish(clean(program).args(arguments).env("EBBTIDE_CHECKED", checked));
+    PROGRAM.get_or_init(|| linked_with_unkind("every_call.c"))
+}
+
+fn calls_of(command: &mut Command) -> BTreeMap<String, [u64; 3]> {
+    let output = finish(command);
     let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
     let figures = text.lines().filter(|line| !line.starts_with("ok ")).map(|line| {
         let (name, figures) = line.split_once(' ').expect("a name and figures");
@@ -106,6 +116,17 @@ fn heaps_survive_the_refusal_of_every_system_call() {
         }
         assert_eq!(kinds.len(), 10, "{kinds:?}");
     }
+}
+
+/// The same under a limit on address space, where heaps map what they use piece by piece.
+#[test]
+fn heaps_survive_every_refusal_under_a_limit_on_address_space() {
+    let kinds = calls_of(&mut with_address_space(8 << 20, every_call_program()));
+    for (kind, [calls, refused, bad]) in &kinds {
+        assert_eq!(*bad, 0, "{kind}: {calls}, {refused}");
+    }
+    let [mapped, refused, _] = kinds["mmap"];
+    assert!(mapped > 20 && refused > 100, "{kinds:?}");
 }
 
 /// The same when nobody looks whether a call was refused.

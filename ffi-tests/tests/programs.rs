@@ -15,28 +15,28 @@ macro_rules! programs {
 
 programs! {
     header.c: shared archive cplusplus sanitized;
-    calls.c: shared archive sanitized valgrind;
-    model.c: shared archive sanitized valgrind;
-    hostile.c: shared archive sanitized;
-    reclaim.c: shared archive sanitized;
+    calls.c: shared limited archive sanitized valgrind;
+    model.c: shared limited archive sanitized valgrind;
+    hostile.c: shared limited archive sanitized;
+    reclaim.c: shared limited archive sanitized;
     breathing.c: shared;
     steps.c: shared;
     mood.c: shared;
-    pressure.c: shared;
-    hard_limit.c: shared;
-    history.c: shared sanitized;
-    refusal.c: shared;
-    stats.c: shared archive sanitized valgrind;
-    options.c: shared archive sanitized;
+    pressure.c: shared limited;
+    hard_limit.c: shared limited;
+    history.c: shared limited sanitized;
+    refusal.c: shared limited;
+    stats.c: shared limited archive sanitized valgrind;
+    options.c: shared limited archive sanitized;
     environment.c: shared archive sanitized;
     standard_error.c: shared archive sanitized;
     limits.c: shared;
-    many.c: shared;
-    handover.c: shared archive sanitized valgrind;
-    signals.c: shared archive sanitized;
-    fork.c: shared sanitized;
-    background.c: shared archive sanitized;
-    background_storm.c: shared;
+    many.c: shared limited;
+    handover.c: shared limited archive sanitized valgrind;
+    signals.c: shared limited archive sanitized;
+    fork.c: shared limited sanitized;
+    background.c: shared limited archive sanitized;
+    background_storm.c: shared limited;
     descriptors.c: shared;
     allocator.cpp: cplusplus;
 }

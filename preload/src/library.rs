@@ -5,6 +5,7 @@ use core::mem::{MaybeUninit, transmute};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
+use crate::settings::Settings;
 use crate::text::Text;
 use crate::{say, settings};
 
@@ -77,7 +78,9 @@ pub(crate) unsafe fn newstate(
         let strerror: Strerror = transmute(strerror);
         if !LISTENS.swap(true, Ordering::AcqRel) {
             let listen: Listen = transmute(listen);
-            listen(Some(say::line_of_library), settings::get().report.into());
+            let Settings { report, verbose, .. } = settings::get();
+            let what = c_int::from(report) | c_int::from(report || verbose) << 1;
+            listen(Some(say::line_of_library), what);
         }
         let vm = newstate(real, setallocf);
         match vm.is_null() {

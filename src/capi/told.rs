@@ -70,7 +70,7 @@ pub(super) fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
     let [refaulted_asked, refaulted_idle, refaulted_limit] = recall.refaulted.map(page_bytes);
     let [regretted_asked, regretted_idle, regretted_limit] = recall.regretted.map(page_bytes);
     ebb_stats {
-        reserved: (heap.layout.reserved + heap.beside_reserved()) as u64,
+        reserved: (heap.reserved() + heap.beside_reserved()) as u64,
         committed: snapshot.committed as u64,
         live: snapshot.live as u64,
         waste: snapshot.waste as u64,
@@ -119,6 +119,7 @@ pub(super) fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
         purge_errno: counts.purge_errno as u64,
         refused_allocations: counts.refused_allocations,
         thrashing: heap.is_thrashing().into(),
+        refused_address_space: counts.refused_address_space,
         ..head
     }
 }

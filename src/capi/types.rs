@@ -85,8 +85,10 @@ pub struct ebb_options {
     pub size: usize,
     /// Bytes of address space, from 1 MiB to 8 TiB: more than the heap can ever
     /// hold at once. Costs no memory. When the kernel refuses, half is tried, and
-    /// so on down to 1 MiB. Default: 64 GiB, or less when other heaps or a limit
-    /// on address space leave less. Fixed once the heap is made.
+    /// so on down to 1 MiB. Default: 64 GiB, or less when other heaps leave less.
+    /// Where RLIMIT_AS (ulimit -v) limits the address space of the process, nothing
+    /// is reserved by default, and ebb_get() says 0: the heap maps what it uses, and
+    /// grows until the limit is reached. Fixed once the heap is made.
     pub reserve: i64,
     /// 1 asks the kernel for transparent huge pages, 0 keeps them off the heap,
     /// since they refill the holes that reclaim made. Default: 0.
@@ -235,7 +237,8 @@ pub struct ebb_stats {
     /// In: NULL, or room for the table by size class, smallest first.
     pub classes: *mut ebb_class_stats,
 
-    /// Address space of the heap.
+    /// Address space of the heap: its reservation, or what it has mapped where
+    /// RLIMIT_AS limits the address space of the process.
     pub reserved: u64,
     /// Of that, readable and writable: what limits and strict overcommit count.
     /// Long runs of free pages that were returned are not in it.
@@ -364,6 +367,9 @@ pub struct ebb_stats {
     /// for three seconds in a row. What the program needs does not fit below the
     /// limit. 0 again after three seconds in which it is less.
     pub thrashing: u64,
+    /// Of the refused allocations, those for which RLIMIT_AS (ulimit -v) left no
+    /// address space (a count).
+    pub refused_address_space: u64,
 }
 
 /// Free chunks of about one size.

@@ -462,7 +462,8 @@ pub extern "C" fn ebb_preload_idle(budget_us: u32) -> c_int {
 /// say       takes the text of one line, without its end, its bytes, and in `last`
 ///           not 0 where the process ends with that line and those around it.
 ///           Returns 0 where it drops the line. Signal handlers may call it.
-/// report    not 0: each VM tells what it held and gave back when it is closed.
+/// what      what is told besides, as a sum. 1: each VM tells what it held and gave
+///           back when it is closed. 2: the first allocation that RLIMIT_AS refuses.
 ///
 /// # Safety
 ///
@@ -470,13 +471,16 @@ pub extern "C" fn ebb_preload_idle(budget_us: u32) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_preload_listen(
     say: Option<unsafe extern "C" fn(text: *const c_char, bytes: usize, last: c_int) -> c_int>,
-    report: c_int,
+    what: c_int,
 ) {
     if let Some(say) = say {
         tell::through(say);
     }
-    if report != 0 {
+    if what & 1 != 0 {
         vm::tell_of_closed();
+    }
+    if what & 2 != 0 {
+        crate::heap::tell_of_shortage();
     }
 }
 

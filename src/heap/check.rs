@@ -7,6 +7,7 @@ use core::slice;
 
 use super::class::{CLASS_COUNT, CLASSES};
 use super::descriptor::{Descriptor, Kind, NEVER, Place};
+use super::runs::{Chunk, chunk_count};
 use super::{Above, Counts, Heap};
 use crate::os::{Kernel, MemoryRange, Os as _};
 use crate::units::{PageIndex, PageRange, Pages};
@@ -31,6 +32,7 @@ impl<S: Above> Heap<S> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
         self.note_aside();
+        self.check_ground();
         self.page_runs().check();
         self.scars.check();
         let mut tally =
@@ -44,6 +46,21 @@ impl<S: Above> Heap<S> {
         self.check_counts(&tally.counts);
         self.snapshot().check();
         self.check_bare_sheets();
+    }
+
+    /// Checks what is committed for the pages below the top.
+    fn check_ground(&self) {
+        let (top, ground) = (self.runs.top, &self.ground);
+        assert!(
+            top.offset() <= ground.end && ground.end <= self.layout.limit.offset(),
+            "M2: pages"
+        );
+        let end = PageIndex::of(ground.end);
+        let below = self.layout.descriptors(end, self.kernel_page);
+        assert!(ground.below >= below, "M2: {end:?} has no descriptor");
+        let last = self.layout.chunks + self.chunk_count * size_of::<Chunk>();
+        assert!(self.chunk_count >= chunk_count(end.0 as usize), "M2: {end:?} has no chunk");
+        assert!(last <= ground.tables_end, "M2: a chunk beyond the tables");
     }
 
     /// Whether a slot of a class is free on pages that hold memory, or that the heap may hold.

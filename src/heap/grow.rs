@@ -5,6 +5,9 @@ use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 
 /// A heap grows by an eighth, but by these bytes at least and at most.
 const COMMIT_STEP: (usize, usize) = (256 << 10, 64 << 20);
+/// In a plan by these bytes at least, and at most by such a part of the limit: what the heap takes
+/// ahead others cannot have.
+const PLANNED_STEP: (usize, usize) = (32 << 10, 512);
 
 /// A growth of 64 KiB or more at once is reported to the layer above.
 const GROWTH: Pages = Pages(16);
@@ -16,6 +19,7 @@ impl<S: Above> Heap<S> {
             return Some(range);
         }
         let fits = count <= self.layout.limit.since(self.layout.first);
+        self.denied = if fits { 0 } else { count.bytes() };
         fits.then(|| self.page_runs().at_top(count))
     }
 
@@ -136,41 +140,58 @@ impl<S: Above> Heap<S> {
         if top.offset() <= self.committed() {
             return true;
         }
+        self.denied = 0;
         if top > self.layout.limit {
+            self.denied = top.offset() - self.committed();
             return false;
         }
-        let step = (self.committed() / 8).clamp(COMMIT_STEP.0, COMMIT_STEP.1);
-        let generous = round_up(top.offset().max(self.committed() + step), self.kernel_page);
+        let generous = self.committed() + self.step();
         let exact = round_up(top.offset(), self.kernel_page);
         let limit = self.layout.limit.offset();
-        self.commit_up_to(generous.min(limit)) || self.commit_up_to(exact.min(limit))
+        let generous = round_up(exact.max(generous), self.kernel_page).min(limit);
+        self.commit_up_to(generous) || exact < generous && self.commit_up_to(exact.min(limit))
     }
 
-    pub(super) fn commit_up_to(&mut self, end: usize) -> bool {
-        let below = self.layout.descriptors(PageIndex::of(end), self.kernel_page);
-        if below > self.committed_below {
+    /// Bytes that the heap grows by at least.
+    fn step(&self) -> usize {
+        let (least, most) = match self.layout.is_planned {
+            true => (PLANNED_STEP.0, (self.layout.bytes / PLANNED_STEP.1).min(COMMIT_STEP.1)),
+            false => COMMIT_STEP,
+        };
+        let used = self.committed() - self.layout.first.offset();
+        (used / 8).min(most).max(least)
+    }
+
+    fn commit_up_to(&mut self, end: usize) -> bool {
+        let pages = PageIndex::of(end);
+        let below = self.layout.descriptors(pages, self.kernel_page);
+        if below > self.ground.below {
             let from = self.base.wrapping_sub(below);
-            if !self.commit_range(from, below - self.committed_below) {
+            if !self.commit_part(from, below - self.ground.below) {
                 return false;
             }
-            self.committed_below = below;
+            self.ground.below = below;
         }
-        let from = self.base.wrapping_add(self.committed());
-        if !self.commit_range(from, end - self.committed()) {
+        if self.layout.is_planned && !self.commit_tables(pages) {
             return false;
         }
-        self.committed_above = end;
+        let from = self.base.wrapping_add(self.committed());
+        if !self.commit_part(from, end - self.committed()) {
+            return false;
+        }
+        self.ground.end = end;
         if !self.is_shut() {
             self.not_committed = !end;
         }
         true
     }
 
-    /// Takes the committed pages above the top back, if they are as many as a run that is closed.
+    /// Takes the committed pages above the top back, if they are as many as a run that is closed. A
+    /// plan has its own way: see `cut_end`.
     pub(crate) fn close_tail(&mut self) {
         let end = round_up(self.runs.top.offset(), self.kernel_page);
         let bytes = self.committed() - end.min(self.committed());
-        if bytes < self.watch().least_closed().bytes() {
+        if self.layout.is_planned || bytes < self.watch().least_closed().bytes() {
             return;
         }
         // SAFETY: L1 and L2: the range lies in the reservation, on kernel pages. No page of it was
@@ -179,17 +200,23 @@ impl<S: Above> Heap<S> {
             self.counts.failed_calls += 1;
             return;
         }
-        self.committed_above = end;
+        self.ground.end = end;
         if !self.is_shut() {
             self.not_committed = !end;
         }
     }
 
-    pub(super) fn commit_range(&mut self, from: *mut u8, bytes: usize) -> bool {
-        self.counts.commit_calls += 1;
-        // SAFETY: L1 and L2: the range lies in the reservation, on kernel pages.
-        let done = unsafe { self.os.commit(from, bytes) };
-        self.counts.failed_calls += u64::from(!done);
-        done
+    /// Makes sure that the chunks of all pages below `end` are committed.
+    fn commit_tables(&mut self, end: PageIndex) -> bool {
+        let (old, new) = (self.ground.tables_end, self.layout.tables_end(end, self.kernel_page));
+        if new <= old {
+            return true;
+        }
+        if !self.commit_part(self.base.wrapping_add(old), new - old) {
+            return false;
+        }
+        self.ground.tables_end = new;
+        self.chunk_count = self.layout.chunks_below(new);
+        true
     }
 }

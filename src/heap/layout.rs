@@ -1,4 +1,6 @@
-//! Where things lie in a heap's reservation. Computed first, mapped afterwards.
+//! Where things lie in a heap's range of addresses. Computed first, mapped afterwards.
+//!
+//! Without a limit on address space the range is reserved, and its parts are committed in it:
 //!
 //! ```text
 //!  reservation                    base
@@ -11,13 +13,28 @@
 //! Pages grow upwards and their descriptors downwards, so that what is committed is one range, and
 //! a heap is two mappings to the kernel, which counts them. The base is what Lua holds as `ud`.
 //!
-//! Three kernel pages are never accessible: the first and the last of the reservation, so that
-//! nothing that ends or begins beside it reaches in, or is reached from here; and the one between
-//! the tables and the first page for blocks, which what is written before a block runs into.
+//! Under a limit (`RLIMIT_AS`) the same range is only planned. It is as long as the limit, and
+//! takes no address space: what the heap uses is mapped there piece by piece, in three places, and
+//! each part of the tables only as far as the pages need it.
 //!
-//! - L1: the descriptors of all pages, the tables and the pages fit into the reservation.
-//! - L2: the base, the guard, `first` and both ends of what is committed are on kernel pages.
-//! - L3: the first and the last kernel page of the reservation belong to nothing.
+//! ```text
+//!  plan                           base
+//!  |                              |
+//!  |           | descriptors      | header | chunks |     | words |       | pages          |
+//!  |           |------------- mapped ---------------|     |-------|       |---- mapped ----|
+//! ```
+//!
+//! Three kernel pages are never accessible: the first and the last of the range, so that nothing
+//! that ends or begins beside it reaches in, or is reached from here; and the one between the
+//! tables and the first page for blocks, which what is written before a block runs into. In a plan
+//! these pages, and all that is not in use yet, are addresses where the kernel maps nothing by
+//! itself.
+//!
+//! - L1: the descriptors of all pages, the tables and the pages fit into the range.
+//! - L2: the base, the guard, `first` and all ends of what is committed are on kernel pages.
+//! - L3: the first and the last kernel page of the range belong to nothing.
+//! - L4: the chunks of all pages below an end lie below `tables_end` of it, in whole groups, and
+//!   that end lies below the words.
 
 #![forbid(unsafe_code)]
 
@@ -28,12 +45,14 @@ use crate::units::{PAGE, PageIndex, round_down, round_up};
 /// Bytes of a descriptor.
 pub(super) const DESCRIPTOR: usize = size_of::<Descriptor>();
 
-/// The parts of one reservation. Offsets from the base are in bytes.
+/// The parts of one range. Offsets from the base are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    /// Bytes of the whole reservation.
-    pub(crate) reserved: usize,
-    /// Bytes from the start of the reservation to the base: room for all descriptors.
+    /// Bytes of the whole range.
+    pub(crate) bytes: usize,
+    /// Whether the range is only planned, and not reserved.
+    pub(crate) is_planned: bool,
+    /// Bytes from the start of the range to the base: room for all descriptors.
     pub(crate) base: usize,
     /// Pages above the base, those of the tables included.
     pub(crate) limit: PageIndex,
@@ -50,17 +69,18 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Lays out `reserved` bytes, a multiple of `kernel_page`, for a header of `header` bytes and
-    /// `words` for the layer above. `None` when not even one span of each class would fit.
+    /// Lays out a reservation of `bytes`, a multiple of `kernel_page`, for a header of `header`
+    /// bytes and `words` for the layer above. `None` when not even one span of each class would
+    /// fit.
     pub(crate) fn new(
-        reserved: usize,
+        bytes: usize,
         header: usize,
         words: usize,
         kernel_page: usize,
     ) -> Option<Layout> {
-        let pages = reserved.checked_sub(kernel_page)? / (PAGE + DESCRIPTOR);
+        let pages = bytes.checked_sub(kernel_page)? / (PAGE + DESCRIPTOR);
         let base = kernel_page + round_up(pages * DESCRIPTOR, kernel_page);
-        let limit = reserved.checked_sub(base + kernel_page)?.min(pages * PAGE);
+        let limit = bytes.checked_sub(base + kernel_page)?.min(pages * PAGE);
         let limit = round_down(limit, kernel_page) / PAGE;
         let chunk_count = chunk_count(limit);
         let chunks = round_up(header, align_of::<Chunk>());
@@ -71,7 +91,9 @@ impl Layout {
         let room = limit.0.checked_sub(first.0)?;
         const ROOM_MIN: u32 = 64;
         let words = tables;
-        let layout = Layout { reserved, base, limit, chunks, chunk_count, words, guard, first };
+        let is_planned = false;
+        let layout =
+            Layout { bytes, is_planned, base, limit, chunks, chunk_count, words, guard, first };
         (room >= ROOM_MIN).then_some(layout)
     }
 
@@ -83,6 +105,19 @@ impl Layout {
     /// Where the chunks of all pages below `end` end, on kernel pages.
     pub(crate) fn chunks_end(&self, end: PageIndex, kernel_page: usize) -> usize {
         round_up(self.chunks + chunk_count(end.0 as usize) * size_of::<Chunk>(), kernel_page)
+    }
+
+    /// Where the header and the chunks that serve pages up to `end` end, on kernel pages. A group's
+    /// summary is formed from all of its chunks.
+    pub(super) fn tables_end(&self, end: PageIndex, kernel_page: usize) -> usize {
+        let chunks = chunk_count(end.0 as usize).next_multiple_of(GROUP_CHUNKS);
+        let bytes = chunks.min(self.chunk_count) * size_of::<Chunk>();
+        round_up(self.chunks + bytes, kernel_page)
+    }
+
+    /// Chunks that lie below an offset.
+    pub(super) fn chunks_below(&self, end: usize) -> usize {
+        ((end - self.chunks) / size_of::<Chunk>()).min(self.chunk_count)
     }
 
     /// Bytes of tables and descriptors that serve pages up to `top`: what the heap itself holds.
@@ -138,7 +173,7 @@ mod tests {
 
     fn check(layout: &Layout, kernel_page: usize) {
         let end = layout.base + layout.limit.offset();
-        assert!(end + kernel_page <= layout.reserved, "L1 and L3: {layout:?} ends at {end}");
+        assert!(end + kernel_page <= layout.bytes, "L1 and L3: {layout:?} ends at {end}");
         let descriptors = layout.descriptors(layout.limit, kernel_page);
         assert!(descriptors + kernel_page <= layout.base, "L1 and L3: {layout:?}");
         assert!(layout.chunks + layout.chunk_count * size_of::<Chunk>() <= layout.words);
@@ -147,8 +182,17 @@ mod tests {
         assert_eq!(layout.base % kernel_page, 0, "L2: {layout:?}");
         assert_eq!(layout.first.offset() % kernel_page, 0, "L2: {layout:?}");
         assert_eq!(layout.limit.offset() % kernel_page, 0, "L2: {layout:?}");
-        let lost = layout.reserved - layout.room().bytes();
-        assert!(lost < layout.reserved / 60 + 8 * kernel_page + 8192 * 8, "{layout:?}: {lost}");
+        for end in (0..=layout.limit.0).step_by(layout.limit.0 as usize / 50 + 1) {
+            let end = PageIndex(end);
+            let tables = layout.tables_end(end, kernel_page);
+            assert!(tables.is_multiple_of(kernel_page), "L2: {layout:?}");
+            assert!(tables <= layout.words, "L4: {layout:?}");
+            let whole = chunk_count(end.0 as usize).next_multiple_of(GROUP_CHUNKS);
+            let wanted = whole.min(layout.chunk_count);
+            assert!(layout.chunks_below(tables) >= wanted, "L4: {layout:?} up to {end:?}");
+        }
+        let lost = layout.bytes - layout.room().bytes();
+        assert!(lost < layout.bytes / 60 + 8 * kernel_page + 8192 * 8, "{layout:?}: {lost}");
     }
 
     #[test]

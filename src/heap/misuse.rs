@@ -54,7 +54,8 @@ impl core::fmt::Display for Wrong {
 }
 
 pub(super) fn what_is_wrong<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> Wrong {
-    if offset >= heap.committed() {
+    // The tables of a plan have addresses between them that nothing is mapped at.
+    if offset >= heap.committed() || !heap.is_inside(block) {
         return Wrong::Elsewhere;
     }
     let page = PageIndex::of(offset);

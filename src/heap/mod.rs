@@ -10,14 +10,15 @@
 //! | `watch`         | what a heap and the background thread share                      | yes    |
 //! | `mend`          | what a fork has left of the background thread's work             | no     |
 //! | `recall`        | what was returned, and what of it was needed again               | no     |
-//! | `layout`        | where the parts lie in the reservation                           | no     |
+//! | `layout`        | where the parts lie in the heap's range of addresses             | no     |
 //! | `reserve`       | how much address space a heap takes                              | no     |
+//! | `mapped`        | what is mapped of the range, and further parts of it             | yes    |
 //! | `scars`         | ranges that are kernel mappings of their own                     | no     |
 //! | `outside`       | blocks that the VM had before it had the heap                    | no     |
 //! | `collector`     | the VM's garbage collector, for when memory is short             | yes    |
 //! | `above`         | what the layer above keeps with a heap, and when it is called    | no     |
 //! | this one        | the heap's state; making, growing and deleting it                | yes    |
-//! | `grow`          | taking pages, as far as the gate and the kernel let the heap     | yes    |
+//! | `grow`          | taking pages, as far as the gate and the kernel let the heap     | no     |
 //! | `park`          | keeping one deleted heap for the next                            | yes    |
 //! | `deleted`       | calls on a heap that was deleted                                 | no     |
 //! | `span`          | spans: filled, listed, emptied                                   | yes    |
@@ -33,7 +34,7 @@
 //!
 //! # Who owns what
 //!
-//! The reservation owns everything: the [`Heap`] itself lies at its base. Raw pointers appear in
+//! The range owns everything: the [`Heap`] itself lies at its base. Raw pointers appear in
 //! two places only: on the hot path, and where a descriptor or a block is reached from the base.
 //! All other code holds `&mut Heap` and names pages by index.
 
@@ -49,6 +50,7 @@ mod glean;
 mod grow;
 mod large;
 mod layout;
+mod mapped;
 mod mark;
 mod mend;
 mod misuse;
@@ -79,21 +81,21 @@ pub(crate) use descriptor::{Descriptor, Kind, Place};
 pub(crate) use fast::alloc;
 pub(crate) use layout::Layout;
 pub(crate) use outside::Outside;
+pub(crate) use refusal::tell_of_shortage;
 pub(crate) use runs::{PageRuns, RunCounts};
 pub(crate) use watch::Forecast;
 
 use crate::bug::ensure;
 use crate::error::Error;
-use crate::options::{Key, Options, RESERVE_MIN};
-use crate::units::{PageIndex, Pages, round_up};
+use crate::options::{Key, Options};
+use crate::units::{PageIndex, Pages};
 use checked::Checked;
 use class::{CLASS_COUNT, QUICK_MAX, SMALL_MAX, class_of, least_of};
 use glean::Gleaner;
+use mapped::Ground;
 use scars::Scars;
 use watch::Watch;
 
-/// Bytes that are committed when a heap is made: what a bare VM needs.
-const COMMIT_FIRST: usize = 256 << 10;
 /// Where blocks of one size class come from, and what freeing one needs to know. One cache line.
 #[repr(C, align(64))]
 pub(crate) struct Bin {
@@ -163,6 +165,8 @@ pub(crate) struct Counts {
     pub(crate) purge_errno: i32,
     /// Allocations that were refused: null was returned.
     pub(crate) refused_allocations: u64,
+    /// Of these, allocations that RLIMIT_AS refused.
+    pub(crate) refused_address_space: u64,
     pub(crate) reclaim_passes: u64,
     /// The most pages that were resident when pages were taken, the tables' among them.
     pub(crate) resident_peak: Pages,
@@ -181,9 +185,9 @@ pub(crate) struct Counts {
     pub(crate) stayed: usize,
 }
 
-/// The heap of one VM. Lies at the base of its reservation.
+/// The heap of one VM. Lies at the base of its range of addresses.
 ///
-/// - H1: pages up to `top` and their descriptors are committed.
+/// - H1: pages up to `top`, their descriptors and their chunks are committed.
 /// - H2: every used page belongs to the tables, one span or one large block.
 /// - H3: a bin's current span is in no list; the words that were filled may have free slots.
 /// - H4: the counts are what a walk over all descriptors finds.
@@ -205,7 +209,7 @@ pub(crate) struct Heap<S: Above> {
     bins: [Bin; CLASS_COUNT],
     /// [`BIN_OF_SIZE`], at hand.
     bin_of_size: [u16; QUICK_MAX + 1],
-    /// This heap's address, with the right to all of its reservation.
+    /// This heap's address, with the right to all of its range.
     base: *mut u8,
     pub(crate) layout: Layout,
     pub(crate) runs: RunCounts,
@@ -217,10 +221,14 @@ pub(crate) struct Heap<S: Above> {
     checked: *mut Checked,
     /// Pages beside the heap's own that hold blocks: those of guarded slots.
     beside: Pages,
-    /// Bytes above the base that have descriptors and are committed.
-    committed_above: usize,
-    /// Bytes below the base that are committed.
-    committed_below: usize,
+    /// What is committed of the range.
+    ground: Ground,
+    /// Chunks that are committed.
+    chunk_count: usize,
+    /// Bytes that the kernel, or the end of the range, denied the heap when it was to grow last.
+    denied: usize,
+    /// Whether RLIMIT_AS is what refused the last allocation that was refused.
+    is_short: bool,
     scars: Scars,
     /// Where the leads of large blocks come from. Begins anywhere, so that they cannot be foretold.
     leads: u32,
@@ -258,25 +266,25 @@ pub(crate) struct Heap<S: Above> {
     pub(crate) os: S,
 }
 
-/// No gate: the heap may grow to the end of its reservation.
+/// No gate: the heap may grow to the end of its range.
 pub(crate) const NO_GATE: usize = usize::MAX;
 
 impl<S: Above> Heap<S> {
     /// Makes a heap.
     pub(crate) fn create(os: S, mut options: Options) -> Result<*mut Heap<S>, Error> {
         let kernel_page = os.page_size();
-        let (start, layout) = reserve_somewhere(&os, &options, kernel_page)?;
-        options.put(Key::Reserve, layout.reserved as i64);
-        let base = start.wrapping_add(layout.base);
-        let committed = layout.first.offset() + round_up(COMMIT_FIRST, kernel_page);
-        let committed = committed.min(layout.limit.offset());
-        let committed_below = layout.descriptors(PageIndex::of(committed), kernel_page);
+        let header = watch_offset::<S>() + size_of::<Watch>();
+        let ground = mapped::lay(&os, &options, kernel_page, header)?;
+        let (layout, base) = (ground.layout, ground.base);
+        if !layout.is_planned {
+            options.put(Key::Reserve, layout.bytes as i64);
+        }
         const { assert!(core::mem::offset_of!(Heap<S>, bins) == BINS) };
         let random = os.random();
         let mut heap = Heap {
             no_bin: span::no_bin::<S>(base),
             below: base.addr() - 1,
-            not_committed: !committed,
+            not_committed: !ground.end,
             asked_bytes: 0,
             freed_bytes: 0,
             empty_word: 0,
@@ -290,8 +298,10 @@ impl<S: Above> Heap<S> {
             small_max: SMALL_MAX,
             checked: ptr::null_mut(),
             beside: Pages::ZERO,
-            committed_above: committed,
-            committed_below,
+            chunk_count: layout.chunks_below(ground.tables_end),
+            ground,
+            denied: 0,
+            is_short: false,
             scars: Scars::NONE,
             leads: random as u32,
             turns: (random >> 32) as u32,
@@ -312,24 +322,16 @@ impl<S: Above> Heap<S> {
             above: S::State::default(),
             os,
         };
-        // SAFETY: the reservation is ours; L1 and L2 hold for the range; the base is page-aligned
+        let huge_pages = heap.options.get(Key::Thp) == 1;
+        heap.huge_pages = !heap.set_huge_pages(huge_pages) || huge_pages;
+        // SAFETY: the range is ours, and its first parts are committed; the base is page-aligned
         // and the tables have room for the header, which is written before anybody reads it.
         unsafe {
-            let from = base.sub(committed_below);
-            if !heap.os.commit(from, committed_below + committed) {
-                heap.os.release(start, heap.layout.reserved);
-                return Err(Error::Memory.because(format_args!(
-                    "the kernel gives no {} bytes of memory for a new heap",
-                    committed_below + committed
-                )));
+            if !layout.is_planned {
+                // Without it the heap is no worse than before.
+                heap.os.guard(base.add(layout.guard), kernel_page, reserve::are_few());
             }
-            let huge_pages = heap.options.get(Key::Thp) == 1;
-            let is_set = heap.os.set_huge_pages(start, heap.layout.reserved, huge_pages);
-            heap.huge_pages = huge_pages || !is_set;
-            // Without it the heap is no worse than before.
-            let guard = base.add(heap.layout.guard);
-            heap.os.guard(guard, kernel_page, reserve::are_few());
-            reserve::note_made(heap.layout.reserved);
+            reserve::note_made(&layout);
             deleted::note_made(base.addr());
             let at = base.cast::<Heap<S>>();
             let watch = heap.new_watch();
@@ -341,7 +343,7 @@ impl<S: Above> Heap<S> {
         }
     }
 
-    /// Gives a heap's reservation back, with all that is in it.
+    /// Gives all that a heap has mapped back, with all that is in it.
     ///
     /// # Safety
     ///
@@ -351,12 +353,12 @@ impl<S: Above> Heap<S> {
         unsafe {
             let heap = heap.read();
             (*heap.watch_at()).end();
-            heap.os.release(heap.reservation(), heap.layout.reserved);
+            heap.unmap_all();
         }
     }
 
-    /// The start of the reservation.
-    pub(crate) fn reservation(&self) -> *mut u8 {
+    /// The start of the range.
+    pub(crate) fn range_start(&self) -> *mut u8 {
         self.base.wrapping_sub(self.layout.base)
     }
 
@@ -367,13 +369,7 @@ impl<S: Above> Heap<S> {
 
     /// Bytes above the base that have descriptors and are committed.
     fn committed(&self) -> usize {
-        self.committed_above
-    }
-
-    /// The committed range, descriptors included: its start and bytes.
-    pub(crate) fn committed_range(&self) -> (*mut u8, usize) {
-        let start = self.base.wrapping_sub(self.committed_below);
-        (start, self.committed_below + self.committed())
+        self.ground.end
     }
 
     /// Bytes asked for in live small blocks, as far as `osize` can be trusted.
@@ -423,10 +419,11 @@ impl<S: Above> Heap<S> {
 
     /// The page runs, and the system.
     fn page_runs_and_os(&mut self) -> (PageRuns<'_>, &S) {
-        let Layout { chunks, chunk_count, .. } = self.layout;
-        // SAFETY: L1: the table lies between the header and the first page, aligned; it is
-        // committed, and zeroed memory is valid chunks. They are only ever looked at by reference:
-        // what changes in them are cells, which are this thread's, and atomics.
+        let (chunks, chunk_count) = (self.layout.chunks, self.chunk_count);
+        // SAFETY: L1: the table lies between the header and the first page, aligned; its first
+        // `chunk_count` chunks are committed, and zeroed memory is valid chunks. They are only ever
+        // looked at by reference: what changes in them are cells, which are this thread's, and
+        // atomics.
         let chunks = unsafe { slice::from_raw_parts(self.base.add(chunks).cast(), chunk_count) };
         // SAFETY: as for `watch`.
         let watch = unsafe { &*self.watch_at() };
@@ -448,14 +445,16 @@ impl<S: Above> Heap<S> {
     /// A watch that nobody looks by yet.
     fn new_watch(&self) -> Watch {
         let chunks = self.base.wrapping_add(self.layout.chunks).cast();
-        Watch::new(self.base, chunks, self.kernel_page, self.runs.top)
+        let watch = Watch::new(self.base, chunks, self.kernel_page, self.runs.top);
+        watch.with_sheets(!self.layout.is_planned)
     }
 
-    /// The words of the layer above. Zero at first.
+    /// The words of the layer above. Zero at first; none where they were never counted.
     pub(crate) fn words(&mut self) -> &mut [u64] {
-        // SAFETY: L1: they lie behind the chunks, aligned and committed, and any bytes are words.
-        // The heap is borrowed for as long, so nobody else has them.
-        unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.words).cast(), S::WORDS) }
+        let count = if self.ground.has_words { S::WORDS } else { 0 };
+        // SAFETY: L1: they lie behind the chunks, aligned; so many are committed, and any bytes are
+        // words. The heap is borrowed for as long, so nobody else has them.
+        unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.words).cast(), count) }
     }
 
     /// Makes room for the words of the layer above, if they are not counted yet. False: there is
@@ -463,7 +462,8 @@ impl<S: Above> Heap<S> {
     fn has_room_for_words(&mut self) -> bool {
         let bytes = S::WORDS * size_of::<u64>() - self.words_touched;
         let wanted = Pages::holding(bytes).unwrap_or(Pages::ZERO);
-        let fits = |heap: &mut Heap<S>| heap.may_grow(wanted).then_some(());
+        let fits =
+            |heap: &mut Heap<S>| (heap.may_grow(wanted) && heap.commit_words()).then_some(());
         self.with_room(fits, |_| None).is_some()
     }
 
@@ -476,17 +476,15 @@ impl<S: Above> Heap<S> {
     pub(crate) fn set_option(&mut self, key: Key, value: i64) -> Result<(), Error> {
         self.options.check_change(key, value)?;
         if key == Key::Thp {
-            let (start, bytes) = (self.reservation(), self.layout.reserved);
             self.huge_pages |= value == 1;
-            // SAFETY: it is this heap's whole reservation.
-            if !unsafe { self.os.set_huge_pages(start, bytes, value == 1) } {
+            if !self.set_huge_pages(value == 1) {
                 return Err(Error::System
                     .because(format_args!("thp: the kernel refused to change huge pages")));
             }
         }
         if key == Key::History && value == 1 && !self.has_room_for_words() {
             return Err(Error::Memory.because(format_args!(
-                "history: takes {} bytes, which limit_hard leaves no room for",
+                "history: takes {} bytes, which limit_hard or the kernel leaves no room for",
                 S::WORDS * size_of::<u64>()
             )));
         }
@@ -500,27 +498,4 @@ impl<S: Above> Heap<S> {
 /// How far behind a heap its watch lies.
 const fn watch_offset<S: Above>() -> usize {
     size_of::<Heap<S>>().next_multiple_of(align_of::<Watch>())
-}
-
-/// Reserves address space: what the options say, or a fair share; half as much as long as the
-/// kernel refuses.
-fn reserve_somewhere<S: Above>(
-    os: &S,
-    options: &Options,
-    kernel_page: usize,
-) -> Result<(*mut u8, Layout), Error> {
-    let wanted = reserve::wanted(os.address_space(), options, kernel_page);
-    let header = watch_offset::<S>() + size_of::<Watch>();
-    let mut bytes = wanted;
-    while bytes >= RESERVE_MIN {
-        let layout = Layout::new(bytes, header, S::WORDS, kernel_page);
-        if let Some((layout, start)) = layout.zip(os.reserve(bytes, reserve::are_few())) {
-            return Ok((start, layout));
-        }
-        bytes = round_up(bytes / 2, kernel_page);
-    }
-    Err(Error::Memory.because(format_args!(
-        "reserve: the kernel gives no address space below 2^47, from {wanted} bytes down to \
-         {RESERVE_MIN}"
-    )))
 }

@@ -1,7 +1,7 @@
 //! Blocks that are not of the heap though its VM holds them, and who takes care of them.
 //!
 //! A VM that changes over to a heap while it runs keeps the blocks that it had. They lie outside
-//! the heap's reservation, which the hot path finds out anyway before it asks for a descriptor.
+//! what the heap has mapped, which the hot path finds out anyway before it asks for a descriptor.
 
 #![forbid(unsafe_code)]
 
@@ -26,8 +26,7 @@ pub(crate) struct Outside {
 impl<S: Above> Heap<S> {
     /// Who takes care of a block; `None`: the heap itself, if it is a block at all.
     pub(super) fn outside_of(&self, block: *mut u8) -> Option<Outside> {
-        let start = self.reservation().addr();
-        let is_inside = block.addr().wrapping_sub(start) < self.layout.reserved;
+        let is_inside = self.is_inside(block);
         self.outside.filter(|outside| !is_inside && outside.only.is_none_or(|only| only == block))
     }
 }

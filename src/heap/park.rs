@@ -3,7 +3,7 @@
 //! Hosts that make a VM per request delete and make heaps all day. To the kernel that is a mapping,
 //! its page tables and a fault for each page, over and over: 35 µs of it for an empty heap. So the
 //! heap that was deleted last is kept, wiped, with its first [`KEEP`] bytes still resident, and the
-//! next one that asks for the same reservation gets it, in under 1 µs. A process parks one heap and
+//! next one that would get the same range gets it, in under 1 µs. A process parks one heap and
 //! no more, and only one that was small and never had huge pages.
 
 use core::ptr;
@@ -14,6 +14,7 @@ use super::{
     scars::Scars, span,
 };
 use crate::error::{self, Error};
+use crate::heap::reserve::Range;
 use crate::heap::{Counts, Descriptor};
 use crate::options::{self, Key, Options};
 use crate::os::{Kernel, MemoryRange};
@@ -23,6 +24,8 @@ use crate::units::{PageIndex, PageRange, Pages, round_up};
 const KEEP: usize = 512 << 10;
 /// A heap that committed more than this for blocks is not parked.
 const COMMITTED_MAX: usize = 8 << 20;
+/// Nor one that has mapped more than this, where others want the address space.
+const PLANNED_MAX: usize = 1 << 20;
 
 /// A heap on the real kernel: what C sees.
 pub(crate) type KernelHeap = Heap<Kernel>;
@@ -65,7 +68,7 @@ pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
     unsafe {
         (*heap).watch().end();
         let is_spent = checked::finish(&mut *heap);
-        reserve::note_deleted((*heap).layout.reserved);
+        reserve::note_deleted(&(*heap).layout);
         if is_spent || !(*heap).wipe() {
             return Heap::release(heap);
         }
@@ -81,17 +84,25 @@ impl<S: Above> Heap<S> {
     /// Whether a heap made with these options would be like this one.
     fn suits(&self, options: &Options) -> bool {
         let wanted = reserve::wanted(self.os.address_space(), options, self.kernel_page);
-        wanted == self.layout.reserved && options.get(Key::Thp) == 0
+        let is_alike = match (self.layout.is_planned, wanted) {
+            (true, Range::Planned(bytes, _)) => bytes == self.layout.bytes,
+            (false, Range::Reserved(bytes)) => bytes == self.layout.bytes,
+            _ => false,
+        };
+        let has_words = self.ground.has_words || options.get(Key::History) == 0;
+        is_alike && has_words && options.get(Key::Thp) == 0
     }
 
     /// Turns a wiped heap into one made with these options.
     pub(super) fn reopen(&mut self, mut options: Options) {
-        options.put(Key::Reserve, self.layout.reserved as i64);
+        if !self.layout.is_planned {
+            options.put(Key::Reserve, self.layout.bytes as i64);
+        }
         self.options = options;
         self.open();
         self.above = S::State::default();
         S::options_changed(self);
-        reserve::note_made(self.layout.reserved);
+        reserve::note_made(&self.layout);
     }
 
     /// Makes the heap as new, but that its first pages are free and resident. False: it is too
@@ -100,7 +111,8 @@ impl<S: Above> Heap<S> {
     pub(super) fn wipe(&mut self) -> bool {
         let first = self.layout.first;
         let for_blocks = self.committed() - first.offset();
-        if for_blocks > COMMITTED_MAX || self.scars.room() < Scars::CAPACITY || self.huge_pages {
+        let most = if self.layout.is_planned { PLANNED_MAX } else { COMMITTED_MAX };
+        if for_blocks > most || self.scars.room() < Scars::CAPACITY || self.huge_pages {
             return false;
         }
         if !self.open_all_sheets() {
@@ -143,7 +155,7 @@ impl<S: Above> Heap<S> {
         let below = self.layout.descriptors(keep, self.kernel_page);
         let [chunks, chunks_end] =
             [keep, self.runs.top].map(|end| self.layout.chunks_end(end, self.kernel_page));
-        let (start, _) = self.committed_range();
+        let [MemoryRange { start, .. }, ..] = self.committed_parts();
         // A page of descriptors may serve pages on both sides of `keep`.
         let end = PageIndex((below / layout::DESCRIPTOR) as u32);
         for page in (keep.0..end.0.min(self.runs.top.0)).map(PageIndex) {
@@ -151,7 +163,7 @@ impl<S: Above> Heap<S> {
         }
         let pages =
             MemoryRange { start: self.address(keep), bytes: self.committed() - keep.offset() };
-        let descriptors = MemoryRange { start, bytes: self.committed_below - below };
+        let descriptors = MemoryRange { start, bytes: self.ground.below - below };
         let chunks =
             MemoryRange { start: self.base.wrapping_add(chunks), bytes: chunks_end - chunks };
         let ranges = [pages, descriptors, chunks];

@@ -5,11 +5,23 @@
 //! refused a block for a moment and found room after all does not come here, or takes the count
 //! back.
 
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::mapped::{Shortage, shortage};
 use super::{Above, Heap};
 use crate::error::Error;
 use crate::options::Key;
 use crate::os::Purged;
+use crate::tell;
 use crate::units::Pages;
+
+/// Whether a line tells of the first allocation that RLIMIT_AS has refused in the process.
+static TELLS: AtomicBool = AtomicBool::new(false);
+
+/// From now on the first allocation of the process that RLIMIT_AS refuses is told in a line.
+pub(crate) fn tell_of_shortage() {
+    TELLS.store(true, Relaxed);
+}
 
 impl<S: Above> Heap<S> {
     /// Takes note of an allocation that is refused.
@@ -19,18 +31,36 @@ impl<S: Above> Heap<S> {
         self.counts.refused_allocations += 1;
         let (held, limit) = (self.resident(), self.options.get(Key::LimitHard));
         let by_limit = self.refused > Pages::ZERO && limit > 0;
+        let denied = if by_limit { 0 } else { core::mem::take(&mut self.denied) };
+        let shortage = (denied > 0 && self.layout.is_planned).then(|| shortage(&self.os, denied));
+        let shortage = shortage.flatten();
+        self.is_short = shortage.is_some();
         if by_limit {
             Error::Memory.because(format_args!(
                 "ebb_alloc: no room for {size} bytes: limit_hard is {limit} bytes, {held} are held"
             ));
+        } else if let Some(shortage) = shortage {
+            self.note_shortage(size, shortage);
         } else {
             Error::Memory.because(format_args!(
-                "ebb_alloc: no room for {size} bytes: the kernel gives no more, or the reserve of \
-                 {} bytes has no run of pages that long; {held} are held",
-                self.layout.reserved
+                "ebb_alloc: no room for {size} bytes: the kernel gives no more, or the {} of {} \
+                 bytes has no run of pages that long; {held} are held",
+                if self.layout.is_planned { "range" } else { "reserve" },
+                self.layout.bytes
             ));
         }
         S::refused(self);
+    }
+
+    /// Takes note that it is RLIMIT_AS that has refused.
+    fn note_shortage(&mut self, size: usize, shortage: Shortage) {
+        self.counts.refused_address_space += 1;
+        let mapped = self.reserved();
+        let told = format_args!("no room for {size} bytes: {shortage}, {mapped} for this heap");
+        Error::Memory.because(format_args!("ebb_alloc: {told}"));
+        if TELLS.swap(false, Relaxed) {
+            tell::line(format_args!("{told}; raise the limit, or have Lua hold less"));
+        }
     }
 
     /// Notes what came of giving so many ranges back.
@@ -59,6 +89,7 @@ impl<S: Above> Heap<S> {
     #[cold]
     pub(super) fn take_refusal_back(&mut self) {
         self.counts.refused_allocations -= 1;
+        self.counts.refused_address_space -= u64::from(self.is_short);
     }
 }
 

@@ -1,24 +1,29 @@
 //! How much address space a heap takes, so that ten thousand fit into one process and the rest of
 //! it never starves.
 //!
-//! All heaps of a process together keep to a budget: an eighth of the address space, or half of it
-//! where a limit (`RLIMIT_AS`) makes it small. Each new heap takes a share of what is left of the
-//! budget, and the share shrinks as heaps become many:
+//! Under a limit (`RLIMIT_AS`) a heap reserves nothing. It plans a range as long as the limit, for
+//! each heap may be the one that needs all there is, and maps of that what it uses.
+//!
+//! Without a limit all heaps of a process together keep to a budget: an eighth of the address
+//! space. Each new heap takes a share of what is left of the budget, and the share shrinks as heaps
+//! become many:
 //!
 //! ```text
 //! share = left / (2 + 4 × live heaps), at most 64 GiB, down to a power of two
 //! ```
 //!
-//! With 47 bits the first 50 heaps get 64 GiB each, the 10,000th still gets 64 MiB; under a limit
-//! of 2 GiB the first gets 512 MiB. An explicit `reserve` is not held to the share.
+//! The first 50 heaps get 64 GiB each, the 10,000th still gets 64 MiB. Where a kernel maps nothing
+//! at a planned place, the budget is half the limit. An explicit `reserve` is reserved in any case,
+//! and not held to the share.
 
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use super::{Layout, checked};
 use crate::options::{Key, Options, RESERVE_MIN};
 use crate::os::ADDRESS_LIMIT;
-use crate::units::round_up;
+use crate::units::{round_down, round_up};
 
 /// What one heap gets at most.
 const SHARE_MAX: usize = 64 << 30;
@@ -33,12 +38,35 @@ static RESERVED: AtomicUsize = AtomicUsize::new(0);
 /// Heaps alive in the process.
 static HEAPS: AtomicUsize = AtomicUsize::new(0);
 
-/// What the next heap should reserve in a process with this much address space.
-pub(super) fn wanted(address_space: usize, options: &Options, kernel_page: usize) -> usize {
-    match options.bytes(Key::Reserve) {
-        0 => share(budget(address_space), RESERVED.load(Relaxed), HEAPS.load(Relaxed)),
-        bytes => round_up(bytes, kernel_page),
+/// A range of addresses for a heap, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Range {
+    Reserved(usize),
+    /// With what is to be reserved where no plan can be carried out.
+    Planned(usize, usize),
+}
+
+impl Range {
+    /// Bytes to reserve, if the range is to be reserved.
+    pub(super) fn to_reserve(self) -> usize {
+        match self {
+            Range::Reserved(bytes) | Range::Planned(_, bytes) => bytes,
+        }
     }
+}
+
+/// The range that the next heap should have in a process with this much address space.
+pub(super) fn wanted(address_space: usize, options: &Options, kernel_page: usize) -> Range {
+    let reserve = options.bytes(Key::Reserve);
+    if reserve > 0 {
+        return Range::Reserved(round_up(reserve, kernel_page));
+    }
+    let share = share(budget(address_space), RESERVED.load(Relaxed), HEAPS.load(Relaxed));
+    // A tool that looks for memory bugs is told of a heap's range once, when it is made.
+    if address_space >= ADDRESS_LIMIT || checked::has_tool() {
+        return Range::Reserved(share);
+    }
+    Range::Planned(round_down(address_space.clamp(RESERVE_MIN, SHARE_MAX), kernel_page), share)
 }
 
 /// Whether heaps are so few that one more may cost the kernel some memory of its own.
@@ -47,15 +75,19 @@ pub(super) fn are_few() -> bool {
 }
 
 /// Notes that a heap was made.
-pub(super) fn note_made(bytes: usize) {
-    RESERVED.fetch_add(bytes, Relaxed);
+pub(super) fn note_made(layout: &Layout) {
+    RESERVED.fetch_add(reserved(layout), Relaxed);
     HEAPS.fetch_add(1, Relaxed);
 }
 
 /// Notes that a heap was deleted.
-pub(super) fn note_deleted(bytes: usize) {
-    RESERVED.fetch_sub(bytes, Relaxed);
+pub(super) fn note_deleted(layout: &Layout) {
+    RESERVED.fetch_sub(reserved(layout), Relaxed);
     HEAPS.fetch_sub(1, Relaxed);
+}
+
+fn reserved(layout: &Layout) -> usize {
+    if layout.is_planned { 0 } else { layout.bytes }
 }
 
 fn budget(address_space: usize) -> usize {
@@ -94,7 +126,20 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_on_address_space_leaves_room_for_the_rest() {
+    fn a_limit_on_address_space_makes_a_plan_as_long() {
+        let wanted = |space| wanted(space, &Options::DEFAULT, 4096);
+        for space in [1 << 20, 1 << 30, (3 << 30) + 4096, SHARE_MAX] {
+            assert!(matches!(wanted(space), Range::Planned(bytes, _) if bytes == space));
+        }
+        assert!(matches!(wanted((1 << 30) + 4095), Range::Planned(bytes, _) if bytes == 1 << 30));
+        assert!(matches!(wanted(SHARE_MAX * 9), Range::Planned(SHARE_MAX, _)));
+        assert!(matches!(wanted(ADDRESS_LIMIT), Range::Reserved(_)));
+        let options = Options::resolve(&[8 << 20]).expect("good options");
+        assert_eq!(super::wanted(1 << 30, &options, 4096), Range::Reserved(8 << 20));
+    }
+
+    #[test]
+    fn a_limit_leaves_room_for_the_rest_where_it_must_be_reserved() {
         assert_eq!(reserve_in_turn(2 << 30, 1).1, 512 << 20);
         let (reserved, last) = reserve_in_turn(2 << 30, 20);
         assert!(reserved <= 1 << 30, "{reserved}");

@@ -280,9 +280,10 @@ impl PageRuns<'_> {
         self.counts.sheets.recounted(held, closed)
     }
 
-    /// Whether all pages of a sheet are free.
+    /// Whether all pages of a sheet are free, and its descriptors may go back.
     fn is_vacant(&self, pages: PageRange) -> bool {
-        pages.end <= self.counts.top
+        self.watch.has_sheets
+            && pages.end <= self.counts.top
             && words_of(pages).all(|part| {
                 let (chunk, word, _) = place_of(part);
                 self.chunks[chunk].free[word].get() == u64::MAX
@@ -435,6 +436,27 @@ impl PageRuns<'_> {
     /// Where the row of free pages that starts at `from` ends.
     pub(crate) fn free_end(&self, from: PageIndex) -> PageIndex {
         self.run_end(PageRange { start: from, end: self.counts.top }, free_of)
+    }
+
+    /// The first of the free pages in a row up to `top` that hold no memory; `top` if there are
+    /// none.
+    pub(crate) fn clean_end(&mut self) -> PageIndex {
+        let free = self.counts.top - self.free_before_top(Pages(u32::MAX));
+        self.dirty_end().max(free)
+    }
+
+    /// Lowers `top` to where [`PageRuns::clean_end`] is: what is above counts as never used. Waits
+    /// for the background thread, which may have returned these pages just now.
+    pub(crate) fn cut(&mut self, end: PageIndex) {
+        let range = PageRange { start: end, end: self.counts.top };
+        let freed = self.unset(Bits::Free, range);
+        ensure!(freed == range.count(), "page runs: {range:?} is cut off, and in use");
+        self.counts.free -= freed;
+        let cleaned = self.take_dirty(range);
+        self.counts.dirty -= cleaned;
+        self.unset(Bits::Moved, range);
+        self.counts.top = end;
+        self.watch.set_top(end);
     }
 
     /// Free pages in a row that end at `top`, counted to at most `most`.

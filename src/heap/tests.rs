@@ -13,6 +13,7 @@ mod misuse;
 mod moves;
 mod outside;
 mod pace;
+mod plans;
 mod refusals;
 mod sheets;
 mod spoilt;
@@ -228,7 +229,7 @@ impl Drop for Tested {
         // SAFETY: nothing uses the heap after this.
         unsafe {
             super::checked::finish(&mut *self.heap);
-            super::reserve::note_deleted((*self.heap).layout.reserved);
+            super::reserve::note_deleted(&(*self.heap).layout);
             Heap::release(self.heap)
         }
     }

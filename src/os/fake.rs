@@ -26,6 +26,14 @@ pub(crate) struct World {
     pub(crate) commit_limit: Option<usize>,
     /// Most bytes that one reservation may have.
     pub(crate) reserve_limit: Option<usize>,
+    /// Bytes of address space that the process may map in all; `None`: as the real one.
+    pub(crate) address_space: Option<usize>,
+    /// Addresses that somebody else has mapped.
+    pub(crate) occupied: Range<usize>,
+    /// Calls of [`Os::map`] that were refused since the addresses were occupied.
+    pub(crate) collisions: u64,
+    /// How many ranges were planned.
+    pub(crate) plans: u64,
     /// Microseconds that pass from one look at the clock to the next.
     pub(crate) tick_us: u64,
     /// The files that there are.
@@ -45,6 +53,8 @@ pub(crate) struct World {
     /// Ranges that were unmapped.
     pub(crate) unmapped: Vec<Range<usize>>,
     reservations: Vec<Range<usize>>,
+    /// What is mapped of planned ranges; those that touch are one.
+    mapped: Vec<Range<usize>>,
     committed: Vec<Range<usize>>,
     committed_bytes: usize,
 }
@@ -89,18 +99,51 @@ impl World {
 
     fn is_reserved(&self, range: &Range<usize>) -> bool {
         let holds = |held: &Range<usize>| held.start <= range.start && range.end <= held.end;
-        self.reservations.iter().any(holds)
+        self.taken().any(holds)
+    }
+
+    /// All that is reserved or mapped.
+    fn taken(&self) -> impl Iterator<Item = &Range<usize>> {
+        self.reservations.iter().chain(&self.mapped)
     }
 
     pub(crate) fn has_reservations(&self) -> bool {
-        !self.reservations.is_empty()
+        self.taken().next().is_some()
+    }
+
+    /// Bytes that are reserved or mapped.
+    pub(crate) fn address_bytes(&self) -> usize {
+        self.taken().map(ExactSizeIterator::len).sum()
+    }
+
+    /// Adds a range to what is mapped, as one with those that it touches.
+    fn add_mapped(&mut self, range: Range<usize>) {
+        let touches = |other: &Range<usize>| other.start <= range.end && range.start <= other.end;
+        let (touching, mut apart): (Vec<_>, Vec<_>) = self.mapped.drain(..).partition(touches);
+        let all = || touching.iter().chain([&range]);
+        let start = all().map(|range| range.start).min().unwrap_or_default();
+        let end = all().map(|range| range.end).max().unwrap_or_default();
+        apart.push(start..end);
+        self.mapped = apart;
+    }
+
+    /// Takes a range out of what is mapped. False: it is no part of that.
+    fn remove_mapped(&mut self, range: &Range<usize>) -> bool {
+        let holds = |held: &Range<usize>| held.start <= range.start && range.end <= held.end;
+        let Some(index) = self.mapped.iter().position(holds) else { return false };
+        let held = self.mapped.swap_remove(index);
+        let rests = [held.start..range.start, range.end..held.end];
+        self.mapped.extend(rests.into_iter().filter(|rest| !rest.is_empty()));
+        true
     }
 
     fn uncommit(&mut self, range: Range<usize>) {
-        let (gone, kept): (Vec<_>, Vec<_>) =
-            self.committed.drain(..).partition(|part| range.contains(&part.start));
-        self.committed = kept;
-        self.committed_bytes -= gone.iter().map(ExactSizeIterator::len).sum::<usize>();
+        let rests = |part: Range<usize>| {
+            [part.start..part.end.min(range.start), part.start.max(range.end)..part.end]
+        };
+        let kept = self.committed.drain(..).flat_map(rests).filter(|rest| !rest.is_empty());
+        self.committed = kept.collect();
+        self.committed_bytes = self.committed.iter().map(ExactSizeIterator::len).sum();
     }
 
     /// Takes a range out of what is committed; what lies beside it stays.
@@ -131,13 +174,14 @@ impl Os for FakeOs {
     }
 
     fn address_space(&self) -> usize {
-        Kernel.address_space()
+        self.world().address_space.unwrap_or_else(|| Kernel.address_space())
     }
 
     fn reserve(&self, bytes: usize, at_random: bool) -> Option<*mut u8> {
         let mut world = self.world();
         let fails = world.failures.pop_front().unwrap_or(false);
-        if fails || world.reserve_limit.is_some_and(|limit| bytes > limit) {
+        let is_short = world.address_space.is_some_and(|most| world.address_bytes() + bytes > most);
+        if fails || is_short || world.reserve_limit.is_some_and(|limit| bytes > limit) {
             return None;
         }
         // The real pages may be smaller than the pretended ones: leave room to align.
@@ -148,11 +192,45 @@ impl Os for FakeOs {
         Some(start)
     }
 
+    fn plan(&self, bytes: usize, at_random: bool) -> Option<*mut u8> {
+        let mut world = self.world();
+        world.plans += 1;
+        // Nobody else can be there, for the real system has it reserved.
+        let start = Kernel.reserve(bytes + world.page_size, at_random)?;
+        Some(start.wrapping_add(start.align_offset(world.page_size)))
+    }
+
+    unsafe fn map(&self, start: *mut u8, bytes: usize) -> bool {
+        let mut world = self.world();
+        let range = world.check_range(start, bytes);
+        let meets = |other: &Range<usize>| other.start < range.end && range.start < other.end;
+        assert!(!world.taken().any(meets), "{start:p} is mapped already");
+        if meets(&world.occupied) {
+            world.collisions += 1;
+            return false;
+        }
+        let fails = world.failures.pop_front().unwrap_or(false);
+        let (mapped, total) = (world.address_bytes() + bytes, world.committed_bytes + bytes);
+        if fails
+            || world.address_space.is_some_and(|most| mapped > most)
+            || world.commit_limit.is_some_and(|most| total > most)
+        {
+            return false;
+        }
+        world.committed_bytes = total;
+        world.committed.push(range.clone());
+        world.add_mapped(range);
+        // SAFETY: the caller's promise; the real system has the range reserved.
+        unsafe { Kernel.commit(start, bytes) }
+    }
+
     unsafe fn release(&self, start: *mut u8, bytes: usize) {
         let mut world = self.world();
         let range = world.check_range(start, bytes);
-        assert!(world.reservations.contains(&range), "released in part");
-        world.reservations.retain(|other| *other != range);
+        if !world.remove_mapped(&range) {
+            assert!(world.reservations.contains(&range), "released in part");
+            world.reservations.retain(|other| *other != range);
+        }
         world.uncommit(range);
         // SAFETY: the caller's promise; what was reserved for alignment stays, inaccessible.
         unsafe { Kernel.release(start, bytes) }
@@ -160,10 +238,18 @@ impl Os for FakeOs {
 
     unsafe fn unmap(&self, start: *mut u8, bytes: usize) -> bool {
         let fails = self.enter(start, bytes);
-        if !fails {
-            self.world().unmapped.push(start.addr()..start.addr() + bytes);
+        if fails {
+            return false;
         }
-        !fails
+        let range = start.addr()..start.addr() + bytes;
+        if self.world().remove_mapped(&range) {
+            self.world().uncommit(range);
+            // SAFETY: the caller's promise; the real system keeps the range reserved.
+            unsafe { assert!(Kernel.renew(start, bytes, false) && Kernel.protect(start, bytes)) };
+        } else {
+            self.world().unmapped.push(range);
+        }
+        true
     }
 
     unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool {

@@ -9,14 +9,14 @@ use core::ops::Range;
 use core::ptr;
 
 use super::discard::{advise, discard};
-use super::{ADDRESS_LIMIT, MemoryRange, Os, Purged};
+use super::{ADDRESS_LIMIT, MemoryRange, Os, Purged, plan};
 use crate::bug::bug;
 
 /// The kernel this process runs on.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel;
 
-const FRESH: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+pub(super) const FRESH: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 /// Runs system calls and puts `errno` back: callers of the allocator do not expect it to change.
 pub(super) fn keeping_errno<T>(calls: impl FnOnce() -> T) -> T {
@@ -55,9 +55,9 @@ fn map_below_limit(bytes: usize) -> Option<*mut u8> {
     })
 }
 
-/// Where a reservation is placed at random: below all programs, and above what some runtimes expect
-/// to find empty.
-const PLACES: Range<usize> = ADDRESS_LIMIT / 8..ADDRESS_LIMIT / 8 * 5;
+/// Where reservations and plans are placed at random: below all programs, and above what some
+/// runtimes expect to find empty.
+pub(super) const PLACES: Range<usize> = ADDRESS_LIMIT / 8..ADDRESS_LIMIT / 8 * 5;
 
 impl Kernel {
     /// An address that nobody can guess. Null where the kernel should choose.
@@ -96,6 +96,16 @@ impl Os for Kernel {
             unsafe { libc::munmap(at.cast(), bytes) };
             map_below_limit(bytes)
         })
+    }
+
+    fn plan(&self, bytes: usize, at_random: bool) -> Option<*mut u8> {
+        let at = plan::next(bytes, at_random, self.random(), self.page_size());
+        at.map(ptr::with_exposed_provenance_mut)
+    }
+
+    unsafe fn map(&self, start: *mut u8, bytes: usize) -> bool {
+        // SAFETY: the caller's promise.
+        keeping_errno(|| unsafe { plan::map(start, bytes) })
     }
 
     unsafe fn release(&self, start: *mut u8, bytes: usize) {
@@ -303,7 +313,7 @@ fn fill_from(file: libc::c_int, buffer: &mut [u8]) -> Result<usize, i32> {
 }
 
 /// Whether every page of a range is part of some mapping. `None`: the kernel has no time to look.
-fn is_mapped(start: *mut u8, bytes: usize) -> Option<bool> {
+pub(super) fn is_mapped(start: *mut u8, bytes: usize) -> Option<bool> {
     match count_resident(start, bytes) {
         Ok(_) => Some(true),
         Err(errno) => (errno == libc::ENOMEM).then_some(false),
@@ -576,6 +586,7 @@ pub(super) mod tests {
             assert_eq!(Kernel.read_file(c"/missing", &mut [0]), None);
             assert!(!Kernel.residency(nowhere, &mut [0]));
             assert!(!Kernel.unmap(ptr::without_provenance_mut(1), 4096));
+            assert!(!Kernel.map(nowhere, usize::MAX / 4096 * 4096));
             assert!(Kernel.read_in_parts(c"/missing", &mut |_| ()).is_err());
         }
         assert_eq!(errno(), 77);

@@ -4,7 +4,8 @@
 //! of heaps, and report failure by value. [`Kernel`] is the real one; [`fake`] is the double that
 //! tests use: it fails on schedule, pretends other page sizes, and checks each call's arguments.
 //!
-//! [`discard`] gives memory back by whichever call the process may make.
+//! [`discard`] gives memory back by whichever call the process may make; [`plan`] maps ranges that
+//! are not reserved piece by piece.
 //!
 //! What belongs to the process and not to a heap lies beside it: [`fault`], the signals of
 //! forbidden accesses, [`frames`], the functions that a thread is in, [`attempt`], for work
@@ -16,6 +17,7 @@ mod discard;
 pub(crate) mod fault;
 pub(crate) mod frames;
 mod kernel;
+mod plan;
 mod thread;
 
 #[cfg(test)]
@@ -56,21 +58,34 @@ pub(crate) trait Os {
     /// Bytes in a kernel page: a power of two, 4 KiB or more.
     fn page_size(&self) -> usize;
 
-    /// Bytes of address space that the process may map in all.
+    /// Bytes of address space that the process may map in all: `RLIMIT_AS`, or [`ADDRESS_LIMIT`].
     fn address_space(&self) -> usize;
 
     /// Reserves `bytes` of address space, inaccessible, wholly below [`ADDRESS_LIMIT`].
     /// `at_random`: where nobody can guess, if there is room, at the price of own page tables.
     fn reserve(&self, bytes: usize, at_random: bool) -> Option<*mut u8>;
 
-    /// Gives a reservation back.
+    /// A range of `bytes` addresses below [`ADDRESS_LIMIT`] where the kernel maps nothing unasked,
+    /// for [`Os::map`]. The range is neither mapped nor reserved, and takes no address space.
+    /// `at_random`: as for [`Os::reserve`].
+    fn plan(&self, bytes: usize, at_random: bool) -> Option<*mut u8>;
+
+    /// Maps addresses of a planned range, readable and writable. New pages read as zero. Refused
+    /// where any of the addresses is taken, too.
     ///
     /// # Safety
     ///
-    /// The range is a whole reservation, and nothing in it is used again.
+    /// The range lies in a range that [`Os::plan`] gave to the caller.
+    unsafe fn map(&self, start: *mut u8, bytes: usize) -> bool;
+
+    /// Gives a reservation back, or what is mapped of a planned range.
+    ///
+    /// # Safety
+    ///
+    /// The range is a whole reservation, or was mapped by [`Os::map`]; nothing in it is used again.
     unsafe fn release(&self, start: *mut u8, bytes: usize);
 
-    /// Unmaps memory that somebody else has mapped.
+    /// Unmaps memory that somebody else has mapped, or that [`Os::map`] has.
     ///
     /// # Safety
     ///

@@ -230,6 +230,7 @@ impl<S: Os> Heap<S> {
                 aside: self.runs.aside_total.bytes() as u64,
                 trouble: Trouble {
                     refused: self.counts.refused_allocations,
+                    refused_address_space: self.counts.refused_address_space,
                     thrashing: self.is_thrashing().into(),
                     purge_errno: self.counts.purge_errno as u64,
                 },
@@ -276,6 +277,7 @@ impl<S: Os> Heap<S> {
         }
         let outcome = self.search(&sweep, &mut search, budget);
         self.above.asked = search;
+        self.cut_end();
         outcome
     }
 
@@ -421,6 +423,7 @@ impl<S: Os> Heap<S> {
     /// A breath, and how many microseconds it took since `start_us` if it did anything.
     pub(super) fn timed_breath(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
         let outcome = self.breathe(budget);
+        self.cut_end();
         if outcome.calls == 0 && !outcome.more {
             return (outcome, 0);
         }

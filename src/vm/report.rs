@@ -51,6 +51,9 @@ impl fmt::Display for Trouble {
         if self.refused > 0 {
             write!(f, "; refused {} allocations", self.refused)?;
         }
+        if self.refused_address_space > 0 {
+            write!(f, ", {} for RLIMIT_AS", self.refused_address_space)?;
+        }
         if self.thrashing > 0 {
             f.write_str("; thrashing at its limit")?;
         }
@@ -79,8 +82,8 @@ mod tests {
     #[test]
     fn trouble_is_told_where_there_is_some() {
         assert_eq!(Trouble::default().to_string(), "");
-        let all = Trouble { refused: 12, thrashing: 1, purge_errno: 1 };
-        let text = "; refused 12 allocations; thrashing at its limit; \
+        let all = Trouble { refused: 12, refused_address_space: 9, thrashing: 1, purge_errno: 1 };
+        let text = "; refused 12 allocations, 9 for RLIMIT_AS; thrashing at its limit; \
                     the kernel takes nothing back (errno 1)";
         assert_eq!(all.to_string(), text);
     }

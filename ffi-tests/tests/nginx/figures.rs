@@ -79,6 +79,7 @@ fn in_json(worker: &Value, metric: &str) -> Option<f64> {
         "process_resident_bytes" => number(worker, "rss"),
         "given_back_bytes_total" => number(worker, "returned_total"),
         "refused_allocations_total" => number(worker, "refused_allocations"),
+        "refused_address_space_total" => number(worker, "refused_address_space"),
         "worker_restarts_total" => number(worker, "restarts"),
         "thrashing_vms" | "purge_errno" => number(worker, name),
         _ => {

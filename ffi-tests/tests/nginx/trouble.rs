@@ -131,6 +131,52 @@ fn refused_allocations_are_counted() {
     }
 }
 
+/// A worker in 1 GiB of address space lives, as it does without ebbtide, and says what it lacks.
+#[test]
+fn that_the_address_space_is_used_up_is_told() {
+    let _alone = alone();
+    let rows = "local rows, count = {}, 0
+        local ok, why = pcall(function()
+            for i = 1, 1e9 do rows[i] = { i } count = i end
+        end)
+        rows = nil
+        ngx.say(count, ' ', why)";
+    let counted = |modules| {
+        let mut config = Config::new(modules).workers(1).lua("rows", rows);
+        let limit = "ulimit -v 1048576 && exec \"$0\" \"$@\"";
+        config.launcher = ["sh", "-c", limit].map(Into::into).into();
+        let nginx = Nginx::start(&config);
+        let said = nginx.get("/rows");
+        let (count, why) = said.trim().split_once(' ').expect("a number and a reason");
+        assert_eq!(why, "not enough memory");
+        (nginx, count.parse::<u64>().expect("a number"))
+    };
+    let (stock, without) = counted(Modules::Stock);
+    drop(stock);
+    let (nginx, with) = counted(Modules::First);
+    assert!(with >= without, "{with} rows, {without} without ebbtide");
+    let told = "a Lua VM was refused memory, for the address space that RLIMIT_AS allows";
+    nginx.wait_until("the log says so", PATIENCE, |nginx| lines(nginx, told) == 1);
+    assert!(nginx.log().lines().any(|line| line.contains("[warn]") && line.contains(told)));
+    // The idle worker collects, and its address space goes back with its memory.
+    let pid = nginx.workers()[0].pid;
+    let mapped = |_: &Nginx| {
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("it lives");
+        let pages = statm.split(' ').next().and_then(|pages| pages.parse().ok());
+        pages.unwrap_or(u64::MAX) * 4096
+    };
+    nginx.wait_until("it is back", PATIENCE, |nginx| mapped(nginx) < 512 << 20);
+    let worker = &json(&nginx)[0];
+    assert!(number(worker, "refused_address_space") > 0);
+    assert!(total(&nginx, "ebbtide_refused_address_space_total") > 0);
+    let reserved = vms(worker, "main", "reserved");
+    assert!((100 << 10..512 << 20).contains(&reserved), "{reserved}");
+    assert!(total(&nginx, "ebbtide_reserved_bytes") < 512 << 20);
+    nginx.get("/rows");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(lines(&nginx, told), 1, "{}", nginx.log());
+}
+
 /// Locked memory is what the kernel takes nothing of.
 #[test]
 fn that_the_kernel_takes_nothing_back_is_told() {

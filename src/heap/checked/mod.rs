@@ -164,6 +164,11 @@ fn fetch(at: *mut u8) {
     let _ = at;
 }
 
+/// Whether a tool that looks for memory bugs is in the process.
+pub(super) fn has_tool() -> bool {
+    tool::is_there()
+}
+
 impl<S: Above> Heap<S> {
     /// Whether the hot path is shut, since every block is checked.
     pub(super) fn is_shut(&self) -> bool {
@@ -218,7 +223,7 @@ impl<S: Above> Heap<S> {
         // SAFETY: made just now, and nobody else has it; it lives until the heap is deleted.
         unsafe {
             // A tool finds what a page would.
-            let reservation = (self.reservation().addr(), self.layout.reserved);
+            let reservation = (self.range_start().addr(), self.layout.bytes);
             let is_watched = watch::add(&raw mut (*state).watched, self.base, reservation);
             (*state).may_guard = is_watched && !tool::is_there();
             (*state).next_sample();

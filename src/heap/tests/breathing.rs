@@ -167,10 +167,10 @@ fn a_changed_option_asks_for_a_tick() {
 fn a_refused_request_commits_nothing() {
     let mut tested = tested(&[(Key::LimitHard, 4 << 20)]);
     assert!(tested.allocate(100_000));
-    let committed = tested.heap().committed_range().1;
+    let committed = tested.heap().committed_bytes();
     assert!(!tested.allocate(100 << 20));
     tested.resize(0, 100 << 20, OldSize::Right);
-    assert_eq!(tested.heap().committed_range().1, committed);
+    assert_eq!(tested.heap().committed_bytes(), committed);
     tested.free_all();
 }
 

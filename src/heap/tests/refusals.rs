@@ -22,7 +22,7 @@ fn a_refused_reservation_is_halved_until_it_fits() {
     let os = FakeOs::new(4096);
     os.world().reserve_limit = Some(5 << 20);
     let mut tested = Tested::new(os.clone(), 64 << 20);
-    assert_eq!(tested.heap().layout.reserved, 4 << 20);
+    assert_eq!(tested.heap().layout.bytes, 4 << 20);
     assert!(tested.allocate(1000));
     tested.free_all();
     os.world().reserve_limit = Some(1000);

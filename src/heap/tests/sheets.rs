@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::heap::recall::Cause;
+use crate::os::MemoryRange;
 use crate::reclaim::Sweep;
 use crate::units::{PageIndex, PageRange, Pages};
 
@@ -26,7 +27,7 @@ impl Tested {
     /// Bytes that the kernel holds for the descriptors of all pages.
     fn descriptors_held(&mut self) -> usize {
         let heap = self.heap();
-        let (start, _) = heap.committed_range();
+        let [MemoryRange { start, .. }, ..] = heap.committed_parts();
         Kernel.resident(start, heap.base.addr() - start.addr()).expect("mincore") as usize
     }
 
@@ -159,8 +160,9 @@ fn pages_are_used_again_and_their_descriptors_count_again() {
 #[test]
 fn what_the_kernel_refuses_stays() {
     let mut tested = emptied(4096);
-    let (start, bytes) = tested.heap().committed_range();
-    let descriptors = start.addr()..start.addr() + tested.heap().committed_below;
+    let (bytes, [MemoryRange { start, .. }, ..]) =
+        (tested.heap().committed_bytes(), tested.heap().committed_parts());
+    let descriptors = start.addr()..start.addr() + tested.heap().ground.below;
     assert!(descriptors.len() < bytes);
     tested.os.world().locked = descriptors;
     let outcome = tested.heap().reclaim(Budget::Unlimited);
@@ -188,8 +190,8 @@ fn refused_apart(mut step: impl FnMut(&mut Tested)) -> Tested {
     let freed = (0..9000).rev().filter(|index| index % 128 != 0);
     freed.for_each(|index| tested.free(index, OldSize::Right));
     tested.heap().tick(1);
-    let start = tested.heap().committed_range().0.addr();
-    tested.os.world().locked = start..start + tested.heap().committed_below;
+    let [MemoryRange { start, .. }, ..] = tested.heap().committed_parts();
+    tested.os.world().locked = start.addr()..start.addr() + tested.heap().ground.below;
     // All of it is due, and a look at the clock takes longer than the budgets of these tests.
     tested.os.world().now_us += 10_000_000;
     tested.os.world().tick_us = 5;
@@ -322,7 +324,7 @@ fn closed(tested: &mut Tested) -> usize {
     tested.heap().check();
     let bytes = tested.heap().closed_bytes();
     let snapshot = tested.heap().snapshot();
-    let (_, committed) = tested.heap().committed_range();
+    let committed = tested.heap().committed_bytes();
     assert_eq!(snapshot.committed + bytes, committed);
     bytes
 }
@@ -478,7 +480,7 @@ fn committed_pages_above_the_top_are_given_up() {
     tested.heap().reclaim(Budget::Unlimited);
     assert_eq!(tested.heap().committed(), top);
     tested.heap().check();
-    tested.os.world().commit_limit = Some(tested.heap().committed_range().1);
+    tested.os.world().commit_limit = Some(tested.heap().committed_bytes());
     assert!(!tested.allocate(10 << 20));
     tested.os.world().commit_limit = None;
     assert!(tested.allocate(10 << 20));

@@ -88,8 +88,9 @@ impl<S: Above> Heap<S> {
             return Pages::ZERO;
         }
         let again = self.page_runs().bare_in(known);
-        let top = self.runs.top;
-        let bytes = self.layout.metadata(end.max(top)) - self.layout.metadata(top);
+        let (top, reached) = (self.runs.top, self.runs.reached());
+        let after = self.layout.metadata(end.max(top), end.max(reached));
+        let bytes = after - self.layout.metadata(top, reached);
         again + Pages((bytes / PAGE) as u32)
     }
 
@@ -109,7 +110,8 @@ impl<S: Above> Heap<S> {
 
     /// Bytes of the heap's own tables that it uses.
     pub(crate) fn metadata(&self) -> usize {
-        self.layout.metadata(self.runs.top) + self.words_touched - self.tables_returned()
+        let tables = self.layout.metadata(self.runs.top, self.runs.reached());
+        tables + self.words_touched - self.tables_returned()
     }
 
     /// Bytes of descriptors that were returned.
@@ -154,12 +156,12 @@ impl<S: Above> Heap<S> {
 
     /// Bytes that the heap grows by at least.
     fn step(&self) -> usize {
-        let (least, most) = match self.layout.is_planned {
-            true => (PLANNED_STEP.0, (self.layout.bytes / PLANNED_STEP.1).min(COMMIT_STEP.1)),
-            false => COMMIT_STEP,
-        };
+        if !self.layout.is_planned {
+            return (self.committed() / 8).clamp(COMMIT_STEP.0, COMMIT_STEP.1);
+        }
         let used = self.committed() - self.layout.first.offset();
-        (used / 8).min(most).max(least)
+        let most = (self.layout.bytes / PLANNED_STEP.1).min(COMMIT_STEP.1);
+        (used / 8).min(most).max(PLANNED_STEP.0)
     }
 
     fn commit_up_to(&mut self, end: usize) -> bool {

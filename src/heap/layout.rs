@@ -120,11 +120,11 @@ impl Layout {
         ((end - self.chunks) / size_of::<Chunk>()).min(self.chunk_count)
     }
 
-    /// Bytes of tables and descriptors that serve pages up to `top`: what the heap itself holds.
-    /// The words of the layer above are not in it.
-    pub(crate) fn metadata(&self, top: PageIndex) -> usize {
+    /// Bytes of descriptors that serve pages up to `top`, and of tables up to where `top` ever
+    /// `reached`: what the heap itself holds. The words of the layer above are not in it.
+    pub(crate) fn metadata(&self, top: PageIndex, reached: PageIndex) -> usize {
         // A group's summary is formed from all of its chunks.
-        let chunks = chunk_count(top.0 as usize).next_multiple_of(GROUP_CHUNKS);
+        let chunks = chunk_count(reached.0 as usize).next_multiple_of(GROUP_CHUNKS);
         let chunks = chunks * size_of::<Chunk>();
         let tables = round_up(self.chunks + chunks, PAGE).min(self.words);
         let descriptors = |end: PageIndex| end.0 as usize * DESCRIPTOR;

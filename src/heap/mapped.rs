@@ -224,11 +224,17 @@ impl<S: Above> Heap<S> {
         self.mapped().iter().map(|part| part.bytes).sum()
     }
 
-    /// Whether an address is the heap's own.
+    /// Whether an address is the heap's own, or was before the end of its plan was cut off.
     pub(super) fn is_inside(&self, address: *mut u8) -> bool {
         let holds =
             |part: &MemoryRange| address.addr().wrapping_sub(part.start.addr()) < part.bytes;
         self.mapped().iter().any(holds)
+            || self.is_cut_off(address.addr().wrapping_sub(self.base.addr()))
+    }
+
+    /// Whether pages that were cut off lie so many bytes above the base.
+    pub(super) fn is_cut_off(&self, offset: usize) -> bool {
+        (self.committed()..self.runs.reached().offset()).contains(&offset)
     }
 
     /// Gives all that is mapped back.
@@ -282,16 +288,45 @@ impl<S: Above> Heap<S> {
         if self.runs.top.since(end) < CUT_MIN {
             return;
         }
-        self.page_runs().cut(end);
+        self.mend_after_fork();
+        let end = self.page_runs().clean_end();
+        if self.runs.top.since(end) < CUT_MIN {
+            return;
+        }
+        let range = self.page_runs().cut(end);
         let (new, old) = (round_up(end.offset(), self.kernel_page), self.ground.end);
         // SAFETY: M1; the pages from there on are free, and the background thread has done with
         // them.
-        if new < old && unsafe { self.os.unmap(self.base.wrapping_add(new), old - new) } {
-            self.ground.end = new;
-            if !self.is_shut() {
-                self.not_committed = !new;
-            }
+        if !unsafe { self.os.unmap(self.base.wrapping_add(new), old - new) } {
+            self.counts.failed_calls += 1;
+            self.page_runs().join(range);
+            return;
         }
+        self.ground.end = new;
+        if !self.is_shut() {
+            self.not_committed = !new;
+        }
+        self.cut_descriptors();
+    }
+
+    /// Gives the descriptors of pages that are mapped no more back.
+    fn cut_descriptors(&mut self) {
+        let end = PageIndex::of(self.ground.end);
+        let (new, old) = (self.layout.descriptors(end, self.kernel_page), self.ground.below);
+        if new == old {
+            return;
+        }
+        let from = self.base.wrapping_sub(old);
+        // SAFETY: M1; descriptors of pages above the top say nothing, and the background thread
+        // looks at those of spans only.
+        if unsafe { self.os.unmap(from, old - new) } {
+            self.ground.below = new;
+            return;
+        }
+        self.counts.failed_calls += 1;
+        let rest = MemoryRange { start: from, bytes: old - new };
+        // SAFETY: as above; they are committed, whole kernel pages, and zeroed ones say the same.
+        unsafe { self.os.purge(&[rest]) };
     }
 
     /// Commits the words of the layer above, if they are not. False: there is no memory.

@@ -54,9 +54,12 @@ impl core::fmt::Display for Wrong {
 }
 
 pub(super) fn what_is_wrong<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> Wrong {
-    // The tables of a plan have addresses between them that nothing is mapped at.
-    if offset >= heap.committed() || !heap.is_inside(block) {
+    // Among the tables of a plan are addresses that nothing is mapped at.
+    if !heap.is_inside(block) {
         return Wrong::Elsewhere;
+    }
+    if offset >= heap.committed() {
+        return if heap.is_cut_off(offset) { Wrong::OnFreePage } else { Wrong::Elsewhere };
     }
     let page = PageIndex::of(offset);
     if page < heap.layout.first {

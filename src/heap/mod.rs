@@ -445,8 +445,7 @@ impl<S: Above> Heap<S> {
     /// A watch that nobody looks by yet.
     fn new_watch(&self) -> Watch {
         let chunks = self.base.wrapping_add(self.layout.chunks).cast();
-        let watch = Watch::new(self.base, chunks, self.kernel_page, self.runs.top);
-        watch.with_sheets(!self.layout.is_planned)
+        Watch::new(self.base, chunks, self.kernel_page, self.runs.top)
     }
 
     /// The words of the layer above. Zero at first; none where they were never counted.

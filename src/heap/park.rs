@@ -121,7 +121,7 @@ impl<S: Above> Heap<S> {
         let keep = PageIndex::of(round_up(first.offset() + KEEP, self.kernel_page));
         let top = self.runs.top.min(keep);
         self.page_runs().clear();
-        if keep < self.runs.top && !self.purge_beyond(keep) {
+        if keep < self.runs.reached() && !self.purge_beyond(keep) {
             return false;
         }
         for page in (first.0..top.0).map(PageIndex) {
@@ -154,16 +154,17 @@ impl<S: Above> Heap<S> {
     fn purge_beyond(&mut self, keep: PageIndex) -> bool {
         let below = self.layout.descriptors(keep, self.kernel_page);
         let [chunks, chunks_end] =
-            [keep, self.runs.top].map(|end| self.layout.chunks_end(end, self.kernel_page));
+            [keep, self.runs.reached()].map(|end| self.layout.chunks_end(end, self.kernel_page));
         let [MemoryRange { start, .. }, ..] = self.committed_parts();
         // A page of descriptors may serve pages on both sides of `keep`.
         let end = PageIndex((below / layout::DESCRIPTOR) as u32);
         for page in (keep.0..end.0.min(self.runs.top.0)).map(PageIndex) {
             self.set_descriptor(page, Descriptor::none());
         }
-        let pages =
-            MemoryRange { start: self.address(keep), bytes: self.committed() - keep.offset() };
-        let descriptors = MemoryRange { start, bytes: self.ground.below - below };
+        // The end of a plan may have been cut off below `keep`.
+        let bytes = self.committed().saturating_sub(keep.offset());
+        let pages = MemoryRange { start: self.address(keep), bytes };
+        let descriptors = MemoryRange { start, bytes: self.ground.below.saturating_sub(below) };
         let chunks =
             MemoryRange { start: self.base.wrapping_add(chunks), bytes: chunks_end - chunks };
         let ranges = [pages, descriptors, chunks];

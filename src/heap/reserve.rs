@@ -2,7 +2,8 @@
 //! it never starves.
 //!
 //! Under a limit (`RLIMIT_AS`) a heap reserves nothing. It plans a range as long as the limit, for
-//! each heap may be the one that needs all there is, and maps of that what it uses.
+//! each heap may be the one that needs all there is, and maps of that what it uses. Heaps that are
+//! many plan shorter ranges, of which all would fit into an eighth of the address space.
 //!
 //! Without a limit all heaps of a process together keep to a budget: an eighth of the address
 //! space. Each new heap takes a share of what is left of the budget, and the share shrinks as heaps
@@ -66,7 +67,14 @@ pub(super) fn wanted(address_space: usize, options: &Options, kernel_page: usize
     if address_space >= ADDRESS_LIMIT || checked::has_tool() {
         return Range::Reserved(share);
     }
-    Range::Planned(round_down(address_space.clamp(RESERVE_MIN, SHARE_MAX), kernel_page), share)
+    let longest = longest_plan(HEAPS.load(Relaxed));
+    Range::Planned(round_down(address_space.clamp(RESERVE_MIN, longest), kernel_page), share)
+}
+
+/// The longest range that one more heap plans.
+fn longest_plan(heaps: usize) -> usize {
+    let longest = (ADDRESS_LIMIT / 8 / (heaps + 1)).clamp(RESERVE_MIN, SHARE_MAX);
+    1 << longest.ilog2()
 }
 
 /// Whether heaps are so few that one more may cost the kernel some memory of its own.
@@ -136,6 +144,18 @@ mod tests {
         assert!(matches!(wanted(ADDRESS_LIMIT), Range::Reserved(_)));
         let options = Options::resolve(&[8 << 20]).expect("good options");
         assert_eq!(super::wanted(1 << 30, &options, 4096), Range::Reserved(8 << 20));
+    }
+
+    #[test]
+    fn heaps_that_are_many_plan_shorter_ranges() {
+        assert_eq!(longest_plan(0), SHARE_MAX);
+        assert_eq!(longest_plan(255), SHARE_MAX);
+        for heaps in [256, 2000, 10_000, 100_000] {
+            let longest = longest_plan(heaps);
+            assert!(longest * (heaps + 1) <= ADDRESS_LIMIT / 8, "{heaps}: {longest}");
+            assert!(longest * (heaps + 1) > ADDRESS_LIMIT / 32, "{heaps}: {longest}");
+        }
+        assert_eq!(longest_plan(usize::MAX / 2), RESERVE_MIN);
     }
 
     #[test]

@@ -70,8 +70,10 @@ pub(crate) const fn chunk_count(pages: usize) -> usize {
 /// The numbers beside the bitmaps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunCounts {
-    /// The first page never used.
+    /// The first page never used, or not since the end was cut off.
     pub(crate) top: PageIndex,
+    /// The highest `top` that the end was cut off from: some pages below were used.
+    pub(super) cut_top: PageIndex,
     /// Where to look for runs of 1, 2, … pages: none starts below.
     lowest: [PageIndex; FEW],
     /// Free pages below `top`, dirty ones included.
@@ -97,6 +99,11 @@ impl RunCounts {
     pub(crate) fn new(first: PageIndex) -> RunCounts {
         RunCounts { top: first, lowest: [first; FEW], ..RunCounts::default() }
     }
+
+    /// The highest that `top` ever was.
+    pub(super) fn reached(&self) -> PageIndex {
+        self.top.max(self.cut_top)
+    }
 }
 
 /// The page runs of one heap: a view that lasts for one operation.
@@ -118,7 +125,7 @@ impl PageRuns<'_> {
     /// Forgets everything: no page is free or dirty, and no span rests. The counts are the caller's
     /// to set.
     pub(crate) fn clear(&mut self) {
-        let used = chunk_count(self.counts.top.0 as usize);
+        let used = chunk_count(self.counts.reached().0 as usize);
         self.chunks[..used].iter().for_each(Chunk::clear);
     }
 
@@ -280,10 +287,9 @@ impl PageRuns<'_> {
         self.counts.sheets.recounted(held, closed)
     }
 
-    /// Whether all pages of a sheet are free, and its descriptors may go back.
+    /// Whether all pages of a sheet are free.
     fn is_vacant(&self, pages: PageRange) -> bool {
-        self.watch.has_sheets
-            && pages.end <= self.counts.top
+        pages.end <= self.counts.top
             && words_of(pages).all(|part| {
                 let (chunk, word, _) = place_of(part);
                 self.chunks[chunk].free[word].get() == u64::MAX
@@ -446,17 +452,30 @@ impl PageRuns<'_> {
     }
 
     /// Lowers `top` to where [`PageRuns::clean_end`] is: what is above counts as never used. Waits
-    /// for the background thread, which may have returned these pages just now.
-    pub(crate) fn cut(&mut self, end: PageIndex) {
+    /// for the background thread, which may have returned these pages, or their descriptors, just
+    /// now. Returns what was cut off.
+    pub(crate) fn cut(&mut self, end: PageIndex) -> PageRange {
         let range = PageRange { start: end, end: self.counts.top };
+        self.occupy_sheets(range);
         let freed = self.unset(Bits::Free, range);
         ensure!(freed == range.count(), "page runs: {range:?} is cut off, and in use");
         self.counts.free -= freed;
         let cleaned = self.take_dirty(range);
         self.counts.dirty -= cleaned;
         self.unset(Bits::Moved, range);
+        self.counts.cut_top = self.counts.reached();
         self.counts.top = end;
         self.watch.set_top(end);
+        range
+    }
+
+    /// Has the pages that were cut off just now free again.
+    pub(crate) fn join(&mut self, range: PageRange) {
+        let moved = self.counts.moved;
+        self.counts.top = range.end;
+        self.watch.set_top(range.end);
+        self.give_back(range, false);
+        self.counts.moved = moved;
     }
 
     /// Free pages in a row that end at `top`, counted to at most `most`.

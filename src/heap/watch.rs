@@ -100,8 +100,6 @@ pub(crate) struct Watch {
     chunks: *const Chunk,
     kernel_page: usize,
     top: AtomicU32,
-    /// Descriptors of free pages may go back: not in a plan, whose end may be cut off.
-    pub(super) has_sheets: bool,
     may_close: AtomicBool,
     done: Done,
     /// Where to count the bytes that it returns; null: nowhere.
@@ -170,18 +168,12 @@ impl Watch {
             chunks,
             kernel_page,
             top: AtomicU32::new(top.0),
-            has_sheets: true,
             may_close: AtomicBool::new(false),
             done: Done::default(),
             told: AtomicPtr::new(ptr::null_mut()),
             searched_us: AtomicU64::new(0),
             forecast: Letter::default(),
         }
-    }
-
-    /// Descriptors of free pages may go back, or may not.
-    pub(super) fn with_sheets(self, has_sheets: bool) -> Watch {
-        Watch { has_sheets, ..self }
     }
 
     /// Whether the background thread may look.

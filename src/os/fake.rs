@@ -137,15 +137,6 @@ impl World {
         true
     }
 
-    fn uncommit(&mut self, range: Range<usize>) {
-        let rests = |part: Range<usize>| {
-            [part.start..part.end.min(range.start), part.start.max(range.end)..part.end]
-        };
-        let kept = self.committed.drain(..).flat_map(rests).filter(|rest| !rest.is_empty());
-        self.committed = kept.collect();
-        self.committed_bytes = self.committed.iter().map(ExactSizeIterator::len).sum();
-    }
-
     /// Takes a range out of what is committed; what lies beside it stays.
     fn decommit(&mut self, range: &Range<usize>) {
         let parts = std::mem::take(&mut self.committed);
@@ -231,7 +222,7 @@ impl Os for FakeOs {
             assert!(world.reservations.contains(&range), "released in part");
             world.reservations.retain(|other| *other != range);
         }
-        world.uncommit(range);
+        world.decommit(&range);
         // SAFETY: the caller's promise; what was reserved for alignment stays, inaccessible.
         unsafe { Kernel.release(start, bytes) }
     }
@@ -243,7 +234,7 @@ impl Os for FakeOs {
         }
         let range = start.addr()..start.addr() + bytes;
         if self.world().remove_mapped(&range) {
-            self.world().uncommit(range);
+            self.world().decommit(&range);
             // SAFETY: the caller's promise; the real system keeps the range reserved.
             unsafe { assert!(Kernel.renew(start, bytes, false) && Kernel.protect(start, bytes)) };
         } else {

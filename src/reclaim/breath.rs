@@ -152,7 +152,9 @@ impl<S: Os> Above for S {
         if heap.options.get(Key::History) == 1 {
             heap.count_words();
         }
-        heap.watch().set_may_close(heap.options.get(Key::Thp) == 0);
+        // A plan has its end unmapped instead.
+        let may_close = heap.options.get(Key::Thp) == 0 && !heap.layout.is_planned;
+        heap.watch().set_may_close(may_close);
         if heap.watch().is_on() {
             heap.leave_to_background();
         }

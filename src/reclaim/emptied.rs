@@ -64,6 +64,7 @@ impl<S: Os> Heap<S> {
             let keep = self.runs.dirty - excess;
             let outcome = self.shed(keep, self.cause(), self.budget_for_emptied(start_us));
             self.above.emptied.left = left.beyond(outcome.returned);
+            self.cut_end();
             self.note_step(start_us);
         }
         self.leave_to_background();

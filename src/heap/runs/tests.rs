@@ -46,8 +46,8 @@ impl PageRuns<'_> {
         let all = PageRange { start: PageIndex(0), end: self.counts.top };
         let mut found = SheetCounts::default();
         for pages in sheets_of(all, self.watch.sheet_pages()) {
-            let is_free = |page| page < self.counts.top.0 && self.is_free(PageIndex(page));
-            let is_vacant = self.watch.has_sheets && (pages.start.0..pages.end.0).all(is_free);
+            let is_vacant = (pages.start.0..pages.end.0)
+                .all(|page| page < self.counts.top.0 && self.is_free(PageIndex(page)));
             let sheet = self.sheet(pages.start);
             assert_eq!(sheet.is_vacant(), is_vacant, "K1: {pages:?}");
             assert!(is_vacant || !sheet.is_bare(), "K2: {pages:?}");

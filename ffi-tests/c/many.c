@@ -3,8 +3,6 @@
 
 #include "check.h"
 
-#include <sys/resource.h>
-
 #define HEAPS 10000
 #define BLOCKS 300
 
@@ -57,14 +55,6 @@ static size_t mapping_limit(void)
   REQUIRE(fscanf(file, "%zu", &limit) == 1);
   fclose(file);
   return limit;
-}
-
-static int is_limited(void)
-{
-  struct rlimit space;
-
-  REQUIRE(getrlimit(RLIMIT_AS, &space) == 0);
-  return space.rlim_cur != RLIM_INFINITY;
 }
 
 static void ten_thousand_heaps_live_at_once(void)

@@ -4,7 +4,6 @@
 #include "check.h"
 
 #include <stddef.h>
-#include <sys/resource.h>
 
 #define TIB ((int64_t)1 << 40)
 
@@ -292,12 +291,10 @@ static void a_field_goes_before_the_environment(void)
 static void defaults_are_as_documented(void)
 {
   ebb_heap *heap = heap_from(NULL);
-  struct rlimit space;
   size_t i;
 
   /* Under a limit on address space nothing is reserved. */
-  CHECK_EQ(getrlimit(RLIMIT_AS, &space), 0);
-  if (space.rlim_cur == RLIM_INFINITY) {
+  if (!is_limited()) {
     CHECK_EQ(option_of(heap, "reserve"), 64 * GIB);
     CHECK_EQ(stats_of(heap, 0).reserved, 64 * GIB);
   } else {

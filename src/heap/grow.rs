@@ -36,9 +36,11 @@ impl<S: Above> Heap<S> {
         if !self.open_sheets(known) {
             return false;
         }
-        if returned > Pages::ZERO {
+        let cut_off = self.runs.cut_off_in(range);
+        if returned + cut_off.count() > Pages::ZERO {
             let now_us = self.os.now_us();
             self.page_runs().recall(known, now_us);
+            self.page_runs().recall(cut_off, now_us);
         }
         self.page_runs().take(range);
         self.note_aside();

@@ -284,22 +284,18 @@ impl<S: Above> Heap<S> {
         if !self.layout.is_planned {
             return;
         }
-        let end = self.page_runs().clean_end();
-        if self.runs.top.since(end) < CUT_MIN {
-            return;
-        }
         self.mend_after_fork();
         let end = self.page_runs().clean_end();
         if self.runs.top.since(end) < CUT_MIN {
             return;
         }
-        let range = self.page_runs().cut(end);
+        let (range, is_dirty) = self.page_runs().cut(end);
         let (new, old) = (round_up(end.offset(), self.kernel_page), self.ground.end);
         // SAFETY: M1; the pages from there on are free, and the background thread has done with
         // them.
         if !unsafe { self.os.unmap(self.base.wrapping_add(new), old - new) } {
             self.counts.failed_calls += 1;
-            self.page_runs().join(range);
+            self.page_runs().join(range, is_dirty);
             return;
         }
         self.ground.end = new;

@@ -104,6 +104,13 @@ impl RunCounts {
     pub(super) fn reached(&self) -> PageIndex {
         self.top.max(self.cut_top)
     }
+
+    /// The part of a range that was used, and cut off since. Its stamps still say when its memory
+    /// was returned.
+    pub(super) fn cut_off_in(&self, range: PageRange) -> PageRange {
+        let end = range.end.min(self.reached());
+        PageRange { start: range.start.max(self.top).min(end), end }
+    }
 }
 
 /// The page runs of one heap: a view that lasts for one operation.
@@ -447,14 +454,16 @@ impl PageRuns<'_> {
     /// The first of the free pages in a row up to `top` that hold no memory; `top` if there are
     /// none.
     pub(crate) fn clean_end(&mut self) -> PageIndex {
-        let free = self.counts.top - self.free_before_top(Pages(u32::MAX));
-        self.dirty_end().max(free)
+        let top = self.counts.top;
+        let most = top.since(self.dirty_end().min(top));
+        top - self.free_before_top(most)
     }
 
     /// Lowers `top` to where [`PageRuns::clean_end`] is: what is above counts as never used. Waits
     /// for the background thread, which may have returned these pages, or their descriptors, just
-    /// now. Returns what was cut off.
-    pub(crate) fn cut(&mut self, end: PageIndex) -> PageRange {
+    /// now. Returns what was cut off, and whether some of that holds memory after all: the kernel
+    /// has refused it to that thread.
+    pub(crate) fn cut(&mut self, end: PageIndex) -> (PageRange, bool) {
         let range = PageRange { start: end, end: self.counts.top };
         self.occupy_sheets(range);
         let freed = self.unset(Bits::Free, range);
@@ -466,15 +475,15 @@ impl PageRuns<'_> {
         self.counts.cut_top = self.counts.reached();
         self.counts.top = end;
         self.watch.set_top(end);
-        range
+        (range, cleaned > Pages::ZERO)
     }
 
-    /// Has the pages that were cut off just now free again.
-    pub(crate) fn join(&mut self, range: PageRange) {
+    /// Has the pages that were cut off just now free again. `dirty`: they may hold memory.
+    pub(crate) fn join(&mut self, range: PageRange, dirty: bool) {
         let moved = self.counts.moved;
         self.counts.top = range.end;
         self.watch.set_top(range.end);
-        self.give_back(range, false);
+        self.give_back(range, dirty);
         self.counts.moved = moved;
     }
 

@@ -2,6 +2,7 @@
 
 use super::breathing::SECOND_US;
 use super::*;
+use crate::heap::misuse::{Wrong, what_is_wrong};
 use crate::heap::reserve;
 use crate::units::{PAGE, Pages};
 
@@ -27,6 +28,30 @@ fn show_mapped(os: &FakeOs, pages: usize) {
     os.world().files.insert(c"/proc/self/statm".into(), text);
 }
 
+impl Tested {
+    /// The kernel holds no more than the heap's account says. (Where the kernel has pages of 4 KiB)
+    fn check_resident(&mut self) {
+        let kernel = self.heap().kernel_resident().expect("mincore") as usize;
+        let snapshot = self.heap().snapshot();
+        assert!(
+            kernel <= snapshot.resident() || self.heap().kernel_page > PAGE,
+            "{kernel} of {snapshot:?}"
+        );
+    }
+
+    /// Whether the end was cut off, and nothing has taken the place of all of that.
+    fn is_cut(&mut self) -> bool {
+        let runs = &self.heap().runs;
+        runs.top < runs.reached()
+    }
+
+    /// Makes a heap longer by 200 blocks, and frees these. (After the first block)
+    fn swell(&mut self) {
+        (0..200).for_each(|_| assert!(self.allocate(60_000)));
+        (0..200).for_each(|_| self.free(1, OldSize::Right));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -42,9 +67,13 @@ proptest! {
         for step in &program {
             tested.run(step);
             prop_assert_eq!(tested.heap().reserved(), os.world().address_bytes());
+            tested.check_resident();
         }
         tested.check_contents();
         tested.free_all();
+        tested.run(&Step::Set(Key::LimitHard, 0));
+        tested.run(&Step::ReclaimAll);
+        tested.check_resident();
     }
 
     #[test]
@@ -372,5 +401,151 @@ fn address_space_at_the_end_goes_back_with_its_memory() {
         (0..100).for_each(|_| tested.free(1, OldSize::Right));
     }
     tested.check_contents();
+    tested.free_all();
+}
+
+/// A heap with one block, whose end was cut off.
+fn cut(os: &FakeOs) -> Tested {
+    let mut tested = planned(os, 256 * MIB);
+    assert!(tested.allocate(100));
+    tested.swell();
+    let before = tested.heap().ground.below;
+    tested.run(&Step::ReclaimAll);
+    assert!(tested.is_cut());
+    assert!(tested.heap().ground.below < before, "descriptors go with their pages");
+    tested
+}
+
+#[test]
+fn pointers_to_what_was_cut_off_are_known() {
+    let os = FakeOs::new(4096);
+    let mut tested = cut(&os);
+    let heap = tested.heap();
+    let (end, reached) = (heap.committed(), heap.runs.reached().offset());
+    for offset in [end, end + 24, end + MIB, reached - 1] {
+        let pointer = heap.base.wrapping_add(offset);
+        assert!(heap.is_inside(pointer), "{offset}");
+        assert!(matches!(what_is_wrong(heap, pointer, offset), Wrong::OnFreePage), "{offset}");
+    }
+    let between_tables = heap.ground.tables_end + 64;
+    assert!(between_tables < heap.layout.first.offset());
+    for offset in [reached, reached + 24, between_tables, usize::MAX - (1 << 30), 1 << 45] {
+        let pointer = heap.base.wrapping_add(offset);
+        assert!(!heap.is_inside(pointer), "{offset}");
+        assert!(matches!(what_is_wrong(heap, pointer, offset), Wrong::Elsewhere), "{offset}");
+    }
+    tested.check_resident();
+    tested.free_all();
+}
+
+#[test]
+fn what_cannot_be_cut_off_stays_in_the_account() {
+    let os = FakeOs::new(4096);
+    let mut tested = planned(&os, 256 * MIB);
+    assert!(tested.allocate(100));
+    tested.swell();
+    tested.os.world().tick_us = 1;
+    tested.run(&Step::Tick(1000, 0));
+    // All goes back to the kernel, and nothing is cut off.
+    tested.heap().visit_in_background();
+    tested.os.world().now_us += 10 * SECOND_US;
+    while let Some(again_us) = tested.heap().visit_in_background() {
+        tested.os.world().now_us = again_us;
+    }
+    tested.heap().note_background();
+    let (top, failed, moved) =
+        (tested.heap().runs.top, tested.heap().counts.failed_calls, tested.heap().runs.moved);
+    assert!(top.offset() > 11 * MIB);
+    // The pages; then the descriptors, which are purged then.
+    os.world().failures = vec![true].into();
+    tested.heap().cut_end();
+    assert!(os.world().failures.is_empty());
+    tested.heap().check();
+    let heap = tested.heap();
+    assert_eq!((heap.runs.top, heap.runs.moved), (top, moved));
+    assert_eq!(heap.counts.failed_calls, failed + 1);
+    tested.check_resident();
+    let below = tested.heap().ground.below;
+    os.world().failures = vec![false, true].into();
+    tested.heap().cut_end();
+    assert!(os.world().failures.is_empty());
+    tested.heap().check();
+    assert!(tested.heap().runs.top < top);
+    assert_eq!(tested.heap().ground.below, below);
+    tested.check_resident();
+    tested.swell();
+    tested.run(&Step::ReclaimAll);
+    assert!(tested.heap().ground.below < below);
+    tested.check_contents();
+    tested.free_all();
+}
+
+#[test]
+fn a_heap_that_was_cut_off_can_be_wiped() {
+    for page in KERNEL_PAGES {
+        let os = FakeOs::new(page);
+        let mut tested = cut(&os);
+        tested.free(0, OldSize::Right);
+        for _ in 0..2 {
+            assert!(tested.heap().wipe());
+            reserve::note_deleted(&tested.heap().layout);
+            tested.heap().reopen(Options::DEFAULT);
+            tested.check_resident();
+            (0..10).for_each(|_| assert!(tested.allocate(40_000)));
+            tested.check_resident();
+            // To check the heap is to look at its returned tables, which maps them again.
+            (0..10).for_each(|_| tested.free(0, OldSize::Right));
+        }
+        tested.heap().check();
+    }
+}
+
+/// The end of a plan in a child of a fork, where the parent's thread has claims on it.
+#[test]
+fn a_child_cuts_off_what_its_parents_thread_had() {
+    let os = FakeOs::new(4096);
+    let mut tested = planned(&os, 256 * MIB);
+    assert!(tested.allocate(100));
+    tested.swell();
+    let heap = tested.heap();
+    heap.watch().pretend();
+    let dirty = heap.runs.dirty;
+    let purge = |_: &[crate::os::MemoryRange]| std::panic::resume_unwind(Box::new("it is gone"));
+    let visited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let stamp = crate::heap::recall::Stamp::new(0, crate::heap::recall::Cause::Idle);
+        // SAFETY: the heap lives, and this is the only thread that does so.
+        unsafe { heap.watch().return_dirty(Pages(u32::MAX), &purge, &|| true, stamp) }
+    }));
+    assert!(visited.is_err());
+    assert!(heap.watch().dirty() < dirty, "some are claimed");
+    heap.watch().pretend_fork();
+    heap.cut_end();
+    heap.check();
+    assert_eq!(heap.watch().dirty(), dirty, "they hold memory, and stay");
+    tested.run(&Step::ReclaimAll);
+    assert!(tested.is_cut());
+    tested.check_contents();
+    tested.free_all();
+}
+
+#[test]
+fn what_was_cut_off_and_is_needed_again_is_known_to_the_policy() {
+    let os = FakeOs::new(4096);
+    os.world().now_us = SECOND_US;
+    let mut tested = cut(&os);
+    let before = tested.heap().runs.recall.clone();
+    let runs = &tested.heap().runs;
+    let pages = runs.reached().since(runs.top);
+    tested.swell();
+    let after = tested.heap().runs.recall.clone();
+    let again = after.refaulted.iter().sum::<u64>() - before.refaulted.iter().sum::<u64>();
+    assert!(again.abs_diff(pages.0.into()) < 64, "{again} of {pages:?}");
+    let regretted = after.regretted.iter().sum::<u64>() - before.regretted.iter().sum::<u64>();
+    assert_eq!(regretted, again, "within a second");
+    // Pages that were never used are not needed again.
+    tested.swell();
+    (0..400).for_each(|_| assert!(tested.allocate(60_000)));
+    let refaulted = tested.heap().runs.recall.refaulted.iter().sum::<u64>();
+    assert!(refaulted - after.refaulted.iter().sum::<u64>() < 64);
     tested.free_all();
 }

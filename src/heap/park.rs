@@ -24,8 +24,8 @@ use crate::units::{PageIndex, PageRange, Pages, round_up};
 const KEEP: usize = 512 << 10;
 /// A heap that committed more than this for blocks is not parked.
 const COMMITTED_MAX: usize = 8 << 20;
-/// Nor one that has mapped more than this, where others want the address space.
-const PLANNED_MAX: usize = 1 << 20;
+/// Nor one in a plan that has mapped more than this, since others want the address space.
+const MAPPED_MAX: usize = 1 << 20;
 
 /// A heap on the real kernel: what C sees.
 pub(crate) type KernelHeap = Heap<Kernel>;
@@ -110,9 +110,11 @@ impl<S: Above> Heap<S> {
     /// be released.
     pub(super) fn wipe(&mut self) -> bool {
         let first = self.layout.first;
-        let for_blocks = self.committed() - first.offset();
-        let most = if self.layout.is_planned { PLANNED_MAX } else { COMMITTED_MAX };
-        if for_blocks > most || self.scars.room() < Scars::CAPACITY || self.huge_pages {
+        let is_large = match self.layout.is_planned {
+            true => self.reserved() > MAPPED_MAX,
+            false => self.committed() - first.offset() > COMMITTED_MAX,
+        };
+        if is_large || self.scars.room() < Scars::CAPACITY || self.huge_pages {
             return false;
         }
         if !self.open_all_sheets() {

@@ -201,6 +201,7 @@ fuzz: fuzz-build ## programs of calls against a model, random and guided by cove
 	RUSTFLAGS="$(COVERAGE)" $(FUZZ) build --target-dir "$(TARGET)/guided" --target "$(HOST)" \
 		$(FUZZ_FLAGS) --features guided --bin guided
 	"$(FUZZ_TARGET)/release/random" fuzz/corpus
+	ulimit -v 4194304 && "$(FUZZ_TARGET)/release/random" fuzz/corpus
 	"$(FUZZ_TARGET)/release/random" --seconds $$(($(SECONDS) / 2)) --seed $$(date +%s)
 	mkdir -p "$(TARGET)/corpus"
 	"$(TARGET)/guided/$(HOST)/release/guided" -max_total_time=$$(($(SECONDS) - $(SECONDS) / 2)) \

@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use ebbtide_ffi_tests::{PREFIX, clean, finish, make, release};
+use ebbtide_ffi_tests::{PREFIX, clean, finish, make, release, with_address_space};
 use ebbtide_runtimes::repository;
 
 /// The driver, built at its first use.
 fn driver() -> Command {
+    clean(driver_path())
+}
+
+fn driver_path() -> &'static Path {
     static DRIVER: OnceLock<PathBuf> = OnceLock::new();
-    clean(DRIVER.get_or_init(|| {
+    DRIVER.get_or_init(|| {
         make(&["fuzz-build"], Path::new("/"), PREFIX);
         release().with_file_name("fuzz").join("release/random")
-    }))
+    })
 }
 
 fn said(output: &Output) -> String {
@@ -35,6 +39,14 @@ fn kept_programs_agree_with_the_model() {
     let told = said(&finish(driver().arg(repository().join("fuzz/corpus"))));
     let programs = told.lines().filter(|line| line.contains("/corpus/")).count();
     assert!(programs >= 50, "{told}");
+}
+
+/// Heaps that reserve nothing agree, too.
+#[test]
+fn programs_agree_with_the_model_under_a_limit_on_address_space() {
+    let limited = || with_address_space(4 << 20, driver_path());
+    finish(limited().args(["--seconds", "6"]));
+    finish(limited().arg(repository().join("fuzz/corpus")));
 }
 
 /// Each with what must be said of it: one of these words. What checked heaps find they tell

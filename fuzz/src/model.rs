@@ -123,6 +123,9 @@ impl Model {
         };
         model.reserve = model.get(RESERVE) as usize;
         model.options[RESERVE] = Some(model.reserve as i64);
+        if model.reserve == 0 {
+            model.reserve = address_space();
+        }
         model.trusted = model.get(THP) == 0;
         assert_eq!(model.get(CHECKED), checked.max(0), "checked");
         Some(model)
@@ -459,4 +462,13 @@ fn limits_cross(retain: i64, soft: i64, hard: i64) -> bool {
 pub(crate) fn last_error() -> String {
     // SAFETY: it is never NULL, and holds until the next failure.
     unsafe { CStr::from_ptr(ebb_strerror(0)) }.to_string_lossy().into_owned()
+}
+
+/// The bytes of address space that this process may have: as many has a heap's range that is not
+/// reserved.
+fn address_space() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is whole.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) }, 0);
+    limit.rlim_cur as usize / PAGE * PAGE
 }

@@ -35,10 +35,10 @@ the end of a plan goes back|src/heap/mapped.rs|s/if self.runs.top.since(end) < C
 what is cut off was returned|src/heap/runs.rs|s/let most = top.since(self.dirty_end().min(top));/let most = Pages(u32::MAX);/
 K1 sheets that are cut off|src/heap/runs.rs|s/        self.occupy_sheets(range);//
 tables of what was cut off|src/heap/runs.rs|s/self.counts.cut_top = self.counts.reached();//
-descriptors of what was cut off|src/heap/mapped.rs|s/        self.cut_descriptors();//
+descriptors of what was cut off|src/heap/mapped.rs|s/        self.cut_descriptors();/        if false { self.cut_descriptors(); }/
 pointers to what was cut off|src/heap/mapped.rs|s/|| self.is_cut_off(address.addr().wrapping_sub(self.base.addr()))//
 what was cut off is needed again|src/heap/grow.rs|s/self.page_runs().recall(cut_off, now_us);//
-what cannot be cut off stays|src/heap/mapped.rs|s/self.page_runs().join(range, is_dirty);//
+what cannot be cut off stays|src/heap/mapped.rs|s/self.page_runs().join(range, is_dirty);/if false { self.page_runs().join(range, is_dirty) }/
 a child cuts off no claims|src/heap/mapped.rs|s/        self.mend_after_fork();//
 a limit that binds is told, and no other|src/heap/mapped.rs|s/(used.saturating_add(bytes) > limit)/(used.saturating_add(bytes) > 0)/
 addresses of a plan are the heap's when mapped|src/heap/mapped.rs|s/        if self.layout.is_planned {/        if false {/

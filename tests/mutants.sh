@@ -192,6 +192,7 @@ shared VMs: the owner sees what others did|src/vm/lock.rs|s/is_open.load(Acquire
 shared VMs: others see what the owner did|src/vm/lock.rs|s/Free => self.is_inside.store(false, Release)/Free => self.is_inside.store(false, Relaxed)/
 shared VMs: allocations wait for their turn|src/vm/hands.rs|s/        let entry = lock.enter();/        let entry = super::lock::Entry::Free;/
 shared VMs: a fork finds heaps whole|src/vm/hands.rs|s/    each_shared(.lock. lock.lock(order_threads));//
+shared VMs: a child waits for no owner|src/vm/lock.rs|s/        self.is_inside.store(false, Relaxed);//
 shared VMs: the end is told|src/vm.rs|s/            function(context);//
 a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/
 a field is the only place that fits|src/vm/collect/layout.rs|s/found.next().filter(|_| found.next().is_none())/found.next()/

@@ -127,8 +127,10 @@ pub unsafe extern "C" fn ebb_heap_of(L: *mut lua_State) -> *mut ebb_heap {
 }
 
 /// Lets several threads use the heap of a VM: one may run the VM while another one
-/// calls ebb_tick(), ebb_stats_read() and the like. From now on every call for the
-/// heap, allocations included, waits until no other thread is in one.
+/// calls ebb_tick(), ebb_stats_read() and the like. From now on each of these calls
+/// waits while the VM allocates or another such call is made, and the VM waits for
+/// them. Two threads that allocate at once are not kept apart: run the VM, and call
+/// what lua_getallocf() returns, in one thread at a time.
 ///
 /// L         a VM of this thread's, or any coroutine of one.
 ///

@@ -121,7 +121,8 @@ impl<S: Os> Heap<S> {
         let forecast = self.forecast(shown_us);
         let due_us = self.worth_calling_us(&forecast);
         // What is too little to call for is news together with what becomes free later.
-        let known = due_us.map_or(forecast.in_the_end(), |_| Pages(u32::MAX));
+        let known =
+            due_us.map_or(forecast.in_the_end().and_more(self.above.stuck), |_| Pages(u32::MAX));
         self.above.seen = self.runs.dirty.min(known);
         if due_us.is_some() || self.watch().is_on() {
             self.watch().publish(&forecast);

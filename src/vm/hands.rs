@@ -185,10 +185,12 @@ pub(crate) unsafe fn share(lua: &Lua, bond: *mut Bond, state: *mut lua_State) {
             enlist(bond);
         }
         let Hands { shared, lock, .. } = &(*bond).hands;
-        if !shared.load(Ordering::Relaxed) && interrupt_threads() {
-            lock.favour();
-        }
-        shared.store(true, Ordering::Relaxed);
+        // A fork finds each listed heap shared or not, all the time.
+        LIST.with(|| {
+            if !shared.swap(true, Ordering::Relaxed) && interrupt_threads() {
+                lock.favour();
+            }
+        });
         (lua.lua_setallocf)(state, shared_alloc, bond.cast());
     }
 }
@@ -301,7 +303,7 @@ extern "C" fn in_child() {
         let Hands { thread, lock, shared, .. } = &bond.hands;
         if thread.load(Ordering::Relaxed) != this_thread() || shared.load(Ordering::Relaxed) {
             thread.store(0, Ordering::Relaxed);
-            lock.unlock();
+            lock.unlock_in_child();
         }
         collect::note_fork(bond);
     });

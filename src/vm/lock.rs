@@ -122,7 +122,21 @@ impl BiasedLock {
         self.lock.unlock();
     }
 
+    /// What the thread that forked had locked is unlocked in the child. The owner is not there, but
+    /// may have been on its way in.
+    pub(super) fn unlock_in_child(&self) {
+        self.is_inside.store(false, Relaxed);
+        self.unlock();
+    }
+
     pub(super) fn is_locked(&self) -> bool {
         self.lock.is_locked()
+    }
+
+    /// The owner is on its way in, for the model: it has not looked yet whether the lock is open.
+    #[cfg(test)]
+    #[allow(dead_code)]
+    pub(super) fn approach(&self) {
+        self.is_inside.store(true, Relaxed);
     }
 }

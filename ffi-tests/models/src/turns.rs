@@ -158,3 +158,16 @@ fn a_kernel_that_refuses_to_order_threads_is_asked_once() {
         assert_eq!(heap.count(), 3);
     });
 }
+
+#[test]
+fn a_child_does_not_wait_for_an_owner_that_it_has_not() {
+    explore(|| {
+        let heap = Heap::new(true);
+        heap.lock.lock(order_threads);
+        heap.lock.approach();
+        heap.lock.unlock_in_child();
+        heap.tick(order_threads);
+        heap.allocate();
+        assert_eq!(heap.count(), 2);
+    });
+}

@@ -182,9 +182,9 @@ fn exhales_within(way: &str) -> Duration {
     for _ in 0..12 {
         service.ask("load");
     }
+    let full_kb = service.pss_kb();
     assert_eq!(service.ask("rest"), "resting");
     let end_of_load = Instant::now();
-    let full_kb = service.pss_kb();
     assert!(full_kb > 40_000, "{way}: {full_kb} KB are no load");
     while service.pss_kb() > full_kb / 3 {
         let waited = end_of_load.elapsed();

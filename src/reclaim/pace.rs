@@ -74,6 +74,7 @@ impl<S: Os> Heap<S> {
             self.look_in = u32::MAX;
             return;
         }
+        self.note_use_since_emergency();
         let start_us = self.os.now_us();
         let before_us = self.above.clock.now_us;
         let now_us = self.above.clock.advance(start_us);

@@ -31,7 +31,7 @@ const EMERGENCY_SHARE: u64 = 64;
 pub(super) struct Rooms {
     /// When spans were searched in vain, above the soft limit.
     searched_us: Option<u64>,
-    /// Bytes that were free after an emergency in vain, and until when that is believed.
+    /// The fewest bytes that were free since an emergency in vain, and until when that is believed.
     none_found: Option<(usize, u64)>,
 }
 
@@ -134,6 +134,15 @@ impl<S: Os> Heap<S> {
         let now_us = self.above.clock.advance(self.os.now_us());
         let believed_us = now_us + EMERGENCY_SHARE * (now_us - start_us).max(1);
         self.above.rooms.none_found = (!found).then_some((self.free_resident(), believed_us));
+    }
+
+    /// Takes note of what is in use again of that which an emergency has not found: what is freed
+    /// of it later may be found.
+    pub(super) fn note_use_since_emergency(&mut self) {
+        let free_now = self.above.rooms.none_found.is_some().then(|| self.free_resident());
+        if let (Some((free, _)), Some(now)) = (&mut self.above.rooms.none_found, free_now) {
+            *free = now.min(*free);
+        }
     }
 
     /// Whether an emergency could find what the last one did not.

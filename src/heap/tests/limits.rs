@@ -5,7 +5,7 @@ use super::breathing::{SECOND_US, tested};
 use super::*;
 use crate::heap::class::class_of;
 use crate::heap::recall::Cause;
-use crate::units::{PAGE, PageIndex};
+use crate::units::{PAGE, PageIndex, Pages};
 
 impl Tested {
     fn fill(&mut self, size: usize) -> usize {
@@ -279,6 +279,37 @@ fn an_emergency_in_vain_waits_until_as_much_is_free_as_is_lacking() {
     tested.os.world().now_us += SECOND_US;
     assert!(!tested.allocate(100_000));
     assert_eq!(tested.steps(), steps + 2, "nor is it believed for ever");
+}
+
+/// Though as much was free when there was none to be found.
+#[test]
+fn what_was_used_since_an_emergency_in_vain_may_be_found() {
+    let mut tested = tested(&[(Key::LimitHard, 4 << 20)]);
+    tested.os.world().tick_us = 0;
+    tested.fill(200);
+    tested.free_those(0, |index| index % 20 != 0);
+    assert!(!tested.allocate(3_000_000), "a block on each page");
+    tested.free_all();
+    tested.fill(3000);
+    tested.free_those(0, |index| index % 8 != 0);
+    assert!(tested.allocate(2_500_000));
+    tested.heap().check();
+    tested.free_all();
+}
+
+/// The pages at the end are there when the block is first tried, and go to make room for the rest.
+#[test]
+fn room_is_made_again_for_pages_that_went_to_make_room() {
+    let mut tested = tested(&[(Key::LimitHard, 4 << 20), (Key::Auto, 0)]);
+    // The search stops as soon as what was asked for fits.
+    tested.os.world().tick_us = 300;
+    (0..900).for_each(|_| assert!(tested.allocate(3000)));
+    assert!(tested.allocate(1_000_000));
+    tested.free_those(0, |index| index % 8 != 0);
+    assert!(tested.heap().runs.dirty >= Pages(1_000_000 / 4096));
+    assert!(tested.allocate(3_000_000));
+    tested.heap().check();
+    tested.free_all();
 }
 
 #[test]

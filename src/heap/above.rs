@@ -67,8 +67,8 @@ impl<S: Above> Heap<S> {
     /// Does something that takes memory. If the gate refused it, it is tried once more after room
     /// was made, and again if it then takes more: pages that were there, and their descriptors, may
     /// have gone back to make that room. If there was no row of pages, it is tried once more after
-    /// empty spans were released, for the pages may lie in these. What the gate refused is done with
-    /// what is there in the end.
+    /// empty spans were released, for the pages may lie in these. What the gate refused is done
+    /// with what is there in the end.
     pub(super) fn with_room<T>(
         &mut self,
         mut attempt: impl FnMut(&mut Heap<S>) -> Option<T>,

@@ -110,7 +110,8 @@ fn the_readme_is_short() {
 /// A test of links that finds nothing is none.
 #[test]
 fn broken_links_would_be_seen() {
-    let page = "# One `word`, two\n\nUnder\n=====\n\n[a](#one-word-two) [b](c/d.md#e)\n```\n[x](y)\n```\n";
+    let page =
+        "# One `word`, two\n\nUnder\n=====\n\n[a](#one-word-two) [b](c/d.md#e)\n```\n[x](y)\n```\n";
     assert_eq!(anchors(page), ["one-word-two", "under"].map(str::to_owned).into());
     let expected = [("", "one-word-two"), ("c/d.md", "e")];
     assert_eq!(links(page), expected.map(|(path, anchor)| (path.to_owned(), anchor.to_owned())));

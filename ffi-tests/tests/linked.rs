@@ -132,7 +132,8 @@ mod long {
         for name in ["luajit.1", "luajit.pc"] {
             std::fs::write(folder.join("etc").join(name), "prefix=\n").expect("it can be written");
         }
-        let readme = std::fs::read_to_string(repository().join("docs/embedding.md")).expect("it is there");
+        let readme =
+            std::fs::read_to_string(repository().join("docs/embedding.md")).expect("it is there");
         let recipe =
             readme.split("git clone https://github.com/openresty/luajit2 && cd luajit2\n").nth(1);
         let recipe = recipe.and_then(|rest| rest.split("cd ../openresty-VERSION").next());

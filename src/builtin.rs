@@ -11,7 +11,7 @@
 //!
 //! - B1: state and segments are private anonymous memory, by the kernel's word ([`mappings`]).
 //! - B2: the segments end in the oldest, which holds the state; none overlap; each ends as the
-//!   allocator ends them ([`ground`]).
+//!   allocator ends them ([`segments`]).
 //! - B3: chunks follow each other from a segment's start to its end, and every two neighbours
 //!   agree on what each of them is ([`walk`]).
 //! - B4: every free chunk is the top, the victim, or in its bin, once, and nothing else is in a
@@ -20,11 +20,11 @@
 //! Nothing is read that was not found to be memory first, so that a damaged heap is refused, too.
 
 mod bins;
-mod ground;
+mod segments;
 mod layout;
-mod list;
+mod mapped_vec;
 mod mappings;
-mod records;
+mod segment_records;
 mod residency;
 mod sweep;
 mod walk;
@@ -36,8 +36,8 @@ use core::ptr;
 use crate::error::Error;
 use crate::os::Os;
 use crate::units::{round_down, round_up};
-use ground::{Chunk, Ground};
-use layout::{APART, CHUNK_MIN, CONTENTS, FLAGS, FOOT, HEAD, HEADER, PREVIOUS_IN_USE, WORD};
+use segments::{Chunk, HeapView};
+use layout::{MMAPPED, CHUNK_MIN, CONTENTS, FLAGS, FOOT, HEAD, HEADER, PREVIOUS_IN_USE, WORD};
 use residency::Residency;
 pub(crate) use sweep::{Progress, Reclaimed, reclaim};
 
@@ -83,23 +83,23 @@ pub(crate) struct Survey {
 
 /// Walks the heap of the allocator with this state.
 pub(crate) fn survey<S: Os>(os: &S, state: *const u8) -> Result<Survey, Error> {
-    let ground = Ground::read(os, state.expose_provenance())?;
-    let mut residency = Residency::new(&ground, residency::ALL)?;
-    let mut survey = Survey { segments: ground.segments().len() as u64, ..Survey::default() };
+    let view = HeapView::read(os, state.expose_provenance())?;
+    let mut residency = Residency::new(&view, residency::ALL)?;
+    let mut survey = Survey { segments: view.segments().len() as u64, ..Survey::default() };
     survey.name_sizes();
-    let census = walk::walk(&ground, |segment, chunk| {
-        let pages = idle_pages(chunk, ground.page);
+    let totals = walk::walk(&view, |segment, chunk| {
+        let pages = idle_pages(chunk, view.page);
         let whole = pages.end - pages.start;
-        let resident = residency.count(segment, pages) * ground.page;
+        let resident = residency.count(segment, pages) * view.page;
         survey.add_free(chunk.size as u64, resident as u64, (whole - resident) as u64);
     })?;
-    bins::check_bins(&ground, &census)?;
-    (survey.live, survey.blocks) = (census.live, census.blocks);
-    survey.metadata = census.metadata;
-    for segment in ground.segments() {
+    bins::check_bins(&view, &totals)?;
+    (survey.live, survey.blocks) = (totals.live, totals.blocks);
+    survey.metadata = totals.metadata;
+    for segment in view.segments() {
         let all = segment.memory.start()..segment.memory.end();
         survey.reserved += segment.memory.bytes() as u64;
-        survey.resident += (residency.count(segment, all) * ground.page) as u64;
+        survey.resident += (residency.count(segment, all) * view.page) as u64;
     }
     if residency.refused {
         return Err(Error::System.because(format_args!("the kernel refused mincore")));
@@ -114,7 +114,7 @@ pub(crate) fn survey<S: Os>(os: &S, state: *const u8) -> Result<Survey, Error> {
 /// `state` is that of LuaJIT's allocator, which nobody else uses meanwhile.
 pub(crate) unsafe fn reserved(state: *const u8) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe { records::reserved(state.expose_provenance()) }
+    unsafe { segment_records::reserved(state.expose_provenance()) }
 }
 
 /// Bytes of them that the kernel holds resident; `None` when it will not say.
@@ -124,7 +124,7 @@ pub(crate) unsafe fn reserved(state: *const u8) -> u64 {
 /// As for [`reserved`].
 pub(crate) unsafe fn resident<S: Os>(os: &S, state: *const u8) -> Option<u64> {
     // SAFETY: the caller's promise.
-    unsafe { records::resident(os, state.expose_provenance()) }
+    unsafe { segment_records::resident(os, state.expose_provenance()) }
 }
 
 /// Unmaps every segment of a heap; returns how many bytes that were. A process that has no file
@@ -137,12 +137,12 @@ pub(crate) unsafe fn resident<S: Os>(os: &S, state: *const u8) -> Option<u64> {
 /// 2. No block of it is used again, and the allocator is not called again.
 pub(crate) unsafe fn release<S: Os>(os: &S, state: *mut u8) -> Result<u64, Error> {
     let state = state.expose_provenance();
-    let (released, kept) = match Ground::read(os, state) {
+    let (released, kept) = match HeapView::read(os, state) {
         // SAFETY: the caller's promises.
-        Ok(ground) => unsafe { unmap_segments(&ground) },
+        Ok(view) => unsafe { unmap_segments(&view) },
         Err(Error::Unknown) => return Err(Error::Unknown),
         // SAFETY: the caller's promises.
-        Err(_) => unsafe { records::unmap_all(os, state)? },
+        Err(_) => unsafe { segment_records::unmap_all(os, state)? },
     };
     match kept {
         0 => Ok(released),
@@ -155,13 +155,13 @@ pub(crate) unsafe fn release<S: Os>(os: &S, state: *mut u8) -> Result<u64, Error
 /// # Safety
 ///
 /// As for [`release`].
-unsafe fn unmap_segments<S: Os>(ground: &Ground<'_, S>) -> (u64, u64) {
+unsafe fn unmap_segments<S: Os>(view: &HeapView<'_, S>) -> (u64, u64) {
     let (mut released, mut kept) = (0, 0);
-    for segment in ground.segments() {
+    for segment in view.segments() {
         let bytes = segment.memory.bytes();
         // SAFETY: all of the segment is the allocator's, and the caller's promise covers it. The
         // list of segments is not in them.
-        let done = unsafe { unmap(ground.os, segment.memory.start(), bytes) };
+        let done = unsafe { unmap(view.os, segment.memory.start(), bytes) };
         *(if done { &mut released } else { &mut kept }) += bytes as u64;
     }
     (released, kept)
@@ -189,7 +189,7 @@ pub(crate) unsafe fn block_size(block: *const u8) -> (usize, usize) {
     unsafe {
         let head = chunk.add(HEAD / WORD).read();
         let size = head & !FLAGS;
-        let is_apart = head & PREVIOUS_IN_USE == 0 && chunk.add(FOOT / WORD).read() & APART != 0;
+        let is_apart = head & PREVIOUS_IN_USE == 0 && chunk.add(FOOT / WORD).read() & MMAPPED != 0;
         if is_apart { (size - 2 * WORD, 0) } else { (size - WORD, size) }
     }
 }
@@ -202,7 +202,7 @@ fn idle_pages(chunk: Chunk, page: usize) -> Range<usize> {
 
 /// Refuses a heap.
 #[cold]
-fn unknown(reason: fmt::Arguments<'_>) -> Error {
+fn refuse(reason: fmt::Arguments<'_>) -> Error {
     Error::Unknown.because(format_args!("not LuaJIT's own heap: {reason}"))
 }
 

@@ -161,9 +161,9 @@ a fault of the unwinder ends a backtrace|src/os/fault.rs|s/if is_access \&\& giv
 signals that are sent are no accesses|src/os/fault.rs|s/(\*info).si_code > 0/(*info).si_code != i32::MIN/
 handlers of before have their masks|src/os/fault.rs|s/libc::pthread_sigmask(libc::SIG_BLOCK, \&mask/libc::pthread_sigmask(libc::SIG_UNBLOCK, \&mask/
 nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigaction == ours().sa_sigaction/true/
-children attempt nothing of other threads|src/os/attempt.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
+children attempt nothing of other threads|src/os/fault_probe.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
 calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(Call::to(function));//
-an unwinder may fault in a handler|src/os/attempt.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
+an unwinder may fault in a handler|src/os/fault_probe.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
 C1 a slot in use is sealed|src/heap/checked/block.rs|s/            seal if seal == !live => State::Freed,/            _ if self.about > 0 => State::Freed,/
 wrong sizes are told|src/heap/checked/mod.rs|s/ \&\& live.size != old_size {/ \&\& false {/
 closures that were not finished are no bugs|src/heap/checked/block.rs|s/    fits \&\& upvalues.is_multiple_of(UPVALUE)/    false \&\& fits \&\& upvalues.is_multiple_of(UPVALUE)/
@@ -178,7 +178,7 @@ guards take a share of the mappings|src/heap/checked/watch.rs|s/let fits = /let 
 large blocks are hidden when freed|src/heap/checked/large.rs|s/let hidden = guarded \&\& /let hidden = false \&\& /
 guarded slots are hidden when freed|src/heap/checked/guard.rs|s/            os.protect(start, bytes);//
 some blocks get a guarded slot|src/heap/checked/mod.rs|s/        if self.state.countdown > 0 {/        if true {/
-who allocated is known|src/heap/checked/guard.rs|s/frames: Frames::here() }/frames: Frames::NONE }/
+who allocated is known|src/heap/checked/guard.rs|s/backtrace: Backtrace::here() }/backtrace: Backtrace::NONE }/
 two threads are told|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
 faults find their heap|src/heap/checked/watch.rs|s/unsafe { (watched.explain)(watched.heap, address, access) };//
 the last lines go to a log|src/tell.rs|s/ || is_log(libc::STDERR_FILENO))/)/

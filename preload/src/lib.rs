@@ -23,21 +23,21 @@
 //! | module          | knows                                                             |
 //! |-----------------|-------------------------------------------------------------------|
 //! | `text`          | a line of text without allocating                                 |
-//! | `objects`       | what is loaded, and which symbols that offers                     |
+//! | `elf_objects`       | what is loaded, and which symbols that offers                     |
 //! | `sigpipe`       | a write to a pipe without a reader, without the signal            |
 //! | `fd`            | which file a descriptor leads to, and a write that waits for room |
 //! | `report_signal` | the signals on which a report can be asked for                    |
 //! | `switch`        | what a switch in the environment takes                            |
 //! | `settings`      | what the environment asks for                                     |
-//! | `behind`        | the functions that are taken over, as the program would find them |
-//! | `say`           | where standard error was when the program began                   |
+//! | `real`        | the functions that are taken over, as the program would find them |
+//! | `log`           | where standard error was when the program began                   |
 //! | `library`       | `libebbtide.so`                                                   |
 //! | `newstate`      | which VMs are taken over                                          |
 //! | `why`           | why none was                                                      |
 //! | `signals`       | reports on signals, of which the program notices nothing          |
-//! | `slices`        | a wait in slices, between which heaps exhale                      |
-//! | `waits`         | the functions that wait                                           |
-//! | `life`          | the beginning and the end of the process                          |
+//! | `sliced_wait`        | a wait in slices, between which heaps exhale                      |
+//! | `interpose`         | the functions that wait                                           |
+//! | `init`          | the beginning and the end of the process                          |
 //!
 //! It is in every program, so it is small: nothing here allocates, nothing can panic, and as built
 //! for use, where a panic ends the process, it needs the C library only and not Rust's own.
@@ -47,23 +47,23 @@
 // The tests export nothing, or they would take over their own process.
 #![cfg_attr(test, allow(dead_code, unused_imports))]
 
-mod behind;
+mod real;
 #[path = "../../src/fd.rs"]
 mod fd;
 mod library;
-mod life;
+mod init;
 mod newstate;
-mod objects;
+mod elf_objects;
 mod report_signal;
-mod say;
+mod log;
 mod settings;
 mod signals;
 #[path = "../../src/sigpipe.rs"]
 mod sigpipe;
-mod slices;
+mod sliced_wait;
 mod switch;
 mod text;
-mod waits;
+mod interpose;
 mod why;
 
 // Rust's own library would have asked the linker for these.

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use crate::settings::Settings;
 use crate::text::Text;
-use crate::{say, settings};
+use crate::{log, settings};
 
 /// `ebb_preload_newstate`.
 type Newstate = unsafe extern "C" fn(*mut c_void, *mut c_void) -> *mut c_void;
@@ -17,7 +17,7 @@ pub(crate) type Idle = unsafe extern "C" fn(u32) -> c_int;
 type Report = unsafe extern "C" fn(c_int) -> c_int;
 /// `ebb_preload_listen`.
 type Listen = unsafe extern "C" fn(Option<Say>, c_int);
-/// [`say::line_of_library`].
+/// [`log::line_of_library`].
 type Say = unsafe extern "C" fn(*const c_char, usize, c_int) -> c_int;
 /// `ebb_strerror`.
 type Strerror = unsafe extern "C" fn(c_int) -> *const c_char;
@@ -80,13 +80,13 @@ pub(crate) unsafe fn newstate(
             let listen: Listen = transmute(listen);
             let Settings { report, verbose, .. } = settings::get();
             let what = c_int::from(report) | c_int::from(report || verbose) << 1;
-            listen(Some(say::line_of_library), what);
+            listen(Some(log::line_of_library), what);
         }
         let vm = newstate(real, setallocf);
         match vm.is_null() {
             true => why.push(CStr::from_ptr(strerror(0)).to_bytes()),
             false => {
-                MADE_BY.store(say::process(), Ordering::Relaxed);
+                MADE_BY.store(log::process(), Ordering::Relaxed);
                 REPORT.store(report, Ordering::Release);
                 IDLE.store(idle, Ordering::Release);
             }
@@ -102,7 +102,7 @@ pub(crate) fn has_vms() -> bool {
 
 /// Whether this process has made VMs, not one that it was forked from.
 pub(crate) fn made_vms_here() -> bool {
-    MADE_BY.load(Ordering::Relaxed) == say::process()
+    MADE_BY.load(Ordering::Relaxed) == log::process()
 }
 
 /// Has each VM that is still open tell what it holds. The thread is in none of them.

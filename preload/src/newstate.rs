@@ -6,10 +6,10 @@ use core::mem::transmute;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::behind;
+use crate::real;
 use crate::library;
-use crate::objects;
-use crate::say;
+use crate::elf_objects;
+use crate::log;
 use crate::text::Text;
 use crate::{settings, why};
 
@@ -55,9 +55,9 @@ unsafe extern "C" fn newstate_from(
     seed: usize,
     caller: *const c_void,
 ) -> *mut c_void {
-    let real = behind::lua_newstate(caller);
+    let real = real::lua_newstate(caller);
     if real.is_null() {
-        say::once(&[b"no VM: there is no lua_newstate behind the preload library"]);
+        log::once(&[b"no VM: there is no lua_newstate behind the preload library"]);
         return ptr::null_mut();
     }
     if alloc == BUILT_IN {
@@ -82,16 +82,16 @@ unsafe extern "C" fn newstate_from(
 unsafe fn newstate_on_heap(real: *mut c_void) -> *mut c_void {
     let mut why = Text::new();
     // SAFETY: the caller's promise.
-    let vm = unsafe { library::newstate(real, behind::lua_setallocf(real), &mut why) };
+    let vm = unsafe { library::newstate(real, real::lua_setallocf(real), &mut why) };
     if vm.is_null() {
-        say::always_once(&[b"LuaJIT keeps its own allocator: ", why.as_bytes()]);
+        log::always_once(&[b"LuaJIT keeps its own allocator: ", why.as_bytes()]);
         return vm;
     }
-    objects::walk(|object| {
+    elf_objects::walk(|object| {
         let found = object.holds(real);
         if found {
             let name = object.path().to_bytes();
-            say::once(&[b"taken over: the VMs of ", name, b", each on a heap of its own"]);
+            log::once(&[b"taken over: the VMs of ", name, b", each on a heap of its own"]);
         }
         found
     });
@@ -104,7 +104,7 @@ fn say_wrong() {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Ordering::Relaxed) {
         for line in settings::wrong() {
-            say::line(&[line]);
+            log::line(&[line]);
         }
     }
 }

@@ -6,7 +6,7 @@ use core::ffi::{CStr, c_char, c_int};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::report_signal;
-use crate::say;
+use crate::log;
 use crate::switch;
 use crate::text::Text;
 
@@ -163,7 +163,7 @@ fn read<T>(
 /// Whether a variable has the number of this process for its value.
 fn names_this_process(variable: &CStr) -> bool {
     let number = value_of(variable).and_then(|value| value.to_str().ok()?.parse().ok());
-    number == Some(say::process())
+    number == Some(log::process())
 }
 
 /// The value of a variable that is not empty.

@@ -24,10 +24,10 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering
 
 use libc::{SIG_DFL, SIG_IGN, sigaction as Action, siginfo_t, sigset_t};
 
-use crate::behind::{SIGACTION, SIGNAL, SIGSET, SYSV_SIGNAL, SYSV_SIGNAL_RESERVED, SignalFunction};
+use crate::real::{SIGACTION, SIGNAL, SIGSET, SYSV_SIGNAL, SYSV_SIGNAL_RESERVED, SignalFunction};
 use crate::settings::Settings;
-use crate::slices::now_ns;
-use crate::{library, report_signal, say, settings, why};
+use crate::sliced_wait::now_ns;
+use crate::{library, report_signal, log, settings, why};
 
 type Handler = unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 
@@ -179,8 +179,8 @@ fn report(signal: c_int) {
     let is_asked_here = signal == CHOSEN.load(Ordering::Relaxed) || settings::get().is_named;
     if library::report_last_seen() == 0 && is_asked_here {
         match why::other_ebbtide() {
-            Some(path) => say::line_of_process(&[OTHERS, path]),
-            None => say::line_of_process(&[b"no VM that was taken over is open"]),
+            Some(path) => log::line_of_process(&[OTHERS, path]),
+            None => log::line_of_process(&[b"no VM that was taken over is open"]),
         };
     }
     // SAFETY: as above.
@@ -248,7 +248,7 @@ fn say_unanswered(signal: c_int, why: &[u8]) {
         && !SAID.swap(true, Ordering::Relaxed);
     if is_news {
         let name = report_signal::name(signal).unwrap_or(b"the chosen signal");
-        say::line(&[b"no report on ", name, b": ", why, b"; choose another --report-signal"]);
+        log::line(&[b"no report on ", name, b": ", why, b"; choose another --report-signal"]);
     }
 }
 

@@ -4,11 +4,11 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::behind::DLCLOSE;
-use crate::objects::{self, Object};
+use crate::real::DLCLOSE;
+use crate::elf_objects::{self, Object};
 use crate::settings::{self, Settings};
 use crate::text::Text;
-use crate::{library, say};
+use crate::{library, log};
 
 /// A fact that was noted once: the path of an object, and what is true of it.
 struct Note {
@@ -71,7 +71,7 @@ pub(crate) fn note_passed(alloc: *const c_void, real: *const c_void) {
     if !PASSED.is_free() {
         return;
     }
-    objects::walk(|object| {
+    elf_objects::walk(|object| {
         if object.holds(alloc) && object.symbol(c"ebb_version").is_some() {
             OTHER_EBBTIDE.write(object.path().to_bytes(), b"");
         }
@@ -90,24 +90,24 @@ pub(crate) fn other_ebbtide() -> Option<&'static [u8]> {
 
 /// Says why no VM was taken over, if somebody asked, or has set options that then had no effect.
 pub(crate) fn say_why_none(settings: &Settings) {
-    let asked = say::is_wanted() || settings.report && settings.is_named;
+    let asked = log::is_wanted() || settings.report && settings.is_named;
     // Another copy of the library takes the options, too.
     let options = if has_ebbtide() { b"" } else { settings::options() };
-    if say::is_said() || !asked && options.is_empty() {
+    if log::is_said() || !asked && options.is_empty() {
         return;
     }
     let mut has_luajit = false;
     let mut why = Text::new();
     describe(&mut why, &mut has_luajit);
     // A daemon goes on in a child of the process that began.
-    let goes_on = say::has_forked() && PASSED.is_free() && OTHER_EBBTIDE.is_free();
+    let goes_on = log::has_forked() && PASSED.is_free() && OTHER_EBBTIDE.is_free();
     let place: &[u8] = if goes_on { b" in the process that began" } else { b"" };
     let why = why.as_bytes();
     // A shell starts many programs that have nothing to do with Lua.
     if options.is_empty() {
-        say::always_once(&[b"nothing taken over", place, b": ", why]);
+        log::always_once(&[b"nothing taken over", place, b": ", why]);
     } else if asked || settings.is_named || has_luajit {
-        say::always_once(&[options, b" has no effect, nothing was taken over", place, b": ", why]);
+        log::always_once(&[options, b" has no effect, nothing was taken over", place, b": ", why]);
     }
 }
 
@@ -121,7 +121,7 @@ fn describe(why: &mut Text, has_luajit: &mut bool) {
     }
     let mut is_program = true;
     let mut found = false;
-    objects::walk(|object| {
+    elf_objects::walk(|object| {
         if is_luajit(object) {
             found = true;
             if object.symbol(c"ebb_version").is_some() {
@@ -147,7 +147,7 @@ fn describe(why: &mut Text, has_luajit: &mut bool) {
 
 /// Whether a copy of ebbtide is in the process.
 fn has_ebbtide() -> bool {
-    objects::find(c"ebb_version", |_| true).is_some()
+    elf_objects::find(c"ebb_version", |_| true).is_some()
 }
 
 /// Whether a LuaJIT lies in an object, for others to see.
@@ -186,12 +186,12 @@ fn reason(object: &Object<'_>) -> &'static [u8] {
 /// That of the function of the same name in the C library.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn dlclose(handle: *mut c_void) -> c_int {
-    let somebody_asks = say::is_wanted()
+    let somebody_asks = log::is_wanted()
         || settings::get().report && settings::get().is_named
         || !settings::options().is_empty();
     if somebody_asks && CLOSED.is_free() && !library::has_vms() {
         let mut is_program = true;
-        objects::walk(|object| {
+        elf_objects::walk(|object| {
             let found = !is_program && is_luajit(object);
             if found {
                 CLOSED.write(object.path().to_bytes(), reason(object));

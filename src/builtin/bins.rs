@@ -12,12 +12,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::ground::{Chunk, Ground, Segment};
+use super::segments::{Chunk, HeapView, Segment};
 use super::layout::*;
-use super::list::List;
+use super::mapped_vec::MappedVec;
 use super::mappings::fetch_early;
-use super::unknown;
-use super::walk::{Census, Tally};
+use super::refuse;
+use super::walk::{Totals, LinkChecksum};
 use crate::error::Error;
 use crate::os::Os;
 
@@ -56,28 +56,28 @@ enum Kind {
 
 /// Follows all links of trees and adds up what they lead to.
 struct Follower<'a, 'b, S: Os> {
-    ground: &'b Ground<'a, S>,
-    census: &'b Census,
+    view: &'b HeapView<'a, S>,
+    totals: &'b Totals,
     /// Those that are being fetched, in a round, and the others.
     fetched: [Option<Link>; AT_ONCE],
-    waiting: List<'a, S, Link>,
-    tallies: [Tally; TREE_COUNT],
+    waiting: MappedVec<'a, S, Link>,
+    checksums: [LinkChecksum; TREE_COUNT],
 }
 
 /// Checks all bins against what a walk found.
-pub(super) fn check_bins<S: Os>(ground: &Ground<'_, S>, census: &Census) -> Result<(), Error> {
+pub(super) fn check_bins<S: Os>(view: &HeapView<'_, S>, totals: &Totals) -> Result<(), Error> {
     for list in 0..LIST_COUNT {
-        check_list(ground, census, list)?;
+        check_list(view, totals, list)?;
     }
     let mut follower = Follower {
-        ground,
-        census,
+        view,
+        totals,
         fetched: [None; AT_ONCE],
-        waiting: List::new(ground.os)?,
-        tallies: [Tally::default(); TREE_COUNT],
+        waiting: MappedVec::new(view.os)?,
+        checksums: [LinkChecksum::default(); TREE_COUNT],
     };
     for tree in 0..TREE_COUNT {
-        let (at, from) = (ground.state.tree_root(tree)?, ground.state.tree(tree));
+        let (at, from) = (view.state.tree_root(tree)?, view.state.tree(tree));
         if at != 0 {
             follower.wait(Link { at, from, tree, kind: Kind::Child { depth: 0, path: 0 } })?;
         }
@@ -87,24 +87,24 @@ pub(super) fn check_bins<S: Os>(ground: &Ground<'_, S>, census: &Census) -> Resu
 }
 
 /// Checks that the links of a list lead to the chunks that have them.
-fn check_list<S: Os>(ground: &Ground<'_, S>, census: &Census, list: usize) -> Result<(), Error> {
-    let (mut forward, mut back) = (census.forward[list], census.back[list]);
-    let agrees = ground.state.has_chunks(list) == (forward.count > 0);
+fn check_list<S: Os>(view: &HeapView<'_, S>, totals: &Totals, list: usize) -> Result<(), Error> {
+    let (mut forward, mut back) = (totals.forward[list], totals.back[list]);
+    let agrees = view.state.has_chunks(list) == (forward.count > 0);
     if forward.count > 0 {
-        let head = ground.state.list(list);
-        forward.add_link(head, ground.state.list_link(list, FORWARD)?);
-        back.add_link(ground.state.list_link(list, BACK)?, head);
+        let head = view.state.list(list);
+        forward.add_link(head, view.state.list_link(list, FORWARD)?);
+        back.add_link(view.state.list_link(list, BACK)?, head);
     }
     if agrees && forward == back {
         return Ok(());
     }
-    Err(unknown(format_args!("list {list}: its links are not those of its chunks")))
+    Err(refuse(format_args!("list {list}: its links are not those of its chunks")))
 }
 
 impl<S: Os> Follower<'_, '_, S> {
     fn wait(&mut self, link: Link) -> Result<(), Error> {
         let fits = self.waiting.push(link);
-        if fits { Ok(()) } else { Err(unknown(format_args!("too many links"))) }
+        if fits { Ok(()) } else { Err(refuse(format_args!("too many links"))) }
     }
 
     /// Around and around, until there was nothing to do on a whole round.
@@ -129,16 +129,16 @@ impl<S: Os> Follower<'_, '_, S> {
 
     fn follow(&mut self, link: Link) -> Result<(), Error> {
         let Link { at, from, tree, kind } = link;
-        let found = &mut self.tallies[tree];
-        if found.count == self.census.trees[tree].count {
-            return Err(unknown(format_args!("{at:#x}: one chunk too many in tree {tree}")));
+        let found = &mut self.checksums[tree];
+        if found.count == self.totals.trees[tree].count {
+            return Err(refuse(format_args!("{at:#x}: one chunk too many in tree {tree}")));
         }
         found.add(at);
         match kind {
             Kind::Child { depth, path } => self.follow_child(link, depth, path),
             Kind::Ring(first) => {
-                let next = self.ground.ring_next(tree, first, from)?;
-                let back = self.ground.chunk_in(next, HEADER)?.word(next + BACK).unwrap_or(0);
+                let next = self.view.ring_next(tree, first, from)?;
+                let back = self.view.chunk_in(next, HEADER)?.word(next + BACK).unwrap_or(0);
                 self.go_around(tree, first, next, back)
             }
         }
@@ -146,10 +146,10 @@ impl<S: Os> Follower<'_, '_, S> {
 
     fn follow_child(&mut self, link: Link, depth: u32, path: usize) -> Result<(), Error> {
         let Link { at, from, tree, .. } = link;
-        let node = self.ground.node(tree, at, from)?;
+        let node = self.view.node(tree, at, from)?;
         let differs = tree_path(tree, node.chunk.size) ^ path;
         if differs.leading_zeros() < depth || depth == DEPTH_MAX {
-            return Err(unknown(format_args!("{at:#x}: not in its place in tree {tree}")));
+            return Err(refuse(format_args!("{at:#x}: not in its place in tree {tree}")));
         }
         for (side, child) in node.children.into_iter().enumerate() {
             let path = path | side << (DEPTH_MAX - 1 - depth);
@@ -170,16 +170,16 @@ impl<S: Os> Follower<'_, '_, S> {
         at: usize,
     ) -> Result<(), Error> {
         if at == first.at {
-            return self.ground.ring_next(tree, first, from).map(|_| ());
+            return self.view.ring_next(tree, first, from).map(|_| ());
         }
         self.wait(Link { at, from, tree, kind: Kind::Ring(first) })
     }
 
     fn compare(&self) -> Result<(), Error> {
-        for (tree, (has, found)) in self.tallies.iter().zip(&self.census.trees).enumerate() {
+        for (tree, (has, found)) in self.checksums.iter().zip(&self.totals.trees).enumerate() {
             if has != found {
                 let (has, count) = (has.count, found.count);
-                return Err(unknown(format_args!(
+                return Err(refuse(format_args!(
                     "tree {tree} has {has} chunks, and not those {count} that are free"
                 )));
             }
@@ -188,19 +188,19 @@ impl<S: Os> Follower<'_, '_, S> {
     }
 }
 
-impl<S: Os> Ground<'_, S> {
+impl<S: Os> HeapView<'_, S> {
     /// The chunk at a place in a tree.
     pub(super) fn node(&self, tree: usize, at: usize, parent: usize) -> Result<Node, Error> {
         let segment = self.chunk_in(at, HEADER)?;
         let word = |offset| segment.word(at + offset).unwrap_or(0);
         let size = word(HEAD) & !FLAGS;
-        let fine = word(HEAD) == size | PREVIOUS_IN_USE
+        let is_valid = word(HEAD) == size | PREVIOUS_IN_USE
             && size >= LARGE_MIN
             && tree_of(size) == tree
             && word(INDEX) as u32 as usize == tree
             && word(PARENT) == parent;
-        if !fine {
-            return Err(unknown(format_args!("{at:#x}: not a chunk of tree {tree}")));
+        if !is_valid {
+            return Err(refuse(format_args!("{at:#x}: not a chunk of tree {tree}")));
         }
         let children = [word(CHILDREN), word(CHILDREN + WORD)];
         Ok(Node { chunk: Chunk { at, size }, children, oldest: word(BACK) })
@@ -221,7 +221,7 @@ impl<S: Os> Ground<'_, S> {
             return Ok(next);
         }
         let first = first.at;
-        Err(unknown(format_args!("{next:#x}: not in the ring of {first:#x}")))
+        Err(refuse(format_args!("{next:#x}: not in the ring of {first:#x}")))
     }
 
     /// The segment of a chunk of so many bytes.
@@ -229,6 +229,6 @@ impl<S: Os> Ground<'_, S> {
     fn chunk_in(&self, at: usize, bytes: usize) -> Result<&Segment, Error> {
         let aligned = at.is_multiple_of(WORD);
         let segment = self.find(at, bytes).filter(|_| aligned);
-        segment.ok_or_else(|| unknown(format_args!("a link to {at:#x}, where no chunk can be")))
+        segment.ok_or_else(|| refuse(format_args!("a link to {at:#x}, where no chunk can be")))
     }
 }

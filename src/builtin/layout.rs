@@ -18,7 +18,7 @@ pub(super) const FLAGS: usize = 7;
 /// From a chunk's start: the size of the chunk before it if that is free, otherwise its contents.
 pub(super) const FOOT: usize = 0;
 /// In that size: there is no chunk before, for this one is mapped apart from all segments.
-pub(super) const APART: usize = 1;
+pub(super) const MMAPPED: usize = 1;
 /// The chunk's own size and flags.
 pub(super) const HEAD: usize = 8;
 /// In a free chunk of a bin: the next one, or the bin.

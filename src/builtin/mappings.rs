@@ -6,8 +6,8 @@ use core::ptr;
 use core::str;
 
 use super::layout::WORD;
-use super::list::List;
-use super::unknown;
+use super::mapped_vec::MappedVec;
+use super::refuse;
 use crate::error::Error;
 use crate::os::Os;
 
@@ -69,20 +69,20 @@ pub(super) fn fetch_early(at: usize) {
 
 /// The process's memory, by address.
 pub(super) struct Mappings<'a, S: Os> {
-    memory: List<'a, S, Memory>,
+    memory: MappedVec<'a, S, Memory>,
 }
 
 impl<'a, S: Os> Mappings<'a, S> {
     /// Asks the kernel.
     pub(super) fn read(os: &'a S) -> Result<Mappings<'a, S>, Error> {
-        let mut reader = Reader { memory: List::new(os)?, line: Line::EMPTY, fine: true };
+        let mut reader = Reader { memory: MappedVec::new(os)?, line: Line::EMPTY, is_valid: true };
         let complete = os.read_in_parts(c"/proc/self/maps", &mut |part| reader.read(part));
         if let Err(errno) = complete {
             return Err(Error::System
                 .because(format_args!("/proc/self/maps cannot be read: errno {errno}")));
         }
-        if !reader.fine || reader.line.length > 0 || reader.memory.values().is_empty() {
-            return Err(unknown(format_args!("/proc/self/maps is not as Linux writes it")));
+        if !reader.is_valid || reader.line.length > 0 || reader.memory.values().is_empty() {
+            return Err(refuse(format_args!("/proc/self/maps is not as Linux writes it")));
         }
         Ok(Mappings { memory: reader.memory })
     }
@@ -113,9 +113,9 @@ impl Line {
 
 /// Collects what the kernel lists, part by part.
 struct Reader<'a, S: Os> {
-    memory: List<'a, S, Memory>,
+    memory: MappedVec<'a, S, Memory>,
     line: Line,
-    fine: bool,
+    is_valid: bool,
 }
 
 impl<S: Os> Reader<'_, S> {
@@ -127,7 +127,7 @@ impl<S: Os> Reader<'_, S> {
             }
             let found = mapping(&self.line.text[..self.line.length]);
             self.line.length = 0;
-            self.fine &= found.is_some_and(|found| self.note(found));
+            self.is_valid &= found.is_some_and(|found| self.note(found));
         }
     }
 

@@ -7,8 +7,8 @@
 use core::ops::Range;
 use core::ptr;
 
-use super::ground::{Ground, Segment};
-use super::list::List;
+use super::segments::{HeapView, Segment};
+use super::mapped_vec::MappedVec;
 use crate::error::Error;
 use crate::os::Os;
 
@@ -30,16 +30,16 @@ pub(super) struct Residency<'a, S: Os> {
     /// Pages that are asked for at once.
     window: usize,
     /// A byte for each page, in the order of the segments.
-    pages: List<'a, S, u8>,
+    pages: MappedVec<'a, S, u8>,
     /// Whether the kernel ever did not say.
     pub(super) refused: bool,
 }
 
 impl<'a, S: Os> Residency<'a, S> {
-    pub(super) fn new(ground: &Ground<'a, S>, window: usize) -> Result<Residency<'a, S>, Error> {
-        let count = ground.bytes() / ground.page;
-        let pages = List::zeroes(ground.os, count)?;
-        Ok(Residency { os: ground.os, page: ground.page, window, pages, refused: false })
+    pub(super) fn new(view: &HeapView<'a, S>, window: usize) -> Result<Residency<'a, S>, Error> {
+        let count = view.bytes() / view.page;
+        let pages = MappedVec::zeroes(view.os, count)?;
+        Ok(Residency { os: view.os, page: view.page, window, pages, refused: false })
     }
 
     /// How many resident pages follow each other from an address on in a range of whole pages of a

@@ -10,11 +10,11 @@
 use core::ptr;
 
 use super::bins::{Node, check_bins};
-use super::ground::{Chunk, Ground, Segment};
+use super::segments::{Chunk, HeapView, Segment};
 use super::layout::*;
 use super::residency::{self, Residency};
 use super::walk::walk;
-use super::{idle_pages, unknown};
+use super::{idle_pages, refuse};
 use crate::error::Error;
 use crate::os::{MemoryRange, Os};
 
@@ -46,13 +46,13 @@ pub(crate) struct Reclaimed {
 pub(crate) struct Progress {
     /// The state of the heap that was recognised; 0: none.
     state: usize,
-    mark: Mark,
+    cursor: SweepCursor,
 }
 
 /// A place in the order of the sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
-    stage: Stage,
+struct SweepCursor {
+    stage: SweepStage,
     /// No chunk of the stage is larger.
     size: usize,
     /// How many chunks of that size come before.
@@ -63,7 +63,7 @@ struct Mark {
 
 /// Where a chunk is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum SweepStage {
     Top,
     Victim,
     /// This tree, then those of smaller chunks.
@@ -72,8 +72,8 @@ enum Stage {
 
 /// A chunk in the order of the sweep.
 #[derive(Clone, Copy)]
-struct Place {
-    stage: Stage,
+struct SweepPlace {
+    stage: SweepStage,
     chunk: Chunk,
     /// How many chunks of its size come before, and the one that is in the tree.
     nth: usize,
@@ -89,21 +89,21 @@ struct Batch {
     looks: usize,
 }
 
-impl Mark {
-    const START: Mark = Mark { stage: Stage::Top, size: usize::MAX, nth: 0, done: 0 };
+impl SweepCursor {
+    const START: SweepCursor = SweepCursor { stage: SweepStage::Top, size: usize::MAX, nth: 0, done: 0 };
 }
 
 impl Progress {
     /// Of a heap that a survey has recognised just now.
     pub(crate) fn of_surveyed(state: *const u8) -> Progress {
-        Progress { state: state.expose_provenance(), mark: Mark::START }
+        Progress { state: state.expose_provenance(), cursor: SweepCursor::START }
     }
 }
 
 impl Default for Progress {
     /// Of a heap that was not looked at yet.
     fn default() -> Progress {
-        Progress { state: 0, mark: Mark::START }
+        Progress { state: 0, cursor: SweepCursor::START }
     }
 }
 
@@ -129,30 +129,30 @@ fn go_on<S: Os>(
     progress: &mut Progress,
     deadline_us: Option<u64>,
 ) -> Result<Reclaimed, Error> {
-    let ground = Ground::read(os, state)?;
+    let view = HeapView::read(os, state)?;
     if progress.state != state {
-        check_bins(&ground, &walk(&ground, |_, _| ())?)?;
-        *progress = Progress { state, mark: Mark::START };
+        check_bins(&view, &walk(&view, |_, _| ())?)?;
+        *progress = Progress { state, cursor: SweepCursor::START };
     }
-    sweep(&ground, &mut progress.mark, deadline_us)
+    sweep(&view, &mut progress.cursor, deadline_us)
 }
 
 /// Goes on from a mark to the end of the sweep, or to the deadline.
 fn sweep<S: Os>(
-    ground: &Ground<'_, S>,
-    mark: &mut Mark,
+    view: &HeapView<'_, S>,
+    cursor: &mut SweepCursor,
     deadline_us: Option<u64>,
 ) -> Result<Reclaimed, Error> {
     let mut reclaimed = Reclaimed::default();
     let window = if deadline_us.is_some() { residency::SOME } else { residency::ALL };
-    let mut residency = Residency::new(ground, window)?;
-    let mut place = ground.place_at(mark)?;
-    let (mut last_us, mut longest_us) = (ground.os.now_us(), 0);
+    let mut residency = Residency::new(view, window)?;
+    let mut place = view.place_at(cursor)?;
+    let (mut last_us, mut longest_us) = (view.os.now_us(), 0);
     while let Some(here) = place {
         let mut batch = Batch::new(deadline_us.is_some());
-        place = step(ground, &mut residency, here, mark, &mut batch)?;
-        give_to_kernel(ground, &batch, &mut reclaimed);
-        let now_us = ground.os.now_us();
+        place = step(view, &mut residency, here, cursor, &mut batch)?;
+        give_to_kernel(view, &batch, &mut reclaimed);
+        let now_us = view.os.now_us();
         longest_us = now_us.saturating_sub(last_us).max(longest_us);
         last_us = now_us;
         // Whether one more step, as long as the longest so far, would miss the deadline.
@@ -161,8 +161,8 @@ fn sweep<S: Os>(
         }
     }
     match place {
-        Some(here) => mark.stand_at(here),
-        None => *mark = Mark::START,
+        Some(here) => cursor.stand_at(here),
+        None => *cursor = SweepCursor::START,
     }
     reclaimed.more = place.is_some();
     reclaimed.refused |= residency.refused;
@@ -171,22 +171,22 @@ fn sweep<S: Os>(
 
 /// Collects what one call of the kernel may take, and returns where to go on.
 fn step<'a, S: Os>(
-    ground: &Ground<'a, S>,
+    view: &HeapView<'a, S>,
     residency: &mut Residency<'a, S>,
-    mut here: Place,
-    mark: &mut Mark,
+    mut here: SweepPlace,
+    cursor: &mut SweepCursor,
     batch: &mut Batch,
-) -> Result<Option<Place>, Error> {
+) -> Result<Option<SweepPlace>, Error> {
     while batch.looks > 0 {
         batch.looks -= 1;
         let segment = match here.stage {
-            Stage::Top => ground.newest(),
-            _ => ground.check_free(here.chunk)?,
+            SweepStage::Top => view.newest(),
+            _ => view.check_free(here.chunk)?,
         };
-        if !collect(segment, residency, here.chunk, mark, batch) {
+        if !collect(segment, residency, here.chunk, cursor, batch) {
             break;
         }
-        match ground.place_after(&here)? {
+        match view.place_after(&here)? {
             Some(next) => here = next,
             None => return Ok(None),
         }
@@ -199,12 +199,12 @@ fn collect<S: Os>(
     segment: &Segment,
     residency: &mut Residency<'_, S>,
     chunk: Chunk,
-    mark: &mut Mark,
+    cursor: &mut SweepCursor,
     batch: &mut Batch,
 ) -> bool {
     let page = residency.page;
     let pages = idle_pages(chunk, page);
-    let mut at = if pages.contains(&mark.done) { mark.done } else { pages.start };
+    let mut at = if pages.contains(&cursor.done) { cursor.done } else { pages.start };
     while at < pages.end && batch.has_room(page) {
         let window = at..pages.end.min(at + WINDOW * page);
         let (resident, absent) = residency.runs(segment, window);
@@ -214,18 +214,18 @@ fn collect<S: Os>(
             at += absent * page;
         }
     }
-    mark.done = at;
+    cursor.done = at;
     at >= pages.end
 }
 
 /// Gives a batch back. A range that the kernel refuses is passed over.
-fn give_to_kernel<S: Os>(ground: &Ground<'_, S>, batch: &Batch, reclaimed: &mut Reclaimed) {
+fn give_to_kernel<S: Os>(view: &HeapView<'_, S>, batch: &Batch, reclaimed: &mut Reclaimed) {
     let mut ranges = &batch.ranges[..batch.count];
     while !ranges.is_empty() {
         // SAFETY: the ranges are whole kernel pages in private anonymous memory. They lie in free
         // chunks of LuaJIT's heap, behind all that its allocator keeps there and in front of the
         // chunk's end, so that nothing is read from them before it is written.
-        let purged = unsafe { ground.os.purge(ranges) };
+        let purged = unsafe { view.os.purge(ranges) };
         reclaimed.calls += purged.calls;
         let (done, rest) = ranges.split_at(purged.ranges);
         reclaimed.returned += done.iter().map(|range| range.bytes as u64).sum::<u64>();
@@ -234,10 +234,10 @@ fn give_to_kernel<S: Os>(ground: &Ground<'_, S>, batch: &Batch, reclaimed: &mut 
     }
 }
 
-impl Mark {
+impl SweepCursor {
     /// Here the sweep goes on.
-    fn stand_at(&mut self, place: Place) {
-        *self = Mark { stage: place.stage, size: place.chunk.size, nth: place.nth, ..*self };
+    fn stand_at(&mut self, place: SweepPlace) {
+        *self = SweepCursor { stage: place.stage, size: place.chunk.size, nth: place.nth, ..*self };
     }
 }
 
@@ -268,37 +268,37 @@ impl Batch {
     }
 }
 
-impl<S: Os> Ground<'_, S> {
+impl<S: Os> HeapView<'_, S> {
     /// The first chunk of the sweep at or behind a mark.
-    fn place_at(&self, mark: &Mark) -> Result<Option<Place>, Error> {
-        let alone = |stage, chunk| Some(Place { stage, chunk, nth: 0, node: None });
-        match (mark.stage, self.state.victim) {
-            (Stage::Top, _) => Ok(alone(Stage::Top, self.state.top)),
-            (Stage::Victim, Some(victim)) => Ok(alone(Stage::Victim, victim)),
-            (Stage::Victim, None) => self.place_in_tree(TREE_COUNT - 1, usize::MAX, 0),
-            (Stage::Tree(tree), _) => self.place_in_tree(tree, mark.size, mark.nth),
+    fn place_at(&self, cursor: &SweepCursor) -> Result<Option<SweepPlace>, Error> {
+        let alone = |stage, chunk| Some(SweepPlace { stage, chunk, nth: 0, node: None });
+        match (cursor.stage, self.state.victim) {
+            (SweepStage::Top, _) => Ok(alone(SweepStage::Top, self.state.top)),
+            (SweepStage::Victim, Some(victim)) => Ok(alone(SweepStage::Victim, victim)),
+            (SweepStage::Victim, None) => self.place_in_tree(TREE_COUNT - 1, usize::MAX, 0),
+            (SweepStage::Tree(tree), _) => self.place_in_tree(tree, cursor.size, cursor.nth),
         }
     }
 
     /// The next chunk of the sweep.
-    fn place_after(&self, here: &Place) -> Result<Option<Place>, Error> {
+    fn place_after(&self, here: &SweepPlace) -> Result<Option<SweepPlace>, Error> {
         match (here.stage, here.node) {
-            (Stage::Tree(tree), Some(node)) => {
+            (SweepStage::Tree(tree), Some(node)) => {
                 let next = self.ring_next(tree, node.chunk, here.chunk.at)?;
                 if next != node.chunk.at {
                     let chunk = Chunk { at: next, ..here.chunk };
-                    return Ok(Some(Place { chunk, nth: here.nth + 1, ..*here }));
+                    return Ok(Some(SweepPlace { chunk, nth: here.nth + 1, ..*here }));
                 }
                 self.place_in_tree(tree, here.chunk.size - 1, 0)
             }
-            (Stage::Top, _) => self.place_at(&Mark { stage: Stage::Victim, ..Mark::START }),
+            (SweepStage::Top, _) => self.place_at(&SweepCursor { stage: SweepStage::Victim, ..SweepCursor::START }),
             _ => self.place_in_tree(TREE_COUNT - 1, usize::MAX, 0),
         }
     }
 
     /// The nth of the chunks of a size in a tree, or the first smaller one. `None`: there is none
     /// that could hold a whole page.
-    fn place_in_tree(&self, tree: usize, size: usize, nth: usize) -> Result<Option<Place>, Error> {
+    fn place_in_tree(&self, tree: usize, size: usize, nth: usize) -> Result<Option<SweepPlace>, Error> {
         for tree in (0..=tree).rev() {
             if tree_max(tree) < self.page + HEADER {
                 break;
@@ -308,7 +308,7 @@ impl<S: Os> Ground<'_, S> {
                 break;
             }
             let place =
-                Place { stage: Stage::Tree(tree), chunk: node.chunk, nth: 0, node: Some(node) };
+                SweepPlace { stage: SweepStage::Tree(tree), chunk: node.chunk, nth: 0, node: Some(node) };
             if node.chunk.size < size {
                 return Ok(Some(place));
             }
@@ -318,7 +318,7 @@ impl<S: Os> Ground<'_, S> {
     }
 
     /// The place so many places on in a ring, or behind the ring.
-    fn place_in_ring(&self, mut place: Place, nth: usize) -> Result<Option<Place>, Error> {
+    fn place_in_ring(&self, mut place: SweepPlace, nth: usize) -> Result<Option<SweepPlace>, Error> {
         while place.nth < nth {
             match self.place_after(&place)? {
                 Some(next) if next.nth > place.nth => place = next,
@@ -373,5 +373,5 @@ fn larger(best: Option<Node>, node: Node, size: usize) -> Option<Node> {
 
 /// Counts the levels of a tree, which cannot have more than a size has bits.
 fn one_less(levels: u32, tree: usize) -> Result<u32, Error> {
-    levels.checked_sub(1).ok_or_else(|| unknown(format_args!("tree {tree} is too deep")))
+    levels.checked_sub(1).ok_or_else(|| refuse(format_args!("tree {tree} is too deep")))
 }

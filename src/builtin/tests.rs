@@ -299,7 +299,7 @@ fn the_size_of_a_block_is_known_from_its_chunk() {
     chunk[0] = 64;
     assert_eq!(of(&chunk), (40, 48));
     chunk[1] = 0x21000 | layout::IN_USE;
-    chunk[0] = APART;
+    chunk[0] = MMAPPED;
     assert_eq!(of(&chunk), (0x21000 - 16, 0));
 }
 

@@ -9,10 +9,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::ground::{Chunk, Ground, Segment};
+use super::segments::{Chunk, HeapView, Segment};
 use super::layout::*;
 use super::mappings::fetch_early;
-use super::unknown;
+use super::refuse;
 use crate::error::Error;
 use crate::os::Os;
 
@@ -23,32 +23,32 @@ const FAR: usize = 192;
 
 /// What the chunks of a bin add up to, or the links to them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct LinkChecksum {
     pub(super) count: u64,
     /// The sum of a number that each has. Sums are the same for the same ones, in whatever order,
     /// and for others they are not, but by a chance that nobody lives to see.
     sum: u64,
 }
 
-impl Tally {
+impl LinkChecksum {
     pub(super) fn add(&mut self, at: usize) {
         self.add_link(0, at);
     }
 
     pub(super) fn add_link(&mut self, from: usize, to: usize) {
         self.count += 1;
-        self.sum = self.sum.wrapping_add(scatter((to as u64).wrapping_add(scatter(from as u64))));
+        self.sum = self.sum.wrapping_add(mix((to as u64).wrapping_add(mix(from as u64))));
     }
 }
 
 /// A number for a number, that looks random; 0 for 0.
-fn scatter(number: u64) -> u64 {
+fn mix(number: u64) -> u64 {
     let mixed = (number ^ number >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
     (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
 /// What the chunks of all segments add up to.
-pub(super) struct Census {
+pub(super) struct Totals {
     /// Bytes of chunks in use.
     pub(super) live: u64,
     /// How many they are.
@@ -56,10 +56,10 @@ pub(super) struct Census {
     /// Bytes that the allocator keeps for itself.
     pub(super) metadata: u64,
     /// Free chunks, of trees.
-    pub(super) trees: [Tally; TREE_COUNT],
+    pub(super) trees: [LinkChecksum; TREE_COUNT],
     /// The links in lists, as each chunk has its link to the next, and to the one before.
-    pub(super) forward: [Tally; LIST_COUNT],
-    pub(super) back: [Tally; LIST_COUNT],
+    pub(super) forward: [LinkChecksum; LIST_COUNT],
+    pub(super) back: [LinkChecksum; LIST_COUNT],
     victim_seen: bool,
     state_seen: bool,
 }
@@ -76,42 +76,42 @@ struct Walker<'a> {
 
 /// Walks all segments. `visit` is shown each free chunk, the top included, and its segment.
 pub(super) fn walk<S: Os>(
-    ground: &Ground<'_, S>,
+    view: &HeapView<'_, S>,
     mut visit: impl FnMut(&Segment, Chunk),
-) -> Result<Census, Error> {
-    let mut census = Census::NONE;
-    let mut ahead = ground.segments().iter().map(|segment| Walker::new(ground, segment));
+) -> Result<Totals, Error> {
+    let mut totals = Totals::NONE;
+    let mut ahead = view.segments().iter().map(|segment| Walker::new(view, segment));
     let mut walkers: [Option<Walker>; AT_ONCE] = core::array::from_fn(|_| ahead.next());
     while walkers.iter().any(Option::is_some) {
         for place in &mut walkers {
             let Some(walker) = place else { continue };
-            if !walker.advance(ground, &mut census, &mut visit)? {
-                walker.finish(ground, &mut census, &mut visit)?;
+            if !walker.advance(view, &mut totals, &mut visit)? {
+                walker.finish(view, &mut totals, &mut visit)?;
                 *place = ahead.next();
             }
         }
     }
-    if ground.state.victim.is_some() && !census.victim_seen {
-        return Err(unknown(format_args!("the victim is not a chunk")));
+    if view.state.victim.is_some() && !totals.victim_seen {
+        return Err(refuse(format_args!("the victim is not a chunk")));
     }
-    if !census.state_seen {
-        return Err(unknown(format_args!("the state is not in a chunk of its own")));
+    if !totals.state_seen {
+        return Err(refuse(format_args!("the state is not in a chunk of its own")));
     }
-    Ok(census)
+    Ok(totals)
 }
 
 impl<'a> Walker<'a> {
-    fn new<S: Os>(ground: &Ground<'_, S>, segment: &'a Segment) -> Walker<'a> {
-        let newest = ground.is_newest(segment);
-        let last = if newest { ground.state.top.at } else { segment.record_chunk() };
+    fn new<S: Os>(view: &HeapView<'_, S>, segment: &'a Segment) -> Walker<'a> {
+        let newest = view.is_newest(segment);
+        let last = if newest { view.state.top.at } else { segment.record_chunk() };
         Walker { segment, at: segment.memory.start(), free_before: 0, last }
     }
 
     /// Walks until the next chunk is far away, or the last one is reached: false.
     fn advance<S: Os>(
         &mut self,
-        ground: &Ground<'_, S>,
-        census: &mut Census,
+        view: &HeapView<'_, S>,
+        totals: &mut Totals,
         visit: &mut impl FnMut(&Segment, Chunk),
     ) -> Result<bool, Error> {
         while self.at < self.last {
@@ -123,10 +123,10 @@ impl<'a> Walker<'a> {
             }
             if head & IN_USE != 0 {
                 self.free_before = 0;
-                census.note_live(ground, chunk)?;
+                totals.note_live(view, chunk)?;
             } else {
                 self.free_before = chunk.size;
-                census.note_free(ground, self.segment, chunk)?;
+                totals.note_free(view, self.segment, chunk)?;
                 visit(self.segment, chunk);
             }
             if chunk.size > FAR {
@@ -143,7 +143,7 @@ impl<'a> Walker<'a> {
         let head = self.segment.word(at + HEAD).unwrap_or(0);
         let size = head & !FLAGS;
         if head & 4 != 0 || size < CHUNK_MIN || size > self.last - at {
-            return Err(unknown(format_args!("chunk {at:#x}: a head of {head:#x}")));
+            return Err(refuse(format_args!("chunk {at:#x}: a head of {head:#x}")));
         }
         if self.free_before != 0 || head & PREVIOUS_IN_USE == 0 {
             self.check_before()?;
@@ -155,48 +155,48 @@ impl<'a> Walker<'a> {
     fn check_before(&self) -> Result<(), Error> {
         let at = self.at;
         let flags = self.segment.word(at + HEAD).unwrap_or(0) & (PREVIOUS_IN_USE | IN_USE);
-        let fine = match self.free_before {
+        let is_valid = match self.free_before {
             0 => flags & PREVIOUS_IN_USE != 0,
             size => flags == IN_USE && self.segment.word(at + FOOT) == Some(size),
         };
-        if fine {
+        if is_valid {
             return Ok(());
         }
-        Err(unknown(format_args!("chunk {at:#x}: it does not agree with the one before")))
+        Err(refuse(format_args!("chunk {at:#x}: it does not agree with the one before")))
     }
 
     /// The last chunk's size and end are what the ground was checked for.
     fn finish<S: Os>(
         &self,
-        ground: &Ground<'_, S>,
-        census: &mut Census,
+        view: &HeapView<'_, S>,
+        totals: &mut Totals,
         visit: &mut impl FnMut(&Segment, Chunk),
     ) -> Result<(), Error> {
         self.check_before()?;
-        census.metadata += (self.segment.memory.end() - self.at) as u64;
-        if ground.is_newest(self.segment) {
-            census.metadata -= ground.state.top.size as u64;
-            visit(self.segment, ground.state.top);
+        totals.metadata += (self.segment.memory.end() - self.at) as u64;
+        if view.is_newest(self.segment) {
+            totals.metadata -= view.state.top.size as u64;
+            visit(self.segment, view.state.top);
         }
         Ok(())
     }
 }
 
-impl Census {
-    const NONE: Census = Census {
+impl Totals {
+    const NONE: Totals = Totals {
         live: 0,
         blocks: 0,
         metadata: 0,
-        trees: [Tally { count: 0, sum: 0 }; TREE_COUNT],
-        forward: [Tally { count: 0, sum: 0 }; LIST_COUNT],
-        back: [Tally { count: 0, sum: 0 }; LIST_COUNT],
+        trees: [LinkChecksum { count: 0, sum: 0 }; TREE_COUNT],
+        forward: [LinkChecksum { count: 0, sum: 0 }; LIST_COUNT],
+        back: [LinkChecksum { count: 0, sum: 0 }; LIST_COUNT],
         victim_seen: false,
         state_seen: false,
     };
 
     #[inline]
-    fn note_live<S: Os>(&mut self, ground: &Ground<'_, S>, chunk: Chunk) -> Result<(), Error> {
-        if chunk.at != ground.state.at - CONTENTS {
+    fn note_live<S: Os>(&mut self, view: &HeapView<'_, S>, chunk: Chunk) -> Result<(), Error> {
+        if chunk.at != view.state.at - CONTENTS {
             self.live += chunk.size as u64;
             self.blocks += 1;
             return Ok(());
@@ -207,21 +207,21 @@ impl Census {
             return Ok(());
         }
         let size = chunk.size;
-        Err(unknown(format_args!("a state of {size} bytes is none that is known")))
+        Err(refuse(format_args!("a state of {size} bytes is none that is known")))
     }
 
     fn note_free<S: Os>(
         &mut self,
-        ground: &Ground<'_, S>,
+        view: &HeapView<'_, S>,
         segment: &Segment,
         chunk: Chunk,
     ) -> Result<(), Error> {
         let Chunk { at, size } = chunk;
-        match ground.state.victim {
+        match view.state.victim {
             Some(victim) if victim.at == at => {
                 self.victim_seen = victim.size == size;
                 if !self.victim_seen {
-                    return Err(unknown(format_args!("the victim has another size")));
+                    return Err(refuse(format_args!("the victim has another size")));
                 }
             }
             _ if size < LARGE_MIN => {

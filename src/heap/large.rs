@@ -310,7 +310,7 @@ impl<S: Above> Heap<S> {
             }
             let huge_pages = self.options.get(Key::Thp) == 1;
             // SAFETY: the part is committed, was moved as whole kernel pages, and is free.
-            if !unsafe { self.os.renew(start, bytes, huge_pages) } {
+            if !unsafe { self.os.remap_fresh(start, bytes, huge_pages) } {
                 // It stays a mapping of its own: moves there will copy.
                 self.counts.failed_calls += 1;
                 return;

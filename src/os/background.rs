@@ -23,7 +23,7 @@ use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, fence};
 
-use super::kernel::keeping_errno;
+use super::kernel::preserve_errno;
 use super::{Kernel, Os};
 
 /// What the thread does for the items of its list.
@@ -180,7 +180,7 @@ impl Patience {
         }
         let nap = libc::timespec { tv_sec: 0, tv_nsec: Patience::NAP_NS };
         // SAFETY: `nap` is readable. The thread may need this one's processor.
-        keeping_errno(|| unsafe { libc::nanosleep(&nap, ptr::null_mut()) });
+        preserve_errno(|| unsafe { libc::nanosleep(&nap, ptr::null_mut()) });
     }
 }
 
@@ -194,7 +194,7 @@ fn thread() -> Option<&'static Thread> {
     // SAFETY: the page was reserved just now; the advice is for it alone.
     let is_good = unsafe {
         Kernel.commit(made, bytes)
-            && keeping_errno(|| libc::madvise(made.cast(), bytes, libc::MADV_WIPEONFORK) == 0)
+            && preserve_errno(|| libc::madvise(made.cast(), bytes, libc::MADV_WIPEONFORK) == 0)
     };
     let null = ptr::null_mut();
     if !is_good || THREAD.compare_exchange(null, made.cast(), Release, Relaxed).is_err() {
@@ -236,7 +236,7 @@ fn next_or_new(part: &Part) -> Option<&'static Part> {
 /// Starts the thread, with all signals held back: they are for the program's own threads. The C
 /// library holds none back that it uses itself, to change the user in all threads.
 fn start<W: Work>() -> bool {
-    keeping_errno(|| {
+    preserve_errno(|| {
         let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
         let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
         let mut id = MaybeUninit::uninit();
@@ -362,7 +362,7 @@ fn has_main_ended() -> bool {
     let remote = libc::iovec { iov_base: (&raw const byte).cast_mut().cast(), iov_len: 1 };
     // SAFETY: one byte is read into another, both of which are this thread's; errno's location is,
     // too.
-    keeping_errno(|| unsafe {
+    preserve_errno(|| unsafe {
         let done = libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0);
         done < 0 && *libc::__errno_location() == libc::ESRCH
     })
@@ -382,7 +382,7 @@ fn is_last_in(stat: &[u8]) -> bool {
 fn wake(bell: &AtomicU32) {
     let flags = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: the word is mapped; waking changes no memory.
-    keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, bell.as_ptr(), flags, 1) });
+    preserve_errno(|| unsafe { libc::syscall(libc::SYS_futex, bell.as_ptr(), flags, 1) });
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::{Kernel, MemoryRange, Os, Purged};
 
 /// What the calls of a test's heaps see and did.
 #[derive(Default)]
-pub(crate) struct World {
+pub(crate) struct FakeState {
     /// The pretended kernel page.
     pub(crate) page_size: usize,
     /// Whether each coming call that can fail does; calls beyond the end succeed.
@@ -59,17 +59,17 @@ pub(crate) struct World {
     committed_bytes: usize,
 }
 
-/// A handle on a [`World`] that a heap can own.
+/// A handle on a [`FakeState`] that a heap can own.
 #[derive(Clone)]
-pub(crate) struct FakeOs(Rc<RefCell<World>>);
+pub(crate) struct FakeOs(Rc<RefCell<FakeState>>);
 
 impl FakeOs {
     pub(crate) fn new(page_size: usize) -> FakeOs {
-        FakeOs(Rc::new(RefCell::new(World { page_size, ..World::default() })))
+        FakeOs(Rc::new(RefCell::new(FakeState { page_size, ..FakeState::default() })))
     }
 
     /// The world, to set it up and to look at what happened.
-    pub(crate) fn world(&self) -> std::cell::RefMut<'_, World> {
+    pub(crate) fn world(&self) -> std::cell::RefMut<'_, FakeState> {
         self.0.borrow_mut()
     }
 
@@ -89,7 +89,7 @@ impl FakeOs {
     }
 }
 
-impl World {
+impl FakeState {
     fn check_range(&self, start: *mut u8, bytes: usize) -> Range<usize> {
         assert!(bytes > 0, "an empty range");
         assert_eq!(start.addr() % self.page_size, 0, "{start:p} is not on a kernel page");
@@ -236,7 +236,7 @@ impl Os for FakeOs {
         if self.world().remove_mapped(&range) {
             self.world().decommit(&range);
             // SAFETY: the caller's promise; the real system keeps the range reserved.
-            unsafe { assert!(Kernel.renew(start, bytes, false) && Kernel.protect(start, bytes)) };
+            unsafe { assert!(Kernel.remap_fresh(start, bytes, false) && Kernel.protect(start, bytes)) };
         } else {
             self.world().unmapped.push(range);
         }
@@ -309,7 +309,7 @@ impl Os for FakeOs {
         if self.enter(to, bytes) || is_refused {
             // As kernels do that unmap the target before they refuse.
             // SAFETY: the caller's promise: nothing of value is in it.
-            assert!(unsafe { Kernel.renew(to, bytes, huge_pages) });
+            assert!(unsafe { Kernel.remap_fresh(to, bytes, huge_pages) });
             return false;
         }
         assert!(from.addr().abs_diff(to.addr()) >= bytes, "the ranges overlap");
@@ -318,13 +318,13 @@ impl Os for FakeOs {
         unsafe { Kernel.move_pages(from, to, bytes, huge_pages) }
     }
 
-    unsafe fn renew(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool {
+    unsafe fn remap_fresh(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool {
         if self.enter(start, bytes) {
             return false;
         }
         self.world().renewals += 1;
         // SAFETY: the caller's promise.
-        unsafe { Kernel.renew(start, bytes, huge_pages) }
+        unsafe { Kernel.remap_fresh(start, bytes, huge_pages) }
     }
 
     fn random(&self) -> u64 {

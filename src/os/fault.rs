@@ -1,7 +1,7 @@
 //! The signals of forbidden accesses, handed to whoever can explain them.
 //!
 //! The handler stands in front of the one that was there: what nobody here can explain goes on to
-//! it, as if we were not there. And a fault in what was only an [`attempt`](super::attempt) ends
+//! it, as if we were not there. And a fault in what was only an [`fault_probe`](super::fault_probe) ends
 //! that.
 
 use core::cell::UnsafeCell;
@@ -10,7 +10,7 @@ use core::mem::{MaybeUninit, transmute};
 use core::ptr;
 use std::sync::Once;
 
-use super::attempt::{forget_other_threads, give_up};
+use super::fault_probe::{forget_other_threads, recover};
 
 /// What an access that was forbidden was to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ fn ours() -> libc::sigaction {
 }
 
 /// From now on `explain` is asked about each forbidden access. The first call counts.
-pub(crate) fn watch(explain: Explain) {
+pub(crate) fn install(explain: Explain) {
     static ONCE: Once = Once::new();
     // SAFETY: the handler is there only after its data are; both handlers stay, as the library
     // does, which is never unloaded.
@@ -61,13 +61,13 @@ pub(crate) fn watch(explain: Explain) {
             let before = (&raw mut (*BEFORE.actions.get())[index]).cast::<libc::sigaction>();
             libc::sigaction(signal, ptr::null(), before);
         }
-        take_back();
+        reinstall();
         libc::pthread_atfork(None, None, Some(forget_other_threads));
     });
 }
 
 /// Puts our handler in place, whoever's is there. Before a report that ends the process.
-pub(crate) fn take_back() {
+pub(crate) fn reinstall() {
     for signal in SIGNALS {
         // SAFETY: the handler is a function for the life of the process.
         unsafe { libc::sigaction(signal, &ours(), ptr::null_mut()) };
@@ -75,7 +75,7 @@ pub(crate) fn take_back() {
 }
 
 /// Whether a fault comes to our handler: the program has set no other one since.
-pub(super) fn is_ours() -> bool {
+pub(super) fn is_installed() -> bool {
     SIGNALS.into_iter().all(|signal| {
         let mut now = MaybeUninit::<libc::sigaction>::zeroed();
         // SAFETY: there is room for the answer, and all-zero bytes are a valid one.
@@ -91,11 +91,11 @@ type WithInfo = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 type Simple = unsafe extern "C" fn(c_int);
 
 unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel's arguments; what `watch` wrote before this handler was there.
+    // SAFETY: the kernel's arguments; what `install` wrote before this handler was there.
     unsafe {
         // The kernel's own codes: a signal that somebody sent is no access.
         let is_access = (*info).si_code > 0;
-        if is_access && give_up(context) {
+        if is_access && recover(context) {
             return;
         }
         if is_access && let Some(explain) = *BEFORE.explain.get() {

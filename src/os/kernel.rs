@@ -19,7 +19,7 @@ pub(crate) struct Kernel;
 pub(super) const FRESH: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 /// Runs system calls and puts `errno` back: callers of the allocator do not expect it to change.
-pub(super) fn keeping_errno<T>(calls: impl FnOnce() -> T) -> T {
+pub(super) fn preserve_errno<T>(calls: impl FnOnce() -> T) -> T {
     // SAFETY: the location is this thread's own and valid for its life, here and below.
     let saved = unsafe { libc::__errno_location().read() };
     let result = calls();
@@ -74,20 +74,20 @@ impl Kernel {
 impl Os for Kernel {
     fn page_size(&self) -> usize {
         // SAFETY: sysconf has no preconditions.
-        let size = keeping_errno(|| unsafe { libc::sysconf(libc::_SC_PAGESIZE) });
+        let size = preserve_errno(|| unsafe { libc::sysconf(libc::_SC_PAGESIZE) });
         usize::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
     }
 
     fn address_space(&self) -> usize {
         let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: 0 };
         // SAFETY: `limit` is writable.
-        keeping_errno(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
+        preserve_errno(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
         usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX).min(ADDRESS_LIMIT)
     }
 
     fn reserve(&self, bytes: usize, at_random: bool) -> Option<*mut u8> {
         let hint = if at_random { self.place_for(bytes) } else { ptr::null_mut() };
-        keeping_errno(|| {
+        preserve_errno(|| {
             let at = map_inaccessible(hint, bytes)?;
             if fits(at, bytes) {
                 return Some(at);
@@ -105,12 +105,12 @@ impl Os for Kernel {
 
     unsafe fn map(&self, start: *mut u8, bytes: usize) -> bool {
         // SAFETY: the caller's promise.
-        keeping_errno(|| unsafe { plan::map(start, bytes) })
+        preserve_errno(|| unsafe { plan::map(start, bytes) })
     }
 
     unsafe fn release(&self, start: *mut u8, bytes: usize) {
         // SAFETY: the caller's promise: nobody uses the range.
-        keeping_errno(|| unsafe {
+        preserve_errno(|| unsafe {
             if libc::munmap(start.cast(), bytes) != 0 && !map_over(start, bytes) {
                 discard(&[MemoryRange { start, bytes }]);
             }
@@ -119,17 +119,17 @@ impl Os for Kernel {
 
     unsafe fn unmap(&self, start: *mut u8, bytes: usize) -> bool {
         // SAFETY: the caller's promise.
-        keeping_errno(|| unsafe { libc::munmap(start.cast(), bytes) == 0 })
+        preserve_errno(|| unsafe { libc::munmap(start.cast(), bytes) == 0 })
     }
 
     unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the caller's promise; access is only added.
-        keeping_errno(|| unsafe { libc::mprotect(start.cast(), bytes, access) == 0 })
+        preserve_errno(|| unsafe { libc::mprotect(start.cast(), bytes, access) == 0 })
     }
 
     unsafe fn decommit(&self, start: *mut u8, bytes: usize) -> bool {
-        keeping_errno(|| {
+        preserve_errno(|| {
             // SAFETY: the caller's promise.
             unsafe {
                 let is_done = map_over(start, bytes);
@@ -142,12 +142,12 @@ impl Os for Kernel {
 
     unsafe fn protect(&self, start: *mut u8, bytes: usize) -> bool {
         // SAFETY: the caller's promise; contents stay.
-        keeping_errno(|| unsafe { libc::mprotect(start.cast(), bytes, libc::PROT_NONE) == 0 })
+        preserve_errno(|| unsafe { libc::mprotect(start.cast(), bytes, libc::PROT_NONE) == 0 })
     }
 
     unsafe fn purge(&self, ranges: &[MemoryRange]) -> Purged {
         // SAFETY: the caller's promise.
-        keeping_errno(|| unsafe { discard(ranges) })
+        preserve_errno(|| unsafe { discard(ranges) })
     }
 
     unsafe fn move_pages(
@@ -158,20 +158,20 @@ impl Os for Kernel {
         huge_pages: bool,
     ) -> bool {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
-        keeping_errno(|| {
+        preserve_errno(|| {
             // SAFETY: the caller's promise; DONTUNMAP leaves `from` mapped and empty.
             let moved = unsafe { libc::mremap(from.cast(), bytes, bytes, flags, to.cast::<u8>()) };
             if moved != libc::MAP_FAILED {
                 return true;
             }
             // SAFETY: the caller's promise: the target holds nothing of value.
-            unsafe { keep_mapped(to, bytes, || self.renew(to, bytes, huge_pages)) };
+            unsafe { keep_mapped(to, bytes, || self.remap_fresh(to, bytes, huge_pages)) };
             false
         })
     }
 
-    unsafe fn renew(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool {
-        keeping_errno(|| {
+    unsafe fn remap_fresh(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool {
+        preserve_errno(|| {
             // SAFETY: the caller's promise.
             unsafe {
                 let renewed = map_fresh(start, bytes);
@@ -187,7 +187,7 @@ impl Os for Kernel {
         let mut bits = 0u64;
         let bytes = size_of_val(&bits);
         // SAFETY: asked so, the personality changes nothing; all of `bits` is writable.
-        let (personality, got) = keeping_errno(|| unsafe {
+        let (personality, got) = preserve_errno(|| unsafe {
             let into = (&raw mut bits).cast();
             (libc::personality(ASK), libc::getrandom(into, bytes, libc::GRND_NONBLOCK))
         });
@@ -196,7 +196,7 @@ impl Os for Kernel {
     }
 
     unsafe fn guard(&self, start: *mut u8, bytes: usize, may_split: bool) -> bool {
-        keeping_errno(|| {
+        preserve_errno(|| {
             // SAFETY: the caller's promise.
             unsafe {
                 libc::madvise(start.cast(), bytes, GUARD_INSTALL) == 0
@@ -207,7 +207,7 @@ impl Os for Kernel {
 
     unsafe fn set_huge_pages(&self, start: *mut u8, bytes: usize, wanted: bool) -> bool {
         let advice = if wanted { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
-        keeping_errno(|| {
+        preserve_errno(|| {
             // SAFETY: the advice changes no contents.
             match unsafe { advise(MemoryRange { start, bytes }, advice) } {
                 Ok(()) => true,
@@ -245,7 +245,7 @@ impl Os for Kernel {
     fn now_us(&self) -> u64 {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `now` is writable.
-        keeping_errno(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) });
+        preserve_errno(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) });
         now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
     }
 
@@ -266,7 +266,7 @@ impl Os for Kernel {
 pub(crate) fn interrupt_threads() -> bool {
     const REGISTER: libc::c_int = 16;
     const ORDER: libc::c_int = 8;
-    keeping_errno(|| {
+    preserve_errno(|| {
         // SAFETY: the call takes two numbers and changes no memory.
         let membarrier =
             |command: libc::c_int| unsafe { libc::syscall(libc::SYS_membarrier, command, 0) };
@@ -277,7 +277,7 @@ pub(crate) fn interrupt_threads() -> bool {
 /// Opens a file, and closes it when `read` is done with it. The `errno` when it cannot be opened,
 /// or when `read` says so.
 fn reading<T>(path: &CStr, read: impl FnOnce(libc::c_int) -> Result<T, i32>) -> Result<T, i32> {
-    keeping_errno(|| {
+    preserve_errno(|| {
         // SAFETY: `path` is a C string; errno's location is this thread's own.
         let (file, errno) = unsafe {
             let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
@@ -337,7 +337,7 @@ fn count_resident(start: *mut u8, bytes: usize) -> Result<u64, i32> {
 /// Sets a flag to 1 for each page that the kernel holds. The `errno` when it will not say.
 fn flag_resident(start: *mut u8, flags: &mut [u8]) -> Result<(), i32> {
     let bytes = flags.len() * Kernel.page_size();
-    keeping_errno(|| {
+    preserve_errno(|| {
         // SAFETY: mincore writes one byte per page of the range: exactly the flags; errno's
         // location is this thread's own.
         let (done, errno) = unsafe {
@@ -357,7 +357,7 @@ const GUARD_INSTALL: libc::c_int = 102;
 ///
 /// # Safety
 ///
-/// As for [`Os::renew`].
+/// As for [`Os::remap_fresh`].
 pub(super) unsafe fn map_fresh(at: *mut u8, bytes: usize) -> bool {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: the caller's promise: whatever MAP_FIXED replaces holds nothing of value.
@@ -378,16 +378,16 @@ pub(super) unsafe fn map_over(at: *mut u8, bytes: usize) -> bool {
 }
 
 /// Sees to it that a range is mapped still, to which the kernel has refused to move pages: it may
-/// unmap the target before it finds a reason to refuse. `renew` maps the range afresh. Whether the
+/// unmap the target before it finds a reason to refuse. `remap_fresh` maps the range afresh. Whether the
 /// range is mapped; false where the kernel has no time to look, and refuses to map. Where the range
 /// is known to be gone and the kernel gives no other, the process stops: a live heap has a hole.
 ///
 /// # Safety
 ///
 /// The range is the caller's and holds nothing of value.
-pub(super) unsafe fn keep_mapped(at: *mut u8, bytes: usize, renew: impl FnOnce() -> bool) -> bool {
+pub(super) unsafe fn keep_mapped(at: *mut u8, bytes: usize, remap_fresh: impl FnOnce() -> bool) -> bool {
     let mapped = is_mapped(at, bytes);
-    let is_whole = mapped == Some(true) || renew();
+    let is_whole = mapped == Some(true) || remap_fresh();
     if !is_whole && mapped == Some(false) {
         bug!(
             "{at:p}: mremap was refused after it had unmapped {bytes} bytes of a heap, and mmap \
@@ -467,7 +467,7 @@ pub(super) mod tests {
             if Kernel.move_pages(memory.page(2), memory.page(8), bytes, false) {
                 assert_eq!(*memory.page(8), 7);
                 assert_eq!(memory.zeroed(), [2, 3, 4]);
-                assert!(Kernel.renew(memory.page(8), bytes, false));
+                assert!(Kernel.remap_fresh(memory.page(8), bytes, false));
                 assert_eq!(memory.zeroed(), [2, 3, 4, 8, 9, 10]);
             } else {
                 // A kernel before 5.7, or valgrind: nothing has moved.

@@ -8,14 +8,14 @@
 //! are not reserved piece by piece.
 //!
 //! What belongs to the process and not to a heap lies beside it: [`fault`], the signals of
-//! forbidden accesses, [`frames`], the functions that a thread is in, [`attempt`], for work
+//! forbidden accesses, [`backtrace`], the functions that a thread is in, [`fault_probe`], for work
 //! that may fault, and [`background`], a thread that is there only while it has work.
 
-mod attempt;
+mod fault_probe;
 pub(crate) mod background;
 mod discard;
 pub(crate) mod fault;
-pub(crate) mod frames;
+pub(crate) mod backtrace;
 mod kernel;
 mod plan;
 mod thread;
@@ -126,7 +126,7 @@ pub(crate) trait Os {
     unsafe fn purge(&self, ranges: &[MemoryRange]) -> Purged;
 
     /// Moves the memory behind one committed range to another; `from` then reads as zero. When the
-    /// kernel refuses, `to` may have been renewed: see [`Os::renew`] for `huge_pages`.
+    /// kernel refuses, `to` may have been renewed: see [`Os::remap_fresh`] for `huge_pages`.
     ///
     /// # Safety
     ///
@@ -140,7 +140,7 @@ pub(crate) trait Os {
     /// # Safety
     ///
     /// As for [`Os::purge`].
-    unsafe fn renew(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool;
+    unsafe fn remap_fresh(&self, start: *mut u8, bytes: usize, huge_pages: bool) -> bool;
 
     /// Bits that nobody can guess. 0 where the kernel has none, or where the process is to do the
     /// same each time (`setarch -R`, gdb).

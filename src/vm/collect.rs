@@ -40,7 +40,7 @@ use crate::heap::checked::Function;
 use crate::heap::park::KernelHeap as Heap;
 use crate::lua::{CollectorApi, lua_State, symbol};
 use crate::options::{AUTO, Key, Options};
-use crate::os::frames::{self, Callers, object_start};
+use crate::os::backtrace::{self, Callers, object_start};
 use crate::os::{Kernel, Os};
 use crate::reclaim::Budget;
 use crate::tell;
@@ -336,7 +336,7 @@ impl IdleCollector {
     /// Finds out where VMs keep their activity; `api` are the functions of a LuaJIT, if it has all.
     pub(super) fn prove(api: Option<CollectorApi>) -> Result<IdleCollector, Unproven> {
         let api = api.ok_or(Unproven("not all functions are exported"))?;
-        frames::prepare();
+        backtrace::prepare();
         let object = object_start(api.lua_gc as *const () as *const _);
         let layout = probe::prove(&api).map_err(Unproven)?;
         Ok(IdleCollector { api, layout, object })

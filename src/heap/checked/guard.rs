@@ -11,7 +11,7 @@
 //! ```
 
 use super::block::{FRESH, ZONE, alignment};
-use crate::os::frames::Frames;
+use crate::os::backtrace::Backtrace;
 use crate::os::{Os, this_thread};
 use crate::units::round_up;
 
@@ -26,14 +26,14 @@ pub(super) struct Moment {
     /// How many blocks the heap had handed out, or taken back, with this one.
     pub(super) number: u64,
     pub(super) thread: usize,
-    pub(super) frames: Frames,
+    pub(super) backtrace: Backtrace,
 }
 
 impl Moment {
-    const NEVER: Moment = Moment { number: 0, thread: 0, frames: Frames::NONE };
+    const NEVER: Moment = Moment { number: 0, thread: 0, backtrace: Backtrace::NONE };
 
     pub(super) fn now(number: u64) -> Moment {
-        Moment { number, thread: this_thread(), frames: Frames::here() }
+        Moment { number, thread: this_thread(), backtrace: Backtrace::here() }
     }
 }
 

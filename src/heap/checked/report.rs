@@ -12,7 +12,7 @@ use crate::heap::class::CLASSES;
 use crate::heap::descriptor::Kind;
 use crate::heap::{Above, Heap, misuse};
 use crate::os::fault::{self, Access};
-use crate::os::frames::Frames;
+use crate::os::backtrace::Backtrace;
 use crate::os::this_thread;
 use crate::units::PageIndex;
 
@@ -80,9 +80,9 @@ fn say_freed(freed: u64) {
 /// Says who allocated and who freed a guarded block.
 fn say_moments(slot: &Slot) {
     let moment = |what: &str, moment: &Moment| {
-        let Moment { number, thread, frames } = moment;
+        let Moment { number, thread, backtrace } = moment;
         bug::say(format_args!("  {what} number {number}, by thread {thread:#x}, from:"));
-        frames.write();
+        backtrace.write();
     };
     let Slot { at, size, .. } = *slot;
     bug::say(format_args!("  block: {at:p}, {}, in a guarded slot", Bytes(size)));
@@ -118,8 +118,8 @@ fn end(state: &Checked) -> ! {
 /// Says which functions this thread is in; then stops.
 fn say_from_where_and_end() -> ! {
     // A program that has a handler of its own now does not need it any more.
-    fault::take_back();
-    Frames::here().write();
+    fault::reinstall();
+    Backtrace::here().write();
     tool::work_ends();
     bug::end()
 }

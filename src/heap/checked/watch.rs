@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, fence};
 
 use crate::os::fault::{self, Access};
-use crate::os::{Os, frames};
+use crate::os::{Os, backtrace};
 
 /// Heaps that can have inaccessible pages at once. Others are checked without.
 const HEAPS: usize = 1024;
@@ -82,8 +82,8 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 /// Puts a heap whose reservation lies there under watch, until it is [forgotten](forget). False:
 /// there is no room.
 pub(super) fn add(watched: *mut Watched, heap: *mut u8, reservation: (usize, usize)) -> bool {
-    fault::watch(explain);
-    frames::prepare();
+    fault::install(explain);
+    backtrace::prepare();
     let empty = |place: &&Place| {
         let swap = (Ordering::Acquire, Ordering::Relaxed);
         place.watched.compare_exchange(ptr::null_mut(), watched, swap.0, swap.1).is_ok()

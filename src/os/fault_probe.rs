@@ -14,7 +14,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use super::fault::{SIGNALS, is_ours};
+use super::fault::{SIGNALS, is_installed};
 use super::this_thread;
 
 /// Threads that can attempt something at once. Others do without.
@@ -28,13 +28,13 @@ struct Attempt {
     stack: AtomicUsize,
 }
 
-static UNDER_WAY: [Attempt; ATTEMPTS] =
+static ACTIVE: [Attempt; ATTEMPTS] =
     [const { Attempt { thread: AtomicUsize::new(0), stack: AtomicUsize::new(0) } }; ATTEMPTS];
 
 /// In the child of a fork: only the thread that forked is left.
 pub(super) extern "C" fn forget_other_threads() {
     let this = this_thread();
-    for place in &UNDER_WAY {
+    for place in &ACTIVE {
         if place.thread.load(Ordering::Relaxed) != this {
             place.stack.store(0, Ordering::Relaxed);
             place.thread.store(0, Ordering::Relaxed);
@@ -49,19 +49,19 @@ pub(super) extern "C" fn forget_other_threads() {
 ///
 /// The work may end at any access: it holds no lock then, and leaves nothing half done that
 /// anybody sees.
-pub(super) unsafe fn attempt<W: FnMut()>(mut work: W) {
+pub(super) unsafe fn fault_probe<W: FnMut()>(mut work: W) {
     extern "C" fn run<W: FnMut()>(work: *mut c_void) {
-        // SAFETY: `attempt` hands its own over.
+        // SAFETY: `fault_probe` hands its own over.
         unsafe { (*work.cast::<W>())() }
     }
-    if !is_ours() {
+    if !is_installed() {
         return;
     }
     let free = |place: &&Attempt| {
         let swap = (Ordering::Relaxed, Ordering::Relaxed);
         place.thread.compare_exchange(0, this_thread(), swap.0, swap.1).is_ok()
     };
-    let Some(place) = UNDER_WAY.iter().find(free) else {
+    let Some(place) = ACTIVE.iter().find(free) else {
         return;
     };
     // SAFETY: the work's own argument; the caller's promise. All-zero bytes are a valid set.
@@ -82,10 +82,10 @@ pub(super) unsafe fn attempt<W: FnMut()>(mut work: W) {
 /// # Safety
 ///
 /// The context is the one that the kernel handed to the handler.
-pub(super) unsafe fn give_up(context: *mut c_void) -> bool {
+pub(super) unsafe fn recover(context: *mut c_void) -> bool {
     let this = this_thread();
     let is_here = |place: &&Attempt| place.thread.load(Ordering::Relaxed) == this;
-    let place = UNDER_WAY.iter().find(is_here);
+    let place = ACTIVE.iter().find(is_here);
     let stack = place.map_or(0, |place| place.stack.load(Ordering::Relaxed));
     if stack != 0 {
         // SAFETY: the caller's promise. `enter` wrote the stack down, and has not returned: what it
@@ -266,13 +266,13 @@ mod tests {
             ends = true;
         };
         // SAFETY: the work holds nothing.
-        unsafe { attempt(work) };
+        unsafe { fault_probe(work) };
         (begins, ends)
     }
 
     #[test]
     fn a_fault_ends_the_work_and_nothing_else() {
-        fault::watch(|_, _| {});
+        fault::install(|_, _| {});
         for _ in 0..3 * ATTEMPTS {
             assert_eq!(begins_and_ends(|| ()), (true, true));
             for address in BAD {
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn where_the_signals_are_blocked_too() {
-        fault::watch(|_, _| {});
+        fault::install(|_, _| {});
         // SAFETY: sets of this thread's own; all-zero bytes are a valid one.
         unsafe {
             let [mut all, mut after] = [MaybeUninit::<libc::sigset_t>::zeroed().assume_init(); 2];
@@ -311,27 +311,27 @@ mod tests {
 
     #[test]
     fn what_other_threads_attempt_does_not_go_on_in_a_child() {
-        fault::watch(|_, _| {});
+        fault::install(|_, _| {});
         let status = std::sync::OnceLock::new();
         std::thread::scope(|scope| {
             scope.spawn(|| begins_and_ends(|| _ = *status.wait()));
             let is_free = |place: &Attempt| place.thread.load(Ordering::Relaxed) == 0;
-            while UNDER_WAY.iter().all(is_free) {
+            while ACTIVE.iter().all(is_free) {
                 std::thread::yield_now();
             }
-            _ = status.set(in_child(|| UNDER_WAY.iter().all(is_free)));
+            _ = status.set(in_child(|| ACTIVE.iter().all(is_free)));
         });
         assert_eq!(status.get(), Some(&0));
     }
 
     #[test]
     fn where_others_would_handle_the_fault_nothing_is_attempted() {
-        fault::watch(|_, _| {});
+        fault::install(|_, _| {});
         let status = in_child(|| {
             // SAFETY: what a program does that has handlers of its own.
             unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
             let without = begins_and_ends(|| ()) == (false, false);
-            fault::take_back();
+            fault::reinstall();
             without && begins_and_ends(|| ()) == (true, true)
         });
         assert_eq!(status, 0);
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn in_many_threads_at_once() {
-        fault::watch(|_, _| {});
+        fault::install(|_, _| {});
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {

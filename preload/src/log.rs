@@ -16,11 +16,11 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use libc::iovec;
 
-use crate::behind::POLL;
+use crate::real::POLL;
 use crate::fd::{file_of, is_log, write_last};
 use crate::settings::{self, Settings};
 use crate::sigpipe;
-use crate::slices::now_ns;
+use crate::sliced_wait::now_ns;
 
 /// Whether the one line of this process is still to be said.
 static WANTED: AtomicBool = AtomicBool::new(false);

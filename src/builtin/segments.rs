@@ -7,9 +7,9 @@
 #![forbid(unsafe_code)]
 
 use super::layout::*;
-use super::list::List;
+use super::mapped_vec::MappedVec;
 use super::mappings::{Mappings, Memory};
-use super::unknown;
+use super::refuse;
 use crate::error::Error;
 use crate::os::Os;
 
@@ -45,12 +45,12 @@ pub(super) struct State {
 }
 
 /// The state and the segments.
-pub(super) struct Ground<'a, S: Os> {
+pub(super) struct HeapView<'a, S: Os> {
     pub(super) os: &'a S,
     /// Bytes in a kernel page.
     pub(super) page: usize,
     pub(super) state: State,
-    segments: List<'a, S, Segment>,
+    segments: MappedVec<'a, S, Segment>,
     newest: Segment,
     oldest: Segment,
 }
@@ -70,11 +70,11 @@ impl Segment {
         let (chunk, end) = (self.record_chunk(), self.memory.end());
         let head = self.word(chunk + HEAD);
         if head.map(|head| head & !PREVIOUS_IN_USE) != Some(RECORD_CHUNK | IN_USE) {
-            return Err(unknown(format_args!("{chunk:#x}: not the chunk of a segment's record")));
+            return Err(refuse(format_args!("{chunk:#x}: not the chunk of a segment's record")));
         }
         let mut posts = (chunk + RECORD_CHUNK + HEAD..end).step_by(WORD);
         match posts.find(|post| self.word(*post) != Some(FENCEPOST)) {
-            Some(post) => Err(unknown(format_args!("{post:#x}: not a fencepost"))),
+            Some(post) => Err(refuse(format_args!("{post:#x}: not a fencepost"))),
             None => Ok(()),
         }
     }
@@ -92,7 +92,7 @@ impl State {
         let victim = Chunk { at: word(VICTIM)?, size: word(VICTIM_SIZE)? };
         if (victim.at == 0) != (victim.size == 0) {
             let Chunk { at: dv, size } = victim;
-            return Err(unknown(format_args!("state: victim {dv:#x} of {size} bytes")));
+            return Err(refuse(format_args!("state: victim {dv:#x} of {size} bytes")));
         }
         let victim = (victim.at != 0).then_some(victim);
         Ok(State { at, memory, top, victim, map: word(MAPS)? as u64 })
@@ -117,7 +117,7 @@ impl State {
     pub(super) fn tree_root(&self, index: usize) -> Result<usize, Error> {
         let root = self.word(TREES + index * WORD)?;
         if (root != 0) != self.has_chunks(LIST_COUNT + index) {
-            return Err(unknown(format_args!("tree {index}: its root and the map disagree")));
+            return Err(refuse(format_args!("tree {index}: its root and the map disagree")));
         }
         Ok(root)
     }
@@ -127,25 +127,25 @@ impl State {
     }
 }
 
-impl<'a, S: Os> Ground<'a, S> {
+impl<'a, S: Os> HeapView<'a, S> {
     /// Reads the state at an address and the list of segments.
-    pub(super) fn read(os: &'a S, state: usize) -> Result<Ground<'a, S>, Error> {
+    pub(super) fn read(os: &'a S, state: usize) -> Result<HeapView<'a, S>, Error> {
         let mappings = Mappings::read(os)?;
         let page = os.page_size();
         let chunk = state.wrapping_sub(CONTENTS);
         // A new heap begins with the chunk of its state.
         let memory = match mappings.find(chunk, STATE_CHUNKS[0]) {
             Some(memory) if chunk.is_multiple_of(page) => memory,
-            _ => return Err(unknown(format_args!("{state:#x} cannot be its state"))),
+            _ => return Err(refuse(format_args!("{state:#x} cannot be its state"))),
         };
-        let mut segments = List::new(os)?;
+        let mut segments = MappedVec::new(os)?;
         let (newest, oldest) = collect(&mappings, page, state + NEWEST, &mut segments)?;
         let state = State::read(state, memory)?;
         let newest = sort(segments.values_mut(), newest);
-        let ground = Ground { os, page, state, segments, newest, oldest };
-        ground.check_segments()?;
-        ground.check_top()?;
-        Ok(ground)
+        let view = HeapView { os, page, state, segments, newest, oldest };
+        view.check_segments()?;
+        view.check_top()?;
+        Ok(view)
     }
 
     /// By address.
@@ -179,7 +179,7 @@ impl<'a, S: Os> Ground<'a, S> {
         for segment in self.segments() {
             if segment.memory.start() < end {
                 let start = segment.memory.start();
-                return Err(unknown(format_args!("the segment at {start:#x} overlaps another")));
+                return Err(refuse(format_args!("the segment at {start:#x} overlaps another")));
             }
             end = segment.memory.end();
             if !self.is_newest(segment) {
@@ -187,7 +187,7 @@ impl<'a, S: Os> Ground<'a, S> {
             }
         }
         if !self.oldest.memory.holds(self.state.at - CONTENTS, STATE_CHUNKS[0]) {
-            return Err(unknown(format_args!("the state is not in the oldest segment")));
+            return Err(refuse(format_args!("the state is not in the oldest segment")));
         }
         Ok(())
     }
@@ -200,7 +200,7 @@ impl<'a, S: Os> Ground<'a, S> {
         let head = self.newest.word(at.wrapping_add(HEAD));
         let foot = self.newest.word(memory.end() - END_BYTES + HEAD);
         if !fits || head != Some(size | PREVIOUS_IN_USE) || foot != Some(END_BYTES) {
-            return Err(unknown(format_args!("the top at {at:#x} does not end a segment")));
+            return Err(refuse(format_args!("the top at {at:#x} does not end a segment")));
         }
         Ok(())
     }
@@ -216,7 +216,7 @@ impl<'a, S: Os> Ground<'a, S> {
                 && segment.word(behind + FOOT) == Some(size)
                 && segment.word(behind + HEAD).map(|head| head & 3) == Some(IN_USE)
         });
-        segment.ok_or_else(|| unknown(format_args!("{at:#x}: not a free chunk")))
+        segment.ok_or_else(|| refuse(format_args!("{at:#x}: not a free chunk")))
     }
 }
 
@@ -239,12 +239,12 @@ fn collect<S: Os>(
     mappings: &Mappings<'_, S>,
     page: usize,
     first: usize,
-    segments: &mut List<'_, S, Segment>,
+    segments: &mut MappedVec<'_, S, Segment>,
 ) -> Result<(Segment, Segment), Error> {
     let (mut newest, mut record) = (None, first);
     loop {
         let Some(memory) = mappings.find(record, RECORD_BYTES) else {
-            return Err(unknown(format_args!("{record:#x}: no segment's record")));
+            return Err(refuse(format_args!("{record:#x}: no segment's record")));
         };
         let [base, size, next] = [0, 1, 2].map(|word| memory.word(record + word * WORD));
         let segment = segment_of(mappings, page, record, (base, size)).filter(|segment| {
@@ -253,10 +253,10 @@ fn collect<S: Os>(
             record == first || (END_BYTES..END_BYTES + CHUNK_MIN).contains(&to_end)
         });
         let Some(segment) = segment else {
-            return Err(unknown(format_args!("{record:#x}: its segment cannot be")));
+            return Err(refuse(format_args!("{record:#x}: its segment cannot be")));
         };
         if !segments.push(segment) {
-            return Err(unknown(format_args!("too many segments")));
+            return Err(refuse(format_args!("too many segments")));
         }
         let newest = *newest.get_or_insert(segment);
         match next {
@@ -284,5 +284,5 @@ fn segment_of<S: Os>(
 
 /// A word of the state.
 fn read(memory: &Memory, at: usize) -> Result<usize, Error> {
-    memory.word(at).ok_or_else(|| unknown(format_args!("{at:#x}: not in the state")))
+    memory.word(at).ok_or_else(|| refuse(format_args!("{at:#x}: not in the state")))
 }

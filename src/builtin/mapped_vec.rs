@@ -13,24 +13,24 @@ use crate::units::round_up;
 const CAPACITY: usize = 1 << 16;
 
 /// Values, up to a number that is given once.
-pub(super) struct List<'a, S: Os, T: Copy> {
+pub(super) struct MappedVec<'a, S: Os, T: Copy> {
     os: &'a S,
     start: *mut T,
     capacity: usize,
     length: usize,
 }
 
-impl<'a, S: Os, T: Copy> List<'a, S, T> {
+impl<'a, S: Os, T: Copy> MappedVec<'a, S, T> {
     /// A list with room for what there may be one of for each mapping.
-    pub(super) fn new(os: &'a S) -> Result<List<'a, S, T>, Error> {
-        List::with_room(os, CAPACITY)
+    pub(super) fn new(os: &'a S) -> Result<MappedVec<'a, S, T>, Error> {
+        MappedVec::with_room(os, CAPACITY)
     }
 
-    fn with_room(os: &'a S, capacity: usize) -> Result<List<'a, S, T>, Error> {
+    fn with_room(os: &'a S, capacity: usize) -> Result<MappedVec<'a, S, T>, Error> {
         let bytes = round_up(capacity * size_of::<T>(), os.page_size());
         let no_memory = || Error::Memory.because(format_args!("no {bytes} bytes for notes"));
         let start = os.reserve(bytes, false).ok_or_else(no_memory)?;
-        let list = List { os, start: start.cast(), capacity, length: 0 };
+        let list = MappedVec { os, start: start.cast(), capacity, length: 0 };
         // SAFETY: reserved just now. When it is refused the list is dropped.
         if unsafe { os.commit(start, bytes) } { Ok(list) } else { Err(no_memory()) }
     }
@@ -65,17 +65,17 @@ impl<'a, S: Os, T: Copy> List<'a, S, T> {
     }
 }
 
-impl<'a, S: Os> List<'a, S, u8> {
+impl<'a, S: Os> MappedVec<'a, S, u8> {
     /// So many zeroes.
-    pub(super) fn zeroes(os: &'a S, count: usize) -> Result<List<'a, S, u8>, Error> {
-        let mut list = List::with_room(os, count)?;
+    pub(super) fn zeroes(os: &'a S, count: usize) -> Result<MappedVec<'a, S, u8>, Error> {
+        let mut list = MappedVec::with_room(os, count)?;
         // What was never written reads as zero.
         list.length = count;
         Ok(list)
     }
 }
 
-impl<S: Os, T: Copy> Drop for List<'_, S, T> {
+impl<S: Os, T: Copy> Drop for MappedVec<'_, S, T> {
     fn drop(&mut self) {
         let bytes = round_up(self.capacity * size_of::<T>(), self.os.page_size());
         // SAFETY: a whole reservation; slices of it have ended with their borrows.
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_list_takes_what_it_has_room_for() {
         let os = FakeOs::new(4096);
-        let mut list = List::<FakeOs, u64>::new(&os).expect("memory");
+        let mut list = MappedVec::<FakeOs, u64>::new(&os).expect("memory");
         let capacity = CAPACITY as u64;
         assert!((0..capacity).all(|value| list.push(value)));
         assert!(!list.push(7));
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(list.values()[..5], [0, 1, 2, 1, 4]);
         assert_eq!(list.pop(), Some(capacity - 1));
         assert!(list.push(7) && !list.push(7));
-        assert_eq!(List::zeroes(&os, 5000).expect("memory").values(), [0; 5000]);
+        assert_eq!(MappedVec::zeroes(&os, 5000).expect("memory").values(), [0; 5000]);
     }
 
     #[test]
@@ -108,7 +108,7 @@ mod tests {
         for failures in [vec![true], vec![false, true]] {
             let os = FakeOs::new(4096);
             os.world().failures.extend(failures);
-            assert_eq!(List::<FakeOs, u64>::new(&os).err(), Some(Error::Memory));
+            assert_eq!(MappedVec::<FakeOs, u64>::new(&os).err(), Some(Error::Memory));
             assert!(!os.world().has_reservations());
         }
     }

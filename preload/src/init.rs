@@ -2,15 +2,15 @@
 
 use core::ffi::c_int;
 
-use crate::behind::{self, EXIT};
-use crate::{library, say, settings, signals, why};
+use crate::real::{self, EXIT};
+use crate::{library, log, settings, signals, why};
 
 /// Before the program begins: looks up what must not be looked up later.
 extern "C" fn start() {
-    behind::find_all();
+    real::find_all();
     library::start();
     let settings = settings::start();
-    say::start(&settings);
+    log::start(&settings);
     signals::start(&settings);
 }
 
@@ -23,7 +23,7 @@ pub static ebb_preload_is_here: u8 = 1;
 /// When the program ends by `exit`.
 extern "C" fn finish() {
     let settings = settings::get();
-    if !library::has_vms() && say::is_first_process() {
+    if !library::has_vms() && log::is_first_process() {
         why::say_why_none(&settings);
     }
     if settings.report {

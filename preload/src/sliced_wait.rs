@@ -54,12 +54,12 @@ pub(crate) type Timeout = Option<Nanoseconds>;
 
 /// When a wait ends.
 #[derive(Clone, Copy)]
-pub(crate) struct End(Option<u64>);
+pub(crate) struct Deadline(Option<u64>);
 
-impl End {
+impl Deadline {
     /// So long from now.
-    pub(crate) fn after(timeout: Timeout) -> End {
-        End(timeout.map(|timeout| now_ns().saturating_add(timeout.0)))
+    pub(crate) fn after(timeout: Timeout) -> Deadline {
+        Deadline(timeout.map(|timeout| now_ns().saturating_add(timeout.0)))
     }
 
     /// What is left until then.
@@ -111,24 +111,24 @@ impl Slice {
 /// A wait that may have to sleep. Must end with [`Wait::is_over`]: it holds signals back.
 pub(crate) struct Wait {
     idle: Idle,
-    end: End,
+    end: Deadline,
     /// The last slice that was given out.
     slice: Slice,
     /// The signals that the thread held back before.
-    held_before: sigset_t,
+    mask_before: sigset_t,
     /// The chosen signal where the program leaves it alone; 0: none. A wait would end with it,
     /// which the program does not expect, so it is held back and looked for between slices.
     report: c_int,
     /// The signals to hold back while the thread sleeps, with that one.
-    held_asleep: sigset_t,
+    mask_asleep: sigset_t,
 }
 
 impl Wait {
-    pub(crate) fn begin(idle: Idle, end: End) -> Wait {
+    pub(crate) fn begin(idle: Idle, end: Deadline) -> Wait {
         let slice = Slice { length: None, is_last: false };
-        let held_before = hold_signals();
+        let mask_before = hold_signals();
         let report = signals::chosen_alone();
-        Wait { idle, end, slice, held_before, report, held_asleep: held_before }
+        Wait { idle, end, slice, mask_before, report, mask_asleep: mask_before }
     }
 
     /// Has heaps exhale; then tells how long to sleep.
@@ -141,7 +141,7 @@ impl Wait {
             *errno = before;
             due_ms
         };
-        if self.report != 0 && !is_member(&self.held_before, self.report) {
+        if self.report != 0 && !is_member(&self.mask_before, self.report) {
             signals::let_in(self.report);
         }
         let due_ms = if self.report == 0 { due_ms } else { sooner(due_ms, REPORT_MS) };
@@ -155,17 +155,17 @@ impl Wait {
     /// # Safety
     ///
     /// `asked` is null or points to a set.
-    pub(crate) unsafe fn held_asleep(&mut self, asked: *const sigset_t) -> *const sigset_t {
-        let held = if asked.is_null() { &raw const self.held_before } else { asked };
+    pub(crate) unsafe fn mask_asleep(&mut self, asked: *const sigset_t) -> *const sigset_t {
+        let sigmask = if asked.is_null() { &raw const self.mask_before } else { asked };
         if self.report == 0 {
-            return held;
+            return sigmask;
         }
         // SAFETY: the caller's promise.
         unsafe {
-            self.held_asleep = *held;
-            libc::sigaddset(&mut self.held_asleep, self.report);
+            self.mask_asleep = *sigmask;
+            libc::sigaddset(&mut self.mask_asleep, self.report);
         }
-        &raw const self.held_asleep
+        &raw const self.mask_asleep
     }
 
     /// Whether the program gets the result of the last slice; if so, signals come again.
@@ -174,7 +174,7 @@ impl Wait {
         if is_over {
             // SAFETY: the set was filled in by the same function, which leaves errno alone.
             unsafe {
-                libc::sigprocmask(libc::SIG_SETMASK, &self.held_before, ptr::null_mut());
+                libc::sigprocmask(libc::SIG_SETMASK, &self.mask_before, ptr::null_mut());
             }
         }
         is_over
@@ -202,15 +202,15 @@ fn hold_signals() -> sigset_t {
         libc::SIGSYS,
         libc::SIGABRT,
     ];
-    let mut held = MaybeUninit::<sigset_t>::zeroed();
+    let mut sigmask = MaybeUninit::<sigset_t>::zeroed();
     let mut before = MaybeUninit::<sigset_t>::zeroed();
     // SAFETY: there is room for the sets, which may be all zero; the functions leave errno alone.
     unsafe {
-        libc::sigfillset(held.as_mut_ptr());
+        libc::sigfillset(sigmask.as_mut_ptr());
         for signal in RAISED {
-            libc::sigdelset(held.as_mut_ptr(), signal);
+            libc::sigdelset(sigmask.as_mut_ptr(), signal);
         }
-        libc::sigprocmask(libc::SIG_BLOCK, held.as_ptr(), before.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_BLOCK, sigmask.as_ptr(), before.as_mut_ptr());
         before.assume_init()
     }
 }
@@ -259,12 +259,12 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_wait_only_shrinks() {
-        let end = End::after(ms(60_000));
+        let end = Deadline::after(ms(60_000));
         let left = end.left();
         assert!(left <= ms(60_000) && left > ms(1_000));
-        assert_eq!(End::after(Some(Nanoseconds::ZERO)).left(), Some(Nanoseconds::ZERO));
-        assert_eq!(End::after(None).left(), None);
-        assert!(End::after(Some(Nanoseconds(u64::MAX))).left() > ms(1 << 31));
+        assert_eq!(Deadline::after(Some(Nanoseconds::ZERO)).left(), Some(Nanoseconds::ZERO));
+        assert_eq!(Deadline::after(None).left(), None);
+        assert!(Deadline::after(Some(Nanoseconds(u64::MAX))).left() > ms(1 << 31));
     }
 
     #[test]
@@ -293,7 +293,7 @@ mod tests {
     fn signals_are_held_back_until_a_wait_is_over_and_errno_stays() {
         // SAFETY: errno is this thread's.
         unsafe { *libc::__errno_location() = 77 };
-        let mut wait = Wait::begin(due_in_3_ms, End::after(ms(5)));
+        let mut wait = Wait::begin(due_in_3_ms, Deadline::after(ms(5)));
         assert!(is_held(libc::SIGTERM) && !is_held(libc::SIGSEGV));
         assert_eq!(wait.next(), Slice { length: ms(3), is_last: false });
         assert!(!wait.is_over(0) && is_held(libc::SIGTERM));

@@ -10,7 +10,7 @@ use core::iter::successors;
 use core::ptr;
 
 use super::layout::*;
-use super::{unknown, unmap};
+use super::{refuse, unmap};
 use crate::error::Error;
 use crate::os::Os;
 
@@ -56,7 +56,7 @@ impl Record {
 ///
 /// `state` is that of LuaJIT's allocator, which nobody else uses meanwhile; memory goes only after
 /// the record that describes it.
-unsafe fn records(state: usize) -> impl Iterator<Item = Record> {
+unsafe fn segment_records(state: usize) -> impl Iterator<Item = Record> {
     // SAFETY: the caller's promise: the state begins the list, and each record leads to another.
     let read = |at| unsafe { Record::read(at) };
     successors(Some(read(state + NEWEST)), move |record| {
@@ -72,7 +72,7 @@ unsafe fn records(state: usize) -> impl Iterator<Item = Record> {
 /// `state` is that of LuaJIT's allocator, which nobody else uses meanwhile.
 pub(super) unsafe fn reserved(state: usize) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe { records(state) }.map(|record| record.size as u64).sum()
+    unsafe { segment_records(state) }.map(|record| record.size as u64).sum()
 }
 
 /// Bytes of all segments that the kernel holds resident; `None` when it will not say.
@@ -83,7 +83,7 @@ pub(super) unsafe fn reserved(state: usize) -> u64 {
 pub(super) unsafe fn resident<S: Os>(os: &S, state: usize) -> Option<u64> {
     let of = |record: Record| os.resident(ptr::without_provenance_mut(record.base), record.size);
     // SAFETY: the caller's promise.
-    unsafe { records(state) }.map(of).sum()
+    unsafe { segment_records(state) }.map(of).sum()
 }
 
 /// Unmaps all segments; returns how many bytes went and how many stayed. Nothing is done when a
@@ -99,7 +99,7 @@ pub(super) unsafe fn unmap_all<S: Os>(os: &S, state: usize) -> Result<(u64, u64)
     let (mut released, mut kept) = (0, 0);
     // SAFETY: the caller's promises. What is unmapped holds no record that is still to be read.
     unsafe {
-        for Record { base, size, .. } in records(state) {
+        for Record { base, size, .. } in segment_records(state) {
             let done = unmap(os, base, size);
             *(if done { &mut released } else { &mut kept }) += size as u64;
         }
@@ -120,21 +120,21 @@ unsafe fn check<S: Os>(os: &S, state: usize) -> Result<(), Error> {
         let start = ptr::without_provenance_mut(at & !(page - 1));
         let fits = at.is_multiple_of(WORD) && at % page + RECORD_BYTES <= page;
         if !fits || !os.residency(start, &mut [0]) {
-            return Err(unknown(format_args!("{at:#x}: no segment's record")));
+            return Err(refuse(format_args!("{at:#x}: no segment's record")));
         }
         // SAFETY: the page is mapped, and the caller's promise: LuaJIT can read its own heap.
         let record = unsafe { Record::read(at) };
         let is_in_place = count == 0 || record.holds(at, RECORD_BYTES);
         if !is_in_place || !record.can_be(os) {
-            return Err(unknown(format_args!("{at:#x}: its segment cannot be")));
+            return Err(refuse(format_args!("{at:#x}: its segment cannot be")));
         }
         if record.next == 0 {
             return match record.holds(state.wrapping_sub(CONTENTS), STATE_CHUNKS[0]) {
                 true => Ok(()),
-                false => Err(unknown(format_args!("the state is not in the oldest segment"))),
+                false => Err(refuse(format_args!("the state is not in the oldest segment"))),
             };
         }
         at = record.next;
     }
-    Err(unknown(format_args!("too many segments")))
+    Err(refuse(format_args!("too many segments")))
 }

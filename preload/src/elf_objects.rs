@@ -23,11 +23,11 @@ pub(crate) fn walk<F: FnMut(&Object<'_>) -> bool>(mut found: F) {
     unsafe { libc::dl_iterate_phdr(Some(look::<F>), (&raw mut found).cast()) };
 }
 
-/// The first symbol of this name in the objects that `suits` picks.
-pub(crate) fn find(name: &CStr, suits: impl Fn(&Object<'_>) -> bool) -> Option<*mut c_void> {
+/// The first symbol of this name in the objects that `filter` picks.
+pub(crate) fn find(name: &CStr, filter: impl Fn(&Object<'_>) -> bool) -> Option<*mut c_void> {
     let mut symbol = None;
     walk(|object| {
-        if suits(object) {
+        if filter(object) {
             symbol = object.symbol(name);
         }
         symbol.is_some()

@@ -16,10 +16,10 @@ use core::ptr;
 
 use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
-use crate::behind::{EPOLL_PWAIT, EPOLL_WAIT, POLL, POLL_CHK, PPOLL, PSELECT, SELECT};
+use crate::real::{EPOLL_PWAIT, EPOLL_WAIT, POLL, POLL_CHK, PPOLL, PSELECT, SELECT};
 use crate::library::{self, Idle};
 use crate::signals;
-use crate::slices::{End, Nanoseconds, Timeout, Wait};
+use crate::sliced_wait::{Deadline, Nanoseconds, Timeout, Wait};
 
 /// What does the due work between slices; none where no wait needs them: there is no VM on a heap,
 /// and no report to be asked for.
@@ -69,42 +69,42 @@ pub unsafe extern "C" fn epoll_pwait(
     events: *mut epoll_event,
     events_max: c_int,
     timeout_ms: c_int,
-    held: *const sigset_t,
+    sigmask: *const sigset_t,
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
         match idle() {
             Some(idle) if timeout_ms != 0 => {
-                epoll_in_slices(idle, epoll, events, events_max, timeout_ms, held)
+                epoll_in_slices(idle, epoll, events, events_max, timeout_ms, sigmask)
             }
-            _ => EPOLL_PWAIT.get()(epoll, events, events_max, timeout_ms, held),
+            _ => EPOLL_PWAIT.get()(epoll, events, events_max, timeout_ms, sigmask),
         }
     }
 }
 
 /// # Safety
 ///
-/// That of `epoll_pwait`; `held` may be null.
+/// That of `epoll_pwait`; `sigmask` may be null.
 unsafe extern "C" fn epoll_in_slices(
     idle: Idle,
     epoll: c_int,
     events: *mut epoll_event,
     events_max: c_int,
     timeout_ms: c_int,
-    held: *const sigset_t,
+    sigmask: *const sigset_t,
 ) -> c_int {
-    let end = End::after(timeout_from_ms(timeout_ms));
+    let end = Deadline::after(timeout_from_ms(timeout_ms));
     let epoll_pwait = EPOLL_PWAIT.get();
     // SAFETY: the caller's promise; the set is that of `wait`, or the caller's.
     unsafe {
-        let ready = epoll_pwait(epoll, events, events_max, 0, held);
+        let ready = epoll_pwait(epoll, events, events_max, 0, sigmask);
         if ready != 0 {
             return ready;
         }
         let mut wait = Wait::begin(idle, end);
         loop {
             let ms = wait.next().ms();
-            let ready = epoll_pwait(epoll, events, events_max, ms, wait.held_asleep(held));
+            let ready = epoll_pwait(epoll, events, events_max, ms, wait.mask_asleep(sigmask));
             if wait.is_over(ready) {
                 return ready;
             }
@@ -161,7 +161,7 @@ unsafe extern "C" fn poll_in_slices(
     count: nfds_t,
     timeout_ms: c_int,
 ) -> c_int {
-    let end = End::after(timeout_from_ms(timeout_ms));
+    let end = Deadline::after(timeout_from_ms(timeout_ms));
     let ppoll = PPOLL.get();
     let at_once = Nanoseconds::ZERO.as_timespec();
     // SAFETY: the caller's promise; the set is that of `wait`.
@@ -173,7 +173,7 @@ unsafe extern "C" fn poll_in_slices(
         let mut wait = Wait::begin(idle, end);
         loop {
             let time = wait.next().timespec();
-            let ready = ppoll(descriptors, count, pointer(&time), wait.held_asleep(ptr::null()));
+            let ready = ppoll(descriptors, count, pointer(&time), wait.mask_asleep(ptr::null()));
             if wait.is_over(ready) {
                 return ready;
             }
@@ -221,7 +221,7 @@ unsafe extern "C" fn select_in_slices(
     let at_once = Nanoseconds::ZERO.as_timespec();
     // SAFETY: the caller's promise; the set of signals is that of `wait`.
     unsafe {
-        let end = End::after(timeout_from_timeval(timeout));
+        let end = Deadline::after(timeout_from_timeval(timeout));
         let asked = Sets::copied(count, sets);
         let ready = pselect(count, readable, writable, special, &at_once, ptr::null());
         if ready != 0 {
@@ -232,8 +232,8 @@ unsafe extern "C" fn select_in_slices(
         loop {
             asked.write_to(sets);
             let time = wait.next().timespec();
-            let held = wait.held_asleep(ptr::null());
-            let ready = pselect(count, readable, writable, special, pointer(&time), held);
+            let sigmask = wait.mask_asleep(ptr::null());
+            let ready = pselect(count, readable, writable, special, pointer(&time), sigmask);
             if wait.is_over(ready) {
                 write_left(timeout, end);
                 return ready;
@@ -278,7 +278,7 @@ unsafe fn may_be_sliced(count: c_int, timeout: *const timeval) -> bool {
 /// # Safety
 ///
 /// `timeout` is null or points to a time.
-unsafe fn write_left(timeout: *mut timeval, end: End) {
+unsafe fn write_left(timeout: *mut timeval, end: Deadline) {
     // SAFETY: the caller's promise.
     if let (Some(timeout), Some(left)) = (unsafe { timeout.as_mut() }, end.left()) {
         let left = left.as_timespec();

@@ -12,8 +12,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::Once;
 
-use super::attempt::attempt;
-use super::kernel::keeping_errno;
+use super::fault_probe::fault_probe;
+use super::kernel::preserve_errno;
 use crate::bug;
 
 /// How many functions are taken down at most.
@@ -21,7 +21,7 @@ const DEPTH: usize = 20;
 
 /// The functions that a thread was in, the innermost first.
 #[derive(Clone, Copy)]
-pub(crate) struct Frames {
+pub(crate) struct Backtrace {
     addresses: [*mut c_void; DEPTH],
     count: usize,
 }
@@ -51,7 +51,7 @@ pub(crate) fn prepare() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         FIND_OBJECT.store(function(c"_dl_find_object"), Ordering::Release);
-        Frames::here();
+        Backtrace::here();
     });
 }
 
@@ -73,30 +73,30 @@ fn is_of_a_file(address: *mut c_void) -> bool {
 }
 
 /// Takes a function down.
-unsafe extern "C" fn visit(context: *mut Context, frames: *mut c_void) -> c_int {
-    // SAFETY: `Frames::here` hands its frames over, and the unwinder its context.
-    let (frames, address) =
-        unsafe { (&mut *frames.cast::<Frames>(), _Unwind_GetIP(context) as *mut c_void) };
-    if frames.count == DEPTH || address.is_null() {
+unsafe extern "C" fn visit(context: *mut Context, backtrace: *mut c_void) -> c_int {
+    // SAFETY: `Backtrace::here` hands its frames over, and the unwinder its context.
+    let (backtrace, address) =
+        unsafe { (&mut *backtrace.cast::<Backtrace>(), _Unwind_GetIP(context) as *mut c_void) };
+    if backtrace.count == DEPTH || address.is_null() {
         return STOP;
     }
-    frames.addresses[frames.count] = address;
-    frames.count += 1;
+    backtrace.addresses[backtrace.count] = address;
+    backtrace.count += 1;
     if is_of_a_file(address) { GO_ON } else { STOP }
 }
 
-impl Frames {
-    pub(crate) const NONE: Frames = Frames { addresses: [ptr::null_mut(); DEPTH], count: 0 };
+impl Backtrace {
+    pub(crate) const NONE: Backtrace = Backtrace { addresses: [ptr::null_mut(); DEPTH], count: 0 };
 
     /// The functions that this thread is in, as far as they are of files.
     #[inline(never)]
-    pub(crate) fn here() -> Frames {
-        let mut frames = Frames::NONE;
-        let found = &raw mut frames;
+    pub(crate) fn here() -> Backtrace {
+        let mut backtrace = Backtrace::NONE;
+        let found = &raw mut backtrace;
         // SAFETY: the frames outlive the call, and are what `visit` expects. Where the unwinder
         // believes what is not so it reads, and holds no lock.
-        keeping_errno(|| unsafe { attempt(|| _ = _Unwind_Backtrace(visit, found.cast())) });
-        frames
+        preserve_errno(|| unsafe { fault_probe(|| _ = _Unwind_Backtrace(visit, found.cast())) });
+        backtrace
     }
 
     /// Tells a line for each function, this library's own innermost ones left out.
@@ -163,7 +163,7 @@ impl Callers {
         // SAFETY: the walk outlives the call, and is what `look` expects. It ends at the first
         // function of the object, or of no file, before the unwinder leaves it: where the tables of
         // LuaJIT are wrong nothing is read.
-        keeping_errno(|| unsafe { _ = _Unwind_Backtrace(look, walking.cast()) });
+        preserve_errno(|| unsafe { _ = _Unwind_Backtrace(look, walking.cast()) });
         walk.found
     }
 }
@@ -259,7 +259,7 @@ mod tests {
 
     #[inline(never)]
     fn frames_below(functions: usize) -> usize {
-        let count = if functions == 0 { Frames::here().count } else { frames_below(functions - 1) };
+        let count = if functions == 0 { Backtrace::here().count } else { frames_below(functions - 1) };
         core::hint::black_box(count)
     }
 
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn the_way_out_is_found() {
-        crate::os::fault::watch(|_, _| {});
+        crate::os::fault::install(|_, _| {});
         let least = frames_below(0);
         assert!(least > 3);
         assert_eq!([frames_below(1), frames_below(5)], [least + 1, least + 5]);

@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
-use crate::objects;
-use crate::say;
+use crate::elf_objects;
+use crate::log;
 
 pub(crate) type EpollWait = unsafe extern "C" fn(c_int, *mut epoll_event, c_int, c_int) -> c_int;
 pub(crate) type EpollPwait =
@@ -36,20 +36,20 @@ pub(crate) type SignalFunction = unsafe extern "C" fn(c_int, usize) -> usize;
 pub(crate) type Dlclose = unsafe extern "C" fn(*mut c_void) -> c_int;
 pub(crate) type Exit = unsafe extern "C" fn(c_int) -> !;
 
-pub(crate) static SIGACTION: Behind<Sigaction> = Behind::new(c"sigaction");
-pub(crate) static SIGNAL: Behind<SignalFunction> = Behind::new(c"signal");
-pub(crate) static SYSV_SIGNAL: Behind<SignalFunction> = Behind::new(c"sysv_signal");
-pub(crate) static SYSV_SIGNAL_RESERVED: Behind<SignalFunction> = Behind::new(c"__sysv_signal");
-pub(crate) static SIGSET: Behind<SignalFunction> = Behind::new(c"sigset");
-pub(crate) static EXIT: Behind<Exit> = Behind::new(c"_exit");
-pub(crate) static DLCLOSE: Behind<Dlclose> = Behind::new(c"dlclose");
-pub(crate) static EPOLL_WAIT: Behind<EpollWait> = Behind::new(c"epoll_wait");
-pub(crate) static EPOLL_PWAIT: Behind<EpollPwait> = Behind::new(c"epoll_pwait");
-pub(crate) static POLL: Behind<Poll> = Behind::new(c"poll");
-pub(crate) static POLL_CHK: Behind<PollChk> = Behind::new(c"__poll_chk");
-pub(crate) static PPOLL: Behind<Ppoll> = Behind::new(c"ppoll");
-pub(crate) static SELECT: Behind<Select> = Behind::new(c"select");
-pub(crate) static PSELECT: Behind<Pselect> = Behind::new(c"pselect");
+pub(crate) static SIGACTION: RealFn<Sigaction> = RealFn::new(c"sigaction");
+pub(crate) static SIGNAL: RealFn<SignalFunction> = RealFn::new(c"signal");
+pub(crate) static SYSV_SIGNAL: RealFn<SignalFunction> = RealFn::new(c"sysv_signal");
+pub(crate) static SYSV_SIGNAL_RESERVED: RealFn<SignalFunction> = RealFn::new(c"__sysv_signal");
+pub(crate) static SIGSET: RealFn<SignalFunction> = RealFn::new(c"sigset");
+pub(crate) static EXIT: RealFn<Exit> = RealFn::new(c"_exit");
+pub(crate) static DLCLOSE: RealFn<Dlclose> = RealFn::new(c"dlclose");
+pub(crate) static EPOLL_WAIT: RealFn<EpollWait> = RealFn::new(c"epoll_wait");
+pub(crate) static EPOLL_PWAIT: RealFn<EpollPwait> = RealFn::new(c"epoll_pwait");
+pub(crate) static POLL: RealFn<Poll> = RealFn::new(c"poll");
+pub(crate) static POLL_CHK: RealFn<PollChk> = RealFn::new(c"__poll_chk");
+pub(crate) static PPOLL: RealFn<Ppoll> = RealFn::new(c"ppoll");
+pub(crate) static SELECT: RealFn<Select> = RealFn::new(c"select");
+pub(crate) static PSELECT: RealFn<Pselect> = RealFn::new(c"pselect");
 
 /// Looks all of them up. Later, in a signal handler say, the loader could not be asked.
 pub(crate) fn find_all() {
@@ -70,17 +70,17 @@ pub(crate) fn find_all() {
 }
 
 /// A function of the C library, or of whatever else stands before it.
-pub(crate) struct Behind<F> {
+pub(crate) struct RealFn<F> {
     /// Null until it was looked up.
     at: AtomicPtr<c_void>,
     name: &'static CStr,
     function: PhantomData<F>,
 }
 
-impl<F: Copy> Behind<F> {
-    const fn new(name: &'static CStr) -> Behind<F> {
+impl<F: Copy> RealFn<F> {
+    const fn new(name: &'static CStr) -> RealFn<F> {
         const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
-        Behind { at: AtomicPtr::new(ptr::null_mut()), name, function: PhantomData }
+        RealFn { at: AtomicPtr::new(ptr::null_mut()), name, function: PhantomData }
     }
 
     /// The function. The process ends if there is none, since none but its caller could go on.
@@ -89,7 +89,7 @@ impl<F: Copy> Behind<F> {
         if at.is_null() {
             at = self.find();
             if at.is_null() {
-                say::line(&[
+                log::line(&[
                     self.name.to_bytes(),
                     b": no such function behind the preload library",
                 ]);
@@ -141,7 +141,7 @@ pub(crate) fn lua_newstate(caller: *const c_void) -> *mut c_void {
         return seen_by_caller;
     }
     let (mut only, mut count) = (ptr::null_mut(), 0);
-    objects::walk(|object| {
+    elf_objects::walk(|object| {
         let symbol = object.symbol(NAME).filter(|_| !object.holds(own));
         only = symbol.unwrap_or(only);
         count += u32::from(symbol.is_some());
@@ -153,7 +153,7 @@ pub(crate) fn lua_newstate(caller: *const c_void) -> *mut c_void {
 /// `lua_setallocf` of the same Lua; null for none.
 pub(crate) fn lua_setallocf(newstate: *const c_void) -> *mut c_void {
     const NAME: &CStr = c"lua_setallocf";
-    let of_the_same = objects::find(NAME, |object| object.holds(newstate));
+    let of_the_same = elf_objects::find(NAME, |object| object.holds(newstate));
     of_the_same.unwrap_or_else(|| next(NAME))
 }
 
@@ -178,6 +178,6 @@ fn seen_from(caller: *const c_void, name: &CStr) -> *mut c_void {
         symbol
     };
     let own = seen_from as *const () as *const c_void;
-    let is_own = objects::find(name, |object| object.holds(own)) == Some(symbol);
+    let is_own = elf_objects::find(name, |object| object.holds(own)) == Some(symbol);
     if is_own { ptr::null_mut() } else { symbol }
 }

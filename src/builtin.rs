@@ -20,12 +20,12 @@
 //! Nothing is read that was not found to be memory first, so that a damaged heap is refused, too.
 
 mod bins;
-mod segments;
 mod layout;
 mod mapped_vec;
 mod mappings;
-mod segment_records;
 mod residency;
+mod segment_records;
+mod segments;
 mod sweep;
 mod walk;
 
@@ -36,9 +36,9 @@ use core::ptr;
 use crate::error::Error;
 use crate::os::Os;
 use crate::units::{round_down, round_up};
-use segments::{Chunk, HeapView};
-use layout::{MMAPPED, CHUNK_MIN, CONTENTS, FLAGS, FOOT, HEAD, HEADER, PREVIOUS_IN_USE, WORD};
+use layout::{CHUNK_MIN, CONTENTS, FLAGS, FOOT, HEAD, HEADER, MMAPPED, PREVIOUS_IN_USE, WORD};
 use residency::Residency;
+use segments::{Chunk, HeapView};
 pub(crate) use sweep::{Progress, Reclaimed, reclaim};
 
 /// Free chunks of sizes up to a power of two, above the one before.

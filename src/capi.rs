@@ -4,8 +4,8 @@
 //! checks its arguments, turns them into Rust, and hands over to the layer that does the work.
 
 mod checked;
+mod convert;
 mod environment;
-mod told;
 mod types;
 mod vm;
 
@@ -14,7 +14,7 @@ pub use environment::*;
 pub use types::*;
 pub use vm::*;
 
-use told::{fill_classes, read_head, tell, tell_sample};
+use convert::{fill_classes, read_head, sample_to_c, to_c};
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ops::{Deref, DerefMut};
@@ -154,17 +154,17 @@ pub unsafe extern "C" fn ebb_reclaim(
     let start = heap.os.now_us();
     let mut outcome = heap.reclaim(Budget::from_us(start, budget_us));
     // SAFETY: the heap is live and this thread's.
-    if let Some(former) = unsafe { crate::vm::former_of(&raw mut *heap) } {
+    if let Some(previous) = unsafe { crate::vm::previous_of(&raw mut *heap) } {
         let deadline = (budget_us > 0).then(|| start + u64::from(budget_us));
-        former.reclaim(deadline, &mut outcome);
+        previous.reclaim(deadline, &mut outcome);
     }
     if !report.is_null() {
-        let (snapshot, former) = (heap.snapshot(), crate::vm::former_held(&heap));
+        let (snapshot, previous) = (heap.snapshot(), crate::vm::previous_usage(&heap));
         let done = ebb_reclaim_report {
             size: 0,
             returned: stats::bytes(outcome.returned),
-            live: snapshot.live as u64 + former.live,
-            resident: snapshot.resident() as u64 + former.resident,
+            live: snapshot.live as u64 + previous.live,
+            resident: snapshot.resident() as u64 + previous.resident,
             elapsed_us: heap.os.now_us().saturating_sub(start),
             purge_calls: outcome.calls,
             refused: outcome.refused,
@@ -270,7 +270,7 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
         let kernel =
             if asked.flags & EBB_STATS_KERNEL != 0 { heap.kernel_resident() } else { Some(0) };
         let class_count = fill_classes(&heap, asked.classes, asked.class_count);
-        let told = tell(&heap, kernel.unwrap_or(0), ebb_stats { class_count, ..asked });
+        let told = to_c(&heap, kernel.unwrap_or(0), ebb_stats { class_count, ..asked });
         fill(stats, told);
         match kernel {
             Some(_) => EBB_OK,
@@ -316,7 +316,7 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
         history.count = samples.len();
         for (index, sample) in samples.enumerate() {
             let to = history.samples.byte_add(index * history.sample_size);
-            let told = tell_sample(&sample);
+            let told = sample_to_c(&sample);
             let bytes = history.sample_size.min(size_of::<ebb_sample>());
             ptr::copy_nonoverlapping((&raw const told).cast::<u8>(), to.cast(), bytes);
         }

@@ -8,7 +8,7 @@ use core::cell::RefCell;
 use core::ffi::CStr;
 use core::fmt;
 
-use crate::line::Line;
+use crate::fixed_str::FixedStr;
 
 /// Why a call failed. Its number is the negative code that C sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Error {
     /// Leaves the reason for this thread to read and returns the error.
     #[cold]
     pub(crate) fn because(self, reason: fmt::Arguments<'_>) -> Error {
-        LAST.set(Line::new(reason));
+        LAST.set(FixedStr::new(reason));
         self
     }
 }
@@ -61,8 +61,8 @@ pub(crate) fn last() -> *const u8 {
 }
 
 /// The same as a line.
-pub(crate) fn last_line() -> Line {
-    LAST.with_borrow(|line| Line::new(format_args!("{}", line.as_str())))
+pub(crate) fn last_line() -> FixedStr {
+    LAST.with_borrow(|line| FixedStr::new(format_args!("{}", line.as_str())))
 }
 
 /// Makes this thread's line. The dynamic linker may allocate it at its first use, which must not be
@@ -72,7 +72,7 @@ pub(crate) fn prepare() {
 }
 
 thread_local! {
-    static LAST: RefCell<Line> = const { RefCell::new(Line::EMPTY) };
+    static LAST: RefCell<FixedStr> = const { RefCell::new(FixedStr::EMPTY) };
 }
 
 /// This thread's last reason as text.

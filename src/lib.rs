@@ -11,10 +11,10 @@
 //!
 //! | module        | knows                                                                    |
 //! |---------------|--------------------------------------------------------------------------|
-//! | `line`        | a line of text without allocating                                        |
+//! | `fixed_str`   | a line of text without allocating                                        |
 //! | `sigpipe`     | a write to a pipe without a reader, without the signal                   |
 //! | `fd`          | which file a file descriptor leads to, and a write that waits for room   |
-//! | `tell`        | where lines for people go                                                |
+//! | `log`         | where lines for people go                                                |
 //! | `bug`         | how to stop with one line when an invariant is broken                    |
 //! | `error`       | what can go wrong, as codes and as words                                 |
 //! | `units`       | pages, page indices, all rounding                                        |
@@ -26,10 +26,10 @@
 //! | `figures`     | what heaps were last seen to hold, for signal handlers                   |
 //! | `reclaim`     | what may stay, what goes back and when, in bounded steps; memory limits  |
 //! | `builtin`     | LuaJIT's own heap: recognised, walked, its free pages given back         |
-//! | `lua`         | the functions of Lua, looked up in the process                           |
+//! | `lua_api`     | the functions of Lua, looked up in the process                           |
 //! | `vm`          | a VM on a heap: made on it, changed over to it, closed                   |
 //! | `capi`        | the exported C symbols                                                   |
-//! | `binding`     | what Lua sees: `require "ebbtide"`                                       |
+//! | `lua_module`  | what Lua sees: `require "ebbtide"`                                       |
 //!
 //! # A first allocation, from the call down to the kernel and back
 //!
@@ -52,7 +52,6 @@
 
 #![deny(missing_docs)]
 
-pub mod binding;
 pub(crate) mod bug;
 pub(crate) mod builtin;
 pub mod capi;
@@ -60,14 +59,15 @@ pub(crate) mod cgroup;
 pub(crate) mod error;
 pub(crate) mod fd;
 pub(crate) mod figures;
+pub(crate) mod fixed_str;
 pub(crate) mod heap;
-pub(crate) mod line;
-pub(crate) mod lua;
+pub(crate) mod log;
+pub(crate) mod lua_api;
+pub mod lua_module;
 pub(crate) mod options;
 pub(crate) mod os;
 pub(crate) mod reclaim;
 pub(crate) mod sigpipe;
 pub(crate) mod stats;
-pub(crate) mod tell;
 pub(crate) mod units;
 pub(crate) mod vm;

@@ -2,29 +2,29 @@
 //!
 //! | file            | concern                                                          | unsafe |
 //! |-----------------|------------------------------------------------------------------|--------|
-//! | this one        | the bond of a VM and its heap; its end                           | yes    |
-//! | `birth`         | a VM that is made on a heap                                      | yes    |
+//! | this one        | what ties a VM to its heap; the end of a VM                      | yes    |
+//! | `create`        | a VM that is made on a heap                                      | yes    |
 //! | `attach`        | a VM that changes over; what it ran on before                    | yes    |
 //! | `emergency`     | how a heap makes the collector of its VM due                     | yes    |
 //! | `collect`       | collects the garbage of idle VMs                                 | yes    |
-//! | `hands`         | which thread has a VM, for hosts that move VMs between threads   | yes    |
+//! | `owner`         | which thread has a VM, for hosts that move VMs between threads   | yes    |
 //! | `copies`        | other copies of this library in the process                      | yes    |
 //! | `report`        | what VMs tell of their memory                                    | no     |
 //!
 //! # How it ends
 //!
 //! `lua_close` frees the block that holds the VM's own state last of all. That block always lies
-//! outside the heap, so its end comes to the slow path of [`heap`], and from there to the bond: the
-//! allocator that the VM ran on before is unmapped, the heap deleted. Nothing on the hot path
+//! outside the heap, so its end comes to the slow path of [`heap`], and from there to [`VmHeap`]:
+//! the allocator that the VM ran on before is unmapped, the heap deleted. Nothing on the hot path
 //! watches for it. Who has asked for it ([`on_close`]) is told before the heap goes.
 
 mod attach;
-mod birth;
 mod collect;
 pub(crate) mod copies;
+mod create;
 mod emergency;
-mod hands;
 mod lock;
+mod owner;
 mod report;
 mod spin;
 
@@ -33,18 +33,18 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use std::thread::yield_now;
 
-pub(crate) use attach::{Former, Held, attach, known_builtin};
-pub(crate) use birth::{Factory, make};
+pub(crate) use attach::{PreviousAllocator, PreviousUsage, attach, known_builtin};
 pub(crate) use collect::{check_collect, tell_without_effect};
+pub(crate) use create::{LuaFns, make};
 pub(crate) use emergency::{STEPMUL_LONG, STEPMUL_WHOLE};
-pub(crate) use hands::{Turn, idle, publish};
+pub(crate) use owner::{Turn, idle, publish};
 pub(crate) use report::{report_open, tell_of_closed};
 
 use crate::heap::park::KernelHeap as Heap;
 use crate::heap::{self, Outside};
-use crate::lua::{Lua, lua_Alloc, lua_State, symbol};
+use crate::lua_api::{Lua, lua_Alloc, lua_State, symbol};
 use crate::os::{Kernel, MemoryRange, Os};
-use hands::Hands;
+use owner::ThreadOwner;
 
 /// Keeps the order of what this thread writes before and reads after, as far as the compiler goes.
 #[inline(always)]
@@ -56,14 +56,14 @@ fn keep_order() {
 pub(crate) type Allocs = [lua_Alloc; 2];
 
 /// A VM and its heap.
-pub(crate) struct Bond {
+pub(crate) struct VmHeap {
     /// Null once the VM is closed.
     heap: *mut Heap,
     /// The block that is freed last. Null before it is allocated.
     state_block: *mut u8,
-    held: StateBlock,
+    state_home: StateBlock,
     /// Which thread has the VM, where that is watched.
-    hands: Hands,
+    owner: ThreadOwner,
     pace: emergency::Pace,
     collection: collect::Collection,
     /// Who is told when the VM is closed.
@@ -81,47 +81,47 @@ enum StateBlock {
     /// A mapping of its own.
     Mapped(MemoryRange),
     /// The allocator that the VM ran on before.
-    Former(Former),
+    Previous(PreviousAllocator),
 }
 
-impl Bond {
+impl VmHeap {
     /// Bonds a new heap, before any of its blocks is a VM's.
-    fn new(heap: *mut Heap, state_block: *mut u8, held: StateBlock) -> *mut Bond {
-        let bond = Box::new(Bond {
+    fn new(heap: *mut Heap, state_block: *mut u8, state_home: StateBlock) -> *mut VmHeap {
+        let vm_heap = Box::new(VmHeap {
             heap,
             state_block,
-            held,
-            hands: Hands::default(),
+            state_home,
+            owner: ThreadOwner::default(),
             pace: Default::default(),
             collection: collect::Collection::of_new_vm(),
             closed: None,
         });
-        let bond = Box::into_raw(bond);
+        let vm_heap = Box::into_raw(vm_heap);
         // SAFETY: the heap is live and no VM uses it yet.
-        unsafe { Bond::answer(bond) };
-        bond
+        unsafe { VmHeap::install(vm_heap) };
+        vm_heap
     }
 
-    /// Has the heap send what comes from outside to the bond. A VM that was made on its heap has
-    /// its state there and no more: any other pointer is wrong.
+    /// Has the heap send what comes from outside to the `VmHeap`. A VM that was made on its heap
+    /// has its state there and no more: any other pointer is wrong.
     ///
     /// # Safety
     ///
-    /// The bond and its heap are live, and nobody uses the heap meanwhile.
-    unsafe fn answer(bond: *mut Bond) {
+    /// The `VmHeap` and its heap are live, and nobody uses the heap meanwhile.
+    unsafe fn install(vm_heap: *mut VmHeap) {
         // SAFETY: the caller's promise.
         unsafe {
-            let only = match &(*bond).held {
+            let only = match &(*vm_heap).state_home {
                 StateBlock::Mapped(range) => Some(range.start),
-                StateBlock::Former(_) => None,
+                StateBlock::Previous(_) => None,
             };
-            let outside = Outside { context: bond.cast(), only, resize: resize_outside };
-            (*(*bond).heap).outside = Some(outside);
+            let outside = Outside { context: vm_heap.cast(), only, resize: resize_outside };
+            (*(*vm_heap).heap).outside = Some(outside);
         }
     }
 
-    /// The bond of a heap; null when it has none.
-    fn of(heap: &Heap) -> *mut Bond {
+    /// The `VmHeap` of a heap; null when it has none.
+    fn of(heap: &Heap) -> *mut VmHeap {
         heap.outside.map_or(ptr::null_mut(), |outside| outside.context.cast())
     }
 }
@@ -133,12 +133,12 @@ impl Bond {
 ///
 /// The heap is live and this thread's; the function may be called with its context at that time.
 pub(crate) unsafe fn on_close(heap: *mut Heap, closed: Option<Closed>) -> bool {
-    // SAFETY: the caller's promise; a bond lives as long as its heap.
-    let bond = unsafe { Bond::of(&*heap).as_mut() };
-    bond.map(|bond| bond.closed = closed).is_some()
+    // SAFETY: the caller's promise; a `VmHeap` lives as long as its heap.
+    let vm_heap = unsafe { VmHeap::of(&*heap).as_mut() };
+    vm_heap.map(|vm_heap| vm_heap.closed = closed).is_some()
 }
 
-/// Lets several threads use a VM's heap in turns: see [`hands::share`]. False: the VM has no heap
+/// Lets several threads use a VM's heap in turns: see [`owner::share`]. False: the VM has no heap
 /// that is bound to it.
 ///
 /// # Safety
@@ -148,11 +148,11 @@ pub(crate) unsafe fn share(lua: &Lua, state: *mut lua_State, allocs: Allocs) -> 
     // SAFETY: the caller's promise.
     unsafe {
         let heap = heap_of(lua, state, allocs);
-        let bond = heap.as_ref().map_or(ptr::null_mut(), Bond::of);
-        if !bond.is_null() {
-            hands::share(lua, bond, state);
+        let vm_heap = heap.as_ref().map_or(ptr::null_mut(), VmHeap::of);
+        if !vm_heap.is_null() {
+            owner::share(lua, vm_heap, state);
         }
-        !bond.is_null()
+        !vm_heap.is_null()
     }
 }
 
@@ -161,22 +161,22 @@ pub(crate) unsafe fn share(lua: &Lua, state: *mut lua_State, allocs: Allocs) -> 
 /// # Safety
 ///
 /// The heap is live and this thread's.
-pub(crate) unsafe fn former_of<'heap>(heap: *mut Heap) -> Option<&'heap mut Former> {
-    // SAFETY: the caller's promise; a bond lives as long as its heap.
+pub(crate) unsafe fn previous_of<'heap>(heap: *mut Heap) -> Option<&'heap mut PreviousAllocator> {
+    // SAFETY: the caller's promise; a `VmHeap` lives as long as its heap.
     unsafe {
-        match &mut Bond::of(&*heap).as_mut()?.held {
-            StateBlock::Former(former) => Some(former),
+        match &mut VmHeap::of(&*heap).as_mut()?.state_home {
+            StateBlock::Previous(previous) => Some(previous),
             StateBlock::Mapped(_) => None,
         }
     }
 }
 
 /// What the VM of a heap still holds from before it had it: nothing, unless it was attached.
-pub(crate) fn former_held(heap: &Heap) -> Held {
-    // SAFETY: a bond lives as long as its heap.
-    match unsafe { Bond::of(heap).as_ref() }.map(|bond| &bond.held) {
-        Some(StateBlock::Former(former)) => former.held(),
-        _ => Held::default(),
+pub(crate) fn previous_usage(heap: &Heap) -> PreviousUsage {
+    // SAFETY: a `VmHeap` lives as long as its heap.
+    match unsafe { VmHeap::of(heap).as_ref() }.map(|vm_heap| &vm_heap.state_home) {
+        Some(StateBlock::Previous(previous)) => previous.usage(),
+        _ => PreviousUsage::default(),
     }
 }
 
@@ -184,22 +184,24 @@ pub(crate) fn former_held(heap: &Heap) -> Held {
 ///
 /// # Safety
 ///
-/// `context` is a bond; the block is one of its VM's.
+/// `context` is a `VmHeap`; the block is one of its VM's.
 unsafe fn resize_outside(context: *mut u8, block: *mut u8, new_size: usize) -> *mut u8 {
-    let bond = context.cast::<Bond>();
+    let vm_heap = context.cast::<VmHeap>();
     // SAFETY: the caller's promise. A VM that frees its state block has ended.
     unsafe {
         if new_size > 0 {
-            return match &mut (*bond).held {
-                StateBlock::Former(former) => former.move_over((*bond).heap, block, new_size),
+            return match &mut (*vm_heap).state_home {
+                StateBlock::Previous(previous) => {
+                    previous.migrate_block((*vm_heap).heap, block, new_size)
+                }
                 StateBlock::Mapped(_) => ptr::null_mut(),
             };
         }
-        if let StateBlock::Former(former) = &mut (*bond).held {
-            former.free(block);
+        if let StateBlock::Previous(previous) = &mut (*vm_heap).state_home {
+            previous.free(block);
         }
-        if block == (*bond).state_block {
-            end(bond);
+        if block == (*vm_heap).state_block {
+            destroy(vm_heap);
         }
     }
     ptr::null_mut()
@@ -210,20 +212,20 @@ unsafe fn resize_outside(context: *mut u8, block: *mut u8, new_size: usize) -> *
 /// # Safety
 ///
 /// No block of the VM is live, and it is not used again.
-unsafe fn end(bond: *mut Bond) {
-    // SAFETY: the caller's promise. The bond came from a box.
+unsafe fn destroy(vm_heap: *mut VmHeap) {
+    // SAFETY: the caller's promise. The `VmHeap` came from a box.
     unsafe {
-        if let Some(Closed { function, context }) = (*bond).closed.take() {
+        if let Some(Closed { function, context }) = (*vm_heap).closed.take() {
             function(context);
         }
-        let heap = Hands::let_go(bond);
-        let bond = Box::from_raw(bond);
-        match &bond.held {
+        let heap = ThreadOwner::unlink(vm_heap);
+        let vm_heap = Box::from_raw(vm_heap);
+        match &vm_heap.state_home {
             StateBlock::Mapped(range) if range.bytes > 0 => {
                 Kernel.release(range.start, range.bytes);
             }
             StateBlock::Mapped(_) => {}
-            StateBlock::Former(former) => former.release(),
+            StateBlock::Previous(previous) => previous.release(),
         }
         heap::park::delete(heap);
     }
@@ -235,14 +237,14 @@ unsafe fn end(bond: *mut Bond) {
 ///
 /// `state` is a live VM of this thread's.
 pub(crate) unsafe fn heap_of(lua: &Lua, state: *mut lua_State, allocs: Allocs) -> *mut Heap {
-    // SAFETY: the caller's promise; the context of our functions is a heap, or a bond.
+    // SAFETY: the caller's promise; the context of our functions is a heap, or a `VmHeap`.
     unsafe {
         let (Some(function), context) = lua.allocator(state) else { return ptr::null_mut() };
-        if hands::is_watched(function) {
-            return hands::take(context.cast());
+        if owner::is_watched(function) {
+            return owner::take(context.cast());
         }
-        if hands::is_shared(function) {
-            return (*context.cast::<Bond>()).heap;
+        if owner::is_shared(function) {
+            return (*context.cast::<VmHeap>()).heap;
         }
         let is_ours = allocs.iter().any(|ours| *ours as usize == function as usize)
             || copies::is_visible()

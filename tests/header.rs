@@ -1,5 +1,5 @@
 //! What is generated and committed is current: `include/ebbtide.h`, which cbindgen makes of `src/capi`
-//! and `src/binding.rs`, and the nginx module's page as C.
+//! and `src/lua_module.rs`, and the nginx module's page as C.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn header_is_current() {
         .with_src(root.join("src/capi/checked.rs"))
         .with_src(root.join("src/capi/environment.rs"))
         .with_src(root.join("src/capi/vm.rs"))
-        .with_src(root.join("src/binding.rs"))
+        .with_src(root.join("src/lua_module.rs"))
         .generate()
         .expect("cbindgen reads src/capi")
         .write(&mut fresh);

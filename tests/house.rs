@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A source file of the library.
 struct Source {
@@ -126,4 +127,15 @@ fn files_and_lines_stay_short() {
             assert!(line.chars().count() <= 100, "{name}:{}: over 100 columns", number + 1);
         }
     }
+}
+
+/// A line of code that was changed takes its entry along: an entry that breaks nothing proves
+/// nothing.
+#[test]
+fn every_mutant_changes_the_code() {
+    let mut command = Command::new("sh");
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["tests/mutants.sh", "--check"]);
+    let output = command.output().expect("a shell");
+    let unchanged = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{unchanged}");
 }

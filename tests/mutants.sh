@@ -5,7 +5,8 @@
 # it. The change is made in a copy under target/; the library's tests must fail there, or, for what
 # checked heaps promise, the programs with memory bugs. Prints one line for each, with the first
 # test that failed, and exits with 1 when a broken library passed or an expression changed nothing.
-# Takes about a minute for each two: `make mutants`. An argument picks the lines that match it.
+# Takes about a minute for each two: `make mutants`. An argument picks the lines that match it;
+# `--check` only looks whether each expression still applies.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 copy=target/mutants/source
@@ -157,7 +158,7 @@ percentiles|src/reclaim/times.rs|s/(all \* percent).div_ceil(100)/all * percent 
 history is a ring|src/reclaim/history.rs|s/let count = count.min(self.taken).min(SAMPLES);/let count = count.min(self.taken);/
 pressure starts at half|src/reclaim/limits.rs|s/let half = limit \/ 2;/let half = limit \/ 4;/
 page cache is not used memory|src/cgroup.rs|s/usage.saturating_sub(self.cache().unwrap_or(0))/usage/
-a fault of the unwinder ends a backtrace|src/os/fault.rs|s/if is_access \&\& give_up(context) {/if false \&\& give_up(context) {/
+a fault of the unwinder ends a backtrace|src/os/fault.rs|s/if is_access \&\& recover(context) {/if false \&\& recover(context) {/
 signals that are sent are no accesses|src/os/fault.rs|s/(\*info).si_code > 0/(*info).si_code != i32::MIN/
 handlers of before have their masks|src/os/fault.rs|s/libc::pthread_sigmask(libc::SIG_BLOCK, \&mask/libc::pthread_sigmask(libc::SIG_UNBLOCK, \&mask/
 nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigaction == ours().sa_sigaction/true/
@@ -181,25 +182,25 @@ some blocks get a guarded slot|src/heap/checked/mod.rs|s/        if self.state.c
 who allocated is known|src/heap/checked/guard.rs|s/backtrace: Backtrace::here() }/backtrace: Backtrace::NONE }/
 two threads are told|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
 faults find their heap|src/heap/checked/watch.rs|s/unsafe { (watched.explain)(watched.heap, address, access) };//
-the last lines go to a log|src/tell.rs|s/ || is_log(libc::STDERR_FILENO))/)/
-the last lines go to no other file|src/tell.rs|s/is_log(libc::STDERR_FILENO))/true)/
-a database of before the first use has no lines|src/tell.rs|s/file.filter(|_| !may_be_database())/file/
+the last lines go to a log|src/log.rs|s/ || is_log(libc::STDERR_FILENO))/)/
+the last lines go to no other file|src/log.rs|s/is_log(libc::STDERR_FILENO))/true)/
+a database of before the first use has no lines|src/log.rs|s/file.filter(|_| !may_be_database())/file/
 pages that cannot come back are mapped over|src/os/discard.rs|s/map_over(moved.cast(), bytes) \&\& is_whole/is_whole \&\& (true || map_over(moved.cast(), bytes))/
 shared VMs: calls wait for their turn|src/vm/lock.rs|s/        while self.is_inside.load(Acquire) {/        while false {/
 shared VMs: the owner sees that the lock is taken|src/vm/lock.rs|s/        keep_order();/        let _ = keep_order;/
 shared VMs: others have the threads ordered|src/vm/lock.rs|s/if !order_threads() {/let _ = order_threads; if false {/
 shared VMs: the owner sees what others did|src/vm/lock.rs|s/is_open.load(Acquire)/is_open.load(Relaxed)/
 shared VMs: others see what the owner did|src/vm/lock.rs|s/Free => self.is_inside.store(false, Release)/Free => self.is_inside.store(false, Relaxed)/
-shared VMs: allocations wait for their turn|src/vm/hands.rs|s/        let entry = lock.enter();/        let entry = super::lock::Entry::Free;/
-shared VMs: a fork finds heaps whole|src/vm/hands.rs|s/    each_shared(.lock. lock.lock(order_threads));//
+shared VMs: allocations wait for their turn|src/vm/owner.rs|s/        let entry = lock.enter();/        let entry = super::lock::Entry::Free;/
+shared VMs: a fork finds heaps whole|src/vm/owner.rs|s/    each_shared(.lock. lock.lock(order_threads));//
 shared VMs: a child waits for no owner|src/vm/lock.rs|s/        self.is_inside.store(false, Relaxed);//
 shared VMs: the end is told|src/vm.rs|s/            function(context);//
 a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/
 a field is the only place that fits|src/vm/collect/layout.rs|s/found.next().filter(|_| found.next().is_none())/found.next()/
 any sign of activity counts|src/vm/collect/layout.rs|s/            \&\& current_frame == 0//
 a wait that Lua called is left alone|src/vm/collect.rs|s/Callers::of_this(self.object)/Callers::of_this(self.object + 1)/
-a VM of two threads is left alone|src/vm/hands.rs|s/        bond.collection.note_handover();//
-a VM with a host is left alone|src/vm/collect.rs|s/            \&\& bond.closed.is_none()//
+a VM of two threads is left alone|src/vm/owner.rs|s/        vm_heap.collection.note_handover();//
+a VM with a host is left alone|src/vm/collect.rs|s/            \&\& vm_heap.closed.is_none()//
 an event waits for one step|src/vm/collect.rs|s/Kernel.now_us() + budget_us;/Kernel.now_us() + 1000 * budget_us;/
 the background thread returns free pages|src/heap/watch/returning.rs|s/let mine = dirty.claim(self.highest(dirty.get(), excess.0));/let mine = 0u64;/
 it returns holes|src/heap/watch/returning.rs|s/                batch.add_span(page);//
@@ -267,7 +268,7 @@ run_tests() {
     src/os/background.rs:*) tests="--package ebbtide-ffi-tests --test programs background::shared" ;;
     *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs refusal" ;;
     *:pages\ that\ cannot\ come\ back*) tests="--package ebbtide-ffi-tests --test failures memory_that_was_moved" ;;
-    src/tell.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error" ;;
+    src/log.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error" ;;
     src/heap/claim.rs:* | src/vm/lock.rs:*) tests="--package ebbtide-models" ;;
     src/heap/checked/* | src/os/fault.rs:*) tests="--package ebbtide-ffi-tests --test checked" ;;
     src/vm/collect/schedule.rs:* | src/vm/collect/layout.rs:*) tests=--lib ;;
@@ -281,9 +282,28 @@ run_tests() {
     grep -q '^test result: ok' target/mutants/log
 }
 
+# Prints the entries whose expression changes nothing in its file; fails if there is one.
+check_table() {
+    table | {
+        stale=0
+        while IFS='|' read -r name file expression; do
+            if sed "$expression" "$file" | cmp -s - "$file"; then
+                echo "UNCHANGED  $name: the expression no longer applies to $file"
+                stale=1
+            fi
+        done
+        return $stale
+    }
+}
+
+if [ "${1:-}" = --check ]; then
+    check_table
+    exit
+fi
+
 table | grep -e "${1:-}" >target/mutants/table
 fresh_copy
-for folder in $(cut -d'|' -f2 target/mutants/table | grep -o 'src/\(heap/checked/\|vm\|tell.rs\)\?' | sort -u); do
+for folder in $(cut -d'|' -f2 target/mutants/table | grep -o 'src/\(heap/checked/\|vm\|log.rs\)\?' | sort -u); do
     if ! run_tests "$folder"; then
         echo "The tests fail, or cannot be built, though nothing is broken: see target/mutants/log"
         exit 1

@@ -16,8 +16,8 @@ use core::ptr;
 
 use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
-use crate::real::{EPOLL_PWAIT, EPOLL_WAIT, POLL, POLL_CHK, PPOLL, PSELECT, SELECT};
 use crate::library::{self, Idle};
+use crate::real::{EPOLL_PWAIT, EPOLL_WAIT, POLL, POLL_CHK, PPOLL, PSELECT, SELECT};
 use crate::signals;
 use crate::sliced_wait::{Deadline, Nanoseconds, Timeout, Wait};
 

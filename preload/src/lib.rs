@@ -6,12 +6,12 @@
 //!
 //! | function                                | taken over                                        |
 //! |-----------------------------------------|---------------------------------------------------|
-//! | `lua_newstate`                          | when LuaJIT's own allocator is asked for          |
+//! | `lua_newstate`  | when LuaJIT's own allocator is asked for          |
 //! | `epoll_wait`, `epoll_pwait`, `poll`,    | once there is a VM on a heap, and the wait may    |
 //! | `__poll_chk`, `select`                  | take time                                         |
 //! | `sigaction`, `signal`, `sysv_signal`,   | where a report is asked for: the program is told  |
 //! | `__sysv_signal`, `sigset`               | nothing of our handler, and has its own           |
-//! | `dlclose`                               | to note that a LuaJIT is closed again             |
+//! | `dlclose`       | to note that a LuaJIT is closed again             |
 //! | `_exit`, `_Exit`                        | where a report is asked for                       |
 //!
 //! By the symbol `ebb_preload_is_here` the allocator knows that this library is in the process.
@@ -23,20 +23,20 @@
 //! | module          | knows                                                             |
 //! |-----------------|-------------------------------------------------------------------|
 //! | `text`          | a line of text without allocating                                 |
-//! | `elf_objects`       | what is loaded, and which symbols that offers                     |
+//! | `elf_objects`   | what is loaded, and which symbols that offers                     |
 //! | `sigpipe`       | a write to a pipe without a reader, without the signal            |
 //! | `fd`            | which file a descriptor leads to, and a write that waits for room |
 //! | `report_signal` | the signals on which a report can be asked for                    |
 //! | `switch`        | what a switch in the environment takes                            |
 //! | `settings`      | what the environment asks for                                     |
-//! | `real`        | the functions that are taken over, as the program would find them |
+//! | `real`          | the functions that are taken over, as the program would find them |
 //! | `log`           | where standard error was when the program began                   |
 //! | `library`       | `libebbtide.so`                                                   |
 //! | `newstate`      | which VMs are taken over                                          |
 //! | `why`           | why none was                                                      |
 //! | `signals`       | reports on signals, of which the program notices nothing          |
-//! | `sliced_wait`        | a wait in slices, between which heaps exhale                      |
-//! | `interpose`         | the functions that wait                                           |
+//! | `sliced_wait`   | a wait in slices, between which heaps exhale                      |
+//! | `interpose`     | the functions that wait                                           |
 //! | `init`          | the beginning and the end of the process                          |
 //!
 //! It is in every program, so it is small: nothing here allocates, nothing can panic, and as built
@@ -47,15 +47,16 @@
 // The tests export nothing, or they would take over their own process.
 #![cfg_attr(test, allow(dead_code, unused_imports))]
 
-mod real;
+mod elf_objects;
 #[path = "../../src/fd.rs"]
 mod fd;
-mod library;
 mod init;
-mod newstate;
-mod elf_objects;
-mod report_signal;
+mod interpose;
+mod library;
 mod log;
+mod newstate;
+mod real;
+mod report_signal;
 mod settings;
 mod signals;
 #[path = "../../src/sigpipe.rs"]
@@ -63,7 +64,6 @@ mod sigpipe;
 mod sliced_wait;
 mod switch;
 mod text;
-mod interpose;
 mod why;
 
 // Rust's own library would have asked the linker for these.

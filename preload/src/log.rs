@@ -16,8 +16,8 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use libc::iovec;
 
-use crate::real::POLL;
 use crate::fd::{file_of, is_log, write_last};
+use crate::real::POLL;
 use crate::settings::{self, Settings};
 use crate::sigpipe;
 use crate::sliced_wait::now_ns;

@@ -6,10 +6,10 @@ use core::mem::transmute;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::real;
-use crate::library;
 use crate::elf_objects;
+use crate::library;
 use crate::log;
+use crate::real;
 use crate::text::Text;
 use crate::{settings, why};
 

@@ -5,8 +5,8 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::report_signal;
 use crate::log;
+use crate::report_signal;
 use crate::switch;
 use crate::text::Text;
 

@@ -27,7 +27,7 @@ use libc::{SIG_DFL, SIG_IGN, sigaction as Action, siginfo_t, sigset_t};
 use crate::real::{SIGACTION, SIGNAL, SIGSET, SYSV_SIGNAL, SYSV_SIGNAL_RESERVED, SignalFunction};
 use crate::settings::Settings;
 use crate::sliced_wait::now_ns;
-use crate::{library, report_signal, log, settings, why};
+use crate::{library, log, report_signal, settings, why};
 
 type Handler = unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 

@@ -4,8 +4,8 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::real::DLCLOSE;
 use crate::elf_objects::{self, Object};
+use crate::real::DLCLOSE;
 use crate::settings::{self, Settings};
 use crate::text::Text;
 use crate::{library, log};

@@ -12,12 +12,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::segments::{Chunk, HeapView, Segment};
 use super::layout::*;
 use super::mapped_vec::MappedVec;
 use super::mappings::fetch_early;
 use super::refuse;
-use super::walk::{Totals, LinkChecksum};
+use super::segments::{Chunk, HeapView, Segment};
+use super::walk::{LinkChecksum, Totals};
 use crate::error::Error;
 use crate::os::Os;
 

@@ -7,8 +7,8 @@
 use core::ops::Range;
 use core::ptr;
 
-use super::segments::{HeapView, Segment};
 use super::mapped_vec::MappedVec;
+use super::segments::{HeapView, Segment};
 use crate::error::Error;
 use crate::os::Os;
 

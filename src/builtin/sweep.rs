@@ -10,9 +10,9 @@
 use core::ptr;
 
 use super::bins::{Node, check_bins};
-use super::segments::{Chunk, HeapView, Segment};
 use super::layout::*;
 use super::residency::{self, Residency};
+use super::segments::{Chunk, HeapView, Segment};
 use super::walk::walk;
 use super::{idle_pages, refuse};
 use crate::error::Error;
@@ -90,7 +90,8 @@ struct Batch {
 }
 
 impl SweepCursor {
-    const START: SweepCursor = SweepCursor { stage: SweepStage::Top, size: usize::MAX, nth: 0, done: 0 };
+    const START: SweepCursor =
+        SweepCursor { stage: SweepStage::Top, size: usize::MAX, nth: 0, done: 0 };
 }
 
 impl Progress {
@@ -291,14 +292,21 @@ impl<S: Os> HeapView<'_, S> {
                 }
                 self.place_in_tree(tree, here.chunk.size - 1, 0)
             }
-            (SweepStage::Top, _) => self.place_at(&SweepCursor { stage: SweepStage::Victim, ..SweepCursor::START }),
+            (SweepStage::Top, _) => {
+                self.place_at(&SweepCursor { stage: SweepStage::Victim, ..SweepCursor::START })
+            }
             _ => self.place_in_tree(TREE_COUNT - 1, usize::MAX, 0),
         }
     }
 
     /// The nth of the chunks of a size in a tree, or the first smaller one. `None`: there is none
     /// that could hold a whole page.
-    fn place_in_tree(&self, tree: usize, size: usize, nth: usize) -> Result<Option<SweepPlace>, Error> {
+    fn place_in_tree(
+        &self,
+        tree: usize,
+        size: usize,
+        nth: usize,
+    ) -> Result<Option<SweepPlace>, Error> {
         for tree in (0..=tree).rev() {
             if tree_max(tree) < self.page + HEADER {
                 break;
@@ -307,8 +315,12 @@ impl<S: Os> HeapView<'_, S> {
             if node.chunk.size < self.page + HEADER {
                 break;
             }
-            let place =
-                SweepPlace { stage: SweepStage::Tree(tree), chunk: node.chunk, nth: 0, node: Some(node) };
+            let place = SweepPlace {
+                stage: SweepStage::Tree(tree),
+                chunk: node.chunk,
+                nth: 0,
+                node: Some(node),
+            };
             if node.chunk.size < size {
                 return Ok(Some(place));
             }
@@ -318,7 +330,11 @@ impl<S: Os> HeapView<'_, S> {
     }
 
     /// The place so many places on in a ring, or behind the ring.
-    fn place_in_ring(&self, mut place: SweepPlace, nth: usize) -> Result<Option<SweepPlace>, Error> {
+    fn place_in_ring(
+        &self,
+        mut place: SweepPlace,
+        nth: usize,
+    ) -> Result<Option<SweepPlace>, Error> {
         while place.nth < nth {
             match self.place_after(&place)? {
                 Some(next) if next.nth > place.nth => place = next,

@@ -9,10 +9,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::segments::{Chunk, HeapView, Segment};
 use super::layout::*;
 use super::mappings::fetch_early;
 use super::refuse;
+use super::segments::{Chunk, HeapView, Segment};
 use crate::error::Error;
 use crate::os::Os;
 

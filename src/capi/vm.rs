@@ -9,11 +9,11 @@ use super::types::*;
 use super::{budget_of, ebb_alloc, ebb_alloc_checked, fill, given_options, null, too_small};
 use crate::builtin::{self, Progress, Reclaimed};
 use crate::error::{self, Error};
-use crate::lua::{self, Lua, NewState, SetAllocF, lua_Alloc};
+use crate::log;
+use crate::lua_api::{self, Lua, NewState, SetAllocF, lua_Alloc};
 use crate::options::{self, Options};
 use crate::os::{Kernel, Os};
-use crate::tell;
-use crate::vm::{self, Allocs, Closed, Factory};
+use crate::vm::{self, Allocs, Closed, LuaFns};
 
 /// A Lua VM, as lua.h declares it.
 #[allow(non_camel_case_types)]
@@ -36,7 +36,7 @@ pub(crate) fn alloc_functions() -> Allocs {
         .map(|function| unsafe { transmute::<Exported, lua_Alloc>(function) })
 }
 
-fn inner(state: *mut lua_State) -> *mut lua::lua_State {
+fn inner(state: *mut lua_State) -> *mut lua_api::lua_State {
     state.cast()
 }
 
@@ -58,12 +58,12 @@ pub unsafe extern "C" fn ebb_newstate(options: *const ebb_options) -> *mut lua_S
     unsafe {
         let made = given_options(options).and_then(Options::resolve).and_then(|options| {
             let lua = Lua::get()?;
-            let factory = Factory {
+            let lua_fns = LuaFns {
                 newstate: lua.lua_newstate,
                 setallocf: lua.lua_setallocf,
                 alloc: Some(alloc_function()),
             };
-            vm::make(&factory, options)
+            vm::make(&lua_fns, options)
         });
         made.map_or(ptr::null_mut(), |state| state.cast())
     }
@@ -240,15 +240,15 @@ pub unsafe extern "C" fn ebb_builtin_read(
 /// # Safety
 ///
 /// `state` is a live VM of this thread's.
-unsafe fn survey(state: *mut lua::lua_State) -> Result<ebb_builtin_stats, Error> {
+unsafe fn survey(state: *mut lua_api::lua_State) -> Result<ebb_builtin_stats, Error> {
     let lua = Lua::get()?;
     // SAFETY: the caller's promise.
     let survey = unsafe {
         let heap = vm::heap_of(lua, state, alloc_functions());
         match heap.is_null().then(|| vm::known_builtin(lua, state)) {
             Some(builtin) => builtin::survey(&Kernel, builtin?.state)?,
-            None => match vm::former_of(heap) {
-                Some(former) => former.survey()?,
+            None => match vm::previous_of(heap) {
+                Some(previous) => previous.survey()?,
                 None => {
                     return Err(Error::Unknown
                         .because(format_args!("the VM has never run on LuaJIT's own allocator")));
@@ -390,7 +390,7 @@ pub unsafe extern "C" fn __wrap_lua_newstate(
     context: *mut c_void,
 ) -> *mut lua_State {
     let Ok(lua) = Lua::get() else {
-        tell::line(format_args!(
+        log::line(format_args!(
             "no VM: the program does not export Lua's functions; link it with -rdynamic"
         ));
         return ptr::null_mut();
@@ -404,7 +404,7 @@ pub unsafe extern "C" fn __wrap_lua_newstate(
                 return made;
             }
             let reason = CStr::from_ptr(error::last().cast()).to_string_lossy();
-            tell::line(format_args!("{reason}: this VM has LuaJIT's own allocator"));
+            log::line(format_args!("{reason}: this VM has LuaJIT's own allocator"));
         }
         let newstate: unsafe extern "C-unwind" fn(*mut c_void, *mut c_void) -> *mut lua_State =
             transmute(lua.lua_newstate);
@@ -434,12 +434,12 @@ pub unsafe extern "C" fn ebb_preload_newstate(
     }
     // SAFETY: the caller's promise.
     let made = Options::resolve(&[]).and_then(|options| unsafe {
-        let factory = Factory {
+        let lua_fns = LuaFns {
             newstate: transmute::<*mut c_void, NewState>(newstate),
             setallocf: transmute::<*mut c_void, SetAllocF>(setallocf),
             alloc: None,
         };
-        vm::make(&factory, options)
+        vm::make(&lua_fns, options)
     });
     made.map_or(ptr::null_mut(), |state| state.cast())
 }
@@ -476,7 +476,7 @@ pub unsafe extern "C" fn ebb_preload_listen(
     what: c_int,
 ) {
     if let Some(say) = say {
-        tell::through(say);
+        log::through(say);
     }
     if what & 1 != 0 {
         vm::tell_of_closed();

@@ -10,9 +10,9 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::mapped::{Shortage, shortage};
 use super::{Above, Heap};
 use crate::error::Error;
+use crate::log;
 use crate::options::Key;
 use crate::os::Purged;
-use crate::tell;
 use crate::units::Pages;
 
 /// Whether a line tells of the first allocation that RLIMIT_AS has refused in the process.
@@ -59,7 +59,7 @@ impl<S: Above> Heap<S> {
         let told = format_args!("no room for {size} bytes: {shortage}, {mapped} for this heap");
         Error::Memory.because(format_args!("ebb_alloc: {told}"));
         if TELLS.swap(false, Relaxed) {
-            tell::line(format_args!("{told}; raise the limit, or have Lua hold less"));
+            log::line(format_args!("{told}; raise the limit, or have Lua hold less"));
         }
     }
 

@@ -13,8 +13,8 @@ use std::sync::OnceLock;
 use super::nearest::Meant;
 use super::{Options, TABLE};
 use crate::error::{self, Error};
-use crate::line::Line;
-use crate::tell;
+use crate::fixed_str::FixedStr;
+use crate::log;
 
 const PREFIX: &str = "EBBTIDE_";
 
@@ -29,7 +29,7 @@ static TOLD: AtomicBool = AtomicBool::new(false);
 /// Whether a heap was made, which has the values of the environment.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 /// Why the first heap that was refused was refused.
-static REFUSED: OnceLock<Line> = OnceLock::new();
+static REFUSED: OnceLock<FixedStr> = OnceLock::new();
 /// Whether the process was told that these values had no effect.
 static UNUSED_TOLD: AtomicBool = AtomicBool::new(false);
 
@@ -64,8 +64,8 @@ fn variables() -> impl Iterator<Item = &'static [u8]> {
 fn without_effect<'a>(
     variables: impl Iterator<Item = &'a [u8]>,
     is_left_to_others: impl Fn() -> bool,
-) -> Option<Line> {
-    let mut line = Line::EMPTY;
+) -> Option<FixedStr> {
+    let mut line = FixedStr::EMPTY;
     for variable in variables {
         let Some(name) = name_of_ours(variable) else { continue };
         let before = if line.as_bytes().is_empty() { "" } else { "; " };
@@ -115,12 +115,12 @@ fn name_of_ours(variable: &[u8]) -> Option<&[u8]> {
 
 /// Tells of variables without effect, unless the process was told.
 pub(crate) fn tell_once() {
-    tell::note_stderr();
+    log::note_stderr();
     if TOLD.load(Relaxed) || TOLD.swap(true, Relaxed) {
         return;
     }
     if let Some(line) = without_effect(variables(), is_left_to_others) {
-        tell::line(format_args!("{}", line.as_str()));
+        log::line(format_args!("{}", line.as_str()));
     }
 }
 
@@ -136,8 +136,8 @@ pub(crate) fn note_refused(_: &Error) {
 
 /// What to tell of variables without effect, for a host with a log of its own, and whether the
 /// values of the others make sense. Counts as told when the host takes the text.
-pub(crate) fn check_environment(takes_text: bool) -> (Option<Line>, Result<(), Error>) {
-    tell::note_stderr();
+pub(crate) fn check_environment(takes_text: bool) -> (Option<FixedStr>, Result<(), Error>) {
+    log::note_stderr();
     if takes_text {
         TOLD.store(true, Relaxed);
     }
@@ -146,8 +146,8 @@ pub(crate) fn check_environment(takes_text: bool) -> (Option<Line>, Result<(), E
 }
 
 /// The variables of options, as `NAME=VALUE`. They wait for a heap.
-pub(crate) fn pending() -> Option<Line> {
-    let mut line = Line::EMPTY;
+pub(crate) fn pending() -> Option<FixedStr> {
+    let mut line = FixedStr::EMPTY;
     for spec in &TABLE {
         if let Some(value) = value_of(spec.variable) {
             let before = if line.as_bytes().is_empty() { "" } else { " " };
@@ -165,9 +165,9 @@ pub(crate) fn tell_unused() {
         && !UNUSED_TOLD.swap(true, Relaxed)
     {
         let set = line.as_str();
-        match REFUSED.get().map(Line::as_str) {
-            Some(why) => tell::line(format_args!("{set} had no effect: a heap was refused: {why}")),
-            None => tell::line(format_args!(
+        match REFUSED.get().map(FixedStr::as_str) {
+            Some(why) => log::line(format_args!("{set} had no effect: a heap was refused: {why}")),
+            None => log::line(format_args!(
                 "{set} had no effect: no VM had a heap; attach() gives it one"
             )),
         }

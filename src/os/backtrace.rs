@@ -103,12 +103,14 @@ impl Backtrace {
     pub(crate) fn write(&self) {
         let all = &self.addresses[..self.count];
         if all.is_empty() {
-            bug::say(format_args!("    not known: perhaps the program handles faults itself"));
+            bug::log_line(format_args!("    not known: perhaps the program handles faults itself"));
         }
         for address in all.iter().skip_while(|address| is_own(**address)) {
             match info_of(*address).filter(|_| is_of_a_file(*address)) {
-                Some(info) => bug::say(format_args!("    {}", Symbol { address: *address, info })),
-                None => bug::say(format_args!(
+                Some(info) => {
+                    bug::log_line(format_args!("    {}", Symbol { address: *address, info }))
+                }
+                None => bug::log_line(format_args!(
                     "    {address:p}, code of no file: compiled Lua, perhaps"
                 )),
             }
@@ -259,7 +261,8 @@ mod tests {
 
     #[inline(never)]
     fn frames_below(functions: usize) -> usize {
-        let count = if functions == 0 { Backtrace::here().count } else { frames_below(functions - 1) };
+        let count =
+            if functions == 0 { Backtrace::here().count } else { frames_below(functions - 1) };
         core::hint::black_box(count)
     }
 

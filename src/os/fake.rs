@@ -236,7 +236,9 @@ impl Os for FakeOs {
         if self.world().remove_mapped(&range) {
             self.world().decommit(&range);
             // SAFETY: the caller's promise; the real system keeps the range reserved.
-            unsafe { assert!(Kernel.remap_fresh(start, bytes, false) && Kernel.protect(start, bytes)) };
+            unsafe {
+                assert!(Kernel.remap_fresh(start, bytes, false) && Kernel.protect(start, bytes))
+            };
         } else {
             self.world().unmapped.push(range);
         }

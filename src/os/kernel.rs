@@ -385,7 +385,11 @@ pub(super) unsafe fn map_over(at: *mut u8, bytes: usize) -> bool {
 /// # Safety
 ///
 /// The range is the caller's and holds nothing of value.
-pub(super) unsafe fn keep_mapped(at: *mut u8, bytes: usize, remap_fresh: impl FnOnce() -> bool) -> bool {
+pub(super) unsafe fn keep_mapped(
+    at: *mut u8,
+    bytes: usize,
+    remap_fresh: impl FnOnce() -> bool,
+) -> bool {
     let mapped = is_mapped(at, bytes);
     let is_whole = mapped == Some(true) || remap_fresh();
     if !is_whole && mapped == Some(false) {

@@ -11,11 +11,11 @@
 //! forbidden accesses, [`backtrace`], the functions that a thread is in, [`fault_probe`], for work
 //! that may fault, and [`background`], a thread that is there only while it has work.
 
-mod fault_probe;
 pub(crate) mod background;
+pub(crate) mod backtrace;
 mod discard;
 pub(crate) mod fault;
-pub(crate) mod backtrace;
+mod fault_probe;
 mod kernel;
 mod plan;
 mod thread;

@@ -8,12 +8,12 @@ use core::ffi::{c_int, c_void};
 use core::ptr;
 use std::sync::OnceLock;
 
-use super::{Allocs, Bond, StateBlock, emergency, heap_of, tell_without_effect};
+use super::{Allocs, StateBlock, VmHeap, emergency, heap_of, tell_without_effect};
 use crate::builtin::{self, Progress, Survey};
 use crate::error::Error;
 use crate::heap;
 use crate::heap::park::KernelHeap as Heap;
-use crate::lua::{Lua, lua_Alloc, lua_State};
+use crate::lua_api::{Lua, lua_Alloc, lua_State};
 use crate::options::Options;
 use crate::os::Kernel;
 use crate::reclaim::Outcome;
@@ -30,7 +30,7 @@ pub(crate) struct Builtin {
 }
 
 /// What a VM ran on before it had its heap.
-pub(crate) struct Former {
+pub(crate) struct PreviousAllocator {
     builtin: Builtin,
     /// Bytes of its blocks that the VM still has.
     live: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Former {
 
 /// What the former allocator of a VM holds, in bytes, without a walk.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Held {
+pub(crate) struct PreviousUsage {
     /// In blocks that the VM still has.
     pub(crate) live: u64,
     /// In segments.
@@ -51,41 +51,41 @@ pub(crate) struct Held {
 }
 
 /// How VMs of the LuaJIT in this process are made.
-struct Known {
+struct BuiltinIdentity {
     function: lua_Alloc,
     /// From the state of the allocator to that of the VM, the first block of all.
     distance: usize,
 }
 
 // SAFETY: a function and a number.
-unsafe impl Send for Known {}
+unsafe impl Send for BuiltinIdentity {}
 // SAFETY: as above.
-unsafe impl Sync for Known {}
+unsafe impl Sync for BuiltinIdentity {}
 
 /// Why it is not known how they are made.
 #[derive(Clone, Copy)]
-enum Other {
+enum NotBuiltin {
     Lua,
     Allocator,
 }
 
 /// Learns from a VM made for this purpose what LuaJIT's own allocator is. Once: what was found out
 /// stands, be it nothing.
-fn known(lua: &Lua) -> Result<&'static Known, Error> {
-    static KNOWN: OnceLock<Result<Known, Other>> = OnceLock::new();
-    let known = match KNOWN.get() {
+fn known(lua: &Lua) -> Result<&'static BuiltinIdentity, Error> {
+    static IDENTITY: OnceLock<Result<BuiltinIdentity, NotBuiltin>> = OnceLock::new();
+    let known = match IDENTITY.get() {
         Some(known) => known,
         None => {
             let known = find_out(lua)?;
-            KNOWN.get_or_init(|| known)
+            IDENTITY.get_or_init(|| known)
         }
     };
     known.as_ref().map_err(|other| {
         Error::Unknown.because(match other {
-            Other::Lua => {
+            NotBuiltin::Lua => {
                 format_args!("this Lua is no LuaJIT 2.1 with 64-bit pointers in Lua values (GC64)")
             }
-            Other::Allocator => format_args!(
+            NotBuiltin::Allocator => format_args!(
                 "this LuaJIT makes VMs on another allocator than its own: built so, or preloaded"
             ),
         })
@@ -93,7 +93,7 @@ fn known(lua: &Lua) -> Result<&'static Known, Error> {
 }
 
 /// Makes a VM, looks at its allocator, and closes it.
-fn find_out(lua: &Lua) -> Result<Result<Known, Other>, Error> {
+fn find_out(lua: &Lua) -> Result<Result<BuiltinIdentity, NotBuiltin>, Error> {
     // SAFETY: the VM is new, this thread's, and closed before anybody else knows of it.
     let (function, context, state, has_gc64) = unsafe {
         let state = (lua.luaL_newstate)();
@@ -108,12 +108,12 @@ fn find_out(lua: &Lua) -> Result<Result<Known, Other>, Error> {
         (function, context, state, has_gc64)
     };
     if !has_gc64 {
-        return Ok(Err(Other::Lua));
+        return Ok(Err(NotBuiltin::Lua));
     }
     // The state of the allocator comes first, then that of the VM.
     let distance = state.addr().wrapping_sub(context.addr());
     let function = function.filter(|_| !context.is_null() && distance < 4096);
-    Ok(function.map(|function| Known { function, distance }).ok_or(Other::Allocator))
+    Ok(function.map(|function| BuiltinIdentity { function, distance }).ok_or(NotBuiltin::Allocator))
 }
 
 /// Whether a VM keeps pointers of 64 bits: its bytecode says so.
@@ -190,7 +190,7 @@ pub(crate) unsafe fn attach(
     allocs: Allocs,
 ) -> Result<bool, Error> {
     // SAFETY: the caller's promise. From the change of the function on, every block that the VM
-    // frees is one of the heap's or comes to the bond, which knows the former allocator.
+    // frees is one of the heap's or comes to the `VmHeap`, which knows the former allocator.
     unsafe {
         if !heap_of(lua, state, allocs).is_null() {
             return Ok(true);
@@ -200,21 +200,21 @@ pub(crate) unsafe fn attach(
         tell_without_effect(&options);
         let heap = heap::park::create(options)?;
         let Survey { live, resident, .. } = survey;
-        let former = Former { builtin, live, resident, progress: Progress::default() };
-        let bond = Bond::new(heap, builtin.state_block, StateBlock::Former(former));
+        let previous = PreviousAllocator { builtin, live, resident, progress: Progress::default() };
+        let vm_heap = VmHeap::new(heap, builtin.state_block, StateBlock::Previous(previous));
         (lua.lua_setallocf)(state, allocs[0], heap.cast());
-        emergency::serve(bond, lua.lua_setallocf);
+        emergency::serve(vm_heap, lua.lua_setallocf);
     }
     Ok(false)
 }
 
-impl Former {
+impl PreviousAllocator {
     /// What it holds.
-    pub(super) fn held(&self) -> Held {
+    pub(super) fn usage(&self) -> PreviousUsage {
         // SAFETY: a former allocator's state is LuaJIT's, and only this thread, which has the VM,
         // uses it.
         let reserved = unsafe { builtin::reserved(self.builtin.state) };
-        Held { live: self.live, reserved, resident: self.resident.min(reserved) }
+        PreviousUsage { live: self.live, reserved, resident: self.resident.min(reserved) }
     }
 
     /// Walks the former allocator's heap.
@@ -232,7 +232,7 @@ impl Former {
         let state = self.builtin.state;
         match builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us) {
             Ok(done) => {
-                // SAFETY: as in `held`. A budget that ran out has no time for a count.
+                // SAFETY: as in `usage`. A budget that ran out has no time for a count.
                 let counted = (!done.more).then(|| unsafe { builtin::resident(&Kernel, state) });
                 let left = self.resident.saturating_sub(done.returned);
                 self.resident = counted.flatten().unwrap_or(left);
@@ -273,7 +273,7 @@ impl Former {
     /// # Safety
     ///
     /// `heap` is live and this thread's, and `block` a live block of the former allocator.
-    pub(super) unsafe fn move_over(
+    pub(super) unsafe fn migrate_block(
         &mut self,
         heap: *mut Heap,
         block: *mut u8,

@@ -34,22 +34,22 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::cell::Cell;
 
-use super::Bond;
+use super::VmHeap;
 use crate::error::Error;
 use crate::heap::checked::Function;
 use crate::heap::park::KernelHeap as Heap;
-use crate::lua::{CollectorApi, lua_State, symbol};
+use crate::log;
+use crate::lua_api::{CollectorApi, lua_State, symbol};
 use crate::options::{AUTO, Key, Options};
 use crate::os::backtrace::{self, Callers, object_start};
 use crate::os::{Kernel, Os};
 use crate::reclaim::Budget;
-use crate::tell;
 use layout::{Layout, Reading};
 pub(super) use schedule::Due;
 use schedule::Schedule;
 use slice::{Outcome, Progress};
 
-/// What a bond knows of the collections in its VM.
+/// What a `VmHeap` knows of the collections in its VM.
 #[derive(Default)]
 pub(super) struct Collection {
     /// None before the first look.
@@ -117,7 +117,7 @@ pub(super) fn tell_of_nginx(options: &Options) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     let is_automatic = options.get(Key::Collect) == AUTO && is_nginx() && !has_nginx_module();
     if is_automatic && !TOLD.swap(true, Ordering::Relaxed) {
-        tell::line(format_args!(
+        log::line(format_args!(
             "nginx: the garbage of idle workers is collected; EBBTIDE_COLLECT=off, or \
              ebbtide run --collect off, turns that off"
         ));
@@ -128,14 +128,15 @@ pub(super) fn tell_of_nginx(options: &Options) {
 pub(crate) fn tell_without_effect(options: &Options) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     if options.get(Key::Collect) == 1 && !TOLD.swap(true, Ordering::Relaxed) {
-        tell::line(format_args!("{WITHOUT_EFFECT}"));
+        log::line(format_args!("{WITHOUT_EFFECT}"));
     }
 }
 
 /// Refuses to have the garbage collected in a VM that nobody watches.
 pub(crate) fn check_collect(heap: &Heap, key: Key, value: i64) -> Result<(), Error> {
-    // SAFETY: a bond lives as long as its heap.
-    let is_watched = unsafe { Bond::of(heap).as_ref() }.is_some_and(|bond| bond.hands.is_watched());
+    // SAFETY: a `VmHeap` lives as long as its heap.
+    let is_watched =
+        unsafe { VmHeap::of(heap).as_ref() }.is_some_and(|vm_heap| vm_heap.owner.is_watched());
     match key == Key::Collect && value == 1 && !is_watched {
         true => Err(Error::Argument.because(format_args!("{WITHOUT_EFFECT}"))),
         false => Ok(()),
@@ -171,22 +172,22 @@ impl Collection {
     }
 }
 
-/// The main thread of a bond's VM.
-fn main_thread(bond: &Bond) -> *mut lua_State {
-    bond.state_block.cast()
+/// The main thread of a `VmHeap`'s VM.
+fn main_thread(vm_heap: &VmHeap) -> *mut lua_State {
+    vm_heap.state_block.cast()
 }
 
 /// The process is the child of a fork. What the VM holds now is shared with the parent, so it is
 /// counted now: the next wait may come after the first work.
-pub(super) fn note_fork(bond: &Bond) {
-    let this = &bond.collection;
+pub(super) fn note_fork(vm_heap: &VmHeap) {
+    let this = &vm_heap.collection;
     this.is_early.set(true);
     this.progress.set(Progress::default());
     this.is_under_way.set(false);
-    this.schedule.set(bond.pace.luajit.map(|luajit| {
-        // SAFETY: a bond in the list has a live VM, and no other thread is in the child. The count
-        // is only read, whatever the VM was doing.
-        let bytes = unsafe { luajit.counted(main_thread(bond)) };
+    this.schedule.set(vm_heap.pace.luajit.map(|luajit| {
+        // SAFETY: a `VmHeap` in the list has a live VM, and no other thread is in the child. The
+        // count is only read, whatever the VM was doing.
+        let bytes = unsafe { luajit.counted(main_thread(vm_heap)) };
         Schedule::inherited(Kernel.now_us(), bytes)
     }));
 }
@@ -195,16 +196,17 @@ pub(super) fn note_fork(bond: &Bond) {
 ///
 /// # Safety
 ///
-/// The calling thread has the VM, and the lock of the live bond.
-pub(super) unsafe fn look(bond: &Bond, now_us: u64) -> Due {
-    let this = &bond.collection;
+/// The calling thread has the VM, and the lock of the live `VmHeap`.
+pub(super) unsafe fn look(vm_heap: &VmHeap, now_us: u64) -> Due {
+    let this = &vm_heap.collection;
     // SAFETY: the caller's promise.
-    let collect = unsafe { (*bond.heap).options.get(Key::Collect) };
-    let is_handed_over = this.has_changed_hands.load(Ordering::Relaxed) || bond.hands.is_shared();
-    let luajit = bond.pace.luajit.filter(|luajit| {
+    let collect = unsafe { (*vm_heap.heap).options.get(Key::Collect) };
+    let is_handed_over =
+        this.has_changed_hands.load(Ordering::Relaxed) || vm_heap.owner.is_shared();
+    let luajit = vm_heap.pace.luajit.filter(|luajit| {
         this.is_wanted(collect)
             && !is_handed_over
-            && bond.closed.is_none()
+            && vm_heap.closed.is_none()
             && !luajit.is_known_to_lack_idle_collector()
     });
     let Some(luajit) = luajit else {
@@ -213,7 +215,7 @@ pub(super) unsafe fn look(bond: &Bond, now_us: u64) -> Due {
         return Due::Never;
     };
     // SAFETY: the caller's promise. The count is only read.
-    let bytes = unsafe { luajit.counted(main_thread(bond)) };
+    let bytes = unsafe { luajit.counted(main_thread(vm_heap)) };
     let mut schedule = this.schedule.get().unwrap_or_else(|| Schedule::new(now_us, bytes));
     let due = schedule.look(now_us, bytes);
     if matches!(due, Due::In(_) | Due::Never) {
@@ -229,19 +231,20 @@ pub(super) unsafe fn look(bond: &Bond, now_us: u64) -> Due {
 /// # Safety
 ///
 /// As for [`look`], which has said that one is due. The caller holds nothing that a finalizer may
-/// want, but the lock of the bond.
-pub(super) unsafe fn step(bond: &Bond, budget_us: u64) -> bool {
-    let this = &bond.collection;
+/// want, but the lock of the `VmHeap`.
+pub(super) unsafe fn step(vm_heap: &VmHeap, budget_us: u64) -> bool {
+    let this = &vm_heap.collection;
     let Some(mut schedule) = this.schedule.get() else { return false };
     let until_us = Kernel.now_us() + budget_us;
     let mut is_made = false;
     loop {
         // SAFETY: the caller's promise.
         let goes_on = unsafe {
-            let bytes = bond.pace.luajit.map_or(0, |luajit| luajit.counted(main_thread(bond)));
+            let bytes =
+                vm_heap.pace.luajit.map_or(0, |luajit| luajit.counted(main_thread(vm_heap)));
             match schedule.look(Kernel.now_us(), bytes) {
-                Due::Collect => collect(bond, &mut schedule, until_us),
-                Due::Return => return_freed(bond, &mut schedule, until_us),
+                Due::Collect => collect(vm_heap, &mut schedule, until_us),
+                Due::Return => return_freed(vm_heap, &mut schedule, until_us),
                 Due::In(_) | Due::Never => false,
             }
         };
@@ -260,8 +263,8 @@ pub(super) unsafe fn step(bond: &Bond, budget_us: u64) -> bool {
 /// # Safety
 ///
 /// As for [`step`].
-unsafe fn collect(bond: &Bond, schedule: &mut Schedule, until_us: u64) -> bool {
-    let Some(luajit) = bond.pace.luajit else { return false };
+unsafe fn collect(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> bool {
+    let Some(luajit) = vm_heap.pace.luajit else { return false };
     let collector = match luajit.idle_collector() {
         Ok(collector) => collector,
         Err(Unproven(why)) => {
@@ -269,12 +272,12 @@ unsafe fn collect(bond: &Bond, schedule: &mut Schedule, until_us: u64) -> bool {
             return false;
         }
     };
-    let state = main_thread(bond);
+    let state = main_thread(vm_heap);
     // SAFETY: the caller's promise.
-    if !unsafe { collector.is_idle(bond, state) } {
+    if !unsafe { collector.is_idle(vm_heap, state) } {
         return false;
     }
-    let mut progress = bond.collection.progress.get();
+    let mut progress = vm_heap.collection.progress.get();
     // SAFETY: the caller's promise; no Lua function is active.
     let (outcome, bytes) = unsafe {
         let outcome = without_cancellation(|| {
@@ -291,7 +294,7 @@ unsafe fn collect(bond: &Bond, schedule: &mut Schedule, until_us: u64) -> bool {
         schedule.note_collected(Kernel.now_us(), bytes, outcome == Outcome::Whole);
         progress = Progress::default();
     }
-    bond.collection.progress.set(progress);
+    vm_heap.collection.progress.set(progress);
     true
 }
 
@@ -300,9 +303,9 @@ unsafe fn collect(bond: &Bond, schedule: &mut Schedule, until_us: u64) -> bool {
 /// # Safety
 ///
 /// As for [`step`].
-unsafe fn return_freed(bond: &Bond, schedule: &mut Schedule, until_us: u64) -> bool {
+unsafe fn return_freed(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> bool {
     // SAFETY: the caller's promise: this thread has the heap, and is in no call for it.
-    let mut heap = unsafe { (*bond.heap).visit(Function::Reclaim) };
+    let mut heap = unsafe { (*vm_heap.heap).visit(Function::Reclaim) };
     let retains = heap.options.get(Key::Retain) != 0;
     let has_more = !retains && heap.reclaim(Budget::Until(until_us)).more;
     heap.publish();
@@ -316,7 +319,7 @@ unsafe fn return_freed(bond: &Bond, schedule: &mut Schedule, until_us: u64) -> b
 fn tell_off(why: fmt::Arguments<'_>) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     if !TOLD.swap(true, Ordering::Relaxed) {
-        tell::line(format_args!("collect stays off: {why}"));
+        log::line(format_args!("collect stays off: {why}"));
     }
 }
 
@@ -346,10 +349,10 @@ impl IdleCollector {
     ///
     /// # Safety
     ///
-    /// `state` is the main thread of the VM of the bond, which is of this LuaJIT.
-    unsafe fn is_idle(&self, bond: &Bond, state: *mut lua_State) -> bool {
+    /// `state` is the main thread of the VM of the `VmHeap`, which is of this LuaJIT.
+    unsafe fn is_idle(&self, vm_heap: &VmHeap, state: *mut lua_State) -> bool {
         // SAFETY: the caller's promise.
-        let reading = unsafe { self.read(bond, state) };
+        let reading = unsafe { self.read(vm_heap, state) };
         if !reading.is_some_and(|reading| self.layout.is_idle(&reading)) {
             return false;
         }
@@ -370,7 +373,7 @@ impl IdleCollector {
     /// # Safety
     ///
     /// As for [`IdleCollector::is_idle`].
-    unsafe fn read(&self, bond: &Bond, state: *mut lua_State) -> Option<Reading> {
+    unsafe fn read(&self, vm_heap: &VmHeap, state: *mut lua_State) -> Option<Reading> {
         let Layout { distance, frame, current, compiled, state: activity, .. } = self.layout;
         let thread = state.cast::<u64>();
         // SAFETY: the caller's promise. The layout is that of the VMs of this LuaJIT: the state
@@ -379,7 +382,7 @@ impl IdleCollector {
         // the field is null.
         unsafe {
             let global = thread.add(distance);
-            if global.add(1).read() != ptr::from_ref(bond).addr() as u64 {
+            if global.add(1).read() != ptr::from_ref(vm_heap).addr() as u64 {
                 return None;
             }
             let current = ptr::with_exposed_provenance::<u64>(global.add(current).read() as usize);

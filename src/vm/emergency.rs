@@ -24,11 +24,11 @@ use core::ptr;
 use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use std::sync::OnceLock;
 
-use super::Bond;
+use super::VmHeap;
 use super::collect::{IdleCollector, Unproven};
 use crate::heap::Collector;
-use crate::lua::{CollectorApi, Lua, NewState, SetAllocF, lua_State, symbol};
-use crate::lua::{GC_COUNT, GC_COUNTB, GC_IS_RUNNING, GC_RESTART, GC_SET_STEP_MUL};
+use crate::lua_api::{CollectorApi, Lua, NewState, SetAllocF, lua_State, symbol};
+use crate::lua_api::{GC_COUNT, GC_COUNTB, GC_IS_RUNNING, GC_RESTART, GC_SET_STEP_MUL};
 use crate::os::{Kernel, Os};
 
 /// `lua_gc`.
@@ -45,7 +45,7 @@ pub(crate) const STEPMUL_LONG: c_int = 100_003;
 /// LuaJIT's own.
 pub(super) const STEPMUL_DEFAULT: c_int = 200;
 
-/// What a bond knows of its VM's collector.
+/// What a `VmHeap` knows of its VM's collector.
 #[derive(Default)]
 pub(super) struct Pace {
     /// The VM's LuaJIT; `None`: the collector is left alone.
@@ -54,22 +54,22 @@ pub(super) struct Pace {
     step_mul: Option<c_int>,
 }
 
-/// Has a bond's heap make its VM's collector due when memory is short. Nothing is done for another
-/// Lua than LuaJIT: PUC Lua collects by itself before it fails.
+/// Has a `VmHeap`'s heap make its VM's collector due when memory is short. Nothing is done for
+/// another Lua than LuaJIT: PUC Lua collects by itself before it fails.
 ///
 /// # Safety
 ///
-/// The bond's VM is made and this thread's, and `setallocf` is of its Lua.
-pub(super) unsafe fn serve(bond: *mut Bond, setallocf: SetAllocF) {
+/// The `VmHeap`'s VM is made and this thread's, and `setallocf` is of its Lua.
+pub(super) unsafe fn serve(vm_heap: *mut VmHeap, setallocf: SetAllocF) {
     let luajit = LuaJit::of(setallocf);
     if luajit.functions.is_none() {
         return;
     }
-    // SAFETY: the caller's promise. The bond lives as long as its heap has it for a context.
+    // SAFETY: the caller's promise. The `VmHeap` lives as long as its heap has it for a context.
     unsafe {
-        (*bond).pace = Pace { luajit: Some(luajit), step_mul: None };
-        (*(*bond).heap).set_collector(Collector {
-            context: bond.cast(),
+        (*vm_heap).pace = Pace { luajit: Some(luajit), step_mul: None };
+        (*(*vm_heap).heap).set_collector(Collector {
+            context: vm_heap.cast(),
             make_due,
             let_be,
             is_at_hand,
@@ -323,12 +323,12 @@ fn beside<T>(setallocf: *const c_void, look_up: impl Fn(Find) -> Option<T>) -> O
 ///
 /// # Safety
 ///
-/// `context` is a bond, whose VM is live and this thread's.
+/// `context` is a `VmHeap`, whose VM is live and this thread's.
 unsafe fn make_due(context: *mut u8) -> bool {
-    let bond = context.cast::<Bond>();
+    let vm_heap = context.cast::<VmHeap>();
     // SAFETY: the caller's promise: LuaJIT's first block begins with the main thread's state.
     unsafe {
-        let (state, pace) = ((*bond).state_block.cast::<lua_State>(), &mut (*bond).pace);
+        let (state, pace) = ((*vm_heap).state_block.cast::<lua_State>(), &mut (*vm_heap).pace);
         let Some((gc, ours)) = pace.gc() else { return false };
         if gc(state, GC_IS_RUNNING, 0) != 1 {
             return false;
@@ -352,10 +352,10 @@ unsafe fn make_due(context: *mut u8) -> bool {
 ///
 /// As for [`make_due`].
 unsafe fn let_be(context: *mut u8) {
-    let bond = context.cast::<Bond>();
+    let vm_heap = context.cast::<VmHeap>();
     // SAFETY: as in `make_due`.
     unsafe {
-        let (state, pace) = ((*bond).state_block.cast::<lua_State>(), &mut (*bond).pace);
+        let (state, pace) = ((*vm_heap).state_block.cast::<lua_State>(), &mut (*vm_heap).pace);
         let (Some((gc, ours)), Some(step_mul)) = (pace.gc(), pace.step_mul.take()) else { return };
         let now = gc(state, GC_SET_STEP_MUL, step_mul);
         if now != ours {
@@ -373,21 +373,21 @@ unsafe fn let_be(context: *mut u8) {
 ///
 /// # Safety
 ///
-/// `context` is a bond.
+/// `context` is a `VmHeap`.
 unsafe fn is_at_hand(context: *mut u8) -> bool {
     // SAFETY: the caller's promise.
-    let hands = unsafe { &(*context.cast::<Bond>()).hands };
-    !hands.is_shared() && !hands.is_locked()
+    let owner = unsafe { &(*context.cast::<VmHeap>()).owner };
+    !owner.is_shared() && !owner.is_locked()
 }
 
 /// See [`Collector::goes_in_steps`].
 ///
 /// # Safety
 ///
-/// `context` is a bond.
+/// `context` is a `VmHeap`.
 unsafe fn goes_in_steps(context: *mut u8) -> bool {
     // SAFETY: the caller's promise.
-    let luajit = unsafe { (*context.cast::<Bond>()).pace.luajit };
+    let luajit = unsafe { (*context.cast::<VmHeap>()).pace.luajit };
     luajit.is_some_and(|luajit| luajit.step_mul() == STEPMUL_LONG)
 }
 
@@ -402,7 +402,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lua::lua_Alloc;
+    use crate::lua_api::lua_Alloc;
 
     unsafe extern "C-unwind" fn of_one(_: *mut lua_State, _: lua_Alloc, context: *mut c_void) {
         assert!(context.is_null());

@@ -7,7 +7,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::figures::{self, Held, Trouble};
-use crate::tell;
+use crate::log;
 
 /// Whether a VM tells when it is closed.
 static CLOSED_TELL: AtomicBool = AtomicBool::new(false);
@@ -37,7 +37,7 @@ pub(super) fn report_closed(number: u64, held: Held) {
 
 fn tell(number: u64, state: &str, held: Held) {
     let Held { live, resident, resident_peak, returned_total, trouble, .. } = held;
-    tell::line(format_args!(
+    log::line(format_args!(
         "VM {number} {state}: live {}, resident {}, at most {}; gave back {}{trouble}",
         Megabytes(live),
         Megabytes(resident),

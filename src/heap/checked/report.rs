@@ -11,8 +11,8 @@ use crate::bug;
 use crate::heap::class::CLASSES;
 use crate::heap::descriptor::Kind;
 use crate::heap::{Above, Heap, misuse};
-use crate::os::fault::{self, Access};
 use crate::os::backtrace::Backtrace;
+use crate::os::fault::{self, Access};
 use crate::os::this_thread;
 use crate::units::PageIndex;
 
@@ -63,29 +63,29 @@ fn say_block(live: &Live) {
     let Live { at, size, number, home } = *live;
     match home {
         Home::Slot(slot) => {
-            bug::say(format_args!("  block: {at:p}, {}, in a slot of {slot}", Bytes(size)));
+            bug::log_line(format_args!("  block: {at:p}, {}, in a slot of {slot}", Bytes(size)));
         }
         Home::Large(_) => {
-            bug::say(format_args!("  block: {at:p}, {}, on pages of its own", Bytes(size)));
+            bug::log_line(format_args!("  block: {at:p}, {}, on pages of its own", Bytes(size)));
         }
         Home::Guarded(_) => {}
     }
-    bug::say(format_args!("  allocated: number {number} of this heap's blocks"));
+    bug::log_line(format_args!("  allocated: number {number} of this heap's blocks"));
 }
 
 fn say_freed(freed: u64) {
-    bug::say(format_args!("  freed: number {freed} of those that were freed"));
+    bug::log_line(format_args!("  freed: number {freed} of those that were freed"));
 }
 
 /// Says who allocated and who freed a guarded block.
 fn say_moments(slot: &Slot) {
     let moment = |what: &str, moment: &Moment| {
         let Moment { number, thread, backtrace } = moment;
-        bug::say(format_args!("  {what} number {number}, by thread {thread:#x}, from:"));
+        bug::log_line(format_args!("  {what} number {number}, by thread {thread:#x}, from:"));
         backtrace.write();
     };
     let Slot { at, size, .. } = *slot;
-    bug::say(format_args!("  block: {at:p}, {}, in a guarded slot", Bytes(size)));
+    bug::log_line(format_args!("  block: {at:p}, {}, in a guarded slot", Bytes(size)));
     moment("allocated:", &slot.allocated);
     if slot.used == Use::Freed {
         moment("freed:", &slot.freed);
@@ -98,20 +98,20 @@ fn say_damage(live: &Live, at: *mut u8, bytes: usize, pattern: u8) {
     let there = unsafe { memory(at, bytes) };
     let wrong = there.iter().filter(|byte| **byte != pattern).count();
     let place = place(live, at.addr());
-    bug::say(format_args!(
+    bug::log_line(format_args!(
         "  damage: from {place}; {} not the {pattern:02x} put there",
         Bytes(wrong)
     ));
-    bug::say(format_args!("  bytes there:{}", Hex(&there[..bytes.min(SHOWN)])));
+    bug::log_line(format_args!("  bytes there:{}", Hex(&there[..bytes.min(SHOWN)])));
 }
 
 /// Says in which call it was found, and from where that came; then stops.
 fn end(state: &Checked) -> ! {
     let (blocks, frees, thread) = (state.allocations, state.frees, this_thread());
-    bug::say(format_args!(
+    bug::log_line(format_args!(
         "  found: by thread {thread:#x}, after {blocks} blocks were allocated and {frees} freed"
     ));
-    bug::say(format_args!("  found in: {}, from:", state.call));
+    bug::log_line(format_args!("  found in: {}, from:", state.call));
     say_from_where_and_end()
 }
 
@@ -121,12 +121,12 @@ fn say_from_where_and_end() -> ! {
     fault::reinstall();
     Backtrace::here().write();
     tool::work_ends();
-    bug::end()
+    bug::abort()
 }
 
 impl<S: Above> Checking<'_, S> {
     fn begin(&self, what: fmt::Arguments<'_>) {
-        bug::say(format_args!("heap {:p}: {what}", self.heap.base));
+        bug::log_line(format_args!("heap {:p}: {what}", self.heap.base));
     }
 
     /// Says what is known of a live block: who allocated it, if it is guarded.
@@ -147,8 +147,8 @@ impl<S: Above> Checking<'_, S> {
         } else {
             self.begin(format_args!("two threads use it at once"));
         }
-        bug::say(format_args!("  inside: thread {other:#x}, in {}", self.state.call));
-        bug::say(format_args!("  came in: thread {this:#x}, with {call}, from:"));
+        bug::log_line(format_args!("  inside: thread {other:#x}, in {}", self.state.call));
+        bug::log_line(format_args!("  came in: thread {this:#x}, with {call}, from:"));
         say_from_where_and_end()
     }
 
@@ -157,10 +157,13 @@ impl<S: Above> Checking<'_, S> {
     pub(super) fn report_another_came_in(&self, this: usize, other: usize) -> ! {
         self.begin(format_args!("two threads use it at once"));
         match other {
-            0 => bug::say(format_args!("  came in: a thread that has left meanwhile")),
-            _ => bug::say(format_args!("  came in: thread {other:#x}, with {}", self.state.call)),
+            0 => bug::log_line(format_args!("  came in: a thread that has left meanwhile")),
+            _ => bug::log_line(format_args!(
+                "  came in: thread {other:#x}, with {}",
+                self.state.call
+            )),
         }
-        bug::say(format_args!("  inside: thread {this:#x}, from:"));
+        bug::log_line(format_args!("  inside: thread {this:#x}, from:"));
         say_from_where_and_end()
     }
 
@@ -209,11 +212,11 @@ impl<S: Above> Checking<'_, S> {
         self.begin(format_args!(
             "underflow: something was written before a block, or past the end of the one before"
         ));
-        bug::say(format_args!("  block: {at:p}, in a slot of {slot_bytes}"));
+        bug::log_line(format_args!("  block: {at:p}, in a slot of {slot_bytes}"));
         // SAFETY: a slot begins with its header, and is readable.
         let bytes = unsafe { memory(at.wrapping_sub(HEADER), HEADER) };
-        bug::say(format_args!("  damage: in the {HEADER} bytes before it"));
-        bug::say(format_args!("  bytes there:{}", Hex(bytes)));
+        bug::log_line(format_args!("  damage: in the {HEADER} bytes before it"));
+        bug::log_line(format_args!("  bytes there:{}", Hex(bytes)));
         if let Some(freed) = freed {
             say_freed(freed);
         }
@@ -241,7 +244,7 @@ impl<S: Above> Checking<'_, S> {
         self.begin(format_args!("wrong pointer: {at:p} {wrong}"));
         let own = self.heap.base.addr();
         if let Some(other) = watch::heap_around(at.addr()).filter(|other| *other != own) {
-            bug::say(format_args!("  it lies in heap {other:#x}"));
+            bug::log_line(format_args!("  it lies in heap {other:#x}"));
         }
         end(self.state)
     }
@@ -289,7 +292,7 @@ impl<S: Above> Checking<'_, S> {
         self.begin(format_args!(
             "wrong pointer: {at:p} points into a block{freed}, not to its start"
         ));
-        bug::say(format_args!("  pointer: to {place}"));
+        bug::log_line(format_args!("  pointer: to {place}"));
         self.say_live(live);
         end(self.state)
     }
@@ -381,7 +384,7 @@ fn stop<S: Above>(
         (_, true) => checking.begin(format_args!("underflow: memory before a block was {verb}")),
         _ => checking.begin(format_args!("overflow: memory past the end of a block was {verb}")),
     }
-    bug::say(format_args!("  access: at {address:#x}, {place}"));
+    bug::log_line(format_args!("  access: at {address:#x}, {place}"));
     match slot {
         Some(slot) => say_moments(slot),
         None => {
@@ -391,6 +394,6 @@ fn stop<S: Above>(
             }
         }
     }
-    bug::say(format_args!("  found: by the fault of thread {:#x}, from:", this_thread()));
+    bug::log_line(format_args!("  found: by the fault of thread {:#x}, from:", this_thread()));
     say_from_where_and_end()
 }

@@ -5,7 +5,7 @@ use core::ptr;
 use std::cell::Cell;
 
 use super::layout::{GLOBAL, Layout, Moment, Seen, Sight, THREAD};
-use crate::lua::{CollectorApi, GC_COLLECT, GC_STOP, GLOBALS, lua_State};
+use crate::lua_api::{CollectorApi, GC_COLLECT, GC_STOP, GLOBALS, lua_State};
 use crate::vm::emergency::Probe;
 
 /// `lua_resume` returns it for a coroutine that has yielded.

@@ -14,12 +14,12 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::cell::Cell;
 
-use crate::lua::{
+use crate::log;
+use crate::lua_api::{
     CollectorApi, ERROR_MEMORY, GC_IS_RUNNING, GC_RESTART, GC_SET_STEP_MUL, REGISTRY, TYPE_NIL,
     TYPE_STRING, lua_State,
 };
 use crate::os::{Kernel, Os};
-use crate::tell;
 use crate::vm::emergency::STEPMUL_DEFAULT;
 
 /// Ends of markings after which a collection is whole.
@@ -174,7 +174,7 @@ unsafe fn tell_of_error(api: &CollectorApi, state: *mut lua_State) {
             let text = CStr::from_ptr((api.lua_tolstring)(state, -1, ptr::null_mut()));
             let text = text.to_string_lossy();
             let text = text.lines().next().unwrap_or_default();
-            tell::line(format_args!("a finalizer threw while garbage was collected: {text}"));
+            log::line(format_args!("a finalizer threw while garbage was collected: {text}"));
         }
     }
 }

@@ -22,12 +22,12 @@ use std::time::Duration;
 use super::collect::{self, Due};
 use super::lock::BiasedLock;
 use super::spin::SpinLock;
-use super::{Bond, report};
+use super::{VmHeap, report};
 use crate::figures::{self, Figures};
 use crate::heap;
 use crate::heap::checked::Function;
 use crate::heap::park::KernelHeap as Heap;
-use crate::lua::{Lua, lua_Alloc, lua_State};
+use crate::lua_api::{Lua, lua_Alloc, lua_State};
 use crate::os::{Kernel, Os, interrupt_threads, this_thread};
 
 /// A thread looks after its heaps at most every so many microseconds, or 32 times as long as it
@@ -44,7 +44,7 @@ const AFTER_ANY_INTERRUPT: Duration = Duration::from_millis(50);
 
 /// Who has a VM.
 #[derive(Default)]
-pub(super) struct Hands {
+pub(super) struct ThreadOwner {
     /// The thread that used it last; 0: nobody watches.
     thread: AtomicUsize,
     lock: BiasedLock,
@@ -55,7 +55,7 @@ pub(super) struct Hands {
     /// Where others read what the heap holds.
     figures: Option<&'static Figures>,
     /// The next watched VM.
-    next: Cell<*mut Bond>,
+    next: Cell<*mut VmHeap>,
 }
 
 /// All watched VMs, the newest first, and the lock of the list.
@@ -75,20 +75,20 @@ thread_local! {
 ///
 /// # Safety
 ///
-/// `bond` is a live watched bond; the rest is as for lua_Alloc.
+/// `vm_heap` is a live watched `VmHeap`; the rest is as for lua_Alloc.
 pub(super) unsafe extern "C-unwind" fn watched_alloc(
-    bond: *mut c_void,
+    vm_heap: *mut c_void,
     block: *mut c_void,
     old_size: usize,
     new_size: usize,
 ) -> *mut c_void {
-    let bond = bond.cast::<Bond>();
+    let vm_heap = vm_heap.cast::<VmHeap>();
     // SAFETY: the caller's promises.
     unsafe {
-        if (*bond).hands.thread.load(Ordering::Relaxed) != this_thread() {
-            return take_and_alloc(bond, block, old_size, new_size);
+        if (*vm_heap).owner.thread.load(Ordering::Relaxed) != this_thread() {
+            return take_and_alloc(vm_heap, block, old_size, new_size);
         }
-        heap::alloc::<Kernel>((*bond).heap, block.cast(), old_size, new_size).cast()
+        heap::alloc::<Kernel>((*vm_heap).heap, block.cast(), old_size, new_size).cast()
     }
 }
 
@@ -98,14 +98,14 @@ pub(super) unsafe extern "C-unwind" fn watched_alloc(
 #[cold]
 #[inline(never)]
 unsafe fn take_and_alloc(
-    bond: *mut Bond,
+    vm_heap: *mut VmHeap,
     block: *mut c_void,
     old_size: usize,
     new_size: usize,
 ) -> *mut c_void {
     // SAFETY: the caller's promises.
     unsafe {
-        let heap = take(bond);
+        let heap = take(vm_heap);
         heap::alloc::<Kernel>(heap, block.cast(), old_size, new_size).cast()
     }
 }
@@ -119,43 +119,44 @@ pub(super) fn is_watched(function: lua_Alloc) -> bool {
 ///
 /// # Safety
 ///
-/// `bond` is a live watched bond, and no other thread uses its VM.
-pub(super) unsafe fn take(bond: *mut Bond) -> *mut Heap {
+/// `vm_heap` is a live watched `VmHeap`, and no other thread uses its VM.
+pub(super) unsafe fn take(vm_heap: *mut VmHeap) -> *mut Heap {
     // SAFETY: the caller's promise.
-    let bond = unsafe { &*bond };
-    let Hands { thread, lock, .. } = &bond.hands;
+    let vm_heap = unsafe { &*vm_heap };
+    let ThreadOwner { thread, lock, .. } = &vm_heap.owner;
     if thread.load(Ordering::Relaxed) != this_thread() {
-        bond.collection.note_handover();
+        vm_heap.collection.note_handover();
         lock.lock(order_threads);
         thread.store(this_thread(), Ordering::Relaxed);
         lock.unlock();
     }
-    bond.heap
+    vm_heap.heap
 }
 
-/// Puts a new bond under watch, in the calling thread's hands.
+/// Puts a new `VmHeap` under watch, in the calling thread's hands.
 ///
 /// # Safety
 ///
-/// `bond` is live and new.
-pub(super) unsafe fn watch(bond: *mut Bond) {
-    // SAFETY: the caller's promise. The heap of a live bond is live, and nobody else uses it yet.
+/// `vm_heap` is live and new.
+pub(super) unsafe fn watch(vm_heap: *mut VmHeap) {
+    // SAFETY: the caller's promise. The heap of a live `VmHeap` is live, and nobody else uses it
+    // yet.
     unsafe {
-        enlist(bond);
-        let figures = figures::claim((*bond).hands.number);
-        (*bond).hands.figures = Some(figures);
-        (*(*bond).heap).publish_in(figures);
-        (*(*bond).heap).publish();
+        enlist(vm_heap);
+        let figures = figures::claim((*vm_heap).owner.number);
+        (*vm_heap).owner.figures = Some(figures);
+        (*(*vm_heap).heap).publish_in(figures);
+        (*(*vm_heap).heap).publish();
     }
 }
 
-/// Puts a bond into the list of those that a fork's child goes through, in the calling thread's
+/// Puts a `VmHeap` into the list of those that a fork's child goes through, in the calling thread's
 /// hands.
 ///
 /// # Safety
 ///
-/// `bond` is live, in no list, and no other thread uses it.
-unsafe fn enlist(bond: *mut Bond) {
+/// `vm_heap` is live, in no list, and no other thread uses it.
+unsafe fn enlist(vm_heap: *mut VmHeap) {
     static FORKS: Once = Once::new();
     // SAFETY: the handlers are functions for the life of the process, since the library is never
     // unloaded.
@@ -163,12 +164,12 @@ unsafe fn enlist(bond: *mut Bond) {
         libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child));
     });
     // SAFETY: the caller's promise.
-    let hands = unsafe { &mut (*bond).hands };
-    hands.thread = AtomicUsize::new(this_thread());
-    hands.number = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    let owner = unsafe { &mut (*vm_heap).owner };
+    owner.thread = AtomicUsize::new(this_thread());
+    owner.number = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
     LIST.with(|| {
-        hands.next.set(first());
-        FIRST.store(bond.expose_provenance(), Ordering::Relaxed);
+        owner.next.set(first());
+        FIRST.store(vm_heap.expose_provenance(), Ordering::Relaxed);
     });
 }
 
@@ -177,21 +178,21 @@ unsafe fn enlist(bond: *mut Bond) {
 ///
 /// # Safety
 ///
-/// `bond` is live, its VM is `state`, and no other thread uses either.
-pub(crate) unsafe fn share(lua: &Lua, bond: *mut Bond, state: *mut lua_State) {
+/// `vm_heap` is live, its VM is `state`, and no other thread uses either.
+pub(crate) unsafe fn share(lua: &Lua, vm_heap: *mut VmHeap, state: *mut lua_State) {
     // SAFETY: the caller's promise.
     unsafe {
-        if !(*bond).hands.is_listed() {
-            enlist(bond);
+        if !(*vm_heap).owner.is_listed() {
+            enlist(vm_heap);
         }
-        let Hands { shared, lock, .. } = &(*bond).hands;
+        let ThreadOwner { shared, lock, .. } = &(*vm_heap).owner;
         // A fork finds each listed heap shared or not, all the time.
         LIST.with(|| {
             if !shared.swap(true, Ordering::Relaxed) && interrupt_threads() {
                 lock.favour();
             }
         });
-        (lua.lua_setallocf)(state, shared_alloc, bond.cast());
+        (lua.lua_setallocf)(state, shared_alloc, vm_heap.cast());
     }
 }
 
@@ -199,26 +200,26 @@ pub(crate) unsafe fn share(lua: &Lua, bond: *mut Bond, state: *mut lua_State) {
 ///
 /// # Safety
 ///
-/// `bond` is a live shared bond; the rest is as for lua_Alloc. The VM is closed while no other
-/// thread makes a call for its heap.
+/// `vm_heap` is a live shared `VmHeap`; the rest is as for lua_Alloc. The VM is closed while no
+/// other thread makes a call for its heap.
 unsafe extern "C-unwind" fn shared_alloc(
-    bond: *mut c_void,
+    vm_heap: *mut c_void,
     block: *mut c_void,
     old_size: usize,
     new_size: usize,
 ) -> *mut c_void {
-    let bond = bond.cast::<Bond>();
-    // SAFETY: the caller's promises. The bond is gone when its state block is freed, and with it
-    // the lock: that call is made without.
+    let vm_heap = vm_heap.cast::<VmHeap>();
+    // SAFETY: the caller's promises. The `VmHeap` is gone when its state block is freed, and with
+    // it the lock: that call is made without.
     unsafe {
-        let Hands { lock, shared, .. } = &(*bond).hands;
+        let ThreadOwner { lock, shared, .. } = &(*vm_heap).owner;
         let entry = lock.enter();
-        let ends = new_size == 0 && block.cast() == (*bond).state_block;
+        let ends = new_size == 0 && block.cast() == (*vm_heap).state_block;
         if ends {
             shared.store(false, Ordering::Relaxed);
             lock.leave(entry);
         }
-        let block = heap::alloc::<Kernel>((*bond).heap, block.cast(), old_size, new_size);
+        let block = heap::alloc::<Kernel>((*vm_heap).heap, block.cast(), old_size, new_size);
         if !ends {
             lock.leave(entry);
         }
@@ -251,15 +252,15 @@ impl Turn {
     ///
     /// `heap` is live, and outlives the turn.
     pub(crate) unsafe fn wait(heap: *const Heap) -> Turn {
-        // SAFETY: the caller's promise. The bond does not change while the heap is shared, so that
-        // it can be read beside the thread that has the lock; it lives as long as the heap.
+        // SAFETY: the caller's promise. The `VmHeap` does not change while the heap is shared, so
+        // that it can be read beside the thread that has the lock; it lives as long as the heap.
         unsafe {
             let outside = (&raw const (*heap).outside).read();
-            let bond = outside.map_or(ptr::null(), |outside| outside.context.cast::<Bond>());
-            match bond.as_ref() {
-                Some(Bond { hands, .. }) if hands.is_shared() => {
-                    hands.lock.lock(order_threads);
-                    Turn(&raw const hands.lock)
+            let vm_heap = outside.map_or(ptr::null(), |outside| outside.context.cast::<VmHeap>());
+            match vm_heap.as_ref() {
+                Some(VmHeap { owner, .. }) if owner.is_shared() => {
+                    owner.lock.lock(order_threads);
+                    Turn(&raw const owner.lock)
                 }
                 _ => Turn(ptr::null()),
             }
@@ -289,9 +290,9 @@ extern "C" fn after_fork() {
 
 /// The list is locked.
 fn each_shared(visit: fn(&BiasedLock)) {
-    each(|bond| {
-        if bond.hands.is_shared() {
-            visit(&bond.hands.lock);
+    each(|vm_heap| {
+        if vm_heap.owner.is_shared() {
+            visit(&vm_heap.owner.lock);
         }
     });
 }
@@ -299,34 +300,34 @@ fn each_shared(visit: fn(&BiasedLock)) {
 /// The other threads are not in the child, nor is what they were doing: their VMs are nobody's. A
 /// new thread may be given the number of one of them.
 extern "C" fn in_child() {
-    each(|bond| {
-        let Hands { thread, lock, shared, .. } = &bond.hands;
+    each(|vm_heap| {
+        let ThreadOwner { thread, lock, shared, .. } = &vm_heap.owner;
         if thread.load(Ordering::Relaxed) != this_thread() || shared.load(Ordering::Relaxed) {
             thread.store(0, Ordering::Relaxed);
             lock.unlock_in_child();
         }
-        collect::note_fork(bond);
+        collect::note_fork(vm_heap);
     });
     LIST.unlock();
 }
 
-/// The first watched bond. The list is locked.
-fn first() -> *mut Bond {
+/// The first watched `VmHeap`. The list is locked.
+fn first() -> *mut VmHeap {
     ptr::with_exposed_provenance_mut(FIRST.load(Ordering::Relaxed))
 }
 
-/// Calls `visit` for each watched bond. The list is locked.
-fn each(mut visit: impl FnMut(&Bond)) {
+/// Calls `visit` for each watched `VmHeap`. The list is locked.
+fn each(mut visit: impl FnMut(&VmHeap)) {
     let mut next = first();
-    // SAFETY: bonds are in the list while they live, and it does not change while it
+    // SAFETY: heaps of VMs are in the list while they live, and it does not change while it
     // is locked.
-    while let Some(bond) = unsafe { next.as_ref() } {
-        visit(bond);
-        next = bond.hands.next.get();
+    while let Some(vm_heap) = unsafe { next.as_ref() } {
+        visit(vm_heap);
+        next = vm_heap.owner.next.get();
     }
 }
 
-impl Hands {
+impl ThreadOwner {
     fn is_listed(&self) -> bool {
         self.number > 0
     }
@@ -346,34 +347,34 @@ impl Hands {
         self.lock.is_locked()
     }
 
-    /// The VM is no longer there: nobody finds the bond any more. Returns the heap.
+    /// The VM is no longer there: nobody finds the `VmHeap` any more. Returns the heap.
     ///
     /// # Safety
     ///
-    /// `bond` is live.
-    pub(super) unsafe fn let_go(bond: *mut Bond) -> *mut Heap {
+    /// `vm_heap` is live.
+    pub(super) unsafe fn unlink(vm_heap: *mut VmHeap) -> *mut Heap {
         // SAFETY: the caller's promise.
-        let this = unsafe { &*bond };
-        if this.hands.is_listed() {
+        let this = unsafe { &*vm_heap };
+        if this.owner.is_listed() {
             LIST.with(|| {
-                if first() == bond {
-                    FIRST.store(this.hands.next.get().expose_provenance(), Ordering::Relaxed);
+                if first() == vm_heap {
+                    FIRST.store(this.owner.next.get().expose_provenance(), Ordering::Relaxed);
                 }
                 each(|other| {
-                    if other.hands.next.get() == bond {
-                        other.hands.next.set(this.hands.next.get());
+                    if other.owner.next.get() == vm_heap {
+                        other.owner.next.set(this.owner.next.get());
                     }
                 });
             });
         }
-        if let Some(figures) = this.hands.figures {
-            // SAFETY: the heap of a live bond is live, and the thread that closes a VM has it. What
-            // the heap still frees is not published: the entry may be another heap's by then.
+        if let Some(figures) = this.owner.figures {
+            // SAFETY: the heap of a live `VmHeap` is live, and the thread that closes a VM has it.
+            // What the heap still frees is not published: the entry may be another heap's by then.
             unsafe {
                 (*this.heap).publish();
                 (*this.heap).publish_no_more();
             }
-            report::report_closed(this.hands.number, figures.held());
+            report::report_closed(this.owner.number, figures.held());
             figures.release();
         }
         this.heap
@@ -395,11 +396,11 @@ pub(crate) fn idle(budget_us: u64) -> Option<u64> {
     }
     let mut next_us: Option<u64> = None;
     let mut turns = Turns::after(LAST_STEP.get());
-    each(|bond| {
-        let visit = breathe(bond, start_us, start_us + budget_us);
+    each(|vm_heap| {
+        let visit = breathe(vm_heap, start_us, start_us + budget_us);
         next_us = [next_us, visit.next_us].into_iter().flatten().min();
         if visit.wants_step {
-            turns.add(bond.hands.number);
+            turns.add(vm_heap.owner.number);
         }
     });
     LIST.unlock();
@@ -422,14 +423,14 @@ fn make_steps(turns: &Turns, budget_us: u64) -> bool {
         if left_us == 0 || !LIST.try_lock() {
             break;
         }
-        let bond = locked(number);
+        let vm_heap = locked(number);
         LIST.unlock();
-        let Some(bond) = bond else { continue };
+        let Some(vm_heap) = vm_heap else { continue };
         LAST_STEP.set(number);
         // SAFETY: this thread has the VM and is not in it, and the lock keeps others out, one that
         // closes the VM too. The list is open.
-        is_any_made |= unsafe { collect::step(bond, left_us) };
-        bond.hands.lock.unlock();
+        is_any_made |= unsafe { collect::step(vm_heap, left_us) };
+        vm_heap.owner.lock.unlock();
     }
     is_any_made
 }
@@ -466,24 +467,25 @@ impl Turns {
     }
 }
 
-/// The bond of a number, with its lock taken, if the calling thread has its VM. The list is locked.
-fn locked<'bond>(number: u64) -> Option<&'bond Bond> {
+/// The `VmHeap` of a number, with its lock taken, if the calling thread has its VM. The list is
+/// locked.
+fn locked<'vm_heap>(number: u64) -> Option<&'vm_heap VmHeap> {
     let mut next = first();
-    // SAFETY: as in `each`. A bond ends after its VM has freed its last block, for which another
-    // thread has to wait for the lock.
-    while let Some(bond) = unsafe { next.as_ref() } {
-        let Hands { thread, lock, .. } = &bond.hands;
-        if bond.hands.number == number {
+    // SAFETY: as in `each`. A `VmHeap` ends after its VM has freed its last block, for which
+    // another thread has to wait for the lock.
+    while let Some(vm_heap) = unsafe { next.as_ref() } {
+        let ThreadOwner { thread, lock, .. } = &vm_heap.owner;
+        if vm_heap.owner.number == number {
             if !lock.try_lock(order_threads) {
                 return None;
             }
             if thread.load(Ordering::Relaxed) == this_thread() {
-                return Some(bond);
+                return Some(vm_heap);
             }
             lock.unlock();
             return None;
         }
-        next = bond.hands.next.get();
+        next = vm_heap.owner.next.get();
     }
     None
 }
@@ -498,28 +500,28 @@ struct Visit {
 }
 
 /// Does what is due in one heap if the calling thread has its VM.
-fn breathe(bond: &Bond, now_us: u64, deadline_us: u64) -> Visit {
-    let Hands { thread, lock, .. } = &bond.hands;
+fn breathe(vm_heap: &VmHeap, now_us: u64, deadline_us: u64) -> Visit {
+    let ThreadOwner { thread, lock, .. } = &vm_heap.owner;
     if thread.load(Ordering::Relaxed) != this_thread() || !lock.try_lock(order_threads) {
         return Visit::default();
     }
     let mut visit = Visit::default();
     if thread.load(Ordering::Relaxed) == this_thread() {
-        // SAFETY: this thread has the VM and is not in it, and the lock keeps others out; a bond
-        // in the list has a live heap.
+        // SAFETY: this thread has the VM and is not in it, and the lock keeps others out; a
+        // `VmHeap` in the list has a live heap.
         unsafe {
-            let mut heap = (*bond.heap).visit(Function::Tick);
+            let mut heap = (*vm_heap.heap).visit(Function::Tick);
             heap.publish();
             visit.next_us = heap.next_tick_us();
             let left_us = deadline_us.saturating_sub(Kernel.now_us());
-            if visit.next_us == Some(0) && left_us > 0 && !bond.collection.is_under_way() {
+            if visit.next_us == Some(0) && left_us > 0 && !vm_heap.collection.is_under_way() {
                 heap.tick(left_us as u32);
                 visit.next_us = heap.next_tick_us();
             }
         }
         if collect::is_possible_here() {
             // SAFETY: as above.
-            match unsafe { collect::look(bond, now_us) } {
+            match unsafe { collect::look(vm_heap, now_us) } {
                 Due::Collect | Due::Return => visit.wants_step = true,
                 Due::In(us) => {
                     visit.next_us = [visit.next_us, Some(us)].into_iter().flatten().min()
@@ -536,12 +538,12 @@ fn breathe(bond: &Bond, now_us: u64, deadline_us: u64) -> Visit {
 /// thread is in none of them.
 pub(crate) fn publish() {
     LIST.with(|| {
-        each(|bond| {
-            let Hands { thread, lock, .. } = &bond.hands;
+        each(|vm_heap| {
+            let ThreadOwner { thread, lock, .. } = &vm_heap.owner;
             if thread.load(Ordering::Relaxed) == this_thread() && lock.try_lock(order_threads) {
                 // SAFETY: this thread has the VM and is not in it, and the lock keeps others out;
-                // a bond in the list has a live heap.
-                unsafe { (*bond.heap).publish() };
+                // a `VmHeap` in the list has a live heap.
+                unsafe { (*vm_heap.heap).publish() };
                 lock.unlock();
             }
         });

@@ -28,7 +28,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::OnceLock;
 
 use crate::fd::{File, file_of, flags_of, is_log, is_of_kind, write_last};
-use crate::line::Line;
+use crate::fixed_str::FixedStr;
 use crate::sigpipe;
 
 /// Takes the text of one line, without an end and without `ebbtide: ` before it, its bytes, and
@@ -54,7 +54,7 @@ pub(crate) fn through(say: Say) {
 /// Tells a line.
 #[cold]
 pub(crate) fn line(message: fmt::Arguments<'_>) {
-    let line = Line::new(message);
+    let line = FixedStr::new(message);
     if through_say(&line, false).is_none() && leads_to_stderr() {
         let parts = parts(&line);
         // SAFETY: the parts are as long as they say, and are only read; errno is this thread's own.
@@ -69,7 +69,7 @@ pub(crate) fn line(message: fmt::Arguments<'_>) {
 /// Tells one of the last lines of a process that ends.
 #[cold]
 pub(crate) fn last_line(message: fmt::Arguments<'_>) {
-    let line = Line::new(message);
+    let line = FixedStr::new(message);
     let is_told = through_say(&line, true).unwrap_or_else(|| {
         // SAFETY: the parts are as long as they say.
         (leads_to_stderr() || is_log(libc::STDERR_FILENO))
@@ -81,7 +81,7 @@ pub(crate) fn last_line(message: fmt::Arguments<'_>) {
 }
 
 /// Tells a line through the function for lines, if there is one. Whether the line was not dropped.
-fn through_say(line: &Line, is_last: bool) -> Option<bool> {
+fn through_say(line: &FixedStr, is_last: bool) -> Option<bool> {
     let say = SAY.load(Ordering::Acquire);
     // SAFETY: null, or what `through` has stored; a null pointer is `None`.
     let say = unsafe { transmute::<*mut (), Option<Say>>(say) }?;
@@ -91,7 +91,7 @@ fn through_say(line: &Line, is_last: bool) -> Option<bool> {
 }
 
 /// A line as it is written, in one piece.
-fn parts(line: &Line) -> [libc::iovec; 3] {
+fn parts(line: &FixedStr) -> [libc::iovec; 3] {
     [b"ebbtide: ", line.as_bytes(), b"\n"]
         .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
 }
@@ -115,13 +115,13 @@ fn may_be_database() -> bool {
 }
 
 /// Sends a line to the log that listens at a path, if one does, without waiting for it.
-fn tell_system_log(path: &CStr, line: &Line) {
+fn tell_system_log(path: &CStr, line: &FixedStr) {
     const PRIORITY: c_int = libc::LOG_USER | libc::LOG_CRIT;
     // SAFETY: getpid and socket ask for nothing; the address is as long as it says, all-zero bytes
     // are a valid one, and the text is only read.
     unsafe {
         let (process, text) = (libc::getpid(), line.as_str());
-        let text = Line::new(format_args!("<{PRIORITY}>ebbtide[{process}]: {text}"));
+        let text = FixedStr::new(format_args!("<{PRIORITY}>ebbtide[{process}]: {text}"));
         let mut address = MaybeUninit::<libc::sockaddr_un>::zeroed().assume_init();
         address.sun_family = libc::AF_UNIX as libc::sa_family_t;
         // The zero behind the path stays.
@@ -159,13 +159,13 @@ mod tests {
         let path = std::env::temp_dir().join(name);
         let log = UnixDatagram::bind(&path).expect("a socket");
         let c_path = CString::new(path.as_os_str().as_bytes()).expect("a path");
-        tell_system_log(&c_path, &Line::new(format_args!("heap 0x1: broken")));
+        tell_system_log(&c_path, &FixedStr::new(format_args!("heap 0x1: broken")));
         std::fs::remove_file(&path).expect("the socket's name");
         let mut text = [0; 100];
         let length = log.recv(&mut text).expect("a line");
         let expected = format!("<10>ebbtide[{}]: heap 0x1: broken", std::process::id());
         assert_eq!(str::from_utf8(&text[..length]), Ok(expected.as_str()));
         // Nobody listens any more.
-        tell_system_log(&c_path, &Line::new(format_args!("to nobody")));
+        tell_system_log(&c_path, &FixedStr::new(format_args!("to nobody")));
     }
 }

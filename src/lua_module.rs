@@ -16,12 +16,12 @@ use core::ffi::{CStr, c_char, c_int, c_void};
 use crate::builtin::Progress;
 use crate::capi::{self, *};
 use crate::error;
+use crate::fixed_str::FixedStr;
 use crate::heap::park::KernelHeap;
-use crate::line::Line;
-use crate::lua::{self, Lua, lua_CFunction, lua_State};
+use crate::log;
+use crate::lua_api::{self, Lua, lua_CFunction, lua_State};
 use crate::options::{self, Options};
 use crate::os::{Kernel, Os};
-use crate::tell;
 use crate::vm;
 use stack::{Stack, call};
 
@@ -88,7 +88,7 @@ pub unsafe extern "C-unwind" fn luaopen_ebbtide_core(L: *mut capi::lua_State) ->
 fn no_module() -> c_int {
     // SAFETY: the reason is a C string of this thread's.
     let reason = unsafe { CStr::from_ptr(error::last().cast()) }.to_string_lossy();
-    tell::line(format_args!("no module: {reason}"));
+    log::line(format_args!("no module: {reason}"));
     0
 }
 
@@ -182,7 +182,7 @@ core! {
         let heap = stack.heap();
         if !heap.is_null() {
             call!(stack.lua_pushstring(c"ebbtide".as_ptr()));
-            return 1 + stack.tells(former_of(heap).is_some());
+            return 1 + stack.tells(previous_of(heap).is_some());
         }
         // SAFETY: the VM that called is live and this thread's.
         match unsafe { vm::known_builtin(stack.lua, stack.state) } {
@@ -303,7 +303,7 @@ core! {
     /// may_collect() tells whether a full collection may run now: not inside of a finalizer, in
     /// which the collector stands still as it does when it is stopped.
     fn core_may_collect(stack) {
-        stack.tells(call!(stack.lua_gc(lua::GC_IS_RUNNING, 0)) != 0)
+        stack.tells(call!(stack.lua_gc(lua_api::GC_IS_RUNNING, 0)) != 0)
     }
 
     /// tick(budget_us) does what is due and tells whether more is, or nil and why not.
@@ -359,8 +359,8 @@ core! {
     fn core_environment(stack) {
         let pending = options::pending();
         let (unknown, values) = options::check_environment(false);
-        stack.push_text(pending.as_ref().map(Line::as_str));
-        stack.push_text(unknown.as_ref().map(Line::as_str));
+        stack.push_text(pending.as_ref().map(FixedStr::as_str));
+        stack.push_text(unknown.as_ref().map(FixedStr::as_str));
         match values {
             Ok(()) => call!(stack.lua_pushnil()),
             Err(_) => call!(stack.lua_pushstring(error::last().cast())),
@@ -400,9 +400,9 @@ core! {
 }
 
 /// What the VM of a heap ran on before.
-fn former_of(heap: *mut ebb_heap) -> Option<&'static mut vm::Former> {
+fn previous_of(heap: *mut ebb_heap) -> Option<&'static mut vm::PreviousAllocator> {
     // SAFETY: the callers got the heap from a VM that is live and this thread's.
-    unsafe { vm::former_of(heap.cast()) }
+    unsafe { vm::previous_of(heap.cast()) }
 }
 
 /// What the kernel holds resident for this process, in bytes: the second number in statm.

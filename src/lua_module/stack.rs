@@ -6,7 +6,7 @@ use core::ptr;
 use super::Progress;
 use crate::capi::{ebb_heap, ebb_heap_of};
 use crate::error::{self, Error};
-use crate::lua::{self, Lua, lua_State};
+use crate::lua_api::{self, Lua, lua_State};
 use crate::options::{Given, Options};
 
 /// The stack of the VM that called a function of the core.
@@ -81,7 +81,7 @@ impl Stack<'_> {
     }
 
     pub(super) fn text(&self, index: c_int) -> Option<&CStr> {
-        if self.type_of(index) != lua::TYPE_STRING {
+        if self.type_of(index) != lua_api::TYPE_STRING {
             return None;
         }
         let text = call!(self.lua_tolstring(index, ptr::null_mut()));
@@ -120,19 +120,19 @@ impl Stack<'_> {
 
     /// How far the built-in heap has been given back.
     pub(super) fn progress(&self) -> *mut Progress {
-        call!(self.lua_touserdata(lua::upvalue(1))).cast()
+        call!(self.lua_touserdata(lua_api::upvalue(1))).cast()
     }
 
     /// The value of an option: a number, a boolean, or text as in the environment.
     pub(super) fn option_value(&self, name: &CStr, index: c_int) -> Result<i64, Error> {
         let key = Options::key(name)?;
         match self.type_of(index) {
-            lua::TYPE_BOOLEAN => {
+            lua_api::TYPE_BOOLEAN => {
                 let text = if call!(self.lua_toboolean(index)) != 0 { c"on" } else { c"off" };
                 Options::parse(key, text)
             }
-            lua::TYPE_NUMBER => Options::whole(key, self.number(index)),
-            lua::TYPE_STRING => Options::parse(key, self.text(index).unwrap_or_default()),
+            lua_api::TYPE_NUMBER => Options::whole(key, self.number(index)),
+            lua_api::TYPE_STRING => Options::parse(key, self.text(index).unwrap_or_default()),
             _ => Err(Error::Range.because(format_args!(
                 "{}: takes a number, a boolean or a string",
                 name.to_str().unwrap_or_default()
@@ -143,7 +143,7 @@ impl Stack<'_> {
     /// The options in the table that is the first argument, if it is one.
     pub(super) fn given(&self) -> Result<Given, Error> {
         let mut given = Given::default();
-        if self.type_of(1) != lua::TYPE_TABLE {
+        if self.type_of(1) != lua_api::TYPE_TABLE {
             return Ok(given);
         }
         call!(self.lua_pushnil());

@@ -46,7 +46,7 @@ pub(super) unsafe fn fill_classes(heap: &Heap, classes: *mut ebb_class_stats, ro
 }
 
 /// A sample of the history, as C has it.
-pub(super) fn tell_sample(sample: &Sample) -> ebb_sample {
+pub(super) fn sample_to_c(sample: &Sample) -> ebb_sample {
     ebb_sample {
         time_ms: sample.now_us / 1000,
         live: sample.live,
@@ -60,11 +60,11 @@ pub(super) fn tell_sample(sample: &Sample) -> ebb_sample {
 }
 
 /// What a heap holds, as C has it. The fields that the caller sets are those of `head`.
-pub(super) fn tell(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
+pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
     let snapshot = heap.snapshot();
     let (counts, recall) = (&heap.counts, &heap.runs.recall);
     let (verdict, times, limits) = (&heap.above.verdict, &heap.above.times, heap.limits());
-    let former = crate::vm::former_held(heap);
+    let former = crate::vm::previous_usage(heap);
     let limit = |limit: usize| if limit == NO_GATE { 0 } else { limit as u64 };
     let [returned_asked, returned_idle, returned_limit] = recall.returned.map(page_bytes);
     let [refaulted_asked, refaulted_idle, refaulted_limit] = recall.refaulted.map(page_bytes);

@@ -8,19 +8,19 @@ use core::fmt::{self, Write};
 ///
 /// The text comes first: a pointer to a line is a pointer to its text.
 #[repr(C)]
-pub(crate) struct Line {
-    text: [u8; Line::CAPACITY],
+pub(crate) struct FixedStr {
+    text: [u8; FixedStr::CAPACITY],
     len: usize,
 }
 
-impl Line {
+impl FixedStr {
     const CAPACITY: usize = 320;
 
-    pub(crate) const EMPTY: Line = Line { text: [0; Line::CAPACITY], len: 0 };
+    pub(crate) const EMPTY: FixedStr = FixedStr { text: [0; FixedStr::CAPACITY], len: 0 };
 
     /// A line that says `message`.
-    pub(crate) fn new(message: fmt::Arguments<'_>) -> Line {
-        let mut line = Line::EMPTY;
+    pub(crate) fn new(message: fmt::Arguments<'_>) -> FixedStr {
+        let mut line = FixedStr::EMPTY;
         // A line never fails; a message that does would still leave what it wrote so far.
         let _ = line.write_fmt(message);
         line
@@ -40,10 +40,10 @@ impl Line {
     }
 }
 
-impl Write for Line {
+impl Write for FixedStr {
     fn write_str(&mut self, part: &str) -> fmt::Result {
         // The last byte stays 0.
-        let room = Line::CAPACITY - 1 - self.len;
+        let room = FixedStr::CAPACITY - 1 - self.len;
         let kept = &part.as_bytes()[..part.len().min(room)];
         self.text[self.len..self.len + kept.len()].copy_from_slice(kept);
         self.len += kept.len();
@@ -57,11 +57,11 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_cut_off() {
-        let line = Line::new(format_args!("{}{}", "x".repeat(200), "y".repeat(1000)));
+        let line = FixedStr::new(format_args!("{}{}", "x".repeat(200), "y".repeat(1000)));
         assert_eq!(line.as_bytes(), [[b'x'; 200].as_slice(), &[b'y'; 119]].concat());
-        assert_eq!(line.text[Line::CAPACITY - 1], 0);
+        assert_eq!(line.text[FixedStr::CAPACITY - 1], 0);
         assert_eq!(line.as_str().len(), 319);
-        let line = Line::new(format_args!("{}ü", "x".repeat(318)));
+        let line = FixedStr::new(format_args!("{}ü", "x".repeat(318)));
         assert_eq!((line.as_bytes().len(), line.as_str().len()), (319, 318));
     }
 }

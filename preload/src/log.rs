@@ -7,7 +7,8 @@
 //! nothing.
 //!
 //! The last lines of a process that stops for a bug may also go to a log that has become descriptor
-//! 2, and they wait for the reader of a full pipe: `libebbtide.so` does the same without this library.
+//! 2, and they wait for the reader of a full pipe: `libebbtide.so` does the same without this
+//! library.
 //!
 //! Signal handlers may call everything here but [`start`].
 

@@ -1,5 +1,5 @@
-//! A wait in slices: between them, heaps that belong to the waiting thread exhale, and the garbage of
-//! its idle VMs is collected in steps.
+//! A wait in slices: between them, heaps that belong to the waiting thread exhale, and the garbage
+//! of its idle VMs is collected in steps.
 //!
 //! What is ready waits for nobody: each of the functions that wait looks with a timeout of zero
 //! first, and begins a [`Wait`] when there is nothing. From then on the thread's signals are held
@@ -15,7 +15,8 @@ use libc::{sigset_t, timespec};
 use crate::library::Idle;
 use crate::signals;
 
-/// Microseconds that heaps may exhale for, and that a step of a collection may take, before the descriptors are looked at again.
+/// Microseconds that heaps may exhale for, and that a step of a collection may take, before the
+/// descriptors are looked at again.
 const BUDGET_US: u32 = 500;
 /// Milliseconds after which a wait looks whether a report was asked for, where that can be.
 const REPORT_MS: c_int = 500;

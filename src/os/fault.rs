@@ -1,8 +1,8 @@
 //! The signals of forbidden accesses, handed to whoever can explain them.
 //!
 //! The handler stands in front of the one that was there: what nobody here can explain goes on to
-//! it, as if we were not there. And a fault in what was only an [`fault_probe`](super::fault_probe) ends
-//! that.
+//! it, as if we were not there. And a fault in what was only an [`fault_probe`](super::fault_probe)
+//! ends that.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};

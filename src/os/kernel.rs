@@ -378,9 +378,10 @@ pub(super) unsafe fn map_over(at: *mut u8, bytes: usize) -> bool {
 }
 
 /// Sees to it that a range is mapped still, to which the kernel has refused to move pages: it may
-/// unmap the target before it finds a reason to refuse. `remap_fresh` maps the range afresh. Whether the
-/// range is mapped; false where the kernel has no time to look, and refuses to map. Where the range
-/// is known to be gone and the kernel gives no other, the process stops: a live heap has a hole.
+/// unmap the target before it finds a reason to refuse. `remap_fresh` maps the range afresh.
+/// Whether the range is mapped; false where the kernel has no time to look, and refuses to map.
+/// Where the range is known to be gone and the kernel gives no other, the process stops: a live
+/// heap has a hole.
 ///
 /// # Safety
 ///

@@ -9,10 +9,10 @@
  * ngx_http_ebbtide_variables.c variables, and what has no effect
  * ngx_http_ebbtide_limits.c    retain and the limits of each heap
  * ngx_http_ebbtide_vm.c        the VMs, and how they come to their heaps
- * ngx_http_ebbtide_breath.c    when they collect garbage and return memory
+ * ngx_http_ebbtide_idle.c      when they collect garbage and return memory
  * ngx_http_ebbtide_collect.c   the garbage collector of a VM, in slices
  * ngx_http_ebbtide_zone.c      the figures of all workers, in shared memory
- * ngx_http_ebbtide_lua.c       require "resty.ebbtide"
+ * ngx_http_ebbtide_resty.c     require "resty.ebbtide"
  * ngx_http_ebbtide_status.c    the page, JSON, and Prometheus
  */
 
@@ -163,7 +163,7 @@ typedef struct {
     uint64_t                   thrashing;
     /* with which the kernel last took no memory back; 0: it does */
     uint64_t                   purge_errno;
-} ngx_http_ebbtide_held_t;
+} ngx_http_ebbtide_usage_t;
 
 
 typedef struct {
@@ -177,11 +177,11 @@ typedef struct {
     /* made with the configuration, and inherited by the workers */
     unsigned                   configured:1;
     unsigned                   attached:1;
-    /* the heap was made with the options of the births */
+    /* the heap was made with the options of the config */
     unsigned                   born:1;
 
     /* what it held when it was last looked at */
-    ngx_http_ebbtide_held_t    held;
+    ngx_http_ebbtide_usage_t  usage;
 
     /* the rest is of VMs that run on the thread of the event loop */
 
@@ -189,7 +189,7 @@ typedef struct {
     /* somebody asked for it: traffic does not stop it */
     unsigned                   asked:1;
     /* and there was some, or garbage is left: it is to be collected again */
-    unsigned                   stirred:1;
+    unsigned                   recollect:1;
     unsigned                   hurried:1;
     /* the function that collects is in the VM's registry */
     unsigned                   prepared:1;
@@ -206,8 +206,8 @@ typedef struct {
     uint64_t                   begun;
     uint64_t                   collected;
     /* when it ended, and for how long no other follows what little came since */
-    ngx_msec_t                 settled;
-    ngx_msec_t                 patience;
+    ngx_msec_t                 settled_at;
+    ngx_msec_t                 recollect_after;
     /* the collector as the program set it, and as it was set here */
     int                        pause;
     int                        stepmul;
@@ -228,7 +228,7 @@ typedef struct {
     ebb_options                directives;
     /* requests are served: of one of these or of a thread, not configured */
     ngx_uint_t                 started;
-} ngx_http_ebbtide_births_t;
+} ngx_http_ebbtide_vm_config_t;
 
 
 /* How VMs came to their heaps, for the log. */
@@ -319,15 +319,15 @@ typedef struct {
     /* "worker", "privileged agent", "cache manager" or another helper's name */
     char                       process[NGX_HTTP_EBBTIDE_PROCESS_NAME];
     /* the number of a worker; other processes have none */
-    ngx_uint_t                 worker;
-    ngx_uint_t                 exiting;
-    ngx_msec_t                 since;
-    ngx_msec_t                 updated;
-    uint64_t                   rss;
-    ngx_http_ebbtide_held_t    held[NGX_HTTP_EBBTIDE_KINDS];
-    uint64_t                   limit_soft;
-    uint64_t                   limit_hard;
-    uint64_t                   pressure;
+    ngx_uint_t                worker;
+    ngx_uint_t                exiting;
+    ngx_msec_t                since;
+    ngx_msec_t                updated;
+    uint64_t                  rss;
+    ngx_http_ebbtide_usage_t  usage[NGX_HTTP_EBBTIDE_KINDS];
+    uint64_t                  limit_soft;
+    uint64_t                  limit_hard;
+    uint64_t                  pressure;
     /* how often a worker of this number was started anew */
     uint64_t                   restarts;
     uint64_t                   mood;
@@ -338,15 +338,15 @@ typedef struct {
     uint64_t                   step_max_us;
     ngx_uint_t                 sample_count;
     ngx_http_ebbtide_sample_t  samples[NGX_HTTP_EBBTIDE_SAMPLES];
-} ngx_http_ebbtide_figures_t;
+} ngx_http_ebbtide_stats_t;
 
 
 typedef struct {
     /* whose it is; 0: nobody's */
     ngx_atomic_t               pid;
     /* odd while the figures are written */
-    ngx_atomic_t               sequence;
-    ngx_http_ebbtide_figures_t figures;
+    ngx_atomic_t              sequence;
+    ngx_http_ebbtide_stats_t  stats;
 } ngx_http_ebbtide_slot_t;
 
 
@@ -417,13 +417,13 @@ void ngx_http_ebbtide_limits(ngx_cycle_t *cycle,
     ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_vm_bounds(ngx_http_ebbtide_vm_t *vm,
     const ebb_options *given, const ebb_options *directives, ngx_log_t *log);
-int64_t ngx_http_ebbtide_share(ngx_cycle_t *cycle,
+int64_t ngx_http_ebbtide_limit_bytes(ngx_cycle_t *cycle,
     ngx_http_ebbtide_limit_t *limit, const char *name);
 const char *ngx_http_ebbtide_size(u_char *text, int64_t bytes);
 
 /* ngx_http_ebbtide_vm.c */
 
-ngx_http_ebbtide_births_t *ngx_http_ebbtide_births(void);
+ngx_http_ebbtide_vm_config_t *ngx_http_ebbtide_vm_config(void);
 ngx_queue_t *ngx_http_ebbtide_vms(void);
 ngx_http_ebbtide_vm_t *ngx_http_ebbtide_vm_configured(
     ngx_http_ebbtide_vm_t *before);
@@ -441,11 +441,11 @@ void ngx_http_ebbtide_close(lua_State *L);
 int ngx_http_ebbtide_pcall(lua_State *L, int args, int results, int handler);
 const ngx_http_ebbtide_lua_t *ngx_http_ebbtide_lua(void);
 
-/* ngx_http_ebbtide_breath.c */
+/* ngx_http_ebbtide_idle.c */
 
-void ngx_http_ebbtide_breath_reclaim(ngx_log_t *log);
-void ngx_http_ebbtide_breath_slices(ngx_http_ebbtide_figures_t *figures);
-void ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf);
+void ngx_http_ebbtide_idle_reclaim(ngx_log_t *log);
+void ngx_http_ebbtide_idle_slices(ngx_http_ebbtide_stats_t *stats);
+void ngx_http_ebbtide_idle_start(ngx_http_ebbtide_main_conf_t *emcf);
 
 uint64_t ngx_http_ebbtide_now_us(void);
 
@@ -468,17 +468,17 @@ char *ngx_http_ebbtide_zone_add(ngx_conf_t *cf,
 ngx_http_ebbtide_zone_t *ngx_http_ebbtide_zone(void);
 void ngx_http_ebbtide_zone_open(ngx_http_ebbtide_main_conf_t *emcf);
 void ngx_http_ebbtide_zone_leave(void);
-ngx_uint_t ngx_http_ebbtide_is_worker(ngx_http_ebbtide_figures_t *figures);
+ngx_uint_t ngx_http_ebbtide_is_worker(ngx_http_ebbtide_stats_t *stats);
 ngx_uint_t ngx_http_ebbtide_zone_publish(ngx_msec_t now);
-ngx_uint_t ngx_http_ebbtide_zone_ask(ngx_log_t *log);
-ngx_uint_t ngx_http_ebbtide_zone_is_asked(void);
-ngx_http_ebbtide_figures_t *ngx_http_ebbtide_zone_copy(ngx_uint_t index,
+ngx_uint_t ngx_http_ebbtide_zone_request_reclaim(ngx_log_t *log);
+ngx_uint_t ngx_http_ebbtide_zone_reclaim_requested(void);
+ngx_http_ebbtide_stats_t *ngx_http_ebbtide_zone_copy(ngx_uint_t index,
     ngx_pid_t *pid);
-void ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures);
-void ngx_http_ebbtide_held_closes(ngx_http_ebbtide_vm_t *vm);
+void ngx_http_ebbtide_usage(ngx_http_ebbtide_stats_t *stats);
+void ngx_http_ebbtide_usage_closed(ngx_http_ebbtide_vm_t *vm);
 ngx_msec_t ngx_http_ebbtide_ago(ngx_msec_t then);
 
-/* ngx_http_ebbtide_lua.c */
+/* ngx_http_ebbtide_resty.c */
 
 ngx_int_t ngx_http_ebbtide_lua_preload(ngx_conf_t *cf);
 void ngx_http_ebbtide_lua_preload_stream(ngx_cycle_t *cycle);

@@ -212,7 +212,7 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
 
     if (ngx_http_ebbtide_collect_ready(vm) != NGX_OK) {
         /* it is tried again when the VM was quiet once more */
-        vm->stirred = 1;
+        vm->recollect = 1;
         return NGX_OK;
     }
 
@@ -246,7 +246,7 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
     if (rc == NGX_HTTP_EBBTIDE_LUA_ERRMEM) {
         /* so would the next slice: what can go back is to do so first */
         vm->markings = NGX_HTTP_EBBTIDE_MARKINGS;
-        vm->stirred = 1;
+        vm->recollect = 1;
     }
 
     /* that was no activity of the program's */

@@ -84,10 +84,10 @@ ngx_http_ebbtide_options(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf,
     ebb_options *options)
 {
     *options = emcf->options;
-    options->limit_soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft,
-                                                 NULL);
-    options->limit_hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard,
-                                                 NULL);
+    options->limit_soft = ngx_http_ebbtide_limit_bytes(cycle,
+                                                       &emcf->limit_soft, NULL);
+    options->limit_hard = ngx_http_ebbtide_limit_bytes(cycle,
+                                                       &emcf->limit_hard, NULL);
 
     if (options->limit_hard > 0) {
         options->limit_soft = ngx_min(options->limit_soft, options->limit_hard);
@@ -115,10 +115,10 @@ ngx_http_ebbtide_limits(ngx_cycle_t *cycle, ngx_http_ebbtide_main_conf_t *emcf)
 
     ngx_http_ebbtide_env_check_rest(cycle, emcf);
 
-    emcf->options.limit_soft = ngx_http_ebbtide_share(cycle, &emcf->limit_soft,
-                                                      "limit_soft");
-    emcf->options.limit_hard = ngx_http_ebbtide_share(cycle, &emcf->limit_hard,
-                                                      "limit_hard");
+    emcf->options.limit_soft = ngx_http_ebbtide_limit_bytes(cycle,
+                                               &emcf->limit_soft, "limit_soft");
+    emcf->options.limit_hard = ngx_http_ebbtide_limit_bytes(cycle,
+                                               &emcf->limit_hard, "limit_hard");
 
     if (emcf->options.limit_soft == EBB_CGROUP && ebb_cgroup_limit() == 0) {
         ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
@@ -250,7 +250,7 @@ ngx_http_ebbtide_as_set(int64_t given)
 
 
 /*
- * What a heap has, unless that is a value of its birth that the directives have
+ * What a heap has, unless that is a value it was created with that directives have
  * not come to: then what they have come to, or the environment has.
  */
 
@@ -258,13 +258,15 @@ static int64_t
 ngx_http_ebbtide_unless_given(const ngx_http_ebbtide_vm_t *vm, ngx_uint_t i,
     int64_t had, const ebb_options *directives)
 {
-    ngx_http_ebbtide_bounds_t  birth, given;
+    ngx_http_ebbtide_bounds_t      created, given;
+    ngx_http_ebbtide_vm_config_t  *config;
 
-    birth = ngx_http_ebbtide_given_bounds(&ngx_http_ebbtide_births()->options);
+    config = ngx_http_ebbtide_vm_config();
+    created = ngx_http_ebbtide_given_bounds(&config->options);
     given = ngx_http_ebbtide_given_bounds(directives);
 
-    if (!vm->born || birth.of[i] == given.of[i]
-        || had != ngx_http_ebbtide_as_set(birth.of[i]))
+    if (!vm->born || created.of[i] == given.of[i]
+        || had != ngx_http_ebbtide_as_set(created.of[i]))
     {
         return had;
     }
@@ -409,8 +411,8 @@ ngx_http_ebbtide_lowered(ngx_log_t *log, const ngx_http_ebbtide_bounds_t *want,
  */
 
 int64_t
-ngx_http_ebbtide_share(ngx_cycle_t *cycle, ngx_http_ebbtide_limit_t *limit,
-    const char *name)
+ngx_http_ebbtide_limit_bytes(ngx_cycle_t *cycle,
+    ngx_http_ebbtide_limit_t *limit, const char *name)
 {
     u_char            text[NGX_HTTP_EBBTIDE_SIZE_LEN];
     int64_t           allowed, bytes;

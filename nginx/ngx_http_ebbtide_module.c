@@ -216,18 +216,18 @@ ngx_module_t  ngx_ebbtide_core_module = {
 static ngx_http_variable_t  ngx_http_ebbtide_variables[] = {
 
     { ngx_string("ebbtide_live"), NULL, ngx_http_ebbtide_variable,
-      offsetof(ngx_http_ebbtide_held_t, live), NGX_HTTP_VAR_NOCACHEABLE, 0 },
+      offsetof(ngx_http_ebbtide_usage_t, live), NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("ebbtide_resident"), NULL, ngx_http_ebbtide_variable,
-      offsetof(ngx_http_ebbtide_held_t, resident),
+      offsetof(ngx_http_ebbtide_usage_t, resident),
       NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("ebbtide_free"), NULL, ngx_http_ebbtide_variable,
-      offsetof(ngx_http_ebbtide_held_t, free_resident),
+      offsetof(ngx_http_ebbtide_usage_t, free_resident),
       NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("ebbtide_returned"), NULL, ngx_http_ebbtide_variable,
-      offsetof(ngx_http_ebbtide_held_t, returned),
+      offsetof(ngx_http_ebbtide_usage_t, returned),
       NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
       ngx_http_null_variable
@@ -269,17 +269,17 @@ static ngx_int_t
 ngx_http_ebbtide_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
     uintptr_t data)
 {
-    u_char                            *p;
-    uint64_t                           value;
-    ngx_uint_t                         i;
-    static ngx_http_ebbtide_figures_t  figures;
+    u_char                          *p;
+    uint64_t                         value;
+    ngx_uint_t                       i;
+    static ngx_http_ebbtide_stats_t  stats;
 
-    ngx_http_ebbtide_held(&figures);
+    ngx_http_ebbtide_usage(&stats);
 
     value = 0;
 
     for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
-        value += *(uint64_t *) ((u_char *) &figures.held[i] + data);
+        value += *(uint64_t *) ((u_char *) &stats.usage[i] + data);
     }
 
     p = ngx_pnalloc(r->pool, NGX_INT64_LEN);
@@ -331,7 +331,7 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
 {
     ngx_http_ebbtide_main_conf_t *emcf = conf;
 
-    ngx_http_ebbtide_births_t  *births;
+    ngx_http_ebbtide_vm_config_t  *config;
 
     if (ngx_http_ebbtide_given_list(cf, emcf) != NGX_OK) {
         return NGX_CONF_ERROR;
@@ -354,11 +354,11 @@ ngx_http_ebbtide_init_main_conf(ngx_conf_t *cf, void *conf)
     emcf->options.limit_hard = emcf->limit_hard.bytes;
 
     /* the Lua module makes its VM in its postconfiguration */
-    births = ngx_http_ebbtide_births();
-    births->enabled = emcf->enable;
-    births->off = !emcf->enable;
-    births->directives = emcf->options;
-    ngx_http_ebbtide_options(cf->cycle, emcf, &births->options);
+    config = ngx_http_ebbtide_vm_config();
+    config->enabled = emcf->enable;
+    config->off = !emcf->enable;
+    config->directives = emcf->options;
+    ngx_http_ebbtide_options(cf->cycle, emcf, &config->options);
 
     if (!emcf->enable) {
         return NGX_CONF_OK;
@@ -476,8 +476,8 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
     ngx_http_ebbtide_vms_complete();
 
     /* VMs made from now on are of the next configuration, which may want none */
-    ngx_http_ebbtide_births()->enabled = 0;
-    ngx_http_ebbtide_births()->started = ngx_http_ebbtide_started;
+    ngx_http_ebbtide_vm_config()->enabled = 0;
+    ngx_http_ebbtide_vm_config()->started = ngx_http_ebbtide_started;
 
     if (ngx_http_ebbtide_started) {
         /* the zone of the configuration before is about to go */
@@ -502,7 +502,7 @@ ngx_http_ebbtide_init_module(ngx_cycle_t *cycle)
     }
 
     if (!ngx_test_config) {
-        ngx_http_ebbtide_breath_reclaim(cycle->log);
+        ngx_http_ebbtide_idle_reclaim(cycle->log);
     }
 
     if (ngx_http_ebbtide_started) {
@@ -564,15 +564,15 @@ ngx_http_ebbtide_tell(ngx_cycle_t *cycle)
 static void
 ngx_http_ebbtide_start(ngx_http_ebbtide_main_conf_t *emcf)
 {
-    ngx_http_ebbtide_births_t  *births;
+    ngx_http_ebbtide_vm_config_t  *config;
 
-    births = ngx_http_ebbtide_births();
-    births->enabled = emcf->enable;
-    births->options = emcf->options;
-    births->directives = emcf->options;
+    config = ngx_http_ebbtide_vm_config();
+    config->enabled = emcf->enable;
+    config->options = emcf->options;
+    config->directives = emcf->options;
 
     ngx_http_ebbtide_zone_open(emcf);
-    ngx_http_ebbtide_breath_start(emcf);
+    ngx_http_ebbtide_idle_start(emcf);
 
     /* the cache manager and its like do not run Lua; those that do will tell */
 
@@ -590,7 +590,7 @@ ngx_http_ebbtide_init_process(ngx_cycle_t *cycle)
     emcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_ebbtide_module);
 
     ngx_http_ebbtide_started = 1;
-    ngx_http_ebbtide_births()->started = 1;
+    ngx_http_ebbtide_vm_config()->started = 1;
 
     if (emcf == NULL || !emcf->enable) {
         return NGX_OK;

@@ -52,8 +52,8 @@ typedef enum {
 
 
 typedef struct {
-    ngx_pid_t                   pid;
-    ngx_http_ebbtide_figures_t  figures;
+    ngx_pid_t                 pid;
+    ngx_http_ebbtide_stats_t  stats;
 } ngx_http_ebbtide_worker_t;
 
 
@@ -61,7 +61,7 @@ static ngx_http_ebbtide_resource_e ngx_http_ebbtide_status_resource(
     ngx_http_request_t *r);
 static ngx_int_t ngx_http_ebbtide_status_not_allowed(ngx_http_request_t *r,
     const char *allow);
-static ngx_int_t ngx_http_ebbtide_status_figures(ngx_http_request_t *r,
+static ngx_int_t ngx_http_ebbtide_status_stats(ngx_http_request_t *r,
     ngx_http_ebbtide_resource_e resource);
 static const char *ngx_http_ebbtide_no_zone(ngx_http_request_t *r);
 static ngx_int_t ngx_http_ebbtide_status_format(ngx_http_request_t *r);
@@ -83,10 +83,10 @@ static ngx_array_t *ngx_http_ebbtide_status_workers(ngx_http_request_t *r);
 static ngx_int_t ngx_http_ebbtide_status_json(ngx_http_request_t *r);
 static u_char *ngx_http_ebbtide_json_worker(u_char *p,
     ngx_http_ebbtide_worker_t *worker);
-static u_char *ngx_http_ebbtide_json_held(u_char *p,
-    ngx_http_ebbtide_held_t *held);
+static u_char *ngx_http_ebbtide_json_usage(u_char *p,
+    ngx_http_ebbtide_usage_t *usage);
 static u_char *ngx_http_ebbtide_json_samples(u_char *p,
-    ngx_http_ebbtide_figures_t *figures);
+    ngx_http_ebbtide_stats_t *stats);
 static ngx_int_t ngx_http_ebbtide_status_prometheus(ngx_http_request_t *r);
 static u_char *ngx_http_ebbtide_metric(u_char *p,
     const ngx_http_ebbtide_metric_t *metric, ngx_array_t *workers);
@@ -94,7 +94,7 @@ static u_char *ngx_http_ebbtide_restarts(u_char *p);
 static u_char *ngx_http_ebbtide_label(u_char *p, const char *metric,
     ngx_http_ebbtide_worker_t *worker);
 static ngx_msec_t ngx_http_ebbtide_wall_ms(void);
-static uint64_t ngx_http_ebbtide_total(ngx_http_ebbtide_figures_t *figures,
+static uint64_t ngx_http_ebbtide_total(ngx_http_ebbtide_stats_t *stats,
     size_t offset);
 
 
@@ -107,8 +107,8 @@ const char  *ngx_http_ebbtide_phases[] =
 static const char  *ngx_http_ebbtide_kinds[] = { "main", "other" };
 
 
-#define NGX_HTTP_EBBTIDE_HELD(field)  offsetof(ngx_http_ebbtide_held_t, field)
-#define NGX_HTTP_EBBTIDE_OF(field)    offsetof(ngx_http_ebbtide_figures_t, field)
+#define NGX_HTTP_EBBTIDE_HELD(field)  offsetof(ngx_http_ebbtide_usage_t, field)
+#define NGX_HTTP_EBBTIDE_OF(field)    offsetof(ngx_http_ebbtide_stats_t, field)
 
 
 /* The labels are worker, pid and, of VMs, their kind. */
@@ -210,7 +210,7 @@ ngx_http_ebbtide_status_handler(ngx_http_request_t *r)
         return ngx_http_ebbtide_status_reclaim(r);
     }
 
-    return ngx_http_ebbtide_status_figures(r, resource);
+    return ngx_http_ebbtide_status_stats(r, resource);
 }
 
 
@@ -284,7 +284,7 @@ ngx_http_ebbtide_status_not_allowed(ngx_http_request_t *r, const char *allow)
 /* The page or the figures, in one of the formats. */
 
 static ngx_int_t
-ngx_http_ebbtide_status_figures(ngx_http_request_t *r,
+ngx_http_ebbtide_status_stats(ngx_http_request_t *r,
     ngx_http_ebbtide_resource_e resource)
 {
     ngx_int_t  format;
@@ -475,6 +475,7 @@ static ngx_int_t
 ngx_http_ebbtide_status_reclaim(ngx_http_request_t *r)
 {
     u_char                       *text, *last;
+    ngx_uint_t                    asked;
     ngx_http_ebbtide_loc_conf_t  *elcf;
 
     elcf = ngx_http_get_module_loc_conf(r, ngx_http_ebbtide_module);
@@ -499,8 +500,8 @@ ngx_http_ebbtide_status_reclaim(ngx_http_request_t *r)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    last = ngx_sprintf(text, "{\"asked\":%ui}\n",
-                       ngx_http_ebbtide_zone_ask(r->connection->log));
+    asked = ngx_http_ebbtide_zone_request_reclaim(r->connection->log);
+    last = ngx_sprintf(text, "{\"asked\":%ui}\n", asked);
 
     return ngx_http_ebbtide_status_send(r, NGX_HTTP_ACCEPTED,
                                         "application/json", text, last - text);
@@ -601,12 +602,12 @@ ngx_http_ebbtide_status_send(ngx_http_request_t *r, ngx_uint_t status,
 static ngx_array_t *
 ngx_http_ebbtide_status_workers(ngx_http_request_t *r)
 {
-    ngx_pid_t                    pid;
-    ngx_uint_t                   i;
-    ngx_array_t                 *workers;
-    ngx_http_ebbtide_zone_t     *zone;
-    ngx_http_ebbtide_worker_t   *worker;
-    ngx_http_ebbtide_figures_t  *figures;
+    ngx_pid_t                   pid;
+    ngx_uint_t                  i;
+    ngx_array_t                *workers;
+    ngx_http_ebbtide_zone_t    *zone;
+    ngx_http_ebbtide_worker_t  *worker;
+    ngx_http_ebbtide_stats_t   *stats;
 
     workers = ngx_array_create(r->pool, 4, sizeof(ngx_http_ebbtide_worker_t));
     if (workers == NULL) {
@@ -617,8 +618,8 @@ ngx_http_ebbtide_status_workers(ngx_http_request_t *r)
 
     for (i = 0; zone && i < zone->slot_count; i++) {
 
-        figures = ngx_http_ebbtide_zone_copy(i, &pid);
-        if (figures == NULL) {
+        stats = ngx_http_ebbtide_zone_copy(i, &pid);
+        if (stats == NULL) {
             continue;
         }
 
@@ -628,7 +629,7 @@ ngx_http_ebbtide_status_workers(ngx_http_request_t *r)
         }
 
         worker->pid = pid;
-        worker->figures = *figures;
+        worker->stats = *stats;
     }
 
     return workers;
@@ -687,17 +688,17 @@ ngx_http_ebbtide_status_json(ngx_http_request_t *r)
 static u_char *
 ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
 {
-    ngx_uint_t                   i;
-    ngx_msec_t                   wall;
-    ngx_http_ebbtide_figures_t  *figures;
+    ngx_uint_t                 i;
+    ngx_msec_t                 wall;
+    ngx_http_ebbtide_stats_t  *stats;
 
     wall = ngx_http_ebbtide_wall_ms();
-    figures = &worker->figures;
+    stats = &worker->stats;
 
-    p = ngx_sprintf(p, "{\"process\":\"%s\",\"worker\":", figures->process);
+    p = ngx_sprintf(p, "{\"process\":\"%s\",\"worker\":", stats->process);
 
-    if (ngx_http_ebbtide_is_worker(figures)) {
-        p = ngx_sprintf(p, "%ui", figures->worker);
+    if (ngx_http_ebbtide_is_worker(stats)) {
+        p = ngx_sprintf(p, "%ui", stats->worker);
 
     } else {
         p = ngx_cpymem(p, "null", 4);
@@ -707,14 +708,14 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
                        "\"since_ms\":%M,\"updated_ms\":%M,\"rss\":%uL,"
                        "\"vms\":{",
                     worker->pid,
-                    figures->exiting ? "exiting" : "running",
-                    wall - ngx_http_ebbtide_ago(figures->since),
-                    wall - ngx_http_ebbtide_ago(figures->updated),
-                    figures->rss);
+                    stats->exiting ? "exiting" : "running",
+                    wall - ngx_http_ebbtide_ago(stats->since),
+                    wall - ngx_http_ebbtide_ago(stats->updated),
+                    stats->rss);
 
     for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
         p = ngx_sprintf(p, "%s\"%s\":", i ? "," : "", ngx_http_ebbtide_kinds[i]);
-        p = ngx_http_ebbtide_json_held(p, &figures->held[i]);
+        p = ngx_http_ebbtide_json_usage(p, &stats->usage[i]);
     }
 
     p = ngx_sprintf(p, "},\"limit_soft\":%uL,\"limit_hard\":%uL,"
@@ -726,60 +727,60 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
                        "\"p99_us\":%uL,\"max_us\":%uL},"
                        "\"returned_total\":%uL,\"refaulted_total\":%uL,"
                        "\"regretted_total\":%uL,\"history\":[",
-                    figures->limit_soft, figures->limit_hard,
-                    figures->pressure,
-                    ngx_http_ebbtide_total(figures,
+                    stats->limit_soft, stats->limit_hard,
+                    stats->pressure,
+                    ngx_http_ebbtide_total(stats,
                                            NGX_HTTP_EBBTIDE_HELD(thrashing)),
-                    ngx_http_ebbtide_moods[figures->mood % 4],
-                    ngx_http_ebbtide_phases[figures->phase % 4],
-                    ngx_http_ebbtide_total(figures,
+                    ngx_http_ebbtide_moods[stats->mood % 4],
+                    ngx_http_ebbtide_phases[stats->phase % 4],
+                    ngx_http_ebbtide_total(stats,
                                        NGX_HTTP_EBBTIDE_HELD(refused_total)),
-                    ngx_http_ebbtide_total(figures,
+                    ngx_http_ebbtide_total(stats,
                                 NGX_HTTP_EBBTIDE_HELD(refused_space_total)),
-                    figures->restarts,
-                    ngx_max(figures->held[0].purge_errno,
-                            figures->held[1].purge_errno),
-                    figures->steps, figures->step_p50_us,
-                    figures->step_p99_us, figures->step_max_us,
-                    ngx_http_ebbtide_total(figures,
+                    stats->restarts,
+                    ngx_max(stats->usage[0].purge_errno,
+                            stats->usage[1].purge_errno),
+                    stats->steps, stats->step_p50_us,
+                    stats->step_p99_us, stats->step_max_us,
+                    ngx_http_ebbtide_total(stats,
                                       NGX_HTTP_EBBTIDE_HELD(returned_total)),
-                    ngx_http_ebbtide_total(figures,
+                    ngx_http_ebbtide_total(stats,
                                       NGX_HTTP_EBBTIDE_HELD(refaulted_total)),
-                    ngx_http_ebbtide_total(figures,
+                    ngx_http_ebbtide_total(stats,
                                       NGX_HTTP_EBBTIDE_HELD(regretted_total)));
 
-    p = ngx_http_ebbtide_json_samples(p, figures);
+    p = ngx_http_ebbtide_json_samples(p, stats);
 
     return ngx_cpymem(p, "]}", 2);
 }
 
 
 static u_char *
-ngx_http_ebbtide_json_held(u_char *p, ngx_http_ebbtide_held_t *held)
+ngx_http_ebbtide_json_usage(u_char *p, ngx_http_ebbtide_usage_t *usage)
 {
     return ngx_sprintf(p, "{\"count\":%uL,\"live\":%uL,\"waste\":%uL,"
                           "\"free_resident\":%uL,\"returned\":%uL,"
                           "\"metadata\":%uL,\"resident\":%uL,"
                           "\"committed\":%uL,\"reserved\":%uL}",
-                       held->count, held->live, held->waste,
-                       held->free_resident, held->returned, held->metadata,
-                       held->resident, held->committed, held->reserved);
+                       usage->count, usage->live, usage->waste,
+                       usage->free_resident, usage->returned, usage->metadata,
+                       usage->resident, usage->committed, usage->reserved);
 }
 
 
 /* The oldest first: milliseconds ago, live, free, returned, resident. */
 
 static u_char *
-ngx_http_ebbtide_json_samples(u_char *p, ngx_http_ebbtide_figures_t *figures)
+ngx_http_ebbtide_json_samples(u_char *p, ngx_http_ebbtide_stats_t *stats)
 {
     ngx_uint_t                  i, first;
     ngx_http_ebbtide_sample_t  *sample;
 
-    first = figures->sample_count > NGX_HTTP_EBBTIDE_SAMPLES
-            ? figures->sample_count - NGX_HTTP_EBBTIDE_SAMPLES : 0;
+    first = stats->sample_count > NGX_HTTP_EBBTIDE_SAMPLES
+            ? stats->sample_count - NGX_HTTP_EBBTIDE_SAMPLES : 0;
 
-    for (i = first; i < figures->sample_count; i++) {
-        sample = &figures->samples[i % NGX_HTTP_EBBTIDE_SAMPLES];
+    for (i = first; i < stats->sample_count; i++) {
+        sample = &stats->samples[i % NGX_HTTP_EBBTIDE_SAMPLES];
 
         p = ngx_sprintf(p, "%s[%M,%uL,%uL,%uL,%uL]", i > first ? "," : "",
                         ngx_http_ebbtide_ago(sample->time), sample->live,
@@ -856,11 +857,11 @@ ngx_http_ebbtide_metric(u_char *p, const ngx_http_ebbtide_metric_t *metric,
         for (kind = 0; kind < kinds; kind++) {
             p = ngx_http_ebbtide_label(p, metric->name, &worker[i]);
 
-            base = (u_char *) &worker[i].figures;
+            base = (u_char *) &worker[i].stats;
 
             if (metric->by_vm) {
                 p = ngx_sprintf(p, ",vm=\"%s\"", ngx_http_ebbtide_kinds[kind]);
-                base = (u_char *) &worker[i].figures.held[kind];
+                base = (u_char *) &worker[i].stats.usage[kind];
             }
 
             value = *(uint64_t *) (base + metric->offset);
@@ -916,15 +917,15 @@ static u_char *
 ngx_http_ebbtide_label(u_char *p, const char *metric,
     ngx_http_ebbtide_worker_t *worker)
 {
-    ngx_http_ebbtide_figures_t  *figures;
+    ngx_http_ebbtide_stats_t  *stats;
 
-    figures = &worker->figures;
+    stats = &worker->stats;
 
-    if (ngx_http_ebbtide_is_worker(figures)) {
-        p = ngx_sprintf(p, "%s{worker=\"%ui\"", metric, figures->worker);
+    if (ngx_http_ebbtide_is_worker(stats)) {
+        p = ngx_sprintf(p, "%s{worker=\"%ui\"", metric, stats->worker);
 
     } else {
-        p = ngx_sprintf(p, "%s{worker=\"%s\"", metric, figures->process);
+        p = ngx_sprintf(p, "%s{worker=\"%s\"", metric, stats->process);
     }
 
     return ngx_sprintf(p, ",pid=\"%P\"", worker->pid);
@@ -932,7 +933,7 @@ ngx_http_ebbtide_label(u_char *p, const char *metric,
 
 
 static uint64_t
-ngx_http_ebbtide_total(ngx_http_ebbtide_figures_t *figures, size_t offset)
+ngx_http_ebbtide_total(ngx_http_ebbtide_stats_t *stats, size_t offset)
 {
     uint64_t    total;
     ngx_uint_t  i;
@@ -940,7 +941,7 @@ ngx_http_ebbtide_total(ngx_http_ebbtide_figures_t *figures, size_t offset)
     total = 0;
 
     for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
-        total += *(uint64_t *) ((u_char *) &figures->held[i] + offset);
+        total += *(uint64_t *) ((u_char *) &stats->usage[i] + offset);
     }
 
     return total;

@@ -27,8 +27,8 @@ typedef int (*ngx_http_ebbtide_pcall_pt)(lua_State *L, int args, int results,
 typedef lua_State *(*ngx_http_ebbtide_global_pt)(ngx_conf_t *cf);
 
 
-static void ngx_http_ebbtide_vms_refused(void *data);
-static void ngx_http_ebbtide_vms_forget_early(void);
+static void ngx_http_ebbtide_vms_rollback(void *data);
+static void ngx_http_ebbtide_vms_unlist_early(void);
 static ngx_uint_t ngx_http_ebbtide_is_event_thread(void);
 static lua_State *ngx_http_ebbtide_newstate_early(
     ngx_http_ebbtide_newstate_pt newstate);
@@ -56,7 +56,7 @@ static ngx_queue_t   ngx_http_ebbtide_vm_list =
  */
 static ngx_queue_t   ngx_http_ebbtide_vm_early =
     { &ngx_http_ebbtide_vm_early, &ngx_http_ebbtide_vm_early };
-static ngx_http_ebbtide_births_t  ngx_http_ebbtide_birth;
+static ngx_http_ebbtide_vm_config_t  ngx_http_ebbtide_vm_conf;
 /* of the configuration that is being read */
 static ngx_pool_cleanup_t  *ngx_http_ebbtide_reading;
 /* pthread_self() stays the same in the children that the master forks */
@@ -128,10 +128,10 @@ ngx_http_ebbtide_lua(void)
 
 /* How VMs are made from now on, which others set. */
 
-ngx_http_ebbtide_births_t *
-ngx_http_ebbtide_births(void)
+ngx_http_ebbtide_vm_config_t *
+ngx_http_ebbtide_vm_config(void)
 {
-    return &ngx_http_ebbtide_birth;
+    return &ngx_http_ebbtide_vm_conf;
 }
 
 
@@ -175,25 +175,26 @@ ngx_http_ebbtide_vm_configured(ngx_http_ebbtide_vm_t *before)
 ngx_int_t
 ngx_http_ebbtide_vms_watch(ngx_cycle_t *cycle)
 {
-    ngx_pool_cleanup_t         *cln;
-    ngx_http_ebbtide_births_t  *before;
+    ngx_pool_cleanup_t            *cln;
+    ngx_http_ebbtide_vm_config_t  *before;
 
-    cln = ngx_pool_cleanup_add(cycle->pool, sizeof(ngx_http_ebbtide_births_t));
+    cln = ngx_pool_cleanup_add(cycle->pool,
+                               sizeof(ngx_http_ebbtide_vm_config_t));
     if (cln == NULL) {
         return NGX_ERROR;
     }
 
     /* those of a configuration without this module are none of this one */
-    ngx_http_ebbtide_vms_forget_early();
+    ngx_http_ebbtide_vms_unlist_early();
 
     before = cln->data;
-    *before = ngx_http_ebbtide_birth;
-    cln->handler = ngx_http_ebbtide_vms_refused;
+    *before = ngx_http_ebbtide_vm_conf;
+    cln->handler = ngx_http_ebbtide_vms_rollback;
     ngx_http_ebbtide_reading = cln;
 
-    ngx_http_ebbtide_birth.enabled = 0;
-    ngx_http_ebbtide_birth.off = 0;
-    ngx_http_ebbtide_birth.started = 0;
+    ngx_http_ebbtide_vm_conf.enabled = 0;
+    ngx_http_ebbtide_vm_conf.off = 0;
+    ngx_http_ebbtide_vm_conf.started = 0;
     ngx_http_ebbtide_event_thread = pthread_self();
 
     return ngx_http_ebbtide_hooks_set(cycle->pool);
@@ -213,13 +214,13 @@ ngx_http_ebbtide_vms_reading(void)
 /* Runs when the VMs of the configuration are closed. */
 
 static void
-ngx_http_ebbtide_vms_refused(void *data)
+ngx_http_ebbtide_vms_rollback(void *data)
 {
-    ngx_http_ebbtide_births_t  *before = data;
+    ngx_http_ebbtide_vm_config_t  *before = data;
 
-    ngx_http_ebbtide_birth = *before;
+    ngx_http_ebbtide_vm_conf = *before;
     ngx_http_ebbtide_reading = NULL;
-    ngx_http_ebbtide_vms_forget_early();
+    ngx_http_ebbtide_vms_unlist_early();
 }
 
 
@@ -233,12 +234,12 @@ ngx_http_ebbtide_vms_complete(void)
         ngx_http_ebbtide_reading = NULL;
     }
 
-    ngx_http_ebbtide_vms_forget_early();
+    ngx_http_ebbtide_vms_unlist_early();
 }
 
 
 static void
-ngx_http_ebbtide_vms_forget_early(void)
+ngx_http_ebbtide_vms_unlist_early(void)
 {
     ngx_queue_t  *q;
 
@@ -275,11 +276,11 @@ ngx_http_ebbtide_newstate(void)
         return newstate();
     }
 
-    if (!ngx_http_ebbtide_birth.enabled) {
+    if (!ngx_http_ebbtide_vm_conf.enabled) {
         return ngx_http_ebbtide_newstate_early(newstate);
     }
 
-    L = (lua_State *) ebb_newstate(&ngx_http_ebbtide_birth.options);
+    L = (lua_State *) ebb_newstate(&ngx_http_ebbtide_vm_conf.options);
     if (L == NULL) {
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
                       "ebbtide: a Lua VM has LuaJIT's own allocator: %s",
@@ -303,7 +304,7 @@ ngx_http_ebbtide_newstate(void)
 
     ngx_http_ebbtide_vm_preload(L);
 
-    if (ngx_http_ebbtide_birth.started) {
+    if (ngx_http_ebbtide_vm_conf.started) {
         /* of a request or a thread, it is not known which */
         (void) ebb_share((struct lua_State *) L);
         (void) ngx_http_ebbtide_collect_task_ready(L);
@@ -323,8 +324,8 @@ ngx_http_ebbtide_newstate_early(ngx_http_ebbtide_newstate_pt newstate)
 
     L = newstate();
 
-    if (L == NULL || ngx_http_ebbtide_birth.off
-        || ngx_http_ebbtide_birth.started
+    if (L == NULL || ngx_http_ebbtide_vm_conf.off
+        || ngx_http_ebbtide_vm_conf.started
         || !ngx_http_ebbtide_is_event_thread())
     {
         return L;
@@ -453,7 +454,7 @@ ngx_http_ebbtide_vm_add(lua_State *L, const ngx_http_ebbtide_api_t *api)
     vm->lua = L;
     vm->api = api;
     vm->heap = api->heap_of((struct lua_State *) L);
-    vm->configured = !ngx_http_ebbtide_birth.started;
+    vm->configured = !ngx_http_ebbtide_vm_conf.started;
     vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
 
     if (api->on_close(vm->heap, ngx_http_ebbtide_vm_closed, vm) != EBB_OK) {
@@ -475,7 +476,7 @@ ngx_http_ebbtide_vm_closed(void *data)
 {
     ngx_http_ebbtide_vm_t  *vm = data;
 
-    ngx_http_ebbtide_held_closes(vm);
+    ngx_http_ebbtide_usage_closed(vm);
     ngx_queue_remove(&vm->queue);
     ngx_free(vm);
 }
@@ -629,7 +630,7 @@ ngx_http_ebbtide_vm_take(ngx_log_t *log, lua_State *L)
 static ngx_int_t
 ngx_http_ebbtide_vm_attach(ngx_log_t *log, lua_State *L)
 {
-    if (ebb_attach((struct lua_State *) L, &ngx_http_ebbtide_birth.options)
+    if (ebb_attach((struct lua_State *) L, &ngx_http_ebbtide_vm_conf.options)
         == EBB_OK)
     {
         return NGX_OK;
@@ -650,7 +651,7 @@ ngx_http_ebbtide_vm_configure(ngx_http_ebbtide_vm_t *vm, ngx_log_t *log)
 {
     const ebb_options  *options;
 
-    options = &ngx_http_ebbtide_birth.directives;
+    options = &ngx_http_ebbtide_vm_conf.directives;
 
     /* 0: the directive is not there */
 

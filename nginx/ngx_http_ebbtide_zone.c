@@ -33,11 +33,11 @@ static void ngx_http_ebbtide_process_name(char *name);
 static void ngx_http_ebbtide_helper_name(char *name);
 static ngx_uint_t ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid);
 static ngx_http_ebbtide_sample_t *ngx_http_ebbtide_next_sample(
-    ngx_http_ebbtide_figures_t *figures, ngx_msec_t now);
-static ngx_uint_t ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures,
+    ngx_http_ebbtide_stats_t *stats, ngx_msec_t now);
+static ngx_uint_t ngx_http_ebbtide_tell(ngx_http_ebbtide_stats_t *stats,
     ngx_msec_t now);
 static void ngx_http_ebbtide_wake(ngx_pid_t pid, ngx_log_t *log);
-static void ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
+static void ngx_http_ebbtide_usage_read(ngx_http_ebbtide_stats_t *stats,
     ngx_http_ebbtide_vm_t *vm);
 static uint64_t ngx_http_ebbtide_rss(void);
 
@@ -50,9 +50,10 @@ static ngx_http_ebbtide_seat_t  *ngx_http_ebbtide_seat;
 /* when this process started */
 static ngx_msec_t                ngx_http_ebbtide_since;
 /* what VMs that are closed gave back */
-static ngx_http_ebbtide_held_t   ngx_http_ebbtide_closed[NGX_HTTP_EBBTIDE_KINDS];
+static ngx_http_ebbtide_usage_t
+    ngx_http_ebbtide_closed[NGX_HTTP_EBBTIDE_KINDS];
 /* requests to reclaim that were seen */
-static ngx_atomic_uint_t         ngx_http_ebbtide_asked;
+static ngx_atomic_uint_t         ngx_http_ebbtide_reclaims_seen;
 static ngx_fd_t                  ngx_http_ebbtide_statm = NGX_INVALID_FILE;
 
 
@@ -126,7 +127,7 @@ ngx_http_ebbtide_zone_open(ngx_http_ebbtide_main_conf_t *emcf)
     ngx_http_ebbtide_since = ngx_current_msec;
 
     if (ngx_http_ebbtide_zone_data) {
-        ngx_http_ebbtide_asked = ngx_http_ebbtide_zone_data->asked;
+        ngx_http_ebbtide_reclaims_seen = ngx_http_ebbtide_zone_data->asked;
         ngx_http_ebbtide_zone_sit(emcf->generation);
     }
 }
@@ -220,9 +221,9 @@ ngx_http_ebbtide_zone_enter(void)
 
     slot->sequence |= 1;
     ngx_memory_barrier();
-    ngx_memzero(&slot->figures, sizeof(ngx_http_ebbtide_figures_t));
-    slot->figures.since = ngx_http_ebbtide_since;
-    slot->figures.phase = NGX_HTTP_EBBTIDE_SETTLED;
+    ngx_memzero(&slot->stats, sizeof(ngx_http_ebbtide_stats_t));
+    slot->stats.since = ngx_http_ebbtide_since;
+    slot->stats.phase = NGX_HTTP_EBBTIDE_SETTLED;
     ngx_memory_barrier();
     slot->sequence++;
 
@@ -262,9 +263,9 @@ ngx_http_ebbtide_pid_is_gone(ngx_pid_t pid)
 
 
 ngx_uint_t
-ngx_http_ebbtide_is_worker(ngx_http_ebbtide_figures_t *figures)
+ngx_http_ebbtide_is_worker(ngx_http_ebbtide_stats_t *stats)
 {
-    return ngx_strcmp(figures->process, NGX_HTTP_EBBTIDE_WORKER) == 0;
+    return ngx_strcmp(stats->process, NGX_HTTP_EBBTIDE_WORKER) == 0;
 }
 
 
@@ -361,11 +362,11 @@ ngx_http_ebbtide_helper_name(char *name)
 ngx_uint_t
 ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 {
-    ngx_uint_t                         i;
-    ngx_http_ebbtide_slot_t           *slot;
-    ngx_http_ebbtide_sample_t         *sample;
-    ngx_http_ebbtide_figures_t        *figures;
-    static ngx_http_ebbtide_figures_t  unpublished;
+    ngx_uint_t                       i;
+    ngx_http_ebbtide_slot_t         *slot;
+    ngx_http_ebbtide_sample_t       *sample;
+    ngx_http_ebbtide_stats_t        *stats;
+    static ngx_http_ebbtide_stats_t  unpublished;
 
     if (ngx_http_ebbtide_slot == NULL) {
         ngx_http_ebbtide_zone_enter();
@@ -373,40 +374,40 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
 
     slot = ngx_http_ebbtide_slot;
     if (slot == NULL) {
-        ngx_http_ebbtide_held(&unpublished);
+        ngx_http_ebbtide_usage(&unpublished);
         return ngx_http_ebbtide_tell(&unpublished, now);
     }
 
-    figures = &slot->figures;
+    stats = &slot->stats;
 
     slot->sequence |= 1;
     ngx_memory_barrier();
 
-    ngx_http_ebbtide_held(figures);
-    ngx_http_ebbtide_breath_slices(figures);
-    ngx_http_ebbtide_process_name(figures->process);
-    figures->worker = ngx_worker;
-    figures->exiting = ngx_exiting || ngx_terminate;
-    figures->updated = now;
-    figures->rss = ngx_http_ebbtide_rss();
-    figures->restarts = ngx_http_ebbtide_seat ? ngx_http_ebbtide_seat->restarts
+    ngx_http_ebbtide_usage(stats);
+    ngx_http_ebbtide_idle_slices(stats);
+    ngx_http_ebbtide_process_name(stats->process);
+    stats->worker = ngx_worker;
+    stats->exiting = ngx_exiting || ngx_terminate;
+    stats->updated = now;
+    stats->rss = ngx_http_ebbtide_rss();
+    stats->restarts = ngx_http_ebbtide_seat ? ngx_http_ebbtide_seat->restarts
                                               : 0;
 
-    sample = ngx_http_ebbtide_next_sample(figures, now);
+    sample = ngx_http_ebbtide_next_sample(stats, now);
     ngx_memzero(sample, sizeof(ngx_http_ebbtide_sample_t));
     sample->time = now;
-    sample->rss = figures->rss;
+    sample->rss = stats->rss;
 
     for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
-        sample->live += figures->held[i].live;
-        sample->free_resident += figures->held[i].free_resident;
-        sample->returned += figures->held[i].returned;
+        sample->live += stats->usage[i].live;
+        sample->free_resident += stats->usage[i].free_resident;
+        sample->returned += stats->usage[i].returned;
     }
 
     ngx_memory_barrier();
     slot->sequence++;
 
-    return ngx_http_ebbtide_tell(figures, now);
+    return ngx_http_ebbtide_tell(stats, now);
 }
 
 
@@ -417,7 +418,7 @@ ngx_http_ebbtide_zone_publish(ngx_msec_t now)
  */
 
 static ngx_uint_t
-ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures, ngx_msec_t now)
+ngx_http_ebbtide_tell(ngx_http_ebbtide_stats_t *stats, ngx_msec_t now)
 {
     u_char              text[NGX_HTTP_EBBTIDE_SIZE_LEN];
     uint64_t            limit;
@@ -426,8 +427,8 @@ ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures, ngx_msec_t now)
     static ngx_msec_t   last;
     static ngx_uint_t   told, ever, refused, space;
 
-    err = ngx_max(figures->held[NGX_HTTP_EBBTIDE_MAIN].purge_errno,
-                  figures->held[NGX_HTTP_EBBTIDE_OTHER].purge_errno);
+    err = ngx_max(stats->usage[NGX_HTTP_EBBTIDE_MAIN].purge_errno,
+                  stats->usage[NGX_HTTP_EBBTIDE_OTHER].purge_errno);
 
     if (err && !refused) {
         refused = 1;
@@ -437,12 +438,12 @@ ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures, ngx_msec_t now)
     }
 
     if (!space
-        && (figures->held[NGX_HTTP_EBBTIDE_MAIN].refused_space_total
-            || figures->held[NGX_HTTP_EBBTIDE_OTHER].refused_space_total))
+        && (stats->usage[NGX_HTTP_EBBTIDE_MAIN].refused_space_total
+            || stats->usage[NGX_HTTP_EBBTIDE_OTHER].refused_space_total))
     {
         space = 1;
-        limit = figures->held[NGX_HTTP_EBBTIDE_MAIN].reserved
-                + figures->held[NGX_HTTP_EBBTIDE_OTHER].reserved;
+        limit = stats->usage[NGX_HTTP_EBBTIDE_MAIN].reserved
+                + stats->usage[NGX_HTTP_EBBTIDE_OTHER].reserved;
 
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
                       "ebbtide: a Lua VM was refused memory, for the address "
@@ -451,20 +452,20 @@ ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures, ngx_msec_t now)
                       "hold less", ngx_http_ebbtide_size(text, limit));
     }
 
-    thrashing = figures->held[NGX_HTTP_EBBTIDE_MAIN].thrashing
-                || figures->held[NGX_HTTP_EBBTIDE_OTHER].thrashing;
+    thrashing = stats->usage[NGX_HTTP_EBBTIDE_MAIN].thrashing
+                || stats->usage[NGX_HTTP_EBBTIDE_OTHER].thrashing;
 
     if (thrashing && !told && (!ever || now - last >= NGX_HTTP_EBBTIDE_TELL)) {
         told = 1;
         ever = 1;
         last = now;
 
-        limit = figures->limit_soft;
+        limit = stats->limit_soft;
 
-        if (figures->limit_hard
-            && (limit == 0 || figures->limit_hard < limit))
+        if (stats->limit_hard
+            && (limit == 0 || stats->limit_hard < limit))
         {
-            limit = figures->limit_hard;
+            limit = stats->limit_hard;
         }
 
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
@@ -487,19 +488,19 @@ ngx_http_ebbtide_tell(ngx_http_ebbtide_figures_t *figures, ngx_msec_t now)
 /* One for each second: readers have the figures written more often. */
 
 static ngx_http_ebbtide_sample_t *
-ngx_http_ebbtide_next_sample(ngx_http_ebbtide_figures_t *figures,
+ngx_http_ebbtide_next_sample(ngx_http_ebbtide_stats_t *stats,
     ngx_msec_t now)
 {
     ngx_http_ebbtide_sample_t  *newest;
 
-    newest = &figures->samples[(figures->sample_count - 1)
+    newest = &stats->samples[(stats->sample_count - 1)
                                % NGX_HTTP_EBBTIDE_SAMPLES];
 
-    if (figures->sample_count && newest->time / 1000 == now / 1000) {
+    if (stats->sample_count && newest->time / 1000 == now / 1000) {
         return newest;
     }
 
-    return &figures->samples[figures->sample_count++
+    return &stats->samples[stats->sample_count++
                              % NGX_HTTP_EBBTIDE_SAMPLES];
 }
 
@@ -510,14 +511,14 @@ ngx_http_ebbtide_next_sample(ngx_http_ebbtide_figures_t *figures,
  */
 
 void
-ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures)
+ngx_http_ebbtide_usage(ngx_http_ebbtide_stats_t *stats)
 {
-    ngx_queue_t              *q, *vms;
-    ngx_http_ebbtide_vm_t    *vm;
-    ngx_http_ebbtide_held_t  *held;
+    ngx_queue_t               *q, *vms;
+    ngx_http_ebbtide_vm_t     *vm;
+    ngx_http_ebbtide_usage_t  *usage;
 
-    ngx_memcpy(figures->held, ngx_http_ebbtide_closed, sizeof(figures->held));
-    figures->pressure = 0;
+    ngx_memcpy(stats->usage, ngx_http_ebbtide_closed, sizeof(stats->usage));
+    stats->pressure = 0;
 
     vms = ngx_http_ebbtide_vms();
 
@@ -526,76 +527,76 @@ ngx_http_ebbtide_held(ngx_http_ebbtide_figures_t *figures)
     {
         vm = ngx_queue_data(q, ngx_http_ebbtide_vm_t, queue);
 
-        ngx_http_ebbtide_held_look(figures, vm);
+        ngx_http_ebbtide_usage_read(stats, vm);
 
-        held = &figures->held[vm->configured ? NGX_HTTP_EBBTIDE_MAIN
+        usage = &stats->usage[vm->configured ? NGX_HTTP_EBBTIDE_MAIN
                                              : NGX_HTTP_EBBTIDE_OTHER];
-        held->count++;
-        held->live += vm->held.live;
-        held->waste += vm->held.waste;
-        held->free_resident += vm->held.free_resident;
-        held->returned += vm->held.returned;
-        held->metadata += vm->held.metadata;
-        held->resident += vm->held.resident;
-        held->committed += vm->held.committed;
-        held->reserved += vm->held.reserved;
-        held->returned_total += vm->held.returned_total;
-        held->refaulted_total += vm->held.refaulted_total;
-        held->regretted_total += vm->held.regretted_total;
-        held->refused_total += vm->held.refused_total;
-        held->refused_space_total += vm->held.refused_space_total;
-        held->thrashing += vm->held.thrashing;
+        usage->count++;
+        usage->live += vm->usage.live;
+        usage->waste += vm->usage.waste;
+        usage->free_resident += vm->usage.free_resident;
+        usage->returned += vm->usage.returned;
+        usage->metadata += vm->usage.metadata;
+        usage->resident += vm->usage.resident;
+        usage->committed += vm->usage.committed;
+        usage->reserved += vm->usage.reserved;
+        usage->returned_total += vm->usage.returned_total;
+        usage->refaulted_total += vm->usage.refaulted_total;
+        usage->regretted_total += vm->usage.regretted_total;
+        usage->refused_total += vm->usage.refused_total;
+        usage->refused_space_total += vm->usage.refused_space_total;
+        usage->thrashing += vm->usage.thrashing;
 
-        if (vm->held.purge_errno) {
-            held->purge_errno = vm->held.purge_errno;
+        if (vm->usage.purge_errno) {
+            usage->purge_errno = vm->usage.purge_errno;
         }
     }
 }
 
 
 static void
-ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
+ngx_http_ebbtide_usage_read(ngx_http_ebbtide_stats_t *stats,
     ngx_http_ebbtide_vm_t *vm)
 {
-    ebb_stats                 stats;
-    ngx_http_ebbtide_held_t  *held;
+    ebb_stats                  heap;
+    ngx_http_ebbtide_usage_t  *usage;
 
-    ngx_memzero(&stats, sizeof(ebb_stats));
-    stats.size = sizeof(ebb_stats);
+    ngx_memzero(&heap, sizeof(ebb_stats));
+    heap.size = sizeof(ebb_stats);
 
-    if (vm->api->stats_read(vm->heap, &stats) != EBB_OK) {
+    if (vm->api->stats_read(vm->heap, &heap) != EBB_OK) {
         return;
     }
 
     /* with what a VM that was changed over still has on LuaJIT's allocator */
 
-    held = &vm->held;
-    held->live = stats.live + stats.former_live;
-    held->waste = stats.waste;
-    held->free_resident = stats.free_resident;
-    held->returned = stats.returned;
-    held->metadata = stats.metadata;
-    held->resident = stats.resident + stats.former_resident;
-    held->committed = stats.committed + stats.former_reserved;
-    held->reserved = stats.reserved + stats.former_reserved;
-    held->returned_total = stats.returned_total;
-    held->refaulted_total = stats.refaulted_asked + stats.refaulted_idle
-                            + stats.refaulted_limit;
-    held->regretted_total = stats.regretted_asked + stats.regretted_idle
-                            + stats.regretted_limit;
-    held->refused_total = stats.refused_allocations;
-    held->refused_space_total = stats.refused_address_space;
-    held->thrashing = stats.thrashing;
-    held->purge_errno = stats.purge_errno;
+    usage = &vm->usage;
+    usage->live = heap.live + heap.former_live;
+    usage->waste = heap.waste;
+    usage->free_resident = heap.free_resident;
+    usage->returned = heap.returned;
+    usage->metadata = heap.metadata;
+    usage->resident = heap.resident + heap.former_resident;
+    usage->committed = heap.committed + heap.former_reserved;
+    usage->reserved = heap.reserved + heap.former_reserved;
+    usage->returned_total = heap.returned_total;
+    usage->refaulted_total = heap.refaulted_asked + heap.refaulted_idle
+                            + heap.refaulted_limit;
+    usage->regretted_total = heap.regretted_asked + heap.regretted_idle
+                            + heap.regretted_limit;
+    usage->refused_total = heap.refused_allocations;
+    usage->refused_space_total = heap.refused_address_space;
+    usage->thrashing = heap.thrashing;
+    usage->purge_errno = heap.purge_errno;
 
     /* of several VMs, what the one says that is nearest to its limit */
 
-    if (vm->configured && figures && stats.pressure >= figures->pressure) {
-        figures->limit_soft = stats.limit_soft;
-        figures->limit_hard = stats.limit_hard;
-        figures->pressure = stats.pressure;
-        figures->mood = stats.mood;
-        figures->phase = vm->phase;
+    if (vm->configured && stats && heap.pressure >= stats->pressure) {
+        stats->limit_soft = heap.limit_soft;
+        stats->limit_hard = heap.limit_hard;
+        stats->pressure = heap.pressure;
+        stats->mood = heap.mood;
+        stats->phase = vm->phase;
     }
 }
 
@@ -603,19 +604,19 @@ ngx_http_ebbtide_held_look(ngx_http_ebbtide_figures_t *figures,
 /* Keeps what a VM that is about to be closed gave back, for counters rise. */
 
 void
-ngx_http_ebbtide_held_closes(ngx_http_ebbtide_vm_t *vm)
+ngx_http_ebbtide_usage_closed(ngx_http_ebbtide_vm_t *vm)
 {
-    ngx_http_ebbtide_held_t  *closed;
+    ngx_http_ebbtide_usage_t  *closed;
 
-    ngx_http_ebbtide_held_look(NULL, vm);
+    ngx_http_ebbtide_usage_read(NULL, vm);
 
     closed = &ngx_http_ebbtide_closed[vm->configured ? NGX_HTTP_EBBTIDE_MAIN
                                                      : NGX_HTTP_EBBTIDE_OTHER];
-    closed->returned_total += vm->held.returned_total;
-    closed->refaulted_total += vm->held.refaulted_total;
-    closed->regretted_total += vm->held.regretted_total;
-    closed->refused_total += vm->held.refused_total;
-    closed->refused_space_total += vm->held.refused_space_total;
+    closed->returned_total += vm->usage.returned_total;
+    closed->refaulted_total += vm->usage.refaulted_total;
+    closed->regretted_total += vm->usage.regretted_total;
+    closed->refused_total += vm->usage.refused_total;
+    closed->refused_space_total += vm->usage.refused_space_total;
 }
 
 
@@ -662,7 +663,7 @@ ngx_http_ebbtide_rss(void)
 /* Asks all workers to collect and reclaim now. Returns how many there are. */
 
 ngx_uint_t
-ngx_http_ebbtide_zone_ask(ngx_log_t *log)
+ngx_http_ebbtide_zone_request_reclaim(ngx_log_t *log)
 {
     ngx_pid_t                 pid;
     ngx_uint_t                i, count;
@@ -724,7 +725,7 @@ ngx_http_ebbtide_wake(ngx_pid_t pid, ngx_log_t *log)
 /* Whether somebody has asked since the last time. */
 
 ngx_uint_t
-ngx_http_ebbtide_zone_is_asked(void)
+ngx_http_ebbtide_zone_reclaim_requested(void)
 {
     ngx_atomic_uint_t  asked;
 
@@ -734,11 +735,11 @@ ngx_http_ebbtide_zone_is_asked(void)
 
     asked = ngx_http_ebbtide_zone_data->asked;
 
-    if (asked == ngx_http_ebbtide_asked) {
+    if (asked == ngx_http_ebbtide_reclaims_seen) {
         return 0;
     }
 
-    ngx_http_ebbtide_asked = asked;
+    ngx_http_ebbtide_reclaims_seen = asked;
 
     return 1;
 }
@@ -749,13 +750,13 @@ ngx_http_ebbtide_zone_is_asked(void)
  * Returns NULL when they are nobody's.
  */
 
-ngx_http_ebbtide_figures_t *
+ngx_http_ebbtide_stats_t *
 ngx_http_ebbtide_zone_copy(ngx_uint_t index, ngx_pid_t *pid)
 {
-    ngx_uint_t                         tries;
-    ngx_atomic_uint_t                  sequence;
-    ngx_http_ebbtide_slot_t           *slot;
-    static ngx_http_ebbtide_figures_t  copy;
+    ngx_uint_t                       tries;
+    ngx_atomic_uint_t                sequence;
+    ngx_http_ebbtide_slot_t         *slot;
+    static ngx_http_ebbtide_stats_t  copy;
 
     slot = &ngx_http_ebbtide_zone_data->slots[index];
 
@@ -770,7 +771,7 @@ ngx_http_ebbtide_zone_copy(ngx_uint_t index, ngx_pid_t *pid)
         ngx_memory_barrier();
 
         if (sequence % 2 == 0) {
-            copy = slot->figures;
+            copy = slot->stats;
             ngx_memory_barrier();
 
             if (slot->sequence == sequence

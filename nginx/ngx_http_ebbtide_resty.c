@@ -28,7 +28,7 @@ static ngx_uint_t ngx_http_ebbtide_lua_wants_all(lua_State *L);
 static int ngx_http_ebbtide_lua_original(lua_State *L);
 static int ngx_http_ebbtide_lua_no_zone(lua_State *L);
 static void ngx_http_ebbtide_lua_push_worker(lua_State *L, ngx_pid_t pid,
-    ngx_http_ebbtide_figures_t *figures);
+    ngx_http_ebbtide_stats_t *stats);
 static void ngx_http_ebbtide_lua_set(lua_State *L, const char *name,
     double value);
 
@@ -234,7 +234,7 @@ ngx_http_ebbtide_lua_stats(lua_State *L)
     int                            count;
     ngx_pid_t                      pid;
     ngx_uint_t                     i;
-    ngx_http_ebbtide_figures_t    *figures;
+    ngx_http_ebbtide_stats_t      *stats;
     ngx_http_ebbtide_zone_t       *zone;
     const ngx_http_ebbtide_lua_t  *lua;
 
@@ -257,10 +257,10 @@ ngx_http_ebbtide_lua_stats(lua_State *L)
     for (i = 0; i < zone->slot_count; i++) {
 
         /* nothing is held across calls that may throw */
-        figures = ngx_http_ebbtide_zone_copy(i, &pid);
+        stats = ngx_http_ebbtide_zone_copy(i, &pid);
 
-        if (figures) {
-            ngx_http_ebbtide_lua_push_worker(L, pid, figures);
+        if (stats) {
+            ngx_http_ebbtide_lua_push_worker(L, pid, stats);
             lua->rawseti(L, -2, ++count);
         }
     }
@@ -271,49 +271,49 @@ ngx_http_ebbtide_lua_stats(lua_State *L)
 
 static void
 ngx_http_ebbtide_lua_push_worker(lua_State *L, ngx_pid_t pid,
-    ngx_http_ebbtide_figures_t *figures)
+    ngx_http_ebbtide_stats_t *stats)
 {
     double                         live, free_resident, returned, resident;
     double                         refused, thrashing;
     ngx_uint_t                     i;
-    ngx_http_ebbtide_held_t       *held;
+    ngx_http_ebbtide_usage_t      *usage;
     const ngx_http_ebbtide_lua_t  *lua;
 
     lua = ngx_http_ebbtide_lua();
     live = free_resident = returned = resident = refused = thrashing = 0;
 
     for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
-        held = &figures->held[i];
-        live += held->live;
-        free_resident += held->free_resident;
-        returned += held->returned;
-        resident += held->resident;
-        refused += held->refused_total;
-        thrashing += held->thrashing;
+        usage = &stats->usage[i];
+        live += usage->live;
+        free_resident += usage->free_resident;
+        returned += usage->returned;
+        resident += usage->resident;
+        refused += usage->refused_total;
+        thrashing += usage->thrashing;
     }
 
     lua->createtable(L, 0, 16);
 
-    lua->pushlstring(L, figures->process, ngx_strlen(figures->process));
+    lua->pushlstring(L, stats->process, ngx_strlen(stats->process));
     lua->setfield(L, -2, "process");
 
-    if (ngx_http_ebbtide_is_worker(figures)) {
-        ngx_http_ebbtide_lua_set(L, "worker", figures->worker);
+    if (ngx_http_ebbtide_is_worker(stats)) {
+        ngx_http_ebbtide_lua_set(L, "worker", stats->worker);
     }
 
     ngx_http_ebbtide_lua_set(L, "pid", pid);
-    ngx_http_ebbtide_lua_set(L, "age_ms", ngx_http_ebbtide_ago(figures->updated));
-    ngx_http_ebbtide_lua_set(L, "process_resident", figures->rss);
+    ngx_http_ebbtide_lua_set(L, "age_ms", ngx_http_ebbtide_ago(stats->updated));
+    ngx_http_ebbtide_lua_set(L, "process_resident", stats->rss);
     ngx_http_ebbtide_lua_set(L, "live", live);
     ngx_http_ebbtide_lua_set(L, "free_resident", free_resident);
     ngx_http_ebbtide_lua_set(L, "returned", returned);
     ngx_http_ebbtide_lua_set(L, "resident", resident);
-    ngx_http_ebbtide_lua_set(L, "pressure", figures->pressure);
-    ngx_http_ebbtide_lua_set(L, "limit_soft", figures->limit_soft);
-    ngx_http_ebbtide_lua_set(L, "limit_hard", figures->limit_hard);
+    ngx_http_ebbtide_lua_set(L, "pressure", stats->pressure);
+    ngx_http_ebbtide_lua_set(L, "limit_soft", stats->limit_soft);
+    ngx_http_ebbtide_lua_set(L, "limit_hard", stats->limit_hard);
     ngx_http_ebbtide_lua_set(L, "thrashing_vms", thrashing);
     ngx_http_ebbtide_lua_set(L, "refused_allocations", refused);
-    ngx_http_ebbtide_lua_set(L, "restarts", figures->restarts);
+    ngx_http_ebbtide_lua_set(L, "restarts", stats->restarts);
 }
 
 
@@ -346,7 +346,7 @@ ngx_http_ebbtide_lua_reclaim(lua_State *L)
         return ngx_http_ebbtide_lua_no_zone(L);
     }
 
-    lua->pushnumber(L, ngx_http_ebbtide_zone_ask(ngx_cycle->log));
+    lua->pushnumber(L, ngx_http_ebbtide_zone_request_reclaim(ngx_cycle->log));
 
     return 1;
 }

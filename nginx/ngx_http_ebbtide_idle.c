@@ -44,17 +44,17 @@
 
 static ngx_int_t ngx_http_ebbtide_process_events(ngx_cycle_t *cycle,
     ngx_msec_t timer, ngx_uint_t flags);
-static ngx_msec_t ngx_http_ebbtide_breathe(ngx_msec_t now);
-static ngx_msec_t ngx_http_ebbtide_vm_breathe(ngx_http_ebbtide_vm_t *vm,
+static ngx_msec_t ngx_http_ebbtide_run_idle(ngx_msec_t now);
+static ngx_msec_t ngx_http_ebbtide_vm_run_idle(ngx_http_ebbtide_vm_t *vm,
     ngx_msec_t now);
 static ngx_msec_t ngx_http_ebbtide_vm_tick(ngx_http_ebbtide_vm_t *vm);
 static ngx_msec_t ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm,
     ngx_msec_t now);
 static void ngx_http_ebbtide_vm_collected(ngx_http_ebbtide_vm_t *vm,
     ngx_msec_t now);
-static ngx_msec_t ngx_http_ebbtide_vm_again(ngx_http_ebbtide_vm_t *vm,
+static ngx_msec_t ngx_http_ebbtide_vm_next_collect(ngx_http_ebbtide_vm_t *vm,
     ngx_msec_t now);
-static uint64_t ngx_http_ebbtide_vm_little(uint64_t bytes);
+static uint64_t ngx_http_ebbtide_vm_noise_bytes(uint64_t bytes);
 static void ngx_http_ebbtide_vm_begin(ngx_http_ebbtide_vm_t *vm);
 static ngx_int_t ngx_http_ebbtide_vm_collect(ngx_http_ebbtide_vm_t *vm);
 static ngx_int_t ngx_http_ebbtide_vm_return(ngx_http_ebbtide_vm_t *vm);
@@ -89,7 +89,7 @@ static ngx_uint_t   ngx_http_ebbtide_thrashing;
 /* In the master, before it forks: workers start with what is live alone. */
 
 void
-ngx_http_ebbtide_breath_reclaim(ngx_log_t *log)
+ngx_http_ebbtide_idle_reclaim(ngx_log_t *log)
 {
     ngx_http_ebbtide_vm_t  *vm;
 
@@ -111,7 +111,7 @@ ngx_http_ebbtide_breath_reclaim(ngx_log_t *log)
 /* In a process with an event loop, once that is there. */
 
 void
-ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
+ngx_http_ebbtide_idle_start(ngx_http_ebbtide_main_conf_t *emcf)
 {
     ngx_http_ebbtide_vm_t  *vm;
 
@@ -128,10 +128,10 @@ ngx_http_ebbtide_breath_start(ngx_http_ebbtide_main_conf_t *emcf)
         vm->bytes = ngx_http_ebbtide_lua_bytes(vm);
         vm->quiet_bytes = vm->bytes;
         vm->collected = vm->bytes;
-        vm->settled = ngx_current_msec;
-        vm->patience = NGX_TIMER_INFINITE;
+        vm->settled_at = ngx_current_msec;
+        vm->recollect_after = NGX_TIMER_INFINITE;
         vm->asked = 0;
-        vm->stirred = 0;
+        vm->recollect = 0;
         vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
     }
 
@@ -160,7 +160,7 @@ ngx_http_ebbtide_process_events(ngx_cycle_t *cycle, ngx_msec_t timer,
         next = left;
 
     } else {
-        next = ngx_http_ebbtide_breathe(ngx_current_msec);
+        next = ngx_http_ebbtide_run_idle(ngx_current_msec);
         ngx_http_ebbtide_next_look =
             ngx_current_msec + ngx_min(next, NGX_HTTP_EBBTIDE_LOOK);
     }
@@ -173,7 +173,7 @@ ngx_http_ebbtide_process_events(ngx_cycle_t *cycle, ngx_msec_t timer,
 /* Does what is due now. Returns in how many milliseconds more will be. */
 
 static ngx_msec_t
-ngx_http_ebbtide_breathe(ngx_msec_t now)
+ngx_http_ebbtide_run_idle(ngx_msec_t now)
 {
     ngx_msec_t              next, since;
     ngx_uint_t              asked;
@@ -181,7 +181,7 @@ ngx_http_ebbtide_breathe(ngx_msec_t now)
     ngx_http_ebbtide_vm_t  *vm;
 
     next = NGX_TIMER_INFINITE;
-    asked = ngx_http_ebbtide_zone_is_asked();
+    asked = ngx_http_ebbtide_zone_reclaim_requested();
     vms = ngx_http_ebbtide_vms();
 
     for (q = ngx_queue_head(vms); q != ngx_queue_sentinel(vms);
@@ -197,7 +197,7 @@ ngx_http_ebbtide_breathe(ngx_msec_t now)
             }
         }
 
-        next = ngx_min(next, ngx_http_ebbtide_vm_breathe(vm, now));
+        next = ngx_min(next, ngx_http_ebbtide_vm_run_idle(vm, now));
     }
 
     if (ngx_http_ebbtide_changed) {
@@ -223,7 +223,7 @@ ngx_http_ebbtide_breathe(ngx_msec_t now)
 
 
 static ngx_msec_t
-ngx_http_ebbtide_vm_breathe(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
+ngx_http_ebbtide_vm_run_idle(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 {
     ngx_msec_t  next;
 
@@ -286,13 +286,13 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
     change = bytes > vm->quiet_bytes ? bytes - vm->quiet_bytes
                                      : vm->quiet_bytes - bytes;
 
-    if (change > ngx_http_ebbtide_vm_little(vm->quiet_bytes)) {
+    if (change > ngx_http_ebbtide_vm_noise_bytes(vm->quiet_bytes)) {
         vm->quiet_bytes = bytes;
         vm->active = now;
-        vm->patience = NGX_HTTP_EBBTIDE_AGAIN * ngx_http_ebbtide_idle_ms;
+        vm->recollect_after = NGX_HTTP_EBBTIDE_AGAIN * ngx_http_ebbtide_idle_ms;
 
         if (vm->asked) {
-            vm->stirred = 1;
+            vm->recollect = 1;
 
         } else {
             vm->phase = NGX_HTTP_EBBTIDE_BUSY;
@@ -342,9 +342,9 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 
         vm->asked = 0;
 
-        if (vm->stirred) {
+        if (vm->recollect) {
             /* there may be new garbage, which is collected when it is quiet */
-            vm->stirred = 0;
+            vm->recollect = 0;
             vm->active = now;
             vm->phase = NGX_HTTP_EBBTIDE_BUSY;
             return NGX_HTTP_EBBTIDE_PAUSE;
@@ -357,12 +357,12 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
     default: /* NGX_HTTP_EBBTIDE_SETTLED */
 
         next = ngx_http_ebbtide_vm_tick(vm);
-        again = ngx_http_ebbtide_vm_again(vm, now);
+        again = ngx_http_ebbtide_vm_next_collect(vm, now);
 
         if (again == 0) {
             most = NGX_HTTP_EBBTIDE_AGAIN_MOST * ngx_http_ebbtide_idle_ms;
             most = ngx_min(most, NGX_HTTP_EBBTIDE_DAY);
-            vm->patience = ngx_min(2 * vm->patience, most);
+            vm->recollect_after = ngx_min(2 * vm->recollect_after, most);
             ngx_http_ebbtide_vm_begin(vm);
             return NGX_HTTP_EBBTIDE_PAUSE;
         }
@@ -377,38 +377,40 @@ ngx_http_ebbtide_vm_look(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 static void
 ngx_http_ebbtide_vm_collected(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 {
-    if (vm->begun > vm->bytes + ngx_http_ebbtide_vm_little(vm->bytes)) {
-        vm->patience = NGX_HTTP_EBBTIDE_AGAIN * ngx_http_ebbtide_idle_ms;
+    if (vm->begun > vm->bytes + ngx_http_ebbtide_vm_noise_bytes(vm->bytes)) {
+        vm->recollect_after = NGX_HTTP_EBBTIDE_AGAIN * ngx_http_ebbtide_idle_ms;
     }
 
     vm->collected = vm->bytes;
-    vm->settled = now;
+    vm->settled_at = now;
 }
 
 
 /* In how many milliseconds a settled VM is due for another collection. */
 
 static ngx_msec_t
-ngx_http_ebbtide_vm_again(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
+ngx_http_ebbtide_vm_next_collect(ngx_http_ebbtide_vm_t *vm, ngx_msec_t now)
 {
     ngx_msec_t  since;
 
     /* where they are equal nothing has run */
 
-    if (vm->bytes == vm->collected || vm->patience == NGX_TIMER_INFINITE) {
+    if (vm->bytes == vm->collected
+        || vm->recollect_after == NGX_TIMER_INFINITE)
+    {
         return NGX_TIMER_INFINITE;
     }
 
-    since = now - vm->settled;
+    since = now - vm->settled_at;
 
-    return since < vm->patience ? vm->patience - since : 0;
+    return since < vm->recollect_after ? vm->recollect_after - since : 0;
 }
 
 
 /* How much may come or go in a VM that is quiet. */
 
 static uint64_t
-ngx_http_ebbtide_vm_little(uint64_t bytes)
+ngx_http_ebbtide_vm_noise_bytes(uint64_t bytes)
 {
     return NGX_HTTP_EBBTIDE_LITTLE + bytes / NGX_HTTP_EBBTIDE_LITTLE_SHARE;
 }
@@ -510,14 +512,14 @@ ngx_http_ebbtide_slice_us(ngx_uint_t percent)
 
 
 void
-ngx_http_ebbtide_breath_slices(ngx_http_ebbtide_figures_t *figures)
+ngx_http_ebbtide_idle_slices(ngx_http_ebbtide_stats_t *stats)
 {
-    figures->steps = ngx_http_ebbtide_slice_count;
+    stats->steps = ngx_http_ebbtide_slice_count;
 
-    if (figures->steps) {
-        figures->step_p50_us = ngx_http_ebbtide_slice_us(50);
-        figures->step_p99_us = ngx_http_ebbtide_slice_us(99);
-        figures->step_max_us = ngx_http_ebbtide_slice_max_us;
+    if (stats->steps) {
+        stats->step_p50_us = ngx_http_ebbtide_slice_us(50);
+        stats->step_p99_us = ngx_http_ebbtide_slice_us(99);
+        stats->step_max_us = ngx_http_ebbtide_slice_max_us;
     }
 }
 

@@ -167,7 +167,7 @@ impl Report {
 fn speed(shape: &Shape, report: &mut Report) {
     let churn = shape.churn();
     let mut ratios = Vec::new();
-    let (mut returned, mut regretted, mut lasted) = (0, 0, Duration::ZERO);
+    let (mut returned, mut premature, mut lasted) = (0, 0, Duration::ZERO);
     for round in 0..shape.rounds {
         // Where a heap lies costs or gains it a percent, so they change places.
         let (on, off) = (round % 2, 1 - round % 2);
@@ -175,7 +175,7 @@ fn speed(shape: &Shape, report: &mut Report) {
         let took = shape.run(&heaps, shape.periods, churn);
         let stats = heaps[on].stats();
         returned += stats.returned_total;
-        regretted += stats.regretted_idle;
+        premature += stats.premature_refaults_idle;
         lasted += took[0] + took[1];
         ratios.push(took[off].div_duration_f64(took[on]));
     }
@@ -196,10 +196,10 @@ fn speed(shape: &Shape, report: &mut Report) {
         "{}: of {:.1} MB returned under load {:.1} were needed within a second",
         shape.name,
         megabytes(returned),
-        megabytes(regretted)
+        megabytes(premature)
     );
     if shape.returns_in_time && returned > 0 {
-        report.judge(regretted * 20 < returned, text + ", under 5 %");
+        report.judge(premature * 20 < returned, text + ", under 5 %");
     } else {
         println!("{text}");
     }

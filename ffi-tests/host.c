@@ -192,7 +192,7 @@ static const struct {
   STATS_FIELD(spans),           STATS_FIELD(commit_calls),
   STATS_FIELD(purge_calls),     STATS_FIELD(remap_calls),
   STATS_FIELD(failed_calls),    STATS_FIELD(reclaim_passes),
-  STATS_FIELD(returned_total),  STATS_FIELD(mood),
+  STATS_FIELD(returned_total),  STATS_FIELD(trend),
   STATS_FIELD(keep),            STATS_FIELD(floor),
   STATS_FIELD(floor_reason),    STATS_FIELD(due),
   STATS_FIELD(idle_age_ms),     STATS_FIELD(limit_soft),
@@ -202,8 +202,8 @@ static const struct {
   STATS_FIELD(returned_asked),  STATS_FIELD(returned_idle),
   STATS_FIELD(returned_limit),  STATS_FIELD(refaulted_asked),
   STATS_FIELD(refaulted_idle),  STATS_FIELD(refaulted_limit),
-  STATS_FIELD(regretted_asked), STATS_FIELD(regretted_idle),
-  STATS_FIELD(regretted_limit)
+  STATS_FIELD(premature_refaults_asked), STATS_FIELD(premature_refaults_idle),
+  STATS_FIELD(premature_refaults_limit)
 };
 
 #define STATS_FIELDS (sizeof(stats_fields) / sizeof(*stats_fields))

@@ -115,20 +115,20 @@ struct lua_State;
 #define EBB_CGROUP (-2)
 
 /**
- * ebb_stats.mood: demand is higher than it was before. Nothing goes back
+ * ebb_stats.trend: demand is higher than it was before. Nothing goes back
  * but what exceeds retain_max.
  */
-#define EBB_MOOD_GROWING 1
+#define EBB_TREND_GROWING 1
 
 /**
- * ebb_stats.mood: demand comes and goes as before, or climbs back fast.
+ * ebb_stats.trend: demand comes and goes as before, or climbs back fast.
  */
-#define EBB_MOOD_STEADY 2
+#define EBB_TREND_STEADY 2
 
 /**
- * ebb_stats.mood: memory goes back, and new blocks go into the fullest spans.
+ * ebb_stats.trend: memory goes back, and new blocks go into the fullest spans.
  */
-#define EBB_MOOD_SHRINKING 3
+#define EBB_TREND_SHRINKING 3
 
 /**
  * ebb_stats.floor_reason: there is no floor.
@@ -148,7 +148,7 @@ struct lua_State;
 /**
  * ebb_stats.floor_reason: memory was needed again soon after it went back.
  */
-#define EBB_FLOOR_REGRET 3
+#define EBB_FLOOR_PREMATURE 3
 
 /**
  * ebb_stats.floor_reason: none, for the heap holds more than the lower of its limits.
@@ -491,10 +491,10 @@ typedef struct ebb_stats {
    */
   uint64_t returned_total;
   /**
-   * What the heap was doing when it was last looked at: EBB_MOOD_GROWING,
-   * EBB_MOOD_STEADY or EBB_MOOD_SHRINKING.
+   * What the heap was doing when it was last looked at: EBB_TREND_GROWING,
+   * EBB_TREND_STEADY or EBB_TREND_SHRINKING.
    */
-  uint64_t mood;
+  uint64_t trend;
   /**
    * Free memory that may stay for now.
    */
@@ -559,7 +559,7 @@ typedef struct ebb_stats {
    */
   uint64_t returned_limit;
   /**
-   * Of returned_asked, used again. To 256 KiB: see regretted_asked.
+   * Of returned_asked, used again. To 256 KiB: see premature_refaults_asked.
    */
   uint64_t refaulted_asked;
   /**
@@ -574,30 +574,30 @@ typedef struct ebb_stats {
    * Of refaulted_asked, used again within a second. When memory went back is
    * kept for each 256 KiB, so this is rather too much than too little.
    */
-  uint64_t regretted_asked;
+  uint64_t premature_refaults_asked;
   /**
    * Of refaulted_idle, used again within a second: a mistake.
    */
-  uint64_t regretted_idle;
+  uint64_t premature_refaults_idle;
   /**
    * Of refaulted_limit, used again within a second.
    */
-  uint64_t regretted_limit;
+  uint64_t premature_refaults_limit;
   /**
    * In blocks that the VM has had since before ebb_attach(), on LuaJIT's own
    * allocator. In no other figure.
    */
-  uint64_t former_live;
+  uint64_t previous_live;
   /**
    * That allocator's, mapped: live, free or returned. ebb_builtin_read() tells
    * them apart.
    */
-  uint64_t former_reserved;
+  uint64_t previous_reserved;
   /**
    * Of that, resident: at most so much, as counted at ebb_attach() and by each
    * ebb_reclaim() without a budget, less what went back since.
    */
-  uint64_t former_resident;
+  uint64_t previous_resident;
   /**
    * Ranges that the kernel refused to take back, over the life of the heap (a
    * count).
@@ -664,7 +664,7 @@ typedef struct ebb_sample {
   /**
    * As in ebb_stats.
    */
-  uint64_t mood;
+  uint64_t trend;
 } ebb_sample;
 
 /**

@@ -208,14 +208,14 @@ function _M.stats(which)
 end
 
 -- What the VM ran on before attach() still holds.
-function _M.former(unwanted)
-  check_none(unwanted, "former")
+function _M.previous(unwanted)
+  check_none(unwanted, "previous")
   local allocator, attached = core.allocator()
   if not allocator then
     return nil, attached
   end
   if not attached then
-    return nil, "the VM was not attached: it has no former heap"
+    return nil, "the VM was not attached: it has no previous heap"
   end
   local stats, reason = core.builtin()
   if not stats then
@@ -406,20 +406,20 @@ local function builtin_report(stats)
   return lines
 end
 
-local MOODS = { "growing", "steady", "shrinking" }
+local TRENDS = { "growing", "steady", "shrinking" }
 
 -- What was mapped apart before attach() is in no figure of either allocator, and the collector
 -- counts it still.
-local function add_former(stats, lines)
-  lines[#lines + 1] = format("  former     %s   in LuaJIT's own allocator, of that live %.1f MB",
-                             megabytes(stats.former_resident), stats.former_live / 2 ^ 20)
+local function add_previous(stats, lines)
+  lines[#lines + 1] = format("  previous   %s   in LuaJIT's own allocator, of that live %.1f MB",
+                             megabytes(stats.previous_resident), stats.previous_live / 2 ^ 20)
   local process = core.process() or huge
   local beside = max(0, stats.collected - stats.live)
-  stats.large_max = min(beside, max(0, process - stats.resident - stats.former_resident))
-  stats.large_min = min(stats.large_max, max(0, beside - stats.former_live))
+  stats.large_max = min(beside, max(0, process - stats.resident - stats.previous_resident))
+  stats.large_min = min(stats.large_max, max(0, beside - stats.previous_live))
   add_large_lines(stats, lines)
-  if stats.former_resident - stats.former_live >= LITTLE then
-    lines[#lines + 1] = "reclaim() gives back whole free pages of the former allocator; " ..
+  if stats.previous_resident - stats.previous_live >= LITTLE then
+    lines[#lines + 1] = "reclaim() gives back whole free pages of the previous allocator; " ..
                         "nothing there goes back by itself."
   end
 end
@@ -436,8 +436,8 @@ local function own_report(stats)
            megabytes(stats.free_resident), stats.due / 2 ^ 20,
            range(min(stats.due, stats.free_resident),
                  max(stats.due, stats.free_resident - retain))),
-    format("  given back %s   so far; the mood is %s",
-           megabytes(stats.returned_total), MOODS[stats.mood] or "steady"),
+    format("  given back %s   so far; the trend is %s",
+           megabytes(stats.returned_total), TRENDS[stats.trend] or "steady"),
   }
   if stats.thrashing then
     lines[#lines + 1] = "  thrashing  what goes back at the limit is needed again at once"
@@ -451,7 +451,7 @@ local function own_report(stats)
                                stats.purge_errno)
   end
   if stats.attached then
-    add_former(stats, lines)
+    add_previous(stats, lines)
   end
   local process = core.process()
   if process then

@@ -154,7 +154,7 @@ typedef struct {
     uint64_t                   reserved;
     uint64_t                   returned_total;
     uint64_t                   refaulted_total;
-    uint64_t                   regretted_total;
+    uint64_t                   premature_refaults_total;
     /* how often an allocation was refused */
     uint64_t                   refused_total;
     /* of these, for want of address space below RLIMIT_AS */
@@ -330,7 +330,7 @@ typedef struct {
     uint64_t                  pressure;
     /* how often a worker of this number was started anew */
     uint64_t                   restarts;
-    uint64_t                   mood;
+    uint64_t                   trend;
     ngx_http_ebbtide_phase_e   phase;
     uint64_t                   steps;
     uint64_t                   step_p50_us;
@@ -490,7 +490,7 @@ ngx_int_t ngx_http_ebbtide_status_handler(ngx_http_request_t *r);
 
 extern ngx_module_t  ngx_http_ebbtide_module;
 
-extern const char  *ngx_http_ebbtide_moods[];
+extern const char  *ngx_http_ebbtide_trends[];
 extern const char  *ngx_http_ebbtide_phases[];
 
 

@@ -98,7 +98,7 @@ static uint64_t ngx_http_ebbtide_total(ngx_http_ebbtide_stats_t *stats,
     size_t offset);
 
 
-const char  *ngx_http_ebbtide_moods[] =
+const char  *ngx_http_ebbtide_trends[] =
     { "steady", "growing", "steady", "shrinking" };
 
 const char  *ngx_http_ebbtide_phases[] =
@@ -138,9 +138,9 @@ static const ngx_http_ebbtide_metric_t  ngx_http_ebbtide_metrics[] = {
     { "ebbtide_refaulted_bytes_total", "counter",
       "Of the bytes given back, those used again.",
       1, NGX_HTTP_EBBTIDE_HELD(refaulted_total), 1 },
-    { "ebbtide_regretted_bytes_total", "counter",
+    { "ebbtide_premature_refaults_bytes_total", "counter",
       "Of the bytes used again, those within a second.",
-      1, NGX_HTTP_EBBTIDE_HELD(regretted_total), 1 },
+      1, NGX_HTTP_EBBTIDE_HELD(premature_refaults_total), 1 },
     { "ebbtide_refused_allocations_total", "counter",
       "Allocations refused, ever: Lua was out of memory.",
       1, NGX_HTTP_EBBTIDE_HELD(refused_total), 1 },
@@ -719,19 +719,19 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
     }
 
     p = ngx_sprintf(p, "},\"limit_soft\":%uL,\"limit_hard\":%uL,"
-                       "\"pressure\":%uL,\"thrashing_vms\":%uL,\"mood\":\"%s\","
+                       "\"pressure\":%uL,\"thrashing_vms\":%uL,\"trend\":\"%s\","
                        "\"breath\":\"%s\",\"refused_allocations\":%uL,"
                        "\"refused_address_space\":%uL,"
                        "\"restarts\":%uL,\"purge_errno\":%uL,"
                        "\"steps\":{\"count\":%uL,\"p50_us\":%uL,"
                        "\"p99_us\":%uL,\"max_us\":%uL},"
                        "\"returned_total\":%uL,\"refaulted_total\":%uL,"
-                       "\"regretted_total\":%uL,\"history\":[",
+                       "\"premature_refaults_total\":%uL,\"history\":[",
                     stats->limit_soft, stats->limit_hard,
                     stats->pressure,
                     ngx_http_ebbtide_total(stats,
                                            NGX_HTTP_EBBTIDE_HELD(thrashing)),
-                    ngx_http_ebbtide_moods[stats->mood % 4],
+                    ngx_http_ebbtide_trends[stats->trend % 4],
                     ngx_http_ebbtide_phases[stats->phase % 4],
                     ngx_http_ebbtide_total(stats,
                                        NGX_HTTP_EBBTIDE_HELD(refused_total)),
@@ -747,7 +747,7 @@ ngx_http_ebbtide_json_worker(u_char *p, ngx_http_ebbtide_worker_t *worker)
                     ngx_http_ebbtide_total(stats,
                                       NGX_HTTP_EBBTIDE_HELD(refaulted_total)),
                     ngx_http_ebbtide_total(stats,
-                                      NGX_HTTP_EBBTIDE_HELD(regretted_total)));
+                                      NGX_HTTP_EBBTIDE_HELD(premature_refaults_total)));
 
     p = ngx_http_ebbtide_json_samples(p, stats);
 

@@ -542,7 +542,7 @@ ngx_http_ebbtide_usage(ngx_http_ebbtide_stats_t *stats)
         usage->reserved += vm->usage.reserved;
         usage->returned_total += vm->usage.returned_total;
         usage->refaulted_total += vm->usage.refaulted_total;
-        usage->regretted_total += vm->usage.regretted_total;
+        usage->premature_refaults_total += vm->usage.premature_refaults_total;
         usage->refused_total += vm->usage.refused_total;
         usage->refused_space_total += vm->usage.refused_space_total;
         usage->thrashing += vm->usage.thrashing;
@@ -571,19 +571,19 @@ ngx_http_ebbtide_usage_read(ngx_http_ebbtide_stats_t *stats,
     /* with what a VM that was changed over still has on LuaJIT's allocator */
 
     usage = &vm->usage;
-    usage->live = heap.live + heap.former_live;
+    usage->live = heap.live + heap.previous_live;
     usage->waste = heap.waste;
     usage->free_resident = heap.free_resident;
     usage->returned = heap.returned;
     usage->metadata = heap.metadata;
-    usage->resident = heap.resident + heap.former_resident;
-    usage->committed = heap.committed + heap.former_reserved;
-    usage->reserved = heap.reserved + heap.former_reserved;
+    usage->resident = heap.resident + heap.previous_resident;
+    usage->committed = heap.committed + heap.previous_reserved;
+    usage->reserved = heap.reserved + heap.previous_reserved;
     usage->returned_total = heap.returned_total;
     usage->refaulted_total = heap.refaulted_asked + heap.refaulted_idle
                             + heap.refaulted_limit;
-    usage->regretted_total = heap.regretted_asked + heap.regretted_idle
-                            + heap.regretted_limit;
+    usage->premature_refaults_total = heap.premature_refaults_asked + heap.premature_refaults_idle
+                            + heap.premature_refaults_limit;
     usage->refused_total = heap.refused_allocations;
     usage->refused_space_total = heap.refused_address_space;
     usage->thrashing = heap.thrashing;
@@ -595,7 +595,7 @@ ngx_http_ebbtide_usage_read(ngx_http_ebbtide_stats_t *stats,
         stats->limit_soft = heap.limit_soft;
         stats->limit_hard = heap.limit_hard;
         stats->pressure = heap.pressure;
-        stats->mood = heap.mood;
+        stats->trend = heap.trend;
         stats->phase = vm->phase;
     }
 }
@@ -614,7 +614,7 @@ ngx_http_ebbtide_usage_closed(ngx_http_ebbtide_vm_t *vm)
                                                      : NGX_HTTP_EBBTIDE_OTHER];
     closed->returned_total += vm->usage.returned_total;
     closed->refaulted_total += vm->usage.refaulted_total;
-    closed->regretted_total += vm->usage.regretted_total;
+    closed->premature_refaults_total += vm->usage.premature_refaults_total;
     closed->refused_total += vm->usage.refused_total;
     closed->refused_space_total += vm->usage.refused_space_total;
 }

@@ -72,7 +72,7 @@ static void attach_and_close(void)
   CHECK(ebb_heap_of(L) != NULL);
   CHECK_EQ(ebb_attach(L, NULL), EBB_MORE);
   DO(L, check_work);
-  CHECK(stats_of(ebb_heap_of(L), 0).former_live > 100 * KIB);
+  CHECK(stats_of(ebb_heap_of(L), 0).previous_live > 100 * KIB);
   CHECK_EQ(builtin_of(L).blocks > 2000, 1);
   DO(L, "kept, big = nil collectgarbage() collectgarbage()");
   CHECK_EQ(ebb_reclaim(ebb_heap_of(L), NULL, NULL), EBB_OK);

@@ -179,8 +179,8 @@ static void attached_among_them(void)
 
   CHECK_EQ(ebb_attach(L, NULL), EBB_OK);
   stats = stats_of(ebb_heap_of(L), 0);
-  CHECK(stats.former_live <= before.live);
-  CHECK(stats.former_live >= before.live / 2);
+  CHECK(stats.previous_live <= before.live);
+  CHECK(stats.previous_live >= before.live / 2);
   CHECK_EQ(luaL_dostring(L, "for i = 1, 1e4 do _G[i] = {i} end"), 0);
   for (i = 0; i < 5000; i++) {
     change(&blocks[rng_below(&rng, COUNT_OF(blocks))]);

@@ -52,7 +52,7 @@ static void sample_is_of(const ebb_sample *sample, const ebb_stats *stats)
                                         + stats->refaulted_idle
                                         + stats->refaulted_limit);
   CHECK_EQ(sample->pressure, stats->pressure);
-  CHECK_EQ(sample->mood, stats->mood);
+  CHECK_EQ(sample->trend, stats->trend);
 }
 
 /* Changes the heap from second to second, until there are so many samples;

@@ -122,8 +122,8 @@ static void vm_work(struct vm *vm, struct rng *rng)
     CHECK_EQ(ebb_set(heap, "decay_ms", (int64_t)rng_below(rng, 50)), EBB_OK);
     break;
   default:
-    CHECK_EQ(stats_of(heap, 0).former_live == 0, vm->heap != NULL
-             || stats_of(heap, 0).former_reserved == 0);
+    CHECK_EQ(stats_of(heap, 0).previous_live == 0, vm->heap != NULL
+             || stats_of(heap, 0).previous_reserved == 0);
   }
 }
 

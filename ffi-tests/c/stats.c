@@ -22,12 +22,12 @@ static void parts_add_up(const ebb_stats *s)
   CHECK(s->large_blocks <= s->blocks);
   CHECK_EQ(s->returned_total,
            s->returned_asked + s->returned_idle + s->returned_limit);
-  CHECK(s->regretted_asked <= s->refaulted_asked);
-  CHECK(s->regretted_idle <= s->refaulted_idle);
-  CHECK(s->regretted_limit <= s->refaulted_limit);
-  CHECK(s->floor <= s->keep || s->mood == EBB_MOOD_GROWING);
+  CHECK(s->premature_refaults_asked <= s->refaulted_asked);
+  CHECK(s->premature_refaults_idle <= s->refaulted_idle);
+  CHECK(s->premature_refaults_limit <= s->refaulted_limit);
+  CHECK(s->floor <= s->keep || s->trend == EBB_TREND_GROWING);
   CHECK(s->due <= s->free_resident);
-  CHECK(s->mood >= EBB_MOOD_GROWING && s->mood <= EBB_MOOD_SHRINKING);
+  CHECK(s->trend >= EBB_TREND_GROWING && s->trend <= EBB_TREND_SHRINKING);
   CHECK(s->pressure <= 100);
 }
 

@@ -114,43 +114,43 @@ local function attached_twice()
   local stats = assert(allocator.stats())
   check.equal(stats.allocator, "ebbtide", "allocator")
   check.equal(stats.attached, true, "attached")
-  check.within(1, stats.former_live, before.former_live, "former_live")
+  check.within(1, stats.previous_live, before.previous_live, "previous_live")
   assert(allocator.report():find("attached to a running VM", 1, true))
-  assert(allocator.report():find("former ", 1, true))
+  assert(allocator.report():find("previous ", 1, true))
 end
 
--- The heap's own account, and the former one's, which the bond has kept.
+-- The heap's own account, and that of the allocator before it.
 local function both_add_up()
-  local stats, former = assert(allocator.stats()), assert(allocator.former())
-  check.adds_up(former)
-  check.within(stats.former_live - MB / 8, former.live, stats.former_live, "former().live")
-  check.equal(stats.former_reserved, former.reserved, "former_reserved")
-  check.within(former.resident - MB / 4, stats.former_resident, former.reserved,
-               "former_resident")
-  check.within(0.001, former.share, 1, "share")
+  local stats, previous = assert(allocator.stats()), assert(allocator.previous())
+  check.adds_up(previous)
+  check.within(stats.previous_live - MB / 8, previous.live, stats.previous_live, "previous().live")
+  check.equal(stats.previous_reserved, previous.reserved, "previous_reserved")
+  check.within(previous.resident - MB / 4, stats.previous_resident, previous.reserved,
+               "previous_resident")
+  check.within(0.001, previous.share, 1, "share")
   check.equal(stats.committed, stats.live + stats.waste + stats.free_resident + stats.returned
               + stats.never_touched + stats.metadata, "committed")
-  return stats, former
+  return stats, previous
 end
 
 local function reclaim_serves_both()
   collectgarbage()
   collectgarbage()
-  local stats, former = both_add_up()
+  local stats, previous = both_add_up()
   local before = check.anonymous()
   local report = assert(allocator.reclaim { collect = false })
   local fallen = before - check.anonymous()
-  local due = stats.free_resident + former.returnable
+  local due = stats.free_resident + previous.returnable
   check.within(due * 0.6 - MB, report.returned, due + 2 * MB, "returned")
   check.within(report.returned - 2 * MB, fallen, report.returned + 2 * MB, "fallen")
-  check.within(0, allocator.former().returnable, MB / 2, "returnable of the former")
-  stats, former = both_add_up()
-  check.within(former.resident - MB / 4, stats.former_resident, former.resident + MB / 4,
-               "former_resident")
-  check.within(stats.live + stats.former_live - MB, report.live,
-               stats.live + stats.former_live + MB, "live")
-  check.within(stats.resident + former.resident - MB, report.resident,
-               stats.resident + former.resident + MB, "resident")
+  check.within(0, allocator.previous().returnable, MB / 2, "returnable of the previous")
+  stats, previous = both_add_up()
+  check.within(previous.resident - MB / 4, stats.previous_resident, previous.resident + MB / 4,
+               "previous_resident")
+  check.within(stats.live + stats.previous_live - MB, report.live,
+               stats.live + stats.previous_live + MB, "live")
+  check.within(stats.resident + previous.resident - MB, report.resident,
+               stats.resident + previous.resident + MB, "resident")
   local rounds = 0
   repeat
     rounds = rounds + 1
@@ -158,9 +158,9 @@ local function reclaim_serves_both()
     assert(rounds < 100000, "it does not end")
   until not more
   -- At the end of a pass in steps, too, the kernel is asked.
-  former = assert(allocator.former())
-  check.within(former.resident - MB / 4, assert(allocator.stats()).former_resident,
-               former.resident + MB / 4, "former_resident after steps")
+  previous = assert(allocator.previous())
+  check.within(previous.resident - MB / 4, assert(allocator.stats()).previous_resident,
+               previous.resident + MB / 4, "previous_resident after steps")
 end
 
 local function old_data_goes(old)
@@ -170,11 +170,11 @@ local function old_data_goes(old)
   end
   collectgarbage()
   collectgarbage()
-  local stats, former = both_add_up()
-  check.within(MB, before.former_live - stats.former_live, before.former_live, "what has gone")
+  local stats, previous = both_add_up()
+  check.within(MB, before.previous_live - stats.previous_live, before.previous_live, "what has gone")
   -- What is left: the VM itself, the libraries, this script.
-  check.within(1, stats.former_live, 2 * MB, "former_live")
-  check.within(1, allocator.reclaim().returned, former.reserved + stats.committed, "returned")
+  check.within(1, stats.previous_live, 2 * MB, "previous_live")
+  check.within(1, allocator.reclaim().returned, previous.reserved + stats.committed, "returned")
 end
 
 local moment = assert(arg[1])

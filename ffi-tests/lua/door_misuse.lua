@@ -35,7 +35,7 @@ end
 
 -- Each function that takes nothing says so.
 local function no_arguments()
-  for _, name in ipairs { "report", "former", "heap", "next_tick", "pressure", "version" } do
+  for _, name in ipairs { "report", "previous", "heap", "next_tick", "pressure", "version" } do
     check.throws("bad argument #1 to '" .. name .. "' (it takes none, got number 5)",
                  allocator[name], 5)
     check.throws("(it takes none, got table)", allocator[name], {})

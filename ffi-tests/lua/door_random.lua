@@ -46,8 +46,8 @@ for step = 1, steps do
   end
 end
 kept:check()
-check.adds_up(assert(allocator.former()))
+check.adds_up(assert(allocator.previous()))
 kept:drop(1)
 collectgarbage()
 collectgarbage()
-check.within(1, allocator.stats().former_live, 2 ^ 21, "former_live")
+check.within(1, allocator.stats().previous_live, 2 ^ 21, "previous_live")

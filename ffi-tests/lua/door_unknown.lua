@@ -4,7 +4,7 @@ local allocator = require "ebbtide"
 local check = require "door_check"
 
 local reason = arg[1]
-for _, name in ipairs { "stats", "report", "reclaim", "attach", "heap", "former" } do
+for _, name in ipairs { "stats", "report", "reclaim", "attach", "heap", "previous" } do
   check.refused(reason, allocator[name]())
 end
 check.refused(reason, allocator.attach { retain = 2 ^ 20 })

@@ -59,7 +59,7 @@ local function facts()
   check.refused("attach%(%)", allocator.get("retain"))
   check.refused("attach%(%)", allocator.set("retain", 1))
   check.refused("attach%(%)", allocator.configure { retain = 1 })
-  check.refused("not attached", allocator.former())
+  check.refused("not attached", allocator.previous())
 end
 
 -- Garbage on top of a world that stays: what a traffic peak leaves behind.

@@ -21,7 +21,7 @@ programs! {
     reclaim.c: shared limited archive sanitized;
     breathing.c: shared;
     steps.c: shared;
-    mood.c: shared;
+    policy_stats.c: shared;
     pressure.c: shared limited;
     hard_limit.c: shared limited;
     history.c: shared limited sanitized;

@@ -55,7 +55,7 @@ pub(super) fn sample_to_c(sample: &Sample) -> ebb_sample {
         returned_total: sample.returned_total,
         refaulted_total: sample.refaulted_total,
         pressure: sample.pressure,
-        mood: sample.mood,
+        trend: sample.trend,
     }
 }
 
@@ -64,11 +64,12 @@ pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
     let snapshot = heap.snapshot();
     let (counts, recall) = (&heap.counts, &heap.runs.recall);
     let (verdict, times, limits) = (&heap.above.verdict, &heap.above.times, heap.limits());
-    let former = crate::vm::previous_usage(heap);
+    let previous = crate::vm::previous_usage(heap);
     let limit = |limit: usize| if limit == NO_GATE { 0 } else { limit as u64 };
     let [returned_asked, returned_idle, returned_limit] = recall.returned.map(page_bytes);
     let [refaulted_asked, refaulted_idle, refaulted_limit] = recall.refaulted.map(page_bytes);
-    let [regretted_asked, regretted_idle, regretted_limit] = recall.regretted.map(page_bytes);
+    let [premature_refaults_asked, premature_refaults_idle, premature_refaults_limit] =
+        recall.premature.map(page_bytes);
     ebb_stats {
         reserved: (heap.reserved() + heap.beside_reserved()) as u64,
         committed: snapshot.committed as u64,
@@ -90,7 +91,7 @@ pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
         failed_calls: counts.failed_calls,
         reclaim_passes: counts.reclaim_passes,
         returned_total: returned_asked + returned_idle + returned_limit,
-        mood: verdict.mood as u64,
+        trend: verdict.trend as u64,
         keep: stats::bytes(verdict.keep),
         floor: stats::bytes(verdict.floor),
         floor_reason: verdict.reason as u64,
@@ -109,12 +110,12 @@ pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
         refaulted_asked,
         refaulted_idle,
         refaulted_limit,
-        regretted_asked,
-        regretted_idle,
-        regretted_limit,
-        former_live: former.live,
-        former_reserved: former.reserved,
-        former_resident: former.resident,
+        premature_refaults_asked,
+        premature_refaults_idle,
+        premature_refaults_limit,
+        previous_live: previous.live,
+        previous_reserved: previous.reserved,
+        previous_resident: previous.resident,
         purge_refused: counts.purge_refused,
         purge_errno: counts.purge_errno as u64,
         refused_allocations: counts.refused_allocations,

@@ -44,13 +44,13 @@ pub const EBB_ZERO: i64 = -1;
 /// The value of limit_soft that takes the limit from the cgroup.
 pub const EBB_CGROUP: i64 = -2;
 
-/// ebb_stats.mood: demand is higher than it was before. Nothing goes back
+/// ebb_stats.trend: demand is higher than it was before. Nothing goes back
 /// but what exceeds retain_max.
-pub const EBB_MOOD_GROWING: u64 = 1;
-/// ebb_stats.mood: demand comes and goes as before, or climbs back fast.
-pub const EBB_MOOD_STEADY: u64 = 2;
-/// ebb_stats.mood: memory goes back, and new blocks go into the fullest spans.
-pub const EBB_MOOD_SHRINKING: u64 = 3;
+pub const EBB_TREND_GROWING: u64 = 1;
+/// ebb_stats.trend: demand comes and goes as before, or climbs back fast.
+pub const EBB_TREND_STEADY: u64 = 2;
+/// ebb_stats.trend: memory goes back, and new blocks go into the fullest spans.
+pub const EBB_TREND_SHRINKING: u64 = 3;
 
 /// ebb_stats.floor_reason: there is no floor.
 pub const EBB_FLOOR_NONE: u64 = 0;
@@ -59,7 +59,7 @@ pub const EBB_FLOOR_RETAIN: u64 = 1;
 /// ebb_stats.floor_reason: demand swings, and has come back before.
 pub const EBB_FLOOR_SWING: u64 = 2;
 /// ebb_stats.floor_reason: memory was needed again soon after it went back.
-pub const EBB_FLOOR_REGRET: u64 = 3;
+pub const EBB_FLOOR_PREMATURE: u64 = 3;
 /// ebb_stats.floor_reason: none, for the heap holds more than the lower of its limits.
 pub const EBB_FLOOR_LIMIT: u64 = 4;
 /// ebb_stats.floor_reason: demand climbs back so fast that it will be needed.
@@ -289,9 +289,9 @@ pub struct ebb_stats {
     /// Given back over the life of the heap.
     pub returned_total: u64,
 
-    /// What the heap was doing when it was last looked at: EBB_MOOD_GROWING,
-    /// EBB_MOOD_STEADY or EBB_MOOD_SHRINKING.
-    pub mood: u64,
+    /// What the heap was doing when it was last looked at: EBB_TREND_GROWING,
+    /// EBB_TREND_STEADY or EBB_TREND_SHRINKING.
+    pub trend: u64,
     /// Free memory that may stay for now.
     pub keep: u64,
     /// Of that, what stays for longer than decay_ms while the heap is busy.
@@ -327,7 +327,7 @@ pub struct ebb_stats {
     /// Given back because of a limit, or because a large block took as much new
     /// memory.
     pub returned_limit: u64,
-    /// Of returned_asked, used again. To 256 KiB: see regretted_asked.
+    /// Of returned_asked, used again. To 256 KiB: see premature_refaults_asked.
     pub refaulted_asked: u64,
     /// Of returned_idle, used again.
     pub refaulted_idle: u64,
@@ -335,21 +335,21 @@ pub struct ebb_stats {
     pub refaulted_limit: u64,
     /// Of refaulted_asked, used again within a second. When memory went back is
     /// kept for each 256 KiB, so this is rather too much than too little.
-    pub regretted_asked: u64,
+    pub premature_refaults_asked: u64,
     /// Of refaulted_idle, used again within a second: a mistake.
-    pub regretted_idle: u64,
+    pub premature_refaults_idle: u64,
     /// Of refaulted_limit, used again within a second.
-    pub regretted_limit: u64,
+    pub premature_refaults_limit: u64,
 
     /// In blocks that the VM has had since before ebb_attach(), on LuaJIT's own
     /// allocator. In no other figure.
-    pub former_live: u64,
+    pub previous_live: u64,
     /// That allocator's, mapped: live, free or returned. ebb_builtin_read() tells
     /// them apart.
-    pub former_reserved: u64,
+    pub previous_reserved: u64,
     /// Of that, resident: at most so much, as counted at ebb_attach() and by each
     /// ebb_reclaim() without a budget, less what went back since.
-    pub former_resident: u64,
+    pub previous_resident: u64,
 
     /// Ranges that the kernel refused to take back, over the life of the heap (a
     /// count).
@@ -441,7 +441,7 @@ pub struct ebb_sample {
     /// As from ebb_pressure().
     pub pressure: u64,
     /// As in ebb_stats.
-    pub mood: u64,
+    pub trend: u64,
 }
 
 /// Where ebb_history_read() writes.

@@ -77,7 +77,7 @@ pub(crate) struct Recall {
     /// Of these, used again.
     pub(crate) refaulted: ByCause,
     /// Of these, within a second.
-    pub(crate) regretted: ByCause,
+    pub(crate) premature: ByCause,
 }
 
 impl Recall {
@@ -91,7 +91,7 @@ impl Recall {
         let Some(cause) = stamp.cause() else { return };
         let own = self.note_refaulted(cause, pages.0.into());
         if stamp.is_fresh(now_us) {
-            self.regretted[cause] += own;
+            self.premature[cause] += own;
         }
         let others = (0..CAUSES).filter(|other| *other != cause);
         others
@@ -107,7 +107,7 @@ impl Recall {
 
     /// Pages that the policy returned in error.
     pub(crate) fn mistakes(&self) -> u64 {
-        self.regretted[Cause::Idle as usize - 1]
+        self.premature[Cause::Idle as usize - 1]
     }
 }
 
@@ -123,18 +123,18 @@ mod tests {
     const SECOND: u64 = 1_000_000;
 
     #[test]
-    fn what_is_used_within_a_second_is_regretted() {
+    fn what_is_used_within_a_second_is_premature() {
         for start in [0, 1, SECOND, 77 * SECOND, (1 << 33) - 1, 1 << 50] {
             let stamp = Stamp::new(start, Cause::Idle);
-            let regretted = |after_us: u64| {
+            let premature = |after_us: u64| {
                 let mut recall = Recall::default();
                 recall.note_returned(Cause::Idle, Pages(5));
                 recall.note_used(stamp, Pages(5), start + after_us);
                 assert_eq!(recall.refaulted, [0, 5, 0]);
                 recall.mistakes()
             };
-            assert_eq!((regretted(0), regretted(SECOND - 1)), (5, 5), "from {start}");
-            assert_eq!((regretted(SECOND + SECOND / 5), regretted(600 * SECOND)), (0, 0));
+            assert_eq!((premature(0), premature(SECOND - 1)), (5, 5), "from {start}");
+            assert_eq!((premature(SECOND + SECOND / 5), premature(600 * SECOND)), (0, 0));
         }
     }
 
@@ -142,7 +142,7 @@ mod tests {
     fn what_was_never_returned_is_not_counted() {
         let mut recall = Recall::default();
         recall.note_used(Stamp::default(), Pages(5), 0);
-        assert_eq!((total(&recall.refaulted), total(&recall.regretted)), (0, 0));
+        assert_eq!((total(&recall.refaulted), total(&recall.premature)), (0, 0));
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
         recall.note_returned(Cause::Idle, Pages(63));
         recall.note_returned(Cause::Asked, Pages(1));
         recall.note_used(Stamp::new(0, Cause::Asked), Pages(64), 0);
-        assert_eq!((recall.refaulted, recall.regretted), ([1, 63, 0], [1, 0, 0]));
+        assert_eq!((recall.refaulted, recall.premature), ([1, 63, 0], [1, 0, 0]));
     }
 
     #[test]
@@ -162,7 +162,7 @@ mod tests {
             recall.note_used(Stamp::new(SECOND, cause), Pages(1), SECOND);
         }
         assert_eq!(
-            (recall.returned, recall.refaulted, recall.regretted),
+            (recall.returned, recall.refaulted, recall.premature),
             ([1, 2, 3], [1; 3], [1; 3])
         );
         assert_eq!(recall.mistakes(), 1);

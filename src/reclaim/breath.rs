@@ -22,7 +22,7 @@ use super::emptied::Emptied;
 use super::history::{self, History, Sample};
 use super::limits::Limits;
 use super::pace::Pace;
-use super::policy::{Mood, Policy, Settings, Sight, Verdict};
+use super::policy::{Policy, Settings, Sight, Trend, Verdict};
 use super::purge::{Budget, Cursor, Outcome, Sweep};
 use super::room::Rooms;
 use super::thrashing::Thrashing;
@@ -68,8 +68,8 @@ pub(crate) struct Breath {
     search_rest: Rest,
     /// Dirty pages that are due and cannot go, though nobody refused them.
     pub(super) stuck: Pages,
-    /// Pages regretted that the policy knows of.
-    regretted: u64,
+    /// Pages returned too early that the policy knows of.
+    premature: u64,
     /// Bytes of free slots that it knows of.
     pub(super) free_in_spans: usize,
     pub(super) rooms: Rooms,
@@ -343,7 +343,7 @@ impl<S: Os> Heap<S> {
             dirty: self.runs.dirty,
             sparse: Pages((self.free_in_spans() / PAGE) as u32),
             moved: Pages::ZERO,
-            regretted: Pages::ZERO,
+            premature: Pages::ZERO,
             over_limit: self.resident() > self.above.limits.gate(),
         }
     }
@@ -357,14 +357,14 @@ impl<S: Os> Heap<S> {
         self.refresh_limits(now_us);
         self.above.free_in_spans = self.free_in_spans();
         let mistakes = self.runs.recall.mistakes();
-        let regretted = mistakes - core::mem::replace(&mut self.above.regretted, mistakes);
+        let premature = mistakes - core::mem::replace(&mut self.above.premature, mistakes);
         let moved = core::mem::take(&mut self.runs.moved);
-        let regretted = Pages(u32::try_from(regretted).unwrap_or(u32::MAX));
-        let sight = Sight { moved, regretted, ..self.sight(now_us) };
+        let premature = Pages(u32::try_from(premature).unwrap_or(u32::MAX));
+        let sight = Sight { moved, premature, ..self.sight(now_us) };
         self.above.seen = sight.dirty;
         let settings = self.settings();
         self.above.verdict = self.above.policy.judge(&settings, sight);
-        self.packing = self.above.verdict.mood == Mood::Shrinking;
+        self.packing = self.above.verdict.trend == Trend::Shrinking;
         self.note_thrashing(now_us);
         self.take_sample(now_us);
     }
@@ -372,8 +372,8 @@ impl<S: Os> Heap<S> {
     /// Without a limit what goes in exchange for a large block counts as if there were one.
     pub(super) fn note_thrashing(&mut self, now_us: u64) {
         let has_limit = self.limits().gate() != NO_GATE;
-        let regretted = self.runs.recall.regretted[Cause::Limit as usize - 1];
-        self.above.thrashing.note(now_us, if has_limit { regretted } else { 0 });
+        let premature = self.runs.recall.premature[Cause::Limit as usize - 1];
+        self.above.thrashing.note(now_us, if has_limit { premature } else { 0 });
     }
 
     /// Whether what goes back because of a limit is needed again at once.
@@ -415,7 +415,7 @@ impl<S: Os> Heap<S> {
             returned_total: recall::total(&self.runs.recall.returned) * PAGE as u64,
             refaulted_total: recall::total(&self.runs.recall.refaulted) * PAGE as u64,
             pressure: self.pressure().into(),
-            mood: self.above.verdict.mood as u64,
+            trend: self.above.verdict.trend as u64,
         };
         let mut history = self.above.history;
         history.add(self.words(), now_us, sample);

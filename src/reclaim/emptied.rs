@@ -11,7 +11,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::policy::{Regret, Settings};
+use super::policy::{PrematurePurge, Settings};
 use super::purge::Budget;
 use crate::heap::Heap;
 use crate::heap::recall::Cause;
@@ -33,7 +33,7 @@ pub(super) struct Emptied {
     left: Pages,
     /// What of the memory that was returned was needed again too soon, and the mistakes that are
     /// known of.
-    regret: Regret,
+    premature: PrematurePurge,
     mistakes: u64,
 }
 
@@ -98,8 +98,8 @@ impl<S: Os> Heap<S> {
         let mistakes = self.runs.recall.mistakes();
         let emptied = &mut self.above.emptied;
         let new = mistakes - core::mem::replace(&mut emptied.mistakes, mistakes);
-        emptied.regret.add(now_us, Pages(u32::try_from(new).unwrap_or(u32::MAX)));
-        let needed = emptied.regret.at(now_us);
+        emptied.premature.add(now_us, Pages(u32::try_from(new).unwrap_or(u32::MAX)));
+        let needed = emptied.premature.at(now_us);
         if self.may_keep() { needed.min(self.settings().retain_max) } else { Pages::ZERO }
     }
 

@@ -29,14 +29,14 @@ pub(crate) struct Sample {
     pub(crate) refaulted_total: u64,
     /// From 0 to 100.
     pub(crate) pressure: u64,
-    pub(crate) mood: u64,
+    pub(crate) trend: u64,
 }
 
 impl Sample {
     fn to_words(self) -> [u64; SAMPLE_WORDS] {
         let Sample { now_us, live, resident, free_resident, .. } = self;
-        let Sample { returned_total, refaulted_total, pressure, mood, .. } = self;
-        [now_us, live, resident, free_resident, returned_total, refaulted_total, pressure, mood]
+        let Sample { returned_total, refaulted_total, pressure, trend, .. } = self;
+        [now_us, live, resident, free_resident, returned_total, refaulted_total, pressure, trend]
     }
 
     fn from_words(words: &[u64]) -> Sample {
@@ -49,7 +49,7 @@ impl Sample {
             returned_total: at(4),
             refaulted_total: at(5),
             pressure: at(6),
-            mood: at(7),
+            trend: at(7),
         }
     }
 }
@@ -103,7 +103,7 @@ mod tests {
         for second in 0..count {
             let now_us = second * EVERY_US;
             assert!(history.is_due(now_us) && (second == 0 || !history.is_due(now_us - 1)));
-            let sample = Sample { now_us, live: second, mood: 3, ..Sample::default() };
+            let sample = Sample { now_us, live: second, trend: 3, ..Sample::default() };
             history.add(&mut words, now_us, sample);
         }
         (history, words)

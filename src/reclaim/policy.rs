@@ -97,14 +97,14 @@ pub(crate) struct Sight {
     /// Pages that changed hands since the sight before.
     pub(crate) moved: Pages,
     /// Of these, pages that had been returned less than a second ago.
-    pub(crate) regretted: Pages,
+    pub(crate) premature: Pages,
     /// The heap stands above its memory limit.
     pub(crate) over_limit: bool,
 }
 
 /// What the heap is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Mood {
+pub(crate) enum Trend {
     /// Demand is higher than it was: give nothing, be fast.
     Growing = 1,
     #[default]
@@ -124,7 +124,7 @@ pub(crate) enum Reason {
     /// Demand swings, and has come back before.
     Swing = 2,
     /// Memory was needed again soon after it had been returned.
-    Regret = 3,
+    PrematurePurge = 3,
     /// There would be one, but the heap stands above its memory limit.
     Limit = 4,
     /// Demand climbs back so fast that what is free is needed before its return would pay.
@@ -139,7 +139,7 @@ pub(crate) struct Verdict {
     /// Of these, those that will not go by the passing of time alone while the heap is busy.
     pub(crate) floor: Pages,
     pub(crate) reason: Reason,
-    pub(crate) mood: Mood,
+    pub(crate) trend: Trend,
     /// Spans should be searched for holes.
     pub(crate) holes: bool,
     /// When less may stay, or a search is due, though nothing else changes. `None`: never.
@@ -198,7 +198,7 @@ impl Policy {
     /// Makes the last moment past, so that what follows at the same time is apart from it.
     fn conclude(&mut self, settings: &Settings) {
         self.past = self.past.after(settings, &self.sight);
-        self.sight = Sight { moved: Pages::ZERO, regretted: Pages::ZERO, ..self.sight };
+        self.sight = Sight { moved: Pages::ZERO, premature: Pages::ZERO, ..self.sight };
     }
 
     /// What may stay if nothing happens after a sight, of which the policy takes no note: now, and
@@ -238,7 +238,7 @@ impl Sight {
             dirty: self.dirty.max(other.dirty),
             sparse: self.sparse.max(other.sparse),
             moved: self.moved.and_more(other.moved),
-            regretted: self.regretted.and_more(other.regretted),
+            premature: self.premature.and_more(other.premature),
             over_limit: self.over_limit | other.over_limit,
         }
     }
@@ -247,12 +247,12 @@ impl Sight {
 /// Pages whose return was a mistake, and until when that is believed. Saves little where levels of
 /// demand tell what is needed; it is for where they do not: free memory that does not fit.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Regret {
+pub(super) struct PrematurePurge {
     pages: Pages,
     until_us: u64,
 }
 
-impl Regret {
+impl PrematurePurge {
     pub(super) fn at(&self, now_us: u64) -> Pages {
         if now_us < self.until_us { self.pages } else { Pages::ZERO }
     }
@@ -261,7 +261,7 @@ impl Regret {
     pub(super) fn add(&mut self, now_us: u64, pages: Pages) {
         let until_us = self.until_us.max(now_us) + affordable_us(pages);
         let pages = self.at(now_us).and_more(pages);
-        *self = Regret { pages, until_us: until_us.min(now_us + MEMORY_US) };
+        *self = PrematurePurge { pages, until_us: until_us.min(now_us + MEMORY_US) };
     }
 }
 
@@ -273,7 +273,7 @@ struct Past {
     idle: Idle,
     tide: Tide,
     holes: Holes,
-    regret: Regret,
+    premature: PrematurePurge,
     used: Pages,
     mean_used: f64,
     mean_span_us: u64,
@@ -296,7 +296,7 @@ impl Past {
         next.idle.note(settings, now_us, sight.dirty);
         next.tide.note(now_us, sight.used, self.growing_us(settings));
         next.holes.note(sight);
-        next.regret.add(now_us, sight.regretted);
+        next.premature.add(now_us, sight.premature);
         next.now_us = now_us;
         next
     }
@@ -337,12 +337,12 @@ impl Past {
         let now_us = self.now_us;
         let keep = self.keep_after(settings, sight, sight.dirty, 0);
         let (floor, reason) = self.floor_at(settings, sight, now_us);
-        let mood = self.mood_at(settings, sight, now_us);
+        let trend = self.trend_at(settings, sight, now_us);
         let holes_us = self.holes.next(settings.decay_us, sight, self.active_us);
-        let holes = mood != Mood::Growing && holes_us.is_some_and(|at_us| at_us <= now_us);
+        let holes = trend != Trend::Growing && holes_us.is_some_and(|at_us| at_us <= now_us);
         let kept = sight.dirty.min(keep);
         let next_us = self.next_change(settings, sight, kept, holes_us);
-        Verdict { keep, floor, reason, mood, holes, next_us }
+        Verdict { keep, floor, reason, trend, holes, next_us }
     }
 
     /// How many of `dirty` pages may stay when `epochs` more have ended and nothing changed. Each
@@ -371,7 +371,7 @@ impl Past {
             return floor;
         }
         let most = idle::keep(settings, sight.used, dirty, idle);
-        if self.mood_at(settings, sight, at_us) == Mood::Growing {
+        if self.trend_at(settings, sight, at_us) == Trend::Growing {
             return most.max(floor).min(settings.retain_max);
         }
         let keep = self.decay.keep_after(epochs).min(most).max(floor).min(settings.retain_max);
@@ -402,8 +402,8 @@ impl Past {
             return (Pages::ZERO, Reason::Limit);
         }
         let swing = self.tide.believed(at_us).beyond(sight.used);
-        let (learned, reason) = match self.regret.at(at_us) {
-            regret if regret > swing => (regret, Reason::Regret),
+        let (learned, reason) = match self.premature.at(at_us) {
+            premature if premature > swing => (premature, Reason::PrematurePurge),
             _ => (swing, Reason::Swing),
         };
         let climb = Pages(self.tide.climbed(at_us, self.growing_us(settings)).0 * CLIMBS_AHEAD);
@@ -428,20 +428,20 @@ impl Past {
     }
 
     /// A heap at rest is steady, whatever it did before.
-    fn mood_at(&self, settings: &Settings, sight: &Sight, at_us: u64) -> Mood {
+    fn trend_at(&self, settings: &Settings, sight: &Sight, at_us: u64) -> Trend {
         let growing_us = self.growing_us(settings);
         if sight.over_limit {
-            Mood::Shrinking
+            Trend::Shrinking
         } else if self.is_at_rest(settings, at_us) {
-            Mood::Steady
+            Trend::Steady
         } else if at_us < self.tide.grown_us() + growing_us {
-            Mood::Growing
+            Trend::Growing
         } else if self.tide.climbed(at_us, growing_us) > Pages::ZERO {
-            Mood::Steady
+            Trend::Steady
         } else if self.tide.has_fallen(at_us, PACKING_DECAYS * settings.decay_us) {
-            Mood::Shrinking
+            Trend::Shrinking
         } else {
-            Mood::Steady
+            Trend::Steady
         }
     }
 

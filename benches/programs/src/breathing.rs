@@ -175,12 +175,12 @@ impl Breathing {
             words(&["ebbtide, MB", "idle", "asked for", "over a limit"]),
             by_cause("returned", "returned"),
             by_cause("of that, used again", "refaulted"),
-            by_cause("of that, within a second", "regretted"),
+            by_cause("of that, within a second", "premature_refaults"),
             row("steps", of("steps").to_string()),
             row("p50, p99, longest, µs", steps.map(|us| us.to_string()).join(", ")),
             row("calls to give back", of("purge_calls").to_string()),
             row("calls that failed", of("failed_calls").to_string()),
-            row("mood at the end", mood(of("mood")).to_owned()),
+            row("trend at the end", trend(of("trend")).to_owned()),
         ]
     }
 
@@ -260,7 +260,7 @@ impl Breathing {
 }
 
 /// In words what `ebb_stats` tells as a number.
-fn mood(number: u64) -> &'static str {
+fn trend(number: u64) -> &'static str {
     match number {
         1 => "growing",
         2 => "steady",
@@ -323,7 +323,7 @@ mod tests {
         Breathing::new(SHORT, outcomes).expect("both are whole")
     }
 
-    const BY_ITSELF: &str = "\theap_returned_idle=9\theap_mood=3";
+    const BY_ITSELF: &str = "\theap_returned_idle=9\theap_trend=3";
 
     #[test]
     fn memory_that_went_back_by_itself_is_judged_well() {
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(row("all dropped"), "1.0 78.0 3.0");
         assert_eq!(row("CPU time"), " 4.21 s 4.21 s");
         let heap = breathing.heap_rows();
-        assert_eq!(heap.last(), Some(&words(&["mood at the end", "shrinking"])));
+        assert_eq!(heap.last(), Some(&words(&["trend at the end", "shrinking"])));
     }
 
     #[test]

@@ -95,13 +95,15 @@ fn json_has_each_worker_with_its_figures() {
         for name in ["limit_soft", "limit_hard", "pressure"] {
             assert_eq!(number(worker, name), 0);
         }
-        assert!(["steady", "growing", "shrinking"].contains(&worker["mood"].as_str().expect("it")));
+        assert!(
+            ["steady", "growing", "shrinking"].contains(&worker["trend"].as_str().expect("it"))
+        );
         let phases = ["busy", "collecting", "returning", "settled"];
         assert!(phases.contains(&worker["breath"].as_str().expect("it")));
         for name in ["count", "p50_us", "p99_us", "max_us"] {
             number(&worker["steps"], name);
         }
-        for name in ["returned_total", "refaulted_total", "regretted_total"] {
+        for name in ["returned_total", "refaulted_total", "premature_refaults_total"] {
             number(worker, name);
         }
         let history = worker["history"].as_array().expect("a list");

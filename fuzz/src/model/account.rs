@@ -109,9 +109,9 @@ impl Model {
         assert!(stats.resident_peak >= resident, "stats: peak");
         assert!(stats.large_blocks <= count && stats.spans <= stats.committed / 4096);
         let causes = [
-            (stats.returned_asked, stats.refaulted_asked, stats.regretted_asked),
-            (stats.returned_idle, stats.refaulted_idle, stats.regretted_idle),
-            (stats.returned_limit, stats.refaulted_limit, stats.regretted_limit),
+            (stats.returned_asked, stats.refaulted_asked, stats.premature_refaults_asked),
+            (stats.returned_idle, stats.refaulted_idle, stats.premature_refaults_idle),
+            (stats.returned_limit, stats.refaulted_limit, stats.premature_refaults_limit),
         ];
         let total: u64 = causes.iter().map(|(returned, ..)| returned).sum();
         assert_eq!(stats.returned_total, total, "stats: returned");
@@ -119,7 +119,7 @@ impl Model {
         // Pages that mremap emptied pass for returned, and so do the descriptors of returned pages.
         let sums = refaulted <= total && stats.returned <= total + total / 64;
         assert!(sums || stats.remap_calls > 0, "stats: {causes:?}");
-        assert!(causes.iter().all(|(_, refaulted, regretted)| regretted <= refaulted));
+        assert!(causes.iter().all(|(_, refaulted, premature)| premature <= refaulted));
         assert_eq!(stats.limit_hard, self.options[LIMIT_HARD].unwrap_or(0) as u64);
         if let Some(soft) = self.options[LIMIT_SOFT].filter(|soft| *soft >= 0) {
             assert_eq!(stats.limit_soft, soft as u64);
@@ -146,7 +146,7 @@ impl Model {
         stats.size = size.min(size_of::<ebb_stats>());
         stats.class_count = room as u32;
         stats.classes = classes.as_mut_ptr();
-        stats.former_resident = 0xA5A5;
+        stats.previous_resident = 0xA5A5;
         // SAFETY: the statistics are whole, the table has as much room.
         let code = calling(|| unsafe { ebb_stats_read(self.heap, &mut stats) });
         if size < std::mem::offset_of!(ebb_stats, reserved) {
@@ -154,8 +154,8 @@ impl Model {
             return;
         }
         assert_eq!(code, EBB_OK);
-        let shorter = size <= std::mem::offset_of!(ebb_stats, former_resident);
-        assert!(!shorter || stats.former_resident == 0xA5A5, "written past the structure");
+        let shorter = size <= std::mem::offset_of!(ebb_stats, previous_resident);
+        assert!(!shorter || stats.previous_resident == 0xA5A5, "written past the structure");
         let count = stats.class_count as usize;
         assert!(count <= room);
         assert_eq!(classes[count].slot_size, 7, "written past the table");

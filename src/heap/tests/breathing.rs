@@ -222,8 +222,8 @@ fn retained_memory_stays_and_no_more() {
 }
 
 #[test]
-fn what_is_used_again_is_counted_by_its_cause_and_within_a_second_regretted() {
-    for (pause_us, regretted) in [(SECOND_US / 2, true), (3 * SECOND_US, false)] {
+fn what_is_used_again_is_counted_by_its_cause_and_within_a_second_premature() {
+    for (pause_us, premature) in [(SECOND_US / 2, true), (3 * SECOND_US, false)] {
         for asked in [false, true] {
             let mut tested = tested(&[(Key::Auto, 0)]);
             tested.wave(4 << 20);
@@ -238,7 +238,7 @@ fn what_is_used_again_is_counted_by_its_cause_and_within_a_second_regretted() {
             let (cause, other) = if asked { (0, 1) } else { (1, 0) };
             assert!(recall.refaulted[cause] > 1000, "{recall:?}");
             assert!(recall.refaulted[cause] <= recall.returned[cause], "{recall:?}");
-            assert_eq!(recall.regretted[cause] > 0, regretted, "{pause_us}: {recall:?}");
+            assert_eq!(recall.premature[cause] > 0, premature, "{pause_us}: {recall:?}");
             assert_eq!((recall.returned[other], recall.refaulted[other]), (0, 0));
         }
     }

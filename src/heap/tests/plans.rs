@@ -540,8 +540,8 @@ fn what_was_cut_off_and_is_needed_again_is_known_to_the_policy() {
     let after = tested.heap().runs.recall.clone();
     let again = after.refaulted.iter().sum::<u64>() - before.refaulted.iter().sum::<u64>();
     assert!(again.abs_diff(pages.0.into()) < 64, "{again} of {pages:?}");
-    let regretted = after.regretted.iter().sum::<u64>() - before.regretted.iter().sum::<u64>();
-    assert_eq!(regretted, again, "within a second");
+    let premature = after.premature.iter().sum::<u64>() - before.premature.iter().sum::<u64>();
+    assert_eq!(premature, again, "within a second");
     // Pages that were never used are not needed again.
     tested.swell();
     (0..400).for_each(|_| assert!(tested.allocate(60_000)));

@@ -7,7 +7,7 @@ use super::{MEMORY_US, Sight, affordable_us};
 use crate::units::Pages;
 
 /// Epochs between two searches of a busy heap at first, 5 s by default, and how many times as long
-/// that becomes at most when a search yields little or is regretted: holes that are soon filled
+/// that becomes at most when a search yields little or was premature: holes that are soon filled
 /// again cost 0.07 % of the time instead of 0.6.
 const EVERY_EPOCHS: u64 = 40;
 const RARER_MAX: u32 = 16;
@@ -35,9 +35,9 @@ pub(super) struct Holes {
     sparse: Pages,
     /// How many times rarer than at first a busy heap is searched, less 1.
     rarer: u32,
-    /// What the last search returned, and what of all was regretted since.
+    /// What the last search returned, and what of all was needed again too early since.
     returned: Pages,
-    regretted: Pages,
+    premature: Pages,
 }
 
 impl Holes {
@@ -45,7 +45,7 @@ impl Holes {
         let emptied = sight.sparse.beyond(self.sparse);
         self.sparse = sight.sparse;
         self.moved = self.moved.and_more(sight.moved).and_more(emptied);
-        self.regretted = self.regretted.and_more(sight.regretted);
+        self.premature = self.premature.and_more(sight.premature);
     }
 
     /// Takes note that a search begins: what changes from now on may be behind it.
@@ -55,9 +55,9 @@ impl Holes {
 
     /// Takes note of a search that has ended: whether the heap was idle then, and what it returned.
     pub(super) fn note_search(&mut self, sight: &Sight, idle: bool, returned: Pages) {
-        let regretted = self.regretted.0 > self.returned.0 / 8;
+        let premature = self.premature.0 > self.returned.0 / 8;
         let fruitless = returned.0 < sight.used.0 / WORTH_SHARE;
-        let rarer = if fruitless || regretted { 2 * self.rarer + 1 } else { 0 };
+        let rarer = if fruitless || premature { 2 * self.rarer + 1 } else { 0 };
         let paid_us = self.paid_us.max(sight.now_us);
         *self = Holes {
             searched_us: sight.now_us,
@@ -67,7 +67,7 @@ impl Holes {
             sparse: self.sparse,
             rarer: rarer.min(RARER_MAX - 1),
             returned,
-            regretted: Pages::ZERO,
+            premature: Pages::ZERO,
         };
     }
 

@@ -14,7 +14,7 @@ const STAIR_MIN: Pages = Pages(64);
 /// Demand that came back once is expected for this many times as long as it was away: swings are
 /// never quite regular. With 1, the wave of an hour refaults more than twice as much.
 const PATIENCE: u64 = 2;
-/// The mood waits for this time at least, in microseconds: it does not follow the turns of a fast
+/// The trend waits for this time at least, in microseconds: it does not follow the turns of a fast
 /// swing.
 const PATIENCE_MIN_US: u64 = 1_000_000;
 /// Memory waits for this time at least: a program that used much twice within some milliseconds may
@@ -51,7 +51,7 @@ impl Stair {
         used < self.level.beyond(self.tolerance())
     }
 
-    /// The mood waits for demand to come back here.
+    /// The trend waits for demand to come back here.
     fn is_expected(&self, now_us: u64) -> bool {
         self.is_awaited(now_us, PATIENCE_MIN_US)
     }

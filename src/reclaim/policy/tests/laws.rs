@@ -43,13 +43,13 @@ fn pages() -> impl Strategy<Value = u32> {
 fn sight() -> impl Strategy<Value = Sight> {
     let flags = prop_oneof![9 => Just(false), 1 => Just(true)];
     (pages(), pages(), pages(), pages(), pages(), flags).prop_map(
-        |(used, dirty, sparse, moved, regretted, over_limit)| Sight {
+        |(used, dirty, sparse, moved, premature, over_limit)| Sight {
             now_us: 0,
             used: Pages(used),
             dirty: Pages(dirty.min(PAGES_MAX - used)),
             sparse: Pages(sparse.min(used)),
             moved: Pages(moved),
-            regretted: Pages(regretted.min(moved)),
+            premature: Pages(premature.min(moved)),
             over_limit,
         },
     )
@@ -153,8 +153,8 @@ impl Judge {
     }
 
     fn see_nothing_new(&mut self, now_us: u64) {
-        let (moved, regretted) = (Pages::ZERO, Pages::ZERO);
-        self.see(Sight { now_us, moved, regretted, ..self.sight });
+        let (moved, premature) = (Pages::ZERO, Pages::ZERO);
+        self.see(Sight { now_us, moved, premature, ..self.sight });
     }
 }
 

@@ -4,7 +4,7 @@ use super::sim::{MB, SECOND_US, SETTINGS, START_US};
 use crate::reclaim::policy::decay::{Decay, EPOCHS, epoch_us, faded};
 use crate::reclaim::policy::holes::Holes;
 use crate::reclaim::policy::tide::Tide;
-use crate::reclaim::policy::{Mood, Policy, Reason, Regret, Settings, Sight, Verdict};
+use crate::reclaim::policy::{Policy, PrematurePurge, Reason, Settings, Sight, Trend, Verdict};
 use crate::units::Pages;
 
 const MB_32: Pages = Pages(32 * MB);
@@ -209,17 +209,17 @@ const LOAD: Sight = Sight {
     dirty: Pages::ZERO,
     sparse: Pages(40 * MB),
     moved: Pages(50 * MB),
-    regretted: Pages::ZERO,
+    premature: Pages::ZERO,
     over_limit: false,
 };
 
 /// Searches as often as there are results, each as soon as it is due. A result is what a search
-/// returned and what of it was regretted. Tells in seconds how long each had to be waited for.
+/// returned and what of it was premature. Tells in seconds how long each had to be waited for.
 fn searched(busy: bool, results: &[(Pages, Pages)]) -> Vec<f64> {
     let mut holes = Holes::default();
     let mut sight = if busy { LOAD } else { Sight { sparse: Pages(10 * MB), ..LOAD } };
     let mut waits = Vec::new();
-    for (returned, regretted) in results {
+    for (returned, premature) in results {
         holes.note(&sight);
         let active_us = if busy { u64::MAX / 2 } else { sight.now_us };
         let due_us = holes.next(SECOND_US, &sight, active_us).expect("a search is due");
@@ -227,7 +227,7 @@ fn searched(busy: bool, results: &[(Pages, Pages)]) -> Vec<f64> {
         sight.now_us = sight.now_us.max(due_us);
         holes.note_search_begins();
         holes.note_search(&sight, !busy, *returned);
-        sight.regretted = *regretted;
+        sight.premature = *premature;
     }
     waits
 }
@@ -242,7 +242,7 @@ fn a_busy_heap_is_searched_more_rarely_when_that_yields_little() {
 }
 
 #[test]
-fn a_busy_heap_is_searched_more_rarely_when_that_is_regretted() {
+fn a_busy_heap_is_searched_more_rarely_when_that_is_premature() {
     let much = Pages(16 * MB);
     let results = [(much, Pages(3 * MB)), (much, Pages(MB)), (much, Pages::ZERO)];
     assert_eq!(searched(true, &results)[1..], [5.0, 10.0]);
@@ -327,20 +327,20 @@ fn nothing_is_searched_where_nothing_new_can_be_found() {
 }
 
 #[test]
-fn regret_lasts_as_long_as_it_may_cost() {
-    let mut regret = Regret::default();
-    regret.add(START_US, MB_32);
+fn premature_purges_last_as_long_as_it_may_cost() {
+    let mut premature = PrematurePurge::default();
+    premature.add(START_US, MB_32);
     let until_us = START_US + 2_457_600;
-    assert_eq!((regret.at(until_us - 1), regret.at(until_us)), (MB_32, Pages::ZERO));
-    regret.add(until_us - 1, MB_32);
-    assert_eq!(regret.at(until_us + 2_000_000), Pages(64 * MB));
+    assert_eq!((premature.at(until_us - 1), premature.at(until_us)), (MB_32, Pages::ZERO));
+    premature.add(until_us - 1, MB_32);
+    assert_eq!(premature.at(until_us + 2_000_000), Pages(64 * MB));
     for second in 0..100 {
-        regret.add(START_US + second * SECOND_US, Pages(10));
+        premature.add(START_US + second * SECOND_US, Pages(10));
     }
-    assert_eq!(regret.at(START_US + 99 * SECOND_US), Pages(10), "few pages are no matter");
-    let mut regret = Regret::default();
-    regret.add(START_US, Pages(2000 * MB));
-    assert_eq!(regret.at(START_US + 60 * SECOND_US), Pages::ZERO);
+    assert_eq!(premature.at(START_US + 99 * SECOND_US), Pages(10), "few pages are no matter");
+    let mut premature = PrematurePurge::default();
+    premature.add(START_US, Pages(2000 * MB));
+    assert_eq!(premature.at(START_US + 60 * SECOND_US), Pages::ZERO);
 }
 
 /// Shows the policy one sight after another.
@@ -428,7 +428,7 @@ fn nothing_stays_above_a_memory_limit() {
     let over = Sight { over_limit: true, ..seen(0.1, 100, 400) };
     let verdict = judged(&Settings { retain: MB_32, ..SETTINGS }, &[seen(0.0, 500, 0), over]);
     assert_eq!((verdict.keep, verdict.floor), (Pages::ZERO, Pages::ZERO));
-    assert_eq!((verdict.reason, verdict.mood), (Reason::Limit, Mood::Shrinking));
+    assert_eq!((verdict.reason, verdict.trend), (Reason::Limit, Trend::Shrinking));
 }
 
 #[test]
@@ -472,32 +472,32 @@ fn a_spike_after_a_long_silence_does_not_count_as_the_mean() {
 }
 
 #[test]
-fn what_was_regretted_stays_for_a_while() {
-    let regretted = |pages| Sight { regretted: pages, ..seen(1.0, 100, 0) };
+fn what_was_premature_stays_for_a_while() {
+    let premature = |pages| Sight { premature: pages, ..seen(1.0, 100, 0) };
     let after =
-        |pages| judged(&SETTINGS, &[seen(0.0, 100, 0), regretted(pages), seen(3.0, 68, 32)]);
+        |pages| judged(&SETTINGS, &[seen(0.0, 100, 0), premature(pages), seen(3.0, 68, 32)]);
     let verdict = after(MB_32);
-    assert_eq!((verdict.floor, verdict.reason), (MB_32, Reason::Regret));
+    assert_eq!((verdict.floor, verdict.reason), (MB_32, Reason::PrematurePurge));
     assert_eq!(after(Pages(16 * MB)).reason, Reason::Nothing, "it is affordable by now");
 }
 
 #[test]
 fn demand_that_is_higher_than_before_is_growing() {
     let mut sights: Vec<Sight> = (0..10).map(|i| seen(f64::from(i), 100 + 50 * i, 0)).collect();
-    assert_eq!(judged(&SETTINGS, &sights).mood, Mood::Growing);
+    assert_eq!(judged(&SETTINGS, &sights).trend, Trend::Growing);
     assert_eq!(judged(&SETTINGS, &sights).keep, Pages(550 * MB / 16));
     sights.push(seen(9.3, 550, 0));
-    assert_eq!(judged(&SETTINGS, &sights).mood, Mood::Steady);
+    assert_eq!(judged(&SETTINGS, &sights).trend, Trend::Steady);
     sights.push(seen(9.4, 300, 250));
-    assert_eq!(judged(&SETTINGS, &sights).mood, Mood::Shrinking);
+    assert_eq!(judged(&SETTINGS, &sights).trend, Trend::Shrinking);
     let rest = Sight { moved: Pages::ZERO, ..seen(11.0, 300, 0) };
-    for (sight, mood) in [
-        (rest, Mood::Steady),
-        (seen(19.0, 300, 0), Mood::Shrinking),
-        (seen(20.0, 300, 0), Mood::Steady),
+    for (sight, trend) in [
+        (rest, Trend::Steady),
+        (seen(19.0, 300, 0), Trend::Shrinking),
+        (seen(20.0, 300, 0), Trend::Steady),
     ] {
         sights.push(sight);
-        assert_eq!(judged(&SETTINGS, &sights).mood, mood);
+        assert_eq!(judged(&SETTINGS, &sights).trend, trend);
     }
 }
 
@@ -522,9 +522,9 @@ fn demand_that_climbs_back_fast_keeps_twice_what_it_climbed() {
     assert_eq!(climbed_mb(&[&fall[..], &passes].concat()), 160, "it goes on past what is expected");
 
     let sights = [seen(0.0, 500, 0), seen(0.1, 100, 400), seen(1.6, 100, 400), seen(1.7, 130, 370)];
-    assert_eq!(judged(&SETTINGS, &sights[..3]).mood, Mood::Shrinking);
+    assert_eq!(judged(&SETTINGS, &sights[..3]).trend, Trend::Shrinking);
     let verdict = judged(&SETTINGS, &sights);
-    assert_eq!((verdict.mood, verdict.reason), (Mood::Steady, Reason::Climb));
+    assert_eq!((verdict.trend, verdict.reason), (Trend::Steady, Reason::Climb));
     assert_eq!(verdict.floor, Pages(60 * MB));
     assert!(verdict.keep < Pages(80 * MB), "{verdict:?}");
 }

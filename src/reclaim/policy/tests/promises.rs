@@ -4,7 +4,7 @@ use super::curves::{
     busy, noisy_sawtooth, oscillating_part, quiet, sawtooth, square, swing_that_ends, triangle,
 };
 use super::sim::{Demand, MB, Manner, SETTINGS, Shape, Simulation};
-use crate::reclaim::policy::{Mood, Settings};
+use crate::reclaim::policy::{Settings, Trend};
 use crate::units::Pages;
 
 /// What is left when a load has ended: a part of it free slots.
@@ -39,7 +39,7 @@ fn two_seconds_after_the_load_all_free_memory_is_returned_and_nothing_wakes_the_
             simulation.run(12.0);
             assert_eq!(simulation.dirty, 0, "{name}");
             assert_eq!(simulation.verdict.next_us, None, "{name}");
-            assert_eq!(simulation.verdict.mood, Mood::Steady, "{name}");
+            assert_eq!(simulation.verdict.trend, Trend::Steady, "{name}");
             let searches = simulation.tally.searches - before.searches;
             assert_eq!(searches, u64::from(used_mb > 0.0), "{name}");
             assert!(simulation.tally.wakes - before.wakes < 10, "{name}");
@@ -69,7 +69,7 @@ fn memory_that_comes_and_goes_within_a_second_is_returned_once_at_most() {
         simulation.run(30.0);
         let returned_mb = simulation.tally.returned_mb();
         assert!(returned_mb <= most_mb, "{name}: {returned_mb} MB");
-        assert!(simulation.tally.moods < 6, "{name}: {} moods", simulation.tally.moods);
+        assert!(simulation.tally.trends < 6, "{name}: {} trends", simulation.tally.trends);
     }
 }
 
@@ -80,7 +80,7 @@ fn packed(demand: &dyn Fn(f64) -> Demand, from_s: u32, to_s: u32) -> f64 {
     let mut shrinking = 0;
     for hundredth in from_s * 100..to_s * 100 {
         simulation.run(f64::from(hundredth + 1) / 100.0);
-        shrinking += u32::from(simulation.verdict.mood == Mood::Shrinking);
+        shrinking += u32::from(simulation.verdict.trend == Trend::Shrinking);
     }
     f64::from(shrinking) / f64::from((to_s - from_s) * 100)
 }
@@ -160,7 +160,7 @@ fn a_swing_that_ended_is_soon_no_longer_waited_for() {
 }
 
 #[test]
-fn the_mood_does_not_follow_a_regular_swing() {
+fn the_trend_does_not_follow_a_regular_swing() {
     let shapes: [(&str, Shape); 4] = [
         ("small sawtooth of 2 s", |s| sawtooth(s, 2.0, 16.0)),
         ("low sawtooth of 10 s", |s| sawtooth(s, 10.0, 64.0)),
@@ -170,6 +170,6 @@ fn the_mood_does_not_follow_a_regular_swing() {
     for (name, shape) in shapes {
         let mut simulation = simulated(&shape);
         simulation.run(200.0);
-        assert!(simulation.tally.moods < 8, "{name}: {} moods", simulation.tally.moods);
+        assert!(simulation.tally.trends < 8, "{name}: {} trends", simulation.tally.trends);
     }
 }

@@ -63,13 +63,13 @@ pub(super) struct Tally {
     pub(super) returned: u64,
     pub(super) refaulted: u64,
     /// Refaulted less than a second after they were returned.
-    pub(super) regretted: u64,
+    pub(super) premature: u64,
     resident: u128,
     /// In which memory was returned.
     pub(super) calls: u64,
     pub(super) wakes: u64,
     pub(super) searches: u64,
-    pub(super) moods: u64,
+    pub(super) trends: u64,
     elapsed_us: u64,
 }
 
@@ -82,8 +82,8 @@ impl Tally {
         self.refaulted as f64 / f64::from(MB)
     }
 
-    pub(super) fn regretted_mb(&self) -> f64 {
-        self.regretted as f64 / f64::from(MB)
+    pub(super) fn premature_refaults_mb(&self) -> f64 {
+        self.premature as f64 / f64::from(MB)
     }
 
     /// Megabytes times seconds.
@@ -111,7 +111,7 @@ pub(super) struct Simulation<'demand> {
     hollow: Gone,
     /// Since the last sight.
     moved: u32,
-    regretted: u32,
+    premature: u32,
     judged_us: u64,
     pub(super) tally: Tally,
 }
@@ -131,7 +131,7 @@ impl<'demand> Simulation<'demand> {
             sparse: 0,
             hollow: Gone { pages: 0, at_us: 0 },
             moved: 0,
-            regretted: 0,
+            premature: 0,
             judged_us: 0,
             tally: Tally::default(),
         }
@@ -225,8 +225,8 @@ impl<'demand> Simulation<'demand> {
     fn count_refault(&mut self, pages: u32, returned_us: u64) {
         self.tally.refaulted += u64::from(pages);
         if self.now_us - returned_us < SECOND_US {
-            self.tally.regretted += u64::from(pages);
-            self.regretted += pages;
+            self.tally.premature += u64::from(pages);
+            self.premature += pages;
         }
     }
 
@@ -247,13 +247,13 @@ impl<'demand> Simulation<'demand> {
             dirty: Pages(self.dirty),
             sparse: Pages(self.sparse),
             moved: Pages(core::mem::take(&mut self.moved)),
-            regretted: Pages(core::mem::take(&mut self.regretted)),
+            premature: Pages(core::mem::take(&mut self.premature)),
             over_limit: false,
         };
         let verdict = self.policy.judge(settings, sight);
         assert!(verdict.keep <= settings.retain_max && verdict.floor <= settings.retain_max);
         assert!(verdict.next_us.is_none_or(|at_us| at_us > self.now_us), "{verdict:?}");
-        self.tally.moods += u64::from(verdict.mood != self.verdict.mood);
+        self.tally.trends += u64::from(verdict.trend != self.verdict.trend);
         self.verdict = verdict;
         let excess = self.dirty.saturating_sub(verdict.keep.0);
         self.give_back(excess);

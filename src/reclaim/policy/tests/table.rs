@@ -36,7 +36,7 @@ impl Row {
             "{name:20}{:9.0}{:8.0}{:7.0} |{:9.0}{:8.0}{:8.0}{:5.0} |{:8.2}{:7.2} |{:6}{:6}{:6}{:6}",
             policy.returned_mb(),
             policy.refaulted_mb(),
-            policy.regretted_mb(),
+            policy.premature_refaults_mb(),
             never.resident_mb_s(),
             always.resident_mb_s(),
             policy.resident_mb_s(),
@@ -46,7 +46,7 @@ impl Row {
             policy.calls,
             policy.wakes,
             policy.searches,
-            policy.moods,
+            policy.trends,
         );
     }
 
@@ -64,8 +64,8 @@ impl Row {
 
 const HEAD: &str = "\
                           MB, by the policy |                 MB s resident |       cost, % |
-                     returned refault regret |    never  always  policy held |  always policy \
-| calls wakes walks moods";
+                     returned refault premature |    never  always  policy held |  always policy \
+| calls wakes walks trends";
 
 #[test]
 fn policy_table() {

@@ -1,4 +1,4 @@
-/* What a heap says of its breathing: its mood, how long memory has been free,
+/* What a heap says of its breathing: its trend, how long memory has been free,
  * what went back and why, what of it was needed again, and what it learns. */
 
 #include "breath.h"
@@ -24,23 +24,23 @@ static ebb_stats after_a_tick(ebb_heap *heap)
 }
 
 /* Growth is believed in for a quarter of the decay. */
-static void the_mood_follows_demand(void)
+static void the_trend_follows_demand(void)
 {
   ebb_heap *heap = heap_of_decay(8000);
   void *block;
 
-  CHECK_EQ(stats_of(heap, 0).mood, EBB_MOOD_STEADY);
+  CHECK_EQ(stats_of(heap, 0).trend, EBB_TREND_STEADY);
   block = take(heap, 16 * MIB);
-  CHECK_EQ(after_a_tick(heap).mood, EBB_MOOD_GROWING);
+  CHECK_EQ(after_a_tick(heap).trend, EBB_TREND_GROWING);
   set(heap, "decay_ms", 1000);
   give(heap, block, 16 * MIB);
   sleep_ms(400);
-  CHECK_EQ(after_a_tick(heap).mood, EBB_MOOD_SHRINKING);
+  CHECK_EQ(after_a_tick(heap).trend, EBB_TREND_SHRINKING);
   set(heap, "decay_ms", 0);
   sleep_ms(2);
   after_a_tick(heap);
   sleep_ms(2);
-  CHECK_EQ(after_a_tick(heap).mood, EBB_MOOD_STEADY);
+  CHECK_EQ(after_a_tick(heap).trend, EBB_TREND_STEADY);
   heap_ends_empty(heap);
 }
 
@@ -56,7 +56,7 @@ static void growth_keeps_what_is_free(void)
   heap = heap_from(&options);
   block = take(heap, 16 * MIB);
   stats = after_a_tick(heap);
-  CHECK_EQ(stats.mood, EBB_MOOD_GROWING);
+  CHECK_EQ(stats.trend, EBB_TREND_GROWING);
   CHECK_EQ(stats.keep, 100 * MIB);
   CHECK_EQ(stats.floor, 0);
   CHECK_EQ(stats.floor_reason, EBB_FLOOR_NONE);
@@ -107,14 +107,14 @@ static void what_the_host_asked_for_is_counted_as_asked(void)
   block = take(heap, 8 * MIB);
   stats = stats_of(heap, 0);
   CHECK_EQ(stats.refaulted_asked, 8 * MIB);
-  CHECK(stats.regretted_asked <= stats.refaulted_asked);
+  CHECK(stats.premature_refaults_asked <= stats.refaulted_asked);
   CHECK_EQ(stats.refaulted_idle + stats.refaulted_limit, 0);
   give(heap, block, 8 * MIB);
   heap_ends_empty(heap);
 }
 
 /* Within a second, unless the machine stood still: then it is tried again. */
-static void what_is_needed_again_soon_is_regretted(void)
+static void what_is_needed_again_soon_is_premature(void)
 {
   ebb_heap *heap = heap_of_decay(EBB_ZERO);
   ebb_stats before, after;
@@ -136,11 +136,11 @@ static void what_is_needed_again_soon_is_regretted(void)
     be_idle(heap);
   } while (ms >= 1000);
   CHECK_EQ(after.refaulted_idle - before.refaulted_idle, 16 * MIB);
-  CHECK_EQ(after.regretted_idle - before.regretted_idle, 16 * MIB);
+  CHECK_EQ(after.premature_refaults_idle - before.premature_refaults_idle, 16 * MIB);
   heap_ends_empty(heap);
 }
 
-static void what_is_needed_later_is_not_regretted(void)
+static void what_is_needed_later_is_not_premature(void)
 {
   ebb_heap *heap = heap_of_decay(EBB_ZERO);
   ebb_stats stats;
@@ -153,7 +153,7 @@ static void what_is_needed_later_is_not_regretted(void)
   block = take(heap, 16 * MIB);
   stats = stats_of(heap, 0);
   CHECK_EQ(stats.refaulted_idle, 16 * MIB);
-  CHECK_EQ(stats.regretted_idle, 0);
+  CHECK_EQ(stats.premature_refaults_idle, 0);
   give(heap, block, 16 * MIB);
   heap_ends_empty(heap);
 }
@@ -190,7 +190,7 @@ static void a_heap_learns_what_comes_back(void)
     stats = stats_of(heap, 0);
   } while (stats.returned_total > returned || stats.floor < bytes / 2);
   CHECK(stats.floor_reason == EBB_FLOOR_SWING
-        || stats.floor_reason == EBB_FLOOR_REGRET);
+        || stats.floor_reason == EBB_FLOOR_PREMATURE);
   CHECK(stats.keep >= stats.floor);
   CHECK(stats.free_resident >= bytes / 2);
   CHECK(be_idle(heap).ms < 2000);
@@ -210,7 +210,7 @@ static void a_new_heap_has_learned_nothing(void)
     uint64_t used = stats.resident - stats.free_resident - stats.metadata;
 
     CHECK_EQ(used, 0);
-    CHECK_EQ(stats.mood, EBB_MOOD_STEADY);
+    CHECK_EQ(stats.trend, EBB_TREND_STEADY);
     CHECK_EQ(stats.returned_total, 0);
     CHECK_EQ(stats.refaulted_asked + stats.refaulted_idle, 0);
     CHECK_EQ(stats.steps, 0);
@@ -233,12 +233,12 @@ static void a_new_heap_has_learned_nothing(void)
 
 int main(void)
 {
-  RUN(the_mood_follows_demand);
+  RUN(the_trend_follows_demand);
   RUN(growth_keeps_what_is_free);
   RUN(free_memory_ages);
   RUN(what_the_host_asked_for_is_counted_as_asked);
-  RUN(what_is_needed_again_soon_is_regretted);
-  RUN(what_is_needed_later_is_not_regretted);
+  RUN(what_is_needed_again_soon_is_premature);
+  RUN(what_is_needed_later_is_not_premature);
   RUN(a_heap_learns_what_comes_back);
   RUN(a_new_heap_has_learned_nothing);
   return check_status();

@@ -1,7 +1,8 @@
 -- A program in phases, for the law of memory: law.lua KIND WAIT [module [attach]].
 -- Says on standard output when each phase begins. KIND is what the program makes
 -- and drops, or the path of a script that is its work; WAIT is what it waits in
--- afterwards. With `module` the last phase is a full reclaim.
+-- afterwards. With `module` the last phase is a full reclaim. Under pool_run.c
+-- threads hand the VM on: the KIND "pool" and the WAIT "queue" are for that.
 local ffi = require "ffi"
 
 ffi.cdef [[
@@ -62,6 +63,11 @@ local function rows(count, keep, make)
   return kept
 end
 
+-- Hands the VM on, to the thread that goes on with it after some seconds.
+local function hand_on(seconds)
+  coroutine.yield(seconds)
+end
+
 local function small_table(i)
   return { i }
 end
@@ -116,6 +122,24 @@ local kinds = {
     end
     return ring
   end,
+  -- A heap of 35 MB whose garbage comes and goes, in turns of some milliseconds
+  -- each; what is left of it lies apart.
+  pool = function()
+    phase "fill"
+    local ring, kept = {}, {}
+    for i = 1, 800000 do
+      ring[i % 40000 + 1] = record(i)
+      if i % 500 == 0 then
+        hand_on(0)
+      end
+    end
+    for i = 1, #ring, 50 do
+      kept[#kept + 1] = ring[i]
+    end
+    ring = nil
+    collect()
+    return kept
+  end,
 }
 
 local tenth = ffi.new("struct timespec", 0, 100000000)
@@ -153,6 +177,10 @@ local ways = {
   rarely = function()
     C.nanosleep(ffi.new("struct timespec", 1, 0), nil)
     return { wait }
+  end,
+  -- No thread has the VM.
+  queue = function()
+    hand_on(REST_S)
   end,
   lightly = function()
     local list = {}

@@ -5,9 +5,11 @@
 //!   against that, never against the source tree.
 //! - [`compile`]: one C or C++ source into a program.
 //! - [`finish`]: a command that must succeed, with everything it said if it did not.
-//! - [`shared`], [`archive`], [`limited`], [`sanitized`], [`valgrind`], [`cplusplus`]: one source,
-//!   compiled and run in one of the ways that matter.
+//! - [`shared`], [`archive`], [`limited`], [`sanitized`], [`valgrind`], [`cplusplus`], [`wrapped`],
+//!   [`with_quota`]: one source, compiled and run in one of the ways that matter.
 #![forbid(unsafe_code)]
+
+mod quota;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use ebbtide_runtimes::{C_FLAGS, EBBTIDE_LINK_FLAGS, LUAJIT, Runtime, repository};
+
+use quota::Quota;
 
 /// The prefix that the tests install under.
 pub const PREFIX: &str = "/usr";
@@ -286,6 +290,28 @@ pub fn sanitized(name: &str) {
 pub fn valgrind(name: &str) {
     let program = compile(name, Language::C, Linkage::Shared, "valgrind", &[]);
     finish(under_valgrind().arg(program).env("CHECK_LIGHT", "1"));
+}
+
+/// Runs `name` with `libebbtide.a`, whose calls for the background thread it sees before the kernel.
+pub fn wrapped(name: &str) {
+    run(&wrapping(name, "wrapped"));
+}
+
+/// The same in a fifth of a processor, where the machine allows a test to say so.
+pub fn with_quota(name: &str) {
+    match Quota::new(name) {
+        Some(quota) => {
+            finish(&mut quota.command(&wrapping(name, "quota")));
+            println!("{name}: stopped {} times", quota.stops());
+        }
+        None => println!("{name}: not run, for this machine has no quota to give"),
+    }
+}
+
+fn wrapping(name: &str, kind: &str) -> PathBuf {
+    let flags = ["madvise", "syscall", "nanosleep"].map(|call| format!("-Wl,--wrap={call}"));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    compile(name, Language::C, Linkage::Archive, kind, &flags)
 }
 
 /// Valgrind, which must be there, set to fail on the first error that it finds.

@@ -37,6 +37,7 @@ programs! {
     fork.c: shared limited sanitized;
     background.c: shared limited archive sanitized;
     background_storm.c: shared limited;
+    throttled.c: wrapped with_quota;
     descriptors.c: shared;
     allocator.cpp: cplusplus;
 }

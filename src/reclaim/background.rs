@@ -216,14 +216,18 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
         return next_visit_us(&forecast, watch, now_us);
     }
     let excess = watch.dirty().beyond(forecast.keep_at(now_us));
-    if now_us < rested_us(watch, excess) {
-        return next_visit_us(&forecast, watch, now_us);
+    let is_due = excess >= WORTH_RETURNING || is_over(&forecast, now_us) && excess > Pages::ZERO;
+    let rested_us = rested_us(watch, excess);
+    if now_us < rested_us {
+        // The forecast may have ended meanwhile: what is due stays due.
+        let next_us = next_visit_us(&forecast, watch, now_us);
+        return [next_us, is_due.then_some(rested_us)].into_iter().flatten().min();
     }
     if now_us < forecast.made_us + AT_WORK_US {
         watch.set_at_work(now_us);
     }
     let stamp = Stamp::new(now_us, Cause::Idle);
-    if excess >= WORTH_RETURNING || is_over(&forecast, now_us) && excess > Pages::ZERO {
+    if is_due {
         // SAFETY: C1: the pages are claimed, and they are free: they hold nothing of value.
         let purge = |ranges: &[_]| unsafe { os.purge(ranges) };
         // SAFETY: the caller's promise, and `purge` is the system's.

@@ -39,6 +39,38 @@ const LEFT_MB: f64 = 2.0;
 /// some tries counts.
 const TRIES: usize = 3;
 
+/// What runs the script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Host {
+    /// The main thread.
+    One,
+    /// Several threads, one after the other.
+    Pool,
+}
+
+impl Host {
+    fn of(kind: &str) -> Host {
+        if kind == "pool" { Host::Pool } else { Host::One }
+    }
+
+    fn source(self) -> &'static str {
+        match self {
+            Host::One => "preload_run.c",
+            Host::Pool => "pool_run.c",
+        }
+    }
+
+    fn programs(self) -> &'static Programs {
+        static ONE: OnceLock<Programs> = OnceLock::new();
+        static POOL: OnceLock<Programs> = OnceLock::new();
+        let programs = match self {
+            Host::One => &ONE,
+            Host::Pool => &POOL,
+        };
+        programs.get_or_init(|| Programs::build(self))
+    }
+}
+
 /// The programs on Debian's shared LuaJIT, and on one that is linked in without ebbtide and with.
 struct Programs {
     shared: PathBuf,
@@ -47,35 +79,32 @@ struct Programs {
 }
 
 impl Programs {
-    fn get() -> &'static Programs {
-        static PROGRAMS: OnceLock<Programs> = OnceLock::new();
-        PROGRAMS.get_or_init(|| {
-            let folder = scratch("law");
-            let build = |name: &str, flags: &[&str]| {
-                let program = folder.join(name);
-                let mut command = compiler(Language::C);
-                command.arg("-isystem").arg(LUAJIT.include_dir).arg("-o").arg(&program);
-                command.arg(source("preload_run.c")).args(["-x", "none"]).args(flags);
-                finish(&mut command);
-                program
-            };
-            let archive = installed().archive();
-            let archive = archive.to_str().expect("the target folder is UTF-8");
-            let inside = [&[LUAJIT.library], LUAJIT.link_flags].concat();
-            let wrap = ["-Wl,--wrap=lua_newstate", LUAJIT.library, archive];
-            let linked = [&wrap[..], LUAJIT.link_flags, EBBTIDE_LINK_FLAGS].concat();
-            Programs {
-                shared: build("shared", &["-l:libluajit-5.1.so.2"]),
-                inside: build("inside", &inside),
-                linked: build("linked", &linked),
-            }
-        })
+    fn build(host: Host) -> Programs {
+        let folder = scratch(&format!("law/{host:?}"));
+        let build = |name: &str, flags: &[&str]| {
+            let program = folder.join(name);
+            let mut command = compiler(Language::C);
+            command.arg("-isystem").arg(LUAJIT.include_dir).arg("-o").arg(&program);
+            command.arg(source(host.source())).args(["-x", "none"]).args(flags).arg("-lpthread");
+            finish(&mut command);
+            program
+        };
+        let archive = installed().archive();
+        let archive = archive.to_str().expect("the target folder is UTF-8");
+        let inside = [&[LUAJIT.library], LUAJIT.link_flags].concat();
+        let wrap = ["-Wl,--wrap=lua_newstate", LUAJIT.library, archive];
+        let linked = [&wrap[..], LUAJIT.link_flags, EBBTIDE_LINK_FLAGS].concat();
+        Programs {
+            shared: build("shared", &["-l:libluajit-5.1.so.2"]),
+            inside: build("inside", &inside),
+            linked: build("linked", &linked),
+        }
     }
 }
 
 /// Runs a program of `law.lua`, without ebbtide or at a door.
 fn run(kind: &str, wait: &str, door: Option<Door>, like: Door) -> Course {
-    let programs = Programs::get();
+    let programs = Host::of(kind).programs();
     let mut command = match (door, like) {
         (None, Door::Linked) => clean(&programs.inside),
         (None, _) | (Some(Door::Attach), _) => clean(&programs.shared),
@@ -160,9 +189,18 @@ fn all_keep<'a>(programs: impl IntoIterator<Item = (&'a str, &'a str, Door)>) {
     assert!(breaches.is_empty(), "{breaches:#?}");
 }
 
-/// What programs make and drop.
-const KINDS: [&str; 7] = ["tables", "strings", "survivors", "peaks", "block", "array", "steady"];
-/// What they wait in afterwards, besides `nanosleep`.
+/// What programs make and drop, and what they wait in afterwards.
+const KINDS: [(&str, &str); 8] = [
+    ("tables", "nanosleep"),
+    ("strings", "nanosleep"),
+    ("survivors", "nanosleep"),
+    ("peaks", "nanosleep"),
+    ("block", "nanosleep"),
+    ("array", "nanosleep"),
+    ("pool", "queue"),
+    ("steady", "nanosleep"),
+];
+/// What they wait in besides.
 const WAYS: [&str; 7] = ["poll", "epoll", "read", "condition", "busy", "rarely", "lightly"];
 
 mod long {
@@ -173,7 +211,7 @@ mod long {
     #[ignore = "takes minutes"]
     fn what_is_dropped_goes_back() {
         let doors = DOORS.into_iter().cycle();
-        all_keep(KINDS.into_iter().zip(doors).map(|(kind, door)| (kind, "nanosleep", door)));
+        all_keep(KINDS.into_iter().zip(doors).map(|((kind, wait), door)| (kind, wait, door)));
     }
 
     #[test]
@@ -191,7 +229,7 @@ mod full {
     #[ignore = "takes longer"]
     fn what_is_dropped_goes_back_at_every_door() {
         let programs =
-            KINDS.into_iter().flat_map(|kind| DOORS.map(|door| (kind, "nanosleep", door)));
+            KINDS.into_iter().flat_map(|(kind, wait)| DOORS.map(|door| (kind, wait, door)));
         all_keep(programs);
     }
 

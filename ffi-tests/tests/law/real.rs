@@ -1,11 +1,13 @@
-//! Debian's programs with the shared LuaJIT, under `ebbtide run` with default options.
+//! Debian's programs with the shared LuaJIT, under `ebbtide run` with default options; and its nginx
+//! with the module.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use ebbtide_ffi_tests::{clean, finish, installed, scratch};
+use ebbtide_ffi_tests::{clean, finish, installed, make, release, scratch};
 use ebbtide_runtimes::repository;
 
 use crate::course::{Course, Sample};
@@ -21,13 +23,15 @@ enum Program {
     KnotResolver,
     Minetest,
     Nginx,
+    /// The same nginx, which loads ebbtide as a module of its own.
+    NginxModule,
     Lupa,
     Wrk,
 }
-use Program::{Dnsdist, KnotResolver, Lupa, Minetest, Neovim, Nginx, Recursor, Wrk};
+use Program::{Dnsdist, KnotResolver, Lupa, Minetest, Neovim, Nginx, NginxModule, Recursor, Wrk};
 
-const PROGRAMS: [Program; 8] =
-    [Neovim, Recursor, Dnsdist, KnotResolver, Minetest, Nginx, Lupa, Wrk];
+const PROGRAMS: [Program; 9] =
+    [Neovim, Recursor, Dnsdist, KnotResolver, Minetest, Nginx, NginxModule, Lupa, Wrk];
 
 /// Where a run finds its files and its ports.
 struct Place {
@@ -72,7 +76,7 @@ impl Program {
     fn way(self) -> Way {
         match self {
             Recursor | Dnsdist | KnotResolver => Way::Dns,
-            Nginx => Way::Http,
+            Nginx | NginxModule => Way::Http,
             Neovim | Minetest | Lupa => Way::Lines,
             Wrk => Way::Bodies,
         }
@@ -86,7 +90,7 @@ impl Program {
             KnotResolver => "/usr/sbin/kresd",
             // The one in /usr/games is a script.
             Minetest => "/usr/lib/minetest/minetestserver",
-            Nginx => "/usr/sbin/nginx",
+            Nginx | NginxModule => "/usr/sbin/nginx",
             Lupa => return lupa(),
             Wrk => "/usr/bin/wrk",
         };
@@ -95,15 +99,15 @@ impl Program {
 
     /// What setup should have installed and has not, in words.
     fn missing(self) -> Option<String> {
-        let module =
-            (self == Nginx).then(|| "/usr/lib/nginx/modules/ngx_http_lua_module.so".into());
+        let is_nginx = matches!(self, Nginx | NginxModule);
+        let module = is_nginx.then(|| "/usr/lib/nginx/modules/ngx_http_lua_module.so".into());
         let mut files = [Some(self.file()), module].into_iter().flatten();
         let file: PathBuf = files.find(|file| !file.exists())?;
         let file = file.display();
         Some(format!("{file} is missing: install it (ffi-tests/setup.sh does, where it may)"))
     }
 
-    fn arguments(self, place: &Place) -> Vec<String> {
+    fn arguments(self, place: &Place, with_ebbtide: bool) -> Vec<String> {
         let line = match self {
             Neovim => format!("--headless -n -u NONE -i NONE -S {}", material("neovim.lua")),
             Recursor => {
@@ -120,9 +124,12 @@ impl Program {
                 format!("-n -c {} {}", material("kresd.lua"), place.folder.display())
             }
             Minetest => self.minetest(place),
-            Nginx => {
+            Nginx | NginxModule => {
                 let template = fs::read_to_string(material("nginx.conf")).expect("the template");
-                let config = template.replace("PORT", &place.port.number.to_string());
+                let mut config = template.replace("PORT", &place.port.number.to_string());
+                if self == NginxModule && with_ebbtide {
+                    config.insert_str(0, &format!("load_module {};\n", text(nginx_module())));
+                }
                 format!("-p {} -c {}", place.folder.display(), place.file("nginx.conf", &config))
             }
             Lupa => material("python.py"),
@@ -146,16 +153,19 @@ impl Program {
 
     /// The program in a place, without ebbtide or with.
     fn command(self, place: &Place, with_ebbtide: bool) -> Command {
-        let mut command = if with_ebbtide {
+        let mut command = if with_ebbtide && self != NginxModule {
             let mut command = clean(installed().lib().join("../bin/ebbtide"));
-            command.arg("run").arg(self.file()).env("LAW_EBBTIDE", "1");
+            command.arg("run").arg(self.file());
             command
         } else {
             clean(self.file())
         };
+        if with_ebbtide {
+            command.env("LAW_EBBTIDE", "1");
+        }
         let modules = installed().lib().join("lua/5.1/?.so");
         command
-            .args(self.arguments(place))
+            .args(self.arguments(place, with_ebbtide))
             .current_dir(&place.folder)
             .env("HOME", &place.folder)
             .env("MINETEST_SUBGAME_PATH", material("games"))
@@ -171,6 +181,15 @@ impl Program {
         let log = place.folder.join("log");
         drive(&mut self.command(&place, with_ebbtide), &place.port, load, &log)
     }
+}
+
+/// The module, built for the nginx that is installed.
+fn nginx_module() -> &'static Path {
+    static MODULE: OnceLock<PathBuf> = OnceLock::new();
+    MODULE.get_or_init(|| {
+        make(&["nginx"], Path::new("/"), "/x");
+        release().join("../nginx/ngx_http_ebbtide_module.so")
+    })
 }
 
 /// A Python with lupa from PyPI, which brings LuaJIT 2.1 in a module.

@@ -156,6 +156,25 @@ fn much_memory_does_not_wait_a_second_though_the_heap_works() {
     tested.free_all();
 }
 
+/// A short decay: the forecast ends before a heap at work may be visited again.
+#[test]
+fn what_is_due_stays_due_when_the_forecast_has_ended() {
+    let mut tested = emptied(40_000, 1200, 1200);
+    tested.heap().set_option(Key::Background, 1).expect("on");
+    tested.heap().set_option(Key::DecayMs, 10).expect("in range");
+    // A visit of a heap at work, which has nothing to return.
+    tested.heap().set_option(Key::Retain, 60 << 20).expect("in range");
+    tested.heap().next_tick_us();
+    tested.heap().visit_in_background();
+    tested.heap().set_option(Key::Retain, 0).expect("in range");
+    tested.os.world().now_us += SECOND / 10;
+    wait(&mut tested);
+    tested.heap().check();
+    let left_mb = tested.heap().runs.dirty.bytes() >> 20;
+    assert_eq!(left_mb, 0);
+    tested.free_all();
+}
+
 #[test]
 fn a_host_that_ticks_is_left_alone() {
     let mut tested = emptied(400, 20_000, 20_000);

@@ -91,9 +91,11 @@ static void wait_in_a_way(const void *way)
   ebb_heap *heap = heap_of(256 * MIB);
   uint64_t start, before;
 
-  leave_blocks_free(heap);
+  /* What is free may go at any moment, so that is seen while all blocks live. */
+  fill_slots(heap, BLOCKS);
   before = held(heap);
   CHECK(before > 12 * MIB);
+  free_slots(heap, BLOCKS);
   start = now_ms();
   while (held(heap) > before / 8) {
     (*(void (*const *)(void))way)();
@@ -125,18 +127,29 @@ static void every_way_to_wait(void)
   }
 }
 
+/* A heap with the thread, which has nothing to do for ten minutes, so that it is
+ * there however late anybody looks. */
+static ebb_heap *heap_with_thread(pid_t *named)
+{
+  ebb_heap *heap = heap_of_decay(600000);
+  uint64_t start = now_ms();
+
+  leave_blocks_free(heap);
+  while (threads(named) != 2 || *named == 0) {
+    REQUIRE(now_ms() - start < DEADLINE_MS);
+    sched_yield();
+  }
+  return heap;
+}
+
 static void it_has_a_name_and_takes_no_signals(void)
 {
-  ebb_heap *heap = heap_of(256 * MIB);
   pid_t named = 0;
-  uint64_t start = now_ms(), blocked = 0;
+  ebb_heap *heap = heap_with_thread(&named);
+  uint64_t blocked = 0;
   char path[64], line[128];
   FILE *file;
 
-  leave_blocks_free(heap);
-  while (threads(&named) != 2 || named == 0) {
-    REQUIRE(now_ms() - start < DEADLINE_MS);
-  }
   snprintf(path, sizeof path, "/proc/self/task/%d/status", (int)named);
   file = fopen(path, "r");
   REQUIRE(file != NULL);
@@ -147,6 +160,7 @@ static void it_has_a_name_and_takes_no_signals(void)
   CHECK(blocked >> (SIGTERM - 1) & 1);
   CHECK(blocked >> (SIGUSR1 - 1) & 1);
   CHECK(blocked >> (SIGALRM - 1) & 1);
+  set(heap, "decay_ms", 0);
   is_alone_in_the_end();
   heap_ends_empty(heap);
 }
@@ -283,18 +297,15 @@ static void children_go_on(void)
 /* A child of a process in which the thread was has its own when it needs one. */
 static void a_child_has_its_own(const void *unused)
 {
-  ebb_heap *heap = heap_of(256 * MIB);
   pid_t child, named;
+  ebb_heap *heap = heap_with_thread(&named);
   int status;
 
   (void)unused;
-  leave_blocks_free(heap);
-  while (threads(&named) < 2) {
-    sched_yield();
-  }
   child = fork();
   REQUIRE(child >= 0);
   CHECK(child > 0 || threads(&named) == 1);
+  set(heap, "decay_ms", 1000);
   leave_blocks_free(heap);
   is_alone_in_the_end();
   CHECK(held(heap) < 2 * MIB);
@@ -364,8 +375,7 @@ static void owners_change(void)
 
 static void *starts_the_thread(void *unused)
 {
-  ebb_options options = { .size = sizeof options, .decay_ms = 600000 };
-  ebb_heap *heap = heap_from(&options);
+  ebb_heap *heap = heap_of_decay(600000);
   uint64_t start = now_ms();
   pid_t named;
 

@@ -91,6 +91,8 @@ static void holes_alone_are_noticed(void)
   for (i = 0; i < 10000; i++) {
     take(heap, i, 3000);
   }
+  /* So that nothing goes while blocks are freed, however long that takes. */
+  set(heap, "decay_ms", 60000);
   be_idle(heap);
   for (i = 0; i < 10000; i++) {
     if (i % 8 != 0) {
@@ -98,6 +100,7 @@ static void holes_alone_are_noticed(void)
     }
   }
   CHECK(ebb_next_tick(heap) != EBB_NEVER);
+  set(heap, "decay_ms", 50);
   be_idle(heap);
   is_as_low_as_reclaim_gets(heap);
   survivors_are_unchanged(10000);
@@ -166,11 +169,11 @@ static void without_decay_everything_goes_at_once(void)
 
   load(heap, 32, NONE_KEPT);
   idle = be_idle(heap);
-  CHECK(idle.ms < 1000);
+  CHECK(idle.asked_ms < 1000);
   CHECK(stats_of(heap, 0).resident < MIB);
   leave_free(heap, 8 * MIB);
   idle = be_idle(heap);
-  CHECK(idle.ms < 1000);
+  CHECK(idle.asked_ms < 1000);
   CHECK(stats_of(heap, 0).resident < MIB);
   heap_ends_empty(heap);
 }

@@ -23,25 +23,34 @@ static ebb_stats after_a_tick(ebb_heap *heap)
   return stats_of(heap, 0);
 }
 
-/* Growth is believed in for a quarter of the decay. */
+/* Growth is believed in for a quarter of the decay, and a heap shrinks up to the
+ * end of it. Unless the machine stood still: then it is tried again. */
 static void the_trend_follows_demand(void)
 {
-  ebb_heap *heap = heap_of_decay(8000);
-  void *block;
+  uint64_t start, ms;
 
-  CHECK_EQ(stats_of(heap, 0).trend, EBB_TREND_STEADY);
-  block = take(heap, 16 * MIB);
-  CHECK_EQ(after_a_tick(heap).trend, EBB_TREND_GROWING);
-  set(heap, "decay_ms", 1000);
-  give(heap, block, 16 * MIB);
-  sleep_ms(400);
-  CHECK_EQ(after_a_tick(heap).trend, EBB_TREND_SHRINKING);
-  set(heap, "decay_ms", 0);
-  sleep_ms(2);
-  after_a_tick(heap);
-  sleep_ms(2);
-  CHECK_EQ(after_a_tick(heap).trend, EBB_TREND_STEADY);
-  heap_ends_empty(heap);
+  do {
+    ebb_heap *heap = heap_of_decay(3600000);
+    uint32_t trend;
+    void *block;
+
+    CHECK_EQ(stats_of(heap, 0).trend, EBB_TREND_STEADY);
+    block = take(heap, 16 * MIB);
+    CHECK_EQ(after_a_tick(heap).trend, EBB_TREND_GROWING);
+    start = now_ms();
+    set(heap, "decay_ms", 1000);
+    give(heap, block, 16 * MIB);
+    sleep_ms(400);
+    trend = after_a_tick(heap).trend;
+    ms = now_ms() - start;
+    CHECK(ms >= 900 || trend == EBB_TREND_SHRINKING);
+    set(heap, "decay_ms", 0);
+    sleep_ms(2);
+    after_a_tick(heap);
+    sleep_ms(2);
+    CHECK_EQ(after_a_tick(heap).trend, EBB_TREND_STEADY);
+    heap_ends_empty(heap);
+  } while (ms >= 900);
 }
 
 static void growth_keeps_what_is_free(void)
@@ -65,29 +74,35 @@ static void growth_keeps_what_is_free(void)
   heap_ends_empty(heap);
 }
 
-/* To an eighth of the decay. */
+/* To an eighth of the decay. Unless the machine stood still: then the memory has
+ * gone, and it is tried again. */
 static void free_memory_ages(void)
 {
-  ebb_heap *heap = heap_of_decay(2000);
-  void *block = take(heap, 16 * MIB);
-  uint64_t start, age;
+  uint64_t start, ms, age, later;
 
-  CHECK_EQ(after_a_tick(heap).idle_age_ms, 0);
-  start = now_ms();
-  give(heap, block, 16 * MIB);
-  after_a_tick(heap);
-  sleep_ms(600);
-  age = after_a_tick(heap).idle_age_ms;
+  do {
+    ebb_heap *heap = heap_of_decay(2000);
+    void *block = take(heap, 16 * MIB);
+
+    CHECK_EQ(after_a_tick(heap).idle_age_ms, 0);
+    start = now_ms();
+    give(heap, block, 16 * MIB);
+    after_a_tick(heap);
+    sleep_ms(600);
+    age = after_a_tick(heap).idle_age_ms;
+    CHECK(age <= now_ms() - start + 250);
+    /* As much again, but young: half as old on average. */
+    block = take(heap, 32 * MIB);
+    sleep_ms(2);
+    after_a_tick(heap);
+    give(heap, block, 32 * MIB);
+    sleep_ms(2);
+    later = after_a_tick(heap).idle_age_ms;
+    ms = now_ms() - start;
+    heap_ends_empty(heap);
+  } while (ms >= 1000);
   CHECK(age >= 599);
-  CHECK(age <= now_ms() - start + 250);
-  /* As much again, but young: half as old on average. */
-  block = take(heap, 32 * MIB);
-  sleep_ms(2);
-  after_a_tick(heap);
-  give(heap, block, 32 * MIB);
-  sleep_ms(2);
-  CHECK(after_a_tick(heap).idle_age_ms < age);
-  heap_ends_empty(heap);
+  CHECK(later < age);
 }
 
 static void what_the_host_asked_for_is_counted_as_asked(void)
@@ -193,7 +208,7 @@ static void a_heap_learns_what_comes_back(void)
         || stats.floor_reason == EBB_FLOOR_PREMATURE);
   CHECK(stats.keep >= stats.floor);
   CHECK(stats.free_resident >= bytes / 2);
-  CHECK(be_idle(heap).ms < 2000);
+  CHECK(be_idle(heap).asked_ms < 2000);
   CHECK_EQ(stats_of(heap, 0).free_resident, 0);
   heap_ends_empty(heap);
 }

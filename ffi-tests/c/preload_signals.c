@@ -313,6 +313,7 @@ static void reports_end_no_waits(void)
   sigemptyset(&set);
   sigaddset(&set, SIGUSR2);
   sigprocmask(SIG_BLOCK, &set, NULL);
+  raise(SIGUSR2);
   CHECK(!ends_a_wait(SIGUSR2, 1000));
   CHECK_EQ(sigpending(&pending), 0);
   CHECK_EQ(sigismember(&pending, SIGUSR2), 1);

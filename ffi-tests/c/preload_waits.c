@@ -17,7 +17,7 @@
 
 /* The least and the most that a wait of TIMEOUT_MS may take. */
 #define TIMEOUT_MS 250
-#define LATE_MS 5000
+#define LATE_MS 20000
 #define FOR_EVER (-1)
 
 /* What poll() becomes under _FORTIFY_SOURCE. */
@@ -245,12 +245,12 @@ static int is_held(int signal)
   return sigismember(&held, signal);
 }
 
-/* Signals until one was handled: the first may come before the wait. */
+static volatile sig_atomic_t wait_is_over;
+
+/* Signals until the wait has ended: some may come before it. */
 static void *signal_later(void *thread)
 {
-  int before = handled;
-
-  while (handled < before + 2) {
+  while (!wait_is_over) {
     sleep_ms(100);
     pthread_kill(*(pthread_t *)thread, SIGUSR1);
   }
@@ -266,14 +266,14 @@ static void a_signal_ends_a_wait(void)
     pthread_t signaller;
 
     stir(vm);
+    wait_is_over = 0;
     pthread_create(&signaller, NULL, signal_later, &self);
     CHECK_EQ(wait_in(way % WAYS, pipe_start, way < WAYS ? FOR_EVER : 60000),
              -1);
     CHECK_EQ(errno, EINTR);
+    CHECK(handled > 0);
     CHECK(!is_held(SIGUSR1) && !is_held(SIGTERM));
-    while (handled % 2 != 0) {
-      sleep_ms(1);
-    }
+    wait_is_over = 1;
     pthread_join(signaller, NULL);
     handled = 0;
   }
@@ -334,7 +334,7 @@ static void no_signal_is_lost(void)
   close(epoll);
 }
 
-static int cleaned;
+static volatile sig_atomic_t cleaned, is_about_to_wait;
 
 static void clean(void *argument)
 {
@@ -348,6 +348,7 @@ static void *wait_for_ever(void *way)
 
   stir(L);
   pthread_cleanup_push(clean, NULL);
+  is_about_to_wait = 1;
   wait_in((enum way)(size_t)way, pipe_start, FOR_EVER);
   check_failed(__FILE__, __LINE__, "a wait for ever has ended");
   pthread_cleanup_pop(0);
@@ -362,8 +363,11 @@ static void a_thread_is_cancelled_while_it_waits(void)
     pthread_t thread;
     void *result = NULL;
 
-    cleaned = 0;
+    cleaned = is_about_to_wait = 0;
     pthread_create(&thread, NULL, wait_for_ever, (void *)(size_t)way);
+    while (!is_about_to_wait) {
+      sleep_ms(1);
+    }
     sleep_ms(150);
     pthread_cancel(thread);
     pthread_join(thread, &result);

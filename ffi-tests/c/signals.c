@@ -13,9 +13,9 @@
 #define BLOCKS 2000
 #define HANDLERS_BLOCKS 64
 #define INTERVAL_US 500
-/* How long a heap is worked on. */
+/* How long a heap is worked on, and how many signals come in that time at least: on
+ * a machine that has other work it takes longer. */
 #define WORK_MS 1500
-/* Signals in that time, on a machine that has other work. */
 #define SIGNALS_MIN 200
 
 static struct block blocks[BLOCKS];
@@ -98,7 +98,6 @@ static void handler_ends(void)
   size_t i;
 
   signals_come(on_signal, 0);
-  CHECK(handler.signals >= SIGNALS_MIN);
   CHECK_EQ(handler.wrong, 0);
   for (i = 0; i < HANDLERS_BLOCKS; i++) {
     if (handler.blocks[i].at != NULL) {
@@ -148,7 +147,8 @@ static void work(ebb_heap *heap)
   size_t i;
 
   errno = ERRNO_MARK;
-  while (now_ms() - start < WORK_MS) {
+  while (now_ms() - start < WORK_MS || handler.signals < SIGNALS_MIN) {
+    REQUIRE(now_ms() - start < DEADLINE_MS);
     for (i = 0; i < 100; i++) {
       struct block *block = &blocks[rng_below(&rng, BLOCKS)];
 
@@ -203,6 +203,7 @@ static ebb_heap *intruded;
 static void on_signal_intrude(int number)
 {
   (void)number;
+  handler.signals++;
   ebb_alloc(intruded, ebb_alloc(intruded, NULL, 0, 40), 40, 0);
 }
 
@@ -214,6 +215,7 @@ static void is_intruded(const void *argument)
   setrlimit(RLIMIT_CORE, &no_core);
   dup2(said[1], STDERR_FILENO);
   intruded = restless_heap(1);
+  handler.signals = 0;
   signals_come(on_signal_intrude, INTERVAL_US);
   work(intruded);
 }

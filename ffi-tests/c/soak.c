@@ -5,7 +5,8 @@
  *
  *   soak SECONDS [heap|file|memory]
  *
- * With a name something leaks on purpose: it must be found. */
+ * With a name something leaks on purpose: it must be found. Each thread then closes
+ * LEAKS VMs at least, however long that takes. */
 
 #include "check.h"
 
@@ -20,6 +21,7 @@
 
 #define THREADS 4
 #define VMS 3
+#define LEAKS 100
 
 /* What may differ at the end: the C library's arenas and stacks, and the heap
  * that is kept for the next VM. */
@@ -181,13 +183,13 @@ static uint64_t closed[THREADS];
 
 static void *live(void *argument)
 {
-  uint64_t *count = (uint64_t *)argument;
+  uint64_t *count = (uint64_t *)argument, least = leak ? *count + LEAKS : 0;
   struct rng rng = { 77 + (uint64_t)(count - closed) };
   struct vm vms[VMS];
   size_t i;
 
   memset(vms, 0, sizeof vms);
-  while (time(NULL) < end) {
+  while (time(NULL) < end || *count < least) {
     struct vm *vm = &vms[rng_below(&rng, VMS)];
 
     pthread_rwlock_rdlock(&in_vms);

@@ -242,7 +242,7 @@ static void the_last_lines_wait_for_a_reader(void)
   size_t i;
 
   for (i = 0; i < COUNT_OF(ways); i++) {
-    stop_with_full_pipe(ways[i], 2);
+    stop_with_full_pipe(ways[i], 1);
   }
 }
 

@@ -9,12 +9,13 @@
 /* Nobody ticks: allocation and free do it on the way. */
 static void a_busy_heap_needs_no_ticks(void)
 {
-  ebb_heap *heap = heap_of_decay(50);
+  ebb_heap *heap = heap_of_decay(60000);
   struct rng rng = { 40 };
   uint64_t start;
 
   scatter(heap, &rng, COUNT, 100);
   CHECK(stats_of(heap, 0).free_resident > 10 * MIB);
+  set(heap, "decay_ms", 50);
   start = now_ms();
   while (stats_of(heap, 0).returned_idle < 10 * MIB) {
     REQUIRE(now_ms() - start < DEADLINE_MS);
@@ -124,6 +125,8 @@ static void a_budget_reaches_everything_in_the_end(void)
   unsigned ticks = 0;
   int next;
 
+  /* So that all of it is left to the ticks. */
+  set(heap, "auto", 0);
   scatter(heap, &rng, COUNT, 100);
   while ((next = ebb_next_tick(heap)) != EBB_NEVER) {
     sleep_ms((unsigned)next);

@@ -14,8 +14,8 @@
 
 static void *blocks[BLOCKS];
 
-/* Leaves 2 KB a block free, of which nothing has gone back yet. */
-static inline void leave_slots_free(ebb_heap *heap, size_t count)
+/* Fills 2 KB a block. */
+static inline void fill_slots(ebb_heap *heap, size_t count)
 {
   size_t i;
 
@@ -24,9 +24,22 @@ static inline void leave_slots_free(ebb_heap *heap, size_t count)
     REQUIRE(blocks[i] != NULL);
     memset(blocks[i], 1, BLOCK);
   }
+}
+
+static inline void free_slots(ebb_heap *heap, size_t count)
+{
+  size_t i;
+
   for (i = 0; i < count; i++) {
     ebb_alloc(heap, blocks[i], BLOCK, 0);
   }
+}
+
+/* Leaves 2 KB a block free. */
+static inline void leave_slots_free(ebb_heap *heap, size_t count)
+{
+  fill_slots(heap, count);
+  free_slots(heap, count);
 }
 
 /* Leaves 16 MB free. */

@@ -64,12 +64,11 @@ local kept = fill()
 local before = anonymous_mb()
 collectgarbage()
 collectgarbage()
-local waits = 0
+local waits, now = 0, before
 repeat
   ways[way]()
-  waits = waits + 1
-  local now = anonymous_mb()
+  waits, now = waits + 1, anonymous_mb()
 until now <= most or waits == 300
-print(("%.1f MB, then %.1f MB after %d waits"):format(before, anonymous_mb(), waits))
-assert(anonymous_mb() <= most, "the memory does not go back")
+print(("%.1f MB, then %.1f MB after %d waits"):format(before, now, waits))
+assert(now <= most, "the memory does not go back")
 assert(kind ~= "scattered" or #kept[100].text == 100 * 7919 % 1500 + 3)

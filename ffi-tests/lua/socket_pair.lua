@@ -33,7 +33,7 @@ io.stderr = { write = function(_, ...) said[#said + 1] = table.concat { ... } en
 os.exit = function() error(table.concat(said), 0) end
 
 local function wait_for_server()
-  for _ = 1, 500 do
+  for _ = 1, 6000 do
     local probe = socket.connect(host, port)
     if probe then
       return probe:close()

@@ -4,6 +4,7 @@
 //! - [`installed`]: `make install` into a folder of the tests' own; everything is compiled
 //!   against that, never against the source tree.
 //! - [`compile`]: one C or C++ source into a program.
+//! - [`made_at_once`]: a program that several tests make and run at a time.
 //! - [`finish`]: a command that must succeed, with everything it said if it did not.
 //! - [`shared`], [`archive`], [`limited`], [`sanitized`], [`valgrind`], [`cplusplus`], [`wrapped`],
 //!   [`with_quota`]: one source, compiled and run in one of the ways that matter.
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use ebbtide_runtimes::{C_FLAGS, EBBTIDE_LINK_FLAGS, LUAJIT, Runtime, repository};
+use ebbtide_runtimes::{C_FLAGS, EBBTIDE_LINK_FLAGS, LUAJIT, New, Runtime, repository};
 
 use quota::Quota;
 
@@ -140,6 +141,13 @@ pub fn compiler(language: Language) -> Command {
     command
 }
 
+/// Has `command` make the file that its argument names, and puts the whole file there at once.
+pub fn made_at_once(place: &Path, command: impl FnOnce(&Path) -> Command) {
+    let new = New::of(place);
+    finish(&mut command(&new.path));
+    new.take_place().unwrap_or_else(|error| panic!("{}: {error}", place.display()));
+}
+
 /// Compiles one of the sources into a program named after both and `kind`.
 pub fn compile(
     name: &str,
@@ -150,22 +158,19 @@ pub fn compile(
 ) -> PathBuf {
     let installed = installed();
     let program = scratch("programs").join(format!("{name}-{kind}"));
-    let mut command = compiler(language);
-    command
-        .args(flags)
-        .arg("-I")
-        .arg(installed.include())
-        .arg("-o")
-        .arg(&program)
-        .arg(source(name))
-        .args(["-x", "none"]);
-    match linkage {
-        Linkage::Shared => {
-            command.arg(installed.shared()).arg(assignment("-Wl,-rpath", installed.lib()))
-        }
-        Linkage::Archive => command.arg(installed.archive()),
-    };
-    finish(command.args(EBBTIDE_LINK_FLAGS));
+    made_at_once(&program, |new| {
+        let mut command = compiler(language);
+        command.args(flags).arg("-I").arg(installed.include()).arg("-o").arg(new);
+        command.arg(source(name)).args(["-x", "none"]);
+        match linkage {
+            Linkage::Shared => {
+                command.arg(installed.shared()).arg(assignment("-Wl,-rpath", installed.lib()))
+            }
+            Linkage::Archive => command.arg(installed.archive()),
+        };
+        command.args(EBBTIDE_LINK_FLAGS);
+        command
+    });
     program
 }
 
@@ -189,21 +194,24 @@ pub const UNKIND_WRAPPED: [&str; 12] = [
 pub fn linked_with_lua(name: &str, runtime: &Runtime, flags: &[&str]) -> PathBuf {
     let installed = installed();
     let program = scratch("programs").join(format!("{name}-{}", runtime.name));
-    let mut command = compiler(Language::C);
-    command
-        .arg("-I")
-        .arg(installed.include())
-        .arg("-isystem")
-        .arg(runtime.include_dir)
-        .arg("-o")
-        .arg(&program)
-        .arg(source(name))
-        .args(["-x", "none"])
-        .arg(installed.archive())
-        .arg(runtime.library)
-        .args(runtime.link_flags)
-        .args(flags);
-    finish(command.args(EBBTIDE_LINK_FLAGS));
+    made_at_once(&program, |new| {
+        let mut command = compiler(Language::C);
+        command
+            .arg("-I")
+            .arg(installed.include())
+            .arg("-isystem")
+            .arg(runtime.include_dir)
+            .arg("-o")
+            .arg(new)
+            .arg(source(name))
+            .args(["-x", "none"])
+            .arg(installed.archive())
+            .arg(runtime.library)
+            .args(runtime.link_flags)
+            .args(flags)
+            .args(EBBTIDE_LINK_FLAGS);
+        command
+    });
     program
 }
 

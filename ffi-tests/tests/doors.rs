@@ -13,8 +13,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use ebbtide_ffi_tests::{
-    Language, clean, compiler, finish, installed, linked_with_lua, scratch, source, text_of,
-    under_valgrind,
+    Language, clean, compiler, finish, installed, linked_with_lua, made_at_once, scratch, source,
+    text_of, under_valgrind,
 };
 use ebbtide_runtimes::{
     EBBTIDE_LINK_FLAGS, LUA51, LUA52, LUA53, LUA54, LUAJIT, LUAJIT_CHECKED, SONAME, repository,
@@ -86,17 +86,19 @@ fn loader_folder() -> &'static Path {
 fn build(name: &str, lua: Lua, with_ebbtide: bool) -> PathBuf {
     let kind = if with_ebbtide { "with" } else { "without" };
     let program = loader_folder().join(format!("{name}-{}-{kind}", lua.name()));
-    let mut command = compiler(Language::C);
-    command.arg("-I").arg(installed().include()).arg("-o").arg(&program).arg(source(name));
-    command.args(["-x", "none"]);
-    if with_ebbtide {
-        let mut path = OsString::from("-Wl,-rpath,");
-        path.push(loader_folder());
-        command.arg("-DWITH_EBBTIDE").arg(loader_folder().join(SONAME)).arg(path);
-        command.args(EBBTIDE_LINK_FLAGS);
-    }
-    lua.link(&mut command);
-    finish(&mut command);
+    made_at_once(&program, |new| {
+        let mut command = compiler(Language::C);
+        command.arg("-I").arg(installed().include()).arg("-o").arg(new).arg(source(name));
+        command.args(["-x", "none"]);
+        if with_ebbtide {
+            let mut path = OsString::from("-Wl,-rpath,");
+            path.push(loader_folder());
+            command.arg("-DWITH_EBBTIDE").arg(loader_folder().join(SONAME)).arg(path);
+            command.args(EBBTIDE_LINK_FLAGS);
+        }
+        lua.link(&mut command);
+        command
+    });
     program
 }
 

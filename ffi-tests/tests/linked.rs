@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, make, scratch, source};
-use ebbtide_ffi_tests::{text_of, under_valgrind};
+use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, made_at_once, make};
+use ebbtide_ffi_tests::{scratch, source, text_of, under_valgrind};
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
 /// A script that says which allocator its VM runs on, after some work.
@@ -35,18 +35,20 @@ fn linked_host() -> PathBuf {
 /// The same with these flags for LuaJIT.
 fn link_host(name: &str, flags: &[&str]) -> PathBuf {
     let program = scratch("linked-host").join(name);
-    let mut command = compiler(Language::C);
-    command
-        .arg("-isystem")
-        .arg(LUAJIT.include_dir)
-        .arg("-o")
-        .arg(&program)
-        .arg(source("linked.c"))
-        .args(["-x", "none", "-Wl,--wrap=lua_newstate"])
-        .args([LUAJIT.library.as_ref(), installed().archive().as_path()])
-        .args(flags)
-        .args(EBBTIDE_LINK_FLAGS);
-    finish(&mut command);
+    made_at_once(&program, |new| {
+        let mut command = compiler(Language::C);
+        command
+            .arg("-isystem")
+            .arg(LUAJIT.include_dir)
+            .arg("-o")
+            .arg(new)
+            .arg(source("linked.c"))
+            .args(["-x", "none", "-Wl,--wrap=lua_newstate"])
+            .args([LUAJIT.library.as_ref(), installed().archive().as_path()])
+            .args(flags)
+            .args(EBBTIDE_LINK_FLAGS);
+        command
+    });
     program
 }
 

@@ -533,7 +533,8 @@ pub(super) mod tests {
 
     #[test]
     fn memory_of_others_is_unmapped() {
-        let at = Kernel.reserve(1 << 16, false).expect("address space");
+        // Where no other test's mapping takes its place.
+        let at = Kernel.reserve(1 << 16, true).expect("address space");
         // SAFETY: reserved just now, and never used.
         unsafe {
             assert!(Kernel.unmap(at, 1 << 16));

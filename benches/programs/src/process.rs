@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_run_gives_events_text_and_usage() {
-        let script = "printf 'event\\tlabel=a b\\tlive=7\\n'; echo 1.5; sleep 0.1";
+        let script = "printf 'event\\tlabel=a b\\tlive=7\\n'; echo 1.5; sleep 1";
         let mut seen = 0;
         let outcome = run(shell(script), Some(Duration::from_millis(10)), |_| seen += 1);
         let outcome = outcome.expect("the script succeeds");

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// One Lua runtime, built as a static library.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +78,7 @@ pub fn build_host(runtime: &Runtime, ebbtide: &Path, output: &Path) -> Result<()
     let root = repository();
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let mut command = Command::new(&compiler);
+    let new = New::of(output);
     command
         .args(C_FLAGS)
         .arg("-I")
@@ -84,7 +86,7 @@ pub fn build_host(runtime: &Runtime, ebbtide: &Path, output: &Path) -> Result<()
         .arg("-isystem")
         .arg(runtime.include_dir)
         .arg("-o")
-        .arg(output)
+        .arg(&new.path)
         .args(HOST_SOURCES.iter().map(|name| root.join("ffi-tests").join(name)))
         .arg(ebbtide)
         .arg(runtime.library)
@@ -96,12 +98,36 @@ pub fn build_host(runtime: &Runtime, ebbtide: &Path, output: &Path) -> Result<()
     }
     let result = command.output().map_err(|error| format!("cannot run {compiler:?}: {error}"))?;
     match result.status.success() {
-        true => Ok(()),
+        true => new.take_place().map_err(|e| format!("{}: {e}", output.display())),
         false => Err(format!(
             "cannot compile host.c for {}:\n{}",
             runtime.name,
             String::from_utf8_lossy(&result.stderr).trim_end()
         )),
+    }
+}
+
+/// A file that is made beside the one whose place it takes when it is whole. Two tests may make the
+/// same program at a time: whoever runs it meanwhile finds a whole one.
+pub struct New {
+    /// Where it is made.
+    pub path: PathBuf,
+    place: PathBuf,
+}
+
+impl New {
+    /// A file for this place.
+    pub fn of(place: &Path) -> New {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut path = place.as_os_str().to_owned();
+        path.push(format!(".{}.{number}", std::process::id()));
+        New { path: path.into(), place: place.to_owned() }
+    }
+
+    /// It is whole.
+    pub fn take_place(&self) -> std::io::Result<()> {
+        std::fs::rename(&self.path, &self.place)
     }
 }
 

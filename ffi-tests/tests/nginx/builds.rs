@@ -156,7 +156,7 @@ fn nginx_with_lua_compiled_in_has_a_privileged_agent() {
         children.filter(|pid| title(*pid).contains("privileged agent process")).count()
     };
     for _ in 0..2 {
-        let patience = Duration::from_secs(10);
+        let patience = Duration::from_secs(60);
         nginx.wait_until("the agent runs", patience, |nginx| agents(nginx) == 1);
         assert!(nginx.log().contains("I am privileged agent"), "{}", nginx.log());
         assert_eq!(nginx.running().len(), 2);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::server::{Config, Modules, Nginx, alone, beside};
 use crate::status::{json, number, vms};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn slices(nginx: &Nginx) -> u64 {
     number(&json(nginx)[0]["steps"], "count")

@@ -11,7 +11,7 @@ use crate::processes::with_early_vm;
 use crate::server::{Config, Modules, Nginx, Reply, beside, children_of, kill, title};
 use crate::status::{json, number, running_pids};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn reclaim(nginx: &Nginx) -> Reply {
     nginx.ask("POST", "/open/reclaim", &[])

@@ -7,8 +7,8 @@ use crate::browser::Browser;
 use crate::load::Load;
 use crate::server::{Config, Modules, Nginx, alone, beside, kill};
 
-/// A page reads its figures every two seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A page reads its figures every two seconds, on a machine that has nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// That a worker is gone is shown for ten seconds.
 const GONE: Duration = Duration::from_secs(20);
 

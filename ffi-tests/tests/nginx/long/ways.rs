@@ -12,7 +12,7 @@ use crate::ports::free_port;
 use crate::server::{Config, Modules, Nginx, alone, beside, children_of, kill, title};
 use crate::status::{json, vms};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn config(way: (Build, Modules)) -> Config {
     Config::new(way.1).on(way.0)

@@ -23,7 +23,7 @@ pub fn tides(build: Build, modules: Modules, tides: u32) {
     let _alone = alone();
     let nginx = Nginx::start(&Config::new(modules).on(build).workers(1));
     for tide in 0..tides {
-        let load = Load::start(&nginx, "/light", 20, 4, true);
+        let load = Load::start(&nginx, "/light", 20, 2, true);
         if tide % 2 == 1 {
             nginx.reload();
         }

@@ -145,8 +145,8 @@ cargo-test: lint
 # With the workspace as in `make test`, so that nothing is built again.
 LONG_TESTS = $(CARGO) test --workspace --test linked --test nginx --test law -- --ignored
 
-test-long: setup ## run the tests that take minutes, after make test (ten minutes)
-	@echo "== long tests: every build of nginx in every order of its modules"
+test-long: setup ## run the tests that take minutes, after make test (seven minutes)
+	@echo "== long tests: the law over real programs, every build of nginx in every order of its modules"
 	$(LONG_TESTS) long::
 
 test-full: setup ## run these and the tests that take longer, before a release (forty minutes)

@@ -102,7 +102,8 @@ debian_arguments() {
         sed 's/--add-\(dynamic-\)\?module=[^ ]*//g; s/--with-[a-z_]*=dynamic//g'
 }
 
-# configure_nginx LIBRARIES: in the current folder, with the module of nginx/ if there is a library.
+# configure_nginx FOLDER LIBRARY: with the libraries in FOLDER, in the current folder. LIBRARY is
+# libebbtide.a for the module of nginx/, or empty for an nginx without the module.
 configure_nginx() {
     LUAJIT_INC=$folder/root/usr/include/luajit-2.1
     LUAJIT_LIB=$1
@@ -120,8 +121,9 @@ configure_nginx() {
     echo '#define LUA_DEFAULT_PATH "/usr/share/lua/5.1/?.lua;"' >>objs/ngx_auto_config.h
 }
 
-# make_nginx LIBRARIES: in the current folder. What make knows nothing of is linked anew. For ngx.re,
-# libpcre is beside nginx's own libpcre2, as in Debian's Lua module.
+# make_nginx FOLDER: with the libraries in FOLDER, in the current folder. The program is linked in any
+# case, for make knows of the objects alone. For ngx.re, libpcre is beside nginx's own libpcre2, as in
+# Debian's Lua module.
 make_nginx() {
     rm -f objs/nginx
     make -f objs/Makefile -j "$(nproc)" LINK="\$(CC) -L$1 -Wl,--no-as-needed -lpcre" \
@@ -151,8 +153,8 @@ build_objects() {
     make_nginx "$folder/lib/shared"
 }
 
-# A copy of the objects, with the module of nginx/ beside. Headers that configure writes as they were,
-# but for its own arguments, keep their time, so that make compiles what is new alone.
+# In a copy of the objects. configure writes its headers anew. A header that has changed in nothing but
+# configure's arguments keeps its time, so that make compiles the module and what names modules.
 build_with_module() {
     rm -rf "$folder/with-module" "$folder/before" && mkdir "$folder/before"
     : >"$log"
@@ -168,7 +170,7 @@ build_with_module() {
             touch -r "$before" "$file"
         fi
     done
-    # This one has the arguments in it.
+    # The arguments are part of this object.
     rm -f objs/src/core/nginx.o
     make_nginx "$folder/lib/static"
 }
@@ -177,7 +179,7 @@ without_arguments() {
     sed '/^#define NGX_CONFIGURE /d' "$1"
 }
 
-# Links what MODE names, in the current folder in the end.
+# Builds the program that MODE names.
 build_program() {
     if [ -n "$library" ]; then
         build_with_module
@@ -191,7 +193,7 @@ build_program() {
     mv "$result.new" "$result"
 }
 
-# once STAMP WHAT INPUTS FILE: does it unless FILE is there and was made from the same inputs.
+# once STAMP FUNCTION INPUTS FILE: calls FUNCTION unless FILE is there and was made from INPUTS.
 once() {
     sum=$(echo "$3" | cksum)
     if [ ! -e "$4" ] || [ "$(cat "$folder/$1" 2>/dev/null)" != "$sum" ]; then
@@ -201,13 +203,14 @@ once() {
     fi
 }
 
-# What the objects are built from, as far as it can change, and what the module is.
+# What the objects are built from, as far as it can change.
 inputs() {
     nginx -V 2>&1
     dpkg-query -W -f '${Package} ${Version}\n' libnginx-mod-http-lua libnginx-mod-http-ndk
     cat "$0" "$here/privileged_agent.patch" "$here/stream_standin/"*
 }
 
+# What the module of nginx/ is built from.
 module_inputs() {
     cat "$library" "$module/config" "$module/"*.[ch]
 }

@@ -38,7 +38,7 @@ pub fn tides(build: Build, modules: Modules, tides: u32) {
 }
 
 #[test]
-#[ignore = "two minutes: make test-long"]
+#[ignore = "a minute: make test-long"]
 fn workers_exhale_after_each_load_and_through_reloads() {
     for (build, modules) in WAYS {
         tides(build, modules, 4);

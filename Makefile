@@ -146,7 +146,7 @@ cargo-test: lint
 LONG_TESTS = $(CARGO) test --workspace --test linked --test nginx --test law -- --ignored
 
 test-long: setup ## run the tests that take minutes, after make test (seven minutes)
-	@echo "== long tests: the law over real programs, every build of nginx in every order of its modules"
+	@echo "== long tests: the memory rule over real programs, every build of nginx in every order of its modules"
 	$(LONG_TESTS) long::
 
 test-full: setup ## run these and the tests that take longer, before a release (forty minutes)

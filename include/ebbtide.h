@@ -299,7 +299,7 @@ typedef struct ebb_options {
   /**
    * Whether the preload library collects the garbage of a VM whose thread waits in
    * epoll_wait(), poll() or select() outside of Lua: 1 (on); EBB_ZERO (off); default
-   * 2 (auto): in nginx alone, see the README. The VM was quiet for a second, and was
+   * 2 (auto): in nginx alone, see docs/preload.md. The VM was quiet for a second, and was
    * never used by a second thread. Finalizers run inside the wait then. 1 has no
    * effect on other heaps, and the library says so: ebb_set() with
    * EBB_ERR_ARGUMENT, calls that make a heap by a line on standard error.

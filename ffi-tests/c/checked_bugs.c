@@ -20,6 +20,8 @@
 
 #define SMALL 40
 #define LONG 100000
+/* At least what LuaJIT puts before a userdata's bytes. */
+#define USERDATA_HEAD 64
 /* Enough that one of them is sampled. */
 #define TIMES 3000000
 
@@ -40,6 +42,28 @@ static char *module_new(lua_State *L, size_t size)
   return block;
 }
 
+/* Whether a checked heap may have put SMALL bytes, with at most `head` bytes of
+ * LuaJIT before them, into a guarded slot: a block there fills one end of a
+ * page. The heap chooses one block in a thousand by chance and reports a bug
+ * there in other words. Before every other block lie 16 bytes of the heap. */
+static int is_guarded(const char *at, uintptr_t head)
+{
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)at;
+
+  return start % page <= head || (start + SMALL) % page == 0;
+}
+
+/* A block that is not in a guarded slot. */
+static char *module_small(lua_State *L)
+{
+  char *block;
+
+  do {
+    block = module_new(L, SMALL);
+  } while (is_guarded(block, 0));
+  return block;
+}
+
 /* The compiler must not know better. */
 static void put(char *at, char byte)
 {
@@ -53,7 +77,7 @@ static char look(const char *at)
 
 static int none(lua_State *L)
 {
-  char *block = module_new(L, SMALL);
+  char *block = module_small(L);
 
   memset(block, 1, SMALL);
   block = (char *)module_alloc(L, block, SMALL, LONG);
@@ -64,7 +88,7 @@ static int none(lua_State *L)
 
 static int overflow(lua_State *L)
 {
-  char *block = module_new(L, SMALL);
+  char *block = module_small(L);
 
   put(block + SMALL, 1);
   module_alloc(L, block, SMALL, 0);
@@ -74,15 +98,18 @@ static int overflow(lua_State *L)
 /* The collector frees it, or the end of the VM. */
 static int overflow_userdata(lua_State *L)
 {
-  char *block = (char *)lua_newuserdata(L, SMALL);
+  char *block;
 
+  do {
+    block = (char *)lua_newuserdata(L, SMALL);
+  } while (is_guarded(block, USERDATA_HEAD));
   put(block + SMALL, 1);
   return 0;
 }
 
 static int underflow(lua_State *L)
 {
-  char *block = module_new(L, SMALL);
+  char *block = module_small(L);
 
   put(block - 1, 1);
   module_alloc(L, block, SMALL, 2 * SMALL);
@@ -105,7 +132,7 @@ static int large_read_freed(lua_State *L)
 
 static int double_free(lua_State *L)
 {
-  char *block = module_new(L, SMALL);
+  char *block = module_small(L);
 
   module_alloc(L, block, SMALL, 0);
   module_alloc(L, block, SMALL, 0);
@@ -114,7 +141,7 @@ static int double_free(lua_State *L)
 
 static int write_freed(lua_State *L)
 {
-  char *block = module_new(L, SMALL);
+  char *block = module_small(L);
 
   module_alloc(L, block, SMALL, 0);
   put(block + 3, 1);
@@ -140,7 +167,7 @@ static int read_freed(lua_State *L)
 
 static int wrong_size(lua_State *L)
 {
-  char *block = module_new(L, SMALL);
+  char *block = module_small(L);
 
   module_alloc(L, block, SMALL - 1, 0);
   return 0;
@@ -152,15 +179,37 @@ static int foreign(lua_State *L)
   return 0;
 }
 
+/* A block of another heap: in a guarded slot there, or in none. */
+static int other_block(lua_State *L, int guarded)
+{
+  ebb_heap *other = heap_of(0);
+  char *block;
+  int i;
+
+  for (i = 0; i < TIMES; i++) {
+    block = (char *)ebb_alloc(other, NULL, 0, SMALL);
+    REQUIRE(block != NULL);
+    if (is_guarded(block, 0) == guarded) {
+      module_alloc(L, block, SMALL, 0);
+      break;
+    }
+  }
+  return 0;
+}
+
 static int other_heap(lua_State *L)
 {
-  module_alloc(L, ebb_alloc(heap_of(0), NULL, 0, SMALL), SMALL, 0);
-  return 0;
+  return other_block(L, 0);
+}
+
+static int other_heap_guarded(lua_State *L)
+{
+  return other_block(L, 1);
 }
 
 static int middle(lua_State *L)
 {
-  char *block = module_new(L, SMALL);
+  char *block = module_small(L);
 
   module_alloc(L, block + 8, SMALL - 8, 0);
   return 0;
@@ -222,6 +271,7 @@ static const luaL_Reg module[] = {
   { "wrong_size", wrong_size },
   { "foreign", foreign },
   { "other_heap", other_heap },
+  { "other_heap_guarded", other_heap_guarded },
   { "middle", middle },
   { "two_threads", two_threads },
   { "thread_ticks", thread_ticks },

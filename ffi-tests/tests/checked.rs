@@ -64,6 +64,7 @@ const IN_MODULE: &[Bug] = &[
     bug("wrong_size", "wrong size: osize is 39 for a block of 40 bytes", &["(lua_pcall"]),
     bug("foreign", "wrong pointer: ", &["is not of this heap", "(lua_pcall"]),
     bug("other_heap", "wrong pointer: ", &["is not of this heap", "it lies in heap 0x"]),
+    bug("other_heap_guarded", "wrong pointer: ", &["is not of this heap", "it lies in heap 0x"]),
     bug("middle", "wrong pointer: ", &["points into a block", "to offset 8, inside of the block"]),
 ];
 

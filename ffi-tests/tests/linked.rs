@@ -27,7 +27,7 @@ fn allocator_in(program: &mut Command, vms: &[&str]) -> String {
     text_of(program.arg(&script).args(vms))
 }
 
-/// The host for Lua scripts, linked with the archive as the README tells.
+/// The host for Lua scripts, linked with the archive as docs/embedding.md says.
 fn linked_host() -> PathBuf {
     link_host("host", LUAJIT.link_flags)
 }
@@ -116,7 +116,7 @@ fn a_program_that_hides_lua_has_no_vm_and_says_why() {
 mod long {
     use super::*;
 
-    /// The commands for OpenResty's LuaJIT as they stand in the README, on the source that cargo has:
+    /// The commands for OpenResty's LuaJIT as they stand in docs/embedding.md, on the source that cargo has:
     /// only the folders are other ones.
     #[test]
     #[ignore = "builds LuaJIT again: make test-long"]
@@ -132,11 +132,12 @@ mod long {
         for name in ["luajit.1", "luajit.pc"] {
             std::fs::write(folder.join("etc").join(name), "prefix=\n").expect("it can be written");
         }
-        let readme = std::fs::read_to_string(repository().join("README.md")).expect("it is there");
+        let readme =
+            std::fs::read_to_string(repository().join("docs/embedding.md")).expect("it is there");
         let recipe =
             readme.split("git clone https://github.com/openresty/luajit2 && cd luajit2\n").nth(1);
         let recipe = recipe.and_then(|rest| rest.split("cd ../openresty-VERSION").next());
-        let recipe = recipe.expect("the README has the recipe");
+        let recipe = recipe.expect("the page has the recipe");
         let prefix = folder.join("installed");
         let recipe = recipe
             .replace("/usr/local/lib", &installed().lib().display().to_string())

@@ -1,26 +1,27 @@
-//! What the README shows compiles and runs as it stands there.
+//! What the README and docs/embedding.md show compiles and runs as it stands there.
 
 use std::process::Command;
 
 use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch};
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
-/// The blocks of code in a language in the README.
-fn blocks(language: &str) -> Vec<String> {
-    let readme = std::fs::read_to_string(repository().join("README.md")).expect("the README");
+/// The blocks of code in a language on a page.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(repository().join(page)).expect("the page");
     let start = format!("```{language}\n");
-    let blocks = readme.split(&start).skip(1);
+    let blocks = text.split(&start).skip(1);
     blocks.filter_map(|block| block.split("```").next()).map(str::to_owned).collect()
 }
 
 fn c_blocks() -> Vec<String> {
-    blocks("c")
+    blocks("docs/embedding.md", "c")
 }
 
 #[test]
-fn the_lua_synopsis_runs_in_a_stock_luajit() {
+fn the_lua_of_the_readme_runs_in_a_stock_luajit() {
     let script = scratch("readme").join("synopsis.lua");
-    let text = format!("{}\nio.write(stats.allocator)", blocks("lua")[0]);
+    let [question, synopsis] = &blocks("README.md", "lua")[..] else { panic!("not two blocks") };
+    let text = format!("{question}do\n{synopsis}\nio.write(stats.allocator)\nend");
     std::fs::write(&script, text).expect("the target directory can be written");
     let output = finish(
         clean("luajit")

@@ -82,7 +82,7 @@ fn build(folder: &str, mode: &[PathBuf]) -> PathBuf {
     program.trim_end().into()
 }
 
-/// A folder with `libluajit-5.1.so.2`: OpenResty's LuaJIT with the library inside, as the README
+/// A folder with `libluajit-5.1.so.2`: OpenResty's LuaJIT with the library inside, as docs/embedding.md
 /// tells to build it.
 pub fn linked_luajit() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();

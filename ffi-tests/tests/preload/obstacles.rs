@@ -27,7 +27,7 @@ fn a_static_program_is_told() {
     let said = one_line(run(&[]).arg(&plain).arg(script("smoke.lua")));
     let expected = format!(
         "ebbtide: {}: is linked statically, so nothing can be preloaded into it: \
-         nothing is taken over; build it with ebbtide inside (\"Linking it in\" in the README)",
+         nothing is taken over; build it with ebbtide inside (docs/embedding.md)",
         plain.display()
     );
     assert_eq!(said, expected);
@@ -39,7 +39,7 @@ fn a_static_program_is_told() {
     let said = one_line(run(&[]).arg(&without));
     let expected = "nothing is taken over; no LuaJIT is to be seen inside, and without one there \
                     is nothing to do; if it was stripped of its symbols and has one, build it \
-                    with ebbtide inside (\"Linking it in\" in the README)";
+                    with ebbtide inside (docs/embedding.md)";
     assert!(said.ends_with(expected), "{said}");
 }
 
@@ -211,7 +211,7 @@ fn heaps_of_another_ebbtide_are_told() {
     assert!(said.contains("libebbtide.so"), "{said}");
 }
 
-/// A program that was linked as the README tells takes the options by itself.
+/// A program that was linked as docs/embedding.md says takes the options by itself.
 #[test]
 fn ebbtide_inside_the_program_is_told() {
     let host = scratch("preload").join("run-linked");

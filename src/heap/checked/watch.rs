@@ -60,6 +60,12 @@ struct Place {
     slots: Range,
 }
 
+impl Place {
+    fn contains(&self, address: usize) -> bool {
+        self.reservation.contains(address) || self.slots.contains(address)
+    }
+}
+
 static PLACES: [Place; HEAPS] = [const {
     Place {
         watched: AtomicPtr::new(ptr::null_mut()),
@@ -110,7 +116,7 @@ pub(super) fn forget(watched: *mut Watched) {
 
 fn explain(address: usize, access: Access) {
     for place in &PLACES {
-        if !place.reservation.contains(address) && !place.slots.contains(address) {
+        if !place.contains(address) {
             continue;
         }
         // SAFETY: a heap that is watched is live, and this one stays so while it is used.
@@ -121,9 +127,10 @@ fn explain(address: usize, access: Access) {
     }
 }
 
-/// The address of the watched heap whose reservation another address lies in.
+/// The watched heap that an address lies in: in the heap's reservation, or in the guarded slots of
+/// the heap.
 pub(super) fn heap_around(address: usize) -> Option<usize> {
-    let place = PLACES.iter().find(|place| place.reservation.contains(address))?;
+    let place = PLACES.iter().find(|place| place.contains(address))?;
     Some(place.heap.load(Ordering::Relaxed))
 }
 

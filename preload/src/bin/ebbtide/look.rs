@@ -12,7 +12,7 @@ use crate::libraries;
 
 /// What works in a program whose VMs are out of reach.
 const ATTACH: &str = "call require 'ebbtide'.attach() in its Lua code";
-const LINK: &str = "build it with ebbtide inside (\"Linking it in\" in the README)";
+const LINK: &str = "build it with ebbtide inside (docs/embedding.md)";
 /// Scripts whose interpreters are scripts: the kernel goes no further either.
 const DEPTH_MAX: usize = 4;
 

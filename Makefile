@@ -81,6 +81,9 @@ LUAJIT_FLAGS = $(OPENRESTY_FLAGS) \
 	TARGET_LDFLAGS=-Wl,--wrap=lua_newstate TARGET_SHLDFLAGS=-Wl,--wrap=lua_newstate \
 	TARGET_LIBS="$(abspath $(RELEASE))/libebbtide.a -lgcc_s -lpthread -ldl"
 
+# A job for each processor, unless make was told of jobs.
+JOBS = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j "$$(nproc)")
+
 # Both drivers are of a workspace of their own, and build the library with its assertions on, so in a
 # folder of their own. What guides one of them is a pass of the compiler.
 FUZZ_TARGET = $(abspath $(TARGET))/fuzz
@@ -139,11 +142,11 @@ cargo-test: lint
 
 # Tests that take minutes are ignored by cargo test, and stand in modules called long and full. Named
 # one by one, for the last of several test programs may have none, and its summary closes the run.
-LONG_TESTS = $(CARGO) test --package ebbtide-ffi-tests --test linked --test nginx \
-	--test law -- --ignored
+# With the workspace as in `make test`, so that nothing is built again.
+LONG_TESTS = $(CARGO) test --workspace --test linked --test nginx --test law -- --ignored
 
-test-long: setup ## run the tests that take minutes, after make test (ten minutes)
-	@echo "== long tests: every build of nginx in every order of its modules"
+test-long: setup ## run the tests that take minutes, after make test (seven minutes)
+	@echo "== long tests: the memory rule over real programs, every build of nginx in every order of its modules"
 	$(LONG_TESTS) long::
 
 test-full: setup ## run these and the tests that take longer, before a release (forty minutes)
@@ -214,7 +217,7 @@ luajit: all ## build a luajit with the library inside, to be installed under PRE
 	cp -r "$(LUAJIT)" "$(LUAJIT_BUILD)"
 	@test ! -f "$(VENDORED)/luajit_relver.txt" -o -e "$(LUAJIT_BUILD)/.relver" || \
 		cp "$(VENDORED)/luajit_relver.txt" "$(LUAJIT_BUILD)/.relver"
-	$(MAKE) -C "$(LUAJIT_BUILD)/src" $(LUAJIT_FLAGS)
+	$(MAKE) $(JOBS) -C "$(LUAJIT_BUILD)/src" $(LUAJIT_FLAGS)
 	@echo "luajit with ebbtide inside: $(LUAJIT_BUILD)/src/luajit"
 	@test ! -d "$(LUAJIT_BUILD)/etc" || \
 		echo "to install it: make -C $(LUAJIT_BUILD) install PREFIX=$(PREFIX)"

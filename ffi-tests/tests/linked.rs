@@ -145,7 +145,10 @@ mod long {
             .replace("/usr/local/lib", &installed().lib().display().to_string())
             .replace("/opt/luajit-ebbtide", &prefix.display().to_string());
         let mut shell = clean("sh");
-        shell.env_remove("MAKEFLAGS").current_dir(&folder).args(["-e", "-c", &recipe]);
+        // With a job for each processor.
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        shell.env("MAKEFLAGS", format!("-j{jobs}"));
+        shell.current_dir(&folder).args(["-e", "-c", &recipe]);
         finish(&mut shell);
         let library = prefix.join("lib/libluajit-5.1.so.2");
         let luajit = prefix.join("bin").join(installed_luajit(&prefix));

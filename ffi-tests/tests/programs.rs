@@ -13,6 +13,23 @@ macro_rules! programs {
     };
 }
 
+/// One test for each program that waits most of the time: all ways of running it at once.
+macro_rules! waiting_programs {
+    ($($program:ident.$extension:ident: $($way:ident)+;)+) => {
+        $(#[test]
+        fn $program() {
+            let source = concat!(stringify!($program), ".", stringify!($extension));
+            let ways = [$((stringify!($way), ebbtide_ffi_tests::$way as fn(&str))),+];
+            std::thread::scope(|scope| {
+                for (name, way) in ways {
+                    let thread = std::thread::Builder::new().name(format!("{source}, {name}"));
+                    thread.spawn_scoped(scope, move || way(source)).expect("a thread");
+                }
+            });
+        })+
+    };
+}
+
 programs! {
     header.c: shared archive cplusplus sanitized;
     calls.c: shared limited archive sanitized valgrind;
@@ -25,7 +42,6 @@ programs! {
     pressure.c: shared limited;
     hard_limit.c: shared limited;
     history.c: shared limited sanitized;
-    refusal.c: shared limited;
     stats.c: shared limited archive sanitized valgrind;
     options.c: shared limited archive sanitized;
     environment.c: shared archive sanitized;
@@ -35,9 +51,13 @@ programs! {
     handover.c: shared limited archive sanitized valgrind;
     signals.c: shared limited archive sanitized;
     fork.c: shared limited sanitized;
-    background.c: shared limited archive sanitized;
-    background_storm.c: shared limited;
     throttled.c: wrapped with_quota;
     descriptors.c: shared;
     allocator.cpp: cplusplus;
+}
+
+waiting_programs! {
+    background.c: shared limited archive sanitized;
+    background_storm.c: shared limited;
+    refusal.c: shared limited;
 }

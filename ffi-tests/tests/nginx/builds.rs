@@ -49,17 +49,15 @@ impl Build {
         static LUA_INSIDE: OnceLock<PathBuf> = OnceLock::new();
         match self {
             Build::Debian => find("nginx").expect("nginx is there"),
-            Build::CompiledIn => {
-                COMPILED_IN.get_or_init(|| build("nginx-compiled-in", &[])).clone()
-            }
+            Build::CompiledIn => COMPILED_IN.get_or_init(|| build(LUA_COMPILED_IN, &[])).clone(),
             Build::LuaInside => {
-                let program = || build("nginx-lua-inside", &["static".into()]);
+                let program = || build(LUA_COMPILED_IN, &["static".into()]);
                 LUA_INSIDE.get_or_init(program).clone()
             }
             Build::Static => {
                 let library = target().join("release/libebbtide.a");
                 let mode = [PathBuf::from("static"), library];
-                STATIC.get_or_init(|| build("nginx-static", &mode)).clone()
+                STATIC.get_or_init(|| build(LUA_COMPILED_IN, &mode)).clone()
             }
         }
     }
@@ -74,6 +72,9 @@ impl Build {
         (self != Build::Static).then(module)
     }
 }
+
+/// The folder of the builds with Lua compiled in, which have their objects in common.
+const LUA_COMPILED_IN: &str = "nginx-compiled-in";
 
 fn build(folder: &str, mode: &[PathBuf]) -> PathBuf {
     let mut command = clean(material().join("build-compiled-in.sh"));

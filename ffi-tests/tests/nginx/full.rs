@@ -4,7 +4,7 @@ use crate::builds::WAYS;
 use crate::long::tides;
 
 #[test]
-#[ignore = "ten minutes: make test-full"]
+#[ignore = "several minutes: make test-full"]
 fn workers_exhale_after_many_loads_and_reloads() {
     for (build, modules) in WAYS {
         tides(build, modules, 30);

@@ -23,7 +23,7 @@ pub fn tides(build: Build, modules: Modules, tides: u32) {
     let _alone = alone();
     let nginx = Nginx::start(&Config::new(modules).on(build).workers(1));
     for tide in 0..tides {
-        let load = Load::start(&nginx, "/light", 20, 4, true);
+        let load = Load::start(&nginx, "/light", 20, 2, true);
         if tide % 2 == 1 {
             nginx.reload();
         }
@@ -38,7 +38,7 @@ pub fn tides(build: Build, modules: Modules, tides: u32) {
 }
 
 #[test]
-#[ignore = "two minutes: make test-long"]
+#[ignore = "a minute: make test-long"]
 fn workers_exhale_after_each_load_and_through_reloads() {
     for (build, modules) in WAYS {
         tides(build, modules, 4);

@@ -29,6 +29,16 @@ fn nobody_died(nginx: &Nginx) {
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
+/// Each way in a thread: for servers that are not measured, and may share the machine.
+fn at_once(test: impl Fn((Build, Modules)) + Sync) {
+    let test = &test;
+    thread::scope(|scope| {
+        for way in WAYS {
+            scope.spawn(move || test(way));
+        }
+    });
+}
+
 /// The Lua module closes its VM in the processes that look after a cache, whether it was made on a
 /// heap or changed over to one.
 fn helpers_and_workers_live(way: (Build, Modules)) {
@@ -73,21 +83,21 @@ fn helpers_and_workers_live(way: (Build, Modules)) {
 #[test]
 #[ignore = "a minute: make test-long"]
 fn every_kind_of_process_lives_under_load() {
-    let _alone = alone();
-    WAYS.into_iter().for_each(helpers_and_workers_live);
+    let _beside = beside();
+    at_once(helpers_and_workers_live);
 }
 
 #[test]
 #[ignore = "a minute: make test-long"]
 fn a_single_process_lives_under_load() {
-    let _alone = alone();
-    for way in WAYS {
+    let _beside = beside();
+    at_once(|way| {
         let nginx = Nginx::start(&config(way).workers(0).top("master_process off;"));
         let outcome = Load::start(&nginx, "/light", 20, 2, true).finish();
         assert!(outcome.is_clean(), "{way:?}: {}", outcome.said);
         assert_eq!(json(&nginx).len(), 1, "{way:?}");
         nobody_died(&nginx);
-    }
+    });
 }
 
 const LITTER: &str = "/litter?megabytes=40&clean=1";

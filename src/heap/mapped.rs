@@ -18,8 +18,9 @@ use crate::units::{PageIndex, Pages, round_up};
 
 /// Bytes for blocks that are committed when a heap is made: what a bare VM needs.
 const FIRST: usize = 256 << 10;
-/// In a plan, where other heaps and the rest of the process want the same address space.
-const FIRST_PLANNED: usize = 128 << 10;
+/// In a plan, where other heaps and the rest of the process want the same address space: what a VM
+/// with its libraries needs there, 24 pages, and a page more.
+const FIRST_PLANNED: usize = 100 << 10;
 /// Fewer pages than these, 256 KiB, stay mapped at the end of a plan.
 const CUT_MIN: Pages = Pages(64);
 /// How many places are tried for a plan. A place may be taken, by another heap or by chance.

@@ -125,7 +125,11 @@ fn plan<S: Above>(os: &S, layout: Layout, kernel_page: usize, with_words: bool) 
     (0..PLACES).find_map(|_| {
         let start = os.plan(layout.bytes, reserve::are_few())?;
         let ground = Ground::new(start, layout, kernel_page, with_words);
-        map_all(os, ground.committed()).then_some(ground)
+        let is_mapped = map_all(os, ground.committed());
+        if !is_mapped {
+            os.unplan(start);
+        }
+        is_mapped.then_some(ground)
     })
 }
 
@@ -247,6 +251,9 @@ impl<S: Above> Heap<S> {
         for part in some(self.mapped()) {
             // SAFETY: a whole reservation, or M1; and the caller's promise.
             unsafe { self.os.release(part.start, part.bytes) };
+        }
+        if self.layout.is_planned {
+            self.os.unplan(self.range_start());
         }
     }
 

@@ -35,7 +35,7 @@ impl Plans {
         let shift = step.ilog2();
         let more = |word: u32| {
             let fits = word == 0 || word % (1 << SHIFT_BITS) == shift;
-            fits.then_some((word >> SHIFT_BITS) + 1 << SHIFT_BITS | shift)
+            fits.then_some((word | shift) + (1 << SHIFT_BITS))
         };
         self.0[cell].fetch_update(Relaxed, Relaxed, more).is_ok()
     }

@@ -4,8 +4,8 @@
 //! costs at most 7 bytes, then at most 12.5 %. A span is as many pages as it takes to have enough
 //! slots to make a visit worth while, and to lose little to the remainder.
 //!
-//! Of most classes a small heap has a block or two. Where address space is limited the first span of
-//! a class is a short one, with fewer slots on fewer pages.
+//! Of most classes a small heap has a block or two. Where address space is limited the first span
+//! of a class is a short one, with fewer slots on fewer pages.
 
 #![forbid(unsafe_code)]
 

@@ -135,8 +135,8 @@ impl Descriptor {
         }
     }
 
-    /// Page `page` of a span of a class in this shape, whose first page starts at address `start` and
-    /// has its descriptor at `first`.
+    /// Page `page` of a span of a class in this shape, whose first page starts at address `start`
+    /// and has its descriptor at `first`.
     pub(crate) fn span_page(
         (class, shape): (usize, &Class),
         page: u32,

@@ -366,7 +366,7 @@ typedef struct ebb_class_stats {
    */
   uint32_t slot_size;
   /**
-   * Bytes per span.
+   * Bytes per span. Under RLIMIT_AS one span of a class may be shorter.
    */
   uint32_t span_size;
   /**

@@ -111,13 +111,17 @@ static void the_next_heap_is_none(void)
 }
 
 /* Blocks that are guarded lie beside the heap's own address space, and what they
- * take of it is told: 128 pages, and one around each. */
+ * take of it is in the figures: 128 pages, and one around each. */
 static void guarded_slots_count_as_reserved(void)
 {
-  ebb_heap *heap = checked_heap(1);
+  ebb_options options = checked_options(1);
+  ebb_heap *heap;
   int64_t own = 0;
   size_t i;
 
+  /* Under RLIMIT_AS as well, where the figure would grow with the heap. */
+  options.reserve = 64 * MIB;
+  heap = heap_from(&options);
   CHECK_EQ(ebb_get(heap, "reserve", &own), EBB_OK);
   CHECK_EQ(stats_of(heap, 0).reserved, own);
   for (i = 0; i < 5000; i++) {
@@ -180,6 +184,31 @@ static void guards_take_a_share_of_the_mappings(void)
 static void guards_are_paid_for(void)
 {
   CHECK(mappings_with(4000, 9000) < 3000);
+}
+
+/* Where large blocks have come and gone the kernel keeps no mappings for them,
+ * whether the heap has mapped its pages at once or piece by piece. */
+static void blocks_that_moved_leave_few_mappings(void)
+{
+  ebb_heap *heap = checked_heap(1);
+  struct block moved[40];
+  size_t before = mapping_count(), round, i;
+
+  for (i = 0; i < COUNT_OF(moved); i++) {
+    block_new(heap, &moved[i], 200 * KIB, i);
+  }
+  for (round = 1; round <= 20; round++) {
+    for (i = 0; i < COUNT_OF(moved); i++) {
+      size_t size = (200 + 30 * round + i) * KIB;
+
+      REQUIRE(block_resize(heap, &moved[i], moved[i].size, size, round));
+    }
+  }
+  CHECK(mapping_count() < before + 150);
+  for (i = 0; i < COUNT_OF(moved); i++) {
+    block_end(heap, &moved[i]);
+  }
+  heap_ends_empty(heap);
 }
 
 /* Allocates until there is no more. How many blocks those were. */
@@ -400,6 +429,7 @@ int main(void)
   RUN(the_next_heap_is_none);
   RUN(guarded_slots_count_as_reserved);
   RUN(guards_take_a_share_of_the_mappings);
+  RUN(blocks_that_moved_leave_few_mappings);
   RUN(guards_are_paid_for);
   RUN(limits_are_kept_and_memory_comes_back);
   RUN(an_end_of_address_space_is_survived);

@@ -2,9 +2,10 @@
  *
  *   space_vms stock|ebbtide [VMS [BLOCKS]]
  *
- * Makes so many VMs with their libraries in 2 GiB, and for each VM its share of
- * BLOCKS blocks of 1 MB. Then takes what malloc still gives, and prints how many
- * VMs and blocks there are. Each VM must work then, and be closed. */
+ * Makes N = VMS VMs (2,000) with their libraries in an address space of 2 GiB,
+ * and beside each VM the N-th part of BLOCKS blocks (1,000) of 1 MB. Then takes
+ * blocks of 1 MB until malloc refuses one, and prints how many VMs and blocks
+ * there are. Each VM must work then, and be closed. */
 
 #include "check.h"
 

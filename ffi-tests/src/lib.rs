@@ -268,7 +268,7 @@ pub fn limited(name: &str) {
     finish(&mut with_address_space(8 << 20, program));
 }
 
-/// A command that runs a program in so many KiB of address space, without what this test run put
+/// A command that runs a program in an address space of `kib` KiB, without what this test run put
 /// into the environment.
 pub fn with_address_space(kib: u64, program: impl AsRef<OsStr>) -> Command {
     let mut command = clean("sh");

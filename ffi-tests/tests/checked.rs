@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ebbtide_ffi_tests::{
     Language, Linkage, clean, compile, compiler, finish, installed, linked_with_lua, scratch,
-    source,
+    source, with_address_space,
 };
 use ebbtide_runtimes::{self as runtimes, LUAJIT, Runtime, build_host, repository};
 
@@ -458,6 +458,20 @@ fn run_as_on_any(names: &[&str]) {
         let program = compile(name, Language::C, Linkage::Shared, "checked", &[]);
         for how in ["on", "sample"] {
             finish(clean(&program).env("EBBTIDE_CHECKED", how).args(arguments(name)));
+        }
+    }
+}
+
+/// There a heap maps its pages piece by piece.
+#[test]
+fn they_do_within_8_gib_of_address_space() {
+    let calls = compile("checked_calls.c", Language::C, Linkage::Shared, "limited", &[]);
+    finish(&mut with_address_space(8 << 20, calls));
+    for name in ["fork.c", "handover.c", "many.c", "pairs.c"] {
+        let program = compile(name, Language::C, Linkage::Shared, "checked-limited", &[]);
+        for how in ["on", "sample"] {
+            let mut command = with_address_space(8 << 20, &program);
+            finish(command.env("EBBTIDE_CHECKED", how).args(arguments(name)));
         }
     }
 }

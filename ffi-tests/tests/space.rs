@@ -93,12 +93,11 @@ fn vms_and_blocks(kind: &str) -> (u64, u64) {
     (vms.parse().expect("a number"), blocks.parse().expect("a number"))
 }
 
-/// 2,000 VMs in 2 GiB, and for every other one a block of 1 MB.
+/// 2,000 VMs in 2 GiB, and blocks of 1 MB beside them, as many as fit. Each VM may take 12 KiB of
+/// address space more than on LuaJIT's own allocator: 25 blocks for all.
 #[test]
 fn as_many_vms_fit_as_without_ebbtide() {
-    for kind in ["stock", "ebbtide"] {
-        let (vms, blocks) = vms_and_blocks(kind);
-        assert_eq!(vms, 2000, "{kind}, with {blocks} blocks");
-        assert!(blocks >= 1000, "{kind}: {blocks} blocks");
-    }
+    let (stock, ebbtide) = (vms_and_blocks("stock"), vms_and_blocks("ebbtide"));
+    assert_eq!((stock.0, ebbtide.0), (2000, 2000), "{stock:?}, {ebbtide:?}");
+    assert!(stock.1 >= 1000 && ebbtide.1 + 25 >= stock.1, "{stock:?}, {ebbtide:?}");
 }

@@ -213,7 +213,7 @@ pub struct ebb_reclaim_report {
 pub struct ebb_class_stats {
     /// Bytes per slot.
     pub slot_size: u32,
-    /// Bytes per span.
+    /// Bytes per span. Under RLIMIT_AS one span of a class may be shorter.
     pub span_size: u32,
     /// Live blocks.
     pub blocks: u64,

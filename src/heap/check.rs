@@ -5,7 +5,7 @@
 
 use core::slice;
 
-use super::class::{CLASS_COUNT, CLASSES};
+use super::class::CLASS_COUNT;
 use super::descriptor::{Descriptor, Kind, NEVER, Place};
 use super::runs::{Chunk, chunk_count};
 use super::{Above, Counts, Heap};
@@ -23,6 +23,7 @@ struct Tally {
 struct ClassTally {
     live: u64,
     spans: u32,
+    short: u32,
     listed: u32,
     /// Free slots that lie on returned pages, at least in part.
     useless: u64,
@@ -115,9 +116,9 @@ impl<S: Above> Heap<S> {
     fn check_span(&mut self, first: PageIndex, tally: &mut Tally) -> PageIndex {
         let (start, at) = (self.address(first).addr(), self.descriptor_at(first));
         let class = self.descriptor(first).class();
-        let shape = &CLASSES[class];
+        let shape = self.descriptor(first).shape();
         for page in 0..shape.pages.0 {
-            let fresh = Descriptor::span_page(class, page, start, at);
+            let fresh = Descriptor::span_page((class, shape), page, start, at);
             let descriptor = self.descriptor(first + Pages(page));
             let kind = if page == 0 { Kind::Span } else { Kind::SpanRest };
             assert_eq!(descriptor.kind(), kind, "{first:?} + {page}");
@@ -131,6 +132,7 @@ impl<S: Above> Heap<S> {
         let descriptor = self.descriptor(first);
         let in_class = &mut tally.classes[class];
         in_class.spans += 1;
+        in_class.short += u32::from(descriptor.is_short());
         in_class.live += u64::from(shape.slots - descriptor.free_slots());
         in_class.listed += u32::from(descriptor.place() == Place::Listed);
         in_class.useless += u64::from(descriptor.free_slots() - descriptor.slots_at_hand());
@@ -178,6 +180,7 @@ impl<S: Above> Heap<S> {
         let bin = &self.bins[class];
         assert_eq!(self.live(class), tally.classes[class].live, "H4: live blocks of class {class}");
         assert_eq!(bin.spans, tally.classes[class].spans, "H4: spans of class {class}");
+        assert_eq!(bin.short, tally.classes[class].short, "H4: short spans of class {class}");
         let (known, useless) = (self.gleaners[class].useless, tally.classes[class].useless);
         assert!(known <= useless, "G1: class {class} has {useless} useless slots, not {known}");
         let (mut page, mut previous, mut length) = (bin.listed, PageIndex(0), 0);

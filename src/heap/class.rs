@@ -3,6 +3,9 @@
 //! Slots go up in steps of 8 bytes to 128, then in eight steps to each doubling, so that rounding
 //! costs at most 7 bytes, then at most 12.5 %. A span is as many pages as it takes to have enough
 //! slots to make a visit worth while, and to lose little to the remainder.
+//!
+//! Of most classes a small heap has a block or two. Where address space is limited the first span
+//! of a class is a short one, with fewer slots on fewer pages.
 
 #![forbid(unsafe_code)]
 
@@ -38,6 +41,7 @@ pub(crate) struct Class {
     /// Pages per span.
     pub(crate) pages: Pages,
     /// 2^58 / slot_size, and a little: see [`Slot::at`]. Its low 16 bits are 0, for others to use.
+    /// That of a short span is one step of these bits more, which tells it from others.
     pub(crate) reciprocal: u64,
 }
 
@@ -78,7 +82,10 @@ impl Class {
 }
 
 /// All size classes, smallest first.
-pub(crate) static CLASSES: [Class; CLASS_COUNT] = build_classes();
+pub(crate) static CLASSES: [Class; CLASS_COUNT] = build_classes(false);
+
+/// The same with short spans, of which some are as long as any other.
+pub(super) static SHORT: [Class; CLASS_COUNT] = build_classes(true);
 
 /// The class of a block of `size` bytes stands at `(size - 1) / 8`, for sizes 1 to [`SMALL_MAX`].
 static CLASS_OF_SIZE: [u8; SMALL_MAX / 8] = build_class_of_size();
@@ -155,12 +162,25 @@ const fn slots_wanted(slot_size: usize) -> usize {
     }
 }
 
-const fn span_pages(slot_size: usize) -> usize {
+/// The same for short spans.
+const fn slots_wanted_of_short(slot_size: usize) -> usize {
+    match slot_size {
+        ..=512 => slots_wanted(slot_size) / 4,
+        _ => 2,
+    }
+}
+
+/// Pages in a span. The remainder is less than a 32nd, or a 16th of a short span.
+const fn span_pages(slot_size: usize, is_short: bool) -> usize {
+    let (wanted, part) = match is_short {
+        false => (slots_wanted(slot_size), 32),
+        true => (slots_wanted_of_short(slot_size), 16),
+    };
     let mut pages = 1;
     while pages < SPAN_PAGES_MAX {
         let slots = pages * PAGE / slot_size;
         let lead = pages * PAGE - slots * slot_size;
-        if slots >= slots_wanted(slot_size) && lead * 32 <= pages * PAGE {
+        if slots >= wanted && lead * part <= pages * PAGE {
             break;
         }
         pages += 1;
@@ -173,20 +193,20 @@ const fn reciprocal(size: u64) -> u64 {
     (least + (least >> 24)).next_multiple_of(1 << 16)
 }
 
-const fn build_classes() -> [Class; CLASS_COUNT] {
+const fn build_classes(is_short: bool) -> [Class; CLASS_COUNT] {
     let none = Class { slot_size: 0, slots: 0, pages: Pages::ZERO, reciprocal: 0 };
     let mut classes = [none; CLASS_COUNT];
     let mut index = 0;
     while index < CLASS_COUNT {
         let size = slot_size(index);
-        let pages = span_pages(size);
+        let pages = span_pages(size, is_short);
         let slots = pages * PAGE / size;
         assert!(slots <= SLOTS_MAX);
         classes[index] = Class {
             slot_size: size as u32,
             slots: slots as u32,
             pages: Pages(pages as u32),
-            reciprocal: reciprocal(size as u64),
+            reciprocal: reciprocal(size as u64) + ((is_short as u64) << 16),
         };
         index += 1;
     }
@@ -251,8 +271,22 @@ mod tests {
     }
 
     #[test]
+    fn short_spans_have_fewer_slots_on_fewer_pages() {
+        for (short, class) in SHORT.iter().zip(&CLASSES) {
+            assert_eq!(short.slot_size, class.slot_size);
+            assert!((2..=class.slots).contains(&short.slots), "{short:?}");
+            assert!(short.pages <= class.pages, "{short:?} of {class:?}");
+            assert!(short.lead() < PAGE && short.lead() * 16 <= short.pages.bytes(), "{short:?}");
+            assert!(class.slot_size % 16 > 0 || short.lead() % 16 == 0, "{short:?}: alignment");
+            assert_ne!(short.reciprocal, class.reciprocal);
+        }
+        let pages = |classes: &[Class]| classes.iter().map(|class| class.pages.0).sum::<u32>();
+        assert!(pages(&SHORT) * 2 <= pages(&CLASSES), "{} pages", pages(&SHORT));
+    }
+
+    #[test]
     fn word_masks_cover_the_slots() {
-        for class in &CLASSES {
+        for class in CLASSES.iter().chain(&SHORT) {
             let bits: u32 = (0..4).map(|word| class.word_mask(word).count_ones()).sum();
             assert_eq!(bits, class.slots);
             assert_ne!(class.word_mask(class.words() - 1), 0);

@@ -21,7 +21,7 @@ use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU16, AtomicU64};
 
-use super::class::{CLASSES, Class, Slot};
+use super::class::{CLASSES, Class, SHORT, Slot};
 use super::{bin_at, class_at};
 use crate::units::{PageIndex, Pages};
 
@@ -135,15 +135,14 @@ impl Descriptor {
         }
     }
 
-    /// Page `page` of a span of a class, whose first page starts at address `start` and has its
-    /// descriptor at `first`.
+    /// Page `page` of a span of a class in this shape, whose first page starts at address `start`
+    /// and has its descriptor at `first`.
     pub(crate) fn span_page(
-        class: usize,
+        (class, shape): (usize, &Class),
         page: u32,
         start: usize,
         first: *mut Descriptor,
     ) -> Descriptor {
-        let shape = &CLASSES[class];
         let descriptor = Descriptor {
             first: Cell::new(first),
             reciprocal: Cell::new(shape.reciprocal | u64::from(bin_at(class))),
@@ -249,12 +248,20 @@ impl Descriptor {
 
     /// Whether it is of a span of a class.
     pub(crate) fn is_of(&self, class: usize) -> bool {
-        self.reciprocal.get() == CLASSES[class].reciprocal | u64::from(bin_at(class))
+        let reciprocal = self.reciprocal.get() ^ u64::from(bin_at(class));
+        reciprocal == CLASSES[class].reciprocal || reciprocal == SHORT[class].reciprocal
     }
 
-    /// The class of a span.
+    /// The class of a span, in the span's own shape.
     pub(crate) fn shape(&self) -> &'static Class {
-        &CLASSES[self.class()]
+        let class = self.class();
+        if self.is_short() { &SHORT[class] } else { &CLASSES[class] }
+    }
+
+    /// Whether it is of a short span.
+    pub(crate) fn is_short(&self) -> bool {
+        let class = self.class();
+        self.reciprocal.get() ^ u64::from(bin_at(class)) == SHORT[class].reciprocal
     }
 
     /// The first page of the span, as the descriptor of page `page` tells it.
@@ -345,13 +352,18 @@ mod tests {
         holes as u16
     }
 
+    /// All classes in both shapes.
+    fn shapes() -> impl Iterator<Item = (usize, &'static Class)> {
+        CLASSES.iter().enumerate().chain(SHORT.iter().enumerate())
+    }
+
     /// Each stretch of live slots, in spans of every class.
     #[test]
     fn a_stretch_of_live_slots_pins_its_pages_wherever_it_lies() {
-        for (class, shape) in CLASSES.iter().enumerate() {
+        for (class, shape) in shapes() {
             let slots = shape.slots;
             for first in 0..slots {
-                let descriptor = Descriptor::span_page(class, 0, 0, ptr::null_mut());
+                let descriptor = Descriptor::span_page((class, shape), 0, 0, ptr::null_mut());
                 for last in first..slots {
                     descriptor.free.clear(last);
                     assert_eq!(
@@ -366,8 +378,8 @@ mod tests {
 
     #[test]
     fn one_live_slot_pins_the_pages_it_touches_and_no_others() {
-        for (class, shape) in CLASSES.iter().enumerate() {
-            let descriptor = Descriptor::span_page(class, 0, 0, ptr::null_mut());
+        for (class, shape) in shapes() {
+            let descriptor = Descriptor::span_page((class, shape), 0, 0, ptr::null_mut());
             assert_eq!(descriptor.free_slots(), shape.slots);
             assert_eq!(descriptor.hole_pages(), holes_by_sight(&descriptor));
             for slot in 0..shape.slots {
@@ -381,12 +393,13 @@ mod tests {
 
     #[test]
     fn the_starts_of_slots_and_no_other_addresses_of_a_span_are_slots() {
-        for (index, class) in CLASSES.iter().enumerate() {
+        for (index, class) in shapes() {
             let (lead, size) = (class.lead(), class.slot_size as usize);
             // Where the low half of the address wraps, too.
             for start in [0x7f00_0000_0000, (5 << 32) - PAGE] {
-                let descriptor = Descriptor::span_page(index, 0, start, ptr::null_mut());
+                let descriptor = Descriptor::span_page((index, class), 0, start, ptr::null_mut());
                 assert_eq!(descriptor.class(), index);
+                assert!(descriptor.is_of(index) && ptr::eq(descriptor.shape(), class));
                 for at in 0..class.pages.bytes() {
                     let slot = descriptor.slot_at(start + at);
                     let is_start = at >= lead && (at - lead).is_multiple_of(size);
@@ -403,7 +416,7 @@ mod tests {
 
     #[test]
     fn kind_and_place_and_the_list_are_apart() {
-        let mut descriptor = Descriptor::span_page(3, 0, 0, ptr::null_mut());
+        let mut descriptor = Descriptor::span_page((3, &CLASSES[3]), 0, 0, ptr::null_mut());
         let at = &raw mut descriptor;
         descriptor.first.set(at);
         let last = PageIndex(u32::MAX >> 1);
@@ -417,7 +430,7 @@ mod tests {
             }
         }
         assert_eq!(Descriptor::none().kind(), Kind::None);
-        assert_eq!(Descriptor::span_page(20, 1, 0, &raw mut descriptor).kind(), Kind::SpanRest);
+        assert_eq!(Descriptor::span_page((20, &CLASSES[20]), 1, 0, at).kind(), Kind::SpanRest);
         let large = Descriptor::large(Pages(7), 28_000, 640);
         assert_eq!((large.kind(), large.reciprocal.get()), (Kind::Large, 0));
         assert_eq!((large.large_pages(), large.large_requested()), (Pages(7), 28_000));

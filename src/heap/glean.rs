@@ -13,9 +13,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::class::{CLASS_COUNT, CLASSES};
+use super::class::{CLASS_COUNT, CLASSES, SHORT};
 use super::descriptor::{Kind, Place};
-use super::{Above, Heap};
+use super::{Above, Bin, Heap};
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// What is remembered of walks for one class.
@@ -47,7 +47,9 @@ impl<S: Above> Heap<S> {
 
     /// Free slots in all spans of a class.
     fn free_slots_of(&self, class: usize) -> u64 {
-        let slots = u64::from(self.spans(class)) * u64::from(CLASSES[class].slots);
+        let Bin { spans, short, .. } = self.bins[class];
+        let slots = u64::from(spans - short) * u64::from(CLASSES[class].slots)
+            + u64::from(short) * u64::from(SHORT[class].slots);
         slots.saturating_sub(self.live(class))
     }
 
@@ -59,7 +61,7 @@ impl<S: Above> Heap<S> {
         for part in [PageRange { start, end: top }, PageRange { start: first, end: start }] {
             let mut page = part.start;
             while let Some(span) = self.next_span_of(class, page, part.end) {
-                page = span + CLASSES[class].pages;
+                page = span + self.descriptor(span).shape().pages;
                 if self.descriptor(span).free_slots() == 0 {
                     continue;
                 }
@@ -67,7 +69,7 @@ impl<S: Above> Heap<S> {
                 if self.descriptor(span).slot_at_hand().is_none() {
                     if !self.may_use(span) {
                         misses = misses.min(self.missing(span));
-                        self.put_to_rest(class, span);
+                        self.put_to_rest(span);
                         continue;
                     }
                     self.hold(span);
@@ -116,8 +118,8 @@ impl<S: Above> Heap<S> {
         self.bins[class].taken = self.bins[class].taken.wrapping_add(1);
         self.asked_bytes = self.asked_bytes.wrapping_add(size as u64);
         self.place_by_free_slots(class, span);
-        self.put_to_rest(class, span);
-        let shape = &CLASSES[class];
+        self.put_to_rest(span);
+        let shape = self.descriptor(span).shape();
         self.address(span).wrapping_add(shape.lead() + (slot * shape.slot_size) as usize)
     }
 

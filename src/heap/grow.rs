@@ -7,7 +7,7 @@ use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 const COMMIT_STEP: (usize, usize) = (256 << 10, 64 << 20);
 /// In a plan by these bytes at least, and at most by such a part of the limit: what the heap takes
 /// ahead others cannot have.
-const PLANNED_STEP: (usize, usize) = (32 << 10, 512);
+const PLANNED_STEP: (usize, usize) = (16 << 10, 512);
 
 /// A growth of 64 KiB or more at once is reported to the layer above.
 const GROWTH: Pages = Pages(16);

@@ -18,8 +18,9 @@ use crate::units::{PageIndex, Pages, round_up};
 
 /// Bytes for blocks that are committed when a heap is made: what a bare VM needs.
 const FIRST: usize = 256 << 10;
-/// In a plan, where other heaps and the rest of the process want the same address space.
-const FIRST_PLANNED: usize = 128 << 10;
+/// In a plan, where other heaps and the rest of the process want the same address space: what a VM
+/// with its libraries needs there, 24 pages, and a page more.
+const FIRST_PLANNED: usize = 100 << 10;
 /// Fewer pages than these, 256 KiB, stay mapped at the end of a plan.
 const CUT_MIN: Pages = Pages(64);
 /// How many places are tried for a plan. A place may be taken, by another heap or by chance.
@@ -124,7 +125,11 @@ fn plan<S: Above>(os: &S, layout: Layout, kernel_page: usize, with_words: bool) 
     (0..PLACES).find_map(|_| {
         let start = os.plan(layout.bytes, reserve::are_few())?;
         let ground = Ground::new(start, layout, kernel_page, with_words);
-        map_all(os, ground.committed()).then_some(ground)
+        let is_mapped = map_all(os, ground.committed());
+        if !is_mapped {
+            os.unplan(start);
+        }
+        is_mapped.then_some(ground)
     })
 }
 
@@ -246,6 +251,9 @@ impl<S: Above> Heap<S> {
         for part in some(self.mapped()) {
             // SAFETY: a whole reservation, or M1; and the caller's promise.
             unsafe { self.os.release(part.start, part.bytes) };
+        }
+        if self.layout.is_planned {
+            self.os.unplan(self.range_start());
         }
     }
 

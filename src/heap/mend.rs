@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::class::CLASSES;
+use super::class::{CLASSES, SHORT};
 use super::{Above, Heap};
 use crate::os::background::Patience;
 use crate::units::{PageIndex, Pages};
@@ -45,8 +45,9 @@ impl<S: Above> Heap<S> {
     /// Counts, from the spans' bits, what [`Counts`](super::Counts) has of `purged` and `leads`.
     fn purged_and_leads(&self) -> (Pages, usize) {
         let (mut purged, mut leads) = (Pages::ZERO, 0);
-        for (bin, shape) in self.bins.iter().zip(&CLASSES) {
-            leads += bin.spans as usize * shape.lead();
+        for (class, bin) in self.bins.iter().enumerate() {
+            leads += (bin.spans - bin.short) as usize * CLASSES[class].lead();
+            leads += bin.short as usize * SHORT[class].lead();
         }
         // Of spans that do not rest only spares of one page can have been returned (S4).
         let is_single = |page: &PageIndex| {

@@ -121,6 +121,8 @@ pub(crate) struct Bin {
     spare: PageIndex,
     /// Spans of the class.
     pub(crate) spans: u32,
+    /// Of these, short ones.
+    short: u32,
 }
 
 const _: () = assert!(size_of::<Bin>() == 64);

@@ -28,7 +28,7 @@
 use core::array;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::class::{CLASS_COUNT, CLASSES};
+use super::class::{CLASS_COUNT, CLASSES, Class, SHORT};
 use super::descriptor::{Descriptor, Kind, NEVER, Place};
 use super::{Above, Bin, Heap};
 use crate::bug::{bug, ensure};
@@ -56,6 +56,7 @@ pub(super) fn no_bin<S: Above>(base: *mut u8) -> Bin {
         listed: NO_PAGE,
         spare: NO_PAGE,
         spans: 0,
+        short: 0,
     }
 }
 
@@ -82,7 +83,7 @@ impl<S: Above> Heap<S> {
         if current == NO_PAGE {
             return false;
         }
-        let shape = &CLASSES[class];
+        let shape = self.descriptor(current).shape();
         let free = self.descriptor(current).free.words();
         let (first, words) = (self.first_word(current), shape.words());
         let word_at = |cursor: u32| (first + cursor) % words;
@@ -141,13 +142,14 @@ impl<S: Above> Heap<S> {
         bin.word = empty_word::<S>(self.base);
         bin.base = self.base;
         self.place_by(class, page, free);
-        self.put_to_rest(class, page);
+        self.put_to_rest(page);
     }
 
     /// Lets the background thread, and searches, look at a span that is not current, if it still
     /// is one.
-    pub(super) fn put_to_rest(&mut self, class: usize, page: PageIndex) {
-        if CLASSES[class].pages > Pages(1) && self.descriptor(page).kind() == Kind::Span {
+    pub(super) fn put_to_rest(&mut self, page: PageIndex) {
+        let descriptor = self.descriptor(page);
+        if descriptor.kind() == Kind::Span && descriptor.shape().pages > Pages(1) {
             self.page_runs().rest(page);
         }
     }
@@ -191,7 +193,7 @@ impl<S: Above> Heap<S> {
 
     /// The same, for so many free slots.
     fn place_by(&mut self, class: usize, page: PageIndex, free: u32) {
-        let shape = &CLASSES[class];
+        let shape = self.descriptor(page).shape();
         ensure!(free <= shape.slots, "heap {:p}: D2: {free} free slots at {page:?}", self.base);
         if free == shape.slots {
             self.put_empty(class, page);
@@ -250,8 +252,17 @@ impl<S: Above> Heap<S> {
         Pages(self.descriptor(page).purged().count_ones())
     }
 
+    /// The shape of the next new span of a class. In a plan, where other heaps and the rest of the
+    /// process want the same address space, the first one is short.
+    fn next_shape(&self, class: usize) -> &'static Class {
+        let (shape, short) = (&CLASSES[class], &SHORT[class]);
+        let is_short =
+            self.layout.is_planned && self.bins[class].spans == 0 && short.pages < shape.pages;
+        if is_short { short } else { shape }
+    }
+
     fn new_span(&mut self, class: usize) -> Option<PageIndex> {
-        let shape = &CLASSES[class];
+        let shape = self.next_shape(class);
         let range = self.find_pages(shape.pages)?;
         if !self.take_pages(range, Pages::ZERO) {
             return None;
@@ -259,10 +270,11 @@ impl<S: Above> Heap<S> {
         let first = range.start;
         let (start, descriptor) = (self.address(first).addr(), self.descriptor_at(first));
         for page in 0..shape.pages.0 {
-            let fresh = Descriptor::span_page(class, page, start, descriptor);
+            let fresh = Descriptor::span_page((class, shape), page, start, descriptor);
             self.set_descriptor(first + Pages(page), fresh);
         }
         self.bins[class].spans += 1;
+        self.bins[class].short += u32::from(self.descriptor(first).is_short());
         self.counts.span_pages += shape.pages;
         self.counts.leads += shape.lead();
         Some(first)
@@ -270,7 +282,7 @@ impl<S: Above> Heap<S> {
 
     /// Gives an empty span's pages back to the page runs.
     fn release_span(&mut self, class: usize, first: PageIndex) {
-        let shape = &CLASSES[class];
+        let (shape, is_short) = (self.descriptor(first).shape(), self.descriptor(first).is_short());
         self.disturb(first);
         let purged = self.descriptor(first).purged();
         self.count_as_resident(first);
@@ -283,6 +295,7 @@ impl<S: Above> Heap<S> {
             runs.clean(PageRange::new(first + Pages(page), Pages(1)));
         }
         self.bins[class].spans -= 1;
+        self.bins[class].short -= u32::from(is_short);
         self.counts.span_pages -= shape.pages;
         self.counts.leads -= shape.lead();
     }
@@ -308,9 +321,8 @@ impl<S: Above> Heap<S> {
 
     /// Keeps an empty span if its bin has none; otherwise releases it.
     fn put_empty(&mut self, class: usize, page: PageIndex) {
-        let shape = &CLASSES[class];
         let descriptor = self.descriptor(page);
-        let free = descriptor.free_slots();
+        let (shape, free) = (descriptor.shape(), descriptor.free_slots());
         descriptor.set_place(Place::Spare);
         descriptor.countdown.set(NEVER);
         ensure!(

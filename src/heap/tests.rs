@@ -16,6 +16,7 @@ mod pace;
 mod plans;
 mod refusals;
 mod sheets;
+mod short;
 mod spoilt;
 
 use std::ptr;

@@ -19,25 +19,26 @@ impl<S: Above> Heap<S> {
     /// Stops unless a span of a class starts at a page, with free slots where it has slots.
     pub(super) fn verify_span(&mut self, class: usize, page: PageIndex) {
         self.verify_page(page);
-        let (base, shape) = (self.base, &CLASSES[class]);
+        let (base, slot_size) = (self.base, CLASSES[class].slot_size);
         let (start, at) = (self.address(page).addr(), self.descriptor_at(page));
         let descriptor = self.descriptor(page);
-        let less_start = ((start + shape.lead()) as u32).wrapping_neg();
+        let less_start = |lead: usize| ((start + lead) as u32).wrapping_neg();
         ensure!(
             descriptor.first.get() == at
                 && descriptor.is_of(class)
-                && descriptor.less_start.get() == less_start,
-            "heap {base:p}: H2: the descriptor of {page:?} is not that of a span of {} byte slots",
-            shape.slot_size
+                && descriptor.less_start.get() == less_start(descriptor.shape().lead()),
+            "heap {base:p}: H2: the descriptor of {page:?} is not that of a span of {slot_size} \
+             byte slots"
         );
+        let shape = descriptor.shape();
         let last = shape.words() as usize - 1;
         let words = descriptor.free.words();
         let (used, unused) = words.split_at(last + 1);
         let beyond = unused.iter().fold(used[last] & !shape.word_mask(last as u32), |a, b| a | b);
         ensure!(
             beyond == 0,
-            "heap {base:p}: D2: a span at {start:#x} of {} byte slots has free slots past its end",
-            shape.slot_size
+            "heap {base:p}: D2: a span at {start:#x} of {slot_size} byte slots has free slots past \
+             its end"
         );
     }
 

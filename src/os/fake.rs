@@ -34,6 +34,8 @@ pub(crate) struct FakeState {
     pub(crate) collisions: u64,
     /// How many ranges were planned.
     pub(crate) plans: u64,
+    /// Of these, plans that were ended.
+    pub(crate) ended_plans: u64,
     /// Microseconds that pass from one look at the clock to the next.
     pub(crate) tick_us: u64,
     /// The files that there are.
@@ -189,6 +191,10 @@ impl Os for FakeOs {
         // Nobody else can be there, for the real system has it reserved.
         let start = Kernel.reserve(bytes + world.page_size, at_random)?;
         Some(start.wrapping_add(start.align_offset(world.page_size)))
+    }
+
+    fn unplan(&self, _: *mut u8) {
+        self.world().ended_plans += 1;
     }
 
     unsafe fn map(&self, start: *mut u8, bytes: usize) -> bool {

@@ -103,6 +103,10 @@ impl Os for Kernel {
         at.map(ptr::with_exposed_provenance_mut)
     }
 
+    fn unplan(&self, start: *mut u8) {
+        plan::end(start.addr(), self.page_size());
+    }
+
     unsafe fn map(&self, start: *mut u8, bytes: usize) -> bool {
         // SAFETY: the caller's promise.
         preserve_errno(|| unsafe { plan::map(start, bytes) })

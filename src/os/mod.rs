@@ -70,6 +70,10 @@ pub(crate) trait Os {
     /// `at_random`: as for [`Os::reserve`].
     fn plan(&self, bytes: usize, at_random: bool) -> Option<*mut u8>;
 
+    /// Ends the plan of a range that starts there, once for each. Nothing of the range is mapped
+    /// any more, but for what the kernel has refused to unmap.
+    fn unplan(&self, start: *mut u8);
+
     /// Maps addresses of a planned range, readable and writable. New pages read as zero. Refused
     /// where any of the addresses is taken, too.
     ///

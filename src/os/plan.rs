@@ -4,24 +4,71 @@
 //! unasked, since the range lies far from where the kernel looks for room. So what is mapped can
 //! be extended at both ends, unless somebody else has asked for just these addresses.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::kernel::{FRESH, PLACES};
 
-/// Where the planned ranges of the process begin, as bits that nobody can guess; 0: not known yet.
+/// Bytes of a cell. No plan is longer.
+const CELL: usize = 64 << 30;
+/// Cells in [`PLACES`], wherever in the first 64 GiB the first one begins.
+const CELLS: usize = (PLACES.end - PLACES.start) / CELL - 1;
+/// Bits of a cell's word that are the binary logarithm of a step.
+const SHIFT_BITS: u32 = 6;
+
+/// Where the first cell of the process begins, as bits that nobody can guess; 0: not known yet.
 static ORIGIN: AtomicU64 = AtomicU64::new(0);
 /// The ranges that were planned one behind the other.
 static PLANNED: AtomicUsize = AtomicUsize::new(0);
+/// What is planned in the process.
+static PLANS: Plans = Plans([const { AtomicU32::new(0) }; CELLS]);
 
-/// The planned range of a number, among all of one length. Ranges of one length are whole steps
-/// apart, so that two of them are the same or have nothing in common: what is mapped in one is in
-/// no other's way.
-fn planned(bytes: usize, origin: u64, number: usize, page: usize) -> Option<usize> {
-    // One range less, for the first begins anywhere in a step.
-    let count = (PLACES.len() / bytes).checked_sub(1).filter(|count| *count > 0)?;
-    let first = origin as usize % (bytes / page) * page;
-    let step = ((origin >> 32) as usize).wrapping_add(number) % count;
-    Some(PLACES.start + first + step * bytes)
+/// The cells: how many plans each has, and above which step. 0: none.
+///
+/// Plans in one cell lie on steps of one length, a power of two that is no shorter than any of
+/// them. So two plans are at the same place or have nothing in common, whatever their lengths are:
+/// what is mapped in one is in no other's way.
+struct Plans([AtomicU32; CELLS]);
+
+impl Plans {
+    /// Counts one more plan in a cell. False: those that are there lie on other steps.
+    fn enter(&self, cell: usize, step: usize) -> bool {
+        let shift = step.ilog2();
+        let more = |word: u32| {
+            let fits = word == 0 || word % (1 << SHIFT_BITS) == shift;
+            fits.then_some((word | shift) + (1 << SHIFT_BITS))
+        };
+        self.0[cell].fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// Counts one plan less in a cell.
+    fn leave(&self, cell: usize) {
+        let less = |word: u32| {
+            let left = (word >> SHIFT_BITS).saturating_sub(1);
+            Some(if left == 0 { 0 } else { word - (1 << SHIFT_BITS) })
+        };
+        let _ = self.0[cell].fetch_update(Relaxed, Relaxed, less);
+    }
+
+    /// The range of a number, in the first cell from its own on that has such steps.
+    fn place(&self, bytes: usize, origin: u64, number: usize, page: usize) -> Option<usize> {
+        let step = bytes.checked_next_power_of_two().filter(|step| *step <= CELL)?;
+        let in_cell = CELL / step;
+        let own = ((origin >> 32) as usize).wrapping_add(number / in_cell);
+        let mut cells = (0..CELLS).map(|further| own.wrapping_add(further) % CELLS);
+        let cell = cells.find(|cell| self.enter(*cell, step))?;
+        Some(first_cell(origin, page) + cell * CELL + number % in_cell * step)
+    }
+
+    /// Ends the plan of a range that starts at an address.
+    fn end(&self, start: usize, origin: u64, page: usize) {
+        let cell = start.saturating_sub(first_cell(origin, page)) / CELL;
+        self.leave(cell.min(CELLS - 1));
+    }
+}
+
+/// Where the first cell begins.
+fn first_cell(origin: u64, page: usize) -> usize {
+    PLACES.start + origin as usize % (CELL / page) * page
 }
 
 /// The next range of so many bytes: at random, or behind the range before. `random` is bits that
@@ -35,7 +82,12 @@ pub(super) fn next(bytes: usize, at_random: bool, random: u64, page: usize) -> O
         true => random as usize,
         false => PLANNED.fetch_add(1, Relaxed),
     };
-    planned(bytes, origin, number, page)
+    PLANS.place(bytes, origin, number, page)
+}
+
+/// Ends the plan of a range that starts at an address: others may have its place.
+pub(super) fn end(start: usize, page: usize) {
+    PLANS.end(start, ORIGIN.load(Relaxed), page);
 }
 
 /// Maps addresses, readable and writable. False: some of them are taken, or the kernel gives none.
@@ -64,28 +116,54 @@ mod tests {
     use super::super::{Kernel, Os};
     use super::*;
 
+    fn none() -> Plans {
+        Plans([const { AtomicU32::new(0) }; CELLS])
+    }
+
+    /// Numbers one behind the other, and far apart.
+    fn numbers() -> impl Iterator<Item = usize> {
+        (0..50).chain((0..50).map(|number| usize::MAX / 50 * number))
+    }
+
     #[test]
-    fn planned_ranges_are_the_same_or_apart() {
+    fn plans_of_any_lengths_are_the_same_or_apart() {
         let page = Kernel.page_size();
-        for bytes in [1 << 20, (1 << 30) + 5 * page, 64 << 30] {
-            for origin in [1, 0x1234_5678_9ABC_DEF0, u64::MAX] {
-                let numbers = (0..50).chain((0..50).map(|number| usize::MAX / 50 * number));
-                let starts: Vec<usize> = numbers
-                    .map(|number| planned(bytes, origin, number, page).expect("a range"))
-                    .collect();
-                for (index, start) in starts.iter().enumerate() {
+        let lengths = [1 << 20, 64 << 30, (1 << 30) + 5 * page, 1 << 30, 3 << 30, (1 << 20) + page];
+        for origin in [1, 0x1234_5678_9ABC_DEF0, u64::MAX] {
+            let plans = none();
+            let mut ranges: Vec<(usize, usize)> = Vec::new();
+            for number in numbers() {
+                for bytes in lengths {
+                    let start = plans.place(bytes, origin, number, page).expect("a range");
                     assert_eq!(start % page, 0);
-                    assert!(PLACES.contains(start) && PLACES.contains(&(start + bytes - 1)));
-                    let apart = |other: &usize| match other.abs_diff(*start) {
-                        0 => true,
-                        distance => distance >= bytes,
+                    assert!(PLACES.contains(&start) && PLACES.contains(&(start + bytes - 1)));
+                    let is_apart = |(other, length): &(usize, usize)| {
+                        start == *other || start >= other + length || *other >= start + bytes
                     };
-                    assert!(starts[..index].iter().all(apart), "{bytes}: {starts:x?}");
+                    assert!(ranges.iter().all(is_apart), "{start:x}, {bytes}: {ranges:x?}");
+                    ranges.push((start, bytes));
                 }
-                assert!((0..49).all(|at| starts[at] != starts[at + 1]), "{bytes}: {starts:x?}");
             }
+            assert_eq!(plans.place(CELL + 1, origin, 0, page), None);
+            assert_eq!(plans.place(usize::MAX, origin, 0, page), None);
+            for (start, _) in ranges {
+                plans.end(start, origin, page);
+            }
+            assert!(plans.0.iter().all(|cell| cell.load(Relaxed) == 0), "all cells are free again");
         }
-        assert_eq!(planned(PLACES.len(), 1, 0, page), None);
+    }
+
+    #[test]
+    fn neighbours_lie_apart_and_cells_serve_others_once_they_are_empty() {
+        let (plans, page) = (none(), Kernel.page_size());
+        let start = |bytes: usize, number: usize| plans.place(bytes, 1, number, page);
+        let behind = |number: usize| start(1 << 30, number).zip(start(1 << 30, number + 1));
+        assert!((0..200).all(|number| behind(number).is_some_and(|(one, next)| one != next)));
+        // Every cell is taken by plans of 64 GiB, or by those.
+        let most: Vec<usize> = (0..CELLS).map_while(|number| start(CELL, number)).collect();
+        assert_eq!(start(1 << 20, 0), None);
+        most.iter().for_each(|start| plans.end(*start, 1, page));
+        assert!(start(1 << 20, 0).is_some());
     }
 
     #[test]
@@ -108,6 +186,7 @@ mod tests {
             assert!(Kernel.map(at.wrapping_add(4 * page), page));
             at.wrapping_add(5 * page - 1).write(1);
             Kernel.release(at, 5 * page);
+            Kernel.unplan(at);
         }
         assert_eq!(is_mapped(at, 5 * page), Some(false));
     }

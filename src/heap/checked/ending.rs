@@ -3,7 +3,6 @@
 use super::block::{HEADER, Header, State};
 use super::call::{Call, Function};
 use super::{Checked, Checking, Home, Live, tool, watch};
-use crate::heap::class::CLASSES;
 use crate::heap::descriptor::Kind;
 use crate::heap::{Above, Heap};
 use crate::units::{PageIndex, Pages};
@@ -103,7 +102,7 @@ impl<S: Above> Checking<'_, S> {
 
     /// Verifies the blocks of a span. How many pages it has.
     fn verify_span(&mut self, first: PageIndex) -> Pages {
-        let shape = &CLASSES[self.heap.descriptor(first).class()];
+        let shape = self.heap.descriptor(first).shape();
         let start = self.heap.address(first).wrapping_add(shape.lead());
         for index in 0..shape.slots {
             if self.heap.descriptor(first).free.has(index) {

@@ -89,23 +89,23 @@ impl<S: Above> Checking<'_, S> {
         let Some(page) = self.heap.with_room(place, |_| None) else {
             return core::ptr::null_mut();
         };
+        let pages = (self.heap.address(page), count.bytes());
+        let at = pages.0.wrapping_add(lead);
+        tool::show(pages.0, pages.1);
+        // Before the guards: pages that become inaccessible in a mapping without memory would keep
+        // those on both sides mappings of their own for good, if they were mapped one by one.
+        for (at, bytes) in edges(at, size) {
+            // SAFETY: the block's own bytes, and accessible.
+            unsafe { memory(at, bytes).fill(FRESH) };
+        }
         let pays = self.state.credit.pays(self.state.allocations, size);
         let guarded = pays && self.guard(page, count);
         let number = self.state.allocations;
         let note = if guarded { number | GUARDED } else { number };
         self.heap.descriptor(page).set_note(note);
-        let pages = (self.heap.address(page), count.bytes());
-        let at = pages.0.wrapping_add(lead);
-        tool::show(pages.0, pages.1);
-        // SAFETY: the block's pages are ours, and all but the guards are accessible; the guards
-        // are, if they are not guarded.
-        unsafe {
-            for (at, bytes) in self.beside(page, guarded) {
-                memory(at, bytes).fill(ZONE);
-            }
-            for (at, bytes) in edges(at, size) {
-                memory(at, bytes).fill(FRESH);
-            }
+        for (at, bytes) in self.beside(page, guarded) {
+            // SAFETY: the block's pages are ours, and all but the guards are accessible.
+            unsafe { memory(at, bytes).fill(ZONE) };
         }
         tool::placed(at, size, pages);
         self.heap.settle();

@@ -8,7 +8,6 @@ use super::block::{FREED, HEADER, Header, State};
 use super::guard::{Moment, Slot, Use};
 use super::{Call, Checked, Checking, Home, Live, memory, tool, watch};
 use crate::bug;
-use crate::heap::class::CLASSES;
 use crate::heap::descriptor::Kind;
 use crate::heap::{Above, Heap, misuse};
 use crate::os::backtrace::Backtrace;
@@ -307,7 +306,7 @@ impl<S: Above> Checking<'_, S> {
         if !matches!(descriptor.kind(), Kind::Span | Kind::SpanRest) {
             return None;
         }
-        let shape = &CLASSES[descriptor.class()];
+        let shape = descriptor.shape();
         let first = descriptor.first_page(page);
         let start = self.heap.address(first).wrapping_add(shape.lead());
         let slot_size = shape.slot_size as usize;

@@ -35,7 +35,7 @@ impl Tested {
         self.heap().runs.recall.returned[Cause::Limit as usize - 1]
     }
 
-    /// Spans of blocks of 3000 bytes with holes of so many bytes in all, and nothing dirty.
+    /// Spans of blocks of 3000 bytes, with holes of `bytes` in all, and nothing dirty.
     fn holes(&mut self, bytes: usize) {
         let count = bytes / 3072 * 4 / 3;
         let first = self.live.len();
@@ -265,7 +265,7 @@ fn an_emergency_in_vain_waits_until_as_much_is_free_as_is_lacking() {
     tested.fill(200);
     assert!(!tested.allocate(100_000));
     let steps = tested.steps();
-    assert!(steps > 0, "an emergency in vain is told");
+    assert!(steps > 0, "an emergency in vain is reported");
     // Two blocks of a span, which no page goes back for.
     let mut scattered = (0..tested.live.len()).rev().filter(|index| index % 20 == 0);
     for index in scattered.by_ref().take(400) {
@@ -391,7 +391,7 @@ proptest! {
     }
 }
 
-/// A block of 1 MiB comes and goes for seconds, so many times in each; is it thrashing?
+/// A block of 1 MiB comes and goes `rate` times in each of some `seconds`; is it thrashing?
 fn thrashes(tested: &mut Tested, seconds: u64, rate: u64) -> bool {
     for _ in 0..seconds * rate {
         assert!(tested.allocate(1 << 20));

@@ -434,8 +434,9 @@ macro_rules! fields {
 const STATS: &[Field<ebb_stats>] = fields!(ebb_stats:
     reserved committed live waste free_resident returned never_touched metadata resident
     resident_peak blocks large_blocks spans commit_calls purge_calls remap_calls failed_calls
-    reclaim_passes returned_total trend keep floor floor_reason due idle_age_ms limit_soft limit_hard
-    pressure steps step_p50_us step_p99_us step_max_us returned_asked returned_idle returned_limit
+    reclaim_passes returned_total trend keep floor floor_reason due idle_age_ms limit_soft
+    limit_hard pressure steps step_p50_us step_p99_us step_max_us
+    returned_asked returned_idle returned_limit
     refaulted_asked refaulted_idle refaulted_limit
     premature_refaults_asked premature_refaults_idle premature_refaults_limit
     previous_live previous_reserved previous_resident purge_refused purge_errno refused_allocations

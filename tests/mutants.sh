@@ -43,7 +43,7 @@ what cannot be cut off stays|src/heap/mapped.rs|s/self.page_runs().join(range, i
 a child cuts off no claims|src/heap/mapped.rs|s/        self.mend_after_fork();//
 a limit that binds is told, and no other|src/heap/mapped.rs|s/(used.saturating_add(bytes) > limit)/(used.saturating_add(bytes) > 0)/
 addresses of a plan are the heap's when mapped|src/heap/mapped.rs|s/        if self.layout.is_planned {/        if false {/
-planned ranges are apart|src/os/plan.rs|s/Some(PLACES.start + first + step \* bytes)/Some(PLACES.start + first + step * (bytes - page))/
+planned ranges are apart|src/os/plan.rs|s/let fits = word == 0 .* == shift;/let fits = true;/
 mapping replaces nothing|src/os/plan.rs|s/let flags = FRESH | libc::MAP_FIXED_NOREPLACE;/let flags = FRESH | libc::MAP_FIXED;/
 R1 scars apart|src/heap/scars.rs|s/        self.count -= 1;//
 R1 scars renewed|src/heap/large.rs|s/        self.heal(range);//

@@ -16,6 +16,7 @@ pub(crate) mod backtrace;
 mod discard;
 pub(crate) mod fault;
 mod fault_probe;
+mod file;
 mod kernel;
 mod plan;
 mod thread;

@@ -1,32 +1,34 @@
 /* ebbtide: the memory allocator for LuaJIT that gives memory back.
  * Generated from src/capi.rs by cbindgen; `make header` writes it anew.
  *
- * What holds for all of it:
+ * These rules hold for all functions:
  *
- * threads    A heap belongs to one thread at a time, not to one for ever; who
- *            hands it on synchronises. Threads with a heap each need no lock.
- *            To make one reads the environment, which nobody may change
- *            meanwhile.
- * signals    A handler may interrupt any call, and must return to it, not
- *            longjmp() away. A call to the kernel that it interrupts is a
- *            refused one at worst. No function may be called in a handler, but
- *            ebb_alloc() with a heap that nobody else uses and that was made
- *            before, with checked off. A heap with checked on tells of a handler
- *            that comes in while it is at work.
+ * threads    A heap belongs to one thread at a time. A host that passes a heap
+ *            to another thread synchronises the two threads. Threads with one
+ *            heap each need no lock. Making a heap reads the environment: no
+ *            thread may change the environment meanwhile.
+ * signals    A handler may interrupt any call. The handler must return to the
+ *            call and must not longjmp() away. A system call interrupted by a
+ *            signal counts as refused; the heap stays consistent. A handler may
+ *            call ebb_alloc() with a heap that was made before, that nothing
+ *            else uses and that is not checked, and no other function. A handler
+ *            that enters a checked heap at work ends the process with a report.
  * fork       Parent and child both go on, each with its own copy of all heaps.
- *            One that another thread was at work in is of no use to the child.
+ *            A heap that another thread was working in is of no use to the
+ *            child.
  * lua_close  A heap from ebb_heap_new() stays, with the blocks that are left in
- *            it, until ebb_heap_delete(). One that came with its VM (all others,
- *            that of ebb_attach() too) goes with it.
- * memory     When it runs out, ebb_alloc() returns NULL, and the block that was
- *            to grow is as it was. Shrinking and freeing never fail.
+ *            it, until ebb_heap_delete(). Every other heap ends with its VM,
+ *            that of ebb_attach() included.
+ * memory     When memory runs out, ebb_alloc() returns NULL, and the block that
+ *            was to grow is unchanged. Shrinking and freeing never fail.
  * bugs       A pointer that is no live block ends the process, with a line on
- *            standard error and abort(), where it is found out: see ebb_alloc().
- *            A wrong osize makes statistics wrong. A checked heap finds more:
- *            see ebb_options.checked.
- * tools      AddressSanitizer and valgrind see a mapping and no blocks, so that
- *            they find nothing in it, but in a library that was built for them
- *            (make SANITIZERS=1). With them every heap of that one is checked. */
+ *            standard error and abort(), where the heap notices: see
+ *            ebb_alloc(). A wrong osize makes statistics wrong. A checked heap
+ *            finds more bugs: see ebb_options.checked.
+ * tools      AddressSanitizer and valgrind see one mapping without blocks, so
+ *            they find nothing in a heap, unless the library was built for them
+ *            (make SANITIZERS=1). Under these tools every heap of such a library
+ *            is checked. */
 
 #ifndef EBBTIDE_H
 #define EBBTIDE_H
@@ -225,9 +227,9 @@ typedef struct ebb_options {
    */
   int64_t retain_max;
   /**
-   * Bytes held resident above which nothing idle stays. Before the heap grows
-   * beyond, what is idle goes back until the growth fits; if that is not enough,
-   * it grows nonetheless, and spans are searched again after a second. EBB_CGROUP
+   * Bytes held resident above which no idle memory stays. Before the heap grows
+   * beyond, idle memory goes back until the growth fits. If that is not enough, the
+   * heap grows nonetheless, and searches spans again after one second. EBB_CGROUP
    * (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
    * cgroup leave, read again at most once a second: in ebb_tick(), and with auto
    * also inside of ebb_alloc(), while pages change hands. A number above limit_hard is
@@ -235,13 +237,13 @@ typedef struct ebb_options {
    */
   int64_t limit_soft;
   /**
-   * Bytes held resident, its tables included, up to which the heap grows: what
-   * does not fit, even after all free memory went back, is refused. Small
-   * blocks may still fit on pages that are there. Set below what is held, it
-   * returns what is free, as far as needed, at once. Where the heap knows its VM,
-   * LuaJIT's garbage collector is made due at seven eighths of the limit and
-   * after a refusal, and has the last 32nd to itself. At least 512 KiB, for a VM
-   * needs as much. 0: no limit. Default: 0.
+   * Bytes held resident, the heap's tables included, up to which the heap grows.
+   * An allocation that does not fit, even after all free memory went back, is
+   * refused. Small blocks may still fit on pages that are there. When the limit is
+   * set below what is held, free memory goes back at once, as far as needed. Where
+   * the heap knows its VM, the heap makes LuaJIT's garbage collector due at seven
+   * eighths of the limit and after a refusal; the last 32nd is for the collector.
+   * At least 512 KiB, which a VM needs. 0: no limit. Default: 0.
    */
   int64_t limit_hard;
   /**
@@ -267,19 +269,18 @@ typedef struct ebb_options {
    */
   int64_t history;
   /**
-   * 1 (on): every block is verified when it comes back, for who looks for memory
-   * bugs of C modules and of code that uses the FFI. A wrong osize, a pointer that is
-   * no live block, a write past the end of a block, before it, or into it after it
-   * was freed (if it is of up to 1 MiB, and, beyond 32 KiB, near its ends), and two
-   * threads in the heap at once end the process with a report on standard error and
-   * abort(). Large blocks, but for some where they come very
-   * often, and by chance a few small ones lie between inaccessible pages: a read
-   * there is reported too, when it is made. The heap keeps up to 4 MiB of freed
-   * blocks back. 2 (sample): only those few small blocks are checked; cheap enough
-   * for always. 0 (off): nothing. The process's own allocator is asked for the state
-   * of a checked heap, up to 200 KiB. Reports of accesses come by handlers for
-   * SIGSEGV and SIGBUS, which hand others on. Fixed once the
-   * heap is made. Default: 0.
+   * Finds memory bugs of C modules and of FFI code. 1 (on): every block is verified
+   * when it comes back. These bugs end the process with a report on standard error
+   * and abort(): a wrong osize, a pointer that is no live block, a write past the end
+   * of a block, before a block, or into a freed block (of up to 1 MiB, and beyond 32
+   * KiB near its ends), and two threads in the heap at once. Large blocks (not all,
+   * where they come very often) and by chance a few small blocks lie between
+   * inaccessible pages: a read there is reported too, when it is made. The heap
+   * holds up to 4 MiB of freed blocks back. 2 (sample): only those few small blocks
+   * are checked, which is cheap enough for production. 0 (off): nothing is. The state
+   * of a checked heap, up to 200 KiB, comes from the process's own allocator.
+   * Accesses are reported by handlers for SIGSEGV and SIGBUS, which pass others on.
+   * Fixed once the heap is made. Default: 0.
    */
   int64_t checked;
   /**
@@ -794,9 +795,9 @@ struct ebb_heap *ebb_heap_new(const struct ebb_options *options);
  *
  * heap      from ebb_heap_new(). After lua_close(), if a VM ran on it.
  *
- * A call on a heap that was deleted aborts the process with one line that says
- * so, as long as the library can tell: of the last heap that was kept each call,
- * of others all but ebb_alloc(), unless many more were deleted since.
+ * A call on a heap that was deleted aborts the process with one line, where the
+ * library can tell: for the heap that was kept last every call, for other heaps
+ * every call but ebb_alloc(), unless many more heaps were deleted since.
  */
 void ebb_heap_delete(struct ebb_heap *heap);
 
@@ -811,22 +812,22 @@ void ebb_heap_delete(struct ebb_heap *heap);
  * nsize     bytes wanted; 0 frees.
  *
  * Returns the block with its first min(osize, nsize) bytes kept; NULL when
- * nsize is 0 and when memory ran out, and then ptr is untouched and still
- * yours. Blocks are aligned to 8 bytes, those whose size is a multiple of 16
- * to 16; their addresses are below 2^47. Shrinking never fails: where there is
- * no memory for a smaller block, ptr stays as it is, and as it was aligned for
- * its former size. Leaves errno alone.
+ * nsize is 0, and when memory ran out: then ptr is unchanged and still live.
+ * Blocks are aligned to 8 bytes, and to 16 if their size is a multiple of 16;
+ * their addresses are below 2^47. Shrinking never fails: where there is no
+ * memory for a smaller block, ptr stays where it is, with the alignment of its
+ * previous size. Leaves errno alone.
  *
- * LuaJIT does not collect when memory ran out. Of a VM on plain
- * lua_newstate(ebb_alloc, heap) the host does, after an error that it caught:
- * lua_gc(L, LUA_GCCOLLECT, 0); of other VMs the heap sees to it.
+ * LuaJIT does not collect garbage when memory runs out. The host of a VM on
+ * plain lua_newstate(ebb_alloc, heap) collects after an error that it caught:
+ * lua_gc(L, LUA_GCCOLLECT, 0). For other VMs the heap makes the collector due.
  *
  * A ptr that is no live block aborts the process with one line that says what
- * is wrong. Told at once: a pointer from elsewhere (but in a VM that was attached,
- * where what is not of its heap goes to LuaJIT's allocator), one into the middle of
- * a block, a block freed twice while its slot is still free. Told by a checked heap
- * alone (ebb_options.checked), which takes osize by its word, too: a block freed
- * twice after its memory was handed out anew, and writes past the end.
+ * is wrong. Every heap notices a pointer from elsewhere (in a VM that was attached
+ * such a pointer goes to LuaJIT's allocator), a pointer into a block, and a block
+ * freed twice while its slot is still free. Only a checked heap
+ * (ebb_options.checked) notices a wrong osize, a block freed twice after its memory
+ * was handed out anew, and a write past the end of a block.
  */
 void *ebb_alloc(void *heap,
                 void *ptr,
@@ -834,37 +835,38 @@ void *ebb_alloc(void *heap,
                 size_t nsize);
 
 /**
- * Gives free memory back to the kernel: every free page, those inside partly
- * used spans included. Live blocks stay where they are.
+ * Gives free memory back to the kernel: every free page, and every page without a
+ * live block inside spans that are partly used. Live blocks stay where they are.
  *
  * heap      from ebb_heap_new(). One thread at a time.
  * options   NULL: everything, at once.
  * report    NULL, or room for what was done.
  *
- * Returns EBB_MORE when the budget ran out: the next call with a budget goes
- * on from there, and what is freed meanwhile may have to wait for the pass
- * after. At the end of a pass EBB_OK, or EBB_ERR_SYSTEM when the kernel
- * refused some of it; the report is valid in each case. EBB_ERR_ARGUMENT.
- * A call with a budget takes one step of at most 1 MiB at least, and stops
- * when another would not fit.
+ * Returns EBB_MORE when the budget ran out: the next call with a budget goes on
+ * from there, and memory that is freed meanwhile may wait for the next pass.
+ * Returns EBB_OK at the end of a pass, or EBB_ERR_SYSTEM when the kernel refused
+ * a part; the report is valid in each case. EBB_ERR_ARGUMENT. A call with a
+ * budget takes at least one step, of at most 1 MiB, and stops when another step
+ * would not fit.
  *
- * Of a VM that was attached both heaps are served, and counted in the report.
+ * For a VM that was attached, the call reclaims both heaps, and the report counts
+ * both.
  */
 int ebb_reclaim(struct ebb_heap *heap,
                 const struct ebb_reclaim_options *options,
                 struct ebb_reclaim_report *report);
 
 /**
- * Does what is due: memory that was free for long enough goes back. For event
- * loops and idle callbacks, so that memory goes down when nothing happens too.
+ * Gives back what is due: memory that was free for long enough. For event loops
+ * and idle callbacks.
  *
  * heap      from ebb_heap_new(). One thread at a time.
  * budget_us  microseconds after which to stop; 0: no limit.
  *
  * Returns EBB_MORE when the budget ran out and more is due; EBB_OK when all is
  * done that is due now; EBB_ERR_SYSTEM when the kernel refused some of it,
- * which is tried again later; EBB_ERR_ARGUMENT. Takes one step of at most
- * 1 MiB at least if anything is due, and stops when another would not fit.
+ * which is tried again later; EBB_ERR_ARGUMENT. Takes at least one step, of at
+ * most 1 MiB, if anything is due, and stops when another step would not fit.
  */
 int ebb_tick(struct ebb_heap *heap, uint32_t budget_us);
 
@@ -875,7 +877,7 @@ int ebb_tick(struct ebb_heap *heap, uint32_t budget_us);
  * heap      from ebb_heap_new(). One thread at a time.
  *
  * Returns milliseconds; 0 when something is due now; EBB_NEVER when nothing will
- * be unless the heap is used again: ask anew after that. EBB_ERR_ARGUMENT.
+ * be due unless the heap is used again. EBB_ERR_ARGUMENT.
  */
 int ebb_next_tick(struct ebb_heap *heap);
 
@@ -903,9 +905,9 @@ int ebb_pressure(struct ebb_heap *heap);
 int ebb_stats_read(struct ebb_heap *heap, struct ebb_stats *stats);
 
 /**
- * Copies out the newest samples of a heap's history: one for each second in
- * which it was looked at (see the option history), and at most 256. Between two samples a heap was
- * what it was at the first.
+ * Copies out the newest samples of a heap's history: one for each second in which
+ * the heap was looked at (see the option history), at most 256. Between two
+ * samples the heap did not change.
  *
  * heap      from ebb_heap_new(), with the option history on. One thread at a
  *           time.
@@ -926,10 +928,11 @@ int ebb_history_read(struct ebb_heap *heap,
  *           what is free, and grow no more; live blocks stay.
  *
  * Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
- * EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
- * what it takes; nothing was changed. A limit_soft above limit_hard is refused, and so is a
- * retain above either. To raise them, set limit_hard first, then limit_soft, then retain; to
- * lower them, the other way round.
+ * EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. After an error ebb_strerror(0)
+ * names the option and its range, and nothing was changed. A limit_soft above
+ * limit_hard is refused, and so is a retain above either. To raise them, set
+ * limit_hard first, then limit_soft, then retain. To lower them, use the opposite
+ * order.
  */
 int ebb_set(struct ebb_heap *heap,
             const char *name,
@@ -959,8 +962,8 @@ int ebb_get(struct ebb_heap *heap, const char *name, int64_t *value);
 const char *ebb_strerror(int code);
 
 /**
- * Tells what memory the cgroup of the process, or one that it lies in, allows: the lowest limit
- * where several apply. For hosts that divide it among processes.
+ * Tells how much memory the cgroup of the process, or a cgroup around it, allows:
+ * the lowest of these limits. For hosts that divide memory among processes.
  *
  * Returns bytes; 0 without a limit. Reads a few files. Any thread.
  */

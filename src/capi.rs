@@ -23,8 +23,8 @@ use core::{ptr, slice};
 use crate::cgroup;
 use crate::error::{self, Error};
 use crate::heap;
-use crate::heap::checked::{Function, Visit};
-use crate::heap::park::KernelHeap as Heap;
+use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::checked::{ApiCall, ApiGuard};
 use crate::options::Options;
 use crate::os::{Kernel, Os};
 use crate::reclaim::{Budget, Outcome};
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_h
     // SAFETY: the caller's promise.
     let options = unsafe { given_options(options) }.and_then(Options::resolve);
     let options = options.inspect(tell_without_effect);
-    match options.and_then(heap::park::create) {
+    match options.and_then(heap::cached_heap::create) {
         Ok(heap) => heap.cast(),
         Err(_) => ptr::null_mut(),
     }
@@ -61,9 +61,9 @@ pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_h
 ///
 /// heap      from ebb_heap_new(). After lua_close(), if a VM ran on it.
 ///
-/// A call on a heap that was deleted aborts the process with one line that says
-/// so, as long as the library can tell: of the last heap that was kept each call,
-/// of others all but ebb_alloc(), unless many more were deleted since.
+/// A call on a heap that was deleted aborts the process with one line, where the
+/// library can tell: for the heap that was kept last every call, for other heaps
+/// every call but ebb_alloc(), unless many more heaps were deleted since.
 ///
 /// # Safety
 ///
@@ -72,7 +72,7 @@ pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_h
 pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
     if !heap.is_null() {
         // SAFETY: the caller's promise.
-        unsafe { heap::park::delete(heap.cast()) }
+        unsafe { heap::cached_heap::delete(heap.cast()) }
     }
 }
 
@@ -86,22 +86,22 @@ pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
 /// nsize     bytes wanted; 0 frees.
 ///
 /// Returns the block with its first min(osize, nsize) bytes kept; NULL when
-/// nsize is 0 and when memory ran out, and then ptr is untouched and still
-/// yours. Blocks are aligned to 8 bytes, those whose size is a multiple of 16
-/// to 16; their addresses are below 2^47. Shrinking never fails: where there is
-/// no memory for a smaller block, ptr stays as it is, and as it was aligned for
-/// its former size. Leaves errno alone.
+/// nsize is 0, and when memory ran out: then ptr is unchanged and still live.
+/// Blocks are aligned to 8 bytes, and to 16 if their size is a multiple of 16;
+/// their addresses are below 2^47. Shrinking never fails: where there is no
+/// memory for a smaller block, ptr stays where it is, with the alignment of its
+/// previous size. Leaves errno alone.
 ///
-/// LuaJIT does not collect when memory ran out. Of a VM on plain
-/// lua_newstate(ebb_alloc, heap) the host does, after an error that it caught:
-/// lua_gc(L, LUA_GCCOLLECT, 0); of other VMs the heap sees to it.
+/// LuaJIT does not collect garbage when memory runs out. The host of a VM on
+/// plain lua_newstate(ebb_alloc, heap) collects after an error that it caught:
+/// lua_gc(L, LUA_GCCOLLECT, 0). For other VMs the heap makes the collector due.
 ///
 /// A ptr that is no live block aborts the process with one line that says what
-/// is wrong. Told at once: a pointer from elsewhere (but in a VM that was attached,
-/// where what is not of its heap goes to LuaJIT's allocator), one into the middle of
-/// a block, a block freed twice while its slot is still free. Told by a checked heap
-/// alone (ebb_options.checked), which takes osize by its word, too: a block freed
-/// twice after its memory was handed out anew, and writes past the end.
+/// is wrong. Every heap notices a pointer from elsewhere (in a VM that was attached
+/// such a pointer goes to LuaJIT's allocator), a pointer into a block, and a block
+/// freed twice while its slot is still free. Only a checked heap
+/// (ebb_options.checked) notices a wrong osize, a block freed twice after its memory
+/// was handed out anew, and a write past the end of a block.
 ///
 /// # Safety
 ///
@@ -117,21 +117,22 @@ pub unsafe extern "C" fn ebb_alloc(
     unsafe { heap::alloc(heap.cast::<Heap>(), ptr.cast(), osize, nsize).cast() }
 }
 
-/// Gives free memory back to the kernel: every free page, those inside partly
-/// used spans included. Live blocks stay where they are.
+/// Gives free memory back to the kernel: every free page, and every page without a
+/// live block inside spans that are partly used. Live blocks stay where they are.
 ///
 /// heap      from ebb_heap_new(). One thread at a time.
 /// options   NULL: everything, at once.
 /// report    NULL, or room for what was done.
 ///
-/// Returns EBB_MORE when the budget ran out: the next call with a budget goes
-/// on from there, and what is freed meanwhile may have to wait for the pass
-/// after. At the end of a pass EBB_OK, or EBB_ERR_SYSTEM when the kernel
-/// refused some of it; the report is valid in each case. EBB_ERR_ARGUMENT.
-/// A call with a budget takes one step of at most 1 MiB at least, and stops
-/// when another would not fit.
+/// Returns EBB_MORE when the budget ran out: the next call with a budget goes on
+/// from there, and memory that is freed meanwhile may wait for the next pass.
+/// Returns EBB_OK at the end of a pass, or EBB_ERR_SYSTEM when the kernel refused
+/// a part; the report is valid in each case. EBB_ERR_ARGUMENT. A call with a
+/// budget takes at least one step, of at most 1 MiB, and stops when another step
+/// would not fit.
 ///
-/// Of a VM that was attached both heaps are served, and counted in the report.
+/// For a VM that was attached, the call reclaims both heaps, and the report counts
+/// both.
 ///
 /// # Safety
 ///
@@ -145,7 +146,7 @@ pub unsafe extern "C" fn ebb_reclaim(
 ) -> c_int {
     // SAFETY: the caller's promises, here and for the report.
     let (mut heap, budget_us) = unsafe {
-        let Some(heap) = heap_in(heap, Function::Reclaim) else { return null("heap") };
+        let Some(heap) = heap_in(heap, ApiCall::Reclaim) else { return null("heap") };
         match budget_of(options, report) {
             Ok(budget_us) => (heap, budget_us),
             Err(code) => return code,
@@ -175,16 +176,16 @@ pub unsafe extern "C" fn ebb_reclaim(
     result_of("reclaim", &outcome, heap.counts.purge_errno)
 }
 
-/// Does what is due: memory that was free for long enough goes back. For event
-/// loops and idle callbacks, so that memory goes down when nothing happens too.
+/// Gives back what is due: memory that was free for long enough. For event loops
+/// and idle callbacks.
 ///
 /// heap      from ebb_heap_new(). One thread at a time.
 /// budget_us  microseconds after which to stop; 0: no limit.
 ///
 /// Returns EBB_MORE when the budget ran out and more is due; EBB_OK when all is
 /// done that is due now; EBB_ERR_SYSTEM when the kernel refused some of it,
-/// which is tried again later; EBB_ERR_ARGUMENT. Takes one step of at most
-/// 1 MiB at least if anything is due, and stops when another would not fit.
+/// which is tried again later; EBB_ERR_ARGUMENT. Takes at least one step, of at
+/// most 1 MiB, if anything is due, and stops when another step would not fit.
 ///
 /// # Safety
 ///
@@ -192,7 +193,7 @@ pub unsafe extern "C" fn ebb_reclaim(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_tick(heap: *mut ebb_heap, budget_us: u32) -> c_int {
     // SAFETY: the caller's promise.
-    let Some(mut heap) = (unsafe { heap_in(heap, Function::Tick) }) else { return null("heap") };
+    let Some(mut heap) = (unsafe { heap_in(heap, ApiCall::Tick) }) else { return null("heap") };
     let outcome = heap.tick(budget_us);
     result_of("tick", &outcome, heap.counts.purge_errno)
 }
@@ -203,7 +204,7 @@ pub unsafe extern "C" fn ebb_tick(heap: *mut ebb_heap, budget_us: u32) -> c_int 
 /// heap      from ebb_heap_new(). One thread at a time.
 ///
 /// Returns milliseconds; 0 when something is due now; EBB_NEVER when nothing will
-/// be unless the heap is used again: ask anew after that. EBB_ERR_ARGUMENT.
+/// be due unless the heap is used again. EBB_ERR_ARGUMENT.
 ///
 /// # Safety
 ///
@@ -211,7 +212,7 @@ pub unsafe extern "C" fn ebb_tick(heap: *mut ebb_heap, budget_us: u32) -> c_int 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_next_tick(heap: *mut ebb_heap) -> c_int {
     // SAFETY: the caller's promise.
-    let Some(mut heap) = (unsafe { heap_in(heap, Function::NextTick) }) else {
+    let Some(mut heap) = (unsafe { heap_in(heap, ApiCall::NextTick) }) else {
         return null("heap");
     };
     let milliseconds = heap.next_tick_us().map(|us| us.div_ceil(1000));
@@ -233,7 +234,7 @@ pub unsafe extern "C" fn ebb_next_tick(heap: *mut ebb_heap) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_pressure(heap: *mut ebb_heap) -> c_int {
     // SAFETY: the caller's promise.
-    let Some(heap) = (unsafe { heap_in(heap, Function::Pressure) }) else {
+    let Some(heap) = (unsafe { heap_in(heap, ApiCall::Pressure) }) else {
         return null("heap");
     };
     heap.pressure() as c_int
@@ -255,7 +256,7 @@ pub unsafe extern "C" fn ebb_pressure(heap: *mut ebb_heap) -> c_int {
 pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_stats) -> c_int {
     // SAFETY: the caller's promises.
     unsafe {
-        let Some(heap) = heap_in(heap, Function::StatsRead) else { return null("heap") };
+        let Some(heap) = heap_in(heap, ApiCall::StatsRead) else { return null("heap") };
         if stats.is_null() {
             return null("stats");
         }
@@ -281,9 +282,9 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
     }
 }
 
-/// Copies out the newest samples of a heap's history: one for each second in
-/// which it was looked at (see the option history), and at most 256. Between two samples a heap was
-/// what it was at the first.
+/// Copies out the newest samples of a heap's history: one for each second in which
+/// the heap was looked at (see the option history), at most 256. Between two
+/// samples the heap did not change.
 ///
 /// heap      from ebb_heap_new(), with the option history on. One thread at a
 ///           time.
@@ -301,7 +302,7 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
 pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb_history) -> c_int {
     // SAFETY: the caller's promises.
     unsafe {
-        let Some(mut heap) = heap_in(heap, Function::HistoryRead) else { return null("heap") };
+        let Some(mut heap) = heap_in(heap, ApiCall::HistoryRead) else { return null("heap") };
         let Some(history) = history.as_mut() else { return null("history") };
         if history.size < size_of::<ebb_history>() {
             return too_small("ebb_history");
@@ -332,10 +333,11 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
 ///           what is free, and grow no more; live blocks stay.
 ///
 /// Returns EBB_OK; EBB_ERR_ARGUMENT; EBB_ERR_OPTION; EBB_ERR_RANGE;
-/// EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. ebb_strerror(0) then names the option and
-/// what it takes; nothing was changed. A limit_soft above limit_hard is refused, and so is a
-/// retain above either. To raise them, set limit_hard first, then limit_soft, then retain; to
-/// lower them, the other way round.
+/// EBB_ERR_FIXED; EBB_ERR_MEMORY; EBB_ERR_SYSTEM. After an error ebb_strerror(0)
+/// names the option and its range, and nothing was changed. A limit_soft above
+/// limit_hard is refused, and so is a retain above either. To raise them, set
+/// limit_hard first, then limit_soft, then retain. To lower them, use the opposite
+/// order.
 ///
 /// # Safety
 ///
@@ -344,7 +346,7 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
 pub unsafe extern "C" fn ebb_set(heap: *mut ebb_heap, name: *const c_char, value: i64) -> c_int {
     // SAFETY: the caller's promises.
     let (mut heap, name) = unsafe {
-        let Some(heap) = heap_in(heap, Function::Set) else { return null("heap") };
+        let Some(heap) = heap_in(heap, ApiCall::Set) else { return null("heap") };
         if name.is_null() {
             return null("name");
         }
@@ -378,7 +380,7 @@ pub unsafe extern "C" fn ebb_get(
 ) -> c_int {
     // SAFETY: the caller's promises.
     unsafe {
-        let Some(heap) = heap_in(heap, Function::Get) else { return null("heap") };
+        let Some(heap) = heap_in(heap, ApiCall::Get) else { return null("heap") };
         if name.is_null() {
             return null("name");
         }
@@ -411,8 +413,8 @@ pub extern "C" fn ebb_strerror(code: c_int) -> *const c_char {
     }
 }
 
-/// Tells what memory the cgroup of the process, or one that it lies in, allows: the lowest limit
-/// where several apply. For hosts that divide it among processes.
+/// Tells how much memory the cgroup of the process, or a cgroup around it, allows:
+/// the lowest of these limits. For hosts that divide memory among processes.
 ///
 /// Returns bytes; 0 without a limit. Reads a few files. Any thread.
 #[unsafe(no_mangle)]
@@ -435,7 +437,7 @@ pub extern "C" fn ebb_version() -> *const c_char {
 /// A heap during a call that is not for a block, and the turn of the thread that calls.
 struct Call<'heap> {
     /// Dropped first: the turn is still this thread's then.
-    visit: Visit<'heap, Kernel>,
+    visit: ApiGuard<'heap, Kernel>,
     _turn: Turn,
 }
 
@@ -458,7 +460,7 @@ impl DerefMut for Call<'_> {
 /// # Safety
 ///
 /// `heap` is NULL, or live, and no other thread uses it unless its VM is shared.
-unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: Function) -> Option<Call<'heap>> {
+unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: ApiCall) -> Option<Call<'heap>> {
     let heap = heap.cast::<Heap>();
     if heap.is_null() {
         return None;

@@ -9,40 +9,40 @@
 //!
 //! Each module uses only those above its own row; `tests/house.rs` holds them to it.
 //!
-//! | module        | knows                                                                    |
-//! |---------------|--------------------------------------------------------------------------|
-//! | `fixed_str`   | a line of text without allocating                                        |
-//! | `sigpipe`     | a write to a pipe without a reader, without the signal                   |
-//! | `fd`          | which file a file descriptor leads to, and a write that waits for room   |
-//! | `log`         | where lines for people go                                                |
-//! | `bug`         | how to stop with one line when an invariant is broken                    |
-//! | `error`       | what can go wrong, as codes and as words                                 |
-//! | `units`       | pages, page indices, all rounding                                        |
-//! | `os`          | the only system calls, behind one contract                               |
-//! | `cgroup`      | the memory limits of the cgroup that the process is in                   |
-//! | `options`     | every option: name, range, default, environment                          |
-//! | `heap`        | size classes, descriptors, page runs, spans, large blocks; the hot path  |
-//! | `stats`       | one snapshot of what a heap counts                                       |
-//! | `figures`     | what heaps were last seen to hold, for signal handlers                   |
-//! | `reclaim`     | what may stay, what goes back and when, in bounded steps; memory limits  |
-//! | `builtin`     | LuaJIT's own heap: recognised, walked, its free pages given back         |
-//! | `lua_api`     | the functions of Lua, looked up in the process                           |
-//! | `vm`          | a VM on a heap: made on it, changed over to it, closed                   |
-//! | `capi`        | the exported C symbols                                                   |
-//! | `lua_module`  | what Lua sees: `require "ebbtide"`                                       |
+//! | module       | knows                                                                   |
+//! |--------------|-------------------------------------------------------------------------|
+//! | `fixed_str`  | a line of text without allocating                                       |
+//! | `sigpipe`    | a write to a pipe without a reader, without the signal                  |
+//! | `fd`         | which file a file descriptor leads to, and a write that waits for room  |
+//! | `log`        | where lines for people go                                               |
+//! | `bug`        | how to stop with one line when an invariant is broken                   |
+//! | `error`      | what can go wrong, as codes and as words                                |
+//! | `units`      | pages, page indices, all rounding                                       |
+//! | `os`         | the only system calls, behind one contract                              |
+//! | `cgroup`     | the memory limits of the cgroup that the process is in                  |
+//! | `options`    | every option: name, range, default, environment                         |
+//! | `heap`       | size classes, descriptors, page runs, spans, large blocks; the hot path |
+//! | `stats`      | one snapshot of what a heap counts                                      |
+//! | `figures`    | what heaps were last seen to hold, for signal handlers                  |
+//! | `reclaim`    | what may stay, what goes back and when, in bounded steps; memory limits |
+//! | `builtin`    | LuaJIT's own heap: recognised, walked, its free pages given back        |
+//! | `lua_api`    | the functions of Lua, looked up in the process                          |
+//! | `vm`         | a VM on a heap: made on it, changed over to it, closed                  |
+//! | `capi`       | the exported C symbols                                                  |
+//! | `lua_module` | what Lua sees: `require "ebbtide"`                                      |
 //!
 //! # A first allocation, from the call down to the kernel and back
 //!
 //! 1. LuaJIT calls `ebb_alloc(heap, NULL, 0, 40)`: [`capi::ebb_alloc`].
 //! 2. `heap::fast` looks up the bin of 40 bytes and reads the bitmap word that it points to: the
 //!    empty word, for no span was ever made.
-//! 3. `Heap::refill` finds no current span, no partial one, no spare.
+//! 3. `Heap::refill` finds no active span, no partial one, no spare.
 //! 4. `Heap::new_span` asks `Heap::take_pages` for one page.
 //! 5. `PageRuns::find` finds no free page below `top`, so `top` must rise.
 //! 6. `Heap::commit` finds it inside what the heap's creation made writable; otherwise it would
 //!    call `Os::commit` (mprotect) for the next step of pages and of their descriptors.
 //! 7. `new_span` fills in the page's descriptor: start, reciprocal, bin, 102 free bits.
-//! 8. `refill` makes it the bin's current span: the bin now points at its first bitmap word.
+//! 8. `refill` makes it the active span of the bin: the bin now points at its first bitmap word.
 //! 9. The lowest set bit is slot 0. It is cleared, the size is counted, and the address is that of
 //!    the span's first slot plus 0 × 40.
 //!

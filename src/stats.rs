@@ -16,7 +16,7 @@
 #![forbid(unsafe_code)]
 
 use crate::heap::class::{CLASSES, least_of};
-use crate::heap::{Above, Heap};
+use crate::heap::{Heap, ReclaimHooks};
 use crate::units::Pages;
 
 /// Bytes by what they are used for.
@@ -46,7 +46,7 @@ struct Small {
     least: usize,
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Adds up what the heap holds.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let small = self.count_small();
@@ -54,7 +54,7 @@ impl<S: Above> Heap<S> {
         let least = small.least.saturating_sub(counts.stayed).max(small.blocks as usize);
         let small_live = self.small_requested().clamp(least, small.slot_bytes);
         let own = (small.blocks + counts.large_blocks, small_live + counts.large_requested);
-        let told = self.told();
+        let told = self.debug_stats();
         let (blocks, bytes) = told.others.unwrap_or(own);
         let live = bytes + told.guarded_bytes;
         let held = small.slot_bytes + counts.large_pages.bytes() + self.beside_bytes();

@@ -37,12 +37,12 @@ impl Pages {
     }
 
     /// How many more than `other`; none if it is fewer.
-    pub(crate) fn beyond(self, other: Pages) -> Pages {
+    pub(crate) fn saturating_sub(self, other: Pages) -> Pages {
         Pages(self.0.saturating_sub(other.0))
     }
 
     /// The sum, or the most that can be said.
-    pub(crate) fn and_more(self, other: Pages) -> Pages {
+    pub(crate) fn saturating_add(self, other: Pages) -> Pages {
         Pages(self.0.saturating_add(other.0))
     }
 }

@@ -1,15 +1,15 @@
 //! A VM on a heap of its own: made on it, or changed over to it while it runs.
 //!
-//! | file            | concern                                                          | unsafe |
-//! |-----------------|------------------------------------------------------------------|--------|
-//! | this one        | what ties a VM to its heap; the end of a VM                      | yes    |
-//! | `create`        | a VM that is made on a heap                                      | yes    |
-//! | `attach`        | a VM that changes over; what it ran on before                    | yes    |
-//! | `emergency`     | how a heap makes the collector of its VM due                     | yes    |
-//! | `collect`       | collects the garbage of idle VMs                                 | yes    |
-//! | `owner`         | which thread has a VM, for hosts that move VMs between threads   | yes    |
-//! | `copies`        | other copies of this library in the process                      | yes    |
-//! | `report`        | what VMs tell of their memory                                    | no     |
+//! | file        | concern                                                        | unsafe |
+//! |-------------|----------------------------------------------------------------|--------|
+//! | this one    | what ties a VM to its heap; the end of a VM                    | yes    |
+//! | `create`    | a VM that is made on a heap                                    | yes    |
+//! | `attach`    | a VM that changes over; what it ran on before                  | yes    |
+//! | `emergency` | how a heap makes the collector of its VM due                   | yes    |
+//! | `collect`   | collects the garbage of idle VMs                               | yes    |
+//! | `owner`     | which thread has a VM, for hosts that move VMs between threads | yes    |
+//! | `copies`    | other copies of this library in the process                    | yes    |
+//! | `report`    | what VMs tell of their memory                                  | no     |
 //!
 //! # How it ends
 //!
@@ -40,8 +40,8 @@ pub(crate) use emergency::{STEPMUL_LONG, STEPMUL_WHOLE};
 pub(crate) use owner::{Turn, idle, publish};
 pub(crate) use report::{report_open, tell_of_closed};
 
-use crate::heap::park::KernelHeap as Heap;
-use crate::heap::{self, Outside};
+use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::{self, ForeignBlocks};
 use crate::lua_api::{Lua, lua_Alloc, lua_State, symbol};
 use crate::os::{Kernel, MemoryRange, Os};
 use owner::ThreadOwner;
@@ -115,7 +115,7 @@ impl VmHeap {
                 StateBlock::Mapped(range) => Some(range.start),
                 StateBlock::Previous(_) => None,
             };
-            let outside = Outside { context: vm_heap.cast(), only, resize: resize_outside };
+            let outside = ForeignBlocks { context: vm_heap.cast(), only, resize: resize_foreign };
             (*(*vm_heap).heap).outside = Some(outside);
         }
     }
@@ -180,12 +180,12 @@ pub(crate) fn previous_usage(heap: &Heap) -> PreviousUsage {
     }
 }
 
-/// Resizes or frees a block that is not of the heap: see [`Outside::resize`].
+/// Resizes or frees a block that is not of the heap: see [`ForeignBlocks::resize`].
 ///
 /// # Safety
 ///
 /// `context` is a `VmHeap`; the block is one of its VM's.
-unsafe fn resize_outside(context: *mut u8, block: *mut u8, new_size: usize) -> *mut u8 {
+unsafe fn resize_foreign(context: *mut u8, block: *mut u8, new_size: usize) -> *mut u8 {
     let vm_heap = context.cast::<VmHeap>();
     // SAFETY: the caller's promise. A VM that frees its state block has ended.
     unsafe {
@@ -227,7 +227,7 @@ unsafe fn destroy(vm_heap: *mut VmHeap) {
             StateBlock::Mapped(_) => {}
             StateBlock::Previous(previous) => previous.release(),
         }
-        heap::park::delete(heap);
+        heap::cached_heap::delete(heap);
     }
 }
 

@@ -38,23 +38,23 @@ K1 sheets that are cut off|src/heap/runs.rs|s/        self.occupy_sheets(range);
 tables of what was cut off|src/heap/runs.rs|s/self.counts.cut_top = self.counts.reached();//
 descriptors of what was cut off|src/heap/mapped.rs|s/        self.cut_descriptors();/        if false { self.cut_descriptors(); }/
 pointers to what was cut off|src/heap/mapped.rs|s/|| self.is_cut_off(address.addr().wrapping_sub(self.base.addr()))//
-what was cut off is needed again|src/heap/grow.rs|s/self.page_runs().recall(cut_off, now_us);//
+what was cut off is needed again|src/heap/grow.rs|s/self.page_runs().refaults(cut_off, now_us);//
 what cannot be cut off stays|src/heap/mapped.rs|s/self.page_runs().join(range, is_dirty);/if false { self.page_runs().join(range, is_dirty) }/
 a child cuts off no claims|src/heap/mapped.rs|s/        self.mend_after_fork();//
 a limit that binds is told, and no other|src/heap/mapped.rs|s/(used.saturating_add(bytes) > limit)/(used.saturating_add(bytes) > 0)/
 addresses of a plan are the heap's when mapped|src/heap/mapped.rs|s/        if self.layout.is_planned {/        if false {/
 planned ranges are apart|src/os/plan.rs|s/let fits = word == 0 .* == shift;/let fits = true;/
 mapping replaces nothing|src/os/plan.rs|s/let flags = FRESH | libc::MAP_FIXED_NOREPLACE;/let flags = FRESH | libc::MAP_FIXED;/
-R1 scars apart|src/heap/scars.rs|s/        self.count -= 1;//
-R1 scars renewed|src/heap/large.rs|s/        self.heal(range);//
+R1 scars apart|src/heap/split_mappings.rs|s/        self.count -= 1;//
+R1 scars renewed|src/heap/large.rs|s/        self.merge(range);//
 D1 reciprocal 0 outside spans|src/heap/span.rs|s/self.set_descriptor(first + Pages(page), Descriptor::none());//
 no slot past the end|src/heap/class.rs|s/self.pages.bytes() - (self.slots \* self.slot_size) as usize/0/
 D2 bits are slots|src/heap/class.rs|s/(1 << (self.slots - first)) - 1/u64::MAX/
-D3 countdown|src/heap/span.rs|s/descriptor.countdown.set((shape.listable() - free) as u16);/descriptor.countdown.set(0);/
+D3 countdown|src/heap/span.rs|s/descriptor.countdown.set((shape.partial_threshold() - free) as u16);/descriptor.countdown.set(0);/
 S1 listed countdown|src/heap/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
-S2 listed when worth it|src/heap/span.rs|s/} else if free >= shape.listable() {/} else if free > shape.listable() {/
+S2 listed when worth it|src/heap/span.rs|s/} else if free >= shape.partial_threshold() {/} else if free > shape.partial_threshold() {/
 S3 a spare is empty|src/heap/span.rs|s/if free == shape.slots {/if free + 1 >= shape.slots {/
-spans are filled from any word on|src/heap/span.rs|s/(page.0 ^ self.turns).wrapping_mul(0x9E37_79B9) >> 16/0/
+spans are filled from any word on|src/heap/span.rs|s/(page.0 ^ self.word_seed).wrapping_mul(0x9E37_79B9) >> 16/0/
 S4 current is not purged|src/heap/span.rs|s/            self.count_as_resident(first);//
 H1 commit before use|src/heap/grow.rs|s/if top.offset() <= self.committed() {/if top.offset() <= self.committed() + 8192 {/
 H2 every page has an owner|src/heap/large.rs|s/start: page + count, end: page + old_count/start: page + count, end: page + count/
@@ -62,8 +62,8 @@ H3 current is in no list|src/heap/span.rs|s/            self.unlist(class, chose
 H4 live counts|src/heap/fast.rs|s/(\*bin).freed = (\*bin).freed.wrapping_add(1);//
 H4 blocks of a current span|src/heap/span.rs|s/bin.taken.wrapping_add(freed).wrapping_sub(free.into())/bin.taken.wrapping_sub(free.into())/
 H4 countdowns of a current span|src/heap/span.rs|s/            bin.taken = bin.taken.wrapping_add(NEVER.into());//
-one block from outside and no other|src/heap/outside.rs|s/only.is_none_or(|only| only == block)/only.is_none_or(|_| true)/
-double free|src/heap/mark.rs|s/"jbe {rare}"/"je {rare}"/
+one block from outside and no other|src/heap/foreign.rs|s/only.is_none_or(|only| only == block)/only.is_none_or(|_| true)/
+double free|src/heap/free_bit.rs|s/"jbe {rare}"/"je {rare}"/
 double free as a countdown ends|src/heap/fast.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*first).countdown > 0 \&\& !slot_at(descriptor, block).is_some_and(/
 bits modulo 64|src/heap/class.rs|s/(product as u64).rotate_left(6)/(product as u64).rotate_left(7)/
 large blocks are not counted as small|src/heap/fast.rs|s/(\*heap).freed_bytes = (\*heap).freed_bytes.wrapping_sub(size as u64);//
@@ -75,86 +75,86 @@ holes found|src/reclaim/purge.rs|s/(room.holes, self.hole_from(from))/(false, se
 refused moves are not tried again|src/heap/large.rs|s/            self.remap_refused = true;//
 many ranges at once|src/os/discard.rs|s/    Some(Purged { ranges: done, calls: 1, errno: 0 })/    Some(Purged { ranges: done, calls: 2, errno: 0 })/
 another call gives back|src/os/discard.rs|s/        if is_discarded {/        if false {/
-refusals are told at the end|src/reclaim/breath.rs|s/        Outcome { refused: going.refused, ..outcome }/        outcome/
+refusals are told at the end|src/reclaim/scheduler.rs|s/        Outcome { refused: going.refused, ..outcome }/        outcome/
 whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
 budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => Pages(WINDOW),/
 parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
 reciprocals|src/heap/class.rs|s/(least + (least >> 24)).next_multiple_of(1 << 16)/(1u64 << 58) \/ size \& !0xFFFF/
 a deleted heap is remembered|src/heap/deleted.rs|s/entry(heap).swap(heap, AcqRel) == heap/entry(heap).load(Relaxed) == heap/
 shares of address space|src/heap/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
-wiped is as new|src/heap/park.rs|s/        self.page_runs().clear();//
+wiped is as new|src/heap/cached_heap.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
-returned pages are recalled|src/heap/grow.rs|s/            self.page_runs().recall(known, now_us);//
-too soon is a second|src/heap/recall.rs|s/units < SOON/units < 4 * SOON/
-the gate holds|src/heap/grow.rs|s/<= self.gate;/<= self.gate || true;/
-the gate closes again|src/reclaim/breath.rs|s/        heap.gate = heap.closed_gate(heap.above.clock.now_us);/        heap.gate = heap.above.limits.hard;/
-room is made at the limit|src/reclaim/room.rs|s/            self.shed(keep, Cause::Limit, Budget::Unlimited);//
-the collector is due near the limit|src/reclaim/room.rs|s/if self.wants_collector(held, now_us) {/if self.wants_collector(held, now_us) \&\& now_us == 1 {/
+returned pages are recalled|src/heap/grow.rs|s/            self.page_runs().refaults(known, now_us);//
+too soon is a second|src/heap/refaults.rs|s/units < SOON/units < 4 * SOON/
+the gate holds|src/heap/grow.rs|s/<= self.growth_limit;/<= self.growth_limit || true;/
+the gate closes again|src/reclaim/scheduler.rs|s/        heap.growth_limit = heap.closed_gate(heap.hooks.clock.now_us);/        heap.growth_limit = heap.hooks.limits.hard;/
+room is made at the limit|src/reclaim/limit_reclaim.rs|s/            self.purge_dirty(keep, PurgeReason::Limit, Budget::Unlimited);//
+the collector is due near the limit|src/reclaim/limit_reclaim.rs|s/if self.wants_collector(held, now_us) {/if self.wants_collector(held, now_us) \&\& now_us == 1 {/
 the collector is due after a refusal|src/heap/refusal.rs|s/        S::refused(self);/        if size == 1 { S::refused(self) }/
 the collector rests when it does not help|src/reclaim/emergency.rs|s/now_us + REST \* took_us/now_us/
-the gate falls|src/reclaim/emergency.rs|s/\*gate = halfway.min(\*gate);/*gate = halfway.max(*gate);/
+the gate falls|src/reclaim/emergency.rs|s/\*growth_limit = halfway.min(\*growth_limit);/*growth_limit = halfway.max(*growth_limit);/
 a suspended emergency asks again|src/reclaim/emergency.rs|/fn want_emergency/,/^    }/{s/self.take_turn(held);/self.go_on_collecting();/;s/ || self.has_freed_much(held)//}
-an emergency ends at a tick|src/reclaim/breath.rs|s/        self.suspend_emergency();/        if now_us == 1 { self.suspend_emergency(); }/
-a tick is due for an emergency|src/reclaim/breath.rs|s/        if self.may_suspend_emergency() {/        if false {/
+an emergency ends at a tick|src/reclaim/scheduler.rs|s/        self.suspend_emergency();/        if now_us == 1 { self.suspend_emergency(); }/
+a tick is due for an emergency|src/reclaim/scheduler.rs|s/        if self.may_suspend_emergency() {/        if false {/
 a tick leaves the VM of another thread alone|src/reclaim/emergency.rs|s/self.collecting \&\& self.collector_is_at_hand()/self.collecting \&\& (true || self.collector_is_at_hand())/
 an emergency that has helped ends|src/reclaim/emergency.rs|s/if self.has_freed_much(held) {/if held == 1 {/
 thrashing lasts|src/reclaim/thrashing.rs|s/if self.against >= SECONDS {/if self.against >= 1 {/
 refusals by the kernel are told|src/heap/refusal.rs|s/            counts.purge_errno = errno;//
-no emergency in vain|src/reclaim/room.rs|s/(!found).then_some((self.free_resident(), believed_us));/None.filter(|_: \&(usize, u64)| found);/
-an emergency waits for what is lacking|src/reclaim/room.rs|s/saturating_sub(free) < lacking/saturating_sub(free) < 1/
-an emergency in vain is not believed for ever|src/reclaim/room.rs|s/ \&\& now_us < believed_us//
-emergencies are told|src/reclaim/room.rs|s/            self.note_step(start_us);//
-only a limit makes room|src/reclaim/breath.rs|s/if !limits.are_set_as(\&heap.above.limits)/if limits.hard > 0/
-a search goes on until growth fits|src/reclaim/room.rs|s/while !self.fits(wanted, limit) {/for _ in 0..1 {/
-a search stops when growth fits|src/reclaim/room.rs|s/while !self.fits(wanted, limit) {/loop {/
-the last search begins anew|src/reclaim/room.rs|s/let mut is_last = self.above.search.is_none();/let mut is_last = true;/
-no search in vain|src/reclaim/room.rs|s/(!found).then_some(now_us)/None.filter(|_: \&u64| found)/
-empty spans are no loss|src/heap/above.rs|s/                self.retire_all();//
-empty spans are no loss at a limit|src/heap/above.rs|s/} else if !by_gate \&\& has_spans {/} else if !by_gate \&\& has_spans \&\& !has_room {/
-every slot counts at a hard limit|src/heap/above.rs|s/.or_else(|| last(self))//
-listed spans are unlisted for a slot|src/heap/glean.rs|s/            Place::Listed => self.unlist(class, span),/            Place::Listed => {}/
+no emergency in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some((self.free_resident(), believed_us));/None.filter(|_: \&(usize, u64)| found);/
+an emergency waits for what is lacking|src/reclaim/limit_reclaim.rs|s/saturating_sub(free) < lacking/saturating_sub(free) < 1/
+an emergency in vain is not believed for ever|src/reclaim/limit_reclaim.rs|s/ \&\& now_us < believed_us//
+emergencies are told|src/reclaim/limit_reclaim.rs|s/            self.note_step(start_us);//
+only a limit makes room|src/reclaim/scheduler.rs|s/if !limits.are_set_as(\&heap.hooks.limits)/if limits.hard > 0/
+a search goes on until growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(wanted, limit) {/for _ in 0..1 {/
+a search stops when growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(wanted, limit) {/loop {/
+the last search begins anew|src/reclaim/limit_reclaim.rs|s/let mut is_last = self.hooks.search.is_none();/let mut is_last = true;/
+no search in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some(now_us)/None.filter(|_: \&u64| found)/
+empty spans are no loss|src/heap/hooks.rs|s/                self.retire_all();//
+empty spans are no loss at a limit|src/heap/hooks.rs|s/} else if !by_gate \&\& has_spans {/} else if !by_gate \&\& has_spans \&\& !has_room {/
+every slot counts at a hard limit|src/heap/hooks.rs|s/.or_else(|| last(self))//
+listed spans are unlisted for a slot|src/heap/last_slots.rs|s/            SpanState::Partial => self.unlist(class, span),/            SpanState::Partial => {}/
 only slots on held pages are at hand|src/heap/descriptor.rs|s/self.free.has(slot) \&\& pages.all(/self.free.has(slot) || pages.all(/
-missing pages are held when they may be|src/heap/glean.rs|s/if !self.may_use(span) {/if true {/
+missing pages are held when they may be|src/heap/last_slots.rs|s/if !self.may_use(span) {/if true {/
 G1 useless slots|src/heap/span.rs|s/        self.note_held(first);//
-no walk in vain|src/heap/glean.rs|s/if self.free_slots_of(class) <= useless \&\& /if /
-a walk when there is room|src/heap/glean.rs|s/ \&\& !self.may_grow(misses) {/ {/
+no walk in vain|src/heap/last_slots.rs|s/if self.free_slots_of(class) <= unreachable \&\& /if /
+a walk when there is room|src/heap/last_slots.rs|s/ \&\& !self.may_grow(pages_needed) {/ {/
 history keeps to a limit|src/heap/mod.rs|s/ \&\& !self.has_room_for_words()/ \&\& value > 1/
-history counts when it is on|src/reclaim/breath.rs|s/            heap.count_words();//
-holes alone are news|src/reclaim/breath.rs|s/ || emptied >= NEWS_BYTES;/;/
-every call takes a step|src/reclaim/breath.rs|s/let stepped = outcome.calls > 0;/let stepped = true;/
-a changed option is news|src/reclaim/breath.rs|s/heap.above.outdated = heap.above.clock.shown_us.is_some();//
+history counts when it is on|src/reclaim/scheduler.rs|s/            heap.count_words();//
+holes alone are news|src/reclaim/scheduler.rs|s/ || emptied >= NEWS_BYTES;/;/
+every call takes a step|src/reclaim/scheduler.rs|s/let stepped = outcome.calls > 0;/let stepped = true;/
+a changed option is news|src/reclaim/scheduler.rs|s/heap.hooks.outdated = heap.hooks.clock.shown_us.is_some();//
 only what is remapped is in return|src/heap/large.rs|s/if remap { old_count } else { Pages::ZERO }/old_count/
 no memory is thrown away by a move|src/heap/large.rs|s/self.page_runs().dirty_in(known).bytes() \* 2 <= target.count().bytes()/known.count() <= target.count()/
-large blocks are paid for|src/reclaim/room.rs|s/self.shed(keep, Cause::Limit, Budget::Until(start_us + steps \* step_us));//
-S2 links lead back|src/heap/verify.rs|s/to == page \&\& back == page/to == page || back == page/
-refused requests commit nothing|src/heap/grow.rs|s/if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end)/if !self.commit(range.end) || !self.may_grow((returned + fresh).beyond(in_return))/
+large blocks are paid for|src/reclaim/limit_reclaim.rs|s/self.purge_dirty(keep, PurgeReason::Limit, Budget::Until(start_us + steps \* step_us));//
+S2 links lead back|src/heap/integrity.rs|s/to == page \&\& back == page/to == page || back == page/
+refused requests commit nothing|src/heap/grow.rs|s/if !self.may_grow((returned + fresh).saturating_sub(pages_credited))/if !self.commit(range.end) || !self.may_grow((returned + fresh).saturating_sub(pages_credited))/
 fullest spans first|src/heap/span.rs|s/if free < fewest \&\& self.may_use(page) {/if (free > fewest || fewest == u32::MAX) \&\& self.may_use(page) {/
-what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.beyond(sweep.keep),/dirty: self.runs.dirty,/
-the slow path looks|src/heap/above.rs|s/            S::settled(self);//
+what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.saturating_sub(sweep.keep),/dirty: self.runs.dirty,/
+the slow path looks|src/heap/hooks.rs|s/            S::settled(self);//
 auto off is off|src/reclaim/pace.rs|s/        let auto = self.options.get(Key::Auto) == 1;/        let auto = true;/
 what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
-a climb back keeps what it needs|src/reclaim/policy/tide.rs|s/filter(|stair| stair.is_neared(now_us, used))/filter(|stair| used > stair.level)/
-no packing while demand climbs|src/reclaim/policy/tide.rs|s/let goes_on = before > /let goes_on = before < /
-packing after a fall|src/reclaim/policy/tide.rs|s/|_| !is_known || goes_on/|_| true/
-what is idle goes before its time|src/reclaim/policy/idle.rs|s/    dirty.beyond(idle).and_more(kept)/    dirty.and_more(kept).and_more(idle)/
-what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before = self.before.beyond(pages);//
+a climb back keeps what it needs|src/reclaim/policy/demand.rs|s/filter(|level| level.is_neared(now_us, used))/filter(|level| used > level.level)/
+no packing while demand climbs|src/reclaim/policy/demand.rs|s/let goes_on = before > /let goes_on = before < /
+packing after a fall|src/reclaim/policy/demand.rs|s/|_| !is_known || goes_on/|_| true/
+what is idle goes before its time|src/reclaim/policy/idle.rs|s/    dirty.saturating_sub(idle).saturating_add(kept)/    dirty.saturating_add(kept).saturating_add(idle)/
+what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before = self.before.saturating_sub(pages);//
 what was needed is not idle|src/reclaim/policy/idle.rs|s/        self.least = self.least.min(dirty);/        self.least = dirty;/
-a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: past.keep_of(settings, sight, dirty, dirty, 0),/            idle_keep: Pages(u32::MAX),/
+a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: state.keep_of(settings, observation, dirty, dirty, 0),/            idle_keep: Pages(u32::MAX),/
 much is returned soon though the heap works|src/reclaim/background.rs|s/let every_us = if pages >= MUCH {/let every_us = if pages > Pages(u32::MAX - 1) {/
-what the other thread has is not stuck|src/reclaim/breath.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
+what the other thread has is not stuck|src/reclaim/scheduler.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
 what is free grows old|src/reclaim/policy/decay.rs|s/        self.age_by(ended, epoch_us);//
-empty spans are old|src/reclaim/breath.rs|s/        self.above.policy.note_found(\&settings, self.runs.dirty.beyond(dirty));//
-a refusing kernel is left alone|src/reclaim/breath.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/_ => now_us,/
-more and more rarely|src/reclaim/breath.rs|s/(self.lasts_us \* 2).clamp/self.lasts_us.clamp/
-once a minute at least|src/reclaim/breath.rs|s/(self.lasts_us \* 2).clamp(REST_US.0, REST_US.1)/(self.lasts_us * 2).max(REST_US.0)/
-rests end together|src/reclaim/breath.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/lasts_us => now_us + lasts_us,/
-soon again when a part was taken|src/reclaim/breath.rs|s/            _ => REST_US.0,/            _ => REST_US.1,/
-refused dirty pages are not given up|src/reclaim/breath.rs|s/if sweep.refused > 0 || self.runs.dirty/if self.runs.dirty/
-refused holes are not given up|src/reclaim/breath.rs|s/            self.above.search_rest.note(self.above.clock.now_us, \&going);//
-parts of kernel pages do not spin|src/reclaim/breath.rs|s/        self.above.stuck = self.left_by(\&going).beyond(keep);//
-shedding goes on|src/reclaim/breath.rs|s/            self.above.shedding = Some(going);//
-the clock may go back|src/reclaim/breath.rs|s/self.now_us = self.at(shown_us);/self.now_us = shown_us;/
-percentiles|src/reclaim/times.rs|s/(all \* percent).div_ceil(100)/all * percent \/ 200/
+empty spans are old|src/reclaim/scheduler.rs|s/        self.hooks.policy.note_found(\&settings, self.runs.dirty.saturating_sub(dirty));//
+a refusing kernel is left alone|src/reclaim/scheduler.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/_ => now_us,/
+more and more rarely|src/reclaim/scheduler.rs|s/(self.lasts_us \* 2).clamp/self.lasts_us.clamp/
+once a minute at least|src/reclaim/scheduler.rs|s/(self.lasts_us \* 2).clamp(REST_US.0, REST_US.1)/(self.lasts_us * 2).max(REST_US.0)/
+rests end together|src/reclaim/scheduler.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/lasts_us => now_us + lasts_us,/
+soon again when a part was taken|src/reclaim/scheduler.rs|s/            _ => REST_US.0,/            _ => REST_US.1,/
+refused dirty pages are not given up|src/reclaim/scheduler.rs|s/if sweep.refused > 0 || self.runs.dirty/if self.runs.dirty/
+refused holes are not given up|src/reclaim/scheduler.rs|s/            self.hooks.holes_backoff.note(self.hooks.clock.now_us, \&going);//
+parts of kernel pages do not spin|src/reclaim/scheduler.rs|s/        self.hooks.unpurgeable = self.left_by(\&going).saturating_sub(keep);//
+shedding goes on|src/reclaim/scheduler.rs|s/            self.hooks.shedding = Some(going);//
+the clock may go back|src/reclaim/scheduler.rs|s/self.now_us = self.at(shown_us);/self.now_us = shown_us;/
+percentiles|src/reclaim/latency_histogram.rs|s/(all \* percent).div_ceil(100)/all * percent \/ 200/
 history is a ring|src/reclaim/history.rs|s/let count = count.min(self.taken).min(SAMPLES);/let count = count.min(self.taken);/
 pressure starts at half|src/reclaim/limits.rs|s/let half = limit \/ 2;/let half = limit \/ 4;/
 page cache is not used memory|src/cgroup.rs|s/usage.saturating_sub(self.cache().unwrap_or(0))/usage/
@@ -165,23 +165,23 @@ nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigacti
 children attempt nothing of other threads|src/os/fault_probe.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
 calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(Call::to(function));//
 an unwinder may fault in a handler|src/os/fault_probe.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
-C1 a slot in use is sealed|src/heap/checked/block.rs|s/            seal if seal == !live => State::Freed,/            _ if self.about > 0 => State::Freed,/
+C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => State::Freed,/            _ if self.about > 0 => State::Freed,/
 wrong sizes are told|src/heap/checked/mod.rs|s/ \&\& live.size != old_size {/ \&\& false {/
 closures that were not finished are no bugs|src/heap/checked/block.rs|s/    fits \&\& upvalues.is_multiple_of(UPVALUE)/    false \&\& fits \&\& upvalues.is_multiple_of(UPVALUE)/
 only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& block\[9..12\] == HEADER//
 blocks freed twice are told|src/heap/checked/mod.rs|s/== State::Live {/!= State::Broken {/
 writes past the end are told|src/heap/checked/mod.rs|s/if block::zone_is_whole(/if true || block::zone_is_whole(/
-writes after the end of a block's life are told|src/heap/checked/freed.rs|s/if block::is_all(/if true || block::is_all(/
-freed blocks are held back|src/heap/checked/freed.rs|s/if !self.state.quarantine.push(held) {/{/
+writes after the end of a block's life are told|src/heap/checked/release.rs|s/if block::is_all(/if true || block::is_all(/
+freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(held) {/{/
 large blocks lie between guards|src/heap/checked/large.rs|s/let may = self.state.may_guard \&\& /let may = false \&\& /
 guards are paid for|src/heap/checked/large.rs|s/let pays = self.left >= GUARD_COST;/let pays = true;/;s/self.left -= GUARD_COST;//
-guards take a share of the mappings|src/heap/checked/watch.rs|s/let fits = /let fits = true || /
+guards take a share of the mappings|src/heap/checked/fault_registry.rs|s/let fits = /let fits = true || /
 large blocks are hidden when freed|src/heap/checked/large.rs|s/let hidden = guarded \&\& /let hidden = false \&\& /
-guarded slots are hidden when freed|src/heap/checked/guard.rs|s/            os.protect(start, bytes);//
+guarded slots are hidden when freed|src/heap/checked/guarded_pool.rs|s/            os.protect(start, bytes);//
 some blocks get a guarded slot|src/heap/checked/mod.rs|s/        if self.state.countdown > 0 {/        if true {/
-who allocated is known|src/heap/checked/guard.rs|s/backtrace: Backtrace::here() }/backtrace: Backtrace::NONE }/
+who allocated is known|src/heap/checked/guarded_pool.rs|s/backtrace: Backtrace::here() }/backtrace: Backtrace::NONE }/
 two threads are told|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
-faults find their heap|src/heap/checked/watch.rs|s/unsafe { (watched.explain)(watched.heap, address, access) };//
+faults find their heap|src/heap/checked/fault_registry.rs|s/unsafe { (watched.report_fault)(watched.heap, address, access) };//
 the last lines go to a log|src/log.rs|s/ || is_log(libc::STDERR_FILENO))/)/
 the last lines go to no other file|src/log.rs|s/is_log(libc::STDERR_FILENO))/true)/
 a database of before the first use has no lines|src/log.rs|s/file.filter(|_| !may_be_database())/file/
@@ -219,7 +219,7 @@ a kernel that refuses descriptors is left alone|src/reclaim/sheets.rs|s/        
 a sweep goes on below returned descriptors|src/reclaim/sheets.rs|s/cursor.leave_sheets(within.end)/cursor.leave_sheets(cursor.sheets_left().end)/
 and comes back to those of pages that it returns|src/reclaim/purge.rs|s/self.sheets_end.max(self.window.end)/self.sheets_end.max(self.window.start)/
 runs that no budget was left for are closed|src/reclaim/purge.rs|s/(sweep.holes || self.runs.may_close)/sweep.holes/
-a host ticks for descriptors, too|src/reclaim/breath.rs|s/if self.above.shedding.is_some() || self.due() > Pages::ZERO/if self.due() > Pages::ZERO/
+a host ticks for descriptors, too|src/reclaim/scheduler.rs|s/if self.hooks.shedding.is_some() || self.due() > Pages::ZERO/if self.due() > Pages::ZERO/
 the background thread returns them|src/reclaim/background.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
 they wait for their pages|src/heap/watch/sheets.rs|s/if sheet.can_go() \&\& self.is_clean(pages) {/if sheet.can_go() {/
 refused descriptors are held|src/heap/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_bare(true));/
@@ -232,7 +232,7 @@ a refused opening lets go|src/heap/runs/opening.rs|s/                self.let_go
 more is opened than is needed|src/heap/runs/opening.rs|s/        let above = self.more_above(closed, held);/        let above = PageRange { start: closed.end, end: closed.end.max(self.more_above(closed, held).start) };/
 a refused closing leaves sheets open|src/heap/watch/closing.rs|s/sheet.set_closed(false)/sheet.set_closed(true)/
 the background thread closes runs|src/reclaim/background.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
-pages above the top are given up|src/reclaim/sheets.rs|s/        self.close_tail();/        if self.gate == 1 { self.close_tail(); }/
+pages above the top are given up|src/reclaim/sheets.rs|s/        self.close_tail();/        if self.growth_limit == 1 { self.close_tail(); }/
 the heap waits for a claim|src/heap/claim.rs|s/            if free == pages {/            if free == free {/
 retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
 and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/

@@ -4,15 +4,15 @@
 //! A program with `LD_PRELOAD=…/libebbtide_preload.so` in its environment finds functions here
 //! before it finds them where they are:
 //!
-//! | function                                | taken over                                        |
-//! |-----------------------------------------|---------------------------------------------------|
-//! | `lua_newstate`  | when LuaJIT's own allocator is asked for          |
-//! | `epoll_wait`, `epoll_pwait`, `poll`,    | once there is a VM on a heap, and the wait may    |
-//! | `__poll_chk`, `select`                  | take time                                         |
-//! | `sigaction`, `signal`, `sysv_signal`,   | where a report is asked for: the program is told  |
-//! | `__sysv_signal`, `sigset`               | nothing of our handler, and has its own           |
-//! | `dlclose`       | to note that a LuaJIT is closed again             |
-//! | `_exit`, `_Exit`                        | where a report is asked for                       |
+//! | function                              | taken over                                       |
+//! |---------------------------------------|--------------------------------------------------|
+//! | `lua_newstate`                        | when LuaJIT's own allocator is asked for         |
+//! | `epoll_wait`, `epoll_pwait`, `poll`,  | once there is a VM on a heap, and the wait may   |
+//! | `__poll_chk`, `select`                | take time                                        |
+//! | `sigaction`, `signal`, `sysv_signal`, | where a report is asked for: the program is told |
+//! | `__sysv_signal`, `sigset`             | nothing of our handler, and has its own          |
+//! | `dlclose`                             | to note that a LuaJIT is closed again            |
+//! | `_exit`, `_Exit`                      | where a report is asked for                      |
 //!
 //! By the symbol `ebb_preload_is_here` the allocator knows that this library is in the process.
 //!

@@ -1,8 +1,8 @@
 //! What a heap holds, in the structures of the header.
 
 use super::types::*;
-use crate::heap::park::KernelHeap as Heap;
-use crate::heap::{NO_GATE, class};
+use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::{NO_LIMIT, class};
 use crate::reclaim::Sample;
 use crate::stats;
 use crate::units::PAGE;
@@ -62,14 +62,14 @@ pub(super) fn sample_to_c(sample: &Sample) -> ebb_sample {
 /// What a heap holds, as C has it. The fields that the caller sets are those of `head`.
 pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
     let snapshot = heap.snapshot();
-    let (counts, recall) = (&heap.counts, &heap.runs.recall);
-    let (verdict, times, limits) = (&heap.above.verdict, &heap.above.times, heap.limits());
+    let (counts, refaults) = (&heap.counts, &heap.runs.refaults);
+    let (decision, times, limits) = (&heap.hooks.decision, &heap.hooks.times, heap.limits());
     let previous = crate::vm::previous_usage(heap);
-    let limit = |limit: usize| if limit == NO_GATE { 0 } else { limit as u64 };
-    let [returned_asked, returned_idle, returned_limit] = recall.returned.map(page_bytes);
-    let [refaulted_asked, refaulted_idle, refaulted_limit] = recall.refaulted.map(page_bytes);
+    let limit = |limit: usize| if limit == NO_LIMIT { 0 } else { limit as u64 };
+    let [returned_asked, returned_idle, returned_limit] = refaults.returned.map(page_bytes);
+    let [refaulted_asked, refaulted_idle, refaulted_limit] = refaults.refaulted.map(page_bytes);
     let [premature_refaults_asked, premature_refaults_idle, premature_refaults_limit] =
-        recall.premature.map(page_bytes);
+        refaults.premature.map(page_bytes);
     ebb_stats {
         reserved: (heap.reserved() + heap.beside_reserved()) as u64,
         committed: snapshot.committed as u64,
@@ -83,7 +83,7 @@ pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
         resident_peak: snapshot.resident_peak as u64,
         kernel_resident,
         blocks: snapshot.blocks,
-        large_blocks: counts.large_blocks - heap.told().held_large,
+        large_blocks: counts.large_blocks - heap.debug_stats().held_large,
         spans: snapshot.spans,
         commit_calls: counts.commit_calls,
         purge_calls: counts.purge_calls,
@@ -91,10 +91,10 @@ pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
         failed_calls: counts.failed_calls,
         reclaim_passes: counts.reclaim_passes,
         returned_total: returned_asked + returned_idle + returned_limit,
-        trend: verdict.trend as u64,
-        keep: stats::bytes(verdict.keep),
-        floor: stats::bytes(verdict.floor),
-        floor_reason: verdict.reason as u64,
+        trend: decision.trend as u64,
+        keep: stats::bytes(decision.keep),
+        floor: stats::bytes(decision.floor),
+        floor_reason: decision.reason as u64,
         due: stats::bytes(heap.due()),
         idle_age_ms: heap.idle_age_us() / 1000,
         limit_soft: limit(limits.soft),

@@ -108,21 +108,21 @@ pub struct ebb_options {
     /// Bytes of free memory that may stay at most, however soon they will be
     /// needed. Default: 1 GiB.
     pub retain_max: i64,
-    /// Bytes held resident above which nothing idle stays. Before the heap grows
-    /// beyond, what is idle goes back until the growth fits; if that is not enough,
-    /// it grows nonetheless, and spans are searched again after a second. EBB_CGROUP
+    /// Bytes held resident above which no idle memory stays. Before the heap grows
+    /// beyond, idle memory goes back until the growth fits. If that is not enough, the
+    /// heap grows nonetheless, and searches spans again after one second. EBB_CGROUP
     /// (EBBTIDE_LIMIT_SOFT=cgroup): nine tenths of what the limits of the process's
     /// cgroup leave, read again at most once a second: in ebb_tick(), and with auto
     /// also inside of ebb_alloc(), while pages change hands. A number above limit_hard is
     /// refused, and one below 512 KiB. 0: no limit. Default: 0.
     pub limit_soft: i64,
-    /// Bytes held resident, its tables included, up to which the heap grows: what
-    /// does not fit, even after all free memory went back, is refused. Small
-    /// blocks may still fit on pages that are there. Set below what is held, it
-    /// returns what is free, as far as needed, at once. Where the heap knows its VM,
-    /// LuaJIT's garbage collector is made due at seven eighths of the limit and
-    /// after a refusal, and has the last 32nd to itself. At least 512 KiB, for a VM
-    /// needs as much. 0: no limit. Default: 0.
+    /// Bytes held resident, the heap's tables included, up to which the heap grows.
+    /// An allocation that does not fit, even after all free memory went back, is
+    /// refused. Small blocks may still fit on pages that are there. When the limit is
+    /// set below what is held, free memory goes back at once, as far as needed. Where
+    /// the heap knows its VM, the heap makes LuaJIT's garbage collector due at seven
+    /// eighths of the limit and after a refusal; the last 32nd is for the collector.
+    /// At least 512 KiB, which a VM needs. 0: no limit. Default: 0.
     pub limit_hard: i64,
     /// Microseconds that memory may go back for at a time inside of ebb_alloc(),
     /// from 1 to 1000000; up to 32 times as long when it was not called off the
@@ -140,19 +140,18 @@ pub struct ebb_options {
     /// hands. The last 256 are kept, in 16 KiB that count as resident from then on:
     /// ebb_set() says EBB_ERR_MEMORY where limit_hard leaves no room. Default: 0.
     pub history: i64,
-    /// 1 (on): every block is verified when it comes back, for who looks for memory
-    /// bugs of C modules and of code that uses the FFI. A wrong osize, a pointer that is
-    /// no live block, a write past the end of a block, before it, or into it after it
-    /// was freed (if it is of up to 1 MiB, and, beyond 32 KiB, near its ends), and two
-    /// threads in the heap at once end the process with a report on standard error and
-    /// abort(). Large blocks, but for some where they come very
-    /// often, and by chance a few small ones lie between inaccessible pages: a read
-    /// there is reported too, when it is made. The heap keeps up to 4 MiB of freed
-    /// blocks back. 2 (sample): only those few small blocks are checked; cheap enough
-    /// for always. 0 (off): nothing. The process's own allocator is asked for the state
-    /// of a checked heap, up to 200 KiB. Reports of accesses come by handlers for
-    /// SIGSEGV and SIGBUS, which hand others on. Fixed once the
-    /// heap is made. Default: 0.
+    /// Finds memory bugs of C modules and of FFI code. 1 (on): every block is verified
+    /// when it comes back. These bugs end the process with a report on standard error
+    /// and abort(): a wrong osize, a pointer that is no live block, a write past the end
+    /// of a block, before a block, or into a freed block (of up to 1 MiB, and beyond 32
+    /// KiB near its ends), and two threads in the heap at once. Large blocks (not all,
+    /// where they come very often) and by chance a few small blocks lie between
+    /// inaccessible pages: a read there is reported too, when it is made. The heap
+    /// holds up to 4 MiB of freed blocks back. 2 (sample): only those few small blocks
+    /// are checked, which is cheap enough for production. 0 (off): nothing is. The state
+    /// of a checked heap, up to 200 KiB, comes from the process's own allocator.
+    /// Accesses are reported by handlers for SIGSEGV and SIGBUS, which pass others on.
+    /// Fixed once the heap is made. Default: 0.
     pub checked: i64,
     /// Whether a thread of the library's returns what is due while the heap's own thread
     /// does something else: 1 (on); EBB_ZERO (off); default 2 (auto): unless the host

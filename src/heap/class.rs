@@ -59,7 +59,7 @@ impl Class {
     ///
     /// An eighth: fewer, and an allocation pays for a visit that yields little; more, and memory
     /// lies idle. (Measured on table churn by the design's prototype.)
-    pub(crate) const fn listable(&self) -> u32 {
+    pub(crate) const fn partial_threshold(&self) -> u32 {
         if self.slots < 8 { 1 } else { self.slots / 8 }
     }
 

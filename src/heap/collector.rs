@@ -5,7 +5,7 @@
 //! collector due instead, at the VM's next safe point. Not earlier: the heap is inside of an
 //! allocation, perhaps one of the collector's own.
 
-use super::{Above, Heap};
+use super::{Heap, ReclaimHooks};
 
 /// The collector of a heap's VM.
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ pub(crate) struct Collector {
     pub(crate) in_steps: Option<bool>,
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Lets the heap reach the collector of its VM.
     pub(crate) fn set_collector(&mut self, collector: Collector) {
         self.collector = Some(collector);
@@ -96,7 +96,7 @@ impl<S: Above> Heap<S> {
         }
         S::open_reserve(self);
         let done = attempt(self);
-        S::close_gate(self);
+        S::restore_limit(self);
         done
     }
 

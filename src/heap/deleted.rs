@@ -10,9 +10,9 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
 
-use super::checked::Function;
+use super::checked::ApiCall;
 use super::class::SMALL_MAX;
-use super::{Above, Heap};
+use super::{Heap, ReclaimHooks};
 use crate::bug::{bug, ensure};
 use crate::units::PAGE_SHIFT;
 
@@ -34,7 +34,7 @@ fn entry(heap: usize) -> &'static AtomicUsize {
 /// deleted before.
 pub(super) fn note_deleted(heap: usize) {
     if entry(heap).swap(heap, AcqRel) == heap {
-        stop(heap, Function::Delete);
+        stop(heap, ApiCall::Delete);
     }
 }
 
@@ -45,34 +45,34 @@ pub(super) fn note_made(heap: usize) {
 }
 
 /// Stops when a heap is known to be deleted. Does not touch the heap.
-pub(crate) fn refuse_deleted(heap: usize, function: Function) {
+pub(crate) fn refuse_deleted(heap: usize, function: ApiCall) {
     if entry(heap).load(Relaxed) == heap && heap != 0 {
         stop(heap, function);
     }
 }
 
 #[cold]
-fn stop(heap: usize, function: Function) -> ! {
+fn stop(heap: usize, function: ApiCall) -> ! {
     bug!("heap {heap:#x}: {} was called on a heap that was deleted before", function.name())
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Closes a heap without blocks to `ebb_alloc`, as a checked one is closed to the hot path.
     pub(super) fn close(&mut self) {
         self.small_max = 0;
-        self.not_committed = !0;
+        self.committed_complement = !0;
     }
 
     /// Opens it again.
     pub(super) fn open(&mut self) {
         self.small_max = SMALL_MAX;
-        self.not_committed = !self.committed();
+        self.committed_complement = !self.committed();
     }
 
     /// Stops when `ebb_alloc` was called on a heap that is closed to it.
     #[inline]
     pub(super) fn refuse_if_closed(&self) {
-        let is_open = !self.is_shut() || !self.checked.is_null();
+        let is_open = !self.fast_path_disabled() || !self.checked.is_null();
         ensure!(
             is_open,
             "heap {:p}: ebb_alloc was called on a heap that was deleted before: lua_close() comes \
@@ -98,8 +98,8 @@ mod tests {
         assert_eq!(heaps.map(is_remembered), [true; 2]);
         note_made(heaps[0]);
         assert_eq!(heaps.map(is_remembered), [false, true]);
-        refuse_deleted(heaps[0], Function::Tick);
-        refuse_deleted(0, Function::Tick);
+        refuse_deleted(heaps[0], ApiCall::Tick);
+        refuse_deleted(0, ApiCall::Tick);
         note_made(heaps[1]);
     }
 }

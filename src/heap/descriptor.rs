@@ -28,7 +28,7 @@ use crate::units::{PageIndex, Pages};
 /// What a page is part of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub(crate) enum PageKind {
     /// Nothing: free, never used, or not the first page of a large block.
     #[default]
     None = 0,
@@ -43,16 +43,16 @@ pub(crate) enum Kind {
 /// Where a span stands in the life that `heap::span` draws.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Place {
+pub(crate) enum SpanState {
     /// Slots are handed out from here: it is its bin's current span.
     #[default]
-    Current = 0,
+    Active = 0,
     /// Too full to be worth a visit; in no list.
     Full,
     /// In its bin's list of partial spans.
-    Listed,
+    Partial,
     /// Empty, kept by its bin as the next span.
-    Spare,
+    Empty,
 }
 
 /// One page's descriptor.
@@ -70,9 +70,9 @@ pub(crate) struct Descriptor {
     pub(crate) reciprocal: Cell<u64>,
     /// The low half of what, added to an address, tells how far it is behind the span's first slot.
     /// (Span, SpanRest)
-    pub(crate) less_start: Cell<u32>,
-    /// The next span in the bin's list, page 0 ends it; and the low bit of the [`Place`] above it.
-    /// (Span)
+    pub(crate) neg_start: Cell<u32>,
+    /// The next span in the bin's list, page 0 ends it; and the low bit of the [`SpanState`] above
+    /// it. (Span)
     next: Cell<u32>,
     /// The span before in the bin's list, page 0 starts it; and the high bit of the place. (Span)
     previous: Cell<u32>,
@@ -127,7 +127,7 @@ impl Descriptor {
             free: Bits::default(),
             first: Cell::new(ptr::null_mut()),
             reciprocal: Cell::new(0),
-            less_start: Cell::new(0),
+            neg_start: Cell::new(0),
             next: Cell::new(0),
             previous: Cell::new(0),
             countdown: Cell::new(NEVER),
@@ -146,7 +146,7 @@ impl Descriptor {
         let descriptor = Descriptor {
             first: Cell::new(first),
             reciprocal: Cell::new(shape.reciprocal | u64::from(bin_at(class))),
-            less_start: Cell::new(((start + shape.lead()) as u32).wrapping_neg()),
+            neg_start: Cell::new(((start + shape.lead()) as u32).wrapping_neg()),
             ..Descriptor::none()
         };
         if page == 0 {
@@ -163,25 +163,25 @@ impl Descriptor {
         descriptor
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> PageKind {
         match (self.reciprocal.get(), self.large_pages()) {
-            (0, Pages::ZERO) => Kind::None,
-            (0, _) => Kind::Large,
-            _ if ptr::eq(self.first.get(), self) => Kind::Span,
-            _ => Kind::SpanRest,
+            (0, Pages::ZERO) => PageKind::None,
+            (0, _) => PageKind::Large,
+            _ if ptr::eq(self.first.get(), self) => PageKind::Span,
+            _ => PageKind::SpanRest,
         }
     }
 
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn span_state(&self) -> SpanState {
         match (self.previous.get() >= PLACE_BIT, self.next.get() >= PLACE_BIT) {
-            (false, false) => Place::Current,
-            (false, true) => Place::Full,
-            (true, false) => Place::Listed,
-            (true, true) => Place::Spare,
+            (false, false) => SpanState::Active,
+            (false, true) => SpanState::Full,
+            (true, false) => SpanState::Partial,
+            (true, true) => SpanState::Empty,
         }
     }
 
-    pub(crate) fn set_place(&self, place: Place) {
+    pub(crate) fn set_span_state(&self, place: SpanState) {
         let bit = |bit: u8| if place as u8 & bit == 0 { 0 } else { PLACE_BIT };
         self.next.update(|next| next & !PLACE_BIT | bit(1));
         self.previous.update(|previous| previous & !PLACE_BIT | bit(2));
@@ -274,7 +274,7 @@ impl Descriptor {
     /// The slot that starts at an address of the page; `None` when none does.
     pub(crate) fn slot_at(&self, address: usize) -> Option<Slot> {
         let reciprocal = self.reciprocal.get();
-        let slot = Slot::at((address as u32).wrapping_add(self.less_start.get()), reciprocal);
+        let slot = Slot::at((address as u32).wrapping_add(self.neg_start.get()), reciprocal);
         slot.starts(reciprocal).then_some(slot)
     }
 
@@ -290,7 +290,7 @@ impl Descriptor {
     }
 
     /// The first free slot of a span that lies on pages which hold memory.
-    pub(crate) fn slot_at_hand(&self) -> Option<u32> {
+    pub(crate) fn resident_free_slot(&self) -> Option<u32> {
         (0..self.shape().slots).find(|slot| self.is_at_hand(*slot))
     }
 
@@ -304,7 +304,7 @@ impl Descriptor {
 
     /// How many free slots of a span lie on pages that hold memory.
     #[cfg(test)]
-    pub(crate) fn slots_at_hand(&self) -> u32 {
+    pub(crate) fn resident_free_slots(&self) -> u32 {
         (0..self.shape().slots).filter(|slot| self.is_at_hand(*slot)).count() as u32
     }
 
@@ -420,19 +420,19 @@ mod tests {
         let at = &raw mut descriptor;
         descriptor.first.set(at);
         let last = PageIndex(u32::MAX >> 1);
-        for place in [Place::Full, Place::Listed, Place::Spare, Place::Current] {
-            descriptor.set_place(place);
+        for place in [SpanState::Full, SpanState::Partial, SpanState::Empty, SpanState::Active] {
+            descriptor.set_span_state(place);
             for (next, previous) in [(last, PageIndex(0)), (PageIndex(0), last)] {
                 descriptor.set_next(next);
                 descriptor.set_previous(previous);
-                assert_eq!((descriptor.kind(), descriptor.place()), (Kind::Span, place));
+                assert_eq!((descriptor.kind(), descriptor.span_state()), (PageKind::Span, place));
                 assert_eq!((descriptor.next(), descriptor.previous()), (next, previous));
             }
         }
-        assert_eq!(Descriptor::none().kind(), Kind::None);
-        assert_eq!(Descriptor::span_page((20, &CLASSES[20]), 1, 0, at).kind(), Kind::SpanRest);
+        assert_eq!(Descriptor::none().kind(), PageKind::None);
+        assert_eq!(Descriptor::span_page((20, &CLASSES[20]), 1, 0, at).kind(), PageKind::SpanRest);
         let large = Descriptor::large(Pages(7), 28_000, 640);
-        assert_eq!((large.kind(), large.reciprocal.get()), (Kind::Large, 0));
+        assert_eq!((large.kind(), large.reciprocal.get()), (PageKind::Large, 0));
         assert_eq!((large.large_pages(), large.large_requested()), (Pages(7), 28_000));
     }
 }

@@ -12,9 +12,9 @@
 use core::ptr;
 
 use super::class::{CLASSES, QUICK_MAX, SMALL_MAX, Slot, class_of};
-use super::descriptor::{Descriptor, Kind};
+use super::descriptor::{Descriptor, PageKind};
 use super::refusal::noted;
-use super::{Above, Bin, Heap, bin_at, checked, mark, misuse};
+use super::{Bin, Heap, ReclaimHooks, bin_at, checked, diagnose, free_bit};
 use crate::units::{PAGE_SHIFT, PageIndex};
 
 /// Allocates, resizes or frees one block, by the rules of lua_Alloc.
@@ -22,10 +22,11 @@ use crate::units::{PAGE_SHIFT, PageIndex};
 /// # Safety
 ///
 /// 1. `heap` is live and nobody else uses it during the call.
-/// 2. `block` is null, a live block of the heap, or one that its [`Outside`](super::Outside) takes
-///    care of. (Most of what breaks this is found out.)
+/// 2. `block` is null, a live block of the heap, or one that its
+///    [`ForeignBlocks`](super::ForeignBlocks) takes care of. (Most of what breaks this is found
+///    out.)
 #[inline(always)]
-pub(crate) unsafe fn alloc<S: Above>(
+pub(crate) unsafe fn alloc<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     old_size: usize,
@@ -35,20 +36,20 @@ pub(crate) unsafe fn alloc<S: Above>(
     unsafe {
         let is_null = block.is_null();
         // Null is 0, which `allocate` can use: as a register, not as a constant.
-        let block = block.with_addr(unforeseen(block.addr()));
+        let block = block.with_addr(opaque_reg(block.addr()));
         if is_null {
             return allocate(heap, new_size, block.addr());
         }
         let complement = complement_of(heap, block);
         // One comparison tells whether the new size is 0 and the block below the end of what is
         // committed: the lower half borrows from the upper one if it is.
-        let least = (new_size as u128) << 64 | (*heap).not_committed as u128;
+        let least = (new_size as u128) << 64 | (*heap).committed_complement as u128;
         let (rest, is_less) = least.overflowing_sub(complement as u128);
-        let rest = unforeseen((rest >> 64) as usize);
+        let rest = opaque_reg((rest >> 64) as usize);
         if is_less {
             free(heap, block, complement, old_size)
         } else {
-            resize_or_free_elsewhere(heap, block, old_size, rest)
+            resize_slow(heap, block, old_size, rest)
         }
     }
 }
@@ -56,7 +57,7 @@ pub(crate) unsafe fn alloc<S: Above>(
 /// The same value, of which the compiler knows nothing: it neither puts a constant in its place nor
 /// works it out a second time elsewhere.
 #[inline(always)]
-fn unforeseen(mut value: usize) -> usize {
+fn opaque_reg(mut value: usize) -> usize {
     // SAFETY: a comment is no instruction: the value stays as it is, in its register.
     unsafe {
         core::arch::asm!("/* {0} */", inout(reg) value, options(nomem, nostack, preserves_flags));
@@ -70,10 +71,10 @@ fn unforeseen(mut value: usize) -> usize {
 ///
 /// As for [`alloc`].
 #[inline(always)]
-unsafe fn allocate<S: Above>(heap: *mut Heap<S>, size: usize, zero: usize) -> *mut u8 {
+unsafe fn allocate<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize, zero: usize) -> *mut u8 {
     if size > QUICK_MAX {
         // SAFETY: the caller's promises.
-        return unsafe { allocate_more(heap, size) };
+        return unsafe { allocate_medium(heap, size) };
     }
     // SAFETY: the caller's promise; the size is in the table, which is of bins.
     unsafe {
@@ -88,7 +89,7 @@ unsafe fn allocate<S: Above>(heap: *mut Heap<S>, size: usize, zero: usize) -> *m
 ///
 /// One does, and `heap` is live.
 #[inline(always)]
-unsafe fn bin<S: Above>(heap: *mut Heap<S>, at: u16) -> *mut Bin {
+unsafe fn bin<S: ReclaimHooks>(heap: *mut Heap<S>, at: u16) -> *mut Bin {
     // SAFETY: the caller's promise.
     unsafe { heap.byte_add(at.into()).cast::<Bin>() }
 }
@@ -97,7 +98,7 @@ unsafe fn bin<S: Above>(heap: *mut Heap<S>, at: u16) -> *mut Bin {
 ///
 /// As for [`alloc`]; the bin is the size's, and one of the heap's. `zero` is 0.
 #[inline(always)]
-unsafe fn allocate_from<S: Above>(
+unsafe fn allocate_from<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     bin: *mut Bin,
     size: usize,
@@ -120,7 +121,7 @@ unsafe fn allocate_from<S: Above>(
 ///
 /// The heap is live, the bin is one of its, and its word is not 0.
 #[inline(always)]
-unsafe fn take_slot<S: Above>(
+unsafe fn take_slot<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     bin: *mut Bin,
     negative: u64,
@@ -145,7 +146,7 @@ unsafe fn take_slot<S: Above>(
 ///
 /// As for [`alloc`]; the size is above [`QUICK_MAX`].
 #[inline(never)]
-unsafe extern "C" fn allocate_more<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+unsafe extern "C" fn allocate_medium<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promises.
     unsafe {
         if size > (*heap).small_max {
@@ -160,7 +161,10 @@ unsafe extern "C" fn allocate_more<S: Above>(heap: *mut Heap<S>, size: usize) ->
 /// As for [`alloc`]; the size is small, or 0.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+unsafe extern "C" fn refill_and_allocate<S: ReclaimHooks>(
+    heap: *mut Heap<S>,
+    size: usize,
+) -> *mut u8 {
     if size == 0 {
         return ptr::null_mut();
     }
@@ -179,7 +183,7 @@ unsafe extern "C" fn refill_and_allocate<S: Above>(heap: *mut Heap<S>, size: usi
 /// # Safety
 ///
 /// As for [`alloc`]; the size is small, and not 0.
-pub(super) unsafe fn allocate_small<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+pub(super) unsafe fn allocate_small<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promises.
     unsafe {
         let bin = bin(heap, bin_at(class_of(size)));
@@ -195,7 +199,7 @@ pub(super) unsafe fn allocate_small<S: Above>(heap: *mut Heap<S>, size: usize) -
 /// # Safety
 ///
 /// As for [`allocate_small`].
-pub(super) unsafe fn refill<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+pub(super) unsafe fn refill<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promises: nobody else uses the heap. After a refill the word is not 0.
     unsafe {
         let class = class_of(size);
@@ -203,10 +207,12 @@ pub(super) unsafe fn refill<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u
             let bin = bin(heap, bin_at(class));
             heap.refill(class).then(|| take_slot(heap, bin, (*(*bin).word).wrapping_neg(), size))
         };
-        let glean = |heap: &mut Heap<S>| heap.glean(class, size);
-        let block = (*heap).with_room(refill, glean).or_else(|| (*heap).with_reserve(size, refill));
+        let take_last = |heap: &mut Heap<S>| heap.take_last_slot(class, size);
+        let block = (*heap)
+            .retry_after_reclaim(refill, take_last)
+            .or_else(|| (*heap).with_reserve(size, refill));
         let Some(block) = block else { return ptr::null_mut() };
-        (*heap).settle();
+        (*heap).poll_hooks();
         (*heap).settle_collector();
         block
     }
@@ -217,10 +223,10 @@ pub(super) unsafe fn refill<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+unsafe extern "C" fn allocate_large<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
-        if (*heap).is_shut() {
+        if (*heap).fast_path_disabled() {
             (*heap).refuse_if_closed();
             return checked::allocate(heap, size);
         }
@@ -233,15 +239,15 @@ unsafe extern "C" fn allocate_large<S: Above>(heap: *mut Heap<S>, size: usize) -
 /// # Safety
 ///
 /// As for [`alloc`].
-pub(super) unsafe fn place_large<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+pub(super) unsafe fn place_large<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         let place = |heap: &mut Heap<S>| non_null(heap.allocate_large(size));
         let block = (*heap)
-            .with_room(place, |_| None)
+            .retry_after_reclaim(place, |_| None)
             .or_else(|| (*heap).with_reserve(size, place))
             .unwrap_or(ptr::null_mut());
-        (*heap).settle();
+        (*heap).poll_hooks();
         (*heap).settle_collector();
         block
     }
@@ -257,7 +263,7 @@ fn non_null(block: *mut u8) -> Option<*mut u8> {
 ///
 /// The heap is live.
 #[inline(always)]
-unsafe fn complement_of<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> usize {
+unsafe fn complement_of<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut u8) -> usize {
     // SAFETY: the caller's promise.
     unsafe { (*heap).below.wrapping_sub(block.addr()) }
 }
@@ -268,9 +274,9 @@ unsafe fn complement_of<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> usize {
 ///
 /// The heap is live.
 #[inline(always)]
-unsafe fn is_committed<S: Above>(heap: *mut Heap<S>, complement: usize) -> bool {
+unsafe fn is_committed<S: ReclaimHooks>(heap: *mut Heap<S>, complement: usize) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { (*heap).not_committed < complement }
+    unsafe { (*heap).committed_complement < complement }
 }
 
 /// The descriptor of the page that an offset of this complement lies in.
@@ -279,7 +285,7 @@ unsafe fn is_committed<S: Above>(heap: *mut Heap<S>, complement: usize) -> bool 
 ///
 /// It is committed, and the heap is live.
 #[inline(always)]
-unsafe fn descriptor_of<S: Above>(heap: *mut Heap<S>, complement: usize) -> *mut Descriptor {
+unsafe fn descriptor_of<S: ReclaimHooks>(heap: *mut Heap<S>, complement: usize) -> *mut Descriptor {
     const SIZE: isize = size_of::<Descriptor>() as isize;
     // Page n's descriptor starts 64 × (n + 1) bytes below the base, and the complement of an offset
     // in page n is from -4096 × (n + 1) up.
@@ -297,7 +303,7 @@ unsafe fn descriptor_of<S: Above>(heap: *mut Heap<S>, complement: usize) -> *mut
 unsafe fn slot_at(descriptor: *mut Descriptor, block: *mut u8) -> Option<Slot> {
     // SAFETY: the caller's promise.
     unsafe {
-        let offset = (block.addr() as u32).wrapping_add((*descriptor).less_start.get());
+        let offset = (block.addr() as u32).wrapping_add((*descriptor).neg_start.get());
         let reciprocal = (*descriptor).reciprocal.get();
         let slot = Slot::at(offset, reciprocal);
         slot.starts(reciprocal).then_some(slot)
@@ -308,7 +314,7 @@ unsafe fn slot_at(descriptor: *mut Descriptor, block: *mut u8) -> Option<Slot> {
 ///
 /// As for [`alloc`]; the complement is the block's, and committed.
 #[inline(always)]
-unsafe fn free<S: Above>(
+unsafe fn free<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     complement: usize,
@@ -325,8 +331,8 @@ unsafe fn free<S: Above>(
         };
         let bin = bin(heap, (*descriptor).bin());
         (*bin).freed = (*bin).freed.wrapping_add(1);
-        if mark::free((*descriptor).first.get(), slot) {
-            return look_at_freed(heap, block);
+        if free_bit::set((*descriptor).first.get(), slot) {
+            return free_slow(heap, block);
         }
     }
     ptr::null_mut()
@@ -340,18 +346,18 @@ unsafe fn free<S: Above>(
 /// As for [`free`], which has just marked it.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn look_at_freed<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
+unsafe extern "C" fn free_slow<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
     // SAFETY: the caller's promise: the block is a slot of a span, whose pages are all committed.
     unsafe {
         let descriptor = descriptor_of(heap, complement_of(heap, block));
         let first = (*descriptor).first.get();
         if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*first).free)) {
             // Marking a slot that is free takes its mark away. This does not return.
-            misuse::large_block(&mut *heap, block);
+            diagnose::large_block(&mut *heap, block);
         }
         let below = heap.addr() - first.addr();
         (*heap).countdown_ended(PageIndex((below / size_of::<Descriptor>()) as u32 - 1));
-        (*heap).settle();
+        (*heap).poll_hooks();
     }
     opaque_null()
 }
@@ -363,14 +369,14 @@ unsafe extern "C" fn look_at_freed<S: Above>(heap: *mut Heap<S>, block: *mut u8)
 /// As for [`free`], which has counted it as a small one.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn free_large<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
+unsafe extern "C" fn free_large<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
-        let page = misuse::large_block(&mut *heap, block);
+        let page = diagnose::large_block(&mut *heap, block);
         let (_, size) = (*heap).large_size(page);
         (*heap).freed_bytes = (*heap).freed_bytes.wrapping_sub(size as u64);
         (*heap).free_large(page);
-        (*heap).settle();
+        (*heap).poll_hooks();
     }
     opaque_null()
 }
@@ -382,7 +388,7 @@ unsafe extern "C" fn free_large<S: Above>(heap: *mut Heap<S>, block: *mut u8) ->
 ///
 /// As for [`alloc`]; `block` is not null.
 #[inline(never)]
-unsafe extern "C" fn resize_or_free_elsewhere<S: Above>(
+unsafe extern "C" fn resize_slow<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     old_size: usize,
@@ -395,7 +401,7 @@ unsafe extern "C" fn resize_or_free_elsewhere<S: Above>(
         if is_committed(heap, complement) {
             resize(heap, block, complement, old_size, rest.wrapping_add(1))
         } else {
-            resize_elsewhere(heap, block, old_size, rest)
+            resize_unmanaged(heap, block, old_size, rest)
         }
     }
 }
@@ -407,7 +413,7 @@ unsafe extern "C" fn resize_or_free_elsewhere<S: Above>(
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn resize_elsewhere<S: Above>(
+unsafe extern "C" fn resize_unmanaged<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     old_size: usize,
@@ -419,7 +425,7 @@ unsafe extern "C" fn resize_elsewhere<S: Above>(
             return checked::resize(heap, block, old_size, new_size);
         }
         (*heap).refuse_if_closed();
-        resize_outside(heap, block, new_size)
+        resize_foreign(heap, block, new_size)
     }
 }
 
@@ -431,18 +437,18 @@ unsafe extern "C" fn resize_elsewhere<S: Above>(
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-pub(super) unsafe fn resize_outside<S: Above>(
+pub(super) unsafe fn resize_foreign<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     new_size: usize,
 ) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
-        if let Some(outside) = (*heap).outside_of(block) {
+        if let Some(outside) = (*heap).foreign_of(block) {
             return (outside.resize)(outside.context, block, new_size);
         }
         // It is none of ours: this does not return.
-        misuse::large_block(&mut *heap, block);
+        diagnose::large_block(&mut *heap, block);
     }
     opaque_null()
 }
@@ -460,7 +466,7 @@ fn opaque_null() -> *mut u8 {
 ///
 /// As for [`alloc`]; the complement is the block's, and committed; `new_size` is not 0.
 #[inline(always)]
-unsafe fn resize<S: Above>(
+unsafe fn resize<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     complement: usize,
@@ -499,7 +505,7 @@ unsafe fn resize<S: Above>(
 /// # Safety
 ///
 /// As for [`alloc`]; it is a small block, of so many bytes.
-pub(super) unsafe fn free_small<S: Above>(heap: *mut Heap<S>, block: *mut u8, size: usize) {
+pub(super) unsafe fn free_small<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut u8, size: usize) {
     // SAFETY: the caller's promises.
     unsafe { free(heap, block, complement_of(heap, block), size) };
 }
@@ -509,7 +515,10 @@ pub(super) unsafe fn free_small<S: Above>(heap: *mut Heap<S>, block: *mut u8, si
 /// # Safety
 ///
 /// The heap is live.
-pub(super) unsafe fn live_slot<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> Option<usize> {
+pub(super) unsafe fn live_slot<S: ReclaimHooks>(
+    heap: *mut Heap<S>,
+    block: *mut u8,
+) -> Option<usize> {
     // SAFETY: the caller's promise: what is committed has a descriptor.
     unsafe {
         let offset = block.addr().wrapping_sub((*heap).base.addr());
@@ -521,7 +530,7 @@ pub(super) unsafe fn live_slot<S: Above>(heap: *mut Heap<S>, block: *mut u8) -> 
 /// # Safety
 ///
 /// The heap is live.
-unsafe fn note_requested<S: Above>(heap: *mut Heap<S>, old_size: usize, new_size: usize) {
+unsafe fn note_requested<S: ReclaimHooks>(heap: *mut Heap<S>, old_size: usize, new_size: usize) {
     let change = (new_size as u64).wrapping_sub(old_size as u64);
     // SAFETY: the caller's promise.
     unsafe { (*heap).asked_bytes = (*heap).asked_bytes.wrapping_add(change) };
@@ -533,7 +542,7 @@ unsafe fn note_requested<S: Above>(heap: *mut Heap<S>, old_size: usize, new_size
 ///
 /// As for [`alloc`]; the complement is the block's, and committed.
 #[inline(always)]
-unsafe fn small_block<S: Above>(
+unsafe fn small_block<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     complement: usize,
@@ -552,7 +561,7 @@ unsafe fn small_block<S: Above>(
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn resize_large<S: Above>(
+unsafe extern "C" fn resize_large<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     new_size: usize,
@@ -560,22 +569,22 @@ unsafe extern "C" fn resize_large<S: Above>(
     // SAFETY: the caller's promises. The old block stays live and whole until it is freed, and the
     // new one is another.
     unsafe {
-        let page = misuse::large_block(&mut *heap, block);
-        debug_assert_eq!((*heap).descriptor(page).kind(), Kind::Large);
+        let page = diagnose::large_block(&mut *heap, block);
+        debug_assert_eq!((*heap).descriptor(page).kind(), PageKind::Large);
         let (_, old_size) = (*heap).large_size(page);
         if new_size <= SMALL_MAX {
             let new = allocate(heap, new_size, 0);
             if !new.is_null() {
                 ptr::copy_nonoverlapping(block, new, old_size.min(new_size));
                 (*heap).free_large(page);
-                (*heap).settle();
+                (*heap).poll_hooks();
                 return new;
             }
             (*heap).take_refusal_back();
         }
         let resize = |heap: &mut Heap<S>| non_null(heap.resize_large(page, new_size));
-        let block = (*heap).with_room(resize, |_| None).unwrap_or(ptr::null_mut());
-        (*heap).settle();
+        let block = (*heap).retry_after_reclaim(resize, |_| None).unwrap_or(ptr::null_mut());
+        (*heap).poll_hooks();
         noted(heap, block, new_size)
     }
 }

@@ -1,6 +1,6 @@
 //! Taking pages: as far as the gate lets the heap, and the kernel.
 
-use super::{Above, Heap, NO_GATE, PageRuns};
+use super::{Heap, NO_LIMIT, PageRuns, ReclaimHooks};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 
 /// A heap grows by an eighth, but by these bytes at least and at most.
@@ -12,7 +12,7 @@ const PLANNED_STEP: (usize, usize) = (16 << 10, 512);
 /// A growth of 64 KiB or more at once is reported to the layer above.
 const GROWTH: Pages = Pages(16);
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Finds a run of pages, the lowest there is. `None`: there is no room.
     pub(super) fn find_pages(&mut self, count: Pages) -> Option<PageRange> {
         if let Some(range) = self.page_runs().find_lowest(count) {
@@ -23,14 +23,16 @@ impl<S: Above> Heap<S> {
         fits.then(|| self.page_runs().at_top(count))
     }
 
-    /// Takes free or never used pages. `in_return` pages in use will hold no memory any more when
-    /// this is done. False: there is no memory, or the gate is closed.
-    pub(super) fn take_pages(&mut self, range: PageRange, in_return: Pages) -> bool {
+    /// Takes free or never used pages. `pages_credited` pages in use will hold no memory any more
+    /// when this is done. False: there is no memory, or the gate is closed.
+    pub(super) fn take_pages(&mut self, range: PageRange, pages_credited: Pages) -> bool {
         self.mend_after_fork();
         let known = self.page_runs().below_top(range);
         let returned = known.count() - self.page_runs().dirty_in(known);
         let fresh = range.count() - known.count() + self.tables_for(range.end, known);
-        if !self.may_grow((returned + fresh).beyond(in_return)) || !self.commit(range.end) {
+        if !self.may_grow((returned + fresh).saturating_sub(pages_credited))
+            || !self.commit(range.end)
+        {
             return false;
         }
         if !self.open_sheets(known) {
@@ -39,16 +41,16 @@ impl<S: Above> Heap<S> {
         let cut_off = self.runs.cut_off_in(range);
         if returned + cut_off.count() > Pages::ZERO {
             let now_us = self.os.now_us();
-            self.page_runs().recall(known, now_us);
-            self.page_runs().recall(cut_off, now_us);
+            self.page_runs().refaults(known, now_us);
+            self.page_runs().refaults(cut_off, now_us);
         }
         self.page_runs().take(range);
         self.note_aside();
-        let new = (range.count() - known.count()).beyond(in_return);
+        let new = (range.count() - known.count()).saturating_sub(pages_credited);
         if new >= GROWTH {
-            S::grown(self, new);
+            S::large_growth(self, new);
         }
-        self.note_peak(in_return);
+        self.note_peak(pages_credited);
         true
     }
 
@@ -86,7 +88,7 @@ impl<S: Above> Heap<S> {
 
     /// Pages by which the tables grow when pages up to `end` are used, `known` ones of them again.
     fn tables_for(&mut self, end: PageIndex, known: PageRange) -> Pages {
-        if self.gate == NO_GATE {
+        if self.growth_limit == NO_LIMIT {
             return Pages::ZERO;
         }
         let again = self.page_runs().bare_in(known);
@@ -98,9 +100,9 @@ impl<S: Above> Heap<S> {
 
     /// Whether the gate lets the heap hold `pages` more.
     pub(super) fn may_grow(&mut self, pages: Pages) -> bool {
-        let open = self.gate == NO_GATE
+        let open = self.growth_limit == NO_LIMIT
             || pages == Pages::ZERO
-            || self.resident().saturating_add(pages.bytes()) <= self.gate;
+            || self.resident().saturating_add(pages.bytes()) <= self.growth_limit;
         self.refused = if open { Pages::ZERO } else { pages };
         open
     }
@@ -133,9 +135,9 @@ impl<S: Above> Heap<S> {
     }
 
     /// Notes how much is resident, less what will not be in a moment.
-    pub(super) fn note_peak(&mut self, in_return: Pages) {
+    pub(super) fn note_peak(&mut self, pages_credited: Pages) {
         let tables = Pages((self.metadata() / PAGE) as u32);
-        let resident = self.resident_pages().beyond(in_return) + tables;
+        let resident = self.resident_pages().saturating_sub(pages_credited) + tables;
         self.counts.resident_peak = self.counts.resident_peak.max(resident);
     }
 
@@ -184,8 +186,8 @@ impl<S: Above> Heap<S> {
             return false;
         }
         self.ground.end = end;
-        if !self.is_shut() {
-            self.not_committed = !end;
+        if !self.fast_path_disabled() {
+            self.committed_complement = !end;
         }
         true
     }
@@ -205,8 +207,8 @@ impl<S: Above> Heap<S> {
             return;
         }
         self.ground.end = end;
-        if !self.is_shut() {
-            self.not_committed = !end;
+        if !self.fast_path_disabled() {
+            self.committed_complement = !end;
         }
     }
 

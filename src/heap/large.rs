@@ -9,13 +9,13 @@
 //!
 //! A block that grows takes the free pages behind it. When they are not free it moves, and for a
 //! long block the kernel moves the pages instead of the processor the bytes: 64 MB take it 0.04 ms,
-//! against 40 ms for a copy. See `scars` for what that leaves behind. Where the target has memory
-//! already the bytes are copied: the kernel would throw that memory away.
+//! against 40 ms for a copy. See `split_mappings` for what that leaves behind. Where the target has
+//! memory already the bytes are copied: the kernel would throw that memory away.
 
 use core::ptr;
 
 use super::descriptor::Descriptor;
-use super::{Above, Heap};
+use super::{Heap, ReclaimHooks};
 use crate::options::Key;
 use crate::os::MemoryRange;
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_down};
@@ -26,7 +26,7 @@ const STEP: Pages = Pages((64 << 10) / PAGE as u32);
 /// Leads are multiples of a cache line.
 const LINE: usize = 64;
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Allocates a block of whole pages. Null for size 0 and when there is no memory.
     pub(super) fn allocate_large(&mut self, size: usize) -> *mut u8 {
         let Some(count) = Pages::holding(size).filter(|count| *count > Pages::ZERO) else {
@@ -64,16 +64,16 @@ impl<S: Above> Heap<S> {
         self.address(page).wrapping_add(lead)
     }
 
-    /// Places a block on free pages; `in_return` others will hold no memory any more when it has
-    /// its contents. False: there is no memory.
+    /// Places a block on free pages; `pages_credited` others will hold no memory any more when it
+    /// has its contents. False: there is no memory.
     fn place_large(
         &mut self,
         range: PageRange,
         size: usize,
         lead: usize,
-        in_return: Pages,
+        pages_credited: Pages,
     ) -> bool {
-        if !self.take_pages(range, in_return) {
+        if !self.take_pages(range, pages_credited) {
             return false;
         }
         self.set_descriptor(range.start, Descriptor::large(range.count(), size, lead));
@@ -163,17 +163,17 @@ impl<S: Above> Heap<S> {
     ) -> *mut u8 {
         let old = PageRange::new(page, old_count);
         let lead = self.descriptor(page).large_lead();
-        let limit = self.gate.max(self.resident());
+        let limit = self.growth_limit.max(self.resident());
         let Some(range) = self.find_pages(count) else { return ptr::null_mut() };
         let remap = self.can_remap(old, range.start);
-        let in_return = if remap { old_count } else { Pages::ZERO };
-        if !self.place_large(range, size, lead, in_return) {
+        let pages_credited = if remap { old_count } else { Pages::ZERO };
+        if !self.place_large(range, size, lead, pages_credited) {
             return ptr::null_mut();
         }
         let rest = if remap { self.move_by_remapping(old, range.start) } else { old };
         if rest == old {
             if self.resident() > limit {
-                self.take_away(range.start);
+                self.abandon_move(range.start);
                 return ptr::null_mut();
             }
             self.forget_large(page);
@@ -186,7 +186,7 @@ impl<S: Above> Heap<S> {
 
     /// Frees a block that nothing was written to, since the contents that it was for cannot move,
     /// and a copy must not be: for that the gate would have to let so many more pages in.
-    fn take_away(&mut self, page: PageIndex) {
+    fn abandon_move(&mut self, page: PageIndex) {
         let range = PageRange::new(page, self.large_size(page).0);
         self.give_block_back(page);
         self.empty(range);
@@ -199,7 +199,7 @@ impl<S: Above> Heap<S> {
     fn move_by_remapping(&mut self, old: PageRange, mut to: PageIndex) -> PageRange {
         let mut from = old;
         while from.start < from.end {
-            let piece = self.scars.first_piece(from);
+            let piece = self.split_mappings.first_piece(from);
             if !self.remap(piece, to) {
                 break;
             }
@@ -253,7 +253,7 @@ impl<S: Above> Heap<S> {
     }
 
     /// Whether a block is long enough to be moved by the kernel, lies right for it, and leaves no
-    /// more scars than can be kept.
+    /// more split mappings than can be kept.
     ///
     /// Pages that are moved replace the target's, whose memory is lost, and leave none behind: the
     /// next blocks there would fault it in page by page, which takes longer than to copy. So the
@@ -265,8 +265,8 @@ impl<S: Above> Heap<S> {
             && self.page_runs().dirty_in(known).bytes() * 2 <= target.count().bytes()
             && from.count().bytes() >= self.options.bytes(Key::RemapMin)
             && [from.start, from.end, to].iter().all(|page| self.is_aligned(*page))
-            && !self.scars.overlap(target)
-            && self.scars.pieces(from) <= self.scars.room()
+            && !self.split_mappings.overlap(target)
+            && self.split_mappings.pieces(from) <= self.split_mappings.room()
     }
 
     /// Whether a kernel page starts with this page.
@@ -290,20 +290,20 @@ impl<S: Above> Heap<S> {
             self.counts.failed_calls += 1;
             return false;
         }
-        self.scars.add(PageRange::new(to, piece.count()));
-        self.heal(piece);
+        self.split_mappings.add(PageRange::new(to, piece.count()));
+        self.merge(piece);
         true
     }
 
-    /// Frees pages in use, which may hold memory and scars.
+    /// Frees pages in use, which may hold memory and split mappings.
     fn give_back(&mut self, range: PageRange) {
         self.page_runs().give_back(range, true);
-        self.heal(range);
+        self.merge(range);
     }
 
     /// Renews what is scarred in a range that holds nothing of value.
-    fn heal(&mut self, range: PageRange) {
-        while let Some(part) = self.scars.part_in(range) {
+    fn merge(&mut self, range: PageRange) {
+        while let Some(part) = self.split_mappings.part_in(range) {
             let (start, bytes) = (self.address(part.start), part.count().bytes());
             if !self.is_aligned(part.start) || !self.is_aligned(part.end) {
                 return;
@@ -315,7 +315,7 @@ impl<S: Above> Heap<S> {
                 self.counts.failed_calls += 1;
                 return;
             }
-            self.scars.remove(part);
+            self.split_mappings.remove(part);
             self.page_runs().empty(part);
         }
     }

@@ -10,7 +10,7 @@ use core::fmt;
 
 use super::layout::Layout;
 use super::reserve::{self, Range};
-use super::{Above, Heap};
+use super::{Heap, ReclaimHooks};
 use crate::error::Error;
 use crate::options::{Key, Options, RESERVE_MIN};
 use crate::os::{ADDRESS_LIMIT, MemoryRange, Os};
@@ -88,7 +88,7 @@ fn some(parts: [MemoryRange; 3]) -> impl Iterator<Item = MemoryRange> {
 }
 
 /// Finds a range for a new heap with a header of so many bytes, and commits its first parts.
-pub(super) fn lay<S: Above>(
+pub(super) fn lay<S: ReclaimHooks>(
     os: &S,
     options: &Options,
     kernel_page: usize,
@@ -121,7 +121,12 @@ pub(super) fn lay<S: Above>(
 }
 
 /// Plans a range where its first parts can be mapped, and maps them.
-fn plan<S: Above>(os: &S, layout: Layout, kernel_page: usize, with_words: bool) -> Option<Ground> {
+fn plan<S: ReclaimHooks>(
+    os: &S,
+    layout: Layout,
+    kernel_page: usize,
+    with_words: bool,
+) -> Option<Ground> {
     (0..PLACES).find_map(|_| {
         let start = os.plan(layout.bytes, reserve::are_few())?;
         let ground = Ground::new(start, layout, kernel_page, with_words);
@@ -134,7 +139,7 @@ fn plan<S: Above>(os: &S, layout: Layout, kernel_page: usize, with_words: bool) 
 }
 
 /// Maps parts of a planned range, all or none of them.
-fn map_all<S: Above>(os: &S, parts: [MemoryRange; 3]) -> bool {
+fn map_all<S: ReclaimHooks>(os: &S, parts: [MemoryRange; 3]) -> bool {
     for (index, part) in some(parts).enumerate() {
         // SAFETY: L1 and L2: the part lies in the range that was planned just now.
         if !unsafe { os.map(part.start, part.bytes) } {
@@ -149,7 +154,7 @@ fn map_all<S: Above>(os: &S, parts: [MemoryRange; 3]) -> bool {
 }
 
 /// Reserves a range of so many bytes; half as much as long as the kernel refuses.
-fn reserve_somewhere<S: Above>(
+fn reserve_somewhere<S: ReclaimHooks>(
     os: &S,
     wanted: usize,
     header: usize,
@@ -203,7 +208,7 @@ pub(super) fn shortage<S: Os>(os: &S, bytes: usize) -> Option<Shortage> {
     (used.saturating_add(bytes) > limit).then_some(Shortage { limit, used })
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// What is committed. Parts may be empty.
     pub(crate) fn committed_parts(&self) -> [MemoryRange; 3] {
         self.ground.committed()
@@ -307,8 +312,8 @@ impl<S: Above> Heap<S> {
             return;
         }
         self.ground.end = new;
-        if !self.is_shut() {
-            self.not_committed = !new;
+        if !self.fast_path_disabled() {
+            self.committed_complement = !new;
         }
         self.cut_descriptors();
     }

@@ -8,11 +8,11 @@
 #![forbid(unsafe_code)]
 
 use super::class::{CLASSES, SHORT};
-use super::{Above, Heap};
+use super::{Heap, ReclaimHooks};
 use crate::os::background::Patience;
 use crate::units::{PageIndex, Pages};
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Ends what the background thread of the parent had begun, if this is the child of a fork.
     pub(crate) fn mend_after_fork(&mut self) {
         if self.watch().is_left_by_fork() {

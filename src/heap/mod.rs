@@ -1,36 +1,36 @@
 //! The heap of one Lua VM.
 //!
-//! | file            | concern                                                          | unsafe |
-//! |-----------------|------------------------------------------------------------------|--------|
-//! | `class`         | size classes; offset to slot                                     | no     |
-//! | `descriptor`    | what is known about a page                                       | no     |
-//! | `runs`          | free and dirty pages                                             | no     |
-//! | `claim`         | bits of pages that two threads work on                           | no     |
-//! | `sheet`         | descriptors of pages that are all free, by kernel pages          | no     |
-//! | `watch`         | what a heap and the background thread share                      | yes    |
-//! | `mend`          | what a fork has left of the background thread's work             | no     |
-//! | `recall`        | what was returned, and what of it was needed again               | no     |
-//! | `layout`        | where the parts lie in the heap's range of addresses             | no     |
-//! | `reserve`       | how much address space a heap takes                              | no     |
-//! | `mapped`        | what is mapped of the range, and further parts of it             | yes    |
-//! | `scars`         | ranges that are kernel mappings of their own                     | no     |
-//! | `outside`       | blocks that the VM had before it had the heap                    | no     |
-//! | `collector`     | the VM's garbage collector, for when memory is short             | yes    |
-//! | `above`         | what the layer above keeps with a heap, and when it is called    | no     |
-//! | this one        | the heap's state; making, growing and deleting it                | yes    |
-//! | `grow`          | taking pages, as far as the gate and the kernel let the heap     | no     |
-//! | `park`          | keeping one deleted heap for the next                            | yes    |
-//! | `deleted`       | calls on a heap that was deleted                                 | no     |
-//! | `span`          | spans: filled, listed, emptied                                   | yes    |
-//! | `glean`         | the last free slots, when the heap may not grow                  | no     |
-//! | `large`         | large blocks: placed, grown, moved                               | yes    |
-//! | `mark`          | marking a slot as free, in machine code                          | yes    |
-//! | `checked`       | every block verified, for who looks for memory bugs              | yes    |
-//! | `refusal`       | what is refused: an allocation, or by the kernel a range         | yes    |
-//! | `fast`          | allocate, free, resize: the hot path                             | yes    |
-//! | `verify`        | what must hold of a descriptor that is acted on                  | no     |
-//! | `misuse`        | what is wrong with a pointer that is no live block               | no     |
-//! | `check`         | every invariant of every layer, for tests                        | yes    |
+//! | file             | concern                                                       | unsafe |
+//! |------------------|---------------------------------------------------------------|--------|
+//! | `class`          | size classes; offset to slot                                  | no     |
+//! | `descriptor`     | what is known about a page                                    | no     |
+//! | `runs`           | free and dirty pages                                          | no     |
+//! | `claim`          | bits of pages that two threads work on                        | no     |
+//! | `sheet`          | descriptors of pages that are all free, by kernel pages       | no     |
+//! | `watch`          | what a heap and the background thread share                   | yes    |
+//! | `mend`           | what a fork has left of the background thread's work          | no     |
+//! | `refaults`       | what was returned, and what of it was needed again            | no     |
+//! | `layout`         | where the parts lie in the heap's range of addresses          | no     |
+//! | `reserve`        | how much address space a heap takes                           | no     |
+//! | `mapped`         | what is mapped of the range, and further parts of it          | yes    |
+//! | `split_mappings` | ranges that are kernel mappings of their own                  | no     |
+//! | `foreign`        | blocks that the VM had before it had the heap                 | no     |
+//! | `collector`      | the VM's garbage collector, for when memory is short          | yes    |
+//! | `hooks`          | what the layer above keeps with a heap, and when it is called | no     |
+//! | this one         | the heap's state; making, growing and deleting it             | yes    |
+//! | `grow`           | taking pages, as far as the gate and the kernel let the heap  | no     |
+//! | `cached_heap`    | keeping one deleted heap for the next                         | yes    |
+//! | `deleted`        | calls on a heap that was deleted                              | no     |
+//! | `span`           | spans: filled, listed, emptied                                | yes    |
+//! | `last_slots`     | the last free slots, when the heap may not grow               | no     |
+//! | `large`          | large blocks: placed, grown, moved                            | yes    |
+//! | `free_bit`       | marking a slot as free, in machine code                       | yes    |
+//! | `checked`        | every block verified, for who looks for memory bugs           | yes    |
+//! | `refusal`        | what is refused: an allocation, or by the kernel a range      | yes    |
+//! | `fast`           | allocate, free, resize: the hot path                          | yes    |
+//! | `integrity`      | what must hold of a descriptor that is acted on               | no     |
+//! | `diagnose`       | what is wrong with a pointer that is no live block            | no     |
+//! | `invariants`     | every invariant of every layer, for tests                     | yes    |
 //!
 //! # Who owns what
 //!
@@ -38,49 +38,49 @@
 //! two places only: on the hot path, and where a descriptor or a block is reached from the base.
 //! All other code holds `&mut Heap` and names pages by index.
 
-mod above;
+pub(crate) mod cached_heap;
 pub(crate) mod checked;
 mod claim;
 pub(crate) mod class;
 mod collector;
 mod deleted;
 mod descriptor;
+mod diagnose;
 mod fast;
-mod glean;
+mod foreign;
+mod free_bit;
 mod grow;
+mod hooks;
+mod integrity;
 mod large;
+mod last_slots;
 mod layout;
 mod mapped;
-mod mark;
 mod mend;
-mod misuse;
-mod outside;
-pub(crate) mod park;
-pub(crate) mod recall;
+pub(crate) mod refaults;
 mod refusal;
 mod reserve;
 mod runs;
-mod scars;
 mod sheet;
 mod span;
-mod verify;
+mod split_mappings;
 pub(crate) mod watch;
 
 #[cfg(test)]
-pub(crate) mod check;
+pub(crate) mod invariants;
 #[cfg(test)]
 mod tests;
 
 use core::sync::atomic::AtomicU64;
 use core::{ptr, slice};
 
-pub(crate) use above::Above;
 pub(crate) use collector::Collector;
 pub(crate) use deleted::refuse_deleted;
-pub(crate) use descriptor::{Descriptor, Kind, Place};
+pub(crate) use descriptor::{Descriptor, PageKind, SpanState};
 pub(crate) use fast::alloc;
+pub(crate) use foreign::ForeignBlocks;
+pub(crate) use hooks::ReclaimHooks;
 pub(crate) use layout::Layout;
-pub(crate) use outside::Outside;
 pub(crate) use refusal::tell_of_shortage;
 pub(crate) use runs::{PageRuns, RunCounts};
 pub(crate) use watch::Forecast;
@@ -91,9 +91,9 @@ use crate::options::{Key, Options};
 use crate::units::{PageIndex, Pages};
 use checked::Checked;
 use class::{CLASS_COUNT, QUICK_MAX, SMALL_MAX, class_of, least_of};
-use glean::Gleaner;
+use last_slots::SlotScan;
 use mapped::Ground;
-use scars::Scars;
+use split_mappings::SplitMappings;
 use watch::Watch;
 
 /// Where blocks of one size class come from, and what freeing one needs to know. One cache line.
@@ -194,20 +194,20 @@ pub(crate) struct Counts {
 /// - H3: a bin's current span is in no list; the words that were filled may have free slots.
 /// - H4: the counts are what a walk over all descriptors finds.
 #[repr(C)]
-pub(crate) struct Heap<S: Above> {
+pub(crate) struct Heap<S: ReclaimHooks> {
     /// The bin of size 0: it never has spans.
     no_bin: Bin,
     /// The address just below the heap.
     below: usize,
     /// The complement of [`Heap::committed`]; of 0 where every block is checked, so that none comes
     /// by the hot path.
-    not_committed: usize,
+    committed_complement: usize,
     /// Bytes asked for in small blocks. Wraps.
     asked_bytes: u64,
     /// Bytes asked for in those that were freed, as far as `osize` can be trusted. Wraps.
     freed_bytes: u64,
     /// Always 0: the word of a bin without a current span.
-    empty_word: u64,
+    always_zero: u64,
     bins: [Bin; CLASS_COUNT],
     /// [`BIN_OF_SIZE`], at hand.
     bin_of_size: [u16; QUICK_MAX + 1],
@@ -231,23 +231,23 @@ pub(crate) struct Heap<S: Above> {
     denied: usize,
     /// Whether RLIMIT_AS is what refused the last allocation that was refused.
     is_short: bool,
-    scars: Scars,
+    split_mappings: SplitMappings,
     /// Where the leads of large blocks come from. Begins anywhere, so that they cannot be foretold.
     leads: u32,
     /// Which bitmap word of a span is filled first follows from this, and from where the span lies.
-    turns: u32,
-    gleaners: [Gleaner; CLASS_COUNT],
+    word_seed: u32,
+    slot_scans: [SlotScan; CLASS_COUNT],
     /// Huge pages were allowed, or the kernel refused to keep them off: it may hold pages of the
     /// tables that were never touched.
     huge_pages: bool,
     /// The kernel refused to move pages once; from then on they are copied.
     remap_refused: bool,
     /// Bytes that the heap may hold resident: growth beyond is refused.
-    pub(crate) gate: usize,
+    pub(crate) growth_limit: usize,
     /// Pages by which the heap was to grow when the gate refused it; none if it did not.
     pub(crate) refused: Pages,
     /// The layer above is told when so many pages have changed hands.
-    pub(crate) look_at: Pages,
+    pub(crate) poll_threshold: Pages,
     /// And after so many operations on the slow path.
     pub(crate) look_in: u32,
     /// Bytes of the words of the layer above that count as resident.
@@ -256,7 +256,7 @@ pub(crate) struct Heap<S: Above> {
     pub(crate) packing: bool,
     pub(crate) kernel_page: usize,
     /// Who takes care of blocks that are not of this heap.
-    pub(crate) outside: Option<Outside>,
+    pub(crate) outside: Option<ForeignBlocks>,
     /// The collector of the VM, where the heap may reach it.
     pub(crate) collector: Option<Collector>,
     /// The collector is due: the layer above is told of each slow allocation.
@@ -264,14 +264,14 @@ pub(crate) struct Heap<S: Above> {
     /// Allocations that may take of what is kept for the collector before one is refused.
     pub(crate) grace: u8,
     /// What the layer above keeps with the heap.
-    pub(crate) above: S::State,
+    pub(crate) hooks: S::State,
     pub(crate) os: S,
 }
 
 /// No gate: the heap may grow to the end of its range.
-pub(crate) const NO_GATE: usize = usize::MAX;
+pub(crate) const NO_LIMIT: usize = usize::MAX;
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Makes a heap.
     pub(crate) fn create(os: S, mut options: Options) -> Result<*mut Heap<S>, Error> {
         let kernel_page = os.page_size();
@@ -286,10 +286,10 @@ impl<S: Above> Heap<S> {
         let mut heap = Heap {
             no_bin: span::no_bin::<S>(base),
             below: base.addr() - 1,
-            not_committed: !ground.end,
+            committed_complement: !ground.end,
             asked_bytes: 0,
             freed_bytes: 0,
-            empty_word: 0,
+            always_zero: 0,
             bins: span::empty_bins::<S>(base),
             bin_of_size: BIN_OF_SIZE,
             base,
@@ -304,15 +304,15 @@ impl<S: Above> Heap<S> {
             ground,
             denied: 0,
             is_short: false,
-            scars: Scars::NONE,
+            split_mappings: SplitMappings::NONE,
             leads: random as u32,
-            turns: (random >> 32) as u32,
-            gleaners: Gleaner::ALL_NEW,
+            word_seed: (random >> 32) as u32,
+            slot_scans: SlotScan::ALL_NEW,
             huge_pages: false,
             remap_refused: false,
-            gate: NO_GATE,
+            growth_limit: NO_LIMIT,
             refused: Pages::ZERO,
-            look_at: Pages(u32::MAX),
+            poll_threshold: Pages(u32::MAX),
             look_in: u32::MAX,
             words_touched: 0,
             packing: false,
@@ -321,7 +321,7 @@ impl<S: Above> Heap<S> {
             collector: None,
             collecting: false,
             grace: 0,
-            above: S::State::default(),
+            hooks: S::State::default(),
             os,
         };
         let huge_pages = heap.options.get(Key::Thp) == 1;
@@ -465,7 +465,7 @@ impl<S: Above> Heap<S> {
         let wanted = Pages::holding(bytes).unwrap_or(Pages::ZERO);
         let fits =
             |heap: &mut Heap<S>| (heap.may_grow(wanted) && heap.commit_words()).then_some(());
-        self.with_room(fits, |_| None).is_some()
+        self.retry_after_reclaim(fits, |_| None).is_some()
     }
 
     /// Counts the words of the layer above as resident from now on.
@@ -497,6 +497,6 @@ impl<S: Above> Heap<S> {
 }
 
 /// How far behind a heap its watch lies.
-const fn watch_offset<S: Above>() -> usize {
+const fn watch_offset<S: ReclaimHooks>() -> usize {
     size_of::<Heap<S>>().next_multiple_of(align_of::<Watch>())
 }

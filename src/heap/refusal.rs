@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::mapped::{Shortage, shortage};
-use super::{Above, Heap};
+use super::{Heap, ReclaimHooks};
 use crate::error::Error;
 use crate::log;
 use crate::options::Key;
@@ -23,7 +23,7 @@ pub(crate) fn tell_of_shortage() {
     TELLS.store(true, Relaxed);
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Takes note of an allocation that is refused.
     #[cold]
     #[inline(never)]
@@ -99,7 +99,11 @@ impl<S: Above> Heap<S> {
 ///
 /// The heap is live, and nobody else uses it.
 #[inline(always)]
-pub(super) unsafe fn noted<S: Above>(heap: *mut Heap<S>, block: *mut u8, size: usize) -> *mut u8 {
+pub(super) unsafe fn noted<S: ReclaimHooks>(
+    heap: *mut Heap<S>,
+    block: *mut u8,
+    size: usize,
+) -> *mut u8 {
     if block.is_null() {
         // SAFETY: the caller's promise.
         unsafe { (*heap).note_refusal(size) };

@@ -28,7 +28,7 @@ mod search;
 use core::cell::Cell;
 
 use super::claim::Claimable;
-use super::recall::{AtomicStamp, Cause, Recall, Stamp};
+use super::refaults::{AtomicStamp, PurgeReason, PurgeStamp, RefaultStats};
 use super::sheet::{Sheet, SheetCounts, Sheets, sheets_of};
 use super::watch::{Aside, Watch};
 use crate::bug::ensure;
@@ -87,7 +87,7 @@ pub(crate) struct RunCounts {
     pub(crate) sheets: SheetCounts,
     /// A sweep has returned descriptors, and has not looked for runs to close since.
     pub(crate) may_close: bool,
-    pub(crate) recall: Recall,
+    pub(crate) refaults: RefaultStats,
     /// What the background thread did, until the layer above takes note.
     pub(crate) aside: Aside,
     /// Pages that it returned since somebody reads the heap's figures.
@@ -173,7 +173,7 @@ impl PageRuns<'_> {
             self.counts.top = range.end;
             self.watch.set_top(range.end);
         }
-        self.counts.moved = self.counts.moved.and_more(range.count());
+        self.counts.moved = self.counts.moved.saturating_add(range.count());
     }
 
     /// The part of a range that has been used before.
@@ -197,14 +197,14 @@ impl PageRuns<'_> {
     }
 
     /// Puts a stamp on a range whose memory was returned.
-    pub(crate) fn stamp(&mut self, range: PageRange, stamp: Stamp) {
+    pub(crate) fn stamp(&mut self, range: PageRange, stamp: PurgeStamp) {
         for word in range.start.0 as usize / 64..(range.end.0 as usize).div_ceil(64) {
             self.chunks[word / CHUNK_WORDS].stamps[word % CHUNK_WORDS].set(stamp);
         }
     }
 
     /// Notes that the free pages without memory of a range below `top` are about to be used.
-    pub(crate) fn recall(&mut self, range: PageRange, now_us: u64) {
+    pub(crate) fn refaults(&mut self, range: PageRange, now_us: u64) {
         for part in words_of(range) {
             let moved_away = self.count(part, |chunk, word| chunk.moved[word].get());
             let pages = part.count() - self.dirty_in(part) - moved_away;
@@ -216,7 +216,7 @@ impl PageRuns<'_> {
     pub(crate) fn recall_pages(&mut self, page: PageIndex, pages: Pages, now_us: u64) {
         let page = page.0 as usize;
         let stamp = self.chunks[page / CHUNK_PAGES].stamps[page % CHUNK_PAGES / 64].get();
-        self.counts.recall.note_used(stamp, pages, now_us);
+        self.counts.refaults.note_used(stamp, pages, now_us);
     }
 
     /// Whether every page of `range` is free or was never used.
@@ -243,7 +243,7 @@ impl PageRuns<'_> {
         for (before, lowest) in self.counts.lowest.iter_mut().enumerate() {
             *lowest = PageIndex(range.start.0.saturating_sub(before as u32)).min(*lowest);
         }
-        self.counts.moved = self.counts.moved.and_more(count);
+        self.counts.moved = self.counts.moved.saturating_add(count);
         self.vacate_sheets(range);
     }
 
@@ -341,9 +341,9 @@ impl PageRuns<'_> {
         self.counts.dirty -= aside.pages;
         self.counts.sheets.note_returned(aside.sheets);
         self.counts.sheets.note_closed(aside.closed);
-        self.counts.recall.note_returned(Cause::Idle, aside.pages + aside.holes);
+        self.counts.refaults.note_returned(PurgeReason::Idle, aside.pages + aside.holes);
         self.counts.aside.add(&aside);
-        self.counts.aside_total = self.counts.aside_total.and_more(aside.pages + aside.holes);
+        self.counts.aside_total = self.counts.aside_total.saturating_add(aside.pages + aside.holes);
         if aside.refused > 0 {
             self.counts.dirty_end = self.counts.top;
         }
@@ -559,7 +559,7 @@ impl PageRuns<'_> {
 impl Chunk {
     fn clear(&self) {
         self.dirty.iter().chain(&self.resting).for_each(Claimable::clear);
-        self.stamps.iter().for_each(|stamp| stamp.set(Stamp::default()));
+        self.stamps.iter().for_each(|stamp| stamp.set(PurgeStamp::default()));
         self.sheets.clear();
         self.free.iter().chain(&self.moved).for_each(|word| word.set(0));
         self.summary.set(Summary::default());

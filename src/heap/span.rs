@@ -1,36 +1,36 @@
 //! Spans: rows of equal slots, and the life of one.
 //!
 //! ```text
-//!                 new_span            retire, few free           frees reach `listable`
-//!   page runs ───────────────▶ Current ───────────────▶ Full ───────────────────────────┐
+//!                 new_span            retire, few free           frees reach `partial_threshold`
+//!   page runs ───────────────▶ Active ────────────────▶ Full ───────────────────────────┐
 //!       ▲                       ▲ ▲ │                                                   ▼
-//!       │ release               │ │ └─ retire, enough free ────────────────────────▶ Listed
+//!       │ release               │ │ └─ retire, enough free ────────────────────────▶ Partial
 //!       │                       │ └──── refill takes the list's head ◀──────────────────┤
-//!       └───────────── Spare ───┘                                                       │
+//!       └───────────── Empty ───┘                                                       │
 //!       ▲                ▲    refill, when the list is empty                            │
 //!       └────────────────┴───────────────── the last live slot is freed ◀───────────────┘
 //! ```
 //!
-//! The hot path touches none of this: it clears bits in the current span and sets bits in any. Two
-//! things call here: a bitmap word that ran out, and a countdown of frees that ended.
+//! The hot path touches none of this: it clears bits in the active span of a bin and sets bits in
+//! any span. Two things call here: a bitmap word that ran out, and a countdown of frees that ended.
 //!
-//! - S1: a current span's countdown is [`NEVER`] less the frees since it became that; a full one's
-//!   is `listable` less its free slots; a listed one's is its live slots.
-//! - S2: a span is listed exactly when it has `listable` free slots or more, is not empty, and is
-//!   neither current nor spare.
-//! - S3: a spare is empty.
-//! - S4: a current span has no purged pages.
+//! - S1: the countdown of an active span is [`NEVER`] less the frees since the span became active;
+//!   of a full one, `partial_threshold` less its free slots; of a partial one, its live slots.
+//! - S2: a span is partial, and in the list of its bin, exactly when it is not active and has a
+//!   live slot and at least `partial_threshold` free slots.
+//! - S3: a span that a bin keeps as its spare has no live slot.
+//! - S4: an active span has no purged pages.
 //!
-//! Which listed span is filled next: the one touched last, for it is in the caches; when the heap
-//! should shrink, the fullest of the first few, so that sparse ones drain and go. Where the heap
-//! may not grow, single slots are taken from any: see `glean`.
+//! Which partial span is filled next: the one touched last, because its lines are in the caches;
+//! when the heap should shrink, the fullest of the first few, so that sparse ones drain. Where the
+//! heap may not grow, single slots are taken from any span: see `last_slots`.
 
 use core::array;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::class::{CLASS_COUNT, CLASSES, Class, SHORT};
-use super::descriptor::{Descriptor, Kind, NEVER, Place};
-use super::{Above, Bin, Heap};
+use super::descriptor::{Descriptor, NEVER, PageKind, SpanState};
+use super::{Bin, Heap, ReclaimHooks};
 use crate::bug::{bug, ensure};
 use crate::units::{PageIndex, PageRange, Pages};
 
@@ -39,14 +39,14 @@ const NO_PAGE: PageIndex = PageIndex(0);
 const PACKING_LOOK: usize = 8;
 
 /// The bins of a heap that lies at `base` and has no spans.
-pub(super) fn empty_bins<S: Above>(base: *mut u8) -> [Bin; CLASS_COUNT] {
+pub(super) fn empty_bins<S: ReclaimHooks>(base: *mut u8) -> [Bin; CLASS_COUNT] {
     array::from_fn(|class| Bin { slot_size: CLASSES[class].slot_size, ..no_bin::<S>(base) })
 }
 
 /// A bin without spans, and without a class, of a heap that lies at `base`.
-pub(super) fn no_bin<S: Above>(base: *mut u8) -> Bin {
+pub(super) fn no_bin<S: ReclaimHooks>(base: *mut u8) -> Bin {
     Bin {
-        word: empty_word::<S>(base),
+        word: always_zero::<S>(base),
         base,
         taken: 0,
         freed: 0,
@@ -61,11 +61,11 @@ pub(super) fn no_bin<S: Above>(base: *mut u8) -> Bin {
 }
 
 /// Where a heap at `base` keeps its empty word.
-fn empty_word<S: Above>(base: *mut u8) -> *mut u64 {
-    base.wrapping_add(core::mem::offset_of!(Heap<S>, empty_word)).cast()
+fn always_zero<S: ReclaimHooks>(base: *mut u8) -> *mut u64 {
+    base.wrapping_add(core::mem::offset_of!(Heap<S>, always_zero)).cast()
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Points a bin whose word ran out at one with free slots. False: there is no memory.
     pub(super) fn refill(&mut self, class: usize) -> bool {
         if self.advance(class) {
@@ -112,14 +112,14 @@ impl<S: Above> Heap<S> {
 
     /// Where to begin with a span's words, modulo their number: nobody outside can tell.
     fn first_word(&self, page: PageIndex) -> u32 {
-        (page.0 ^ self.turns).wrapping_mul(0x9E37_79B9) >> 16
+        (page.0 ^ self.word_seed).wrapping_mul(0x9E37_79B9) >> 16
     }
 
     fn make_current(&mut self, class: usize, page: PageIndex) {
         self.verify_span(class, page);
         self.hold(page);
         let descriptor = self.descriptor(page);
-        descriptor.set_place(Place::Current);
+        descriptor.set_span_state(SpanState::Active);
         descriptor.countdown.set(NEVER);
         let free = descriptor.free_slots();
         let bin = &mut self.bins[class];
@@ -139,9 +139,9 @@ impl<S: Above> Heap<S> {
         bin.taken = bin.taken.wrapping_add(freed).wrapping_sub(free.into());
         bin.current = NO_PAGE;
         bin.cursor = 0;
-        bin.word = empty_word::<S>(self.base);
+        bin.word = always_zero::<S>(self.base);
         bin.base = self.base;
-        self.place_by(class, page, free);
+        self.list_by(class, page, free);
         self.put_to_rest(page);
     }
 
@@ -149,7 +149,7 @@ impl<S: Above> Heap<S> {
     /// is one.
     pub(super) fn put_to_rest(&mut self, page: PageIndex) {
         let descriptor = self.descriptor(page);
-        if descriptor.kind() == Kind::Span && descriptor.shape().pages > Pages(1) {
+        if descriptor.kind() == PageKind::Span && descriptor.shape().pages > Pages(1) {
             self.page_runs().rest(page);
         }
     }
@@ -186,23 +186,23 @@ impl<S: Above> Heap<S> {
     }
 
     /// Gives a span that is in no list, and not the spare, the place that its free slots ask for.
-    pub(super) fn place_by_free_slots(&mut self, class: usize, page: PageIndex) {
+    pub(super) fn list_by_free_slots(&mut self, class: usize, page: PageIndex) {
         let free = self.descriptor(page).free_slots();
-        self.place_by(class, page, free);
+        self.list_by(class, page, free);
     }
 
     /// The same, for so many free slots.
-    fn place_by(&mut self, class: usize, page: PageIndex, free: u32) {
+    fn list_by(&mut self, class: usize, page: PageIndex, free: u32) {
         let shape = self.descriptor(page).shape();
         ensure!(free <= shape.slots, "heap {:p}: D2: {free} free slots at {page:?}", self.base);
         if free == shape.slots {
             self.put_empty(class, page);
-        } else if free >= shape.listable() {
+        } else if free >= shape.partial_threshold() {
             self.list(class, page, shape.slots - free);
         } else {
             let descriptor = self.descriptor(page);
-            descriptor.set_place(Place::Full);
-            descriptor.countdown.set((shape.listable() - free) as u16);
+            descriptor.set_span_state(SpanState::Full);
+            descriptor.countdown.set((shape.partial_threshold() - free) as u16);
         }
     }
 
@@ -304,18 +304,18 @@ impl<S: Above> Heap<S> {
     pub(super) fn countdown_ended(&mut self, page: PageIndex) {
         let class = self.verify_any_span(page);
         let descriptor = self.descriptor(page);
-        match descriptor.place() {
-            Place::Current => {
+        match descriptor.span_state() {
+            SpanState::Active => {
                 descriptor.countdown.set(NEVER);
                 let bin = &mut self.bins[class];
                 bin.taken = bin.taken.wrapping_add(NEVER.into());
             }
-            Place::Full => self.place_by_free_slots(class, page),
-            Place::Listed => {
+            SpanState::Full => self.list_by_free_slots(class, page),
+            SpanState::Partial => {
                 self.unlist(class, page);
                 self.put_empty(class, page);
             }
-            Place::Spare => bug!("heap {:p}: S3: a slot of an empty span was freed", self.base),
+            SpanState::Empty => bug!("heap {:p}: S3: a slot of an empty span was freed", self.base),
         }
     }
 
@@ -323,7 +323,7 @@ impl<S: Above> Heap<S> {
     fn put_empty(&mut self, class: usize, page: PageIndex) {
         let descriptor = self.descriptor(page);
         let (shape, free) = (descriptor.shape(), descriptor.free_slots());
-        descriptor.set_place(Place::Spare);
+        descriptor.set_span_state(SpanState::Empty);
         descriptor.countdown.set(NEVER);
         ensure!(
             free == shape.slots,
@@ -359,7 +359,7 @@ impl<S: Above> Heap<S> {
             self.descriptor(head).set_previous(page);
         }
         let descriptor = self.descriptor(page);
-        descriptor.set_place(Place::Listed);
+        descriptor.set_span_state(SpanState::Partial);
         descriptor.countdown.set(countdown as u16);
         descriptor.set_next(head);
         descriptor.set_previous(NO_PAGE);

@@ -5,13 +5,13 @@ mod breathing;
 mod checking;
 mod collector;
 mod counts;
+mod diagnose;
 mod exchange;
+mod foreign;
 mod fork;
 mod leads;
 mod limits;
-mod misuse;
 mod moves;
-mod outside;
 mod pace;
 mod plans;
 mod refusals;
@@ -23,7 +23,7 @@ use std::ptr;
 
 use proptest::prelude::*;
 
-use misuse::last_words;
+use diagnose::last_words;
 
 use super::class::SMALL_MAX;
 use super::{Heap, alloc};
@@ -442,19 +442,19 @@ fn a_long_block_is_moved_by_the_kernel_and_leaves_no_scar_behind() {
     let mut tested = Tested::new(os.clone(), 64 << 20);
     for size in [1 << 16, 1 << 17, 1 << 18, 1 << 19] {
         assert!(tested.allocate(1 << 15));
-        let grown = tested.live.len() - 1;
-        tested.resize(grown, size, OldSize::Right);
+        let large_growth = tested.live.len() - 1;
+        tested.resize(large_growth, size, OldSize::Right);
         // A neighbour behind, so that the next growth must move.
         assert!(tested.allocate(1 << 15));
-        tested.resize(grown, size * 2, OldSize::Right);
+        tested.resize(large_growth, size * 2, OldSize::Right);
         tested.heap().check();
     }
     assert!(os.world().moves >= 4, "{} moves", os.world().moves);
     tested.check_contents();
     tested.free_all();
     let moves = os.world().moves;
-    assert_eq!(os.world().renewals, moves, "each scar was renewed");
-    assert_eq!(tested.heap().scars.room(), super::Scars::CAPACITY);
+    assert_eq!(os.world().renewals, moves, "each split mapping was renewed");
+    assert_eq!(tested.heap().split_mappings.room(), super::SplitMappings::CAPACITY);
 }
 
 /// Where there is memory, pages that move in its place would throw it away.
@@ -486,15 +486,15 @@ fn a_block_that_moved_and_grew_moves_again_in_pieces() {
     tested.resize(0, 1 << 17, OldSize::Right);
     assert_eq!(os.world().moves, 1);
     tested.resize(1, 1 << 18, OldSize::Right);
-    assert_eq!(os.world().moves, 1, "it grew in place behind its scar");
+    assert_eq!(os.world().moves, 1, "it grew in place behind its split mapping");
     // Too long for the place that the block left.
     assert!(tested.allocate(1 << 17));
     tested.resize(1, 1 << 19, OldSize::Right);
-    assert_eq!(os.world().moves, 3, "the scar and what is behind it moved apart");
+    assert_eq!(os.world().moves, 3, "the split mapping and what is behind it moved apart");
     tested.heap().check();
     tested.check_contents();
     tested.free_all();
-    assert_eq!(tested.heap().scars.room(), super::Scars::CAPACITY);
+    assert_eq!(tested.heap().split_mappings.room(), super::SplitMappings::CAPACITY);
 }
 
 #[test]
@@ -516,11 +516,11 @@ fn a_wiped_heap_is_as_new() {
             tested.heap().reclaim(Budget::Unlimited);
             (0..round * 10).for_each(|_| tested.free(0, OldSize::Right));
             tested.live.clear();
-            assert!(tested.heap().wipe(), "{size} bytes, round {round}");
+            assert!(tested.heap().reset_state(), "{size} bytes, round {round}");
             tested.heap().check();
             let snapshot = tested.heap().snapshot();
             assert_eq!((snapshot.live, snapshot.blocks, snapshot.spans), (0, 0, 0));
-            assert!(snapshot.free_resident <= super::park::KEPT_PAGES as usize * 4096);
+            assert!(snapshot.free_resident <= super::cached_heap::KEPT_PAGES as usize * 4096);
             let kernel = tested.heap().kernel_resident().expect("mincore") as usize;
             assert!(kernel <= snapshot.resident(), "{kernel} of {snapshot:?}");
         }
@@ -536,11 +536,11 @@ fn a_heap_that_the_kernel_will_not_purge_or_that_grew_long_is_not_kept() {
     (0..40).for_each(|_| assert!(tested.allocate(50_000)));
     tested.os.world().failures = vec![true].into();
     tested.live.clear();
-    assert!(!tested.heap().wipe());
+    assert!(!tested.heap().reset_state());
     let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
     assert!(tested.allocate(10 << 20));
     tested.live.clear();
-    assert!(!tested.heap().wipe());
+    assert!(!tested.heap().reset_state());
 }
 
 #[test]

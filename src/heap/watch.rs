@@ -4,13 +4,13 @@
 //! are, how much free memory may stay for how long, and what the background thread has returned.
 //! See `claim` for how both threads work on the same bits.
 //!
-//! | file            | concern                                                          | unsafe |
-//! |-----------------|------------------------------------------------------------------|--------|
-//! | this one        | what the heap's thread says and asks                             | yes    |
-//! | `letter`        | a forecast on its way from one thread to the other               | no     |
-//! | `returning`     | what the background thread does                                  | yes    |
-//! | `sheets`        | descriptors of free pages, returned by either thread             | yes    |
-//! | `closing`       | free pages that are made inaccessible by either thread           | no     |
+//! | file        | concern                                                | unsafe |
+//! |-------------|--------------------------------------------------------|--------|
+//! | this one    | what the heap's thread says and asks                   | yes    |
+//! | `letter`    | a forecast on its way from one thread to the other     | no     |
+//! | `returning` | what the background thread does                        | yes    |
+//! | `sheets`    | descriptors of free pages, returned by either thread   | yes    |
+//! | `closing`   | free pages that are made inaccessible by either thread | no     |
 //!
 //! - W1: `base` and `chunks` are those of a live heap, and do not change.
 //! - W2: the chunks of all pages below `top` are committed, and stay so.
@@ -73,8 +73,8 @@ pub(crate) struct Aside {
 
 impl Aside {
     pub(super) fn add(&mut self, next: &Aside) {
-        self.pages = self.pages.and_more(next.pages);
-        self.holes = self.holes.and_more(next.holes);
+        self.pages = self.pages.saturating_add(next.pages);
+        self.holes = self.holes.saturating_add(next.holes);
         self.leads += next.leads;
         self.sheets = self.sheets.saturating_add(next.sheets);
         self.closed = self.closed.saturating_add(next.closed);

@@ -16,9 +16,9 @@
 
 use core::ffi::c_void;
 
-use super::policy::Sight;
+use super::policy::Observation;
 use crate::figures::Figures;
-use crate::heap::recall::{Cause, Stamp};
+use crate::heap::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::watch::Watch;
 use crate::heap::{Forecast, Heap};
 use crate::options::{AUTO, Key};
@@ -84,10 +84,10 @@ impl<S: Os> Heap<S> {
         self.counts.purge_calls += aside.calls.saturating_sub(aside.searches);
         self.counts.purge_refused += aside.refused;
         let settings = self.settings();
-        self.above.policy.note_returned(&settings, aside.pages);
+        self.hooks.policy.note_returned(&settings, aside.pages);
         if aside.searches > 0 {
-            self.above.policy.note_search_begins(&settings);
-            self.above.policy.note_holes(&settings, aside.holes);
+            self.hooks.policy.note_search_begins(&settings);
+            self.hooks.policy.note_holes(&settings, aside.holes);
         } else {
             // Until the search ends.
             self.runs.aside.holes = aside.holes;
@@ -98,19 +98,19 @@ impl<S: Os> Heap<S> {
     pub(crate) fn publish_in(&mut self, figures: &'static Figures) {
         self.note_background();
         self.runs.aside_total = Pages::ZERO;
-        self.above.figures = Some(figures);
+        self.hooks.figures = Some(figures);
         self.watch().set_told(&figures.aside);
     }
 
     /// Has nothing published any more: the heap is about to end.
     pub(crate) fn publish_no_more(&mut self) {
         self.watch().end();
-        self.above.figures = None;
+        self.hooks.figures = None;
     }
 
     /// Leaves what will be due to the background thread.
     pub(super) fn leave_to_background(&mut self) {
-        let Some(shown_us) = self.above.clock.shown_us else { return };
+        let Some(shown_us) = self.hooks.clock.shown_us else { return };
         self.mend_after_fork();
         if !self.may_be_watched() {
             if self.watch().is_on() {
@@ -121,29 +121,32 @@ impl<S: Os> Heap<S> {
         let forecast = self.forecast(shown_us);
         let due_us = self.worth_calling_us(&forecast);
         // What is too little to call for is news together with what becomes free later.
-        let known =
-            due_us.map_or(forecast.in_the_end().and_more(self.above.stuck), |_| Pages(u32::MAX));
-        self.above.seen = self.runs.dirty.min(known);
+        let known = due_us
+            .map_or(forecast.in_the_end().saturating_add(self.hooks.unpurgeable), |_| {
+                Pages(u32::MAX)
+            });
+        self.hooks.seen = self.runs.dirty.min(known);
         if due_us.is_some() || self.watch().is_on() {
             self.watch().publish(&forecast);
         }
-        let Some(due_us) = due_us.filter(|_| shown_us >= self.above.background.none_until_us)
+        let Some(due_us) = due_us.filter(|_| shown_us >= self.hooks.background.none_until_us)
         else {
             return;
         };
-        let rested_us = rested_us(self.watch(), self.runs.dirty.beyond(forecast.keep_at(due_us)));
+        let rested_us =
+            rested_us(self.watch(), self.runs.dirty.saturating_sub(forecast.keep_at(due_us)));
         let due_us = due_us.max(forecast.not_before_us).max(rested_us);
         if !self.watch().begin() || !background::call::<Return>(due_us) {
-            self.above.background.none_until_us = shown_us + RETRY_US;
+            self.hooks.background.none_until_us = shown_us + RETRY_US;
         }
     }
 
     /// When there is enough for the background thread to do. `None`: never.
     fn worth_calling_us(&self, forecast: &Forecast) -> Option<u64> {
-        let dirty = self.runs.dirty.beyond(self.above.stuck);
+        let dirty = self.runs.dirty.saturating_sub(self.hooks.unpurgeable);
         let sparse = self.free_in_spans() / PAGE;
         let falls_us = forecast.falls_below_us(dirty);
-        let is_worth_it = dirty.beyond(forecast.in_the_end()) >= WORTH_CALLING;
+        let is_worth_it = dirty.saturating_sub(forecast.in_the_end()) >= WORTH_CALLING;
         let falls_us = falls_us.filter(|_| is_worth_it);
         let has_spans = sparse >= WORTH_CALLING.0 as usize && forecast.search_us < u64::MAX;
         let search_us = has_spans.then_some(forecast.search_us);
@@ -157,9 +160,9 @@ impl<S: Os> Heap<S> {
 
     /// What the policy foresees, on the system's clock.
     fn forecast(&self, shown_us: u64) -> Forecast {
-        let now_us = self.above.clock.now_us;
-        let sight = Sight { moved: self.runs.moved, ..self.sight(now_us) };
-        let mut forecast = self.above.policy.forecast(&self.settings(), sight);
+        let now_us = self.hooks.clock.now_us;
+        let observation = Observation { moved: self.runs.moved, ..self.observation(now_us) };
+        let mut forecast = self.hooks.policy.forecast(&self.settings(), observation);
         let to_shown = |at_us: u64| at_us.saturating_add(shown_us).saturating_sub(now_us);
         for time in [
             &mut forecast.made_us,
@@ -173,7 +176,7 @@ impl<S: Os> Heap<S> {
             forecast.search_us = forecast.search_us.min(forecast.ends_us() + SEARCH_WITHIN_US);
         }
         if self.options.get(Key::Background) == AUTO {
-            forecast.not_before_us = self.above.background.host_until_us;
+            forecast.not_before_us = self.hooks.background.host_until_us;
         }
         forecast
     }
@@ -184,7 +187,7 @@ impl<S: Os> Heap<S> {
     /// Does what the background thread would do now. Returns when that would come again.
     pub(crate) fn visit_in_background(&mut self) -> Option<u64> {
         self.watch().pretend();
-        let shown_us = self.above.clock.shown_us?;
+        let shown_us = self.hooks.clock.shown_us?;
         self.watch().publish(&self.forecast(shown_us));
         // SAFETY: the heap lives, and nobody else looks.
         unsafe { visit(self.watch(), &self.os, &|| true) }
@@ -215,7 +218,7 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
     if now_us < forecast.not_before_us {
         return next_visit_us(&forecast, watch, now_us);
     }
-    let excess = watch.dirty().beyond(forecast.keep_at(now_us));
+    let excess = watch.dirty().saturating_sub(forecast.keep_at(now_us));
     let is_due = excess >= WORTH_RETURNING || is_over(&forecast, now_us) && excess > Pages::ZERO;
     let rested_us = rested_us(watch, excess);
     if now_us < rested_us {
@@ -226,7 +229,7 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
     if now_us < forecast.made_us + AT_WORK_US {
         watch.set_at_work(now_us);
     }
-    let stamp = Stamp::new(now_us, Cause::Idle);
+    let stamp = PurgeStamp::new(now_us, PurgeReason::Idle);
     if is_due {
         // SAFETY: C1: the pages are claimed, and they are free: they hold nothing of value.
         let purge = |ranges: &[_]| unsafe { os.purge(ranges) };
@@ -298,12 +301,12 @@ fn next_visit_us(forecast: &Forecast, watch: &Watch, now_us: u64) -> Option<u64>
     let is_over = now_us >= forecast.ends_us() && !is_host_awaited;
     let is_all = dirty <= forecast.in_the_end() || is_over;
     let falls_us = (!is_all).then(|| {
-        let most_us = forecast.falls_below_us(dirty.beyond(WORTH_RETURNING));
+        let most_us = forecast.falls_below_us(dirty.saturating_sub(WORTH_RETURNING));
         most_us.unwrap_or(u64::MAX).min(forecast.ends_us())
     });
     let is_searched = forecast.search_us == u64::MAX || watch.has_searched(forecast);
     let search_us = (!is_searched).then_some(forecast.search_us);
     let due_us = [falls_us, search_us].into_iter().flatten().min()?;
-    let rested_us = rested_us(watch, dirty.beyond(forecast.keep_at(due_us)));
+    let rested_us = rested_us(watch, dirty.saturating_sub(forecast.keep_at(due_us)));
     Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))
 }

@@ -37,7 +37,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::heap::{Heap, NO_GATE};
+use crate::heap::{Heap, NO_LIMIT};
 use crate::os::Os;
 
 /// How often the collector is made due in one emergency. The first may only end a cycle, and the
@@ -78,7 +78,7 @@ pub(super) struct Emergency {
     held_turn: usize,
     /// Bytes up to where there is none, if that is above seven eighths of the limit: halfway from
     /// the least that was held since the last one to where allocations are refused.
-    gate: usize,
+    growth_limit: usize,
     /// The eighth is open until then.
     rest_until_us: u64,
 }
@@ -92,31 +92,31 @@ impl<S: Os> Heap<S> {
     /// The hard limit, less what is kept for the collector.
     pub(super) fn hard_limit(&self) -> usize {
         let hard = self.limits().hard;
-        if hard == NO_GATE || self.collector.is_none() { hard } else { hard - hard / 32 }
+        if hard == NO_LIMIT || self.collector.is_none() { hard } else { hard - hard / 32 }
     }
 
     /// Up to where it grows without an emergency.
     fn collector_gate(&self, now_us: u64) -> usize {
         let hard = self.limits().hard;
-        let is_open = self.collecting || now_us < self.above.emergency.rest_until_us;
-        if hard == NO_GATE || self.collector.is_none() || is_open {
+        let is_open = self.collecting || now_us < self.hooks.emergency.rest_until_us;
+        if hard == NO_LIMIT || self.collector.is_none() || is_open {
             return self.hard_limit();
         }
-        (hard - hard / 8).max(self.above.emergency.gate)
+        (hard - hard / 8).max(self.hooks.emergency.growth_limit)
     }
 
     /// The hard limit is another one.
     pub(super) fn forget_emergency(&mut self) {
-        self.above.emergency.gate = 0;
+        self.hooks.emergency.growth_limit = 0;
     }
 
     /// The gate falls with what is held.
     pub(super) fn lower_gate(&mut self) {
-        if self.above.emergency.gate > 0 {
+        if self.hooks.emergency.growth_limit > 0 {
             let halfway = self.halfway(self.held());
-            let gate = &mut self.above.emergency.gate;
-            *gate = halfway.min(*gate);
-            self.gate = self.closed_gate(self.above.clock.now_us);
+            let growth_limit = &mut self.hooks.emergency.growth_limit;
+            *growth_limit = halfway.min(*growth_limit);
+            self.growth_limit = self.closed_gate(self.hooks.clock.now_us);
         }
     }
 
@@ -127,28 +127,28 @@ impl<S: Os> Heap<S> {
 
     /// Learns how the collector goes, where there is a hard limit for which that matters.
     pub(super) fn look_at_collector(&mut self) {
-        if self.limits().hard != NO_GATE {
+        if self.limits().hard != NO_LIMIT {
             self.learn_collector();
         }
     }
 
     /// Whether growth to `held` bytes in use should have the collector run.
     pub(super) fn wants_collector(&self, held: usize, now_us: u64) -> bool {
-        let gate = self.collector_gate(now_us);
-        gate < self.hard_limit() && held > gate
+        let growth_limit = self.collector_gate(now_us);
+        growth_limit < self.hard_limit() && held > growth_limit
     }
 
     /// Begins an emergency, or goes on with one that is suspended. That one is over if much was
     /// freed meanwhile.
     pub(super) fn want_emergency(&mut self, now_us: u64) {
         let held = self.held();
-        if self.above.emergency.left == 0 || self.has_freed_much(held) {
+        if self.hooks.emergency.left == 0 || self.has_freed_much(held) {
             self.begin_emergency(now_us);
             return;
         }
         self.collecting = true;
         // It has not had its turn since, where it stands still.
-        self.above.emergency.waited = TURN_ALLOCATIONS;
+        self.hooks.emergency.waited = TURN_ALLOCATIONS;
         self.take_turn(held);
     }
 
@@ -158,19 +158,19 @@ impl<S: Os> Heap<S> {
         let is_due = self.make_collector_due();
         let held = self.held();
         if !self.collecting {
-            self.above.emergency.begun_us = now_us;
+            self.hooks.emergency.begun_us = now_us;
         }
         self.collecting = true;
         self.grace = GRACE;
-        self.above.emergency.held_begun = held;
+        self.hooks.emergency.held_begun = held;
         self.note_turn(held);
         let steps = STEPS + u32::try_from(held >> 19).unwrap_or(u32::MAX / 2);
-        let turns = if self.collector_in_steps() { steps } else { CYCLES };
-        self.above.emergency.left = turns - u32::from(is_due);
+        let word_seed = if self.collector_in_steps() { steps } else { CYCLES };
+        self.hooks.emergency.left = word_seed - u32::from(is_due);
         if is_due {
             self.retire_spans();
         } else {
-            self.above.emergency.waited = TURN_ALLOCATIONS;
+            self.hooks.emergency.waited = TURN_ALLOCATIONS;
         }
     }
 
@@ -180,8 +180,8 @@ impl<S: Os> Heap<S> {
         if self.has_freed_much(held) {
             self.end_emergency(held);
         } else if self.is_still_due() {
-            self.above.emergency.waited += 1;
-        } else if self.above.emergency.left == 0 || self.has_freed_all(held) {
+            self.hooks.emergency.waited += 1;
+        } else if self.hooks.emergency.left == 0 || self.has_freed_all(held) {
             self.end_emergency(held);
         } else {
             self.take_turn(held);
@@ -191,7 +191,7 @@ impl<S: Os> Heap<S> {
     /// Makes the collector due once more.
     fn take_turn(&mut self, held: usize) {
         if self.make_collector_due() {
-            self.above.emergency.left -= 1;
+            self.hooks.emergency.left -= 1;
             self.note_turn(held);
             self.retire_spans();
         }
@@ -209,12 +209,12 @@ impl<S: Os> Heap<S> {
             return;
         }
         let held = self.held();
-        if self.above.emergency.left == 0 || self.has_freed_much(held) {
+        if self.hooks.emergency.left == 0 || self.has_freed_much(held) {
             self.end_emergency(held);
         } else {
             self.let_collector_be();
             self.collecting = false;
-            self.gate = self.closed_gate(self.above.clock.now_us);
+            self.growth_limit = self.closed_gate(self.hooks.clock.now_us);
         }
     }
 
@@ -225,12 +225,12 @@ impl<S: Os> Heap<S> {
 
     /// Freed in an emergency, less what was allocated meanwhile.
     fn freed(&self, held: usize) -> usize {
-        self.above.emergency.held_begun.saturating_sub(held)
+        self.hooks.emergency.held_begun.saturating_sub(held)
     }
 
     fn has_freed_much(&self, held: usize) -> bool {
         let hard = self.limits().hard;
-        hard == NO_GATE || held < hard / 4 * 3 || self.freed(held) >= hard / MUCH
+        hard == NO_LIMIT || held < hard / 4 * 3 || self.freed(held) >= hard / MUCH
     }
 
     /// Whether the last turn has freed nothing, and the ones before it something. New blocks are
@@ -238,14 +238,14 @@ impl<S: Os> Heap<S> {
     fn has_freed_all(&self, held: usize) -> bool {
         let hard = self.limits().hard;
         self.freed(held) >= hard / LITTLE
-            && self.above.emergency.held_turn.saturating_sub(held) < hard / NOTHING
+            && self.hooks.emergency.held_turn.saturating_sub(held) < hard / NOTHING
     }
 
     /// The collector is due: what it does from now on shows.
     fn note_turn(&mut self, held: usize) {
-        self.above.emergency.waited = 0;
-        self.above.emergency.held_turn = held;
-        self.above.emergency.freed_blocks = self.freed_blocks();
+        self.hooks.emergency.waited = 0;
+        self.hooks.emergency.held_turn = held;
+        self.hooks.emergency.freed_blocks = self.freed_blocks();
     }
 
     fn collector_in_steps(&self) -> bool {
@@ -256,23 +256,23 @@ impl<S: Os> Heap<S> {
         if self.collector_in_steps() {
             return false;
         }
-        let emergency = &self.above.emergency;
+        let emergency = &self.hooks.emergency;
         let freed = self.freed_blocks().wrapping_sub(emergency.freed_blocks);
         emergency.waited < TURN_ALLOCATIONS && freed <= TURN_BLOCKS
     }
 
     fn end_emergency(&mut self, held: usize) {
-        let now_us = self.above.clock.advance(self.os.now_us());
+        let now_us = self.hooks.clock.advance(self.os.now_us());
         let hard = self.limits().hard;
         let has_helped = self.has_freed_much(held) || self.freed(held) >= hard / LITTLE;
         self.let_collector_be();
         self.collecting = false;
         let halfway = self.halfway(held);
-        let emergency = &mut self.above.emergency;
+        let emergency = &mut self.hooks.emergency;
         emergency.left = 0;
         let took_us = now_us.saturating_sub(emergency.begun_us).clamp(TOOK_US.0, TOOK_US.1);
         emergency.rest_until_us = if has_helped { 0 } else { now_us + REST * took_us };
-        emergency.gate = if hard == NO_GATE { 0 } else { halfway };
-        self.gate = self.closed_gate(now_us);
+        emergency.growth_limit = if hard == NO_LIMIT { 0 } else { halfway };
+        self.growth_limit = self.closed_gate(now_us);
     }
 }

@@ -14,7 +14,7 @@
 use super::policy::{PrematurePurge, Settings};
 use super::purge::Budget;
 use crate::heap::Heap;
-use crate::heap::recall::Cause;
+use crate::heap::refaults::PurgeReason;
 use crate::options::Key;
 use crate::os::Os;
 use crate::units::Pages;
@@ -34,7 +34,7 @@ pub(super) struct Emptied {
     /// What of the memory that was returned was needed again too soon, and the mistakes that are
     /// known of.
     premature: PrematurePurge,
-    mistakes: u64,
+    premature_total: u64,
 }
 
 impl<S: Os> Heap<S> {
@@ -45,25 +45,25 @@ impl<S: Os> Heap<S> {
         if pages < LEAST || self.options.get(Key::Auto) == 0 {
             return;
         }
-        let left = self.above.emptied.left.and_more(pages).min(self.runs.dirty);
-        self.above.emptied.left = left;
+        let left = self.hooks.emptied.left.saturating_add(pages).min(self.runs.dirty);
+        self.hooks.emptied.left = left;
         // Most have nothing to return, and do not read the clock.
         if self.runs.dirty <= self.worth_keeping() {
             return;
         }
         let start_us = self.os.now_us();
-        let now_us = self.above.clock.advance(start_us);
+        let now_us = self.hooks.clock.advance(start_us);
         let needed = self.needed_again(now_us);
-        if !self.may_shed(self.runs.dirty.beyond(needed)) {
+        if !self.may_shed(self.runs.dirty.saturating_sub(needed)) {
             return;
         }
         self.look(now_us);
         let keep = self.worth_keeping().max(needed);
-        let excess = self.runs.dirty.beyond(keep).min(left);
+        let excess = self.runs.dirty.saturating_sub(keep).min(left);
         if excess >= LEAST {
             let keep = self.runs.dirty - excess;
-            let outcome = self.shed(keep, self.cause(), self.budget_for_emptied(start_us));
-            self.above.emptied.left = left.beyond(outcome.returned);
+            let outcome = self.purge_dirty(keep, self.cause(), self.budget_for_emptied(start_us));
+            self.hooks.emptied.left = left.saturating_sub(outcome.returned);
             self.cut_end();
             self.note_step(start_us);
         }
@@ -72,7 +72,7 @@ impl<S: Os> Heap<S> {
 
     /// A host that ticks counts its microseconds: the rest goes at its ticks, when it is due.
     fn budget_for_emptied(&self, start_us: u64) -> Budget {
-        match self.above.background.has_host(start_us) {
+        match self.hooks.background.has_host(start_us) {
             true => Budget::Until(start_us + self.options.get(Key::StepUs) as u64),
             false => Budget::Unlimited,
         }
@@ -81,7 +81,7 @@ impl<S: Os> Heap<S> {
     /// Free memory that stays when a large block is gone. A swing of demand is no reason to keep
     /// more: what that costs is learned here.
     fn worth_keeping(&self) -> Pages {
-        if self.cause() == Cause::Limit {
+        if self.cause() == PurgeReason::Limit {
             return Pages::ZERO;
         }
         let Settings { retain, retain_max, .. } = self.settings();
@@ -95,9 +95,10 @@ impl<S: Os> Heap<S> {
 
     /// What waits for its time after all.
     fn needed_again(&mut self, now_us: u64) -> Pages {
-        let mistakes = self.runs.recall.mistakes();
-        let emptied = &mut self.above.emptied;
-        let new = mistakes - core::mem::replace(&mut emptied.mistakes, mistakes);
+        let premature_total = self.runs.refaults.premature_total();
+        let emptied = &mut self.hooks.emptied;
+        let new =
+            premature_total - core::mem::replace(&mut emptied.premature_total, premature_total);
         emptied.premature.add(now_us, Pages(u32::try_from(new).unwrap_or(u32::MAX)));
         let needed = emptied.premature.at(now_us);
         if self.may_keep() { needed.min(self.settings().retain_max) } else { Pages::ZERO }
@@ -105,6 +106,6 @@ impl<S: Os> Heap<S> {
 
     /// Whether free memory may stay at all but for `retain`.
     fn may_keep(&self) -> bool {
-        self.cause() != Cause::Limit && self.options.get(Key::DecayMs) > 0
+        self.cause() != PurgeReason::Limit && self.options.get(Key::DecayMs) > 0
     }
 }

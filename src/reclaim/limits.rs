@@ -8,14 +8,14 @@
 #![forbid(unsafe_code)]
 
 use crate::cgroup;
-use crate::heap::NO_GATE;
+use crate::heap::NO_LIMIT;
 use crate::options::{CGROUP, Key, Options};
 use crate::os::Os;
 
 /// Microseconds between two readings of the cgroup.
 const READ_EVERY_US: u64 = 1_000_000;
 
-/// The limits of one heap, in bytes; [`NO_GATE`] where there is none.
+/// The limits of one heap, in bytes; [`NO_LIMIT`] where there is none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) soft: usize,
@@ -26,7 +26,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { soft: NO_GATE, hard: NO_GATE, from_cgroup: false, read_again_us: 0 }
+        Limits { soft: NO_LIMIT, hard: NO_LIMIT, from_cgroup: false, read_again_us: 0 }
     }
 }
 
@@ -34,8 +34,8 @@ impl Limits {
     /// The limits that options say. One from the cgroup is not there until it is read.
     pub(crate) fn new(options: &Options) -> Limits {
         let bytes = |key| match options.get(key) {
-            0 => NO_GATE,
-            value => usize::try_from(value).unwrap_or(NO_GATE),
+            0 => NO_LIMIT,
+            value => usize::try_from(value).unwrap_or(NO_LIMIT),
         };
         Limits {
             soft: bytes(Key::LimitSoft),
@@ -59,20 +59,20 @@ impl Limits {
         self.read_again_us = now_us + READ_EVERY_US;
         self.soft = match cgroup::memory(os) {
             Some(memory) => share_of_heap(&memory, resident),
-            None => NO_GATE,
+            None => NO_LIMIT,
         };
     }
 
     /// Where growth is stopped first.
-    pub(crate) fn gate(&self) -> usize {
+    pub(crate) fn growth_limit(&self) -> usize {
         self.soft.min(self.hard)
     }
 
     /// How near the first limit is, from 0 while no more than half of it is held to 100 when all of
     /// it is. `held` is what is not free.
     pub(crate) fn pressure(&self, held: usize) -> u32 {
-        let limit = self.gate();
-        if limit == NO_GATE {
+        let limit = self.growth_limit();
+        if limit == NO_LIMIT {
             return 0;
         }
         let half = limit / 2;
@@ -84,7 +84,7 @@ impl Limits {
 fn share_of_heap(memory: &cgroup::Memory, resident: usize) -> usize {
     let allowed = memory.limit / 10 * 9;
     let share = (resident as u64).saturating_add(allowed).saturating_sub(memory.used);
-    usize::try_from(share).unwrap_or(NO_GATE)
+    usize::try_from(share).unwrap_or(NO_LIMIT)
 }
 
 #[cfg(test)]
@@ -112,9 +112,9 @@ mod tests {
 
     #[test]
     fn the_first_limit_is_the_gate() {
-        assert_eq!(Limits { soft: 5, hard: 3, ..Limits::default() }.gate(), 3);
-        assert_eq!(Limits { soft: 5, ..Limits::default() }.gate(), 5);
-        assert_eq!(Limits::default().gate(), NO_GATE);
+        assert_eq!(Limits { soft: 5, hard: 3, ..Limits::default() }.growth_limit(), 3);
+        assert_eq!(Limits { soft: 5, ..Limits::default() }.growth_limit(), 5);
+        assert_eq!(Limits::default().growth_limit(), NO_LIMIT);
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl<S: Os> Heap<S> {
     /// the clock is read.
     pub(super) fn look_at_first(&mut self) {
         let auto = self.options.get(Key::Auto) == 1;
-        self.look_at = if auto { LOOK } else { Pages(u32::MAX) };
+        self.poll_threshold = if auto { LOOK } else { Pages(u32::MAX) };
         self.look_in = if auto { STRIDE.min(self.look_in) } else { u32::MAX };
     }
 
@@ -76,8 +76,8 @@ impl<S: Os> Heap<S> {
         }
         self.note_use_since_emergency();
         let start_us = self.os.now_us();
-        let before_us = self.above.clock.now_us;
-        let now_us = self.above.clock.advance(start_us);
+        let before_us = self.hooks.clock.now_us;
+        let now_us = self.hooks.clock.advance(start_us);
         self.look_in = if now_us - before_us < SPARSE_US { STRIDE } else { 1 };
         if !self.is_time_to_look(now_us) {
             self.lower_gate();
@@ -93,18 +93,18 @@ impl<S: Os> Heap<S> {
         self.leave_to_background();
         let pause_us = LOOK_EVERY_US.max(SHARE * took_us);
         let look_again_us = now_us + pause_us;
-        self.above.pace = Pace { breathed_us: now_us, look_again_us, ask_again_us: look_again_us };
+        self.hooks.pace = Pace { breathed_us: now_us, look_again_us, ask_again_us: look_again_us };
     }
 
     fn is_time_to_look(&mut self, now_us: u64) -> bool {
-        let moved = self.runs.moved > self.look_at;
+        let moved = self.runs.moved > self.poll_threshold;
         if moved {
-            self.look_at = self.runs.moved.and_more(LOOK);
+            self.poll_threshold = self.runs.moved.saturating_add(LOOK);
         }
         if self.goes_at_once() {
             return true;
         }
-        let pace = &mut self.above.pace;
+        let pace = &mut self.hooks.pace;
         if moved || now_us < pace.ask_again_us {
             let is_time = now_us >= pace.look_again_us;
             if moved && !is_time {
@@ -121,8 +121,8 @@ impl<S: Os> Heap<S> {
     /// It would otherwise look at the heap whenever much was freed, and never when that is used
     /// again.
     fn leave_news(&mut self) {
-        if self.runs.dirty.beyond(self.above.seen) >= NEWS {
-            self.above.seen = self.runs.dirty;
+        if self.runs.dirty.saturating_sub(self.hooks.seen) >= NEWS {
+            self.hooks.seen = self.runs.dirty;
             self.leave_to_background();
         }
     }
@@ -130,7 +130,7 @@ impl<S: Os> Heap<S> {
     /// Whether free memory is not to stay at all, and there is some that can go.
     fn goes_at_once(&self) -> bool {
         self.options.get(Key::DecayMs) == 0
-            && self.may_shed(self.runs.dirty.beyond(self.settings().retain))
+            && self.may_shed(self.runs.dirty.saturating_sub(self.settings().retain))
     }
 
     /// How many microseconds a look may take. Where the background thread comes it does the rest,
@@ -140,7 +140,7 @@ impl<S: Os> Heap<S> {
         if self.watch().is_on() && self.due() < MUCH {
             return step_us;
         }
-        let earned_us = (now_us - self.above.pace.breathed_us) / SHARE;
+        let earned_us = (now_us - self.hooks.pace.breathed_us) / SHARE;
         earned_us.clamp(step_us, STEPS_MAX * step_us)
     }
 }

@@ -1,7 +1,7 @@
 //! The policy: how much free memory may stay resident now.
 //!
-//! Pure: it is shown the heap's counters with the time ([`Sight`]) and answers with a [`Verdict`].
-//! It makes no system call, has no clock, and never looks at a heap.
+//! Pure: it is shown the heap's counters with the time ([`Observation`]) and answers with a
+//! [`Decision`]. It makes no system call, has no clock, and never looks at a heap.
 //!
 //! ```text
 //! keep = above a memory limit     nothing
@@ -25,23 +25,23 @@
 //! - **Cap.** `retain_max`, and for the floor also twice the mean demand, so that a rare spike does
 //!   not hold memory for the next one.
 //!
-//! Sights of the same moment are merged before anything is concluded from them, so their order does
-//! not matter. Where a constant says what it buys, that is by the table that `policy_table` in the
-//! tests prints.
+//! Observations of the same moment are merged before anything is concluded from them, so their
+//! order does not matter. Where a constant says what it buys, that is by the table that
+//! `policy_table` in the tests prints.
 
 #![forbid(unsafe_code)]
 
 mod decay;
+mod demand;
 mod holes;
 mod idle;
-mod tide;
 
 use crate::heap::Forecast;
 use crate::units::Pages;
-use decay::{Decay, EPOCHS, epoch_us, faded};
+use decay::{Decay, EPOCHS, decayed, epoch_us};
+use demand::DemandLevels;
 use holes::Holes;
 use idle::Idle;
-use tide::Tide;
 
 /// What it costs to return a page and to fault it in again, in microseconds. Measured: 0.3 to give
 /// a page back and 2.5 for the fault on a virtual machine; a machine of one's own takes about 1.
@@ -56,8 +56,8 @@ const MEMORY_US: u64 = 60_000_000;
 /// that is low half of the time. Spikes of 300 MB every 20 s hold 70 MB on average; with 4, 140.
 const FLOOR_PER_MEAN: f64 = 2.0;
 /// Less than this, 256 KiB, or than a 64th of the heap, is not worth a call or a wake-up until the
-/// heap is at rest. Without it the top of a sawtooth, which falls between two sights, is returned
-/// in each turn, and the wave of an hour takes twice the calls and wake-ups.
+/// heap is at rest. Without it the top of a sawtooth, which falls between two observations, is
+/// returned in each turn, and the wave of an hour takes twice the calls and wake-ups.
 const WORTH_MIN: Pages = Pages(64);
 /// Fewer pages than this that change hands in an epoch, or than a 64th of the free ones or of those
 /// that a swing will need, are no activity: a timer that moves 20 pages a second must not keep what
@@ -85,7 +85,7 @@ pub(crate) struct Settings {
 
 /// What there is to see of a heap at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sight {
+pub(crate) struct Observation {
     /// A clock that does not go back.
     pub(crate) now_us: u64,
     /// Demand: pages in use.
@@ -94,7 +94,7 @@ pub(crate) struct Sight {
     pub(crate) dirty: Pages,
     /// Free slots in spans, in pages: no more holes than that can be found.
     pub(crate) sparse: Pages,
-    /// Pages that changed hands since the sight before.
+    /// Pages that changed hands since the observation before.
     pub(crate) moved: Pages,
     /// Of these, pages that had been returned less than a second ago.
     pub(crate) premature: Pages,
@@ -133,7 +133,7 @@ pub(crate) enum Reason {
 
 /// The judgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct Decision {
     /// Free pages that may stay resident.
     pub(crate) keep: Pages,
     /// Of these, those that will not go by the passing of time alone while the heap is busy.
@@ -149,74 +149,78 @@ pub(crate) struct Verdict {
 /// The policy's memory of one heap.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Policy {
-    /// All that was concluded from the moments before that of `sight`.
-    past: Past,
-    /// What was seen at the last moment, all of its sights merged.
-    sight: Sight,
+    /// All that was concluded from the moments before that of `observation`.
+    state: PolicyState,
+    /// What was seen at the last moment, all of its observations merged.
+    observation: Observation,
 }
 
 impl Policy {
-    /// Takes note of a sight and judges. The time must not go back.
-    pub(crate) fn judge(&mut self, settings: &Settings, sight: Sight) -> Verdict {
-        if sight.now_us > self.sight.now_us {
-            self.past = self.past.after(settings, &self.sight);
-            self.sight = sight;
+    /// Takes note of an observation and judges. The time must not go back.
+    pub(crate) fn decide(&mut self, settings: &Settings, observation: Observation) -> Decision {
+        if observation.now_us > self.observation.now_us {
+            self.state = self.state.after(settings, &self.observation);
+            self.observation = observation;
         } else {
-            self.sight = self.sight.merged(&sight);
+            self.observation = self.observation.merged(&observation);
         }
-        self.past.after(settings, &self.sight).verdict(settings, &self.sight)
+        self.state.after(settings, &self.observation).decision(settings, &self.observation)
     }
 
     /// Takes note that a search of all spans for holes begins.
     pub(crate) fn note_search_begins(&mut self, settings: &Settings) {
         self.conclude(settings);
-        self.past.holes.note_search_begins();
+        self.state.holes.note_search_begins();
     }
 
     /// Takes note that a search of all spans for holes has ended: pages that it returned.
     pub(crate) fn note_holes(&mut self, settings: &Settings, returned: Pages) {
         self.conclude(settings);
-        let at_rest = self.past.is_at_rest(settings, self.sight.now_us);
-        self.past.holes.note_search(&self.sight, at_rest, returned);
+        let at_rest = self.state.is_at_rest(settings, self.observation.now_us);
+        self.state.holes.note_search(&self.observation, at_rest, returned);
     }
 
     /// Takes note that free pages were returned.
     pub(crate) fn note_returned(&mut self, settings: &Settings, pages: Pages) {
         self.conclude(settings);
-        self.past.decay.note_returned(pages);
-        self.past.idle.note_returned(pages);
-        self.sight.dirty = self.sight.dirty.beyond(pages);
+        self.state.decay.note_returned(pages);
+        self.state.idle.note_returned(pages);
+        self.observation.dirty = self.observation.dirty.saturating_sub(pages);
     }
 
     /// Takes note that pages came to light that have been free for long.
     pub(crate) fn note_found(&mut self, settings: &Settings, pages: Pages) {
         self.conclude(settings);
-        self.past.decay.note_found(epoch_us(settings.decay_us), pages);
-        self.sight.dirty = self.sight.dirty.and_more(pages);
+        self.state.decay.note_found(epoch_us(settings.decay_us), pages);
+        self.observation.dirty = self.observation.dirty.saturating_add(pages);
     }
 
     /// Makes the last moment past, so that what follows at the same time is apart from it.
     fn conclude(&mut self, settings: &Settings) {
-        self.past = self.past.after(settings, &self.sight);
-        self.sight = Sight { moved: Pages::ZERO, premature: Pages::ZERO, ..self.sight };
+        self.state = self.state.after(settings, &self.observation);
+        self.observation =
+            Observation { moved: Pages::ZERO, premature: Pages::ZERO, ..self.observation };
     }
 
-    /// What may stay if nothing happens after a sight, of which the policy takes no note: now, and
-    /// when each of the next epochs has ended. Times are those of the sights.
-    pub(crate) fn forecast(&self, settings: &Settings, sight: Sight) -> Forecast {
+    /// What may stay if nothing happens after an observation, of which the policy takes no note:
+    /// now, and when each of the next epochs has ended. Times are those of the observations.
+    pub(crate) fn forecast(&self, settings: &Settings, observation: Observation) -> Forecast {
         let mut seen = self.clone();
-        seen.judge(settings, sight);
-        let (past, sight) = (seen.past.after(settings, &seen.sight), &seen.sight);
-        let dirty = sight.dirty;
-        let holes_us = past.holes.next(settings.decay_us, sight, past.active_us);
-        let grown_us = past.tide.grown_us() + past.growing_us(settings);
+        seen.decide(settings, observation);
+        let (state, observation) =
+            (seen.state.after(settings, &seen.observation), &seen.observation);
+        let dirty = observation.dirty;
+        let holes_us = state.holes.next(settings.decay_us, observation, state.active_us);
+        let grown_us = state.demand_levels.grown_us() + state.growing_us(settings);
         Forecast {
-            made_us: past.now_us,
-            epoch_start_us: past.decay.epoch_start_us(),
+            made_us: state.now_us,
+            epoch_start_us: state.decay.epoch_start_us(),
             epoch_us: epoch_us(settings.decay_us),
-            keep: core::array::from_fn(|step| past.keep_after(settings, sight, dirty, step as u64)),
-            idle_us: past.now_us + idle::moment_us(settings),
-            idle_keep: past.keep_of(settings, sight, dirty, dirty, 0),
+            keep: core::array::from_fn(|step| {
+                state.keep_after(settings, observation, dirty, step as u64)
+            }),
+            idle_us: state.now_us + idle::moment_us(settings),
+            idle_keep: state.keep_of(settings, observation, dirty, dirty, 0),
             search_us: holes_us.map_or(u64::MAX, |at_us| at_us.max(grown_us)),
             not_before_us: 0,
         }
@@ -224,21 +228,21 @@ impl Policy {
 
     /// How long the memory that is free now has been so on average, to an epoch.
     pub(crate) fn idle_age_us(&self, settings: &Settings, now_us: u64) -> u64 {
-        let past = self.past.after(settings, &self.sight);
-        past.decay.age_us(epoch_us(settings.decay_us), now_us.max(past.now_us))
+        let state = self.state.after(settings, &self.observation);
+        state.decay.age_us(epoch_us(settings.decay_us), now_us.max(state.now_us))
     }
 }
 
-impl Sight {
-    /// Two sights of one moment as one, whichever came first.
-    fn merged(&self, other: &Sight) -> Sight {
-        Sight {
+impl Observation {
+    /// Two observations of one moment as one, whichever came first.
+    fn merged(&self, other: &Observation) -> Observation {
+        Observation {
             now_us: self.now_us,
             used: self.used.max(other.used),
             dirty: self.dirty.max(other.dirty),
             sparse: self.sparse.max(other.sparse),
-            moved: self.moved.and_more(other.moved),
-            premature: self.premature.and_more(other.premature),
+            moved: self.moved.saturating_add(other.moved),
+            premature: self.premature.saturating_add(other.premature),
             over_limit: self.over_limit | other.over_limit,
         }
     }
@@ -260,18 +264,18 @@ impl PrematurePurge {
     /// More pages, each of which prolongs the belief by the time in which it is affordable.
     pub(super) fn add(&mut self, now_us: u64, pages: Pages) {
         let until_us = self.until_us.max(now_us) + affordable_us(pages);
-        let pages = self.at(now_us).and_more(pages);
+        let pages = self.at(now_us).saturating_add(pages);
         *self = PrematurePurge { pages, until_us: until_us.min(now_us + MEMORY_US) };
     }
 }
 
 /// What is remembered of all moments up to one.
 #[derive(Clone, Debug, Default)]
-struct Past {
+struct PolicyState {
     now_us: u64,
     decay: Decay,
     idle: Idle,
-    tide: Tide,
+    demand_levels: DemandLevels,
     holes: Holes,
     premature: PrematurePurge,
     used: Pages,
@@ -284,27 +288,27 @@ struct Past {
     moved_since_us: u64,
 }
 
-impl Past {
-    /// What will be remembered when `sight` is past too.
-    fn after(&self, settings: &Settings, sight: &Sight) -> Past {
+impl PolicyState {
+    /// What will be remembered when `observation` is past too.
+    fn after(&self, settings: &Settings, observation: &Observation) -> PolicyState {
         let mut next = self.clone();
-        let now_us = sight.now_us;
+        let now_us = observation.now_us;
         let epoch_us = epoch_us(settings.decay_us);
-        next.note_mean(sight);
-        next.note_activity(epoch_us, sight);
-        next.decay.note(epoch_us, now_us, sight.dirty);
-        next.idle.note(settings, now_us, sight.dirty);
-        next.tide.note(now_us, sight.used, self.growing_us(settings));
-        next.holes.note(sight);
-        next.premature.add(now_us, sight.premature);
+        next.note_mean(observation);
+        next.note_activity(epoch_us, observation);
+        next.decay.note(epoch_us, now_us, observation.dirty);
+        next.idle.note(settings, now_us, observation.dirty);
+        next.demand_levels.note(now_us, observation.used, self.growing_us(settings));
+        next.holes.note(observation);
+        next.premature.add(now_us, observation.premature);
         next.now_us = now_us;
         next
     }
 
-    fn note_mean(&mut self, sight: &Sight) {
-        self.mean_used = self.mean_at(sight.now_us);
-        self.mean_span_us = self.mean_span_at(sight.now_us);
-        self.used = sight.used;
+    fn note_mean(&mut self, observation: &Observation) {
+        self.mean_used = self.mean_at(observation.now_us);
+        self.mean_span_us = self.mean_span_at(observation.now_us);
+        self.used = observation.used;
     }
 
     /// The mean demand if it stays until a time as it was seen last.
@@ -320,63 +324,73 @@ impl Past {
         (self.mean_span_us + elapsed_us).min(MEMORY_US)
     }
 
-    fn note_activity(&mut self, epoch_us: u64, sight: &Sight) {
-        if sight.now_us >= self.moved_since_us + epoch_us {
-            self.moved_since_us = sight.now_us;
+    fn note_activity(&mut self, epoch_us: u64, observation: &Observation) {
+        if observation.now_us >= self.moved_since_us + epoch_us {
+            self.moved_since_us = observation.now_us;
             self.moved = Pages::ZERO;
         }
-        self.moved = self.moved.and_more(sight.moved);
-        let expected = self.tide.believed(sight.now_us).beyond(sight.used).max(sight.dirty);
+        self.moved = self.moved.saturating_add(observation.moved);
+        let expected = self
+            .demand_levels
+            .expected(observation.now_us)
+            .saturating_sub(observation.used)
+            .max(observation.dirty);
         if self.moved >= ACTIVITY_MIN.max(Pages(expected.0 / 64)) {
             self.moved = Pages::ZERO;
-            self.active_us = sight.now_us;
+            self.active_us = observation.now_us;
         }
     }
 
-    fn verdict(&self, settings: &Settings, sight: &Sight) -> Verdict {
+    fn decision(&self, settings: &Settings, observation: &Observation) -> Decision {
         let now_us = self.now_us;
-        let keep = self.keep_after(settings, sight, sight.dirty, 0);
-        let (floor, reason) = self.floor_at(settings, sight, now_us);
-        let trend = self.trend_at(settings, sight, now_us);
-        let holes_us = self.holes.next(settings.decay_us, sight, self.active_us);
+        let keep = self.keep_after(settings, observation, observation.dirty, 0);
+        let (floor, reason) = self.floor_at(settings, observation, now_us);
+        let trend = self.trend_at(settings, observation, now_us);
+        let holes_us = self.holes.next(settings.decay_us, observation, self.active_us);
         let holes = trend != Trend::Growing && holes_us.is_some_and(|at_us| at_us <= now_us);
-        let kept = sight.dirty.min(keep);
-        let next_us = self.next_change(settings, sight, kept, holes_us);
-        Verdict { keep, floor, reason, trend, holes, next_us }
+        let kept = observation.dirty.min(keep);
+        let next_us = self.next_change(settings, observation, kept, holes_us);
+        Decision { keep, floor, reason, trend, holes, next_us }
     }
 
     /// How many of `dirty` pages may stay when `epochs` more have ended and nothing changed. Each
     /// epoch is longer than a moment.
-    fn keep_after(&self, settings: &Settings, sight: &Sight, dirty: Pages, epochs: u64) -> Pages {
+    fn keep_after(
+        &self,
+        settings: &Settings,
+        observation: &Observation,
+        dirty: Pages,
+        epochs: u64,
+    ) -> Pages {
         let idle = if epochs == 0 { self.idle.pages().min(dirty) } else { dirty };
-        self.keep_of(settings, sight, dirty, idle, epochs)
+        self.keep_of(settings, observation, dirty, idle, epochs)
     }
 
     /// The same when `idle` pages were free for a moment.
     fn keep_of(
         &self,
         settings: &Settings,
-        sight: &Sight,
+        observation: &Observation,
         dirty: Pages,
         idle: Pages,
         epochs: u64,
     ) -> Pages {
         let at_us = self.time_after(settings, epochs);
-        if sight.over_limit {
+        if observation.over_limit {
             return Pages::ZERO;
         }
-        let (floor, _) = self.floor_at(settings, sight, at_us);
+        let (floor, _) = self.floor_at(settings, observation, at_us);
         // An epoch cannot be shorter than it is, but no decay is none.
         if settings.decay_us == 0 {
             return floor;
         }
-        let most = idle::keep(settings, sight.used, dirty, idle);
-        if self.trend_at(settings, sight, at_us) == Trend::Growing {
+        let most = idle::keep(settings, observation.used, dirty, idle);
+        if self.trend_at(settings, observation, at_us) == Trend::Growing {
             return most.max(floor).min(settings.retain_max);
         }
         let keep = self.decay.keep_after(epochs).min(most).max(floor).min(settings.retain_max);
-        let worth = WORTH_MIN.max(Pages(sight.used.and_more(dirty).0 / 64));
-        if !self.is_at_rest(settings, at_us) && dirty.beyond(keep) < worth {
+        let worth = WORTH_MIN.max(Pages(observation.used.saturating_add(dirty).0 / 64));
+        if !self.is_at_rest(settings, at_us) && dirty.saturating_sub(keep) < worth {
             return keep.max(dirty).min(settings.retain_max);
         }
         keep
@@ -397,22 +411,28 @@ impl Past {
         (at_us - self.active_us) / epoch_us(settings.decay_us)
     }
 
-    fn floor_at(&self, settings: &Settings, sight: &Sight, at_us: u64) -> (Pages, Reason) {
-        if sight.over_limit {
+    fn floor_at(
+        &self,
+        settings: &Settings,
+        observation: &Observation,
+        at_us: u64,
+    ) -> (Pages, Reason) {
+        if observation.over_limit {
             return (Pages::ZERO, Reason::Limit);
         }
-        let swing = self.tide.believed(at_us).beyond(sight.used);
+        let swing = self.demand_levels.expected(at_us).saturating_sub(observation.used);
         let (learned, reason) = match self.premature.at(at_us) {
             premature if premature > swing => (premature, Reason::PrematurePurge),
             _ => (swing, Reason::Swing),
         };
-        let climb = Pages(self.tide.climbed(at_us, self.growing_us(settings)).0 * CLIMBS_AHEAD);
+        let climb =
+            Pages(self.demand_levels.climbed(at_us, self.growing_us(settings)).0 * CLIMBS_AHEAD);
         let (learned, reason) =
             if climb > learned { (climb, Reason::Climb) } else { (learned, reason) };
-        let most = FLOOR_PER_MEAN * self.mean_at(at_us).max(f64::from(sight.used.0));
+        let most = FLOOR_PER_MEAN * self.mean_at(at_us).max(f64::from(observation.used.0));
         let learned = match settings.decay_us {
             0 => Pages::ZERO,
-            _ => faded(learned.min(Pages(most as u32)), self.idle_epochs(settings, at_us)),
+            _ => decayed(learned.min(Pages(most as u32)), self.idle_epochs(settings, at_us)),
         };
         let (floor, reason) = if learned > settings.retain {
             (learned, reason)
@@ -428,17 +448,17 @@ impl Past {
     }
 
     /// A heap at rest is steady, whatever it did before.
-    fn trend_at(&self, settings: &Settings, sight: &Sight, at_us: u64) -> Trend {
+    fn trend_at(&self, settings: &Settings, observation: &Observation, at_us: u64) -> Trend {
         let growing_us = self.growing_us(settings);
-        if sight.over_limit {
+        if observation.over_limit {
             Trend::Shrinking
         } else if self.is_at_rest(settings, at_us) {
             Trend::Steady
-        } else if at_us < self.tide.grown_us() + growing_us {
+        } else if at_us < self.demand_levels.grown_us() + growing_us {
             Trend::Growing
-        } else if self.tide.climbed(at_us, growing_us) > Pages::ZERO {
+        } else if self.demand_levels.climbed(at_us, growing_us) > Pages::ZERO {
             Trend::Steady
-        } else if self.tide.has_fallen(at_us, PACKING_DECAYS * settings.decay_us) {
+        } else if self.demand_levels.has_fallen(at_us, PACKING_DECAYS * settings.decay_us) {
             Trend::Shrinking
         } else {
             Trend::Steady
@@ -446,19 +466,19 @@ impl Past {
     }
 
     /// The next time at which something is due though nothing happens, when `kept` is what the
-    /// verdict leaves.
+    /// decision leaves.
     fn next_change(
         &self,
         settings: &Settings,
-        sight: &Sight,
+        observation: &Observation,
         kept: Pages,
         holes_us: Option<u64>,
     ) -> Option<u64> {
-        let goes = |epochs: &u64| self.keep_after(settings, sight, kept, *epochs) < kept;
+        let goes = |epochs: &u64| self.keep_after(settings, observation, kept, *epochs) < kept;
         let goes_at = (1..=EPOCHS + 1).find(goes).map(|epochs| self.time_after(settings, epochs));
         // A search that is due now may take several breaths.
         let holes_us = holes_us.map(|at_us| at_us.max(self.time_after(settings, 1)));
-        let will_be_idle = self.keep_of(settings, sight, kept, kept, 0) < kept;
+        let will_be_idle = self.keep_of(settings, observation, kept, kept, 0) < kept;
         let idle_us = will_be_idle.then(|| self.idle.ends_us(settings).max(self.now_us + 1));
         [goes_at, holes_us, idle_us].into_iter().flatten().min()
     }

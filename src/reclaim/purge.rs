@@ -11,8 +11,8 @@
 //! Counting is logical pages of 4 KiB. The kernel takes only its own, so on kernels with larger
 //! ones a range is first widened over free pages that hold nothing, then cut to whole ones.
 
-use crate::heap::recall::{Cause, Stamp};
-use crate::heap::{Above, Heap, Kind, Place};
+use crate::heap::refaults::{PurgeReason, PurgeStamp};
+use crate::heap::{Heap, PageKind, ReclaimHooks, SpanState};
 use crate::os::MemoryRange;
 use crate::units::{PAGE, PageIndex, PageRange, Pages};
 
@@ -55,7 +55,7 @@ pub(crate) struct Sweep {
     /// Whether spans are searched for holes. If not, the sweep ends as soon as no more than `keep`
     /// pages are dirty.
     pub(crate) holes: bool,
-    pub(crate) cause: Cause,
+    pub(crate) cause: PurgeReason,
 }
 
 /// What one call did.
@@ -174,13 +174,13 @@ impl Batch {
 }
 
 /// What one step may still take.
-struct Room {
+struct StepBudget {
     holes: bool,
     pages: Pages,
     dirty: Pages,
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Where a sweep begins.
     pub(crate) fn sweep_from(&mut self, sweep: &Sweep) -> Cursor {
         Cursor::below(if sweep.holes { self.runs.top } else { self.page_runs().dirty_end() })
@@ -221,13 +221,13 @@ impl<S: Above> Heap<S> {
         outcome: &mut Outcome,
     ) {
         let end = cursor.window.end.min(self.runs.top);
-        let mut room = Room {
+        let mut room = StepBudget {
             holes: sweep.holes,
             pages: match budget {
                 Budget::Unlimited => Pages(WINDOW),
                 Budget::Until(_) => STEP,
             },
-            dirty: self.runs.dirty.beyond(sweep.keep),
+            dirty: self.runs.dirty.saturating_sub(sweep.keep),
         };
         let mut batch = Batch::EMPTY;
         while room.pages > Pages::ZERO && batch.count < BATCH {
@@ -249,7 +249,7 @@ impl<S: Above> Heap<S> {
         &mut self,
         from: PageIndex,
         end: PageIndex,
-        room: &mut Room,
+        room: &mut StepBudget,
     ) -> Option<PageRange> {
         let mut range = self.next_idle(from, end, room)?;
         while range.end < end && range.count() < room.pages {
@@ -268,7 +268,7 @@ impl<S: Above> Heap<S> {
         &mut self,
         mut from: PageIndex,
         end: PageIndex,
-        room: &mut Room,
+        room: &mut StepBudget,
     ) -> Option<PageRange> {
         // A span that began before `from` may have holes behind it.
         if let (true, Some(hole)) = (room.holes, self.hole_from(from)) {
@@ -314,23 +314,23 @@ impl<S: Above> Heap<S> {
         }
         let descriptor = self.descriptor(page);
         let first = match descriptor.kind() {
-            Kind::Span => page,
-            Kind::SpanRest => descriptor.first_page(page),
-            Kind::None | Kind::Large => return None,
+            PageKind::Span => page,
+            PageKind::SpanRest => descriptor.first_page(page),
+            PageKind::None | PageKind::Large => return None,
         };
         let descriptor = self.descriptor(first);
-        if descriptor.place() == Place::Current {
+        if descriptor.span_state() == SpanState::Active {
             return None;
         }
         Some((first, u32::from(descriptor.hole_pages() & !descriptor.purged())))
     }
 
     /// Gives a batch back. A range that the kernel refuses is passed over.
-    fn give_to_kernel(&mut self, batch: &Batch, cause: Cause, outcome: &mut Outcome) {
+    fn give_to_kernel(&mut self, batch: &Batch, cause: PurgeReason, outcome: &mut Outcome) {
         if batch.count == 0 {
             return;
         }
-        let stamp = Stamp::new(self.os.now_us(), cause);
+        let stamp = PurgeStamp::new(self.os.now_us(), cause);
         let memory = batch.ranges.map(|range| MemoryRange {
             start: self.address(range.start),
             bytes: range.count().bytes(),
@@ -345,7 +345,7 @@ impl<S: Above> Heap<S> {
             for range in &batch.ranges[done..done + purged.ranges] {
                 let returned = self.note_returned(*range);
                 self.page_runs().stamp(*range, stamp);
-                self.runs.recall.note_returned(cause, returned);
+                self.runs.refaults.note_returned(cause, returned);
                 outcome.returned += returned;
             }
             done += purged.ranges;

@@ -4,10 +4,10 @@
 //! page fault for 64 pages of the heap.
 
 use super::purge::{Budget, Cursor, Outcome, StepClock};
-use crate::heap::{Above, Heap};
+use crate::heap::{Heap, ReclaimHooks};
 use crate::os::{MemoryRange, Purged};
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Returns the descriptors of vacant sheets among the pages that a sweep has walked, until all
     /// are returned or the budget is spent. The next call of the sweep goes on below. A heap whose
     /// blocks are checked keeps its descriptors.

@@ -12,7 +12,7 @@ use super::{Allocs, StateBlock, VmHeap, emergency, heap_of, tell_without_effect}
 use crate::builtin::{self, Progress, Survey};
 use crate::error::Error;
 use crate::heap;
-use crate::heap::park::KernelHeap as Heap;
+use crate::heap::cached_heap::KernelHeap as Heap;
 use crate::lua_api::{Lua, lua_Alloc, lua_State};
 use crate::options::Options;
 use crate::os::Kernel;
@@ -198,7 +198,7 @@ pub(crate) unsafe fn attach(
         let builtin = known_builtin(lua, state)?;
         let survey = builtin::survey(&Kernel, builtin.state)?;
         tell_without_effect(&options);
-        let heap = heap::park::create(options)?;
+        let heap = heap::cached_heap::create(options)?;
         let Survey { live, resident, .. } = survey;
         let previous = PreviousAllocator { builtin, live, resident, progress: Progress::default() };
         let vm_heap = VmHeap::new(heap, builtin.state_block, StateBlock::Previous(previous));

@@ -36,8 +36,8 @@ use std::cell::Cell;
 
 use super::VmHeap;
 use crate::error::Error;
-use crate::heap::checked::Function;
-use crate::heap::park::KernelHeap as Heap;
+use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::checked::ApiCall;
 use crate::log;
 use crate::lua_api::{CollectorApi, lua_State, symbol};
 use crate::options::{AUTO, Key, Options};
@@ -305,7 +305,7 @@ unsafe fn collect(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> b
 /// As for [`step`].
 unsafe fn return_freed(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> bool {
     // SAFETY: the caller's promise: this thread has the heap, and is in no call for it.
-    let mut heap = unsafe { (*vm_heap.heap).visit(Function::Reclaim) };
+    let mut heap = unsafe { (*vm_heap.heap).visit(ApiCall::Reclaim) };
     let retains = heap.options.get(Key::Retain) != 0;
     let has_more = !retains && heap.reclaim(Budget::Until(until_us)).more;
     heap.publish();

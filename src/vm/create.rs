@@ -32,7 +32,7 @@ struct Creation {
 ///
 /// The factory's functions are those of one Lua.
 pub(crate) unsafe fn make(lua_fns: &LuaFns, options: Options) -> Result<*mut lua_State, Error> {
-    let heap = heap::park::create(options)?;
+    let heap = heap::cached_heap::create(options)?;
     // SAFETY: the heap is live and nobody else knows of it.
     let options = unsafe { &(*heap).options };
     match lua_fns.alloc {

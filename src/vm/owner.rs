@@ -25,8 +25,8 @@ use super::spin::SpinLock;
 use super::{VmHeap, report};
 use crate::figures::{self, Figures};
 use crate::heap;
-use crate::heap::checked::Function;
-use crate::heap::park::KernelHeap as Heap;
+use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::checked::ApiCall;
 use crate::lua_api::{Lua, lua_Alloc, lua_State};
 use crate::os::{Kernel, Os, interrupt_threads, this_thread};
 
@@ -510,7 +510,7 @@ fn breathe(vm_heap: &VmHeap, now_us: u64, deadline_us: u64) -> Visit {
         // SAFETY: this thread has the VM and is not in it, and the lock keeps others out; a
         // `VmHeap` in the list has a live heap.
         unsafe {
-            let mut heap = (*vm_heap.heap).visit(Function::Tick);
+            let mut heap = (*vm_heap.heap).visit(ApiCall::Tick);
             heap.publish();
             visit.next_us = heap.next_tick_us();
             let left_us = deadline_us.saturating_sub(Kernel.now_us());

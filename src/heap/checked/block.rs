@@ -16,11 +16,11 @@ use crate::heap::class;
 use crate::units::round_up;
 
 /// What fills a block that is handed out. As a pointer it is none, as a double it is tiny.
-pub(super) const FRESH: u8 = 0xAB;
+pub(super) const ALLOC_FILL: u8 = 0xAB;
 /// What fills a block that was freed.
-pub(super) const FREED: u8 = 0xDF;
+pub(super) const FREE_FILL: u8 = 0xDF;
 /// What fills the bytes beside a block.
-pub(super) const ZONE: u8 = 0xEB;
+pub(super) const REDZONE: u8 = 0xEB;
 
 /// Bytes before a small block.
 pub(super) const HEADER: usize = size_of::<Header>();
@@ -40,7 +40,7 @@ const _: () = assert!(SMALL_MAX < 1 << SIZE_BITS && HEADER == 16);
 pub(super) struct Header {
     /// How many blocks the heap had handed out with this one; and in the low bits its size.
     about: u64,
-    seal: u64,
+    checksum: u64,
 }
 
 /// What a seal says.
@@ -56,19 +56,19 @@ impl Header {
     /// The header of a live block.
     pub(super) fn new(secret: u64, block: usize, number: u64, size: usize) -> Header {
         let about = number << SIZE_BITS | size as u64;
-        Header { about, seal: seal(secret, block, about) }
+        Header { about, checksum: checksum(secret, block, about) }
     }
 
     /// The same of one that was freed.
     pub(super) fn freed(self) -> Header {
-        Header { seal: !self.seal, ..self }
+        Header { checksum: !self.checksum, ..self }
     }
 
     pub(super) fn state(&self, secret: u64, block: usize) -> State {
-        let live = seal(secret, block, self.about);
-        match self.seal {
-            seal if seal == live => State::Live,
-            seal if seal == !live => State::Freed,
+        let live = checksum(secret, block, self.about);
+        match self.checksum {
+            checksum if checksum == live => State::Live,
+            checksum if checksum == !live => State::Freed,
             _ => State::Broken,
         }
     }
@@ -82,7 +82,7 @@ impl Header {
     }
 }
 
-fn seal(secret: u64, block: usize, about: u64) -> u64 {
+fn checksum(secret: u64, block: usize, about: u64) -> u64 {
     let mixed = u128::from(secret ^ block as u64) * u128::from(about ^ 0x9E37_79B9_7F4A_7C15);
     (mixed >> 64) as u64 ^ mixed as u64
 }
@@ -107,17 +107,17 @@ fn last_bits(size: usize) -> u64 {
 #[inline(always)]
 pub(super) fn lay_out(body: &mut [u64], size: usize) {
     let bits = last_bits(size);
-    fill(body, FRESH);
+    fill(body, ALLOC_FILL);
     let zone = &mut body[size / 8..];
-    fill(zone, ZONE);
-    zone[0] = word_of(FRESH) & bits | word_of(ZONE) & !bits;
+    fill(zone, REDZONE);
+    zone[0] = word_of(ALLOC_FILL) & bits | word_of(REDZONE) & !bits;
 }
 
 /// Whether the zone behind a block of so many bytes is whole.
 #[inline(always)]
 pub(super) fn zone_is_whole(body: &[u64], size: usize) -> bool {
     let zone = &body[size / 8..];
-    (zone[0] ^ word_of(ZONE)) & !last_bits(size) == 0 && is_all(&zone[1..], ZONE)
+    (zone[0] ^ word_of(REDZONE)) & !last_bits(size) == 0 && is_all(&zone[1..], REDZONE)
 }
 
 /// Whether words are all of a pattern.
@@ -230,11 +230,11 @@ mod tests {
     #[test]
     fn every_other_byte_is_found_wherever_it_stands() {
         for length in 0..40 {
-            let mut bytes = vec![ZONE; length];
-            assert_eq!(first_other(&bytes, ZONE), None);
+            let mut bytes = vec![REDZONE; length];
+            assert_eq!(first_other(&bytes, REDZONE), None);
             for at in (0..length).rev() {
                 bytes[at] ^= 1;
-                assert_eq!(first_other(&bytes, ZONE), Some(at), "{length}");
+                assert_eq!(first_other(&bytes, REDZONE), Some(at), "{length}");
             }
         }
     }
@@ -245,8 +245,8 @@ mod tests {
             let mut body = vec![0; (slot_bytes(size) - HEADER) / 8];
             lay_out(&mut body, size);
             let bytes: Vec<u8> = body.iter().flat_map(|word| word.to_ne_bytes()).collect();
-            assert_eq!(first_other(&bytes[..size], FRESH), None, "{size}");
-            assert_eq!(first_other(&bytes[size..], ZONE), None, "{size}");
+            assert_eq!(first_other(&bytes[..size], ALLOC_FILL), None, "{size}");
+            assert_eq!(first_other(&bytes[size..], REDZONE), None, "{size}");
             for at in 0..bytes.len() {
                 let mut broken = body.clone();
                 broken[at / 8] ^= u64::from_ne_bytes([0x10; 8])
@@ -257,8 +257,8 @@ mod tests {
                     });
                 assert_eq!(zone_is_whole(&broken, size), at < size, "{at} of {size}");
             }
-            fill(&mut body, FREED);
-            assert!(is_all(&body, FREED) && !is_all(&body, ZONE));
+            fill(&mut body, FREE_FILL);
+            assert!(is_all(&body, FREE_FILL) && !is_all(&body, REDZONE));
         }
     }
 
@@ -272,9 +272,9 @@ mod tests {
         assert_eq!(header.state(77, 0x7f00_1234_5680), State::Broken);
         for bit in 0..64 {
             let about = Header { about: header.about ^ 1 << bit, ..header };
-            let seal = Header { seal: header.seal ^ 1 << bit, ..header };
+            let checksum = Header { checksum: header.checksum ^ 1 << bit, ..header };
             assert_eq!(about.state(77, 0x7f00_1234_5670), State::Broken, "{bit}");
-            assert_eq!(seal.state(77, 0x7f00_1234_5670), State::Broken, "{bit}");
+            assert_eq!(checksum.state(77, 0x7f00_1234_5670), State::Broken, "{bit}");
         }
     }
 

@@ -7,14 +7,14 @@ use core::ops::{Deref, DerefMut};
 use core::ptr;
 use core::sync::atomic::Ordering;
 
-use super::{Checking, tool};
-use crate::heap::{Above, Heap};
+use super::{Checking, sanitizer};
+use crate::heap::{Heap, ReclaimHooks};
 use crate::os::this_thread;
 
 /// A call that is not for a block.
 #[derive(Clone, Copy)]
 #[repr(usize)]
-pub(crate) enum Function {
+pub(crate) enum ApiCall {
     Delete,
     Reclaim,
     Tick,
@@ -26,7 +26,7 @@ pub(crate) enum Function {
     Get,
 }
 
-const NAMES: [&str; Function::Get as usize + 1] = [
+const NAMES: [&str; ApiCall::Get as usize + 1] = [
     "ebb_heap_delete or the end of the VM",
     "ebb_reclaim",
     "ebb_tick",
@@ -38,7 +38,7 @@ const NAMES: [&str; Function::Get as usize + 1] = [
     "ebb_get",
 ];
 
-impl Function {
+impl ApiCall {
     pub(crate) fn name(self) -> &'static str {
         NAMES[self as usize]
     }
@@ -54,7 +54,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) const fn to(function: Function) -> Call {
+    pub(super) const fn to(function: ApiCall) -> Call {
         Call { block: ptr::null_mut(), old_size: function as usize, new_size: 0 }
     }
 }
@@ -70,15 +70,15 @@ impl Display for Call {
 }
 
 /// A heap during a call that is not for a block.
-pub(crate) struct Visit<'heap, S: Above>(&'heap mut Heap<S>);
+pub(crate) struct ApiGuard<'heap, S: ReclaimHooks>(&'heap mut Heap<S>);
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Begins a call that is not for a block. Stops when another thread is inside.
-    pub(crate) fn visit(&mut self, function: Function) -> Visit<'_, S> {
+    pub(crate) fn visit(&mut self, function: ApiCall) -> ApiGuard<'_, S> {
         if let Some(mut checking) = self.checking_every() {
             checking.enter(Call::to(function));
         }
-        Visit(self)
+        ApiGuard(self)
     }
 
     /// The heap during a call, if every block is checked.
@@ -89,7 +89,7 @@ impl<S: Above> Heap<S> {
     }
 }
 
-impl<S: Above> Drop for Visit<'_, S> {
+impl<S: ReclaimHooks> Drop for ApiGuard<'_, S> {
     fn drop(&mut self) {
         if let Some(mut checking) = self.0.checking_every() {
             checking.leave();
@@ -97,7 +97,7 @@ impl<S: Above> Drop for Visit<'_, S> {
     }
 }
 
-impl<S: Above> Deref for Visit<'_, S> {
+impl<S: ReclaimHooks> Deref for ApiGuard<'_, S> {
     type Target = Heap<S>;
 
     fn deref(&self) -> &Heap<S> {
@@ -105,17 +105,17 @@ impl<S: Above> Deref for Visit<'_, S> {
     }
 }
 
-impl<S: Above> DerefMut for Visit<'_, S> {
+impl<S: ReclaimHooks> DerefMut for ApiGuard<'_, S> {
     fn deref_mut(&mut self) -> &mut Heap<S> {
         self.0
     }
 }
 
-impl<S: Above> Checking<'_, S> {
+impl<S: ReclaimHooks> Checking<'_, S> {
     /// Notes that this thread is inside; stops when another one is.
     #[inline(always)]
     pub(super) fn enter(&mut self, call: Call) {
-        tool::work_begins();
+        sanitizer::work_begins();
         if self.state.every {
             let (this, other) = (this_thread(), self.state.inside.load(Ordering::Relaxed));
             if other != 0 {
@@ -140,6 +140,6 @@ impl<S: Above> Checking<'_, S> {
             }
             self.state.inside.store(0, Ordering::Relaxed);
         }
-        tool::work_ends();
+        sanitizer::work_ends();
     }
 }

@@ -10,10 +10,10 @@
 //! pattern instead. The block's number, and whether its pages are inaccessible, stand in its
 //! descriptor.
 
-use super::block::{FREED, FRESH, ZONE, alignment, first_other};
-use super::{Checking, Home, Live, memory, tool, watch};
-use crate::heap::descriptor::Kind;
-use crate::heap::{Above, Heap};
+use super::block::{ALLOC_FILL, FREE_FILL, REDZONE, alignment, first_other};
+use super::{Checking, Home, Live, fault_registry, memory, sanitizer};
+use crate::heap::descriptor::PageKind;
+use crate::heap::{Heap, ReclaimHooks};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 
 /// Up to so many bytes a block is filled, or looked at, as a whole; a longer one at both ends.
@@ -37,14 +37,14 @@ const GONE: u64 = 1 << 62;
 
 /// What the heap may spend on guard pages. Where large blocks come one after the other, guarding
 /// each would take longer than all else: some go without.
-pub(super) struct Credit {
+pub(super) struct GuardBudget {
     left: usize,
     /// How many blocks had been handed out when it was worked out.
     blocks: u64,
 }
 
-impl Credit {
-    pub(super) const FULL: Credit = Credit { left: CREDIT_MAX, blocks: 0 };
+impl GuardBudget {
+    pub(super) const FULL: GuardBudget = GuardBudget { left: CREDIT_MAX, blocks: 0 };
 
     /// Whether a block of so many bytes may have guard pages, with which so many blocks have been
     /// handed out.
@@ -68,7 +68,7 @@ fn edges(at: *mut u8, size: usize) -> [(*mut u8, usize); 2] {
     [(at, EDGE), (at.wrapping_add(size - EDGE), EDGE)]
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// What is noted of a large checked block: its number, whether it is guarded, whether it is
     /// freed.
     fn large_note(&mut self, page: PageIndex) -> (u64, bool, bool) {
@@ -77,7 +77,7 @@ impl<S: Above> Heap<S> {
     }
 }
 
-impl<S: Above> Checking<'_, S> {
+impl<S: ReclaimHooks> Checking<'_, S> {
     /// Allocates a large block. Null: there is no memory.
     pub(super) fn place_large(&mut self, size: usize) -> *mut u8 {
         let Some(count) = size.checked_add(2 * PAGE).and_then(Pages::holding) else {
@@ -86,17 +86,17 @@ impl<S: Above> Checking<'_, S> {
         let whole = count.bytes() - 2 * PAGE;
         let lead = PAGE + whole - round_up(size, alignment(size));
         let place = |heap: &mut Heap<S>| heap.place_anywhere(count, size, lead);
-        let Some(page) = self.heap.with_room(place, |_| None) else {
+        let Some(page) = self.heap.retry_after_reclaim(place, |_| None) else {
             return core::ptr::null_mut();
         };
         let pages = (self.heap.address(page), count.bytes());
         let at = pages.0.wrapping_add(lead);
-        tool::show(pages.0, pages.1);
+        sanitizer::unpoison(pages.0, pages.1);
         // Before the guards: pages that become inaccessible in a mapping without memory would keep
         // those on both sides mappings of their own for good, if they were mapped one by one.
         for (at, bytes) in edges(at, size) {
             // SAFETY: the block's own bytes, and accessible.
-            unsafe { memory(at, bytes).fill(FRESH) };
+            unsafe { memory(at, bytes).fill(ALLOC_FILL) };
         }
         let pays = self.state.credit.pays(self.state.allocations, size);
         let guarded = pays && self.guard(page, count);
@@ -105,17 +105,17 @@ impl<S: Above> Checking<'_, S> {
         self.heap.descriptor(page).set_note(note);
         for (at, bytes) in self.beside(page, guarded) {
             // SAFETY: the block's pages are ours, and all but the guards are accessible.
-            unsafe { memory(at, bytes).fill(ZONE) };
+            unsafe { memory(at, bytes).fill(REDZONE) };
         }
-        tool::placed(at, size, pages);
-        self.heap.settle();
+        sanitizer::placed(at, size, pages);
+        self.heap.poll_hooks();
         at
     }
 
     /// Makes the first and the last page inaccessible. False: not.
     fn guard(&mut self, page: PageIndex, count: Pages) -> bool {
         let may = self.state.may_guard && self.heap.kernel_page == PAGE;
-        if !may || !watch::take_mappings(&self.heap.os, MAPPINGS) {
+        if !may || !fault_registry::take_mappings(&self.heap.os, MAPPINGS) {
             return false;
         }
         let (first, last) = (self.heap.address(page), self.heap.address(page + (count - Pages(1))));
@@ -131,7 +131,7 @@ impl<S: Above> Checking<'_, S> {
                 }
             }
         }
-        watch::give_mappings(MAPPINGS);
+        fault_registry::give_mappings(MAPPINGS);
         false
     }
 
@@ -154,8 +154,8 @@ impl<S: Above> Checking<'_, S> {
         }
         let page = PageIndex::of(offset) - Pages(1);
         let descriptor = self.heap.descriptor(page);
-        let is_here =
-            descriptor.kind() == Kind::Large && page.offset() + descriptor.large_lead() == offset;
+        let is_here = descriptor.kind() == PageKind::Large
+            && page.offset() + descriptor.large_lead() == offset;
         is_here.then_some(page)
     }
 
@@ -166,7 +166,7 @@ impl<S: Above> Checking<'_, S> {
         if page < first || page >= top {
             return None;
         }
-        let is_large = |page: &PageIndex| self.heap.descriptor(*page).kind() == Kind::Large;
+        let is_large = |page: &PageIndex| self.heap.descriptor(*page).kind() == PageKind::Large;
         let start = (first.0..=page.0).rev().map(PageIndex).find(is_large)?;
         let count = self.heap.descriptor(start).large_pages();
         (page < start + count).then_some(start)
@@ -186,15 +186,15 @@ impl<S: Above> Checking<'_, S> {
         let (_, guarded, _) = self.heap.large_note(page);
         for (at, bytes) in self.beside(page, guarded) {
             // SAFETY: they are the block's own, and accessible.
-            let other = first_other(unsafe { memory(at, bytes) }, ZONE);
+            let other = first_other(unsafe { memory(at, bytes) }, REDZONE);
             if let Some(other) = other {
-                self.report_written(live, at.wrapping_add(other), bytes - other, ZONE);
+                self.report_written(live, at.wrapping_add(other), bytes - other, REDZONE);
             }
         }
     }
 
     /// Frees a large block, and makes it ready to be held back. Bytes that it keeps.
-    pub(super) fn hide_large(&mut self, page: PageIndex) -> usize {
+    pub(super) fn protect(&mut self, page: PageIndex) -> usize {
         let (count, size) = self.heap.large_size(page);
         let (number, guarded, _) = self.heap.large_note(page);
         let start = self.heap.address(page);
@@ -202,13 +202,13 @@ impl<S: Above> Checking<'_, S> {
         let hidden = guarded && unsafe { self.heap.os.protect(start, count.bytes()) };
         let mut note = number | GONE;
         // What the kernel neither hides nor bares is not looked at again.
-        if hidden || !self.bare(page) {
+        if hidden || !self.unprotect(page) {
             note |= GUARDED;
         } else {
             let at = start.wrapping_add(self.heap.descriptor(page).large_lead());
             for (at, bytes) in edges(at, size) {
                 // SAFETY: as above, and accessible.
-                unsafe { memory(at, bytes).fill(FREED) };
+                unsafe { memory(at, bytes).fill(FREE_FILL) };
             }
         }
         self.heap.descriptor(page).set_note(note);
@@ -224,7 +224,7 @@ impl<S: Above> Checking<'_, S> {
         let (live, _) = self.large_live(page);
         for (at, bytes) in edges(live.at, live.size) {
             // SAFETY: the block's own, and accessible.
-            let other = first_other(unsafe { memory(at, bytes) }, FREED);
+            let other = first_other(unsafe { memory(at, bytes) }, FREE_FILL);
             if let Some(other) = other {
                 let live = Live { number, ..live };
                 self.report_written_freed(&live, freed, at.wrapping_add(other), bytes - other);
@@ -235,16 +235,16 @@ impl<S: Above> Checking<'_, S> {
     /// Gives the pages of a large block back to the heap.
     pub(super) fn release_large(&mut self, page: PageIndex) {
         // Pages that stay inaccessible cannot be used again: they are lost.
-        if self.bare(page) {
+        if self.unprotect(page) {
             self.heap.free_large(page);
-            self.heap.settle();
+            self.heap.poll_hooks();
         } else {
             self.state.lost += 1;
         }
     }
 
     /// Makes all pages of a block accessible. False: the kernel refused.
-    pub(super) fn bare(&mut self, page: PageIndex) -> bool {
+    pub(super) fn unprotect(&mut self, page: PageIndex) -> bool {
         let (number, guarded, gone) = self.heap.large_note(page);
         if !guarded {
             return true;
@@ -255,7 +255,7 @@ impl<S: Above> Checking<'_, S> {
         // SAFETY: the pages are the block's own.
         let done = unsafe { self.heap.os.commit(start, count.bytes()) };
         if done {
-            watch::give_mappings(MAPPINGS);
+            fault_registry::give_mappings(MAPPINGS);
             self.heap.descriptor(page).set_note(if gone { number | GONE } else { number });
         }
         done
@@ -265,7 +265,7 @@ impl<S: Above> Checking<'_, S> {
     pub(super) fn shrink_large(&mut self, live: &Live, page: PageIndex, size: usize) {
         self.heap.note_large_bytes(page, size);
         // SAFETY: the block's own bytes, which it has no more.
-        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(ZONE) };
+        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(REDZONE) };
     }
 }
 
@@ -275,15 +275,15 @@ mod tests {
 
     #[test]
     fn guards_are_paid_by_the_blocks_between_and_by_long_blocks_themselves() {
-        let mut credit = Credit::FULL;
-        let guarded = |credit: &mut Credit, every: u64, size| {
+        let mut credit = GuardBudget::FULL;
+        let guarded = |credit: &mut GuardBudget, every: u64, size| {
             let start = credit.blocks;
             (1..=10_000).filter(|n| credit.pays(start + n * every, size)).count()
         };
         assert_eq!(guarded(&mut credit, 1, GUARD_COST << 10), 10_000);
         assert_eq!(guarded(&mut credit, GUARD_COST as u64, 8 << 10), 10_000);
         // A block more, and 15 KiB. The first earns nothing: there is all that can be saved up.
-        credit = Credit::FULL;
+        credit = GuardBudget::FULL;
         let few = guarded(&mut credit, 1, 15 << 10);
         assert_eq!(few, (CREDIT_MAX + 9_999 * 16) / GUARD_COST);
     }

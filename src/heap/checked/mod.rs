@@ -1,21 +1,21 @@
 //! Checked heaps: every block verified when it comes back, for who looks for memory bugs in C
 //! modules and FFI code.
 //!
-//! | file            | concern                                                          | unsafe |
-//! |-----------------|------------------------------------------------------------------|--------|
-//! | this one        | which checks a call goes through, and when a heap is checked     | yes    |
-//! | `call`          | what a host asks, and which thread is inside                     | yes    |
-//! | `block`         | a small block in its slot: header, patterns                      | no     |
-//! | `small`         | small blocks: handed out, and the shortest way back               | yes    |
-//! | `large`         | large blocks between inaccessible pages                          | yes    |
-//! | `guard`         | guarded slots: a few small blocks between such pages             | yes    |
-//! | `freed`         | a block that is freed, until the heap has it back                | yes    |
-//! | `quarantine`    | freed blocks that are held back                                  | no     |
-//! | `watch`         | which heap a fault is in; how many mappings there may be         | yes    |
-//! | `ending`        | the last look at a heap that is deleted                          | yes    |
-//! | `report`        | what is said before the process stops                            | yes    |
-//! | `tool`          | what AddressSanitizer and valgrind are told                      | yes    |
-//! | `no_tool`       | nothing, in its place, without the feature `sanitizers`          | no     |
+//! | file         | concern                                                      | unsafe |
+//! |--------------|--------------------------------------------------------------|--------|
+//! | this one     | which checks a call goes through, and when a heap is checked | yes    |
+//! | `call`       | what a host asks, and which thread is inside                 | yes    |
+//! | `block`      | a small block in its slot: header, patterns                  | no     |
+//! | `small`      | small blocks: handed out, and the shortest way back          | yes    |
+//! | `large`      | large blocks between inaccessible pages                      | yes    |
+//! | `guard`      | guarded slots: a few small blocks between such pages         | yes    |
+//! | `freed`      | a block that is freed, until the heap has it back            | yes    |
+//! | `quarantine` | freed blocks that are held back                              | no     |
+//! | `watch`      | which heap a fault is in; how many mappings there may be     | yes    |
+//! | `teardown`   | the last look at a heap that is deleted                      | yes    |
+//! | `report`     | what is said before the process stops                        | yes    |
+//! | `tool`       | what AddressSanitizer and valgrind are told                  | yes    |
+//! | `no_tool`    | nothing, in its place, without the feature `sanitizers`      | no     |
 //!
 //! The hot path knows nothing of this. A heap that is checked keeps it shut: its table says for
 //! every size that it has the bin of size 0, which is always empty, and its hot path believes that
@@ -34,37 +34,37 @@
 
 mod block;
 mod call;
-mod ending;
-mod freed;
-mod guard;
+mod fault_registry;
+mod guarded_pool;
 mod large;
 mod quarantine;
+mod release;
 mod report;
-mod small;
 #[cfg(feature = "sanitizers")]
-mod tool;
+mod sanitizer;
 #[cfg(not(feature = "sanitizers"))]
-#[path = "no_tool.rs"]
-mod tool;
-mod watch;
+#[path = "stub.rs"]
+mod sanitizer;
+mod small;
+mod teardown;
 
-pub(crate) use call::{Function, Visit};
-pub(super) use ending::finish;
+pub(crate) use call::{ApiCall, ApiGuard};
+pub(super) use teardown::finish;
 
 use core::ptr;
 use core::sync::atomic::AtomicUsize;
 
 use super::class::QUICK_MAX;
 use super::refusal::noted;
-use super::{Above, Heap, fast};
+use super::{Heap, ReclaimHooks, fast};
 use crate::options::Key;
 use crate::units::{PageIndex, Pages};
-use block::{HEADER, Header, State, ZONE, first_other};
+use block::{HEADER, Header, REDZONE, State, first_other};
 use call::Call;
-use guard::{Slots, Use};
-use large::Credit;
+use fault_registry::Watched;
+use guarded_pool::{SlotState, Slots};
+use large::GuardBudget;
 use quarantine::Quarantine;
-use watch::Watched;
 
 /// In `on`, one block in so many is to go to a guarded slot, where one fits.
 const SAMPLE_EVERY: u32 = 1024;
@@ -72,7 +72,7 @@ const SAMPLE_EVERY: u32 = 1024;
 const SAMPLE_REFILLS: u32 = 32;
 /// Between two guarded slots lies so many times as long as handing one out took: in `on`, and in
 /// `sample`. Freeing it takes as long again.
-const REST: [u64; 2] = [40, 250];
+const BACKOFF: [u64; 2] = [40, 250];
 /// Microseconds that it can have taken at most. Beyond, the thread was waiting for a processor.
 const TAKEN_MAX_US: u64 = 1000;
 
@@ -96,10 +96,10 @@ pub(crate) struct Checked {
     /// Large blocks that were freed and whose pages stay inaccessible, since the kernel refused.
     lost: u64,
     quarantine: Quarantine,
-    credit: Credit,
+    credit: GuardBudget,
     slots: Slots,
     /// Turns with each use.
-    dice: u64,
+    rng: u64,
     /// Blocks, or refills, until one is to go to a guarded slot.
     countdown: u32,
     /// When it may.
@@ -129,7 +129,7 @@ enum Home {
 }
 
 /// A checked heap during a call.
-struct Checking<'heap, S: Above> {
+struct Checking<'heap, S: ReclaimHooks> {
     heap: &'heap mut Heap<S>,
     state: &'heap mut Checked,
 }
@@ -154,7 +154,7 @@ unsafe fn body<'a>(at: *mut u8, slot_bytes: usize) -> &'a mut [u64] {
 }
 
 /// Fetches what stands there into the caches. Any address will do.
-fn fetch(at: *mut u8) {
+fn prefetch(at: *mut u8) {
     // SAFETY: it is no access, and no fault.
     #[cfg(target_arch = "x86_64")]
     unsafe {
@@ -166,12 +166,12 @@ fn fetch(at: *mut u8) {
 
 /// Whether a tool that looks for memory bugs is in the process.
 pub(super) fn has_tool() -> bool {
-    tool::is_there()
+    sanitizer::is_there()
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Whether the hot path is shut, since every block is checked.
-    pub(super) fn is_shut(&self) -> bool {
+    pub(super) fn fast_path_disabled(&self) -> bool {
         self.small_max == 0
     }
 
@@ -191,7 +191,7 @@ impl<S: Above> Heap<S> {
     /// Checks the heap as its option says. Before it has blocks.
     pub(super) fn check_as_asked(&mut self) {
         match self.options.get(Key::Checked) {
-            _ if tool::is_there() => self.start_checking(true),
+            _ if sanitizer::is_there() => self.start_checking(true),
             0 => {}
             how => self.start_checking(how == 1),
         }
@@ -205,35 +205,35 @@ impl<S: Above> Heap<S> {
             may_guard: false,
             secret: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15),
             inside: AtomicUsize::new(0),
-            call: Call::to(Function::Delete),
+            call: Call::to(ApiCall::Delete),
             allocations: 0,
             frees: 0,
             live: 0,
             live_bytes: 0,
             lost: 0,
             quarantine: Quarantine::EMPTY,
-            credit: Credit::FULL,
+            credit: GuardBudget::FULL,
             slots: Slots::NONE,
-            dice: seed | 1,
+            rng: seed | 1,
             countdown: 0,
             next_us: 0,
-            watched: Watched { heap: self.base, explain: report::explain::<S> },
+            watched: Watched { heap: self.base, report_fault: report::report_fault::<S> },
         }));
         self.checked = state;
         // SAFETY: made just now, and nobody else has it; it lives until the heap is deleted.
         unsafe {
             // A tool finds what a page would.
             let reservation = (self.range_start().addr(), self.layout.bytes);
-            let is_watched = watch::add(&raw mut (*state).watched, self.base, reservation);
-            (*state).may_guard = is_watched && !tool::is_there();
+            let is_watched = fault_registry::add(&raw mut (*state).watched, self.base, reservation);
+            (*state).may_guard = is_watched && !sanitizer::is_there();
             (*state).next_sample();
         }
         let (start, bytes, _) = self.for_blocks();
-        tool::heap_made(start, bytes);
+        sanitizer::heap_made(start, bytes);
         if every {
             self.options.put(Key::Checked, 1);
             self.bin_of_size = [0; QUICK_MAX + 1];
-            self.not_committed = !0;
+            self.committed_complement = !0;
             self.small_max = 0;
         }
     }
@@ -244,10 +244,10 @@ impl<S: Above> Heap<S> {
 /// # Safety
 ///
 /// The heap is live and nobody else uses it.
-pub(crate) unsafe fn check_every_block<S: Above>(heap: *mut Heap<S>) {
+pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
     // SAFETY: the caller's promise.
     unsafe {
-        if (*heap).is_shut() {
+        if (*heap).fast_path_disabled() {
             return;
         }
         let blocks = (*heap).snapshot_blocks();
@@ -256,7 +256,7 @@ pub(crate) unsafe fn check_every_block<S: Above>(heap: *mut Heap<S>) {
             "heap {heap:p}: ebb_alloc_checked was called on a heap that has {blocks} blocks of \
              ebb_alloc: give it to lua_newstate, or set EBBTIDE_CHECKED=1, before the first block"
         );
-        ending::forget(&mut *heap);
+        teardown::forget(&mut *heap);
         (*heap).start_checking(true);
     }
 }
@@ -267,7 +267,10 @@ pub(crate) unsafe fn check_every_block<S: Above>(heap: *mut Heap<S>) {
 ///
 /// As for [`fast::alloc`]; the heap has a state.
 #[inline(never)]
-pub(super) unsafe extern "C" fn allocate<S: Above>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
+    heap: *mut Heap<S>,
+    size: usize,
+) -> *mut u8 {
     // SAFETY: the caller's promise; the state is no part of the heap.
     let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
     if !checking.state.every {
@@ -290,7 +293,7 @@ pub(super) unsafe extern "C" fn allocate<S: Above>(heap: *mut Heap<S>, size: usi
 ///
 /// As for [`fast::alloc`]; the heap has a state, and the block is not null.
 #[inline(never)]
-pub(super) unsafe extern "C" fn resize<S: Above>(
+pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     old_size: usize,
@@ -316,28 +319,28 @@ pub(super) unsafe extern "C" fn resize<S: Above>(
         }
         Some(block) => block,
         // SAFETY: the caller's promise.
-        None => unsafe { fast::resize_outside(heap, block, new_size) },
+        None => unsafe { fast::resize_foreign(heap, block, new_size) },
     }
 }
 
 impl Checked {
     /// The next number of a row without a pattern.
-    fn roll(&mut self) -> u64 {
+    fn next_random(&mut self) -> u64 {
         // Marsaglia's xorshift.
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        self.dice
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        self.rng
     }
 
     /// Rolls when the next block is sampled.
     fn next_sample(&mut self) {
         let every = if self.every { SAMPLE_EVERY } else { SAMPLE_REFILLS };
-        self.countdown = (self.roll() % u64::from(2 * every)) as u32 + 1;
+        self.countdown = (self.next_random() % u64::from(2 * every)) as u32 + 1;
     }
 }
 
-impl<S: Above> Checking<'_, S> {
+impl<S: ReclaimHooks> Checking<'_, S> {
     #[inline(always)]
     fn allocate(&mut self, size: usize) -> *mut u8 {
         self.state.allocations += 1;
@@ -353,7 +356,7 @@ impl<S: Above> Checking<'_, S> {
             ..=block::SMALL_MAX => self.place_small(size),
             _ => self.place_large(size),
         };
-        if block.is_null() && self.let_all_go() {
+        if block.is_null() && self.release_all() {
             block = self.place_again(size);
         }
         if !block.is_null() {
@@ -389,7 +392,7 @@ impl<S: Above> Checking<'_, S> {
     #[inline(never)]
     fn resize_any(&mut self, block: *mut u8, old_size: usize, new_size: usize) -> Option<*mut u8> {
         let is_guarded = self.state.slots.offset_of(block.addr()).is_some();
-        let is_outside = !is_guarded && self.heap.outside_of(block).is_some();
+        let is_outside = !is_guarded && self.heap.foreign_of(block).is_some();
         if is_outside || !(is_guarded || self.state.every) {
             return None;
         }
@@ -423,24 +426,24 @@ impl<S: Above> Checking<'_, S> {
             && start_us >= state.next_us
             && self.heap.may_grow(page);
         self.heap.refused = Pages::ZERO;
-        if !may || !watch::take_mappings(&self.heap.os, 2) {
+        if !may || !fault_registry::take_mappings(&self.heap.os, 2) {
             return ptr::null_mut();
         }
         if state.slots.slots.is_empty() {
             state.slots = Slots::new(&self.heap.os);
-            watch::add_slots(&raw mut state.watched, state.slots.range());
+            fault_registry::add_slots(&raw mut state.watched, state.slots.range());
         }
-        let dice = state.roll();
-        let block = state.slots.take(&self.heap.os, size, state.allocations, dice);
+        let rng = state.next_random();
+        let block = state.slots.take(&self.heap.os, size, state.allocations, rng);
         match block.is_null() {
-            true => watch::give_mappings(2),
+            true => fault_registry::give_mappings(2),
             false => {
                 self.heap.beside += page;
                 self.heap.note_peak(Pages::ZERO);
             }
         }
         let end_us = self.heap.os.now_us();
-        let (rest, taken) = (REST[usize::from(!state.every)], end_us.saturating_sub(start_us));
+        let (rest, taken) = (BACKOFF[usize::from(!state.every)], end_us.saturating_sub(start_us));
         state.next_us = end_us + rest * taken.clamp(1, TAKEN_MAX_US);
         block
     }
@@ -461,7 +464,7 @@ impl<S: Above> Checking<'_, S> {
         if let Some(offset) = self.state.slots.offset_of(at.addr()) {
             let (index, _) = self.state.slots.nearest(offset);
             let slot = self.state.slots.slots[index];
-            if slot.used == Use::Live && slot.at == at {
+            if slot.used == SlotState::Live && slot.at == at {
                 let number = slot.allocated.number;
                 return Live { at, size: slot.size, number, home: Home::Guarded(index) };
             }
@@ -505,9 +508,9 @@ impl<S: Above> Checking<'_, S> {
 
     fn verify_zone(&mut self, live: &Live, zone: *mut u8, bytes: usize) {
         // SAFETY: they are the block's own.
-        let other = first_other(unsafe { memory(zone, bytes) }, ZONE);
+        let other = first_other(unsafe { memory(zone, bytes) }, REDZONE);
         if let Some(other) = other {
-            self.report_written(live, zone.wrapping_add(other), bytes - other, ZONE);
+            self.report_written(live, zone.wrapping_add(other), bytes - other, REDZONE);
         }
     }
 
@@ -544,7 +547,7 @@ impl<S: Above> Checking<'_, S> {
             self.state.live_bytes -= live.size - size;
         }
         // SAFETY: the block's own bytes, which it has no more.
-        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(ZONE) };
-        tool::shrunk(live.at, live.size, size);
+        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(REDZONE) };
+        sanitizer::shrunk(live.at, live.size, size);
     }
 }

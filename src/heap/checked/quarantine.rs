@@ -18,7 +18,7 @@ const AHEAD: usize = 8;
 
 /// A block that is held back.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
+pub(super) struct QuarantineEntry {
     pub(super) at: *mut u8,
     /// All bytes that it keeps.
     pub(super) bytes: usize,
@@ -38,16 +38,21 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(held: Held) -> Packed {
+    fn new(held: QuarantineEntry) -> Packed {
         let bytes = held.bytes as u32 | u32::from(held.is_large);
         Packed { at: held.at, freed: held.freed as u32, bytes }
     }
 
     /// With the number of the block that was freed last, which is not 2^32 further.
-    fn unpack(self, last: u64) -> Held {
+    fn unpack(self, last: u64) -> QuarantineEntry {
         let since = (last as u32).wrapping_sub(self.freed);
         let (bytes, is_large) = (self.bytes & !1, self.bytes & 1 == 1);
-        Held { at: self.at, bytes: bytes as usize, freed: last - u64::from(since), is_large }
+        QuarantineEntry {
+            at: self.at,
+            bytes: bytes as usize,
+            freed: last - u64::from(since),
+            is_large,
+        }
     }
 }
 
@@ -75,7 +80,7 @@ impl Quarantine {
 
     /// Holds a block back, if it is not full. False: there is no memory to note it.
     #[inline(always)]
-    pub(super) fn push(&mut self, held: Held) -> bool {
+    pub(super) fn push(&mut self, held: QuarantineEntry) -> bool {
         if self.blocks.try_reserve(1).is_err() {
             return false;
         }
@@ -88,7 +93,7 @@ impl Quarantine {
 
     /// Lets the oldest go.
     #[inline(always)]
-    pub(super) fn pop(&mut self) -> Option<Held> {
+    pub(super) fn pop(&mut self) -> Option<QuarantineEntry> {
         let held = self.blocks.pop_front()?.unpack(self.last);
         self.bytes -= held.bytes;
         self.large -= u64::from(held.is_large);
@@ -103,7 +108,7 @@ impl Quarantine {
     }
 
     /// The block that starts there, if it is held back.
-    pub(super) fn find(&self, at: *mut u8) -> Option<Held> {
+    pub(super) fn find(&self, at: *mut u8) -> Option<QuarantineEntry> {
         let found = self.blocks.iter().find(|held| held.at == at);
         found.map(|held| held.unpack(self.last))
     }
@@ -113,9 +118,9 @@ impl Quarantine {
 mod tests {
     use super::*;
 
-    fn held(number: usize, bytes: usize) -> Held {
+    fn held(number: usize, bytes: usize) -> QuarantineEntry {
         let at = core::ptr::without_provenance_mut(number);
-        Held { at, bytes, freed: number as u64, is_large: false }
+        QuarantineEntry { at, bytes, freed: number as u64, is_large: false }
     }
 
     #[test]

@@ -4,12 +4,12 @@
 
 use core::fmt::{self, Display};
 
-use super::block::{FREED, HEADER, Header, State};
-use super::guard::{Moment, Slot, Use};
-use super::{Call, Checked, Checking, Home, Live, memory, tool, watch};
+use super::block::{FREE_FILL, HEADER, Header, State};
+use super::guarded_pool::{AllocTrace, Slot, SlotState};
+use super::{Call, Checked, Checking, Home, Live, fault_registry, memory, sanitizer};
 use crate::bug;
-use crate::heap::descriptor::Kind;
-use crate::heap::{Above, Heap, misuse};
+use crate::heap::descriptor::PageKind;
+use crate::heap::{Heap, ReclaimHooks, diagnose};
 use crate::os::backtrace::Backtrace;
 use crate::os::fault::{self, Access};
 use crate::os::this_thread;
@@ -78,15 +78,15 @@ fn say_freed(freed: u64) {
 
 /// Says who allocated and who freed a guarded block.
 fn say_moments(slot: &Slot) {
-    let moment = |what: &str, moment: &Moment| {
-        let Moment { number, thread, backtrace } = moment;
+    let moment = |what: &str, moment: &AllocTrace| {
+        let AllocTrace { number, thread, backtrace } = moment;
         bug::log_line(format_args!("  {what} number {number}, by thread {thread:#x}, from:"));
         backtrace.write();
     };
     let Slot { at, size, .. } = *slot;
     bug::log_line(format_args!("  block: {at:p}, {}, in a guarded slot", Bytes(size)));
     moment("allocated:", &slot.allocated);
-    if slot.used == Use::Freed {
+    if slot.used == SlotState::Freed {
         moment("freed:", &slot.freed);
     }
 }
@@ -119,11 +119,11 @@ fn say_from_where_and_end() -> ! {
     // A program that has a handler of its own now does not need it any more.
     fault::reinstall();
     Backtrace::here().write();
-    tool::work_ends();
+    sanitizer::work_ends();
     bug::abort()
 }
 
-impl<S: Above> Checking<'_, S> {
+impl<S: ReclaimHooks> Checking<'_, S> {
     fn begin(&self, what: fmt::Arguments<'_>) {
         bug::log_line(format_args!("heap {:p}: {what}", self.heap.base));
     }
@@ -168,8 +168,11 @@ impl<S: Above> Checking<'_, S> {
 
     #[cold]
     pub(super) fn report_wrong_size(&self, live: &Live) -> ! {
-        let told = self.state.call.old_size;
-        self.begin(format_args!("wrong size: osize is {told} for a block of {}", Bytes(live.size)));
+        let debug_stats = self.state.call.old_size;
+        self.begin(format_args!(
+            "wrong size: osize is {debug_stats} for a block of {}",
+            Bytes(live.size)
+        ));
         self.say_live(live);
         end(self.state)
     }
@@ -201,7 +204,7 @@ impl<S: Above> Checking<'_, S> {
         ));
         say_block(live);
         say_freed(freed);
-        say_damage(live, at, bytes, FREED);
+        say_damage(live, at, bytes, FREE_FILL);
         end(self.state)
     }
 
@@ -239,10 +242,10 @@ impl<S: Above> Checking<'_, S> {
             self.report_inside(at, &live, false);
         }
         let offset = at.addr().wrapping_sub(self.heap.base.addr());
-        let wrong = misuse::what_is_wrong(self.heap, at.wrapping_sub(HEADER), offset);
+        let wrong = diagnose::what_is_wrong(self.heap, at.wrapping_sub(HEADER), offset);
         self.begin(format_args!("wrong pointer: {at:p} {wrong}"));
         let own = self.heap.base.addr();
-        if let Some(other) = watch::heap_around(at.addr()).filter(|other| *other != own) {
+        if let Some(other) = fault_registry::heap_around(at.addr()).filter(|other| *other != own) {
             bug::log_line(format_args!("  it lies in heap {other:#x}"));
         }
         end(self.state)
@@ -251,7 +254,7 @@ impl<S: Above> Checking<'_, S> {
     fn report_guarded_pointer(&self, at: *mut u8, offset: usize) -> ! {
         let (index, _) = self.state.slots.nearest(offset);
         let slot = &self.state.slots.slots[index];
-        if slot.used == Use::Freed && slot.at == at {
+        if slot.used == SlotState::Freed && slot.at == at {
             self.begin(format_args!("double free: {at:p} is a block that was freed before"));
         } else {
             self.begin(format_args!("wrong pointer: {at:p} is near a block, not at its start"));
@@ -303,7 +306,7 @@ impl<S: Above> Checking<'_, S> {
             return None;
         }
         let descriptor = self.heap.descriptor(page);
-        if !matches!(descriptor.kind(), Kind::Span | Kind::SpanRest) {
+        if !matches!(descriptor.kind(), PageKind::Span | PageKind::SpanRest) {
             return None;
         }
         let shape = descriptor.shape();
@@ -326,7 +329,7 @@ impl<S: Above> Checking<'_, S> {
 /// # Safety
 ///
 /// The heap is live and has a state. It may be at work: it is only looked at.
-pub(super) unsafe fn explain<S: Above>(heap: *mut u8, address: usize, access: Access) {
+pub(super) unsafe fn report_fault<S: ReclaimHooks>(heap: *mut u8, address: usize, access: Access) {
     let heap = heap.cast::<Heap<S>>();
     // SAFETY: the caller's promise; this thread was stopped in what it did, and will not go on if
     // anything is found.
@@ -345,7 +348,7 @@ fn verb(access: Access) -> &'static str {
     }
 }
 
-fn explain_guarded<S: Above>(
+fn explain_guarded<S: ReclaimHooks>(
     checking: &Checking<'_, S>,
     address: usize,
     offset: usize,
@@ -355,10 +358,10 @@ fn explain_guarded<S: Above>(
     let slot = &checking.state.slots.slots[index];
     let (at, size, number) = (slot.at, slot.size, slot.allocated.number);
     let live = Live { at, size, number, home: Home::Guarded(index) };
-    stop(checking, &live, slot.used == Use::Freed, address, access, Some(slot))
+    stop(checking, &live, slot.used == SlotState::Freed, address, access, Some(slot))
 }
 
-fn explain_large<S: Above>(mut checking: Checking<'_, S>, address: usize, access: Access) {
+fn explain_large<S: ReclaimHooks>(mut checking: Checking<'_, S>, address: usize, access: Access) {
     let offset = address.wrapping_sub(checking.heap.base.addr());
     if offset >= checking.heap.committed() {
         return;
@@ -369,7 +372,7 @@ fn explain_large<S: Above>(mut checking: Checking<'_, S>, address: usize, access
     }
 }
 
-fn stop<S: Above>(
+fn stop<S: ReclaimHooks>(
     checking: &Checking<'_, S>,
     live: &Live,
     freed: bool,

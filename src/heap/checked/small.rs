@@ -1,13 +1,13 @@
 //! Small checked blocks: handed out, and taken back by a way without turns while all is well. What
 //! is not goes the long way, which tells what is wrong.
 
-use super::block::{self, FREED, HEADER, Header, State};
-use super::quarantine::Held;
-use super::{Checking, Home, Live, body, tool};
+use super::block::{self, FREE_FILL, HEADER, Header, State};
+use super::quarantine::QuarantineEntry;
+use super::{Checking, Home, Live, body, sanitizer};
 use crate::heap::class::{CLASSES, class_of};
-use crate::heap::{Above, fast};
+use crate::heap::{ReclaimHooks, fast};
 
-impl<S: Above> Checking<'_, S> {
+impl<S: ReclaimHooks> Checking<'_, S> {
     /// Places a block of up to [`block::SMALL_MAX`] bytes. Null: there is no memory.
     #[inline(always)]
     pub(super) fn place_small(&mut self, size: usize) -> *mut u8 {
@@ -21,11 +21,11 @@ impl<S: Above> Checking<'_, S> {
                 return slot;
             }
             let at = slot.add(HEADER);
-            tool::show(slot, bytes);
+            sanitizer::unpoison(slot, bytes);
             let header = Header::new(self.state.secret, at.addr(), self.state.allocations, size);
             slot.cast::<Header>().write(header);
             block::lay_out(body(at, bytes), size);
-            tool::placed(at, size, (slot, bytes));
+            sanitizer::placed(at, size, (slot, bytes));
             at
         }
     }
@@ -60,14 +60,14 @@ impl<S: Above> Checking<'_, S> {
     #[inline(always)]
     pub(super) fn free_small(&mut self, at: *mut u8, slot_size: usize, freed: u64) {
         let slot = at.wrapping_sub(HEADER);
-        tool::show(slot, slot_size);
+        sanitizer::unpoison(slot, slot_size);
         // SAFETY: the slot is the block's alone, to its end.
         unsafe {
             let header = slot.cast::<Header>();
             header.write(header.read().freed());
-            block::fill(body(at, slot_size), FREED);
+            block::fill(body(at, slot_size), FREE_FILL);
         }
-        tool::freed(at, (slot, slot_size));
-        self.hold(Held { at, bytes: slot_size, freed, is_large: false });
+        sanitizer::freed(at, (slot, slot_size));
+        self.hold(QuarantineEntry { at, bytes: slot_size, freed, is_large: false });
     }
 }

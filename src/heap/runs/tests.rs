@@ -1,7 +1,7 @@
 //! Page runs against a plain array, with every invariant checked.
 
 use super::*;
-use crate::heap::recall::Cause;
+use crate::heap::refaults::PurgeReason;
 use crate::units::PAGE;
 use proptest::prelude::*;
 use std::ptr;
@@ -175,11 +175,11 @@ fn what_was_returned_is_recalled_by_its_stamp() {
     runs.give_back(range, true);
     let half = PageRange::new(page, Pages(50));
     let cleaned = runs.clean(half);
-    runs.counts.recall.note_returned(Cause::Idle, cleaned);
-    runs.stamp(half, Stamp::new(0, Cause::Idle));
-    runs.recall(range, 1000);
-    assert_eq!(owned.counts.recall.refaulted, [0, 50, 0]);
-    assert_eq!(owned.counts.recall.mistakes(), 50);
+    runs.counts.refaults.note_returned(PurgeReason::Idle, cleaned);
+    runs.stamp(half, PurgeStamp::new(0, PurgeReason::Idle));
+    runs.refaults(range, 1000);
+    assert_eq!(owned.counts.refaults.refaulted, [0, 50, 0]);
+    assert_eq!(owned.counts.refaults.premature_total(), 50);
 }
 
 #[test]
@@ -192,11 +192,11 @@ fn what_was_moved_away_is_not_recalled() {
     owned.view().give_back(part(60, 40), false);
     owned.view().clean(part(0, 10));
     owned.view().empty(part(5, 20));
-    owned.view().stamp(range, Stamp::new(0, Cause::Idle));
+    owned.view().stamp(range, PurgeStamp::new(0, PurgeReason::Idle));
     owned.view().check();
-    owned.counts.recall.note_returned(Cause::Idle, Pages(10));
-    owned.view().recall(range, 1000);
-    assert_eq!(owned.counts.recall.refaulted, [0, 10, 0]);
+    owned.counts.refaults.note_returned(PurgeReason::Idle, Pages(10));
+    owned.view().refaults(range, 1000);
+    assert_eq!(owned.counts.refaults.refaulted, [0, 10, 0]);
     owned.view().take(range);
     assert!((0..100).all(|at| !owned.view().is_moved(page + Pages(at))));
 }

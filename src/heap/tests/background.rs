@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::heap::park::KernelHeap;
-use crate::heap::recall::{Cause, Stamp};
+use crate::heap::cached_heap::KernelHeap;
+use crate::heap::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::watch::Watch;
 use crate::os::MemoryRange;
 use crate::units::Pages;
@@ -70,8 +70,8 @@ fn what_was_returned_in_error_is_known_to_the_policy() {
     wait(&mut tested);
     (0..20_000).for_each(|_| assert!(tested.allocate(400)));
     tested.heap().check();
-    let recall = &tested.heap().runs.recall;
-    assert!(recall.mistakes() > 1000, "{recall:?}");
+    let refaults = &tested.heap().runs.refaults;
+    assert!(refaults.premature_total() > 1000, "{refaults:?}");
 }
 
 #[test]
@@ -229,7 +229,7 @@ impl Shared {
         };
         let goes_on = || !stop.load(Relaxed);
         while goes_on() {
-            let stamp = Stamp::new(Kernel.now_us(), Cause::Idle);
+            let stamp = PurgeStamp::new(Kernel.now_us(), PurgeReason::Idle);
             // SAFETY: the heap outlives the thread, and no other thread does this.
             unsafe {
                 (*self.0).return_dirty(Pages(u32::MAX), &purge, &goes_on, stamp);
@@ -324,7 +324,7 @@ fn two_threads_on_the_same_pages_lose_nothing() {
     unsafe {
         (*heap).check();
         work.live.iter().for_each(|block| block.check(block.size));
-        super::super::park::delete(heap);
+        super::super::cached_heap::delete(heap);
     }
     assert!(returned.is_enough(), "{returned:?}");
 }

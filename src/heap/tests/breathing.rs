@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::heap::class::{CLASSES, class_of};
-use crate::heap::recall::total;
+use crate::heap::refaults::total;
 use crate::units::PAGE;
 
 pub(super) const SECOND_US: u64 = 1_000_000;
@@ -75,7 +75,7 @@ fn nothing_goes_back_before_its_time_and_everything_without_one() {
     tested.wave(4 << 20);
     tested.act(&Step::Tick(0, 0));
     tested.act(&Step::Tick(SECOND_US * 9 / 10, 0));
-    assert_eq!(total(&tested.heap().runs.recall.returned), 0);
+    assert_eq!(total(&tested.heap().runs.refaults.returned), 0);
     tested.act(&Step::Set(Key::DecayMs, 0));
     tested.act(&Step::Tick(1, 0));
     assert_eq!(tested.heap().runs.dirty.0, 0);
@@ -178,7 +178,7 @@ fn a_refused_request_commits_nothing() {
 fn blocks_that_move_keep_to_a_hard_limit_whoever_moves_them() {
     let limit = 8 << 20;
     let mut tested = tested(&[(Key::LimitHard, limit), (Key::RemapMin, 8192)]);
-    // More blocks move than the heap keeps scars for.
+    // More blocks move than the heap keeps split mappings for.
     (0..120).for_each(|_| assert!(tested.allocate(20_000)));
     for size in [40_000, 60_000, 80_000, 120_000] {
         (0..120).for_each(|_| tested.resize(0, size, OldSize::Right));
@@ -234,12 +234,12 @@ fn what_is_used_again_is_counted_by_its_cause_and_within_a_second_premature() {
             }
             tested.os.world().now_us += pause_us;
             tested.wave(4 << 20);
-            let recall = &tested.heap().runs.recall;
+            let refaults = &tested.heap().runs.refaults;
             let (cause, other) = if asked { (0, 1) } else { (1, 0) };
-            assert!(recall.refaulted[cause] > 1000, "{recall:?}");
-            assert!(recall.refaulted[cause] <= recall.returned[cause], "{recall:?}");
-            assert_eq!(recall.premature[cause] > 0, premature, "{pause_us}: {recall:?}");
-            assert_eq!((recall.returned[other], recall.refaulted[other]), (0, 0));
+            assert!(refaults.refaulted[cause] > 1000, "{refaults:?}");
+            assert!(refaults.refaulted[cause] <= refaults.returned[cause], "{refaults:?}");
+            assert_eq!(refaults.premature[cause] > 0, premature, "{pause_us}: {refaults:?}");
+            assert_eq!((refaults.returned[other], refaults.refaulted[other]), (0, 0));
         }
     }
 }
@@ -328,8 +328,8 @@ fn above_a_soft_limit_the_heap_returns_before_it_grows_and_grows() {
         let resident = tested.heap().resident() as i64;
         assert!(resident <= limit, "{resident} while all that lives would fit");
     }
-    let recall = &tested.heap().runs.recall;
-    assert!(recall.returned[2] > 0 && recall.returned[1] == 0, "{recall:?}");
+    let refaults = &tested.heap().runs.refaults;
+    assert!(refaults.returned[2] > 0 && refaults.returned[1] == 0, "{refaults:?}");
     (0..40).for_each(|_| assert!(tested.allocate(100_000), "it grows nonetheless"));
     assert_eq!(tested.heap().pressure(), 100);
     tested.free_all();

@@ -87,13 +87,13 @@ fn a_heap_that_samples_keeps_its_invariants() {
     for _ in 0..60 {
         random_steps(&mut tested, &mut dice, 500);
         compare(&mut tested);
-        sampled += tested.heap().told().guarded;
+        sampled += tested.heap().debug_stats().guarded;
     }
     assert!(sampled > 0, "no block was sampled");
     // A slot of a page each, and a page beside each.
     assert_eq!(tested.heap().beside_reserved(), 257 * 4096);
     tested.free_all();
-    assert_eq!(tested.heap().told().guarded, 0);
+    assert_eq!(tested.heap().debug_stats().guarded, 0);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn checked_heaps_go_on_when_the_kernel_refuses() {
         // Larger ones than a slot has room for, with what lies around them.
         let large = tested.live.iter().filter(|block| block.size > 8168).count() as u64;
         let heap = tested.heap();
-        assert_eq!(heap.counts.large_blocks - heap.told().held_large, large);
+        assert_eq!(heap.counts.large_blocks - heap.debug_stats().held_large, large);
         tested.free_all();
     }
 }
@@ -160,8 +160,8 @@ fn a_thread_that_had_to_wait_samples_again_soon() {
     tested.os.world().tick_us = 3_600_000_000;
     fill(&mut tested);
     tested.os.world().tick_us = 0;
-    let sampled = tested.heap().told().guarded;
+    let sampled = tested.heap().debug_stats().guarded;
     tested.os.world().now_us += 50_000;
     fill(&mut tested);
-    assert!(sampled > 0 && tested.heap().told().guarded > sampled);
+    assert!(sampled > 0 && tested.heap().debug_stats().guarded > sampled);
 }

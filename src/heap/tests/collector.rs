@@ -174,7 +174,7 @@ fn with_raised_gate(counted: &mut Counted) -> (Tested, usize) {
     assert_eq!((counted.due, counted.let_be), (3, 1), "in vain");
     tested.os.world().now_us += 10 * SECOND_US;
     tested.act(&Step::Tick(0, 0));
-    let raised = tested.heap().gate;
+    let raised = tested.heap().growth_limit;
     assert!(raised > LIMIT / 32 * 29, "{raised}");
     (tested, raised)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::background::emptied;
 use super::*;
 use crate::heap::claim::Claimable;
-use crate::heap::recall::{Cause, Stamp};
+use crate::heap::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::watch::Watch;
 use crate::os::{MemoryRange, Purged};
 use crate::units::{PageIndex, PageRange, Pages};
@@ -30,7 +30,7 @@ type Purge<'a> = &'a dyn Fn(&[MemoryRange]) -> Purged;
 
 /// Has the background thread work by `visit`, and vanish in its second call to the kernel, of which
 /// the first took the first range. Returns that range: its claim stands, as all others of the call.
-fn vanish(tested: &mut Tested, visit: impl Fn(&Watch, Purge, Stamp)) -> PageIndex {
+fn vanish(tested: &mut Tested, visit: impl Fn(&Watch, Purge, PurgeStamp)) -> PageIndex {
     let (os, first) = (tested.os.clone(), Cell::new(None));
     let purge = |ranges: &[MemoryRange]| {
         if first.replace(Some(ranges[0].start.addr())).is_some() {
@@ -42,19 +42,19 @@ fn vanish(tested: &mut Tested, visit: impl Fn(&Watch, Purge, Stamp)) -> PageInde
     let base = tested.heap.addr();
     let heap = tested.heap();
     let visited = catch_unwind(AssertUnwindSafe(|| {
-        visit(heap.watch(), &purge, Stamp::new(os.now_us(), Cause::Idle));
+        visit(heap.watch(), &purge, PurgeStamp::new(os.now_us(), PurgeReason::Idle));
     }));
     assert!(visited.is_err(), "the kernel is called once more");
     let address = first.get().expect("a first range");
     PageIndex(((address - base) / 4096) as u32)
 }
 
-fn return_dirty(watch: &Watch, purge: Purge, stamp: Stamp) {
+fn return_dirty(watch: &Watch, purge: Purge, stamp: PurgeStamp) {
     // SAFETY: the heap lives, and this is the only thread that does so.
     unsafe { watch.return_dirty(Pages(u32::MAX), purge, &|| true, stamp) };
 }
 
-fn return_holes(watch: &Watch, purge: Purge, stamp: Stamp) {
+fn return_holes(watch: &Watch, purge: Purge, stamp: PurgeStamp) {
     // SAFETY: the heap lives, and this is the only thread.
     unsafe { watch.return_holes(purge, &|| true, stamp) };
 }
@@ -118,7 +118,7 @@ fn all_that_the_parents_thread_had_is_free_again() {
         // SAFETY: pages that are claimed hold nothing of value, and this is the only thread.
         let returned = unsafe {
             let purge = |ranges: &[MemoryRange]| os.purge(ranges);
-            let stamp = Stamp::new(os.now_us(), Cause::Idle);
+            let stamp = PurgeStamp::new(os.now_us(), PurgeReason::Idle);
             tested.heap().watch().return_dirty(Pages(u32::MAX), &purge, &|| true, stamp)
         };
         assert_eq!(returned, Some(before), "none stays claimed");

@@ -53,9 +53,9 @@ fn a_large_block_keeps_its_lead_wherever_it_goes() {
 }
 
 /// Where in its page the first block lies that each of so many pages gets.
-fn first_places(turns: u32, size: usize, pages: usize) -> Vec<usize> {
+fn first_places(word_seed: u32, size: usize, pages: usize) -> Vec<usize> {
     let mut tested = tested(&[]);
-    tested.heap().turns = turns;
+    tested.heap().word_seed = word_seed;
     (0..pages * PAGE / size).for_each(|_| assert!(tested.allocate(size)));
     tested.heap().check();
     let mut first = BTreeMap::new();

@@ -4,7 +4,7 @@
 use super::breathing::{SECOND_US, tested};
 use super::*;
 use crate::heap::class::class_of;
-use crate::heap::recall::Cause;
+use crate::heap::refaults::PurgeReason;
 use crate::units::{PAGE, PageIndex, Pages};
 
 impl Tested {
@@ -28,11 +28,11 @@ impl Tested {
     }
 
     fn steps(&mut self) -> u64 {
-        self.heap().above.times.count
+        self.heap().hooks.times.count
     }
 
     fn returned_at_limit(&mut self) -> u64 {
-        self.heap().runs.recall.returned[Cause::Limit as usize - 1]
+        self.heap().runs.refaults.returned[PurgeReason::Limit as usize - 1]
     }
 
     /// Spans of blocks of 3000 bytes, with holes of `bytes` in all, and nothing dirty.
@@ -245,14 +245,14 @@ fn a_full_heap_is_not_walked_for_each_refusal() {
     let limit = tested.resident();
     tested.act(&Step::Set(Key::LimitHard, limit as i64));
     tested.fill(1000);
-    assert!(tested.heap().gleaners[class].useless > 100);
+    assert!(tested.heap().slot_scans[class].unreachable > 100);
     // A walk would leave a page there.
-    tested.heap().gleaners[class].next = PageIndex(0);
+    tested.heap().slot_scans[class].next = PageIndex(0);
     (0..100).for_each(|_| assert!(!tested.allocate(1000)));
-    assert_eq!(tested.heap().gleaners[class].next, PageIndex(0));
+    assert_eq!(tested.heap().slot_scans[class].next, PageIndex(0));
     tested.free(50, OldSize::Right);
     assert!(tested.allocate(1000) && !tested.allocate(1000));
-    assert_ne!(tested.heap().gleaners[class].next, PageIndex(0));
+    assert_ne!(tested.heap().slot_scans[class].next, PageIndex(0));
     // There is room for the pages of a span, and its slots are served.
     tested.act(&Step::Set(Key::LimitHard, limit as i64 + (3 << 12)));
     assert!((0..12).all(|_| tested.allocate(1000)) && !tested.allocate(1000));

@@ -2,7 +2,7 @@
 
 use super::breathing::tested;
 use super::*;
-use crate::heap::recall;
+use crate::heap::refaults;
 use crate::units::PAGE;
 
 /// Blocks of a mebibyte that lie in two pieces each, and what is in the way of their growth, on a
@@ -103,14 +103,14 @@ fn what_was_moved_away_is_no_return_and_its_use_no_mistake() {
             (0..40).for_each(|_| assert!(tested.allocate(3 * PAGE)));
             (0..30).for_each(|_| tested.free(tested.lowest(3 * PAGE), OldSize::Right));
         }
-        let recall = &tested.heap().runs.recall;
+        let refaults = &tested.heap().runs.refaults;
         for cause in 0..3 {
-            assert!(recall.refaulted[cause] <= recall.returned[cause], "{recall:?}");
+            assert!(refaults.refaulted[cause] <= refaults.returned[cause], "{refaults:?}");
         }
         tested.heap().check();
     }
     assert!(tested.os.world().moves > 10 && tested.os.world().renewals > 0);
-    let recall = &tested.heap().runs.recall;
-    assert!(recall::total(&recall.returned) > 100, "{recall:?}");
+    let refaults = &tested.heap().runs.refaults;
+    assert!(refaults::total(&refaults.returned) > 100, "{refaults:?}");
     tested.free_all();
 }

@@ -5,7 +5,7 @@ use std::ptr;
 
 use super::breathing::{SECOND_US, tested};
 use super::*;
-use crate::heap::recall::{Cause, total};
+use crate::heap::refaults::{PurgeReason, total};
 use crate::units::Pages;
 
 const MB: usize = 1 << 20;
@@ -117,7 +117,7 @@ fn without_decay_memory_goes_at_once() {
     let mut tested = tested(&[(Key::DecayMs, 0)]);
     tested.wave(8 << 20);
     assert!(tested.dirty() <= MB / 4, "{} bytes stay", tested.dirty());
-    assert!(total(&tested.heap().runs.recall.returned) > 2000);
+    assert!(total(&tested.heap().runs.refaults.returned) > 2000);
     tested.act(&Step::Set(Key::Retain, 4 * MB as i64));
     tested.wave(8 << 20);
     assert!((3 * MB..5 * MB).contains(&tested.dirty()), "{} bytes stay", tested.dirty());
@@ -185,13 +185,13 @@ fn a_buffer_that_comes_and_goes_is_seldom_returned() {
             tested.os.world().now_us += pause_us;
         }
         // It is learned anew every five seconds: that costs a hundredth of the time.
-        let returned = total(&tested.heap().runs.recall.returned) / 256;
+        let returned = total(&tested.heap().runs.refaults.returned) / 256;
         assert!(
             (32..=256).contains(&returned),
             "{returned} MB in {count} times, {pause_us} us apart"
         );
-        let recall = &tested.heap().runs.recall;
-        assert_eq!(recall.returned[Cause::Limit as usize - 1], 0, "{recall:?}");
+        let refaults = &tested.heap().runs.refaults;
+        assert_eq!(refaults.returned[PurgeReason::Limit as usize - 1], 0, "{refaults:?}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::breathing::SECOND_US;
 use super::*;
-use crate::heap::misuse::{Wrong, what_is_wrong};
+use crate::heap::diagnose::{Wrong, what_is_wrong};
 use crate::heap::reserve;
 use crate::units::{PAGE, Pages};
 
@@ -317,18 +317,18 @@ fn a_heap_that_was_wiped_serves_as_a_new_one() {
         (0..10).for_each(|_| tested.act(&Step::Allocate(40_000)));
         tested.free_all();
         let before = tested.heap().reserved();
-        assert!(tested.heap().wipe());
+        assert!(tested.heap().reset_state());
         assert_eq!(tested.heap().reserved(), before);
         let options = Options::DEFAULT;
         reserve::note_deleted(&tested.heap().layout);
-        tested.heap().reopen(options);
+        tested.heap().reuse(options);
         assert_eq!(tested.heap().options.get(Key::Reserve), 0);
         tested.heap().check();
     }
     // Too much to keep from others.
     (0..40).for_each(|_| tested.act(&Step::Allocate(40_000)));
     tested.free_all();
-    assert!(!tested.heap().wipe());
+    assert!(!tested.heap().reset_state());
 }
 
 #[test]
@@ -497,9 +497,9 @@ fn a_heap_that_was_cut_off_can_be_wiped() {
         let mut tested = cut(&os);
         tested.free(0, OldSize::Right);
         for _ in 0..2 {
-            assert!(tested.heap().wipe());
+            assert!(tested.heap().reset_state());
             reserve::note_deleted(&tested.heap().layout);
-            tested.heap().reopen(Options::DEFAULT);
+            tested.heap().reuse(Options::DEFAULT);
             tested.check_resident();
             (0..10).for_each(|_| assert!(tested.allocate(40_000)));
             tested.check_resident();
@@ -522,7 +522,8 @@ fn a_child_cuts_off_what_its_parents_thread_had() {
     let dirty = heap.runs.dirty;
     let purge = |_: &[crate::os::MemoryRange]| std::panic::resume_unwind(Box::new("it is gone"));
     let visited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let stamp = crate::heap::recall::Stamp::new(0, crate::heap::recall::Cause::Idle);
+        let stamp =
+            crate::heap::refaults::PurgeStamp::new(0, crate::heap::refaults::PurgeReason::Idle);
         // SAFETY: the heap lives, and this is the only thread that does so.
         unsafe { heap.watch().return_dirty(Pages(u32::MAX), &purge, &|| true, stamp) }
     }));
@@ -543,11 +544,11 @@ fn what_was_cut_off_and_is_needed_again_is_known_to_the_policy() {
     let os = FakeOs::new(4096);
     os.world().now_us = SECOND_US;
     let mut tested = cut(&os);
-    let before = tested.heap().runs.recall.clone();
+    let before = tested.heap().runs.refaults.clone();
     let runs = &tested.heap().runs;
     let pages = runs.reached().since(runs.top);
     tested.swell();
-    let after = tested.heap().runs.recall.clone();
+    let after = tested.heap().runs.refaults.clone();
     let again = after.refaulted.iter().sum::<u64>() - before.refaulted.iter().sum::<u64>();
     assert!(again.abs_diff(pages.0.into()) < 64, "{again} of {pages:?}");
     let premature = after.premature.iter().sum::<u64>() - before.premature.iter().sum::<u64>();
@@ -555,7 +556,7 @@ fn what_was_cut_off_and_is_needed_again_is_known_to_the_policy() {
     // Pages that were never used are not needed again.
     tested.swell();
     (0..400).for_each(|_| assert!(tested.allocate(60_000)));
-    let refaulted = tested.heap().runs.recall.refaulted.iter().sum::<u64>();
+    let refaulted = tested.heap().runs.refaults.refaulted.iter().sum::<u64>();
     assert!(refaulted - after.refaulted.iter().sum::<u64>() < 64);
     tested.free_all();
 }

@@ -1,7 +1,7 @@
 //! Descriptors that somebody wrote into: what is acted on next stops the process with a line.
 
 use super::*;
-use crate::heap::Place;
+use crate::heap::SpanState;
 use crate::heap::class::class_of;
 use crate::units::{PageIndex, Pages};
 
@@ -50,7 +50,7 @@ fn a_link_that_leads_elsewhere_stops_the_process() {
     expect(&|heap| heap.descriptor(third).set_previous(first), "S2: the links");
     expect(&|heap| heap.descriptor(second).set_next(PageIndex(77_000)), "never used");
     expect(&|heap| heap.descriptor(second).set_previous(PageIndex(1)), "never used");
-    expect(&|heap| heap.descriptor(third).set_place(Place::Full), "says that it is not");
+    expect(&|heap| heap.descriptor(third).set_span_state(SpanState::Full), "says that it is not");
     expect(&|heap| heap.descriptor(second).free.set_word(3, 1 << 63), "D2: ");
     expect(&|heap| heap.descriptor(third).reciprocal.update(|it| it ^ 64), "says that it is not");
     tested.free_all();
@@ -73,7 +73,7 @@ fn a_span_whose_descriptor_is_spoilt_is_not_used() {
     };
     expect(&|heap| heap.bins[class_of(1000)].listed = PageIndex(77_000), "H1: ");
     expect(&|heap| heap.descriptor(first).free.set_word(2, 1 << 40), "D2: ");
-    expect(&|heap| heap.descriptor(first).less_start.update(|it| it + 8), "is not that of a span");
+    expect(&|heap| heap.descriptor(first).neg_start.update(|it| it + 8), "is not that of a span");
     expect(&|heap| heap.descriptor(first).first.set(ptr::null_mut()), "is not that of a span");
     expect(&|heap| heap.descriptor(first).reciprocal.set(0xFFFF), "says that it is not");
     tested.free_all();

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use super::{Forecast, Watch};
 use crate::heap::claim::Claimable;
 use crate::heap::descriptor::Descriptor;
-use crate::heap::recall::{AtomicStamp, Stamp};
+use crate::heap::refaults::{AtomicStamp, PurgeStamp};
 use crate::heap::runs::CHUNK_PAGES;
 use crate::os::{MemoryRange, Purged};
 use crate::units::{PAGE, PageIndex, Pages};
@@ -39,7 +39,7 @@ impl Watch {
         mut excess: Pages,
         purge: &dyn Fn(&[MemoryRange]) -> Purged,
         goes_on: &dyn Fn() -> bool,
-        stamp: Stamp,
+        stamp: PurgeStamp,
     ) -> Option<Pages> {
         let (mut returned, mut rows) = (Some(Pages::ZERO), self.rows());
         let mut is_last = false;
@@ -49,7 +49,7 @@ impl Watch {
             for first in &mut rows {
                 let dirty = self.row(first).dirty;
                 let mine = dirty.claim(self.highest(dirty.get(), excess.0));
-                excess = excess.beyond(Pages(mine.count_ones()));
+                excess = excess.saturating_sub(Pages(mine.count_ones()));
                 batch.add(first, mine);
                 if excess == Pages::ZERO {
                     break;
@@ -95,7 +95,7 @@ impl Watch {
         &self,
         purge: &dyn Fn(&[MemoryRange]) -> Purged,
         goes_on: &dyn Fn() -> bool,
-        stamp: Stamp,
+        stamp: PurgeStamp,
     ) -> bool {
         let (mut batch, mut is_whole) = (Batch::new(self, stamp), true);
         if self.kernel_page > PAGE {
@@ -183,7 +183,7 @@ pub(super) struct Row<'heap> {
 /// Pages that were claimed, to go back by one call.
 struct Batch<'heap> {
     watch: &'heap Watch,
-    stamp: Stamp,
+    stamp: PurgeStamp,
     ranges: [Claimed; RANGES],
     count: usize,
     pages: Pages,
@@ -199,7 +199,7 @@ struct Claimed {
 }
 
 impl<'heap> Batch<'heap> {
-    fn new(watch: &'heap Watch, stamp: Stamp) -> Batch<'heap> {
+    fn new(watch: &'heap Watch, stamp: PurgeStamp) -> Batch<'heap> {
         let ranges = [Claimed::default(); RANGES];
         Batch { watch, stamp, ranges, count: 0, pages: Pages::ZERO }
     }

@@ -21,7 +21,7 @@ pub(super) fn epoch_us(decay_us: u64) -> u64 {
 
 /// What may stay of memory that was idle for `epochs` epochs: all up to `decay_us`, nothing after
 /// one and a half times that, and a smooth step (3x² - 2x³) in between.
-pub(super) fn faded(pages: Pages, epochs: u64) -> Pages {
+pub(super) fn decayed(pages: Pages, epochs: u64) -> Pages {
     let left = EPOCHS.saturating_sub(epochs).min(EPOCHS_OF_FADE);
     let share = left * left * (3 * EPOCHS_OF_FADE - 2 * left);
     Pages((u64::from(pages.0) * share / EPOCHS_OF_FADE.pow(3)) as u32)
@@ -56,8 +56,8 @@ impl Decay {
         let shift = ended.min(count as u64) as usize;
         self.freed.copy_within(..count - shift, shift);
         self.freed[..shift].fill(Pages::ZERO);
-        self.freed[0] = self.freed[0].and_more(dirty.beyond(self.dirty));
-        self.take(self.dirty.beyond(dirty));
+        self.freed[0] = self.freed[0].saturating_add(dirty.saturating_sub(self.dirty));
+        self.take(self.dirty.saturating_sub(dirty));
         self.dirty = dirty;
     }
 
@@ -68,7 +68,7 @@ impl Decay {
         let mut older = self.older();
         for index in remembered..self.freed.len() {
             self.add_older(older, index, epoch_us);
-            older = older.and_more(self.freed[index]);
+            older = older.saturating_add(self.freed[index]);
         }
     }
 
@@ -76,7 +76,7 @@ impl Decay {
     fn add_older(&mut self, older: Pages, index: usize, epoch_us: u64) {
         let pages = self.freed[index];
         let since_us = self.started_us(index as u64, epoch_us) as f64;
-        let share = f64::from(pages.0) / f64::from(older.and_more(pages).0.max(1));
+        let share = f64::from(pages.0) / f64::from(older.saturating_add(pages).0.max(1));
         let before_us = self.older_since_us as f64;
         self.older_since_us = (before_us + (since_us - before_us) * share) as u64;
     }
@@ -88,7 +88,7 @@ impl Decay {
 
     /// Free pages that are in no entry.
     pub(super) fn older(&self) -> Pages {
-        self.freed.iter().fold(self.dirty, |left, pages| left.beyond(*pages))
+        self.freed.iter().fold(self.dirty, |left, pages| left.saturating_sub(*pages))
     }
 
     /// How long the free pages have been so on average.
@@ -116,7 +116,7 @@ impl Decay {
 
     /// Notes that `pages` were returned.
     pub(super) fn note_returned(&mut self, pages: Pages) {
-        self.dirty = self.dirty.beyond(pages);
+        self.dirty = self.dirty.saturating_sub(pages);
     }
 
     /// Notes `pages` that came to light and have been free for longer than is remembered.
@@ -124,14 +124,15 @@ impl Decay {
         if self.older() == Pages::ZERO {
             self.older_since_us = self.started_us(EPOCHS, epoch_us);
         }
-        self.dirty = self.dirty.and_more(pages);
+        self.dirty = self.dirty.saturating_add(pages);
     }
 
     /// How much of the free memory may stay when `epochs` more have ended. What became free in an
     /// epoch counts from its end.
     pub(super) fn keep_after(&self, epochs: u64) -> Pages {
-        let part = |(ended, pages): (u64, Pages)| faded(pages, (ended + epochs).saturating_sub(1));
+        let part =
+            |(ended, pages): (u64, Pages)| decayed(pages, (ended + epochs).saturating_sub(1));
         let parts = (0..).zip(self.freed).map(part);
-        parts.fold(Pages::ZERO, |sum, part| sum.and_more(part))
+        parts.fold(Pages::ZERO, |sum, part| sum.saturating_add(part))
     }
 }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::decay::{EPOCHS, epoch_us};
-use super::{MEMORY_US, Sight, affordable_us};
+use super::{MEMORY_US, Observation, affordable_us};
 use crate::units::Pages;
 
 /// Epochs between two searches of a busy heap at first, 5 s by default, and how many times as long
@@ -41,11 +41,11 @@ pub(super) struct Holes {
 }
 
 impl Holes {
-    pub(super) fn note(&mut self, sight: &Sight) {
-        let emptied = sight.sparse.beyond(self.sparse);
-        self.sparse = sight.sparse;
-        self.moved = self.moved.and_more(sight.moved).and_more(emptied);
-        self.premature = self.premature.and_more(sight.premature);
+    pub(super) fn note(&mut self, observation: &Observation) {
+        let emptied = observation.sparse.saturating_sub(self.sparse);
+        self.sparse = observation.sparse;
+        self.moved = self.moved.saturating_add(observation.moved).saturating_add(emptied);
+        self.premature = self.premature.saturating_add(observation.premature);
     }
 
     /// Takes note that a search begins: what changes from now on may be behind it.
@@ -54,15 +54,15 @@ impl Holes {
     }
 
     /// Takes note of a search that has ended: whether the heap was idle then, and what it returned.
-    pub(super) fn note_search(&mut self, sight: &Sight, idle: bool, returned: Pages) {
+    pub(super) fn note_search(&mut self, observation: &Observation, idle: bool, returned: Pages) {
         let premature = self.premature.0 > self.returned.0 / 8;
-        let fruitless = returned.0 < sight.used.0 / WORTH_SHARE;
+        let fruitless = returned.0 < observation.used.0 / WORTH_SHARE;
         let rarer = if fruitless || premature { 2 * self.rarer + 1 } else { 0 };
-        let paid_us = self.paid_us.max(sight.now_us);
+        let paid_us = self.paid_us.max(observation.now_us);
         *self = Holes {
-            searched_us: sight.now_us,
+            searched_us: observation.now_us,
             idle,
-            paid_us: (paid_us + affordable_us(returned)).min(sight.now_us + MEMORY_US),
+            paid_us: (paid_us + affordable_us(returned)).min(observation.now_us + MEMORY_US),
             moved: self.moved,
             sparse: self.sparse,
             rarer: rarer.min(RARER_MAX - 1),
@@ -73,9 +73,14 @@ impl Holes {
 
     /// When the next search is due: once after the heap went idle, and from time to time while it
     /// is busy and has many free slots, or has too little memory.
-    pub(super) fn next(&self, decay_us: u64, sight: &Sight, active_us: u64) -> Option<u64> {
-        let worth = Pages(sight.used.0 / WORTH_SHARE);
-        if sight.sparse <= worth || self.moved < worth.max(MOVED_MIN) {
+    pub(super) fn next(
+        &self,
+        decay_us: u64,
+        observation: &Observation,
+        active_us: u64,
+    ) -> Option<u64> {
+        let worth = Pages(observation.used.0 / WORTH_SHARE);
+        if observation.sparse <= worth || self.moved < worth.max(MOVED_MIN) {
             return None;
         }
         let epoch_us = epoch_us(decay_us);
@@ -86,7 +91,8 @@ impl Holes {
         let idle_us = rest_us.max(active_us + EPOCHS * epoch_us);
         let every_us = EVERY_EPOCHS * epoch_us * u64::from(self.rarer + 1);
         let again_us = self.paid_us.max(self.searched_us + every_us);
-        let many = sight.sparse.0 >= sight.used.0 / BUSY_SHARE || sight.over_limit;
+        let many =
+            observation.sparse.0 >= observation.used.0 / BUSY_SHARE || observation.over_limit;
         Some(if many { idle_us.min(again_us) } else { idle_us })
     }
 }

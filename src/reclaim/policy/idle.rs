@@ -43,7 +43,7 @@ pub(super) fn keep(settings: &Settings, used: Pages, dirty: Pages, idle: Pages) 
     let kept = KEPT_MIN.max(Pages(used.0 / KEPT_SHARE));
     let kept = u64::from(kept.0) * settings.decay_us / PER_US;
     let kept = Pages(u32::try_from(kept).unwrap_or(u32::MAX));
-    dirty.beyond(idle).and_more(kept)
+    dirty.saturating_sub(idle).saturating_add(kept)
 }
 
 impl Idle {
@@ -56,8 +56,8 @@ impl Idle {
     }
 
     pub(super) fn note_returned(&mut self, pages: Pages) {
-        self.least = self.least.beyond(pages);
-        self.before = self.before.beyond(pages);
+        self.least = self.least.saturating_sub(pages);
+        self.before = self.before.saturating_sub(pages);
     }
 
     /// When the moment that goes on has ended.
@@ -78,10 +78,11 @@ mod tests {
     const SETTINGS: Settings =
         Settings { decay_us: 32_000, retain: Pages::ZERO, retain_max: Pages(u32::MAX) };
 
-    /// What is idle after these sights, each a time in tenths of a moment and the pages free then.
-    fn idle(sights: &[(u64, u32)]) -> Pages {
+    /// What is idle after these observations, each a time in tenths of a moment and the pages free
+    /// then.
+    fn idle(observations: &[(u64, u32)]) -> Pages {
         let mut idle = Idle::default();
-        for (moments_tenth, dirty) in sights {
+        for (moments_tenth, dirty) in observations {
             idle.note(&SETTINGS, 100_000 + moments_tenth * 100, Pages(*dirty));
         }
         idle.pages()

@@ -21,7 +21,7 @@ const FRAMES: u64 = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
     /// No Lua function is active.
-    Outside,
+    ForeignBlocks,
     /// The same, and the coroutine was the last to run.
     Yielded,
     /// The same, and the coroutine is collected.
@@ -40,7 +40,7 @@ pub(super) enum Moment {
 
 impl Moment {
     const ALL: [Moment; 8] = [
-        Moment::Outside,
+        Moment::ForeignBlocks,
         Moment::Yielded,
         Moment::Dead,
         Moment::InMain,
@@ -53,7 +53,7 @@ impl Moment {
 
 /// What memory held at one moment.
 #[derive(Clone)]
-pub(super) struct Sight {
+pub(super) struct Observation {
     pub(super) moment: Moment,
     /// An address on the stack of the function that looked.
     pub(super) stack: u64,
@@ -65,7 +65,7 @@ pub(super) struct Sight {
 
 /// A VM that was seen.
 pub(super) struct Seen<'a> {
-    pub(super) sights: &'a [Sight],
+    pub(super) observations: &'a [Observation],
     /// The addresses of the two threads.
     pub(super) main: u64,
     pub(super) other: u64,
@@ -129,20 +129,21 @@ fn only<T>(places: Range<usize>, fits: impl Fn(usize) -> Option<T>) -> Option<(u
 }
 
 impl Seen<'_> {
-    fn at(&self, moment: Moment) -> impl Iterator<Item = &Sight> {
-        self.sights.iter().filter(move |sight| sight.moment == moment)
+    fn at(&self, moment: Moment) -> impl Iterator<Item = &Observation> {
+        self.observations.iter().filter(move |sight| sight.moment == moment)
     }
 
     fn is_frame(&self, at: usize) -> bool {
-        let is_near = |word: u64, sight: &Sight| word != 0 && word.abs_diff(sight.stack) < FRAMES;
-        self.sights.iter().all(|sight| {
+        let is_near =
+            |word: u64, sight: &Observation| word != 0 && word.abs_diff(sight.stack) < FRAMES;
+        self.observations.iter().all(|sight| {
             let (main, other) = (sight.main[at], sight.other[at]);
             match sight.moment {
                 Moment::InMain | Moment::Interpreted | Moment::Traced => {
                     is_near(main, sight) && other == 0
                 }
                 Moment::InOther => main == 0 && is_near(other, sight),
-                Moment::Outside | Moment::Yielded | Moment::Dead => main == 0 && other == 0,
+                Moment::ForeignBlocks | Moment::Yielded | Moment::Dead => main == 0 && other == 0,
                 // Perhaps in a function of its own.
                 Moment::Collecting => other == 0,
             }
@@ -150,13 +151,13 @@ impl Seen<'_> {
     }
 
     fn is_current(&self, at: usize) -> bool {
-        self.sights.iter().all(|sight| {
+        self.observations.iter().all(|sight| {
             let word = sight.global[at];
             match sight.moment {
                 Moment::InMain | Moment::Interpreted | Moment::Traced => word == self.main,
                 Moment::InOther => word == self.other,
                 Moment::Yielded => word == self.other || word == 0,
-                Moment::Outside => word == self.main || word == 0,
+                Moment::ForeignBlocks => word == self.main || word == 0,
                 Moment::Dead => word != self.other,
                 Moment::Collecting => true,
             }
@@ -164,7 +165,7 @@ impl Seen<'_> {
     }
 
     fn is_compiled(&self, at: usize) -> bool {
-        self.sights.iter().all(|sight| {
+        self.observations.iter().all(|sight| {
             let word = sight.global[at];
             match sight.moment {
                 Moment::Traced => self.memory.contains(&word) && word.is_multiple_of(8),
@@ -176,18 +177,18 @@ impl Seen<'_> {
     /// What the field says in a C function and in the interpreter, if it is that of the state: one
     /// of some small negative numbers, or, in compiled code, the number of the trace.
     fn rests_at(&self, at: usize) -> Option<[i32; 2]> {
-        let half = |sight: &Sight| (sight.global[at / 2] >> (32 * (at % 2))) as i32;
+        let half = |sight: &Observation| (sight.global[at / 2] >> (32 * (at % 2))) as i32;
         let in_c = half(self.at(Moment::InMain).next()?);
         let interpreted = half(self.at(Moment::Interpreted).next()?);
         let is_word = |word: i32| (-32..0).contains(&word);
-        let fits = self.sights.iter().all(|sight| {
+        let fits = self.observations.iter().all(|sight| {
             let word = half(sight);
             match sight.moment {
                 Moment::InMain | Moment::InOther => word == in_c,
                 Moment::Interpreted => word == interpreted,
                 Moment::Traced => (1..1 << 16).contains(&word),
                 Moment::Collecting => is_word(word) && word != in_c && word != interpreted,
-                Moment::Outside | Moment::Yielded | Moment::Dead => {
+                Moment::ForeignBlocks | Moment::Yielded | Moment::Dead => {
                     word == in_c || word == interpreted
                 }
             }
@@ -232,8 +233,8 @@ mod tests {
         Layout { distance: 12, frame: 10, current: 51, compiled: 52, state: 41, at_rest: [-2, -1] };
 
     /// As LuaJIT would have it with [`LAYOUT`].
-    fn sight(moment: Moment) -> Sight {
-        let mut sight = Sight {
+    fn sight(moment: Moment) -> Observation {
+        let mut sight = Observation {
             moment,
             stack: STACK,
             main: [9; THREAD],
@@ -242,7 +243,7 @@ mod tests {
         };
         let frame = STACK + 320;
         let (main, other, current, state, compiled) = match moment {
-            Moment::Outside => (0, 0, MAIN, -2, 0),
+            Moment::ForeignBlocks => (0, 0, MAIN, -2, 0),
             Moment::Yielded => (0, 0, OTHER, -1, 0),
             Moment::Dead => (0, 0, 0, -2, 0),
             Moment::InMain => (frame, 0, MAIN, -2, 0),
@@ -260,14 +261,14 @@ mod tests {
         sight
     }
 
-    fn all() -> Vec<Sight> {
+    fn all() -> Vec<Observation> {
         Moment::ALL.map(sight).into()
     }
 
-    fn find(sights: &[Sight]) -> Result<Layout, &'static str> {
+    fn find(observations: &[Observation]) -> Result<Layout, &'static str> {
         let memory = MAIN..MAIN + (1 << 20);
         let (main, other) = (MAIN, OTHER);
-        Layout::find(&Seen { sights, main, other, memory, distance: 12, readable: 90 })
+        Layout::find(&Seen { observations, main, other, memory, distance: 12, readable: 90 })
     }
 
     #[test]
@@ -277,10 +278,10 @@ mod tests {
 
     #[test]
     fn a_second_place_that_fits_leaves_the_field_unknown() {
-        let doubled = |change: fn(&mut Sight)| {
-            let mut sights = all();
-            sights.iter_mut().for_each(change);
-            find(&sights).expect_err("two places")
+        let doubled = |change: fn(&mut Observation)| {
+            let mut observations = all();
+            observations.iter_mut().for_each(change);
+            find(&observations).expect_err("two places")
         };
         assert!(
             doubled(|s| (s.main[3], s.other[3]) = (s.main[10], s.other[10])).contains("cframe")
@@ -292,12 +293,12 @@ mod tests {
 
     #[test]
     fn one_moment_that_does_not_fit_leaves_the_field_unknown() {
-        let wrong = |moment: Moment, change: fn(&mut Sight)| {
-            let mut sights = all();
-            sights.iter_mut().filter(|s| s.moment == moment).for_each(change);
-            find(&sights).is_err()
+        let wrong = |moment: Moment, change: fn(&mut Observation)| {
+            let mut observations = all();
+            observations.iter_mut().filter(|s| s.moment == moment).for_each(change);
+            find(&observations).is_err()
         };
-        assert!(wrong(Moment::Outside, |s| s.main[10] = STACK));
+        assert!(wrong(Moment::ForeignBlocks, |s| s.main[10] = STACK));
         assert!(wrong(Moment::InOther, |s| s.other[10] = 0));
         assert!(wrong(Moment::InMain, |s| s.main[10] = STACK + (1 << 20)));
         assert!(wrong(Moment::Dead, |s| s.global[51] = OTHER));
@@ -309,8 +310,9 @@ mod tests {
     #[test]
     fn every_moment_must_be_seen() {
         for lacking in Moment::ALL {
-            let sights: Vec<Sight> = all().into_iter().filter(|s| s.moment != lacking).collect();
-            assert_eq!(find(&sights), Err("not every moment was seen"), "{lacking:?}");
+            let observations: Vec<Observation> =
+                all().into_iter().filter(|s| s.moment != lacking).collect();
+            assert_eq!(find(&observations), Err("not every moment was seen"), "{lacking:?}");
         }
     }
 

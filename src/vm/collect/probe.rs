@@ -4,7 +4,7 @@ use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use std::cell::Cell;
 
-use super::layout::{GLOBAL, Layout, Moment, Seen, Sight, THREAD};
+use super::layout::{GLOBAL, Layout, Moment, Observation, Seen, THREAD};
 use crate::lua_api::{CollectorApi, GC_COLLECT, GC_STOP, GLOBALS, lua_State};
 use crate::vm::emergency::Probe;
 
@@ -38,7 +38,7 @@ struct Lab {
     distance: usize,
     /// The moment that an allocation comes at, where it is to be seen.
     stage: Option<Moment>,
-    sights: Vec<Sight>,
+    observations: Vec<Observation>,
 }
 
 thread_local! {
@@ -57,7 +57,7 @@ pub(super) fn prove(api: &CollectorApi) -> Result<Layout, &'static str> {
         other: ptr::null_mut(),
         distance: 0,
         stage: None,
-        sights: Vec::with_capacity(16),
+        observations: Vec::with_capacity(16),
     };
     let lab = &raw mut lab;
     let outer = LAB.replace(lab);
@@ -80,7 +80,7 @@ pub(super) fn prove(api: &CollectorApi) -> Result<Layout, &'static str> {
     let start = lab.probe.start.addr() as u64;
     let found = ran.and_then(|()| {
         Layout::find(&Seen {
-            sights: &lab.sights,
+            observations: &lab.observations,
             main: lab.main.addr() as u64,
             other: lab.other.addr() as u64,
             memory: start..start + Probe::BYTES as u64,
@@ -121,15 +121,15 @@ unsafe fn observe(
             ran
         };
         let mut ran = run(CALL);
-        Lab::note(lab, Moment::Outside);
+        Lab::note(lab, Moment::ForeignBlocks);
         let other = (api.lua_newthread)(state);
         (*lab).other = other.cast();
         ran = ran && load(api, other, COROUTINE) && (api.lua_resume)(other, 0) == YIELDED;
         Lab::note(lab, Moment::Yielded);
         ran = ran && run(CALL);
-        Lab::note(lab, Moment::Outside);
+        Lab::note(lab, Moment::ForeignBlocks);
         ran = ran && during(Moment::Interpreted, INTERPRETED) && during(Moment::Traced, TRACED);
-        Lab::note(lab, Moment::Outside);
+        Lab::note(lab, Moment::ForeignBlocks);
         ran = ran && (api.lua_resume)(other, 0) == 0;
         Lab::note(lab, Moment::Yielded);
         (api.lua_settop)(state, 0);
@@ -191,8 +191,8 @@ impl Lab {
         // SAFETY: the caller's promise: what is copied lies in the VM's memory, which stays until
         // the end.
         unsafe {
-            let Lab { main, other, distance, main_bytes, sights, .. } = &mut *lab;
-            let mut sight = Sight {
+            let Lab { main, other, distance, main_bytes, observations, .. } = &mut *lab;
+            let mut sight = Observation {
                 moment,
                 stack: (&raw mut here).addr() as u64,
                 main: [0; THREAD],
@@ -206,9 +206,9 @@ impl Lab {
             copy(main.add(*distance * 8), *main_bytes / 8 - *distance, &mut sight.global);
             let is_allocation =
                 matches!(moment, Moment::Interpreted | Moment::Traced | Moment::Collecting);
-            match sights.iter_mut().find(|sight| is_allocation && sight.moment == moment) {
+            match observations.iter_mut().find(|sight| is_allocation && sight.moment == moment) {
                 Some(last) => *last = sight,
-                None => sights.push(sight),
+                None => observations.push(sight),
             }
         }
     }

@@ -1,10 +1,10 @@
-//! What holds for every sequence of sights.
+//! What holds for every sequence of observations.
 
 use proptest::prelude::*;
 
 use super::sim::SECOND_US;
 use crate::reclaim::policy::decay::epoch_us;
-use crate::reclaim::policy::{Policy, Settings, Sight, Verdict};
+use crate::reclaim::policy::{Decision, Observation, Policy, Settings};
 use crate::units::Pages;
 
 /// The most pages that a heap has.
@@ -16,8 +16,8 @@ const WAKES_MAX: usize = 20;
 /// What happens to a policy.
 #[derive(Clone, Debug)]
 enum Event {
-    /// After so long, a sight whose time is not set.
-    Seen(u64, Sight),
+    /// After so long, an observation whose time is not set.
+    Seen(u64, Observation),
     /// How many 256ths of what should go were returned.
     Returned(u8),
     Searched(Pages),
@@ -40,10 +40,10 @@ fn pages() -> impl Strategy<Value = u32> {
     prop_oneof![Just(0), 0..100_u32, 0..1_000_000_u32, 0..=PAGES_MAX]
 }
 
-fn sight() -> impl Strategy<Value = Sight> {
+fn observation() -> impl Strategy<Value = Observation> {
     let flags = prop_oneof![9 => Just(false), 1 => Just(true)];
     (pages(), pages(), pages(), pages(), pages(), flags).prop_map(
-        |(used, dirty, sparse, moved, premature, over_limit)| Sight {
+        |(used, dirty, sparse, moved, premature, over_limit)| Observation {
             now_us: 0,
             used: Pages(used),
             dirty: Pages(dirty.min(PAGES_MAX - used)),
@@ -69,7 +69,7 @@ fn pause_us() -> impl Strategy<Value = u64> {
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
-        6 => (pause_us(), sight()).prop_map(|(pause_us, sight)| Event::Seen(pause_us, sight)),
+        6 => (pause_us(), observation()).prop_map(|(pause_us, seen)| Event::Seen(pause_us, seen)),
         2 => any::<u8>().prop_map(Event::Returned),
         1 => pages().prop_map(|pages| Event::Searched(Pages(pages))),
         1 => pages().prop_map(|pages| Event::Found(Pages(pages))),
@@ -79,61 +79,64 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 
 /// A policy, and what it was shown and said last.
 #[derive(Clone)]
-struct Judge {
+struct Driven {
     settings: Settings,
     policy: Policy,
-    sight: Sight,
-    verdict: Verdict,
+    observation: Observation,
+    decision: Decision,
 }
 
-impl Judge {
-    fn new(settings: Settings, start_us: u64) -> Judge {
-        let sight = Sight { now_us: start_us, ..Sight::default() };
-        Judge { settings, policy: Policy::default(), sight, verdict: Verdict::default() }
+impl Driven {
+    fn new(settings: Settings, start_us: u64) -> Driven {
+        let observation = Observation { now_us: start_us, ..Observation::default() };
+        Driven { settings, policy: Policy::default(), observation, decision: Decision::default() }
     }
 
-    fn see(&mut self, sight: Sight) {
-        self.sight = sight;
-        self.verdict = self.policy.judge(&self.settings, sight);
-        let Verdict { keep, floor, next_us, .. } = self.verdict;
-        assert!(floor <= keep && keep <= self.settings.retain_max, "{:?}", self.verdict);
-        assert!(!sight.over_limit || keep == Pages::ZERO, "{:?}", self.verdict);
-        assert!(next_us.is_none_or(|at_us| at_us > sight.now_us), "{:?}", self.verdict);
-        assert!(self.policy.idle_age_us(&self.settings, 0) <= sight.now_us);
+    fn see(&mut self, observation: Observation) {
+        self.observation = observation;
+        self.decision = self.policy.decide(&self.settings, observation);
+        let Decision { keep, floor, next_us, .. } = self.decision;
+        assert!(floor <= keep && keep <= self.settings.retain_max, "{:?}", self.decision);
+        assert!(!observation.over_limit || keep == Pages::ZERO, "{:?}", self.decision);
+        assert!(next_us.is_none_or(|at_us| at_us > observation.now_us), "{:?}", self.decision);
+        assert!(self.policy.idle_age_us(&self.settings, 0) <= observation.now_us);
     }
 
     fn give_back(&mut self, pages: Pages) {
-        self.sight.dirty -= pages;
+        self.observation.dirty -= pages;
         self.policy.note_returned(&self.settings, pages);
     }
 
     fn happen(&mut self, event: &Event) {
         match event {
-            Event::Seen(pause_us, sight) => {
-                self.see(Sight { now_us: self.sight.now_us + pause_us, ..*sight });
+            Event::Seen(pause_us, observation) => {
+                self.see(Observation {
+                    now_us: self.observation.now_us + pause_us,
+                    ..*observation
+                });
             }
             Event::Returned(share) => {
-                let due = u64::from(self.sight.dirty.beyond(self.verdict.keep).0);
+                let due = u64::from(self.observation.dirty.saturating_sub(self.decision.keep).0);
                 self.give_back(Pages((due * u64::from(*share) / 256) as u32));
             }
             Event::Searched(returned) => self.note_search(*returned),
             Event::Found(pages) => {
-                let pages = (*pages).min(self.sight.used);
-                self.sight.used -= pages;
-                self.sight.dirty += pages;
+                let pages = (*pages).min(self.observation.used);
+                self.observation.used -= pages;
+                self.observation.dirty += pages;
                 self.policy.note_found(&self.settings, pages);
             }
         }
     }
 
-    /// Nothing happens any more, but what the verdicts say. Counts the wake-ups.
+    /// Nothing happens any more, but what the decisions say. Counts the wake-ups.
     fn come_to_rest(&mut self, kernel_refuses: bool) -> usize {
         for wakes in 0..WAKES_MAX {
             self.obey(kernel_refuses);
-            let Some(next_us) = self.verdict.next_us else { return wakes };
+            let Some(next_us) = self.decision.next_us else { return wakes };
             self.see_nothing_new(next_us);
         }
-        panic!("no rest after {WAKES_MAX} wake-ups: {:?}", self.verdict);
+        panic!("no rest after {WAKES_MAX} wake-ups: {:?}", self.decision);
     }
 
     fn note_search(&mut self, returned: Pages) {
@@ -143,18 +146,18 @@ impl Judge {
 
     /// What was asked for happens.
     fn obey(&mut self, kernel_refuses: bool) {
-        let due = self.sight.dirty.beyond(self.verdict.keep);
+        let due = self.observation.dirty.saturating_sub(self.decision.keep);
         if !kernel_refuses && due > Pages::ZERO {
             self.give_back(due);
         }
-        if self.verdict.holes {
-            self.note_search(self.sight.sparse);
+        if self.decision.holes {
+            self.note_search(self.observation.sparse);
         }
     }
 
     fn see_nothing_new(&mut self, now_us: u64) {
         let (moved, premature) = (Pages::ZERO, Pages::ZERO);
-        self.see(Sight { now_us, moved, premature, ..self.sight });
+        self.see(Observation { now_us, moved, premature, ..self.observation });
     }
 }
 
@@ -163,88 +166,89 @@ proptest! {
     fn no_sequence_of_events_breaks_the_bounds(
         settings in settings(), start_us in 0..TIME_MAX_US / 2, events in events(),
     ) {
-        let mut judge = Judge::new(settings, start_us);
+        let mut driven = Driven::new(settings, start_us);
         for event in &events {
-            judge.happen(event);
+            driven.happen(event);
         }
     }
 
     #[test]
     fn every_heap_comes_to_rest_by_its_wake_ups_alone(
         settings in settings(), start_us in 0..TIME_MAX_US / 2, events in events(),
-        last in sight(), later_us in prop::collection::vec(pause_us(), 5),
+        last in observation(), later_us in prop::collection::vec(pause_us(), 5),
     ) {
-        let mut judge = Judge::new(settings, start_us);
+        let mut driven = Driven::new(settings, start_us);
         for event in &events {
-            judge.happen(event);
+            driven.happen(event);
         }
-        judge.happen(&Event::Seen(5000, last));
-        judge.come_to_rest(false);
+        driven.happen(&Event::Seen(5000, last));
+        driven.come_to_rest(false);
         let retain = if last.over_limit { Pages::ZERO } else { settings.retain };
-        prop_assert!(judge.sight.dirty <= retain.min(settings.retain_max));
+        prop_assert!(driven.observation.dirty <= retain.min(settings.retain_max));
         for later_us in later_us {
-            judge.see_nothing_new(judge.sight.now_us + later_us);
-            prop_assert!(judge.sight.dirty <= judge.verdict.keep && !judge.verdict.holes);
-            prop_assert_eq!(judge.verdict.next_us, None);
+            driven.see_nothing_new(driven.observation.now_us + later_us);
+            prop_assert!(driven.observation.dirty <= driven.decision.keep);
+            prop_assert!(!driven.decision.holes);
+            prop_assert_eq!(driven.decision.next_us, None);
         }
     }
 
     #[test]
     fn nothing_becomes_due_an_epoch_before_the_wake_up(
         settings in settings(), start_us in 0..TIME_MAX_US / 2, events in events(),
-        last in sight(),
+        last in observation(),
     ) {
-        let mut judge = Judge::new(settings, start_us);
+        let mut driven = Driven::new(settings, start_us);
         for event in &events {
-            judge.happen(event);
+            driven.happen(event);
         }
-        judge.happen(&Event::Seen(5000, last));
-        judge.obey(false);
+        driven.happen(&Event::Seen(5000, last));
+        driven.obey(false);
         let epoch_us = epoch_us(settings.decay_us);
         for half_epochs in 1..30 {
-            let mut later = judge.clone();
-            later.see_nothing_new(judge.sight.now_us + half_epochs * epoch_us / 2);
-            let due = later.sight.dirty > later.verdict.keep || later.verdict.holes;
-            let wakes = judge.verdict.next_us.is_some_and(|at_us| {
-                at_us <= later.sight.now_us + epoch_us
+            let mut later = driven.clone();
+            later.see_nothing_new(driven.observation.now_us + half_epochs * epoch_us / 2);
+            let due = later.observation.dirty > later.decision.keep || later.decision.holes;
+            let wakes = driven.decision.next_us.is_some_and(|at_us| {
+                at_us <= later.observation.now_us + epoch_us
             });
-            prop_assert!(wakes || !due, "{:?} became {:?}", judge.verdict, later.verdict);
+            prop_assert!(wakes || !due, "{:?} became {:?}", driven.decision, later.decision);
         }
     }
 
     #[test]
     fn a_kernel_that_refuses_is_not_asked_for_ever(
         settings in settings(), start_us in 0..TIME_MAX_US / 2, events in events(),
-        last in sight(),
+        last in observation(),
     ) {
-        let mut judge = Judge::new(settings, start_us);
+        let mut driven = Driven::new(settings, start_us);
         for event in &events {
-            judge.happen(event);
+            driven.happen(event);
         }
-        judge.happen(&Event::Seen(5000, last));
-        judge.come_to_rest(true);
+        driven.happen(&Event::Seen(5000, last));
+        driven.come_to_rest(true);
     }
 
     #[test]
-    fn the_order_of_sights_of_one_moment_does_not_matter(
+    fn the_order_of_observations_of_one_moment_does_not_matter(
         settings in settings(),
         moments in prop::collection::vec(
-            (1..3 * SECOND_US, prop::collection::vec(sight(), 1..5).prop_flat_map(|sights| {
-                (Just(sights.clone()), Just(sights).prop_shuffle())
+            (1..3 * SECOND_US, prop::collection::vec(observation(), 1..5).prop_flat_map(|seen| {
+                (Just(seen.clone()), Just(seen).prop_shuffle())
             })),
             1..20,
         ),
     ) {
-        let mut judges = [Judge::new(settings, 0), Judge::new(settings, 0)];
+        let mut both = [Driven::new(settings, 0), Driven::new(settings, 0)];
         let mut now_us = 0;
         for (pause_us, (one, other)) in moments {
             now_us += pause_us;
-            for (judge, sights) in judges.iter_mut().zip([one, other]) {
-                for sight in sights {
-                    judge.see(Sight { now_us, ..sight });
+            for (driven, observations) in both.iter_mut().zip([one, other]) {
+                for observation in observations {
+                    driven.see(Observation { now_us, ..observation });
                 }
             }
-            prop_assert_eq!(judges[0].verdict, judges[1].verdict);
+            prop_assert_eq!(both[0].decision, both[1].decision);
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The policy's parts, one by one.
 
 use super::sim::{MB, SECOND_US, SETTINGS, START_US};
-use crate::reclaim::policy::decay::{Decay, EPOCHS, epoch_us, faded};
+use crate::reclaim::policy::decay::{Decay, EPOCHS, decayed, epoch_us};
+use crate::reclaim::policy::demand::DemandLevels;
 use crate::reclaim::policy::holes::Holes;
-use crate::reclaim::policy::tide::Tide;
-use crate::reclaim::policy::{Policy, PrematurePurge, Reason, Settings, Sight, Trend, Verdict};
+use crate::reclaim::policy::{
+    Decision, Observation, Policy, PrematurePurge, Reason, Settings, Trend,
+};
 use crate::units::Pages;
 
 const MB_32: Pages = Pages(32 * MB);
@@ -12,10 +14,10 @@ const EPOCH_US: u64 = SECOND_US / 8;
 
 #[test]
 fn idle_memory_stays_then_goes_smoothly() {
-    let shares: Vec<u32> = (0..16).map(|epochs| faded(Pages(256), epochs).0).collect();
+    let shares: Vec<u32> = (0..16).map(|epochs| decayed(Pages(256), epochs).0).collect();
     assert_eq!(shares[..9], [256; 9]);
     assert_eq!(shares[9..], [216, 128, 40, 0, 0, 0, 0]);
-    assert_eq!(faded(Pages(u32::MAX), 0), Pages(u32::MAX));
+    assert_eq!(decayed(Pages(u32::MAX), 0), Pages(u32::MAX));
 }
 
 #[test]
@@ -71,8 +73,8 @@ fn a_ring_that_slept_for_long_is_empty() {
 }
 
 /// Demand in megabytes at times in seconds, seen every 10 ms in between.
-fn tide_of(corners: &[(f64, f64)]) -> (Tide, u64) {
-    let mut tide = Tide::default();
+fn levels_of(corners: &[(f64, f64)]) -> (DemandLevels, u64) {
+    let mut levels = DemandLevels::default();
     let at_us = |seconds: f64| START_US + (seconds * 1e6) as u64;
     for pair in corners.windows(2) {
         let [(from_s, from), (to_s, to)] = pair else { unreachable!() };
@@ -80,60 +82,60 @@ fn tide_of(corners: &[(f64, f64)]) -> (Tide, u64) {
         for step in 0..=steps {
             let part = step as f64 / steps as f64;
             let used = (from + (to - from) * part) * f64::from(MB);
-            tide.note(at_us(from_s + (to_s - from_s) * part), Pages(used as u32), SECOND_US / 4);
+            levels.note(at_us(from_s + (to_s - from_s) * part), Pages(used as u32), SECOND_US / 4);
         }
     }
     let last_s = corners.last().map_or(0.0, |corner| corner.0);
-    (tide, at_us(last_s))
+    (levels, at_us(last_s))
 }
 
-fn believed_mb(corners: &[(f64, f64)]) -> u32 {
-    let (tide, now_us) = tide_of(corners);
-    tide.believed(now_us).0 / MB
+fn expected_mb(corners: &[(f64, f64)]) -> u32 {
+    let (levels, now_us) = levels_of(corners);
+    levels.expected(now_us).0 / MB
 }
 
 #[test]
 fn demand_that_came_back_is_believed_to_do_so_again() {
-    assert_eq!(believed_mb(&[(0.0, 500.0), (0.1, 100.0), (5.0, 100.0)]), 0);
+    assert_eq!(expected_mb(&[(0.0, 500.0), (0.1, 100.0), (5.0, 100.0)]), 0);
     let back = [(0.0, 500.0), (0.1, 100.0), (5.0, 100.0), (5.1, 500.0), (5.2, 100.0)];
-    assert_eq!(believed_mb(&back), 500);
+    assert_eq!(expected_mb(&back), 500);
 }
 
 #[test]
 fn it_is_waited_for_twice_as_long_as_it_was_away() {
     let back = [(0.0, 500.0), (0.1, 100.0), (5.0, 100.0), (5.1, 500.0), (9.0, 500.0)];
-    for (until_s, believed) in [(18.0, 500), (20.0, 0)] {
+    for (until_s, expected) in [(18.0, 500), (20.0, 0)] {
         let then = [(9.1, 100.0), (until_s, 100.0)];
-        assert_eq!(believed_mb(&[&back[..], &then].concat()), believed, "{until_s} s");
+        assert_eq!(expected_mb(&[&back[..], &then].concat()), expected, "{until_s} s");
     }
 }
 
 #[test]
 fn a_swing_that_costs_little_is_not_waited_for() {
     // 32 MB cost 25 ms, a hundredth of 2.5 s.
-    for (away_s, believed) in [(2.0, 132), (3.0, 0)] {
+    for (away_s, expected) in [(2.0, 132), (3.0, 0)] {
         let back_s = 0.1 + away_s;
         let back = [(0.0, 132.0), (0.1, 100.0), (back_s, 100.0), (back_s, 132.0)];
-        assert_eq!(believed_mb(&back), believed, "{away_s} s");
+        assert_eq!(expected_mb(&back), expected, "{away_s} s");
     }
 }
 
 #[test]
 fn a_swing_that_costs_little_is_expected_all_the_same() {
     let back = [(0.0, 132.0), (0.1, 100.0), (4.0, 100.0), (4.0, 132.0), (4.1, 100.0)];
-    let (tide, now_us) = tide_of(&back);
-    assert_eq!(tide.believed(now_us), Pages::ZERO);
-    assert!(!tide.has_fallen(now_us, 10 * SECOND_US));
-    let (tide, now_us) = tide_of(&[&back[..], &[(13.0, 100.0)]].concat());
-    assert!(tide.has_fallen(now_us, 10 * SECOND_US), "waited for long enough");
+    let (levels, now_us) = levels_of(&back);
+    assert_eq!(levels.expected(now_us), Pages::ZERO);
+    assert!(!levels.has_fallen(now_us, 10 * SECOND_US));
+    let (levels, now_us) = levels_of(&[&back[..], &[(13.0, 100.0)]].concat());
+    assert!(levels.has_fallen(now_us, 10 * SECOND_US), "waited for long enough");
 }
 
 #[test]
 fn a_swing_that_costs_little_does_not_make_a_dear_one_forgotten() {
     let dear = [(0.0, 500.0), (0.1, 100.0), (5.0, 100.0), (5.1, 500.0)];
     let cheap = [(5.2, 420.0), (35.0, 420.0), (35.1, 500.0), (35.2, 100.0), (36.0, 100.0)];
-    assert_eq!(believed_mb(&[&dear[..], &cheap].concat()), 500);
-    assert_eq!(believed_mb(&[&cheap[..], &[(36.1, 500.0), (36.2, 100.0)]].concat()), 500);
+    assert_eq!(expected_mb(&[&dear[..], &cheap].concat()), 500);
+    assert_eq!(expected_mb(&[&cheap[..], &[(36.1, 500.0), (36.2, 100.0)]].concat()), 500);
 }
 
 #[test]
@@ -145,18 +147,18 @@ fn small_swings_on_top_do_not_hide_the_large_one() {
         corners.push((f64::from(tenth) / 10.0, slow + swing));
     }
     corners.extend([(5.0, 590.0), (5.5, 590.0), (5.6, 100.0), (7.0, 100.0)]);
-    assert_eq!(believed_mb(&corners), 600);
+    assert_eq!(expected_mb(&corners), 600);
 }
 
 #[test]
 fn what_was_learned_is_forgotten_after_a_minute() {
     let back = [(0.0, 500.0), (0.1, 100.0), (20.0, 100.0), (20.1, 500.0)];
-    for (stays_s, believed) in [(70.0, 500), (90.0, 0)] {
+    for (stays_s, expected) in [(70.0, 500), (90.0, 0)] {
         let then = [(stays_s, 500.0), (stays_s + 0.1, 100.0)];
-        assert_eq!(believed_mb(&[&back[..], &then].concat()), believed, "{stays_s} s");
+        assert_eq!(expected_mb(&[&back[..], &then].concat()), expected, "{stays_s} s");
     }
     let away = [(0.0, 500.0), (0.1, 100.0), (70.0, 100.0), (70.1, 500.0), (70.2, 100.0)];
-    assert_eq!(believed_mb(&away), 0, "away for more than a minute");
+    assert_eq!(expected_mb(&away), 0, "away for more than a minute");
 }
 
 #[test]
@@ -170,29 +172,29 @@ fn what_was_learned_is_learned_anew_before_it_is_forgotten() {
     let low = corners.partition_point(|(seconds, _)| *seconds < 70.0);
     corners.truncate(low);
     corners.push((82.0, 100.0));
-    assert_eq!(believed_mb(&corners), 500, "each return was a little sooner than the first");
+    assert_eq!(expected_mb(&corners), 500, "each return was a little sooner than the first");
 }
 
 #[test]
 fn a_short_swing_is_learned_when_the_long_one_is_forgotten() {
     let long = [(0.0, 500.0), (0.1, 100.0), (20.0, 100.0), (20.1, 500.0), (85.0, 500.0)];
     let short = [(85.1, 100.0), (86.0, 100.0), (86.1, 500.0), (86.2, 100.0)];
-    assert_eq!(believed_mb(&[&long[..], &short].concat()), 500);
+    assert_eq!(expected_mb(&[&long[..], &short].concat()), 500);
 }
 
 #[test]
 fn the_highest_levels_are_remembered_however_many_there_were() {
-    let stairs = (0..40).map(|i| (f64::from(i) / 10.0, 1000.0 * 0.8_f64.powi(i)));
-    let mut corners: Vec<(f64, f64)> = stairs.collect();
+    let levels = (0..40).map(|i| (f64::from(i) / 10.0, 1000.0 * 0.8_f64.powi(i)));
+    let mut corners: Vec<(f64, f64)> = levels.collect();
     corners.extend([(4.1, 1000.0), (4.2, 1.0)]);
-    assert_eq!(believed_mb(&corners), 1000);
+    assert_eq!(expected_mb(&corners), 1000);
 }
 
 #[test]
 fn demand_has_fallen_until_it_is_back_or_long_ago() {
     let fallen = |corners: &[(f64, f64)]| {
-        let (tide, now_us) = tide_of(corners);
-        tide.has_fallen(now_us, 10 * SECOND_US)
+        let (levels, now_us) = levels_of(corners);
+        levels.has_fallen(now_us, 10 * SECOND_US)
     };
     let fall = [(0.0, 500.0), (0.1, 100.0)];
     assert!(!fallen(&fall[..1]) && fallen(&fall));
@@ -203,7 +205,7 @@ fn demand_has_fallen_until_it_is_back_or_long_ago() {
     assert!(!fallen(&[&fall[..], &swing].concat()), "expected back");
 }
 
-const LOAD: Sight = Sight {
+const LOAD: Observation = Observation {
     now_us: START_US,
     used: Pages(100 * MB),
     dirty: Pages::ZERO,
@@ -217,17 +219,17 @@ const LOAD: Sight = Sight {
 /// returned and what of it was premature. Tells in seconds how long each had to be waited for.
 fn searched(busy: bool, results: &[(Pages, Pages)]) -> Vec<f64> {
     let mut holes = Holes::default();
-    let mut sight = if busy { LOAD } else { Sight { sparse: Pages(10 * MB), ..LOAD } };
+    let mut observation = if busy { LOAD } else { Observation { sparse: Pages(10 * MB), ..LOAD } };
     let mut waits = Vec::new();
     for (returned, premature) in results {
-        holes.note(&sight);
-        let active_us = if busy { u64::MAX / 2 } else { sight.now_us };
-        let due_us = holes.next(SECOND_US, &sight, active_us).expect("a search is due");
-        waits.push(due_us.saturating_sub(sight.now_us) as f64 / 1e6);
-        sight.now_us = sight.now_us.max(due_us);
+        holes.note(&observation);
+        let active_us = if busy { u64::MAX / 2 } else { observation.now_us };
+        let due_us = holes.next(SECOND_US, &observation, active_us).expect("a search is due");
+        waits.push(due_us.saturating_sub(observation.now_us) as f64 / 1e6);
+        observation.now_us = observation.now_us.max(due_us);
         holes.note_search_begins();
-        holes.note_search(&sight, !busy, *returned);
-        sight.premature = *premature;
+        holes.note_search(&observation, !busy, *returned);
+        observation.premature = *premature;
     }
     waits
 }
@@ -261,12 +263,12 @@ fn an_idle_heap_is_searched_at_once_but_no_more_often_than_is_affordable() {
 
 #[test]
 fn what_searches_cost_adds_up() {
-    let sight = Sight { sparse: Pages(10 * MB), ..LOAD };
+    let observation = Observation { sparse: Pages(10 * MB), ..LOAD };
     let mut holes = Holes::default();
-    holes.note_search(&sight, false, MB_32);
-    holes.note_search(&sight, true, MB_32);
-    holes.note(&sight);
-    assert_eq!(holes.next(SECOND_US, &sight, LOAD.now_us), Some(LOAD.now_us + 2 * 2_457_600));
+    holes.note_search(&observation, false, MB_32);
+    holes.note_search(&observation, true, MB_32);
+    holes.note(&observation);
+    assert_eq!(holes.next(SECOND_US, &observation, LOAD.now_us), Some(LOAD.now_us + 2 * 2_457_600));
 }
 
 #[test]
@@ -287,9 +289,11 @@ fn an_idle_heap_in_which_much_was_done_is_searched_at_once() {
         holes.note(&LOAD);
         holes.note_search_begins();
         holes.note_search(&LOAD, true, MB_32);
-        let sight = Sight { sparse: Pages(10 * MB), moved, ..LOAD };
-        holes.note(&sight);
-        holes.next(SECOND_US, &sight, LOAD.now_us).map(|at_us| (at_us - LOAD.now_us) as f64 / 1e6)
+        let observation = Observation { sparse: Pages(10 * MB), moved, ..LOAD };
+        holes.note(&observation);
+        holes
+            .next(SECOND_US, &observation, LOAD.now_us)
+            .map(|at_us| (at_us - LOAD.now_us) as f64 / 1e6)
     };
     assert_eq!((due_s(Pages(100 * MB)), due_s(Pages(128 * MB))), (Some(2.4576), Some(1.5)));
 }
@@ -297,7 +301,7 @@ fn an_idle_heap_in_which_much_was_done_is_searched_at_once() {
 #[test]
 fn a_busy_heap_with_few_free_slots_is_searched_above_a_memory_limit_only() {
     let due_s = |over_limit| {
-        let few = Sight { sparse: Pages(5 * MB), over_limit, ..LOAD };
+        let few = Observation { sparse: Pages(5 * MB), over_limit, ..LOAD };
         let mut holes = Holes::default();
         holes.note_search_begins();
         holes.note_search(&few, false, Pages(2 * MB));
@@ -310,20 +314,20 @@ fn a_busy_heap_with_few_free_slots_is_searched_above_a_memory_limit_only() {
 
 #[test]
 fn nothing_is_searched_where_nothing_new_can_be_found() {
-    let due = |sight: Sight| {
+    let due = |observation: Observation| {
         let mut holes = Holes::default();
         holes.note(&LOAD);
         holes.note_search_begins();
         holes.note_search(&LOAD, true, Pages(MB));
-        holes.note(&sight);
-        holes.next(SECOND_US, &sight, START_US).is_some()
+        holes.note(&observation);
+        holes.next(SECOND_US, &observation, START_US).is_some()
     };
-    let still = Sight { moved: Pages::ZERO, ..LOAD };
+    let still = Observation { moved: Pages::ZERO, ..LOAD };
     assert!(due(LOAD), "pages changed hands");
-    assert!(!due(Sight { moved: Pages(MB), ..LOAD }), "few of them");
-    assert!(!due(Sight { sparse: Pages(MB), ..LOAD }), "hardly a slot is free");
+    assert!(!due(Observation { moved: Pages(MB), ..LOAD }), "few of them");
+    assert!(!due(Observation { sparse: Pages(MB), ..LOAD }), "hardly a slot is free");
     assert!(!due(still), "nothing changed");
-    assert!(due(Sight { sparse: Pages(60 * MB), ..still }), "slots became free");
+    assert!(due(Observation { sparse: Pages(60 * MB), ..still }), "slots became free");
 }
 
 #[test]
@@ -343,63 +347,63 @@ fn premature_purges_last_as_long_as_it_may_cost() {
     assert_eq!(premature.at(START_US + 60 * SECOND_US), Pages::ZERO);
 }
 
-/// Shows the policy one sight after another.
-fn judged(settings: &Settings, sights: &[Sight]) -> Verdict {
+/// Shows the policy one observation after another.
+fn decided(settings: &Settings, observations: &[Observation]) -> Decision {
     let mut policy = Policy::default();
-    let verdicts = sights.iter().map(|sight| policy.judge(settings, *sight));
-    verdicts.last().expect("a sight")
+    let decisions = observations.iter().map(|observation| policy.decide(settings, *observation));
+    decisions.last().expect("an observation")
 }
 
-fn seen(seconds: f64, used_mb: u32, dirty_mb: u32) -> Sight {
-    Sight {
+fn seen(seconds: f64, used_mb: u32, dirty_mb: u32) -> Observation {
+    Observation {
         now_us: START_US + (seconds * 1e6) as u64,
         used: Pages(used_mb * MB),
         dirty: Pages(dirty_mb * MB),
         moved: Pages(20 * MB),
-        ..Sight::default()
+        ..Observation::default()
     }
 }
 
 #[test]
 fn what_became_free_may_stay_for_a_second() {
-    let mut sights = vec![seen(0.0, 500, 0), seen(0.1, 100, 4)];
-    sights.push(seen(1.0, 100, 4));
-    assert_eq!(judged(&SETTINGS, &sights).keep, Pages(4 * MB));
-    sights[2] = Sight { moved: Pages::ZERO, ..seen(1.55, 100, 4) };
-    let keep = judged(&SETTINGS, &sights).keep;
+    let mut observations = vec![seen(0.0, 500, 0), seen(0.1, 100, 4)];
+    observations.push(seen(1.0, 100, 4));
+    assert_eq!(decided(&SETTINGS, &observations).keep, Pages(4 * MB));
+    observations[2] = Observation { moved: Pages::ZERO, ..seen(1.55, 100, 4) };
+    let keep = decided(&SETTINGS, &observations).keep;
     assert!(keep > Pages::ZERO && keep < Pages(4 * MB), "{keep:?}");
-    sights[2] = Sight { moved: Pages::ZERO, ..seen(1.8, 100, 4) };
-    assert_eq!(judged(&SETTINGS, &sights).keep, Pages::ZERO);
+    observations[2] = Observation { moved: Pages::ZERO, ..seen(1.8, 100, 4) };
+    assert_eq!(decided(&SETTINGS, &observations).keep, Pages::ZERO);
 }
 
 #[test]
 fn of_much_free_memory_that_nobody_needs_for_a_moment_4_mb_or_a_sixteenth_may_stay() {
     for (used_mb, keep_mb) in [(16, 4), (320, 20)] {
-        let mut sights = vec![seen(0.0, used_mb + 400, 0), seen(0.1, used_mb, 400)];
-        assert_eq!(judged(&SETTINGS, &sights).keep, Pages((400 + keep_mb) * MB));
-        let next_us = judged(&SETTINGS, &sights).next_us.expect("it will have been idle");
-        assert_eq!(next_us, sights[1].now_us + SECOND_US / 32);
+        let mut observations = vec![seen(0.0, used_mb + 400, 0), seen(0.1, used_mb, 400)];
+        assert_eq!(decided(&SETTINGS, &observations).keep, Pages((400 + keep_mb) * MB));
+        let next_us = decided(&SETTINGS, &observations).next_us.expect("it will have been idle");
+        assert_eq!(next_us, observations[1].now_us + SECOND_US / 32);
         for moments in [1.0, 2.0] {
-            sights.push(seen(0.1 + moments / 32.0, used_mb, 400));
+            observations.push(seen(0.1 + moments / 32.0, used_mb, 400));
         }
-        assert_eq!(judged(&SETTINGS, &sights).keep, Pages(keep_mb * MB));
+        assert_eq!(decided(&SETTINGS, &observations).keep, Pages(keep_mb * MB));
     }
 }
 
 #[test]
 fn a_longer_decay_keeps_more_for_longer() {
     let settings = Settings { decay_us: 10 * SECOND_US, ..SETTINGS };
-    let mut sights = vec![seen(0.0, 600, 0), seen(0.1, 200, 400)];
+    let mut observations = vec![seen(0.0, 600, 0), seen(0.1, 200, 400)];
     for seconds in [0.3, 0.41, 0.73] {
-        sights.push(seen(seconds, 200, 400));
+        observations.push(seen(seconds, 200, 400));
     }
-    assert_eq!(judged(&settings, &sights).keep, Pages(125 * MB));
+    assert_eq!(decided(&settings, &observations).keep, Pages(125 * MB));
 }
 
 #[test]
 fn a_forecast_says_what_may_stay_when_what_is_free_has_been_so_for_a_moment() {
     let mut policy = Policy::default();
-    policy.judge(&SETTINGS, seen(0.0, 500, 0));
+    policy.decide(&SETTINGS, seen(0.0, 500, 0));
     let forecast = policy.forecast(&SETTINGS, seen(0.1, 100, 400));
     let idle_us = forecast.made_us + SECOND_US / 32;
     assert_eq!(forecast.falls_below_us(Pages(400 * MB)), Some(idle_us));
@@ -411,40 +415,41 @@ fn a_forecast_says_what_may_stay_when_what_is_free_has_been_so_for_a_moment() {
 #[test]
 fn the_time_of_the_wake_up_does_not_depend_on_when_one_looks() {
     let mut policy = Policy::default();
-    policy.judge(&SETTINGS, seen(0.0, 500, 0));
-    policy.judge(&SETTINGS, seen(0.1, 100, 400));
-    let mut sight = Sight { moved: Pages::ZERO, ..seen(0.4, 100, 400) };
-    let next_us = policy.judge(&SETTINGS, sight).next_us.expect("memory will go");
+    policy.decide(&SETTINGS, seen(0.0, 500, 0));
+    policy.decide(&SETTINGS, seen(0.1, 100, 400));
+    let mut observation = Observation { moved: Pages::ZERO, ..seen(0.4, 100, 400) };
+    let next_us = policy.decide(&SETTINGS, observation).next_us.expect("memory will go");
     for before_us in [400_000, 100_000, 50_000, 1] {
-        sight.now_us = next_us - before_us;
-        assert_eq!(policy.judge(&SETTINGS, sight).next_us, Some(next_us));
+        observation.now_us = next_us - before_us;
+        assert_eq!(policy.decide(&SETTINGS, observation).next_us, Some(next_us));
     }
-    sight.now_us = next_us;
-    assert!(policy.judge(&SETTINGS, sight).keep < Pages(400 * MB));
+    observation.now_us = next_us;
+    assert!(policy.decide(&SETTINGS, observation).keep < Pages(400 * MB));
 }
 
 #[test]
 fn nothing_stays_above_a_memory_limit() {
-    let over = Sight { over_limit: true, ..seen(0.1, 100, 400) };
-    let verdict = judged(&Settings { retain: MB_32, ..SETTINGS }, &[seen(0.0, 500, 0), over]);
-    assert_eq!((verdict.keep, verdict.floor), (Pages::ZERO, Pages::ZERO));
-    assert_eq!((verdict.reason, verdict.trend), (Reason::Limit, Trend::Shrinking));
+    let over = Observation { over_limit: true, ..seen(0.1, 100, 400) };
+    let decision = decided(&Settings { retain: MB_32, ..SETTINGS }, &[seen(0.0, 500, 0), over]);
+    assert_eq!((decision.keep, decision.floor), (Pages::ZERO, Pages::ZERO));
+    assert_eq!((decision.reason, decision.trend), (Reason::Limit, Trend::Shrinking));
 }
 
 #[test]
 fn what_is_to_be_retained_stays_for_ever() {
     let settings = Settings { retain: MB_32, ..SETTINGS };
-    let verdict = judged(&settings, &[seen(0.0, 500, 0), seen(0.1, 100, 400), seen(9.0, 100, 32)]);
-    assert_eq!((verdict.keep, verdict.floor, verdict.reason), (MB_32, MB_32, Reason::Retain));
+    let decision =
+        decided(&settings, &[seen(0.0, 500, 0), seen(0.1, 100, 400), seen(9.0, 100, 32)]);
+    assert_eq!((decision.keep, decision.floor, decision.reason), (MB_32, MB_32, Reason::Retain));
     let capped = Settings { retain: Pages(64 * MB), retain_max: MB_32, ..SETTINGS };
-    assert_eq!(judged(&capped, &[seen(0.0, 100, 100)]).keep, MB_32);
+    assert_eq!(decided(&capped, &[seen(0.0, 100, 100)]).keep, MB_32);
 }
 
 #[test]
 fn never_more_stays_than_the_cap() {
     let settings = Settings { retain_max: MB_32, ..SETTINGS };
-    assert_eq!(judged(&settings, &[seen(0.0, 500, 40)]).keep, MB_32, "growing");
-    assert_eq!(judged(&settings, &[seen(0.0, 500, 0), seen(0.3, 100, 400)]).keep, MB_32);
+    assert_eq!(decided(&settings, &[seen(0.0, 500, 40)]).keep, MB_32, "growing");
+    assert_eq!(decided(&settings, &[seen(0.0, 500, 0), seen(0.3, 100, 400)]).keep, MB_32);
 }
 
 #[test]
@@ -453,12 +458,12 @@ fn a_swing_is_kept_up_to_twice_the_mean_demand() {
         let back = 10 + low_tenths;
         let level = |tenth| if (10..back).contains(&tenth) { (20, 480) } else { (500, 0) };
         let at = |tenth: u32| seen(f64::from(tenth) / 10.0, level(tenth).0, level(tenth).1);
-        let mut sights: Vec<Sight> = (0..back + 5).map(at).collect();
-        sights.push(seen(f64::from(back + 6) / 10.0, 20, 480));
-        judged(&SETTINGS, &sights)
+        let mut observations: Vec<Observation> = (0..back + 5).map(at).collect();
+        observations.push(seen(f64::from(back + 6) / 10.0, 20, 480));
+        decided(&SETTINGS, &observations)
     };
-    let verdict = swing(10);
-    assert_eq!((verdict.floor, verdict.reason), (Pages(480 * MB), Reason::Swing));
+    let decision = swing(10);
+    assert_eq!((decision.floor, decision.reason), (Pages(480 * MB), Reason::Swing));
     let capped = swing(190).floor.0 / MB;
     assert!((100..160).contains(&capped), "{capped} MB; demand was 55 MB on average");
 }
@@ -466,46 +471,47 @@ fn a_swing_is_kept_up_to_twice_the_mean_demand() {
 #[test]
 fn a_spike_after_a_long_silence_does_not_count_as_the_mean() {
     let spike = |at_s: f64| [seen(at_s, 500, 0), seen(at_s + 0.3, 20, 480)];
-    let sights = [spike(0.0), spike(10.0), spike(20.0)].concat();
-    let floor_mb = judged(&SETTINGS, &sights).floor.0 / MB;
+    let observations = [spike(0.0), spike(10.0), spike(20.0)].concat();
+    let floor_mb = decided(&SETTINGS, &observations).floor.0 / MB;
     assert!((60..90).contains(&floor_mb), "{floor_mb} MB; demand was 34 MB on average");
 }
 
 #[test]
 fn what_was_premature_stays_for_a_while() {
-    let premature = |pages| Sight { premature: pages, ..seen(1.0, 100, 0) };
+    let premature = |pages| Observation { premature: pages, ..seen(1.0, 100, 0) };
     let after =
-        |pages| judged(&SETTINGS, &[seen(0.0, 100, 0), premature(pages), seen(3.0, 68, 32)]);
-    let verdict = after(MB_32);
-    assert_eq!((verdict.floor, verdict.reason), (MB_32, Reason::PrematurePurge));
+        |pages| decided(&SETTINGS, &[seen(0.0, 100, 0), premature(pages), seen(3.0, 68, 32)]);
+    let decision = after(MB_32);
+    assert_eq!((decision.floor, decision.reason), (MB_32, Reason::PrematurePurge));
     assert_eq!(after(Pages(16 * MB)).reason, Reason::Nothing, "it is affordable by now");
 }
 
 #[test]
 fn demand_that_is_higher_than_before_is_growing() {
-    let mut sights: Vec<Sight> = (0..10).map(|i| seen(f64::from(i), 100 + 50 * i, 0)).collect();
-    assert_eq!(judged(&SETTINGS, &sights).trend, Trend::Growing);
-    assert_eq!(judged(&SETTINGS, &sights).keep, Pages(550 * MB / 16));
-    sights.push(seen(9.3, 550, 0));
-    assert_eq!(judged(&SETTINGS, &sights).trend, Trend::Steady);
-    sights.push(seen(9.4, 300, 250));
-    assert_eq!(judged(&SETTINGS, &sights).trend, Trend::Shrinking);
-    let rest = Sight { moved: Pages::ZERO, ..seen(11.0, 300, 0) };
-    for (sight, trend) in [
+    let mut observations: Vec<Observation> =
+        (0..10).map(|i| seen(f64::from(i), 100 + 50 * i, 0)).collect();
+    assert_eq!(decided(&SETTINGS, &observations).trend, Trend::Growing);
+    assert_eq!(decided(&SETTINGS, &observations).keep, Pages(550 * MB / 16));
+    observations.push(seen(9.3, 550, 0));
+    assert_eq!(decided(&SETTINGS, &observations).trend, Trend::Steady);
+    observations.push(seen(9.4, 300, 250));
+    assert_eq!(decided(&SETTINGS, &observations).trend, Trend::Shrinking);
+    let rest = Observation { moved: Pages::ZERO, ..seen(11.0, 300, 0) };
+    for (observation, trend) in [
         (rest, Trend::Steady),
         (seen(19.0, 300, 0), Trend::Shrinking),
         (seen(20.0, 300, 0), Trend::Steady),
     ] {
-        sights.push(sight);
-        assert_eq!(judged(&SETTINGS, &sights).trend, trend);
+        observations.push(observation);
+        assert_eq!(decided(&SETTINGS, &observations).trend, trend);
     }
 }
 
 #[test]
 fn demand_that_climbs_back_fast_keeps_twice_what_it_climbed() {
     let climbed_mb = |corners: &[(f64, f64)]| {
-        let (tide, now_us) = tide_of(corners);
-        tide.climbed(now_us, SECOND_US / 4).0 / MB
+        let (levels, now_us) = levels_of(corners);
+        levels.climbed(now_us, SECOND_US / 4).0 / MB
     };
     let fall = [(0.0, 500.0), (2.0, 100.0)];
     assert_eq!(climbed_mb(&fall), 0);
@@ -521,30 +527,31 @@ fn demand_that_climbs_back_fast_keeps_twice_what_it_climbed() {
     let passes = [(2.5, 200.0), (2.6, 100.0), (3.5, 260.0)];
     assert_eq!(climbed_mb(&[&fall[..], &passes].concat()), 160, "it goes on past what is expected");
 
-    let sights = [seen(0.0, 500, 0), seen(0.1, 100, 400), seen(1.6, 100, 400), seen(1.7, 130, 370)];
-    assert_eq!(judged(&SETTINGS, &sights[..3]).trend, Trend::Shrinking);
-    let verdict = judged(&SETTINGS, &sights);
-    assert_eq!((verdict.trend, verdict.reason), (Trend::Steady, Reason::Climb));
-    assert_eq!(verdict.floor, Pages(60 * MB));
-    assert!(verdict.keep < Pages(80 * MB), "{verdict:?}");
+    let observations =
+        [seen(0.0, 500, 0), seen(0.1, 100, 400), seen(1.6, 100, 400), seen(1.7, 130, 370)];
+    assert_eq!(decided(&SETTINGS, &observations[..3]).trend, Trend::Shrinking);
+    let decision = decided(&SETTINGS, &observations);
+    assert_eq!((decision.trend, decision.reason), (Trend::Steady, Reason::Climb));
+    assert_eq!(decision.floor, Pages(60 * MB));
+    assert!(decision.keep < Pages(80 * MB), "{decision:?}");
 }
 
 #[test]
 fn pages_that_came_to_light_are_old() {
     let mut policy = Policy::default();
-    policy.judge(&SETTINGS, seen(0.0, 100, 0));
-    policy.judge(&SETTINGS, seen(5.0, 100, 0));
+    policy.decide(&SETTINGS, seen(0.0, 100, 0));
+    policy.decide(&SETTINGS, seen(5.0, 100, 0));
     policy.note_found(&SETTINGS, MB_32);
-    assert_eq!(policy.judge(&SETTINGS, seen(5.1, 68, 32)).keep, Pages::ZERO);
+    assert_eq!(policy.decide(&SETTINGS, seen(5.1, 68, 32)).keep, Pages::ZERO);
 }
 
 #[test]
 fn memory_of_different_age_is_as_old_as_its_mean() {
     let mut policy = Policy::default();
-    policy.judge(&SETTINGS, seen(0.0, 400, 0));
-    policy.judge(&SETTINGS, seen(1.0, 300, 100));
-    policy.judge(&SETTINGS, seen(3.0, 100, 300));
-    policy.judge(&SETTINGS, seen(4.0, 100, 300));
+    policy.decide(&SETTINGS, seen(0.0, 400, 0));
+    policy.decide(&SETTINGS, seen(1.0, 300, 100));
+    policy.decide(&SETTINGS, seen(3.0, 100, 300));
+    policy.decide(&SETTINGS, seen(4.0, 100, 300));
     let age_us = policy.idle_age_us(&SETTINGS, 0);
     let epoch_us = SECOND_US / 8;
     assert!(age_us.abs_diff(5 * SECOND_US / 3) < epoch_us, "a third 3 s, the rest 1 s: {age_us}");
@@ -553,10 +560,10 @@ fn memory_of_different_age_is_as_old_as_its_mean() {
 #[test]
 fn memory_that_comes_and_goes_does_not_make_what_stays_younger() {
     let mut policy = Policy::default();
-    policy.judge(&SETTINGS, seen(0.0, 500, 0));
+    policy.decide(&SETTINGS, seen(0.0, 500, 0));
     for i in 0..1000 {
         let borrowed = 10 * (i % 2);
-        policy.judge(&SETTINGS, seen(1.0 + f64::from(i) / 10.0, 100 + borrowed, 400 - borrowed));
+        policy.decide(&SETTINGS, seen(1.0 + f64::from(i) / 10.0, 100 + borrowed, 400 - borrowed));
     }
     let age_us = policy.idle_age_us(&SETTINGS, 0);
     assert!(age_us > 95 * SECOND_US, "{age_us}");
@@ -564,13 +571,13 @@ fn memory_that_comes_and_goes_does_not_make_what_stays_younger() {
 
 #[test]
 fn sights_of_one_moment_count_together() {
-    let parts = [10, 10].map(|moved| Sight { moved: Pages(moved), ..seen(1.0, 100, 0) });
-    let idle = Sight { moved: Pages::ZERO, ..seen(3.0, 100, 0) };
+    let parts = [10, 10].map(|moved| Observation { moved: Pages(moved), ..seen(1.0, 100, 0) });
+    let idle = Observation { moved: Pages::ZERO, ..seen(3.0, 100, 0) };
     let mut policy = Policy::default();
-    for sight in [seen(0.0, 100, 0), parts[0], parts[1], idle] {
-        policy.judge(&SETTINGS, sight);
+    for observation in [seen(0.0, 100, 0), parts[0], parts[1], idle] {
+        policy.decide(&SETTINGS, observation);
     }
-    assert_eq!(policy.past.active_us, START_US + SECOND_US);
+    assert_eq!(policy.state.active_us, START_US + SECOND_US);
 }
 
 #[test]
@@ -578,7 +585,7 @@ fn what_changes_during_a_search_is_searched_again() {
     let mut holes = Holes::default();
     holes.note(&LOAD);
     holes.note_search_begins();
-    holes.note(&Sight { sparse: LOAD.sparse.and_more(Pages(10 * MB)), ..LOAD });
+    holes.note(&Observation { sparse: LOAD.sparse.saturating_add(Pages(10 * MB)), ..LOAD });
     holes.note_search(&LOAD, false, Pages(MB));
     assert!(holes.next(SECOND_US, &LOAD, LOAD.now_us).is_some());
 }

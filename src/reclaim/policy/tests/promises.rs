@@ -38,8 +38,8 @@ fn two_seconds_after_the_load_all_free_memory_is_returned_and_nothing_wakes_the_
             let before = simulation.tally.clone();
             simulation.run(12.0);
             assert_eq!(simulation.dirty, 0, "{name}");
-            assert_eq!(simulation.verdict.next_us, None, "{name}");
-            assert_eq!(simulation.verdict.trend, Trend::Steady, "{name}");
+            assert_eq!(simulation.decision.next_us, None, "{name}");
+            assert_eq!(simulation.decision.trend, Trend::Steady, "{name}");
             let searches = simulation.tally.searches - before.searches;
             assert_eq!(searches, u64::from(used_mb > 0.0), "{name}");
             assert!(simulation.tally.wakes - before.wakes < 10, "{name}");
@@ -53,7 +53,7 @@ fn what_is_to_be_retained_is_all_that_stays_after_the_load() {
     let demand = |s| if s < 5.0 { sawtooth(s, 1.0, 256.0) } else { left(20.0) };
     let mut simulation = Simulation::new(Manner::Policy(settings), &demand);
     simulation.run(7.0);
-    assert_eq!((simulation.dirty, simulation.verdict.next_us), (50 * MB, None));
+    assert_eq!((simulation.dirty, simulation.decision.next_us), (50 * MB, None));
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn packed(demand: &dyn Fn(f64) -> Demand, from_s: u32, to_s: u32) -> f64 {
     let mut shrinking = 0;
     for hundredth in from_s * 100..to_s * 100 {
         simulation.run(f64::from(hundredth + 1) / 100.0);
-        shrinking += u32::from(simulation.verdict.trend == Trend::Shrinking);
+        shrinking += u32::from(simulation.decision.trend == Trend::Shrinking);
     }
     f64::from(shrinking) / f64::from((to_s - from_s) * 100)
 }
@@ -144,7 +144,7 @@ fn a_timer_does_not_keep_what_a_swing_needed() {
         let demand = |s| if s < 40.0 { sawtooth(s, 10.0, 512.0) } else { rest(s) };
         let mut simulation = simulated(&demand);
         simulation.run(35.0);
-        assert!(simulation.verdict.floor > Pages::ZERO);
+        assert!(simulation.decision.floor > Pages::ZERO);
         simulation.run(42.0);
         assert!(simulation.dirty_mb() < 2.0, "{} MB", simulation.dirty_mb());
     }

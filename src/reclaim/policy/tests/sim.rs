@@ -2,10 +2,10 @@
 //!
 //! The heap is a stack of pages: those in use, above them the free ones that hold memory, above
 //! them those that were returned. That is what a heap comes to that takes the lowest free pages
-//! first and returns the highest. The host calls `tick` when the verdict says so, and the heap
+//! first and returns the highest. The host calls `tick` when the decision says so, and the heap
 //! judges by itself at most every 4 ms and only after 32 pages changed hands.
 
-use crate::reclaim::policy::{Policy, Settings, Sight, Verdict};
+use crate::reclaim::policy::{Decision, Observation, Policy, Settings};
 use crate::units::Pages;
 
 /// The clock begins at no round time.
@@ -101,7 +101,7 @@ pub(super) struct Simulation<'demand> {
     demand: &'demand dyn Fn(f64) -> Demand,
     manner: Manner,
     policy: Policy,
-    pub(super) verdict: Verdict,
+    pub(super) decision: Decision,
     now_us: u64,
     used: u32,
     pub(super) dirty: u32,
@@ -109,7 +109,7 @@ pub(super) struct Simulation<'demand> {
     sparse: u32,
     /// Pages of holes that were returned and not needed since, and when.
     hollow: Gone,
-    /// Since the last sight.
+    /// Since the last observation.
     moved: u32,
     premature: u32,
     judged_us: u64,
@@ -123,7 +123,7 @@ impl<'demand> Simulation<'demand> {
             demand,
             manner,
             policy: Policy::default(),
-            verdict: Verdict::default(),
+            decision: Decision::default(),
             now_us: START_US,
             used: 0,
             dirty: 0,
@@ -175,14 +175,14 @@ impl<'demand> Simulation<'demand> {
             let nearest = self.used.saturating_sub(change);
             let used = demand.used.clamp(nearest, self.used + change);
             self.follow(Demand { used, churn, ..demand });
-            self.judge(settings);
+            self.decide(settings);
             self.follow(Demand { churn: demand.churn - churn, ..demand });
         } else {
             self.follow(demand);
         }
-        if self.verdict.next_us.is_some_and(|at_us| at_us <= self.now_us) {
+        if self.decision.next_us.is_some_and(|at_us| at_us <= self.now_us) {
             self.tally.wakes += 1;
-            self.judge(settings);
+            self.decide(settings);
         }
     }
 
@@ -239,9 +239,9 @@ impl<'demand> Simulation<'demand> {
         }
     }
 
-    fn judge(&mut self, settings: &Settings) {
+    fn decide(&mut self, settings: &Settings) {
         self.judged_us = self.now_us;
-        let sight = Sight {
+        let observation = Observation {
             now_us: self.now_us,
             used: Pages(self.used),
             dirty: Pages(self.dirty),
@@ -250,17 +250,17 @@ impl<'demand> Simulation<'demand> {
             premature: Pages(core::mem::take(&mut self.premature)),
             over_limit: false,
         };
-        let verdict = self.policy.judge(settings, sight);
-        assert!(verdict.keep <= settings.retain_max && verdict.floor <= settings.retain_max);
-        assert!(verdict.next_us.is_none_or(|at_us| at_us > self.now_us), "{verdict:?}");
-        self.tally.trends += u64::from(verdict.trend != self.verdict.trend);
-        self.verdict = verdict;
-        let excess = self.dirty.saturating_sub(verdict.keep.0);
+        let decision = self.policy.decide(settings, observation);
+        assert!(decision.keep <= settings.retain_max && decision.floor <= settings.retain_max);
+        assert!(decision.next_us.is_none_or(|at_us| at_us > self.now_us), "{decision:?}");
+        self.tally.trends += u64::from(decision.trend != self.decision.trend);
+        self.decision = decision;
+        let excess = self.dirty.saturating_sub(decision.keep.0);
         self.give_back(excess);
         if excess > 0 {
             self.policy.note_returned(settings, Pages(excess));
         }
-        if verdict.holes {
+        if decision.holes {
             self.search_holes(settings);
         }
     }

@@ -3,30 +3,30 @@
 //! Who writes out of bounds may reach descriptors or tables all the same, and who holds a broken
 //! descriptor could make the heap hand out memory that is in use. So, off the hot path, whatever is
 //! read from a descriptor to be acted on is compared with what is known besides, and with what its
-//! neighbours say, in a few comparisons of words that are at hand. `check` looks at all there is.
+//! neighbours say, in a few comparisons of words at hand. `invariants` looks at everything.
 
 #![forbid(unsafe_code)]
 
 use super::class::{CLASS_COUNT, CLASSES};
-use super::descriptor::{Kind, Place};
-use super::{Above, Heap};
+use super::descriptor::{PageKind, SpanState};
+use super::{Heap, ReclaimHooks};
 use crate::bug::ensure;
 use crate::units::{PageIndex, PageRange, Pages};
 
 const NO_PAGE: PageIndex = PageIndex(0);
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Stops unless a span of a class starts at a page, with free slots where it has slots.
     pub(super) fn verify_span(&mut self, class: usize, page: PageIndex) {
         self.verify_page(page);
         let (base, slot_size) = (self.base, CLASSES[class].slot_size);
         let (start, at) = (self.address(page).addr(), self.descriptor_at(page));
         let descriptor = self.descriptor(page);
-        let less_start = |lead: usize| ((start + lead) as u32).wrapping_neg();
+        let neg_start = |lead: usize| ((start + lead) as u32).wrapping_neg();
         ensure!(
             descriptor.first.get() == at
                 && descriptor.is_of(class)
-                && descriptor.less_start.get() == less_start(descriptor.shape().lead()),
+                && descriptor.neg_start.get() == neg_start(descriptor.shape().lead()),
             "heap {base:p}: H2: the descriptor of {page:?} is not that of a span of {slot_size} \
              byte slots"
         );
@@ -34,9 +34,10 @@ impl<S: Above> Heap<S> {
         let last = shape.words() as usize - 1;
         let words = descriptor.free.words();
         let (used, unused) = words.split_at(last + 1);
-        let beyond = unused.iter().fold(used[last] & !shape.word_mask(last as u32), |a, b| a | b);
+        let saturating_sub =
+            unused.iter().fold(used[last] & !shape.word_mask(last as u32), |a, b| a | b);
         ensure!(
-            beyond == 0,
+            saturating_sub == 0,
             "heap {base:p}: D2: a span at {start:#x} of {slot_size} byte slots has free slots past \
              its end"
         );
@@ -47,7 +48,7 @@ impl<S: Above> Heap<S> {
         self.verify_page(page);
         let base = self.base;
         let descriptor = self.descriptor(page);
-        let is_span = descriptor.kind() == Kind::Span;
+        let is_span = descriptor.kind() == PageKind::Span;
         ensure!(is_span, "heap {base:p}: H2: no span starts at {page:?}");
         let class = descriptor.class();
         ensure!(class < CLASS_COUNT, "heap {base:p}: H2: {page:?} is of no class");
@@ -91,7 +92,7 @@ impl<S: Above> Heap<S> {
         self.verify_page(page);
         let base = self.base;
         let descriptor = self.descriptor(page);
-        let is_listed = descriptor.is_of(class) && descriptor.place() == Place::Listed;
+        let is_listed = descriptor.is_of(class) && descriptor.span_state() == SpanState::Partial;
         ensure!(is_listed, "heap {base:p}: S2: {page:?} is in a list and says that it is not");
         (descriptor.next(), descriptor.previous())
     }
@@ -104,7 +105,7 @@ impl<S: Above> Heap<S> {
         let fits = count <= self.runs.top.since(page) && end <= count.bytes();
         // A checked block has a page behind it, and keeps its pages when it shrinks.
         ensure!(
-            fits && (self.is_shut() || Pages::holding(end) == Some(count)),
+            fits && (self.fast_path_disabled() || Pages::holding(end) == Some(count)),
             "heap {:p}: H2: a large block at {page:?} has {count:?} for {requested} bytes",
             self.base
         );

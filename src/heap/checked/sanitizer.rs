@@ -143,20 +143,20 @@ pub(super) fn work_ends() {
 }
 
 /// The layer is about to write there.
-pub(super) fn show(at: *mut u8, bytes: usize) {
+pub(super) fn unpoison(at: *mut u8, bytes: usize) {
     tools().give(at, bytes, |sanitizer| Some(sanitizer.unpoison));
     tools().tell(memcheck_request::MAKE_MEM_DEFINED, [at.addr(), bytes, 0, 0]);
 }
 
 /// Nobody may read or write there.
-fn hide(at: *mut u8, bytes: usize) {
+fn poison(at: *mut u8, bytes: usize) {
     tools().give(at, bytes, |sanitizer| Some(sanitizer.poison));
     tools().tell(memcheck_request::MAKE_MEM_NOACCESS, [at.addr(), bytes, 0, 0]);
 }
 
 /// A block is handed out, with nothing of value in it. All else in the range is hidden.
 pub(super) fn placed(at: *mut u8, size: usize, (start, bytes): (*mut u8, usize)) {
-    hide(start, bytes);
+    poison(start, bytes);
     tools().give(at, size, |sanitizer| Some(sanitizer.unpoison));
     tools().tell(core_request::MALLOCLIKE_BLOCK, [at.addr(), size, 0, 0]);
 }
@@ -171,7 +171,7 @@ pub(super) fn shrunk(at: *mut u8, old_size: usize, size: usize) {
 /// A block was freed. All of the range is hidden.
 pub(super) fn freed(at: *mut u8, (start, bytes): (*mut u8, usize)) {
     tools().tell(core_request::FREELIKE_BLOCK, [at.addr(), 0, 0, 0]);
-    hide(start, bytes);
+    poison(start, bytes);
 }
 
 /// A heap has this range for blocks: pointers in these are pointers.
@@ -183,5 +183,5 @@ pub(super) fn heap_made(start: *mut u8, bytes: usize) {
 /// next finds nothing hidden.
 pub(super) fn heap_gone(start: *mut u8, bytes: usize, used: usize) {
     tools().give(start, bytes, |sanitizer| sanitizer.remove_root);
-    show(start, used);
+    unpoison(start, used);
 }

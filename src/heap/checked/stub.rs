@@ -16,7 +16,7 @@ pub(super) fn work_begins() {}
 pub(super) fn work_ends() {}
 
 #[inline(always)]
-pub(super) fn show(_: *mut u8, _: usize) {}
+pub(super) fn unpoison(_: *mut u8, _: usize) {}
 
 #[inline(always)]
 pub(super) fn placed(_: *mut u8, _: usize, _: Range) {}

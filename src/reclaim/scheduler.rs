@@ -1,17 +1,17 @@
 //! Breathing: memory goes back by itself.
 //!
 //! The heap is looked at on the slow path of allocation and free, and whenever the host ticks. A
-//! look shows the policy what there is and takes its verdict; a breath then returns what is due,
-//! until its budget is spent. What no budget was left for is done by the next.
+//! look shows the policy what there is and takes its decision; `run_due` then returns what is due
+//! until the budget is spent. The next call does what no budget was left for.
 //!
 //! ```text
-//!   slow path ──▶ settled ──────┐                       ┌──▶ shed    dirty pages beyond `keep`
-//!                 (see `pace`)  │                       │
-//!   host ───────▶ tick ─────────┼──▶ look ──▶ breathe ──┤
-//!                               │    (policy)           └──▶ search  spans, for holes
-//!   gate closed ▶ make_room ────┼──▶ shed, search
-//!                               │    (see `room`)
-//!   large free ─▶ emptied ──────┴──▶ shed (see `emptied`)
+//!   slow path ───▶ settled ──────┐                       ┌──▶ purge_dirty  beyond `keep`
+//!                  (see `pace`)  │                       │
+//!   host ────────▶ tick ─────────┼──▶ look ──▶ run_due ──┤
+//!                                │    (policy)           └──▶ purge_holes  in spans
+//!   at a limit ──▶ make_room ────┼──▶ purge_dirty, purge_holes
+//!                                │    (see `limit_reclaim`)
+//!   large free ──▶ emptied ──────┴──▶ purge_dirty (see `emptied`)
 //! ```
 
 #![forbid(unsafe_code)]
@@ -20,16 +20,16 @@ use super::background::Background;
 use super::emergency::Emergency;
 use super::emptied::Emptied;
 use super::history::{self, History, Sample};
+use super::latency_histogram::Times;
+use super::limit_reclaim::LimitReclaims;
 use super::limits::Limits;
 use super::pace::Pace;
-use super::policy::{Policy, Settings, Sight, Trend, Verdict};
+use super::policy::{Decision, Observation, Policy, Settings, Trend};
 use super::purge::{Budget, Cursor, Outcome, Sweep};
-use super::room::Rooms;
 use super::thrashing::Thrashing;
-use super::times::Times;
 use crate::figures::{Figures, Held, Trouble};
-use crate::heap::recall::{self, Cause};
-use crate::heap::{Above, Heap, NO_GATE};
+use crate::heap::refaults::{self, PurgeReason};
+use crate::heap::{Heap, NO_LIMIT, ReclaimHooks};
 use crate::options::Key;
 use crate::os::Os;
 use crate::units::{PAGE, Pages};
@@ -45,10 +45,10 @@ const _: () = assert!(REST_US.1.is_multiple_of(REST_US.0));
 
 /// What breathing keeps with each heap.
 #[derive(Default)]
-pub(crate) struct Breath {
+pub(crate) struct SchedulerState {
     pub(super) policy: Policy,
-    pub(crate) verdict: Verdict,
-    /// An option was changed since: the verdict may be another.
+    pub(crate) decision: Decision,
+    /// An option was changed since: the decision may be another.
     outdated: bool,
     pub(super) clock: Clock,
     pub(super) limits: Limits,
@@ -60,19 +60,19 @@ pub(crate) struct Breath {
     /// The policy's own search for holes, while it goes on.
     pub(super) search: Option<Search>,
     /// The host's.
-    asked: Option<Search>,
+    host_sweep: Option<Search>,
     /// A sweep of dirty pages, while it goes on.
     shedding: Option<Search>,
     /// After dirty pages were refused, and after a search was.
-    shed_rest: Rest,
-    search_rest: Rest,
+    purge_backoff: Backoff,
+    holes_backoff: Backoff,
     /// Dirty pages that are due and cannot go, though nobody refused them.
-    pub(super) stuck: Pages,
+    pub(super) unpurgeable: Pages,
     /// Pages returned too early that the policy knows of.
     premature: u64,
     /// Bytes of free slots that it knows of.
     pub(super) free_in_spans: usize,
-    pub(super) rooms: Rooms,
+    pub(super) rooms: LimitReclaims,
     pub(super) emptied: Emptied,
     pub(super) emergency: Emergency,
     thrashing: Thrashing,
@@ -115,13 +115,13 @@ pub(super) struct Search {
 /// Asking a kernel again at once that refused would only spin. It is asked again for as long as
 /// there is something to ask for, more and more rarely unless it took a part.
 #[derive(Default)]
-struct Rest {
+struct Backoff {
     until_us: u64,
     /// 0: it did not refuse.
     lasts_us: u64,
 }
 
-impl Rest {
+impl Backoff {
     /// Takes note of a sweep that has ended.
     fn note(&mut self, now_us: u64, sweep: &Search) {
         self.lasts_us = match (sweep.refused, sweep.returned) {
@@ -142,13 +142,13 @@ impl Rest {
     }
 }
 
-impl<S: Os> Above for S {
-    type State = Breath;
+impl<S: Os> ReclaimHooks for S {
+    type State = SchedulerState;
     const WORDS: usize = history::WORDS;
 
     fn options_changed(heap: &mut Heap<S>) {
         heap.look_at_first();
-        heap.above.outdated = heap.above.clock.shown_us.is_some();
+        heap.hooks.outdated = heap.hooks.clock.shown_us.is_some();
         if heap.options.get(Key::History) == 1 {
             heap.count_words();
         }
@@ -159,7 +159,7 @@ impl<S: Os> Above for S {
             heap.leave_to_background();
         }
         let limits = Limits::new(&heap.options);
-        if !limits.are_set_as(&heap.above.limits) {
+        if !limits.are_set_as(&heap.hooks.limits) {
             heap.change_limits(limits);
         }
     }
@@ -168,8 +168,8 @@ impl<S: Os> Above for S {
         heap.breathe_in_passing();
     }
 
-    fn grown(heap: &mut Heap<S>, pages: Pages) {
-        heap.exchange(pages);
+    fn large_growth(heap: &mut Heap<S>, pages: Pages) {
+        heap.offset_growth(pages);
     }
 
     fn emptied(heap: &mut Heap<S>, pages: Pages) {
@@ -181,27 +181,27 @@ impl<S: Os> Above for S {
     }
 
     fn refused(heap: &mut Heap<S>) {
-        if heap.collector.is_some() && heap.limits().hard != NO_GATE {
-            let now_us = heap.above.clock.advance(heap.os.now_us());
+        if heap.collector.is_some() && heap.limits().hard != NO_LIMIT {
+            let now_us = heap.hooks.clock.advance(heap.os.now_us());
             heap.begin_emergency(now_us);
         }
     }
 
     fn collector_set(heap: &mut Heap<S>) {
         heap.look_at_collector();
-        Self::close_gate(heap);
+        Self::restore_limit(heap);
     }
 
     fn open_reserve(heap: &mut Heap<S>) {
-        heap.gate = heap.limits().hard;
+        heap.growth_limit = heap.limits().hard;
     }
 
     fn allocated(heap: &mut Heap<S>) {
         heap.go_on_collecting();
     }
 
-    fn close_gate(heap: &mut Heap<S>) {
-        heap.gate = heap.closed_gate(heap.above.clock.now_us);
+    fn restore_limit(heap: &mut Heap<S>) {
+        heap.growth_limit = heap.closed_gate(heap.hooks.clock.now_us);
     }
 }
 
@@ -209,26 +209,26 @@ impl<S: Os> Heap<S> {
     /// Looks, and returns what is due until the budget is spent.
     pub(crate) fn tick(&mut self, budget_us: u32) -> Outcome {
         let start_us = self.os.now_us();
-        let now_us = self.above.clock.advance(start_us);
+        let now_us = self.hooks.clock.advance(start_us);
         self.suspend_emergency();
         self.look(now_us);
         let budget = Budget::from_us(start_us, budget_us);
         let outcome = self.timed_breath(start_us, budget).0;
         self.publish();
-        self.above.background.note_host(start_us);
+        self.hooks.background.note_host(start_us);
         self.leave_to_background();
         outcome
     }
 
     /// Publishes what the heap holds, where somebody reads it.
     pub(crate) fn publish(&self) {
-        if let Some(figures) = self.above.figures {
+        if let Some(figures) = self.hooks.figures {
             let snapshot = self.snapshot();
             figures.publish(Held {
                 live: snapshot.live as u64,
                 resident: snapshot.resident() as u64,
                 resident_peak: snapshot.resident_peak as u64,
-                returned_total: recall::total(&self.runs.recall.returned) * PAGE as u64,
+                returned_total: refaults::total(&self.runs.refaults.returned) * PAGE as u64,
                 aside: self.runs.aside_total.bytes() as u64,
                 trouble: Trouble {
                     refused: self.counts.refused_allocations,
@@ -243,8 +243,8 @@ impl<S: Os> Heap<S> {
     /// In how many microseconds a tick makes sense. `None`: never, unless something happens first.
     pub(crate) fn next_tick_us(&mut self) -> Option<u64> {
         let shown_us = self.os.now_us();
-        let now_us = self.above.clock.advance(shown_us);
-        self.above.background.note_host(shown_us);
+        let now_us = self.hooks.clock.advance(shown_us);
+        self.hooks.background.note_host(shown_us);
         if self.may_suspend_emergency() {
             return Some(0);
         }
@@ -253,17 +253,17 @@ impl<S: Os> Heap<S> {
 
     /// The same, from a time on.
     pub(super) fn next_tick_from(&self, now_us: u64) -> Option<u64> {
-        let has_begun = self.above.search.is_some() || self.above.shedding.is_some();
-        if has_begun || self.above.verdict.holes || self.above.outdated {
+        let has_begun = self.hooks.search.is_some() || self.hooks.shedding.is_some();
+        if has_begun || self.hooks.decision.holes || self.hooks.outdated {
             return Some(0);
         }
-        let emptied = self.free_in_spans().saturating_sub(self.above.free_in_spans);
+        let emptied = self.free_in_spans().saturating_sub(self.hooks.free_in_spans);
         let news = self.runs.moved > Pages::ZERO || emptied >= NEWS_BYTES;
-        let news = news.then(|| (self.above.looked_us + NEWS_US).saturating_sub(now_us));
-        let next = self.above.verdict.next_us.map(|at_us| at_us.saturating_sub(now_us));
-        let due = self.due() > self.above.stuck;
-        let due = due.then(|| self.above.shed_rest.until_us.saturating_sub(now_us));
-        let again = self.above.search_rest.again_us().map(|at_us| at_us.saturating_sub(now_us));
+        let news = news.then(|| (self.hooks.looked_us + NEWS_US).saturating_sub(now_us));
+        let next = self.hooks.decision.next_us.map(|at_us| at_us.saturating_sub(now_us));
+        let due = self.due() > self.hooks.unpurgeable;
+        let due = due.then(|| self.hooks.purge_backoff.until_us.saturating_sub(now_us));
+        let again = self.hooks.holes_backoff.again_us().map(|at_us| at_us.saturating_sub(now_us));
         [news, next, due, again].into_iter().flatten().min()
     }
 
@@ -271,34 +271,34 @@ impl<S: Os> Heap<S> {
     /// spent.
     pub(crate) fn reclaim(&mut self, budget: Budget) -> Outcome {
         self.counts.reclaim_passes += 1;
-        let sweep = Sweep { keep: Pages::ZERO, holes: true, cause: Cause::Asked };
-        let mut search = self.above.asked.take();
+        let sweep = Sweep { keep: Pages::ZERO, holes: true, cause: PurgeReason::Asked };
+        let mut search = self.hooks.host_sweep.take();
         // Without a budget the sweep is whole, wherever an earlier one stopped.
         if matches!(budget, Budget::Unlimited) {
             search = None;
         }
-        let outcome = self.search(&sweep, &mut search, budget);
-        self.above.asked = search;
+        let outcome = self.purge_holes(&sweep, &mut search, budget);
+        self.hooks.host_sweep = search;
         self.cut_end();
         outcome
     }
 
     /// Free pages that should go back now.
     pub(crate) fn due(&self) -> Pages {
-        match self.above.clock.shown_us {
+        match self.hooks.clock.shown_us {
             None => Pages::ZERO,
-            Some(_) => self.runs.dirty.beyond(self.above.verdict.keep),
+            Some(_) => self.runs.dirty.saturating_sub(self.hooks.decision.keep),
         }
     }
 
     /// How near the memory limit is: 0 to 100.
     pub(crate) fn pressure(&self) -> u32 {
-        self.above.limits.pressure(self.held())
+        self.hooks.limits.pressure(self.held())
     }
 
     /// The limits as they stand: soft and hard.
     pub(crate) fn limits(&self) -> &Limits {
-        &self.above.limits
+        &self.hooks.limits
     }
 
     /// How long what is free now has been so on average, in microseconds.
@@ -306,8 +306,8 @@ impl<S: Os> Heap<S> {
         if self.runs.dirty == Pages::ZERO {
             return 0;
         }
-        let now_us = self.above.clock.at(self.os.now_us());
-        self.above.policy.idle_age_us(&self.settings(), now_us)
+        let now_us = self.hooks.clock.at(self.os.now_us());
+        self.hooks.policy.idle_age_us(&self.settings(), now_us)
     }
 
     /// Bytes that are free and hold memory.
@@ -317,7 +317,7 @@ impl<S: Os> Heap<S> {
 
     /// The newest samples, at most `count`, the oldest of them first.
     pub(crate) fn history(&mut self, count: usize) -> impl ExactSizeIterator<Item = Sample> + '_ {
-        let history = self.above.history;
+        let history = self.hooks.history;
         history.newest(self.words(), count)
     }
 
@@ -336,59 +336,60 @@ impl<S: Os> Heap<S> {
     }
 
     /// What there is to see of the heap, but for what changed hands.
-    pub(super) fn sight(&self, now_us: u64) -> Sight {
-        Sight {
+    pub(super) fn observation(&self, now_us: u64) -> Observation {
+        Observation {
             now_us,
             used: self.used(),
             dirty: self.runs.dirty,
             sparse: Pages((self.free_in_spans() / PAGE) as u32),
             moved: Pages::ZERO,
             premature: Pages::ZERO,
-            over_limit: self.resident() > self.above.limits.gate(),
+            over_limit: self.resident() > self.hooks.limits.growth_limit(),
         }
     }
 
-    /// Shows the policy what there is, and takes its verdict.
+    /// Shows the policy what there is, and takes its decision.
     pub(super) fn look(&mut self, now_us: u64) {
         self.look_at_first();
-        self.above.outdated = false;
-        self.above.looked_us = now_us;
+        self.hooks.outdated = false;
+        self.hooks.looked_us = now_us;
         self.note_background();
         self.refresh_limits(now_us);
-        self.above.free_in_spans = self.free_in_spans();
-        let mistakes = self.runs.recall.mistakes();
-        let premature = mistakes - core::mem::replace(&mut self.above.premature, mistakes);
+        self.hooks.free_in_spans = self.free_in_spans();
+        let premature_total = self.runs.refaults.premature_total();
+        let premature =
+            premature_total - core::mem::replace(&mut self.hooks.premature, premature_total);
         let moved = core::mem::take(&mut self.runs.moved);
         let premature = Pages(u32::try_from(premature).unwrap_or(u32::MAX));
-        let sight = Sight { moved, premature, ..self.sight(now_us) };
-        self.above.seen = sight.dirty;
+        let observation = Observation { moved, premature, ..self.observation(now_us) };
+        self.hooks.seen = observation.dirty;
         let settings = self.settings();
-        self.above.verdict = self.above.policy.judge(&settings, sight);
-        self.packing = self.above.verdict.trend == Trend::Shrinking;
+        self.hooks.decision = self.hooks.policy.decide(&settings, observation);
+        self.packing = self.hooks.decision.trend == Trend::Shrinking;
         self.note_thrashing(now_us);
         self.take_sample(now_us);
     }
 
     /// Without a limit what goes in exchange for a large block counts as if there were one.
     pub(super) fn note_thrashing(&mut self, now_us: u64) {
-        let has_limit = self.limits().gate() != NO_GATE;
-        let premature = self.runs.recall.premature[Cause::Limit as usize - 1];
-        self.above.thrashing.note(now_us, if has_limit { premature } else { 0 });
+        let has_limit = self.limits().growth_limit() != NO_LIMIT;
+        let premature = self.runs.refaults.premature[PurgeReason::Limit as usize - 1];
+        self.hooks.thrashing.note(now_us, if has_limit { premature } else { 0 });
     }
 
     /// Whether what goes back because of a limit is needed again at once.
     pub(crate) fn is_thrashing(&self) -> bool {
-        let now_us = self.above.clock.at(self.os.now_us());
-        self.limits().gate() != NO_GATE && self.above.thrashing.is_on(now_us)
+        let now_us = self.hooks.clock.at(self.os.now_us());
+        self.limits().growth_limit() != NO_LIMIT && self.hooks.thrashing.is_on(now_us)
     }
 
     fn change_limits(&mut self, limits: Limits) {
-        self.above.limits = limits;
-        self.above.rooms = Rooms::default();
+        self.hooks.limits = limits;
+        self.hooks.rooms = LimitReclaims::default();
         self.forget_emergency();
         self.look_at_collector();
-        self.refresh_limits(self.above.clock.now_us);
-        if self.resident() > self.above.limits.hard {
+        self.refresh_limits(self.hooks.clock.now_us);
+        if self.resident() > self.hooks.limits.hard {
             let start_us = self.os.now_us();
             self.emergency(Pages::ZERO);
             self.note_step(start_us);
@@ -397,34 +398,34 @@ impl<S: Os> Heap<S> {
 
     fn refresh_limits(&mut self, now_us: u64) {
         let resident = self.resident();
-        self.above.limits.refresh(&self.os, now_us, resident);
+        self.hooks.limits.refresh(&self.os, now_us, resident);
         self.lower_gate();
-        self.gate = self.closed_gate(now_us);
+        self.growth_limit = self.closed_gate(now_us);
     }
 
     fn take_sample(&mut self, now_us: u64) {
-        if self.options.get(Key::History) == 0 || !self.above.history.is_due(now_us) {
+        if self.options.get(Key::History) == 0 || !self.hooks.history.is_due(now_us) {
             return;
         }
         let snapshot = self.snapshot();
         let sample = Sample {
-            now_us: self.above.clock.shown_us.unwrap_or_default(),
+            now_us: self.hooks.clock.shown_us.unwrap_or_default(),
             live: snapshot.live as u64,
             resident: snapshot.resident() as u64,
             free_resident: snapshot.free_resident as u64,
-            returned_total: recall::total(&self.runs.recall.returned) * PAGE as u64,
-            refaulted_total: recall::total(&self.runs.recall.refaulted) * PAGE as u64,
+            returned_total: refaults::total(&self.runs.refaults.returned) * PAGE as u64,
+            refaulted_total: refaults::total(&self.runs.refaults.refaulted) * PAGE as u64,
             pressure: self.pressure().into(),
-            trend: self.above.verdict.trend as u64,
+            trend: self.hooks.decision.trend as u64,
         };
-        let mut history = self.above.history;
+        let mut history = self.hooks.history;
         history.add(self.words(), now_us, sample);
-        self.above.history = history;
+        self.hooks.history = history;
     }
 
     /// A breath, and how many microseconds it took since `start_us` if it did anything.
     pub(super) fn timed_breath(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
-        let outcome = self.breathe(budget);
+        let outcome = self.run_due(budget);
         self.cut_end();
         if outcome.calls == 0 && !outcome.more {
             return (outcome, 0);
@@ -435,18 +436,18 @@ impl<S: Os> Heap<S> {
     /// Takes note of work that began at a time; returns how many microseconds it took.
     pub(super) fn note_step(&mut self, start_us: u64) -> u64 {
         let took_us = self.os.now_us().saturating_sub(start_us);
-        self.above.times.note(took_us);
+        self.hooks.times.note(took_us);
         took_us
     }
 
     /// Returns what is due, dirty pages first, until the budget is spent.
-    fn breathe(&mut self, budget: Budget) -> Outcome {
+    fn run_due(&mut self, budget: Budget) -> Outcome {
         let mut outcome = Outcome::default();
         // What is not due any more may have left descriptors to return.
-        if self.above.shedding.is_some() || self.due() > Pages::ZERO && self.may_shed(self.due()) {
-            outcome = self.shed(self.above.verdict.keep, self.cause(), budget);
+        if self.hooks.shedding.is_some() || self.due() > Pages::ZERO && self.may_shed(self.due()) {
+            outcome = self.purge_dirty(self.hooks.decision.keep, self.cause(), budget);
         }
-        if !(self.above.verdict.holes || self.above.search.is_some() || self.may_search_again()) {
+        if !(self.hooks.decision.holes || self.hooks.search.is_some() || self.may_search_again()) {
             return outcome;
         }
         // A call takes one step at least, and this one may have taken none yet.
@@ -454,40 +455,46 @@ impl<S: Os> Heap<S> {
         if outcome.more || stepped && budget.is_spent(self.os.now_us()) {
             return Outcome { more: true, ..outcome };
         }
-        let sweep = Sweep { keep: self.above.verdict.keep, holes: true, cause: self.cause() };
-        let mut search = self.above.search.take();
-        let searched = self.search(&sweep, &mut search, budget);
-        self.above.search = search;
-        self.above.verdict.holes &= searched.more;
+        let sweep = Sweep { keep: self.hooks.decision.keep, holes: true, cause: self.cause() };
+        let mut search = self.hooks.search.take();
+        let searched = self.purge_holes(&sweep, &mut search, budget);
+        self.hooks.search = search;
+        self.hooks.decision.holes &= searched.more;
         outcome.and(searched)
     }
 
-    pub(super) fn cause(&self) -> Cause {
-        let over = self.resident() > self.above.limits.gate();
-        if over { Cause::Limit } else { Cause::Idle }
+    pub(super) fn cause(&self) -> PurgeReason {
+        let over = self.resident() > self.hooks.limits.growth_limit();
+        if over { PurgeReason::Limit } else { PurgeReason::Idle }
     }
 
     /// Whether trying to return `count` dirty pages makes sense.
     pub(super) fn may_shed(&self, count: Pages) -> bool {
-        count > self.above.stuck && self.above.clock.now_us >= self.above.shed_rest.until_us
+        count > self.hooks.unpurgeable
+            && self.hooks.clock.now_us >= self.hooks.purge_backoff.until_us
     }
 
     /// Whether the kernel refused in a search, long enough ago.
     fn may_search_again(&self) -> bool {
-        let now_us = self.above.clock.now_us;
-        self.above.search_rest.again_us().is_some_and(|at_us| now_us >= at_us)
+        let now_us = self.hooks.clock.now_us;
+        self.hooks.holes_backoff.again_us().is_some_and(|at_us| now_us >= at_us)
     }
 
     /// Returns dirty pages, the highest first, until no more than `keep` are left.
-    pub(super) fn shed(&mut self, keep: Pages, cause: Cause, budget: Budget) -> Outcome {
+    pub(super) fn purge_dirty(
+        &mut self,
+        keep: Pages,
+        cause: PurgeReason,
+        budget: Budget,
+    ) -> Outcome {
         let sweep = Sweep { keep, holes: false, cause };
-        let going = self.above.shedding.take();
+        let going = self.hooks.shedding.take();
         let going = going.filter(|_| !matches!(budget, Budget::Unlimited));
         let is_whole = going.is_none();
         let mut going = going.unwrap_or_else(|| self.new_search(&sweep));
         let outcome = self.go_on(&sweep, &mut going, budget);
         if outcome.more {
-            self.above.shedding = Some(going);
+            self.hooks.shedding = Some(going);
             return outcome;
         }
         if self.runs.dirty <= keep {
@@ -496,8 +503,8 @@ impl<S: Os> Heap<S> {
             // What is left may have become free behind the cursor.
             return Outcome { more: true, ..outcome };
         }
-        self.above.shed_rest.note(self.above.clock.now_us, &going);
-        self.above.stuck = self.left_by(&going).beyond(keep);
+        self.hooks.purge_backoff.note(self.hooks.clock.now_us, &going);
+        self.hooks.unpurgeable = self.left_by(&going).saturating_sub(keep);
         outcome
     }
 
@@ -512,7 +519,7 @@ impl<S: Os> Heap<S> {
     }
 
     /// Goes on with a sweep that looks into spans, or begins one.
-    pub(super) fn search(
+    pub(super) fn purge_holes(
         &mut self,
         sweep: &Sweep,
         search: &mut Option<Search>,
@@ -525,15 +532,15 @@ impl<S: Os> Heap<S> {
             *search = Some(going);
         } else {
             let settings = self.settings();
-            self.above.policy.note_holes(&settings, going.returned);
-            self.above.search_rest.note(self.above.clock.now_us, &going);
+            self.hooks.policy.note_holes(&settings, going.returned);
+            self.hooks.holes_backoff.note(self.hooks.clock.now_us, &going);
         }
         outcome
     }
 
     fn begin_search(&mut self, sweep: &Sweep) -> Search {
         let settings = self.settings();
-        self.above.policy.note_search_begins(&settings);
+        self.hooks.policy.note_search_begins(&settings);
         self.new_search(sweep)
     }
 
@@ -549,7 +556,7 @@ impl<S: Os> Heap<S> {
         self.retire_all();
         self.runs.moved = moved;
         let settings = self.settings();
-        self.above.policy.note_found(&settings, self.runs.dirty.beyond(dirty));
+        self.hooks.policy.note_found(&settings, self.runs.dirty.saturating_sub(dirty));
     }
 
     /// Goes on with a sweep. The outcome's refusals are those of the whole sweep.
@@ -559,7 +566,7 @@ impl<S: Os> Heap<S> {
         going.returned += outcome.returned;
         going.refused += outcome.refused;
         let settings = self.settings();
-        self.above.policy.note_returned(&settings, dirty.beyond(self.runs.dirty));
+        self.hooks.policy.note_returned(&settings, dirty.saturating_sub(self.runs.dirty));
         Outcome { refused: going.refused, ..outcome }
     }
 }

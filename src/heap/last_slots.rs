@@ -9,36 +9,37 @@
 //! short as long as there are many. A walk in vain has counted the slots that nobody can have; the
 //! next one is due when more than those are free, or when the heap may hold what they miss.
 //!
-//! - G1: `useless` is not more than the free slots of the class that are not at hand.
+//! - G1: `unreachable` is not more than the free slots of the class that are not at hand.
 
 #![forbid(unsafe_code)]
 
 use super::class::{CLASS_COUNT, CLASSES, SHORT};
-use super::descriptor::{Kind, Place};
-use super::{Above, Bin, Heap};
+use super::descriptor::{PageKind, SpanState};
+use super::{Bin, Heap, ReclaimHooks};
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// What is remembered of walks for one class.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Gleaner {
+pub(super) struct SlotScan {
     /// Where the next walk begins.
     pub(super) next: PageIndex,
     /// Free slots that lie on pages which were returned, at least in part.
-    pub(super) useless: u64,
+    pub(super) unreachable: u64,
     /// How many pages must be held for the first of them.
-    misses: Pages,
+    pages_needed: Pages,
 }
 
-impl Gleaner {
-    const NEW: Gleaner = Gleaner { next: PageIndex(0), useless: 0, misses: Pages(u32::MAX) };
-    pub(super) const ALL_NEW: [Gleaner; CLASS_COUNT] = [Gleaner::NEW; CLASS_COUNT];
+impl SlotScan {
+    const NEW: SlotScan =
+        SlotScan { next: PageIndex(0), unreachable: 0, pages_needed: Pages(u32::MAX) };
+    pub(super) const ALL_NEW: [SlotScan; CLASS_COUNT] = [SlotScan::NEW; CLASS_COUNT];
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Takes one slot of a class that has no current span, wherever there is one.
-    pub(super) fn glean(&mut self, class: usize, size: usize) -> Option<*mut u8> {
-        let Gleaner { useless, misses, .. } = self.gleaners[class];
-        if self.free_slots_of(class) <= useless && !self.may_grow(misses) {
+    pub(super) fn take_last_slot(&mut self, class: usize, size: usize) -> Option<*mut u8> {
+        let SlotScan { unreachable, pages_needed, .. } = self.slot_scans[class];
+        if self.free_slots_of(class) <= unreachable && !self.may_grow(pages_needed) {
             return None;
         }
         let (span, slot) = self.find_slot(class)?;
@@ -56,8 +57,8 @@ impl<S: Above> Heap<S> {
     /// Finds a free slot on pages that hold memory, or that may, and holds them.
     fn find_slot(&mut self, class: usize) -> Option<(PageIndex, u32)> {
         let (first, top) = (self.layout.first, self.runs.top);
-        let start = self.gleaners[class].next.clamp(first, top);
-        let mut misses = Pages(u32::MAX);
+        let start = self.slot_scans[class].next.clamp(first, top);
+        let mut pages_needed = Pages(u32::MAX);
         for part in [PageRange { start, end: top }, PageRange { start: first, end: start }] {
             let mut page = part.start;
             while let Some(span) = self.next_span_of(class, page, part.end) {
@@ -66,20 +67,20 @@ impl<S: Above> Heap<S> {
                     continue;
                 }
                 self.disturb(span);
-                if self.descriptor(span).slot_at_hand().is_none() {
+                if self.descriptor(span).resident_free_slot().is_none() {
                     if !self.may_use(span) {
-                        misses = misses.min(self.missing(span));
+                        pages_needed = pages_needed.min(self.missing(span));
                         self.put_to_rest(span);
                         continue;
                     }
                     self.hold(span);
                 }
-                self.gleaners[class].next = span;
-                return self.descriptor(span).slot_at_hand().map(|slot| (span, slot));
+                self.slot_scans[class].next = span;
+                return self.descriptor(span).resident_free_slot().map(|slot| (span, slot));
             }
         }
-        let useless = self.free_slots_of(class);
-        self.gleaners[class] = Gleaner { next: start, useless, misses };
+        let unreachable = self.free_slots_of(class);
+        self.slot_scans[class] = SlotScan { next: start, unreachable, pages_needed };
         None
     }
 
@@ -97,10 +98,10 @@ impl<S: Above> Heap<S> {
             }
             let descriptor = self.descriptor(page);
             let length = match descriptor.kind() {
-                Kind::Span if descriptor.class() == class => return Some(page),
-                Kind::Span => descriptor.shape().pages,
-                Kind::Large => descriptor.large_pages(),
-                Kind::None | Kind::SpanRest => Pages(1),
+                PageKind::Span if descriptor.class() == class => return Some(page),
+                PageKind::Span => descriptor.shape().pages,
+                PageKind::Large => descriptor.large_pages(),
+                PageKind::None | PageKind::SpanRest => Pages(1),
             };
             page = page + length;
         }
@@ -109,15 +110,15 @@ impl<S: Above> Heap<S> {
 
     /// Hands out a slot of a span that is not current.
     fn take_single(&mut self, class: usize, span: PageIndex, slot: u32, size: usize) -> *mut u8 {
-        match self.descriptor(span).place() {
-            Place::Listed => self.unlist(class, span),
-            Place::Spare => self.bins[class].spare = PageIndex(0),
-            Place::Full | Place::Current => {}
+        match self.descriptor(span).span_state() {
+            SpanState::Partial => self.unlist(class, span),
+            SpanState::Empty => self.bins[class].spare = PageIndex(0),
+            SpanState::Full | SpanState::Active => {}
         }
         self.descriptor(span).free.clear(slot);
         self.bins[class].taken = self.bins[class].taken.wrapping_add(1);
         self.asked_bytes = self.asked_bytes.wrapping_add(size as u64);
-        self.place_by_free_slots(class, span);
+        self.list_by_free_slots(class, span);
         self.put_to_rest(span);
         let shape = self.descriptor(span).shape();
         self.address(span).wrapping_add(shape.lead() + (slot * shape.slot_size) as usize)
@@ -127,7 +128,7 @@ impl<S: Above> Heap<S> {
     pub(super) fn note_held(&mut self, span: PageIndex) {
         let descriptor = self.descriptor(span);
         let (class, free) = (descriptor.class(), u64::from(descriptor.free_slots()));
-        let gleaner = &mut self.gleaners[class];
-        gleaner.useless = gleaner.useless.saturating_sub(free);
+        let scan = &mut self.slot_scans[class];
+        scan.unreachable = scan.unreachable.saturating_sub(free);
     }
 }

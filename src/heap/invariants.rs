@@ -6,9 +6,9 @@
 use core::slice;
 
 use super::class::CLASS_COUNT;
-use super::descriptor::{Descriptor, Kind, NEVER, Place};
+use super::descriptor::{Descriptor, NEVER, PageKind, SpanState};
 use super::runs::{Chunk, chunk_count};
-use super::{Above, Counts, Heap};
+use super::{Counts, Heap, ReclaimHooks};
 use crate::os::{Kernel, MemoryRange, Os as _};
 use crate::units::{PageIndex, PageRange, Pages};
 
@@ -26,16 +26,16 @@ struct ClassTally {
     short: u32,
     listed: u32,
     /// Free slots that lie on returned pages, at least in part.
-    useless: u64,
+    unreachable: u64,
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
         self.note_aside();
         self.check_ground();
         self.page_runs().check();
-        self.scars.check();
+        self.split_mappings.check();
         let mut tally =
             Tally { classes: [ClassTally::default(); CLASS_COUNT], counts: Counts::default() };
         let mut page = self.layout.first;
@@ -69,24 +69,24 @@ impl<S: Above> Heap<S> {
         let room = limit.saturating_sub(self.resident());
         (self.layout.first.0..self.runs.top.0).map(PageIndex).any(|page| {
             let descriptor = self.descriptor(page);
-            descriptor.kind() == Kind::Span
+            descriptor.kind() == PageKind::Span
                 && descriptor.class() == class
                 && descriptor.free_slots() > 0
-                && (descriptor.slots_at_hand() > 0 || self.missing(page).bytes() <= room)
+                && (descriptor.resident_free_slots() > 0 || self.missing(page).bytes() <= room)
         })
     }
 
     /// Checks what starts at a page; returns where that ends.
     fn check_page(&mut self, page: PageIndex, tally: &mut Tally) -> PageIndex {
         let end = match self.descriptor(page).kind() {
-            Kind::None => {
+            PageKind::None => {
                 assert!(self.page_runs().is_free(page), "H2: {page:?} belongs to nothing");
                 assert_eq!(self.descriptor(page).reciprocal.get(), 0, "D1: {page:?}");
                 return page + Pages(1);
             }
-            Kind::SpanRest => panic!("H2: {page:?} is the rest of no span"),
-            Kind::Span => self.check_span(page, tally),
-            Kind::Large => self.check_large(page, tally),
+            PageKind::SpanRest => panic!("H2: {page:?} is the rest of no span"),
+            PageKind::Span => self.check_span(page, tally),
+            PageKind::Large => self.check_large(page, tally),
         };
         for page in (page.0..end.0).map(PageIndex) {
             assert!(!self.page_runs().is_free(page), "H2: {page:?} is in use and free");
@@ -106,7 +106,7 @@ impl<S: Above> Heap<S> {
             let descriptor = self.descriptor(rest);
             assert_eq!(
                 (descriptor.kind(), descriptor.reciprocal.get()),
-                (Kind::None, 0),
+                (PageKind::None, 0),
                 "D1: {rest:?}"
             );
         }
@@ -120,13 +120,14 @@ impl<S: Above> Heap<S> {
         for page in 0..shape.pages.0 {
             let fresh = Descriptor::span_page((class, shape), page, start, at);
             let descriptor = self.descriptor(first + Pages(page));
-            let kind = if page == 0 { Kind::Span } else { Kind::SpanRest };
+            let kind = if page == 0 { PageKind::Span } else { PageKind::SpanRest };
             assert_eq!(descriptor.kind(), kind, "{first:?} + {page}");
             assert_eq!(descriptor.first.get(), fresh.first.get(), "{first:?} + {page}");
-            assert_eq!(descriptor.less_start.get(), fresh.less_start.get(), "{first:?} + {page}");
+            assert_eq!(descriptor.neg_start.get(), fresh.neg_start.get(), "{first:?} + {page}");
             assert_eq!(descriptor.reciprocal.get(), fresh.reciprocal.get(), "{first:?} + {page}");
         }
-        let rests = shape.pages > Pages(1) && self.descriptor(first).place() != Place::Current;
+        let rests =
+            shape.pages > Pages(1) && self.descriptor(first).span_state() != SpanState::Active;
         assert_eq!(self.page_runs().is_resting(first), rests, "C2: {first:?}");
         self.check_slots(first);
         let descriptor = self.descriptor(first);
@@ -134,8 +135,9 @@ impl<S: Above> Heap<S> {
         in_class.spans += 1;
         in_class.short += u32::from(descriptor.is_short());
         in_class.live += u64::from(shape.slots - descriptor.free_slots());
-        in_class.listed += u32::from(descriptor.place() == Place::Listed);
-        in_class.useless += u64::from(descriptor.free_slots() - descriptor.slots_at_hand());
+        in_class.listed += u32::from(descriptor.span_state() == SpanState::Partial);
+        in_class.unreachable +=
+            u64::from(descriptor.free_slots() - descriptor.resident_free_slots());
         tally.counts.span_pages += shape.pages;
         tally.counts.purged += Pages(descriptor.purged().count_ones());
         if descriptor.purged() & 1 == 0 {
@@ -161,19 +163,24 @@ impl<S: Above> Heap<S> {
             0,
             "{first:?}: a live slot purged"
         );
-        let (place, countdown) = (descriptor.place(), u32::from(descriptor.countdown.get()));
-        let enough = free >= shape.listable() && live > 0;
+        let (place, countdown) = (descriptor.span_state(), u32::from(descriptor.countdown.get()));
+        let enough = free >= shape.partial_threshold() && live > 0;
         match place {
-            Place::Current => assert_eq!(descriptor.purged(), 0, "S4: {first:?}"),
-            Place::Full => assert_eq!(countdown, shape.listable() - free, "S1: {first:?}"),
-            Place::Listed => assert_eq!(countdown, live, "S1: {first:?}"),
-            Place::Spare => assert_eq!((live, countdown), (0, NEVER.into()), "S3: {first:?}"),
+            SpanState::Active => assert_eq!(descriptor.purged(), 0, "S4: {first:?}"),
+            SpanState::Full => {
+                assert_eq!(countdown, shape.partial_threshold() - free, "S1: {first:?}")
+            }
+            SpanState::Partial => assert_eq!(countdown, live, "S1: {first:?}"),
+            SpanState::Empty => assert_eq!((live, countdown), (0, NEVER.into()), "S3: {first:?}"),
         }
-        assert!(place == Place::Current || enough == (place == Place::Listed), "S2: {first:?}");
+        assert!(
+            place == SpanState::Active || enough == (place == SpanState::Partial),
+            "S2: {first:?}"
+        );
         let class = descriptor.class();
         let bin = &self.bins[class];
-        assert_eq!(place == Place::Current, bin.current == first, "H3: {first:?} of {base:p}");
-        assert_eq!(place == Place::Spare, bin.spare == first, "S3: {first:?}");
+        assert_eq!(place == SpanState::Active, bin.current == first, "H3: {first:?} of {base:p}");
+        assert_eq!(place == SpanState::Empty, bin.spare == first, "S3: {first:?}");
     }
 
     fn check_bin(&mut self, class: usize, tally: &Tally) {
@@ -181,14 +188,18 @@ impl<S: Above> Heap<S> {
         assert_eq!(self.live(class), tally.classes[class].live, "H4: live blocks of class {class}");
         assert_eq!(bin.spans, tally.classes[class].spans, "H4: spans of class {class}");
         assert_eq!(bin.short, tally.classes[class].short, "H4: short spans of class {class}");
-        let (known, useless) = (self.gleaners[class].useless, tally.classes[class].useless);
-        assert!(known <= useless, "G1: class {class} has {useless} useless slots, not {known}");
+        let (known, unreachable) =
+            (self.slot_scans[class].unreachable, tally.classes[class].unreachable);
+        assert!(
+            known <= unreachable,
+            "G1: class {class} has {unreachable} unreachable slots, not {known}"
+        );
         let (mut page, mut previous, mut length) = (bin.listed, PageIndex(0), 0);
         while page != PageIndex(0) {
             let descriptor = self.descriptor(page);
             assert_eq!(
-                descriptor.place(),
-                Place::Listed,
+                descriptor.span_state(),
+                SpanState::Partial,
                 "S2: {page:?} is in class {class}'s list"
             );
             assert_eq!(descriptor.class(), class, "{page:?} is in class {class}'s list");

@@ -1,12 +1,12 @@
 //! A block that is freed: hidden, held back, looked at once more, and given back to the heap.
 
-use super::block::{self, FREED, HEADER, Header, State, first_other};
-use super::quarantine::{self, Held};
-use super::{Checking, Home, Live, body, fetch, memory, tool, watch};
-use crate::heap::{Above, fast};
+use super::block::{self, FREE_FILL, HEADER, Header, State, first_other};
+use super::quarantine::{self, QuarantineEntry};
+use super::{Checking, Home, Live, body, fault_registry, memory, prefetch, sanitizer};
+use crate::heap::{ReclaimHooks, fast};
 use crate::units::{PAGE, Pages};
 
-impl<S: Above> Checking<'_, S> {
+impl<S: ReclaimHooks> Checking<'_, S> {
     /// Frees a block that was verified, and holds it back.
     #[inline(always)]
     pub(super) fn free(&mut self, live: Live) {
@@ -27,19 +27,19 @@ impl<S: Above> Checking<'_, S> {
             Home::Guarded(index) => {
                 self.state.slots.free(&self.heap.os, index, freed);
                 self.heap.beside -= self.guarded_pages();
-                watch::give_mappings(2);
+                fault_registry::give_mappings(2);
             }
             Home::Large(page) => {
                 self.state.live -= 1;
                 self.state.live_bytes -= live.size;
                 let bytes = self.heap.large_size(page).0.bytes();
                 if bytes > quarantine::BLOCK_MAX {
-                    tool::freed(live.at, (self.heap.address(page), bytes));
+                    sanitizer::freed(live.at, (self.heap.address(page), bytes));
                     return self.release_large(page);
                 }
-                self.hide_large(page);
-                tool::freed(live.at, (self.heap.address(page), bytes));
-                self.hold(Held { at: live.at, bytes, freed, is_large: true });
+                self.protect(page);
+                sanitizer::freed(live.at, (self.heap.address(page), bytes));
+                self.hold(QuarantineEntry { at: live.at, bytes, freed, is_large: true });
             }
             Home::Slot(_) => {}
         }
@@ -52,17 +52,17 @@ impl<S: Above> Checking<'_, S> {
 
     /// Holds a freed block back, in place of older ones.
     #[inline(always)]
-    pub(super) fn hold(&mut self, held: Held) {
+    pub(super) fn hold(&mut self, held: QuarantineEntry) {
         while self.state.quarantine.is_full(held.bytes) {
             self.let_one_go();
         }
         if !self.state.quarantine.push(held) {
-            self.let_go(held);
+            self.release(held);
         }
     }
 
     /// Lets every block go that is held back. False: there was none.
-    pub(super) fn let_all_go(&mut self) -> bool {
+    pub(super) fn release_all(&mut self) -> bool {
         let mut any = false;
         while self.let_one_go() {
             any = true;
@@ -74,21 +74,21 @@ impl<S: Above> Checking<'_, S> {
     fn let_one_go(&mut self) -> bool {
         let held = self.state.quarantine.pop();
         if let Some(held) = held {
-            self.let_go(held);
+            self.release(held);
         }
         held.is_some()
     }
 
     /// Verifies a block that was freed, and gives it back to the heap.
     #[inline(always)]
-    fn let_go(&mut self, held: Held) {
+    fn release(&mut self, held: QuarantineEntry) {
         if held.is_large {
             return self.let_large_go(held);
         }
         // Where it starts and where it ends: most have two lines.
         let (at, bytes) = self.state.quarantine.coming();
-        fetch(at.wrapping_sub(HEADER));
-        fetch(at.wrapping_add(bytes).wrapping_sub(HEADER + 1));
+        prefetch(at.wrapping_sub(HEADER));
+        prefetch(at.wrapping_add(bytes).wrapping_sub(HEADER + 1));
         self.verify_held(&held);
         let slot = held.at.wrapping_sub(HEADER);
         // SAFETY: the slot is in use for the heap, and nobody's: C2.
@@ -99,7 +99,7 @@ impl<S: Above> Checking<'_, S> {
     }
 
     #[inline(never)]
-    fn let_large_go(&mut self, held: Held) {
+    fn let_large_go(&mut self, held: QuarantineEntry) {
         if let Some(page) = self.large_at(held.at) {
             self.verify_hidden(page, held.freed);
             self.release_large(page);
@@ -108,7 +108,7 @@ impl<S: Above> Checking<'_, S> {
 
     /// Stops when something was written into a small block after it was freed.
     #[inline(always)]
-    fn verify_held(&mut self, held: &Held) {
+    fn verify_held(&mut self, held: &QuarantineEntry) {
         // SAFETY: the slot is in use for the heap, and nobody's: C2.
         let header = unsafe { held.at.sub(HEADER).cast::<Header>().read() };
         let state = header.state(self.state.secret, held.at.addr());
@@ -117,13 +117,13 @@ impl<S: Above> Checking<'_, S> {
             self.report_header(held.at, held.bytes, Some(held.freed));
         }
         // SAFETY: as above.
-        if block::is_all(unsafe { body(held.at, held.bytes) }, FREED) {
+        if block::is_all(unsafe { body(held.at, held.bytes) }, FREE_FILL) {
             return;
         }
         let live = Live { at: held.at, size, number: header.number(), home };
         let bytes = held.bytes - HEADER;
         // SAFETY: as above.
-        if let Some(other) = first_other(unsafe { memory(held.at, bytes) }, FREED) {
+        if let Some(other) = first_other(unsafe { memory(held.at, bytes) }, FREE_FILL) {
             self.report_written_freed(
                 &live,
                 held.freed,

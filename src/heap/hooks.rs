@@ -13,7 +13,7 @@ use crate::os::Os;
 use crate::units::Pages;
 
 /// The layer above, as the heap sees it. Implemented once, by `reclaim`, for every [`Os`].
-pub(crate) trait Above: Os + Sized {
+pub(crate) trait ReclaimHooks: Os + Sized {
     /// What it keeps with each heap. The heap does not look inside.
     type State: Default;
     /// Words of memory that it wants besides, untouched until it asks for them: [`Heap::words`].
@@ -22,13 +22,13 @@ pub(crate) trait Above: Os + Sized {
     /// The heap is new, or an option was changed.
     fn options_changed(heap: &mut Heap<Self>);
 
-    /// More than [`Heap::look_at`] pages changed hands since it took note last, or
+    /// More than [`Heap::poll_threshold`] pages changed hands since it took note last, or
     /// [`Heap::look_in`] operations took the slow path.
     fn settled(heap: &mut Heap<Self>);
 
     /// A large block has taken `pages` that were never used, because no run of free pages was long
     /// enough. Free pages may go back in exchange.
-    fn grown(heap: &mut Heap<Self>, pages: Pages);
+    fn large_growth(heap: &mut Heap<Self>, pages: Pages);
 
     /// A large block that was freed, shrunk or moved has left `pages` free.
     fn emptied(heap: &mut Heap<Self>, pages: Pages);
@@ -50,16 +50,16 @@ pub(crate) trait Above: Os + Sized {
     fn allocated(heap: &mut Heap<Self>);
 
     /// That attempt is over.
-    fn close_gate(heap: &mut Heap<Self>);
+    fn restore_limit(heap: &mut Heap<Self>);
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Tells the layer above when it is time. The last thing that every operation off the hot path
     /// does.
     #[inline]
-    pub(super) fn settle(&mut self) {
+    pub(super) fn poll_hooks(&mut self) {
         self.look_in = self.look_in.wrapping_sub(1);
-        if self.runs.moved > self.look_at || self.look_in == 0 {
+        if self.runs.moved > self.poll_threshold || self.look_in == 0 {
             S::settled(self);
         }
     }
@@ -69,7 +69,7 @@ impl<S: Above> Heap<S> {
     /// have gone back to make that room. If there was no row of pages, it is tried once more after
     /// empty spans were released, for the pages may lie in these. What the gate refused is done
     /// with what is there in the end.
-    pub(super) fn with_room<T>(
+    pub(super) fn retry_after_reclaim<T>(
         &mut self,
         mut attempt: impl FnMut(&mut Heap<S>) -> Option<T>,
         last: impl FnOnce(&mut Heap<S>) -> Option<T>,
@@ -95,7 +95,7 @@ impl<S: Above> Heap<S> {
             return done;
         }
         let done = done.or_else(|| last(self));
-        S::close_gate(self);
+        S::restore_limit(self);
         done
     }
 }

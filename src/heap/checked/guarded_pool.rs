@@ -10,7 +10,7 @@
 //!  | none | slot 0 | none | slot 1 | none | slot 2 | none | …
 //! ```
 
-use super::block::{FRESH, ZONE, alignment};
+use super::block::{ALLOC_FILL, REDZONE, alignment};
 use crate::os::backtrace::Backtrace;
 use crate::os::{Os, this_thread};
 use crate::units::round_up;
@@ -22,24 +22,24 @@ const LEFT_EVERY: u64 = 4;
 
 /// When something happened to a block, and where.
 #[derive(Clone, Copy)]
-pub(super) struct Moment {
+pub(super) struct AllocTrace {
     /// How many blocks the heap had handed out, or taken back, with this one.
     pub(super) number: u64,
     pub(super) thread: usize,
     pub(super) backtrace: Backtrace,
 }
 
-impl Moment {
-    const NEVER: Moment = Moment { number: 0, thread: 0, backtrace: Backtrace::NONE };
+impl AllocTrace {
+    const NEVER: AllocTrace = AllocTrace { number: 0, thread: 0, backtrace: Backtrace::NONE };
 
-    pub(super) fn now(number: u64) -> Moment {
-        Moment { number, thread: this_thread(), backtrace: Backtrace::here() }
+    pub(super) fn now(number: u64) -> AllocTrace {
+        AllocTrace { number, thread: this_thread(), backtrace: Backtrace::here() }
     }
 }
 
 /// Where a slot stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum SlotState {
     Never,
     Live,
     Freed,
@@ -48,19 +48,19 @@ pub(super) enum Use {
 /// One slot and the block in it.
 #[derive(Clone, Copy)]
 pub(super) struct Slot {
-    pub(super) used: Use,
+    pub(super) used: SlotState,
     pub(super) at: *mut u8,
     pub(super) size: usize,
-    pub(super) allocated: Moment,
-    pub(super) freed: Moment,
+    pub(super) allocated: AllocTrace,
+    pub(super) freed: AllocTrace,
 }
 
 const UNUSED: Slot = Slot {
-    used: Use::Never,
+    used: SlotState::Never,
     at: core::ptr::null_mut(),
     size: 0,
-    allocated: Moment::NEVER,
-    freed: Moment::NEVER,
+    allocated: AllocTrace::NEVER,
+    freed: AllocTrace::NEVER,
 };
 
 /// The guarded slots of one heap.
@@ -130,7 +130,8 @@ impl Slots {
         if page % 2 == 1 {
             return (page / 2, true);
         }
-        let is_used = |slot: usize| self.slots.get(slot).is_some_and(|s| s.used != Use::Never);
+        let is_used =
+            |slot: usize| self.slots.get(slot).is_some_and(|s| s.used != SlotState::Never);
         let (before, behind) = ((page / 2).wrapping_sub(1), page / 2);
         let in_first_half = offset % self.page < self.page / 2;
         let before_is_nearest = is_used(before) && (in_first_half || !is_used(behind));
@@ -144,8 +145,8 @@ impl Slots {
 
     /// Puts a block of up to a page into the slot that was free for longest. Null: there is none,
     /// or the kernel gives no access to it.
-    pub(super) fn take(&mut self, os: &impl Os, size: usize, number: u64, dice: u64) -> *mut u8 {
-        let free = self.slots.iter().enumerate().filter(|(_, slot)| slot.used != Use::Live);
+    pub(super) fn take(&mut self, os: &impl Os, size: usize, number: u64, rng: u64) -> *mut u8 {
+        let free = self.slots.iter().enumerate().filter(|(_, slot)| slot.used != SlotState::Live);
         let Some((index, _)) = free.min_by_key(|(_, slot)| slot.freed.number) else {
             return core::ptr::null_mut();
         };
@@ -154,19 +155,17 @@ impl Slots {
         if !unsafe { os.commit(start, page) } {
             return core::ptr::null_mut();
         }
-        let lead = if dice.is_multiple_of(LEFT_EVERY) {
-            0
-        } else {
-            page - round_up(size, alignment(size))
-        };
+        let lead =
+            if rng.is_multiple_of(LEFT_EVERY) { 0 } else { page - round_up(size, alignment(size)) };
         let at = start.wrapping_add(lead);
         // SAFETY: the page was made accessible, and nobody else has it.
         unsafe {
-            start.write_bytes(ZONE, page);
-            at.write_bytes(FRESH, size);
+            start.write_bytes(REDZONE, page);
+            at.write_bytes(ALLOC_FILL, size);
         }
-        let allocated = Moment::now(number);
-        self.slots[index] = Slot { used: Use::Live, at, size, allocated, freed: Moment::NEVER };
+        let allocated = AllocTrace::now(number);
+        self.slots[index] =
+            Slot { used: SlotState::Live, at, size, allocated, freed: AllocTrace::NEVER };
         self.live += 1;
         self.live_bytes += size;
         at
@@ -176,8 +175,8 @@ impl Slots {
     pub(super) fn free(&mut self, os: &impl Os, index: usize, number: u64) {
         let (start, bytes) = self.page_of(index);
         let slot = &mut self.slots[index];
-        slot.used = Use::Freed;
-        slot.freed = Moment::now(number);
+        slot.used = SlotState::Freed;
+        slot.freed = AllocTrace::now(number);
         self.live -= 1;
         self.live_bytes -= slot.size;
         // SAFETY: the block is freed, and it was alone on its page. A refusal leaves the page

@@ -5,11 +5,11 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Above, Heap};
+use super::{Heap, ReclaimHooks};
 
 /// Takes care of blocks from outside.
 #[derive(Clone, Copy)]
-pub(crate) struct Outside {
+pub(crate) struct ForeignBlocks {
     /// Handed to `resize`.
     pub(crate) context: *mut u8,
     /// The only block that can come from outside; `None`: it is not known which can.
@@ -23,9 +23,9 @@ pub(crate) struct Outside {
     pub(crate) resize: unsafe fn(context: *mut u8, block: *mut u8, new_size: usize) -> *mut u8,
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Who takes care of a block; `None`: the heap itself, if it is a block at all.
-    pub(super) fn outside_of(&self, block: *mut u8) -> Option<Outside> {
+    pub(super) fn foreign_of(&self, block: *mut u8) -> Option<ForeignBlocks> {
         let is_inside = self.is_inside(block);
         self.outside.filter(|outside| !is_inside && outside.only.is_none_or(|only| only == block))
     }

@@ -18,7 +18,7 @@ const SHARE: usize = 4;
 pub(super) struct Watched {
     pub(super) heap: *mut u8,
     /// Explains a fault that lies in the heap, and does not return; or returns if it does not.
-    pub(super) explain: unsafe fn(heap: *mut u8, address: usize, access: Access),
+    pub(super) report_fault: unsafe fn(heap: *mut u8, address: usize, access: Access),
 }
 
 /// A range of addresses; empty at first.
@@ -82,7 +82,7 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 /// Puts a heap whose reservation lies there under watch, until it is [forgotten](forget). False:
 /// there is no room.
 pub(super) fn add(watched: *mut Watched, heap: *mut u8, reservation: (usize, usize)) -> bool {
-    fault::install(explain);
+    fault::install(report_fault);
     backtrace::prepare();
     let empty = |place: &&Place| {
         let swap = (Ordering::Acquire, Ordering::Relaxed);
@@ -114,7 +114,7 @@ pub(super) fn forget(watched: *mut Watched) {
     }
 }
 
-fn explain(address: usize, access: Access) {
+fn report_fault(address: usize, access: Access) {
     for place in &PLACES {
         if !place.contains(address) {
             continue;
@@ -122,7 +122,7 @@ fn explain(address: usize, access: Access) {
         // SAFETY: a heap that is watched is live, and this one stays so while it is used.
         if let Some(watched) = unsafe { place.watched.load(Ordering::Acquire).as_ref() } {
             // SAFETY: as above; the two belong together.
-            unsafe { (watched.explain)(watched.heap, address, access) };
+            unsafe { (watched.report_fault)(watched.heap, address, access) };
         }
     }
 }

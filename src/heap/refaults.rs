@@ -15,7 +15,7 @@ use crate::units::Pages;
 
 /// Why memory was returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum PurgeReason {
     /// The host asked for it.
     Asked = 1,
     /// The policy found it idle.
@@ -30,7 +30,7 @@ const CAUSES: usize = 3;
 /// When memory was returned, in units of about 0.13 s, and why. 0: never. Comes round after 36
 /// minutes, so that one in a thousand very old returns passes for a fresh one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stamp(u16);
+pub(crate) struct PurgeStamp(u16);
 
 /// log2 of the microseconds in a stamp's unit.
 const UNIT_SHIFT: u32 = 17;
@@ -38,9 +38,9 @@ const UNIT_SHIFT: u32 = 17;
 /// the units blur.
 const SOON: u16 = (1_000_000 >> UNIT_SHIFT) as u16 + 2;
 
-impl Stamp {
-    pub(crate) fn new(now_us: u64, cause: Cause) -> Stamp {
-        Stamp((now_us >> UNIT_SHIFT << 2) as u16 | cause as u16)
+impl PurgeStamp {
+    pub(crate) fn new(now_us: u64, cause: PurgeReason) -> PurgeStamp {
+        PurgeStamp((now_us >> UNIT_SHIFT << 2) as u16 | cause as u16)
     }
 
     fn cause(self) -> Option<usize> {
@@ -58,36 +58,36 @@ impl Stamp {
 pub(crate) struct AtomicStamp(AtomicU16);
 
 impl AtomicStamp {
-    pub(crate) fn get(&self) -> Stamp {
-        Stamp(self.0.load(Relaxed))
+    pub(crate) fn get(&self) -> PurgeStamp {
+        PurgeStamp(self.0.load(Relaxed))
     }
 
-    pub(crate) fn set(&self, stamp: Stamp) {
+    pub(crate) fn set(&self, stamp: PurgeStamp) {
         self.0.store(stamp.0, Relaxed);
     }
 }
 
 /// Pages by the cause of their return.
-pub(crate) type ByCause = [u64; CAUSES];
+pub(crate) type ByReason = [u64; CAUSES];
 
 /// The counts over the life of a heap.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Recall {
-    pub(crate) returned: ByCause,
+pub(crate) struct RefaultStats {
+    pub(crate) returned: ByReason,
     /// Of these, used again.
-    pub(crate) refaulted: ByCause,
+    pub(crate) refaulted: ByReason,
     /// Of these, within a second.
-    pub(crate) premature: ByCause,
+    pub(crate) premature: ByReason,
 }
 
-impl Recall {
+impl RefaultStats {
     /// Notes that pages were returned.
-    pub(crate) fn note_returned(&mut self, cause: Cause, pages: Pages) {
+    pub(crate) fn note_returned(&mut self, cause: PurgeReason, pages: Pages) {
         self.returned[cause as usize - 1] += u64::from(pages.0);
     }
 
     /// Notes that pages of a row with this stamp, which were returned, are used again.
-    pub(crate) fn note_used(&mut self, stamp: Stamp, pages: Pages, now_us: u64) {
+    pub(crate) fn note_used(&mut self, stamp: PurgeStamp, pages: Pages, now_us: u64) {
         let Some(cause) = stamp.cause() else { return };
         let own = self.note_refaulted(cause, pages.0.into());
         if stamp.is_fresh(now_us) {
@@ -106,13 +106,13 @@ impl Recall {
     }
 
     /// Pages that the policy returned in error.
-    pub(crate) fn mistakes(&self) -> u64 {
-        self.premature[Cause::Idle as usize - 1]
+    pub(crate) fn premature_total(&self) -> u64 {
+        self.premature[PurgeReason::Idle as usize - 1]
     }
 }
 
 /// The sum over all causes.
-pub(crate) fn total(counts: &ByCause) -> u64 {
+pub(crate) fn total(counts: &ByReason) -> u64 {
     counts.iter().sum()
 }
 
@@ -125,13 +125,13 @@ mod tests {
     #[test]
     fn what_is_used_within_a_second_is_premature() {
         for start in [0, 1, SECOND, 77 * SECOND, (1 << 33) - 1, 1 << 50] {
-            let stamp = Stamp::new(start, Cause::Idle);
+            let stamp = PurgeStamp::new(start, PurgeReason::Idle);
             let premature = |after_us: u64| {
-                let mut recall = Recall::default();
-                recall.note_returned(Cause::Idle, Pages(5));
-                recall.note_used(stamp, Pages(5), start + after_us);
-                assert_eq!(recall.refaulted, [0, 5, 0]);
-                recall.mistakes()
+                let mut refaults = RefaultStats::default();
+                refaults.note_returned(PurgeReason::Idle, Pages(5));
+                refaults.note_used(stamp, Pages(5), start + after_us);
+                assert_eq!(refaults.refaulted, [0, 5, 0]);
+                refaults.premature_total()
             };
             assert_eq!((premature(0), premature(SECOND - 1)), (5, 5), "from {start}");
             assert_eq!((premature(SECOND + SECOND / 5), premature(600 * SECOND)), (0, 0));
@@ -140,31 +140,33 @@ mod tests {
 
     #[test]
     fn what_was_never_returned_is_not_counted() {
-        let mut recall = Recall::default();
-        recall.note_used(Stamp::default(), Pages(5), 0);
-        assert_eq!((total(&recall.refaulted), total(&recall.premature)), (0, 0));
+        let mut refaults = RefaultStats::default();
+        refaults.note_used(PurgeStamp::default(), Pages(5), 0);
+        assert_eq!((total(&refaults.refaulted), total(&refaults.premature)), (0, 0));
     }
 
     #[test]
     fn what_passes_for_returned_by_one_cause_was_returned_by_another() {
-        let mut recall = Recall::default();
-        recall.note_returned(Cause::Idle, Pages(63));
-        recall.note_returned(Cause::Asked, Pages(1));
-        recall.note_used(Stamp::new(0, Cause::Asked), Pages(64), 0);
-        assert_eq!((recall.refaulted, recall.premature), ([1, 63, 0], [1, 0, 0]));
+        let mut refaults = RefaultStats::default();
+        refaults.note_returned(PurgeReason::Idle, Pages(63));
+        refaults.note_returned(PurgeReason::Asked, Pages(1));
+        refaults.note_used(PurgeStamp::new(0, PurgeReason::Asked), Pages(64), 0);
+        assert_eq!((refaults.refaulted, refaults.premature), ([1, 63, 0], [1, 0, 0]));
     }
 
     #[test]
     fn causes_are_counted_apart() {
-        let mut recall = Recall::default();
-        for (index, cause) in [Cause::Asked, Cause::Idle, Cause::Limit].into_iter().enumerate() {
-            recall.note_returned(cause, Pages(index as u32 + 1));
-            recall.note_used(Stamp::new(SECOND, cause), Pages(1), SECOND);
+        let mut refaults = RefaultStats::default();
+        for (index, cause) in
+            [PurgeReason::Asked, PurgeReason::Idle, PurgeReason::Limit].into_iter().enumerate()
+        {
+            refaults.note_returned(cause, Pages(index as u32 + 1));
+            refaults.note_used(PurgeStamp::new(SECOND, cause), Pages(1), SECOND);
         }
         assert_eq!(
-            (recall.returned, recall.refaulted, recall.premature),
+            (refaults.returned, refaults.refaulted, refaults.premature),
             ([1, 2, 3], [1; 3], [1; 3])
         );
-        assert_eq!(recall.mistakes(), 1);
+        assert_eq!(refaults.premature_total(), 1);
     }
 }

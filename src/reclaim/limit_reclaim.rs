@@ -13,7 +13,7 @@
 
 use super::purge::{Budget, Sweep};
 use crate::heap::Heap;
-use crate::heap::recall::Cause;
+use crate::heap::refaults::PurgeReason;
 use crate::options::Key;
 use crate::os::Os;
 use crate::units::Pages;
@@ -28,7 +28,7 @@ const EMERGENCY_SHARE: u64 = 64;
 
 /// What is remembered of making room, so that it is not tried in vain for each allocation.
 #[derive(Default)]
-pub(super) struct Rooms {
+pub(super) struct LimitReclaims {
     /// When spans were searched in vain, above the soft limit.
     searched_us: Option<u64>,
     /// The fewest bytes that were free since an emergency in vain, and until when that is believed.
@@ -40,24 +40,25 @@ impl<S: Os> Heap<S> {
     /// block which doubles again and again would leave as much dirty memory behind as it has. Each
     /// page of the heap is new but once, so that this can cost no more than a part of their first
     /// touch. It takes a step's time for each MiB at most.
-    pub(super) fn exchange(&mut self, pages: Pages) {
+    pub(super) fn offset_growth(&mut self, pages: Pages) {
         let retain = Pages::holding(self.options.bytes(Key::Retain)).unwrap_or(self.runs.dirty);
-        let keep = self.runs.dirty.beyond(pages).max(retain);
-        if self.options.get(Key::Auto) == 0 || !self.may_shed(self.runs.dirty.beyond(keep)) {
+        let keep = self.runs.dirty.saturating_sub(pages).max(retain);
+        if self.options.get(Key::Auto) == 0 || !self.may_shed(self.runs.dirty.saturating_sub(keep))
+        {
             return;
         }
         let start_us = self.os.now_us();
-        self.above.clock.advance(start_us);
+        self.hooks.clock.advance(start_us);
         let steps = pages.bytes().div_ceil(1 << 20) as u64;
         let step_us = self.options.get(Key::StepUs) as u64;
-        self.shed(keep, Cause::Limit, Budget::Until(start_us + steps * step_us));
+        self.purge_dirty(keep, PurgeReason::Limit, Budget::Until(start_us + steps * step_us));
         self.note_step(start_us);
     }
 
     /// Makes room for the growth that was refused, and opens the gate as far as it may be.
     pub(super) fn make_room(&mut self) {
         let start_us = self.os.now_us();
-        let now_us = self.above.clock.advance(start_us);
+        let now_us = self.hooks.clock.advance(start_us);
         if self.find_room(now_us) {
             self.note_step(start_us);
         }
@@ -66,7 +67,7 @@ impl<S: Os> Heap<S> {
         if self.wants_collector(held, now_us) {
             self.want_emergency(now_us);
         }
-        self.gate = self.hard_limit();
+        self.growth_limit = self.hard_limit();
     }
 
     /// False: there was nothing to be done.
@@ -75,13 +76,14 @@ impl<S: Os> Heap<S> {
         let mut worked = false;
         // A kernel that refused is not asked for each page anew.
         if self.may_shed(self.runs.dirty) {
-            let keep = self.runs.dirty.beyond(wanted.and_more(wanted).and_more(AHEAD));
-            self.shed(keep, Cause::Limit, Budget::Unlimited);
+            let keep =
+                self.runs.dirty.saturating_sub(wanted.saturating_add(wanted).saturating_add(AHEAD));
+            self.purge_dirty(keep, PurgeReason::Limit, Budget::Unlimited);
             worked = true;
         }
         if !self.fits(wanted, self.limits().soft) && self.may_search(now_us) {
             let found = self.search_for(wanted, self.limits().soft);
-            self.above.rooms.searched_us = (!found).then_some(now_us);
+            self.hooks.rooms.searched_us = (!found).then_some(now_us);
             worked = true;
         }
         if !self.fits(wanted, self.hard_limit()) && self.may_find_room(wanted, now_us) {
@@ -103,44 +105,44 @@ impl<S: Os> Heap<S> {
     /// Whether a search above the soft limit could find what the last one did not.
     fn may_search(&self, now_us: u64) -> bool {
         let is_late = |at_us| now_us >= at_us + SEARCH_EVERY_US;
-        self.above.rooms.searched_us.is_none_or(is_late)
+        self.hooks.rooms.searched_us.is_none_or(is_late)
     }
 
     /// Returns what is idle, in steps, until `wanted` pages fit below a limit. False: they do not,
     /// though everything was looked at.
     fn search_for(&mut self, wanted: Pages, limit: usize) -> bool {
-        let sweep = Sweep { keep: Pages::ZERO, holes: true, cause: Cause::Limit };
+        let sweep = Sweep { keep: Pages::ZERO, holes: true, cause: PurgeReason::Limit };
         // What a search has passed may be idle by now: the last one begins anew.
-        let mut is_last = self.above.search.is_none();
-        let mut search = self.above.search.take();
+        let mut is_last = self.hooks.search.is_none();
+        let mut search = self.hooks.search.take();
         let step_us = self.options.get(Key::StepUs) as u64;
         while !self.fits(wanted, limit) {
             let budget = Budget::Until(self.os.now_us() + step_us);
-            if !self.search(&sweep, &mut search, budget).more {
+            if !self.purge_holes(&sweep, &mut search, budget).more {
                 if is_last {
                     break;
                 }
                 is_last = true;
             }
         }
-        self.above.search = search;
+        self.hooks.search = search;
         self.fits(wanted, limit)
     }
 
     /// Makes room at the hard limit, and takes note if there is none.
     pub(super) fn emergency(&mut self, wanted: Pages) {
-        let start_us = self.above.clock.advance(self.os.now_us());
+        let start_us = self.hooks.clock.advance(self.os.now_us());
         let found = self.search_for(wanted, self.hard_limit());
-        let now_us = self.above.clock.advance(self.os.now_us());
+        let now_us = self.hooks.clock.advance(self.os.now_us());
         let believed_us = now_us + EMERGENCY_SHARE * (now_us - start_us).max(1);
-        self.above.rooms.none_found = (!found).then_some((self.free_resident(), believed_us));
+        self.hooks.rooms.none_found = (!found).then_some((self.free_resident(), believed_us));
     }
 
     /// Takes note of what is in use again of that which an emergency has not found: what is freed
     /// of it later may be found.
     pub(super) fn note_use_since_emergency(&mut self) {
-        let free_now = self.above.rooms.none_found.is_some().then(|| self.free_resident());
-        if let (Some((free, _)), Some(now)) = (&mut self.above.rooms.none_found, free_now) {
+        let free_now = self.hooks.rooms.none_found.is_some().then(|| self.free_resident());
+        if let (Some((free, _)), Some(now)) = (&mut self.hooks.rooms.none_found, free_now) {
             *free = now.min(*free);
         }
     }
@@ -151,6 +153,6 @@ impl<S: Os> Heap<S> {
         let in_vain = |(free, believed_us)| {
             self.free_resident().saturating_sub(free) < lacking && now_us < believed_us
         };
-        !self.above.rooms.none_found.is_some_and(in_vain)
+        !self.hooks.rooms.none_found.is_some_and(in_vain)
     }
 }

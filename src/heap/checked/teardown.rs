@@ -1,10 +1,10 @@
 //! The last look at a checked heap, when it is deleted; and what the layer adds to its statistics.
 
 use super::block::{HEADER, Header, State};
-use super::call::{Call, Function};
-use super::{Checked, Checking, Home, Live, tool, watch};
-use crate::heap::descriptor::Kind;
-use crate::heap::{Above, Heap};
+use super::call::{ApiCall, Call};
+use super::{Checked, Checking, Home, Live, fault_registry, sanitizer};
+use crate::heap::descriptor::PageKind;
+use crate::heap::{Heap, ReclaimHooks};
 use crate::units::{PageIndex, Pages};
 
 /// What of a heap's blocks are the user's, where that is not what the heap itself counts.
@@ -19,9 +19,9 @@ pub(crate) struct Told {
     pub(crate) others: Option<(u64, usize)>,
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// What the layer knows of the heap's blocks.
-    pub(crate) fn told(&self) -> Told {
+    pub(crate) fn debug_stats(&self) -> Told {
         let Some(state) = self.checked() else { return Told::default() };
         Told {
             guarded: state.slots.live as u64,
@@ -49,11 +49,11 @@ impl<S: Above> Heap<S> {
 
 /// Looks at all that a heap still has, and forgets that it is checked. True: it has to be released
 /// now, for its blocks are not as the heap knows them.
-pub(in crate::heap) fn finish<S: Above>(heap: &mut Heap<S>) -> bool {
-    let shut = heap.is_shut();
+pub(in crate::heap) fn finish<S: ReclaimHooks>(heap: &mut Heap<S>) -> bool {
+    let shut = heap.fast_path_disabled();
     if let Some(mut checking) = heap.checking_every() {
-        checking.enter(Call::to(Function::Delete));
-        checking.let_all_go();
+        checking.enter(Call::to(ApiCall::Delete));
+        checking.release_all();
         checking.verify_all();
         checking.leave();
     }
@@ -62,38 +62,38 @@ pub(in crate::heap) fn finish<S: Above>(heap: &mut Heap<S>) -> bool {
 }
 
 /// Frees what the layer keeps with a heap. Its guarded blocks are gone with it.
-pub(super) fn forget<S: Above>(heap: &mut Heap<S>) {
+pub(super) fn forget<S: ReclaimHooks>(heap: &mut Heap<S>) {
     if heap.checked.is_null() {
         return;
     }
     // SAFETY: made by a box, and nobody else has it; the blocks in its slots are not used again.
     unsafe {
-        watch::forget(&raw mut (*heap.checked).watched);
+        fault_registry::forget(&raw mut (*heap.checked).watched);
         let mut state: Box<Checked> = Box::from_raw(heap.checked);
-        watch::give_mappings(2 * state.slots.live);
+        fault_registry::give_mappings(2 * state.slots.live);
         state.slots.release(&heap.os);
     }
     let (start, bytes, committed) = heap.for_blocks();
-    tool::heap_gone(start, bytes, committed);
+    sanitizer::heap_gone(start, bytes, committed);
     heap.checked = core::ptr::null_mut();
     heap.beside = Pages::ZERO;
 }
 
-impl<S: Above> Checking<'_, S> {
+impl<S: ReclaimHooks> Checking<'_, S> {
     /// Verifies every live block of the heap.
     fn verify_all(&mut self) {
         let mut page = self.heap.layout.first;
         while page < self.heap.runs.top {
             let length = match self.heap.descriptor(page).kind() {
-                Kind::Span => self.verify_span(page),
-                Kind::Large => self.verify_last(page),
-                Kind::None | Kind::SpanRest => Pages(1),
+                PageKind::Span => self.verify_span(page),
+                PageKind::Large => self.verify_last(page),
+                PageKind::None | PageKind::SpanRest => Pages(1),
             };
             page = page + length;
         }
         for index in 0..self.state.slots.slots.len() {
             let slot = self.state.slots.slots[index];
-            if slot.used == super::Use::Live {
+            if slot.used == super::SlotState::Live {
                 let (at, size, number) = (slot.at, slot.size, slot.allocated.number);
                 self.verify(&Live { at, size, number, home: Home::Guarded(index) });
             }
@@ -117,7 +117,7 @@ impl<S: Above> Checking<'_, S> {
             }
             let (size, number) = (header.size(), header.number());
             self.verify(&Live { at, size, number, home: Home::Slot(slot_size) });
-            tool::freed(at, (at, size));
+            sanitizer::freed(at, (at, size));
         }
         shape.pages
     }
@@ -128,9 +128,9 @@ impl<S: Above> Checking<'_, S> {
         let (live, gone) = self.large_live(page);
         if !gone {
             self.verify_large(&live, page);
-            tool::freed(live.at, (live.at, live.size));
+            sanitizer::freed(live.at, (live.at, live.size));
         }
-        self.bare(page);
+        self.unprotect(page);
         self.heap.descriptor(page).large_pages()
     }
 }

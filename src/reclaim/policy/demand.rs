@@ -7,7 +7,7 @@ use crate::units::Pages;
 
 /// Levels of demand that are remembered at a time. With 2, the wave of an hour refaults 70 % more;
 /// more than 4 change nothing.
-const STAIRS: usize = 4;
+const LEVELS: usize = 4;
 /// Levels that are as close as this, 256 KiB, or as an eighth, are one: what requests add at random
 /// is no swing. With a sixteenth the wave of an hour refaults a quarter more.
 const STAIR_MIN: Pages = Pages(64);
@@ -23,7 +23,7 @@ const KEPT_MIN_US: u64 = 100_000;
 
 /// A level that demand was at.
 #[derive(Clone, Copy, Debug, Default)]
-struct Stair {
+struct Level {
     level: Pages,
     /// When demand was there last.
     at_us: u64,
@@ -38,9 +38,9 @@ struct Stair {
     is_dear: bool,
 }
 
-impl Stair {
-    fn new(now_us: u64, used: Pages) -> Stair {
-        Stair { level: used, at_us: now_us, low: used, low_us: now_us, ..Stair::default() }
+impl Level {
+    fn new(now_us: u64, used: Pages) -> Level {
+        Level { level: used, at_us: now_us, low: used, low_us: now_us, ..Level::default() }
     }
 
     fn tolerance(&self) -> Pages {
@@ -48,7 +48,7 @@ impl Stair {
     }
 
     fn is_above(&self, used: Pages) -> bool {
-        used < self.level.beyond(self.tolerance())
+        used < self.level.saturating_sub(self.tolerance())
     }
 
     /// The trend waits for demand to come back here.
@@ -68,26 +68,26 @@ impl Stair {
         now_us < self.at_us + patience_us && now_us < self.returned_us + MEMORY_US
     }
 
-    fn sink(&mut self, now_us: u64, used: Pages) {
+    fn note_low(&mut self, now_us: u64, used: Pages) {
         if used <= self.low {
-            *self = Stair { low: used, low_us: now_us, ..*self };
+            *self = Level { low: used, low_us: now_us, ..*self };
         }
     }
 
     /// Demand climbs back to here so fast that what is free is needed before its return would pay.
     fn is_neared(&self, now_us: u64, used: Pages) -> bool {
-        now_us - self.low_us <= affordable_us(used.beyond(self.low))
+        now_us - self.low_us <= affordable_us(used.saturating_sub(self.low))
     }
 
     /// Demand is here. If it was away, it will be waited for the next time.
     fn reach(&mut self, now_us: u64, used: Pages) {
-        let swing = self.level.beyond(self.low);
+        let swing = self.level.saturating_sub(self.low);
         let away_us = now_us - self.at_us;
         if self.is_above(self.low) {
             self.learn(now_us, away_us, away_us <= affordable_us(swing));
         }
         let level = self.level.max(used);
-        *self = Stair { level, at_us: now_us, low: used, low_us: now_us, ..*self };
+        *self = Level { level, at_us: now_us, low: used, low_us: now_us, ..*self };
     }
 
     /// A small swing on top of a large one does not make what the large one taught forgotten.
@@ -96,7 +96,7 @@ impl Stair {
         let outdated = now_us >= self.returned_us + MEMORY_US;
         let similar = is_dear == self.is_dear && patience_us >= self.patience_us / 2;
         if outdated || similar || is_dear && !self.is_dear {
-            *self = Stair { patience_us, returned_us: now_us, is_dear, ..*self };
+            *self = Level { patience_us, returned_us: now_us, is_dear, ..*self };
         }
     }
 }
@@ -105,8 +105,8 @@ impl Stair {
 /// and later than the one before. The last is where it is now. When it rises to one of them, those
 /// below are forgotten: small swings come and go while a large one lasts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tide {
-    stairs: [Stair; STAIRS],
+pub(super) struct DemandLevels {
+    levels: [Level; LEVELS],
     count: usize,
     grown_us: u64,
     /// How far demand had climbed when it last climbed fast, and when that was.
@@ -114,9 +114,9 @@ pub(super) struct Tide {
     climbed_us: u64,
 }
 
-impl Tide {
-    fn stairs(&self) -> &[Stair] {
-        &self.stairs[..self.count]
+impl DemandLevels {
+    fn levels(&self) -> &[Level] {
+        &self.levels[..self.count]
     }
 
     /// How far demand has climbed back if it did so fast, and not longer ago than `recent_us`.
@@ -132,28 +132,28 @@ impl Tide {
     /// Takes note of demand. A climb goes on if it began not longer ago than `recent_us`.
     pub(super) fn note(&mut self, now_us: u64, used: Pages, recent_us: u64) {
         self.forget(now_us);
-        let above = self.stairs().iter().take_while(|stair| stair.is_above(used)).count();
+        let above = self.levels().iter().take_while(|level| level.is_above(used)).count();
         self.note_rise(now_us, used, above, recent_us);
         if above < self.count {
-            self.stairs[above].reach(now_us, used);
+            self.levels[above].reach(now_us, used);
             self.count = above + 1;
         } else {
             // When there are too many, the lowest gives way: the next higher one stands for it.
-            self.count = (above + 1).min(STAIRS);
-            self.stairs[self.count - 1] = Stair::new(now_us, used);
+            self.count = (above + 1).min(LEVELS);
+            self.levels[self.count - 1] = Level::new(now_us, used);
         }
-        self.stairs[..self.count].iter_mut().for_each(|stair| stair.sink(now_us, used));
+        self.levels[..self.count].iter_mut().for_each(|level| level.note_low(now_us, used));
     }
 
-    /// Takes note if demand, with `above` levels above it, is higher than it was and than is
+    /// Takes note if demand, with `hooks` levels above it, is higher than it was and than is
     /// expected. Or a climb goes on: demand has seen the levels that it passes on the way down
     /// only.
     fn note_rise(&mut self, now_us: u64, used: Pages, above: usize, recent_us: u64) {
-        let (above, rest) = self.stairs().split_at(above);
-        let is_known = rest.iter().any(|stair| stair.level >= used)
-            || above.iter().any(|stair| stair.is_expected(now_us));
-        let neared = above.iter().filter(|stair| stair.is_neared(now_us, used));
-        let climbed = neared.map(|stair| used.beyond(stair.low)).max();
+        let (above, rest) = self.levels().split_at(above);
+        let is_known = rest.iter().any(|level| level.level >= used)
+            || above.iter().any(|level| level.is_expected(now_us));
+        let neared = above.iter().filter(|level| level.is_neared(now_us, used));
+        let climbed = neared.map(|level| used.saturating_sub(level.low)).max();
         let before = self.climbed(now_us, recent_us);
         let goes_on = before > Pages::ZERO && climbed > Some(before);
         if above.is_empty() {
@@ -167,24 +167,24 @@ impl Tide {
 
     /// Forgets what demand has not been at for too long.
     fn forget(&mut self, now_us: u64) {
-        let old = self.stairs().iter().take_while(|stair| now_us - stair.at_us > MEMORY_US);
+        let old = self.levels().iter().take_while(|level| now_us - level.at_us > MEMORY_US);
         let old = old.count();
-        self.stairs.copy_within(old..self.count, 0);
+        self.levels.copy_within(old..self.count, 0);
         self.count -= old;
     }
 
     /// The highest level that demand is expected to come back to, and that is dear.
-    pub(super) fn believed(&self, now_us: u64) -> Pages {
-        let mut stairs = self.stairs().iter();
-        let found = stairs.find(|stair| stair.is_kept_for(now_us));
-        found.map_or(Pages::ZERO, |stair| stair.level)
+    pub(super) fn expected(&self, now_us: u64) -> Pages {
+        let mut levels = self.levels().iter();
+        let found = levels.find(|level| level.is_kept_for(now_us));
+        found.map_or(Pages::ZERO, |level| level.level)
     }
 
     /// Demand has fallen not longer ago than `recent_us`, and is not expected back.
     pub(super) fn has_fallen(&self, now_us: u64, recent_us: u64) -> bool {
-        let [above @ .., here] = self.stairs() else { return false };
-        let expected = above.iter().find(|stair| stair.is_expected(now_us)).unwrap_or(here);
-        let recent = above.iter().find(|stair| now_us - stair.at_us < recent_us);
-        recent.is_some_and(|stair| stair.is_above(expected.level))
+        let [above @ .., here] = self.levels() else { return false };
+        let expected = above.iter().find(|level| level.is_expected(now_us)).unwrap_or(here);
+        let recent = above.iter().find(|level| now_us - level.at_us < recent_us);
+        recent.is_some_and(|level| level.is_above(expected.level))
     }
 }

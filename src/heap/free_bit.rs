@@ -16,7 +16,7 @@ use super::descriptor::Descriptor;
 /// The span lives and the slot is one of its; nobody else uses its descriptor.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) unsafe fn free(first: *mut Descriptor, slot: Slot) -> bool {
+pub(super) unsafe fn set(first: *mut Descriptor, slot: Slot) -> bool {
     use core::mem::offset_of;
     // SAFETY: the caller's promise: the word of the slot is one of four, so that the first three
     // instructions change a word of `free`, and the fourth changes `countdown`. `btc` takes the bit
@@ -88,7 +88,7 @@ mod tests {
                     let was_free = free >> (index % 64) & 1 == 1;
                     // SAFETY: both are there, and the slot is below 256.
                     let rare = unsafe {
-                        (super::free(&raw mut here, slot), free_anywhere(&raw mut anywhere, slot))
+                        (super::set(&raw mut here, slot), free_anywhere(&raw mut anywhere, slot))
                     };
                     let expected = was_free || countdown == 1;
                     assert_eq!(rare, (expected, expected), "slot {index}, {countdown}, {free:x}");

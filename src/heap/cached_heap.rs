@@ -10,8 +10,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::{
-    Above, Heap, NO_GATE, RunCounts, checked, deleted, glean::Gleaner, layout, reserve,
-    scars::Scars, span,
+    Heap, NO_LIMIT, ReclaimHooks, RunCounts, checked, deleted, last_slots::SlotScan, layout,
+    reserve, span, split_mappings::SplitMappings,
 };
 use crate::error::{self, Error};
 use crate::heap::reserve::Range;
@@ -47,7 +47,7 @@ fn made_or_reopened(options: Options) -> Result<*mut KernelHeap, Error> {
     if let Some(heap) = unsafe { parked.as_mut() } {
         if heap.suits(&options) {
             deleted::note_made(parked.addr());
-            heap.reopen(options);
+            heap.reuse(options);
             heap.check_as_asked();
             return Ok(parked);
         }
@@ -69,7 +69,7 @@ pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
         (*heap).watch().end();
         let is_spent = checked::finish(&mut *heap);
         reserve::note_deleted(&(*heap).layout);
-        if is_spent || !(*heap).wipe() {
+        if is_spent || !(*heap).reset_state() {
             return Heap::release(heap);
         }
         (*heap).close();
@@ -80,7 +80,7 @@ pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
     }
 }
 
-impl<S: Above> Heap<S> {
+impl<S: ReclaimHooks> Heap<S> {
     /// Whether a heap made with these options would be like this one.
     fn suits(&self, options: &Options) -> bool {
         let wanted = reserve::wanted(self.os.address_space(), options, self.kernel_page);
@@ -94,13 +94,13 @@ impl<S: Above> Heap<S> {
     }
 
     /// Turns a wiped heap into one made with these options.
-    pub(super) fn reopen(&mut self, mut options: Options) {
+    pub(super) fn reuse(&mut self, mut options: Options) {
         if !self.layout.is_planned {
             options.put(Key::Reserve, self.layout.bytes as i64);
         }
         self.options = options;
         self.open();
-        self.above = S::State::default();
+        self.hooks = S::State::default();
         S::options_changed(self);
         reserve::note_made(&self.layout);
     }
@@ -108,13 +108,13 @@ impl<S: Above> Heap<S> {
     /// Makes the heap as new, but that its first pages are free and resident. False: it is too
     /// large to be worth it, may hold more than it counts, or the kernel refused; then it can only
     /// be released.
-    pub(super) fn wipe(&mut self) -> bool {
+    pub(super) fn reset_state(&mut self) -> bool {
         let first = self.layout.first;
         let is_large = match self.layout.is_planned {
             true => self.reserved() > MAPPED_MAX,
             false => self.committed() - first.offset() > COMMITTED_MAX,
         };
-        if is_large || self.scars.room() < Scars::CAPACITY || self.huge_pages {
+        if is_large || self.split_mappings.room() < SplitMappings::CAPACITY || self.huge_pages {
             return false;
         }
         if !self.open_all_sheets() {
@@ -135,9 +135,9 @@ impl<S: Above> Heap<S> {
         unsafe { self.watch_at().write(watch) };
         self.bins = span::empty_bins::<S>(self.base);
         self.counts = Counts::default();
-        self.gleaners = Gleaner::ALL_NEW;
+        self.slot_scans = SlotScan::ALL_NEW;
         (self.asked_bytes, self.freed_bytes) = (0, 0);
-        self.gate = NO_GATE;
+        self.growth_limit = NO_LIMIT;
         self.packing = false;
         self.outside = None;
         (self.collector, self.collecting) = (None, false);

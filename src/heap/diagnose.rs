@@ -3,20 +3,21 @@
 
 #![forbid(unsafe_code)]
 
-use super::descriptor::Kind;
-use super::{Above, Heap};
+use super::descriptor::PageKind;
+use super::{Heap, ReclaimHooks};
 use crate::bug::bug;
 use crate::units::PageIndex;
 
 /// The page of a large block; stops the process when `block` is not one.
 ///
 /// Comes after the hot path has found that `block` is no live small block either.
-pub(super) fn large_block<S: Above>(heap: &mut Heap<S>, block: *mut u8) -> PageIndex {
+pub(super) fn large_block<S: ReclaimHooks>(heap: &mut Heap<S>, block: *mut u8) -> PageIndex {
     let offset = block.addr().wrapping_sub(heap.base.addr());
     if offset < heap.committed() {
         let page = PageIndex::of(offset);
         let descriptor = heap.descriptor(page);
-        if descriptor.kind() == Kind::Large && page.offset() + descriptor.large_lead() == offset {
+        if descriptor.kind() == PageKind::Large && page.offset() + descriptor.large_lead() == offset
+        {
             return page;
         }
     }
@@ -24,7 +25,7 @@ pub(super) fn large_block<S: Above>(heap: &mut Heap<S>, block: *mut u8) -> PageI
 }
 
 #[cold]
-fn report<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> ! {
+fn report<S: ReclaimHooks>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> ! {
     let base = heap.base;
     let wrong = what_is_wrong(heap, block, offset);
     bug!("heap {base:p}: pointer {block:p} {wrong}")
@@ -53,7 +54,11 @@ impl core::fmt::Display for Wrong {
     }
 }
 
-pub(super) fn what_is_wrong<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> Wrong {
+pub(super) fn what_is_wrong<S: ReclaimHooks>(
+    heap: &mut Heap<S>,
+    block: *mut u8,
+    offset: usize,
+) -> Wrong {
     // Among the tables of a plan are addresses that nothing is mapped at.
     if !heap.is_inside(block) {
         return Wrong::Elsewhere;
@@ -68,11 +73,11 @@ pub(super) fn what_is_wrong<S: Above>(heap: &mut Heap<S>, block: *mut u8, offset
     let in_use = page < heap.runs.top && !heap.page_runs().is_free(page);
     let descriptor = heap.descriptor(page);
     match descriptor.kind() {
-        Kind::Large => Wrong::InsideLarge,
+        PageKind::Large => Wrong::InsideLarge,
         // H2: a page in use that has no kind is a further page of a large block.
-        Kind::None if in_use => Wrong::InsideLarge,
-        Kind::None => Wrong::OnFreePage,
-        Kind::Span | Kind::SpanRest => {
+        PageKind::None if in_use => Wrong::InsideLarge,
+        PageKind::None => Wrong::OnFreePage,
+        PageKind::Span | PageKind::SpanRest => {
             let size = descriptor.shape().slot_size as usize;
             match descriptor.slot_at(block.addr()) {
                 Some(_) => Wrong::Freed(size),

@@ -143,7 +143,7 @@ cargo-test: lint
 # Tests that take minutes are ignored by cargo test, and stand in modules called long and full. Named
 # one by one, for the last of several test programs may have none, and its summary closes the run.
 # With the workspace as in `make test`, so that nothing is built again.
-LONG_TESTS = $(CARGO) test --workspace --test linked --test nginx --test law -- --ignored
+LONG_TESTS = $(CARGO) test --workspace --no-fail-fast --test linked --test nginx --test law -- --ignored
 
 test-long: setup ## run the tests that take minutes, after make test (seven minutes)
 	@echo "== long tests: the memory rule over real programs, every build of nginx in every order of its modules"

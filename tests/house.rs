@@ -48,7 +48,7 @@ fn layers() -> Vec<String> {
 impl Source {
     /// Whether the whole file is for tests.
     fn is_test(&self) -> bool {
-        let names = ["tests.rs", "check.rs", "fake.rs"];
+        let names = ["tests.rs", "invariants.rs", "fake.rs"];
         names.iter().any(|name| self.path.ends_with(name))
             || self.path.parent().is_some_and(|folder| folder.ends_with("tests"))
     }

@@ -307,10 +307,12 @@ pub fn wrapped(name: &str) {
 
 /// The same in a fifth of a processor, where the machine allows a test to say so.
 pub fn with_quota(name: &str) {
-    match Quota::new(name) {
+    match Quota::new(name).filter(Quota::lets_in) {
         Some(quota) => {
             finish(&mut quota.command(&wrapping(name, "quota")));
-            println!("{name}: stopped {} times", quota.stops());
+            let stops = quota.stops();
+            assert!(stops > 0, "{name}: its quota has never stopped it");
+            println!("{name}: stopped {stops} times");
         }
         None => println!("{name}: not run, for this machine has no quota to give"),
     }

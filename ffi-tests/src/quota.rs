@@ -39,12 +39,18 @@ impl Quota {
         is_set.then_some(quota)
     }
 
-    /// A command that runs a program in the group.
+    /// Whether processes of the test may enter the group.
+    pub fn lets_in(&self) -> bool {
+        let status = self.command(Path::new("true")).status();
+        status.is_ok_and(|status| status.success())
+    }
+
+    /// A command that runs a program in the group, and fails where that cannot be.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = clean("sh");
         let mut script = OsString::from("echo $$ > ");
         script.push(self.0.join("cgroup.procs"));
-        script.push("; exec \"$0\"");
+        script.push(" && exec \"$0\"");
         command.arg("-c").arg(script).arg(program);
         command
     }

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use ebbtide_ffi_tests::{
-    Language, clean, compiler, finish, installed, linked_with_lua, scratch, source, text_of,
-    with_address_space,
+    Language, Linkage, clean, compile, compiler, finish, installed, linked_with_lua, scratch,
+    source, text_of, with_address_space,
 };
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
@@ -100,4 +100,11 @@ fn as_many_vms_fit_as_without_ebbtide() {
     let (stock, ebbtide) = (vms_and_blocks("stock"), vms_and_blocks("ebbtide"));
     assert_eq!((stock.0, ebbtide.0), (2000, 2000), "{stock:?}, {ebbtide:?}");
     assert!(stock.1 >= 1000 && ebbtide.1 + 25 >= stock.1, "{stock:?}, {ebbtide:?}");
+}
+
+/// Whatever the limit is: plans get shorter the more heaps there are, and have places all the same.
+#[test]
+fn heaps_under_a_large_limit_reserve_nothing_however_many_there_are() {
+    let program = compile("space_heaps.c", Language::C, Linkage::Archive, "space", &[]);
+    finish(&mut clean(program));
 }

@@ -74,9 +74,9 @@ pub(crate) struct Descriptor {
     /// The next span in the bin's list, page 0 ends it; and the low bit of the [`SpanState`] above
     /// it. (Span)
     next: Cell<u32>,
-    /// The span before in the bin's list, page 0 starts it; and the high bit of the place. (Span)
+    /// The span before in the bin's list, page 0 starts it; and the high bit of the state. (Span)
     previous: Cell<u32>,
-    /// Frees until the span's place must be thought over. (Span)
+    /// Frees until the span's state must be looked at. (Span)
     pub(crate) countdown: Cell<u16>,
     /// Pages whose memory is given back though the span lives: one bit each. (Span)
     pub(crate) purged: AtomicU16,
@@ -113,7 +113,7 @@ impl Bits {
 
 /// The bit of [`Descriptor::next`] and [`Descriptor::previous`] that is of no page: there are not
 /// that many.
-const PLACE_BIT: u32 = 1 << 31;
+const STATE_BIT: u32 = 1 << 31;
 
 const _: () = assert!(size_of::<Descriptor>() == 64);
 
@@ -173,7 +173,7 @@ impl Descriptor {
     }
 
     pub(crate) fn span_state(&self) -> SpanState {
-        match (self.previous.get() >= PLACE_BIT, self.next.get() >= PLACE_BIT) {
+        match (self.previous.get() >= STATE_BIT, self.next.get() >= STATE_BIT) {
             (false, false) => SpanState::Active,
             (false, true) => SpanState::Full,
             (true, false) => SpanState::Partial,
@@ -181,28 +181,28 @@ impl Descriptor {
         }
     }
 
-    pub(crate) fn set_span_state(&self, place: SpanState) {
-        let bit = |bit: u8| if place as u8 & bit == 0 { 0 } else { PLACE_BIT };
-        self.next.update(|next| next & !PLACE_BIT | bit(1));
-        self.previous.update(|previous| previous & !PLACE_BIT | bit(2));
+    pub(crate) fn set_span_state(&self, state: SpanState) {
+        let bit = |bit: u8| if state as u8 & bit == 0 { 0 } else { STATE_BIT };
+        self.next.update(|next| next & !STATE_BIT | bit(1));
+        self.previous.update(|previous| previous & !STATE_BIT | bit(2));
     }
 
     /// The next span in the bin's list.
     pub(crate) fn next(&self) -> PageIndex {
-        PageIndex(self.next.get() & !PLACE_BIT)
+        PageIndex(self.next.get() & !STATE_BIT)
     }
 
     pub(crate) fn set_next(&self, page: PageIndex) {
-        self.next.update(|next| next & PLACE_BIT | page.0);
+        self.next.update(|next| next & STATE_BIT | page.0);
     }
 
     /// The span before in the bin's list.
     pub(crate) fn previous(&self) -> PageIndex {
-        PageIndex(self.previous.get() & !PLACE_BIT)
+        PageIndex(self.previous.get() & !STATE_BIT)
     }
 
     pub(crate) fn set_previous(&self, page: PageIndex) {
-        self.previous.update(|previous| previous & PLACE_BIT | page.0);
+        self.previous.update(|previous| previous & STATE_BIT | page.0);
     }
 
     /// Pages of a large block.

@@ -1,4 +1,4 @@
-//! Gleaning: the last free slots of a class, when the heap may not grow.
+//! The last free slots of a class, when the heap may not grow.
 //!
 //! Otherwise a span is visited when enough of its slots are free to be worth it, and all of its
 //! pages are held while it is the current one. Where the heap may not grow, every slot counts:

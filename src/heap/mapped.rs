@@ -120,15 +120,16 @@ pub(super) fn lay<S: ReclaimHooks>(
     )))
 }
 
-/// Plans a range where its first parts can be mapped, and maps them.
+/// Plans a range where its first parts can be mapped, and maps them. Where a place is taken the
+/// next one is at random: those behind it may be taken, too.
 fn plan<S: ReclaimHooks>(
     os: &S,
     layout: Layout,
     kernel_page: usize,
     with_words: bool,
 ) -> Option<Ground> {
-    (0..PLACES).find_map(|_| {
-        let start = os.plan(layout.bytes, reserve::are_few())?;
+    (0..PLACES).find_map(|refused| {
+        let start = os.plan(layout.bytes, refused > 0 || reserve::are_few())?;
         let ground = Ground::new(start, layout, kernel_page, with_words);
         let is_mapped = map_all(os, ground.committed());
         if !is_mapped {

@@ -4,7 +4,7 @@
 //! unasked, since the range lies far from where the kernel looks for room. So what is mapped can
 //! be extended at both ends, unless somebody else has asked for just these addresses.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::kernel::{FRESH, PLACES};
 
@@ -12,51 +12,52 @@ use super::kernel::{FRESH, PLACES};
 const CELL: usize = 64 << 30;
 /// Cells in [`PLACES`], wherever in the first 64 GiB the first one begins.
 const CELLS: usize = (PLACES.end - PLACES.start) / CELL - 1;
-/// Bits of a cell's word that are the binary logarithm of a step.
-const SHIFT_BITS: u32 = 6;
+/// Bits of a cell's word that are the length of its plans, in kernel pages. Those above count the
+/// plans.
+const LENGTH_BITS: u32 = 40;
 
 /// Where the first cell of the process begins, as bits that nobody can guess; 0: not known yet.
 static ORIGIN: AtomicU64 = AtomicU64::new(0);
 /// The ranges that were planned one behind the other.
 static PLANNED: AtomicUsize = AtomicUsize::new(0);
 /// What is planned in the process.
-static PLANS: Plans = Plans([const { AtomicU32::new(0) }; CELLS]);
+static PLANS: Plans = Plans([const { AtomicU64::new(0) }; CELLS]);
 
-/// The cells: how many plans each has, and above which step. 0: none.
+/// The cells: how many plans each has, and how long these are. 0: none.
 ///
-/// Plans in one cell lie on steps of one length, a power of two that is no shorter than any of
-/// them. So two plans are at the same place or have nothing in common, whatever their lengths are:
-/// what is mapped in one is in no other's way.
-struct Plans([AtomicU32; CELLS]);
+/// All plans in a cell have one length, and lie at multiples of that length. So two plans are at
+/// the same place or have nothing in common, whatever the lengths of plans are. Two plans at the
+/// same place have the same parts, so the first mapping of the second one finds the place taken.
+struct Plans([AtomicU64; CELLS]);
 
 impl Plans {
-    /// Counts one more plan in a cell. False: those that are there lie on other steps.
-    fn enter(&self, cell: usize, step: usize) -> bool {
-        let shift = step.ilog2();
-        let more = |word: u32| {
-            let fits = word == 0 || word % (1 << SHIFT_BITS) == shift;
-            fits.then_some((word | shift) + (1 << SHIFT_BITS))
+    /// Counts one more plan of a length in a cell. False: the plans that are there have another
+    /// one.
+    fn enter(&self, cell: usize, pages: u64) -> bool {
+        let more = |word: u64| {
+            let fits = word == 0 || word % (1 << LENGTH_BITS) == pages;
+            fits.then_some((word | pages) + (1 << LENGTH_BITS))
         };
         self.0[cell].fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
     /// Counts one plan less in a cell.
     fn leave(&self, cell: usize) {
-        let less = |word: u32| {
-            let left = (word >> SHIFT_BITS).saturating_sub(1);
-            Some(if left == 0 { 0 } else { word - (1 << SHIFT_BITS) })
+        let less = |word: u64| {
+            let left = (word >> LENGTH_BITS).saturating_sub(1);
+            Some(if left == 0 { 0 } else { word - (1 << LENGTH_BITS) })
         };
         let _ = self.0[cell].fetch_update(Relaxed, Relaxed, less);
     }
 
-    /// The range of a number, in the first cell from its own on that has such steps.
+    /// The range of a number, in the first cell from its own on that has plans of this length, or
+    /// none. The length is in whole pages.
     fn place(&self, bytes: usize, origin: u64, number: usize, page: usize) -> Option<usize> {
-        let step = bytes.checked_next_power_of_two().filter(|step| *step <= CELL)?;
-        let in_cell = CELL / step;
+        let in_cell = CELL.checked_div(bytes).filter(|in_cell| *in_cell > 0)?;
         let own = ((origin >> 32) as usize).wrapping_add(number / in_cell);
         let mut cells = (0..CELLS).map(|further| own.wrapping_add(further) % CELLS);
-        let cell = cells.find(|cell| self.enter(*cell, step))?;
-        Some(first_cell(origin, page) + cell * CELL + number % in_cell * step)
+        let cell = cells.find(|cell| self.enter(*cell, (bytes / page) as u64))?;
+        Some(first_cell(origin, page) + cell * CELL + number % in_cell * bytes)
     }
 
     /// Ends the plan of a range that starts at an address.
@@ -71,8 +72,8 @@ fn first_cell(origin: u64, page: usize) -> usize {
     PLACES.start + origin as usize % (CELL / page) * page
 }
 
-/// The next range of so many bytes: at random, or behind the range before. `random` is bits that
-/// nobody can guess; without them the ranges are the same in each process.
+/// The next range of `bytes`: at random, or behind the range before. `random` is bits that nobody
+/// can guess; without them the ranges are the same in each process.
 pub(super) fn next(bytes: usize, at_random: bool, random: u64, page: usize) -> Option<usize> {
     let origin = match ORIGIN.compare_exchange(0, random.max(1), Relaxed, Relaxed) {
         Ok(_) => random.max(1),
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     fn none() -> Plans {
-        Plans([const { AtomicU32::new(0) }; CELLS])
+        Plans([const { AtomicU64::new(0) }; CELLS])
     }
 
     /// Numbers one behind the other, and far apart.
@@ -138,7 +139,8 @@ mod tests {
                     assert_eq!(start % page, 0);
                     assert!(PLACES.contains(&start) && PLACES.contains(&(start + bytes - 1)));
                     let is_apart = |(other, length): &(usize, usize)| {
-                        start == *other || start >= other + length || *other >= start + bytes
+                        let is_same = start == *other && bytes == *length;
+                        is_same || start >= other + length || *other >= start + bytes
                     };
                     assert!(ranges.iter().all(is_apart), "{start:x}, {bytes}: {ranges:x?}");
                     ranges.push((start, bytes));

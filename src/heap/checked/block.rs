@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!  slot                                                        end of the slot
-//!  | header        | the block                 | zone          |
-//!  | number + size | FRESH when handed out,    | ZONE, at least|
-//!  | seal          | FREED when freed          | 8 bytes       |
+//!  | header        | the block                 | red zone      |
+//!  | number + size | ALLOC_FILL when handed    | REDZONE, at   |
+//!  | checksum      | out, FREE_FILL when freed | least 8 bytes |
 //! ```
 //!
-//! The seal is worked out from the header's address, its other word, a secret of the heap, and
+//! The checksum is worked out from the header's address, its other word, a secret of the heap, and
 //! whether the block lives. Who writes before a block breaks it, and nobody makes one by chance.
 
 #![forbid(unsafe_code)]

@@ -2,7 +2,7 @@
 //! process may have so many mappings.
 //!
 //! ```text
-//!  | guard page | rest: ZONE, then the block | ZONE, to 15 bytes | guard page |
+//!  | guard page | rest: REDZONE, the block | REDZONE, to 15 bytes | guard page |
 //! ```
 //!
 //! The block ends where the guard page starts, but for what its alignment takes. A guard page that

@@ -244,7 +244,7 @@ fn vms_on_many_threads_and_from_hand_to_hand() {
 fn a_fork_server_goes_on() {
     for decay_ms in ["20", "1000"] {
         // What it sees is what its own waits return.
-        let options = ["--decay-ms", decay_ms, "--background", "off"];
+        let options = ["--decay-ms", decay_ms, "--background", "off", "--auto", "off"];
         finish(run(&options).arg(program("fork")).arg(service()));
     }
 }

@@ -352,9 +352,8 @@ local function builtin_verdict(stats, lines)
   if most < LITTLE then
     lines[#lines + 1] = "Little of the segments is free: there is nothing to gain in them."
   else
-    lines[#lines + 1] = format("reclaim() would give back %.1f MB in place, attach() and then " ..
-                               "reclaim() %s:", stats.returnable / 2 ^ 20,
-                               range(stats.returnable, most))
+    lines[#lines + 1] = format("reclaim() would give back %.1f MB in place, attach() %s:",
+                               stats.returnable / 2 ^ 20, range(stats.returnable, most))
     lines[#lines + 1] = "the more, the more of what is live now is freed or resized later."
   end
   lines[#lines + 1] = "Garbage is counted as live: what a collection frees comes on top."
@@ -419,8 +418,8 @@ local function add_previous(stats, lines)
   stats.large_min = min(stats.large_max, max(0, beside - stats.previous_live))
   add_large_lines(stats, lines)
   if stats.previous_resident - stats.previous_live >= LITTLE then
-    lines[#lines + 1] = "reclaim() gives back whole free pages of the previous allocator; " ..
-                        "nothing there goes back by itself."
+    lines[#lines + 1] = "Whole free pages of the previous allocator go back while the VM works " ..
+                        "and in tick()."
   end
 end
 

@@ -153,12 +153,7 @@ pub unsafe extern "C" fn ebb_reclaim(
         }
     };
     let start = heap.os.now_us();
-    let mut outcome = heap.reclaim(Budget::from_us(start, budget_us));
-    // SAFETY: the heap is live and this thread's.
-    if let Some(previous) = unsafe { crate::vm::previous_of(&raw mut *heap) } {
-        let deadline = (budget_us > 0).then(|| start + u64::from(budget_us));
-        previous.reclaim(deadline, &mut outcome);
-    }
+    let outcome = heap.reclaim(Budget::from_us(start, budget_us));
     if !report.is_null() {
         let (snapshot, previous) = (heap.snapshot(), crate::vm::previous_usage(&heap));
         let done = ebb_reclaim_report {

@@ -4,7 +4,8 @@
 //! |-------------|----------------------------------------------------------------|--------|
 //! | this one    | what ties a VM to its heap; the end of a VM                    | yes    |
 //! | `create`    | a VM that is made on a heap                                    | yes    |
-//! | `attach`    | a VM that changes over; what it ran on before                  | yes    |
+//! | `attach`    | a VM that changes over                                         | yes    |
+//! | `previous`  | what such a VM ran on before, and its free pages               | yes    |
 //! | `emergency` | how a heap makes the collector of its VM due                   | yes    |
 //! | `collect`   | collects the garbage of idle VMs                               | yes    |
 //! | `owner`     | which thread has a VM, for hosts that move VMs between threads | yes    |
@@ -25,6 +26,7 @@ mod create;
 mod emergency;
 mod lock;
 mod owner;
+mod previous;
 mod report;
 mod spin;
 
@@ -33,15 +35,16 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use std::thread::yield_now;
 
-pub(crate) use attach::{PreviousAllocator, PreviousUsage, attach, known_builtin};
+pub(crate) use attach::{attach, known_builtin};
 pub(crate) use collect::{check_collect, tell_without_effect};
 pub(crate) use create::{LuaFns, make};
 pub(crate) use emergency::{STEPMUL_LONG, STEPMUL_WHOLE};
 pub(crate) use owner::{Turn, idle, publish};
+pub(crate) use previous::{PreviousAllocator, PreviousUsage};
 pub(crate) use report::{report_open, tell_of_closed};
 
 use crate::heap::cached_heap::KernelHeap as Heap;
-use crate::heap::{self, ForeignBlocks};
+use crate::heap::{self, ForeignBlocks, ForeignPages, ForeignReturned};
 use crate::lua_api::{Lua, lua_Alloc, lua_State, symbol};
 use crate::os::{Kernel, MemoryRange, Os};
 use owner::ThreadOwner;
@@ -111,11 +114,12 @@ impl VmHeap {
     unsafe fn install(vm_heap: *mut VmHeap) {
         // SAFETY: the caller's promise.
         unsafe {
-            let only = match &(*vm_heap).state_home {
-                StateBlock::Mapped(range) => Some(range.start),
-                StateBlock::Previous(_) => None,
+            let (only, pages) = match &(*vm_heap).state_home {
+                StateBlock::Mapped(range) => (Some(range.start), None),
+                StateBlock::Previous(_) => (None, Some(ForeignPages { next_us, give_back })),
             };
-            let outside = ForeignBlocks { context: vm_heap.cast(), only, resize: resize_foreign };
+            let context = vm_heap.cast();
+            let outside = ForeignBlocks { context, only, resize: resize_foreign, pages };
             (*(*vm_heap).heap).outside = Some(outside);
         }
     }
@@ -197,14 +201,46 @@ unsafe fn resize_foreign(context: *mut u8, block: *mut u8, new_size: usize) -> *
                 StateBlock::Mapped(_) => ptr::null_mut(),
             };
         }
-        if let StateBlock::Previous(previous) = &mut (*vm_heap).state_home {
-            previous.free(block);
-        }
+        let asks = match &mut (*vm_heap).state_home {
+            StateBlock::Previous(previous) => previous.free(block),
+            StateBlock::Mapped(_) => false,
+        };
         if block == (*vm_heap).state_block {
             destroy(vm_heap);
+        } else if asks {
+            (*(*vm_heap).heap).settle();
         }
     }
     ptr::null_mut()
+}
+
+/// See [`ForeignPages::next_us`].
+///
+/// # Safety
+///
+/// `context` is a `VmHeap`, and its heap is the calling thread's.
+unsafe fn next_us(context: *mut u8) -> Option<u64> {
+    // SAFETY: the caller's promise.
+    let vm_heap = unsafe { &*context.cast::<VmHeap>() };
+    match &vm_heap.state_home {
+        // The thread that ticks for a shared VM need not be the one that runs the VM, and a C
+        // module there may call the previous allocator without the lock.
+        StateBlock::Previous(previous) if !vm_heap.owner.is_shared() => previous.next_us(),
+        _ => None,
+    }
+}
+
+/// See [`ForeignPages::give_back`].
+///
+/// # Safety
+///
+/// As for [`next_us`].
+unsafe fn give_back(context: *mut u8, deadline_us: Option<u64>, counts: bool) -> ForeignReturned {
+    // SAFETY: the caller's promise. The heap, which the caller may hold, is not touched.
+    match unsafe { &mut (*context.cast::<VmHeap>()).state_home } {
+        StateBlock::Previous(previous) => previous.give_back(deadline_us, counts),
+        StateBlock::Mapped(_) => ForeignReturned::default(),
+    }
 }
 
 /// The VM is closed: nothing of it is left.

@@ -240,6 +240,13 @@ fn attach_in_a_finalizer_and_in_a_sort() {
 }
 
 #[test]
+fn pages_of_the_previous_allocator_go_back_by_themselves() {
+    for mode in ["work", "tick", "off"] {
+        everywhere("door_previous.lua", &[mode]);
+    }
+}
+
+#[test]
 fn attach_at_a_random_moment_of_random_programs() {
     let mut programs = luajits();
     programs.push(host(Lua::Checked));

@@ -64,6 +64,11 @@ impl<S: ReclaimHooks> Heap<S> {
         }
     }
 
+    /// Tells the layer above that there may be something to do.
+    pub(crate) fn settle(&mut self) {
+        S::settled(self);
+    }
+
     /// Does something that takes memory. If the gate refused it, it is tried once more after room
     /// was made, and again if it then takes more: pages that were there, and their descriptors, may
     /// have gone back to make that room. If there was no row of pages, it is tried once more after

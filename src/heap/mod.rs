@@ -14,7 +14,7 @@
 //! | `reserve`        | how much address space a heap takes                           | no     |
 //! | `mapped`         | what is mapped of the range, and further parts of it          | yes    |
 //! | `split_mappings` | ranges that are kernel mappings of their own                  | no     |
-//! | `foreign`        | blocks that the VM had before it had the heap                 | no     |
+//! | `foreign`        | blocks and pages that the VM had before it had the heap       | yes    |
 //! | `collector`      | the VM's garbage collector, for when memory is short          | yes    |
 //! | `hooks`          | what the layer above keeps with a heap, and when it is called | no     |
 //! | this one         | the heap's state; making, growing and deleting it             | yes    |
@@ -78,7 +78,7 @@ pub(crate) use collector::Collector;
 pub(crate) use deleted::refuse_deleted;
 pub(crate) use descriptor::{Descriptor, PageKind, SpanState};
 pub(crate) use fast::alloc;
-pub(crate) use foreign::ForeignBlocks;
+pub(crate) use foreign::{ForeignBlocks, ForeignPages, ForeignReturned};
 pub(crate) use hooks::ReclaimHooks;
 pub(crate) use layout::Layout;
 pub(crate) use refusal::tell_of_shortage;

@@ -9,6 +9,7 @@
 //! | `background`        | what goes back while the heap's thread does something else          |
 //! | `pace`              | how often the slow path looks, and how much it returns              |
 //! | `emptied`           | what goes back at once when a large block is gone                   |
+//! | `foreign`           | free pages of the allocator that the VM ran on before               |
 //! | `limit_reclaim`     | what is done at a memory limit                                      |
 //! | `emergency`         | when the VM's garbage collector is made due                         |
 //! | `limits`            | where the memory limits stand, and how near they are                |
@@ -19,6 +20,7 @@
 mod background;
 mod emergency;
 mod emptied;
+mod foreign;
 mod history;
 mod latency_histogram;
 mod limit_reclaim;

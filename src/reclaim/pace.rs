@@ -10,7 +10,8 @@
 //!   4 ms old.
 //! - **The time** that a look may take is a sixteenth of what has passed since the last one, but
 //!   one step (`step_us`) at least and [`STEPS_MAX`] at most. Where the background thread comes a
-//!   look takes one step as long as less than 8 MiB are due: that thread does the rest.
+//!   look takes one step as long as less than 8 MiB are due: that thread does the rest, but for
+//!   pages outside of the heap.
 //!
 //! So what is due goes back at some hundred MB a second from ten operations a second on, and in
 //! proportion to their rate below. By default, where the kernel takes 150 µs for 1 MB:
@@ -137,7 +138,7 @@ impl<S: Os> Heap<S> {
     /// unless that is much.
     fn earned_us(&self, now_us: u64) -> u64 {
         let step_us = self.options.get(Key::StepUs) as u64;
-        if self.watch().is_on() && self.due() < MUCH {
+        if self.watch().is_on() && self.due() < MUCH && !self.is_foreign_due() {
             return step_us;
         }
         let earned_us = (now_us - self.hooks.pace.breathed_us) / SHARE;

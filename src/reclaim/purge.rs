@@ -42,6 +42,14 @@ impl Budget {
         }
     }
 
+    /// When it ends; `None`: when it is done.
+    pub(crate) fn deadline_us(self) -> Option<u64> {
+        match self {
+            Budget::Unlimited => None,
+            Budget::Until(deadline_us) => Some(deadline_us),
+        }
+    }
+
     pub(crate) fn is_spent(self, now_us: u64) -> bool {
         matches!(self, Budget::Until(deadline) if now_us >= deadline)
     }

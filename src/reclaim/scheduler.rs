@@ -2,7 +2,8 @@
 //!
 //! The heap is looked at on the slow path of allocation and free, and whenever the host ticks. A
 //! look shows the policy what there is and takes its decision; `run_due` then returns what is due
-//! until the budget is spent. The next call does what no budget was left for.
+//! until the budget is spent. The next call does what no budget was left for. A VM that was attached
+//! has free pages outside of the heap, too, which go back behind the heap's own (see `foreign`).
 //!
 //! ```text
 //!   slow path ───▶ settled ──────┐                       ┌──▶ purge_dirty  beyond `keep`
@@ -264,7 +265,7 @@ impl<S: Os> Heap<S> {
         let due = self.due() > self.hooks.unpurgeable;
         let due = due.then(|| self.hooks.purge_backoff.until_us.saturating_sub(now_us));
         let again = self.hooks.holes_backoff.again_us().map(|at_us| at_us.saturating_sub(now_us));
-        [news, next, due, again].into_iter().flatten().min()
+        [news, next, due, again, self.foreign_next_us()].into_iter().flatten().min()
     }
 
     /// Gives everything back that the host asks for: until the sweep has ended or the budget is
@@ -280,7 +281,7 @@ impl<S: Os> Heap<S> {
         let outcome = self.purge_holes(&sweep, &mut search, budget);
         self.hooks.host_sweep = search;
         self.cut_end();
-        outcome
+        self.reclaim_foreign(outcome, budget)
     }
 
     /// Free pages that should go back now.
@@ -427,6 +428,7 @@ impl<S: Os> Heap<S> {
     pub(super) fn timed_breath(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
         let outcome = self.run_due(budget);
         self.cut_end();
+        let outcome = self.run_due_foreign(outcome, budget);
         if outcome.calls == 0 && !outcome.more {
             return (outcome, 0);
         }

@@ -8,46 +8,24 @@ use core::ffi::{c_int, c_void};
 use core::ptr;
 use std::sync::OnceLock;
 
-use super::{Allocs, StateBlock, VmHeap, emergency, heap_of, tell_without_effect};
-use crate::builtin::{self, Progress, Survey};
+use super::{
+    Allocs, PreviousAllocator, StateBlock, VmHeap, emergency, heap_of, tell_without_effect,
+};
+use crate::builtin;
 use crate::error::Error;
 use crate::heap;
-use crate::heap::cached_heap::KernelHeap as Heap;
 use crate::lua_api::{Lua, lua_Alloc, lua_State};
-use crate::options::Options;
+use crate::options::{Key, Options};
 use crate::os::Kernel;
-use crate::reclaim::Outcome;
-use crate::units::Pages;
 
 /// LuaJIT's own allocator, which a VM runs on.
 #[derive(Clone, Copy)]
 pub(crate) struct Builtin {
-    function: lua_Alloc,
+    pub(super) function: lua_Alloc,
     /// Its state, which is the function's context.
     pub(crate) state: *mut u8,
     /// The block with the VM's state.
     state_block: *mut u8,
-}
-
-/// What a VM ran on before it had its heap.
-pub(crate) struct PreviousAllocator {
-    builtin: Builtin,
-    /// Bytes of its blocks that the VM still has.
-    live: u64,
-    /// Bytes of its segments that are resident, at most: as last counted, less what went back.
-    resident: u64,
-    progress: Progress,
-}
-
-/// What the former allocator of a VM holds, in bytes, without a walk.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct PreviousUsage {
-    /// In blocks that the VM still has.
-    pub(crate) live: u64,
-    /// In segments.
-    pub(crate) reserved: u64,
-    /// Resident there, at most.
-    pub(crate) resident: u64,
 }
 
 /// How VMs of the LuaJIT in this process are made.
@@ -189,8 +167,9 @@ pub(crate) unsafe fn attach(
     options: Options,
     allocs: Allocs,
 ) -> Result<bool, Error> {
-    // SAFETY: the caller's promise. From the change of the function on, every block that the VM
-    // frees is one of the heap's or comes to the `VmHeap`, which knows the former allocator.
+    // SAFETY: the caller's promise. The new heap is live and this thread's. From the change of the
+    // function on, every block that the VM frees is one of the heap's or comes to the `VmHeap`,
+    // which knows the previous allocator.
     unsafe {
         if !heap_of(lua, state, allocs).is_null() {
             return Ok(true);
@@ -199,107 +178,13 @@ pub(crate) unsafe fn attach(
         let survey = builtin::survey(&Kernel, builtin.state)?;
         tell_without_effect(&options);
         let heap = heap::cached_heap::create(options)?;
-        let Survey { live, resident, .. } = survey;
-        let previous = PreviousAllocator { builtin, live, resident, progress: Progress::default() };
+        let mut previous = PreviousAllocator::new(builtin, &survey);
+        if (*heap).options.get(Key::Auto) == 1 {
+            previous.give_back(None, true);
+        }
         let vm_heap = VmHeap::new(heap, builtin.state_block, StateBlock::Previous(previous));
         (lua.lua_setallocf)(state, allocs[0], heap.cast());
         emergency::serve(vm_heap, lua.lua_setallocf);
     }
     Ok(false)
-}
-
-impl PreviousAllocator {
-    /// What it holds.
-    pub(super) fn usage(&self) -> PreviousUsage {
-        // SAFETY: a former allocator's state is LuaJIT's, and only this thread, which has the VM,
-        // uses it.
-        let reserved = unsafe { builtin::reserved(self.builtin.state) };
-        PreviousUsage { live: self.live, reserved, resident: self.resident.min(reserved) }
-    }
-
-    /// Walks the former allocator's heap.
-    pub(crate) fn survey(&self) -> Result<Survey, Error> {
-        builtin::survey(&Kernel, self.builtin.state)
-    }
-
-    /// Gives free pages of the former allocator's heap back, after a pass over the heap, and adds
-    /// what comes of it to the outcome. A heap that does not add up is left alone; what the kernel
-    /// does not let be looked at is told as a refusal.
-    pub(crate) fn reclaim(&mut self, deadline_us: Option<u64>, outcome: &mut Outcome) {
-        if outcome.more {
-            return;
-        }
-        let state = self.builtin.state;
-        match builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us) {
-            Ok(done) => {
-                // SAFETY: as in `usage`. A budget that ran out has no time for a count.
-                let counted = (!done.more).then(|| unsafe { builtin::resident(&Kernel, state) });
-                let left = self.resident.saturating_sub(done.returned);
-                self.resident = counted.flatten().unwrap_or(left);
-                outcome.returned += Pages::holding(done.returned as usize).unwrap_or(Pages::ZERO);
-                outcome.calls += done.calls;
-                outcome.refused += u64::from(done.refused);
-                outcome.more = done.more;
-            }
-            Err(Error::System) => outcome.refused += 1,
-            Err(_) => {}
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `block` is a live block of the former allocator.
-    unsafe fn call(&mut self, block: *mut u8, new_size: usize) -> *mut u8 {
-        let Builtin { function, state, .. } = self.builtin;
-        // SAFETY: the caller's promise; the function does not look at the old size.
-        unsafe { function(state.cast::<c_void>(), block.cast(), 0, new_size).cast() }
-    }
-
-    /// Frees a block.
-    ///
-    /// # Safety
-    ///
-    /// `block` is a live block of the former allocator.
-    pub(super) unsafe fn free(&mut self, block: *mut u8) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.live = self.live.saturating_sub(builtin::block_size(block).1 as u64);
-            self.call(block, 0);
-        }
-    }
-
-    /// Moves a block that is resized to the heap. A shrink never fails.
-    ///
-    /// # Safety
-    ///
-    /// `heap` is live and this thread's, and `block` a live block of the former allocator.
-    pub(super) unsafe fn migrate_block(
-        &mut self,
-        heap: *mut Heap,
-        block: *mut u8,
-        new_size: usize,
-    ) -> *mut u8 {
-        // SAFETY: the caller's promises; the new block is another one.
-        unsafe {
-            let (size, _) = builtin::block_size(block);
-            let new = heap::alloc::<Kernel>(heap, ptr::null_mut(), 0, new_size);
-            if !new.is_null() {
-                ptr::copy_nonoverlapping(block, new, size.min(new_size));
-                self.free(block);
-                return new;
-            }
-            if new_size <= size { block } else { ptr::null_mut() }
-        }
-    }
-
-    /// Unmaps all that the former allocator has.
-    ///
-    /// # Safety
-    ///
-    /// None of its blocks is live.
-    pub(super) unsafe fn release(&self) {
-        // SAFETY: the caller's promise. What does not add up stays mapped, which harms nobody; a
-        // process without a free file descriptor or without /proc gets rid of it all the same.
-        let _ = unsafe { builtin::release(&Kernel, self.builtin.state) };
-    }
 }

@@ -1,0 +1,51 @@
+//! Free pages outside of the heap that go back with its own: those of the allocator that its VM ran
+//! on before.
+//!
+//! The policy has no say: the VM allocates nothing there any more, so a free page there is of no
+//! use. When a pass over them is worth its time is for the layer above to know.
+
+#![forbid(unsafe_code)]
+
+use super::purge::{Budget, Outcome};
+use crate::heap::{ForeignReturned, Heap};
+use crate::os::Os;
+use crate::units::Pages;
+
+impl<S: Os> Heap<S> {
+    /// Whether some should go back now.
+    pub(super) fn is_foreign_due(&self) -> bool {
+        self.foreign_next_us() == Some(0)
+    }
+
+    /// Goes on with pages from outside, if some are due and `before`, what the same call did to the
+    /// heap itself, has left budget.
+    pub(super) fn run_due_foreign(&mut self, before: Outcome, budget: Budget) -> Outcome {
+        if !self.is_foreign_due() {
+            return before;
+        }
+        // A call takes one step at least, and this one may have taken none yet.
+        if before.more || before.calls > 0 && budget.is_spent(self.os.now_us()) {
+            return Outcome { more: true, ..before };
+        }
+        before.and(self.give_back_foreign(budget.deadline_us(), false).into())
+    }
+
+    /// Gives all of them back that the host asked for, unless the heap itself took the budget.
+    pub(super) fn reclaim_foreign(&mut self, before: Outcome, budget: Budget) -> Outcome {
+        if before.more {
+            return before;
+        }
+        before.and(self.give_back_foreign(budget.deadline_us(), true).into())
+    }
+}
+
+impl From<ForeignReturned> for Outcome {
+    fn from(returned: ForeignReturned) -> Outcome {
+        Outcome {
+            returned: Pages::holding(returned.bytes as usize).unwrap_or(Pages::ZERO),
+            calls: returned.calls,
+            refused: returned.refused,
+            more: returned.more,
+        }
+    }
+}

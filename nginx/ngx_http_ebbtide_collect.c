@@ -258,7 +258,7 @@ ngx_http_ebbtide_collect(ngx_http_ebbtide_vm_t *vm, uint64_t until_us)
 
 
 /*
- * A finalizer threw what is on top of the stack: the first of a process is told.
+ * A finalizer threw what is on top of the stack: the first of a process is reported.
  * Newer versions of LuaJIT keep such errors to themselves.
  */
 

@@ -16,13 +16,13 @@
 #define NGX_HTTP_EBBTIDE_LOOK  10
 
 /*
- * After a slice of garbage collection or reclaim the loop waits for so many
+ * After a slice of garbage collection or reclaim the loop waits for this many
  * milliseconds, so that the rest of the machine has a share too.
  */
 #define NGX_HTTP_EBBTIDE_PAUSE  1
 
 /*
- * A VM is quiet while no more than so many bytes, and this part of what it
+ * A VM is quiet while no more than this many bytes, and this part of what it
  * holds, come or go: the timers of an idle worker keep nothing from going back.
  */
 #define NGX_HTTP_EBBTIDE_LITTLE        65536
@@ -487,7 +487,7 @@ ngx_http_ebbtide_note_slice(uint64_t start_us)
 }
 
 
-/* What so many of a hundred slices did not exceed. */
+/* What this many of a hundred slices did not exceed. */
 
 static uint64_t
 ngx_http_ebbtide_slice_us(ngx_uint_t percent)

@@ -407,7 +407,7 @@ ngx_http_ebbtide_lowered(ngx_log_t *log, const ngx_http_ebbtide_bounds_t *want,
 
 /*
  * What a limit comes to: a share is divided among the workers. 0: no limit is
- * given; a share that comes to none is told of by the directive's name, if any.
+ * given; a share that comes to none is reported by the directive's name, if any.
  */
 
 int64_t

@@ -8,7 +8,7 @@
 #include "ngx_http_ebbtide.h"
 
 
-/* bytes of what is told of variables that have no effect */
+/* bytes of the report on variables that have no effect */
 #define NGX_HTTP_EBBTIDE_UNKNOWN    320
 
 

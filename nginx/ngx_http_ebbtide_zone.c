@@ -20,7 +20,7 @@
 
 #define NGX_HTTP_EBBTIDE_WORKER  "worker"
 
-/* that VMs thrash is told no more often than this */
+/* that VMs thrash is reported no more often than this */
 #define NGX_HTTP_EBBTIDE_TELL    60000
 
 

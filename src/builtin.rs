@@ -52,7 +52,7 @@ pub(crate) struct Chunks {
     pub(crate) returnable: u64,
 }
 
-/// How many powers of two are told apart: from 32 bytes to 128 MiB, and what is larger.
+/// How many powers of two are distinguished: from 32 bytes to 128 MiB, and what is larger.
 pub(crate) const SIZES: usize = 24;
 
 /// What a walk of the heap finds. `reserved == live + free + metadata`.

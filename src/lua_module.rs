@@ -286,7 +286,7 @@ core! {
             };
             (report, result)
         };
-        // What the kernel took only in part is told in full.
+        // What the kernel took only in part is reported in full.
         if result < 0 && report.refused == 0 {
             return stack.failed();
         }
@@ -368,7 +368,7 @@ core! {
         3
     }
 
-    /// at_end() ends the module, with its VM: settings that never had an effect are told.
+    /// at_end() ends the module, with its VM: settings that never had an effect are reported.
     fn core_at_end(_stack) {
         options::tell_unused();
         0

@@ -17,7 +17,7 @@
 //! `lua_close` frees the block that holds the VM's own state last of all. That block always lies
 //! outside the heap, so its end comes to the slow path of [`heap`], and from there to [`VmHeap`]:
 //! the allocator that the VM ran on before is unmapped, the heap deleted. Nothing on the hot path
-//! watches for it. Who has asked for it ([`on_close`]) is told before the heap goes.
+//! watches for it. A function set by [`on_close`] is called before the heap goes.
 
 mod attach;
 mod collect;
@@ -69,7 +69,7 @@ pub(crate) struct VmHeap {
     owner: ThreadOwner,
     pace: emergency::Pace,
     collection: collect::Collection,
-    /// Who is told when the VM is closed.
+    /// What is called when the VM is closed.
     closed: Option<Closed>,
 }
 

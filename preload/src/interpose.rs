@@ -304,7 +304,7 @@ impl Sets {
 
     /// # Safety
     ///
-    /// `count` is at most FD_SETSIZE; each set is null or has so many bits, in whole words.
+    /// `count` is at most FD_SETSIZE; each set is null or has `count` bits, in whole words.
     unsafe fn copied(count: c_int, sets: [*mut fd_set; 3]) -> Sets {
         let bytes = (count as usize).div_ceil(usize::BITS as usize) * size_of::<usize>();
         let mut copy = Sets { words: [[0; Sets::WORDS]; 3], bytes };

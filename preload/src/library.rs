@@ -206,7 +206,7 @@ pub(crate) fn start() {
         return;
     }
     let room = STARTED_IN.0.get();
-    // SAFETY: there is room for so many bytes, and nobody reads them yet.
+    // SAFETY: there is room for that many bytes, and nobody reads them yet.
     let found = unsafe { libc::getcwd(room.cast(), 4096) };
     STARTED_IN_IS_KNOWN.store(!found.is_null(), Ordering::Release);
 }

@@ -144,7 +144,7 @@ pub(crate) fn line_of_process(parts: &[&[u8]]) {
 ///
 /// # Safety
 ///
-/// `text` points to so many bytes.
+/// `text` points to `bytes` bytes.
 pub(crate) unsafe extern "C" fn line_of_library(
     text: *const c_char,
     bytes: usize,

@@ -3,7 +3,7 @@
 //! The program must not notice. What it does with a signal it asks for through the functions here,
 //! and the answer is what it would have had without this library:
 //!
-//! | the program's action  | what the kernel is told   | what happens                             |
+//! | the program's action  | what the kernel gets      | what happens                             |
 //! |-----------------------|---------------------------|------------------------------------------|
 //! | the default, SIGTERM  | [`alone`]                 | a report; then the signal ends it anyway |
 //! | the default, chosen   | [`alone`]                 | a report                                 |
@@ -203,7 +203,7 @@ fn end_by(signal: c_int) {
     }
 }
 
-/// What the kernel is told when the program asks for a handler.
+/// What the kernel gets when the program sets a handler.
 fn for_kernel(signal: c_int, handler: usize) -> usize {
     match handler {
         SIG_DFL => alone as *const () as usize,
@@ -231,7 +231,7 @@ fn before_handler(handler: usize) -> Option<usize> {
     pairs.find(|(slot, _)| mine(slot)).map(|(_, before)| before as *const () as usize)
 }
 
-/// What the program is told when the kernel has this handler.
+/// What the program reads when the kernel has this handler.
 fn for_program(handler: usize) -> usize {
     if handler == alone as *const () as usize {
         return SIG_DFL;

@@ -1,4 +1,4 @@
-//! Why no VM was taken over, as it is told when the process ends.
+//! Why no VM was taken over, as reported when the process ends.
 
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int, c_void};

@@ -224,7 +224,7 @@ impl<S: Os> HeapView<'_, S> {
         Err(refuse(format_args!("{next:#x}: not in the ring of {first:#x}")))
     }
 
-    /// The segment of a chunk of so many bytes.
+    /// The segment of a chunk of `bytes` bytes.
     #[inline]
     fn chunk_in(&self, at: usize, bytes: usize) -> Result<&Segment, Error> {
         let aligned = at.is_multiple_of(WORD);

@@ -31,12 +31,12 @@ impl Memory {
         self.end - self.start
     }
 
-    /// Whether so many bytes from an address on are part of it.
+    /// Whether `bytes` bytes from an address on are part of it.
     pub(super) fn holds(&self, at: usize, bytes: usize) -> bool {
         self.start <= at && at <= self.end && bytes <= self.end - at
     }
 
-    /// So many bytes of it.
+    /// `bytes` bytes of it.
     pub(super) fn part(&self, at: usize, bytes: usize) -> Option<Memory> {
         self.holds(at, bytes).then_some(Memory { start: at, end: at.wrapping_add(bytes) })
     }
@@ -87,7 +87,7 @@ impl<'a, S: Os> Mappings<'a, S> {
         Ok(Mappings { memory: reader.memory })
     }
 
-    /// The memory that is so many bytes from an address on. `None`: not all of that is memory.
+    /// The memory of `bytes` bytes from an address on. `None`: not all of that is memory.
     pub(super) fn find(&self, at: usize, bytes: usize) -> Option<Memory> {
         let behind = self.memory.values().partition_point(|memory| memory.start <= at);
         self.memory.values()[..behind].last()?.part(at, bytes)

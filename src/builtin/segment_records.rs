@@ -4,7 +4,8 @@
 //! how large it is, and to unmap it where the kernel's list of mappings is not to be had: no file
 //! can be opened, or none is there. No notes are taken: the newest segment's record is in the
 //! state, which lies in the oldest segment, and every other one lies in the segment that it
-//! describes. So who reads each record before the memory that it describes goes, has read all.
+//! describes. So code that reads each record before unmapping the memory that the record
+//! describes, reads all records.
 
 use core::iter::successors;
 use core::ptr;
@@ -14,7 +15,7 @@ use super::{refuse, unmap};
 use crate::error::Error;
 use crate::os::Os;
 
-/// No heap has so many segments.
+/// More segments than any heap has.
 const LIMIT: usize = 1 << 20;
 
 /// What is kept of a segment.

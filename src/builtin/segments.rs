@@ -166,7 +166,7 @@ impl<'a, S: Os> HeapView<'a, S> {
         segment.record == self.newest.record
     }
 
-    /// The segment that holds so many bytes from an address on.
+    /// The segment that holds `bytes` bytes from an address on.
     pub(super) fn find(&self, at: usize, bytes: usize) -> Option<&Segment> {
         let segments = self.segments.values();
         let behind = segments.partition_point(|segment| segment.memory.start() <= at);

@@ -329,7 +329,7 @@ impl<S: Os> HeapView<'_, S> {
         Ok(None)
     }
 
-    /// The place so many places on in a ring, or behind the ring.
+    /// The place `nth` places on in a ring, or the one behind the ring.
     fn place_in_ring(
         &self,
         mut place: SweepPlace,

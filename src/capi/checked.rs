@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use crate::heap;
 use crate::heap::cached_heap::KernelHeap as Heap;
 
-/// ebb_alloc() with every block of the heap checked: for who looks for memory
+/// ebb_alloc() with every block of the heap checked: for finding memory
 /// bugs of C modules and of code that uses the FFI. Given to lua_newstate() as its
 /// allocation function, or used for the first block of a heap, it turns on what
 /// EBBTIDE_CHECKED=1 turns on for all heaps: see ebb_options.checked.

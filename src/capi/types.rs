@@ -346,7 +346,7 @@ pub struct ebb_stats {
     /// That allocator's, mapped: live, free or returned. ebb_builtin_read() tells
     /// them apart.
     pub previous_reserved: u64,
-    /// Of that, resident: at most so much, as counted at ebb_attach() and by each
+    /// Of that, resident at most: as counted at ebb_attach() and by each
     /// ebb_reclaim() without a budget, less what went back since.
     pub previous_resident: u64,
 
@@ -385,7 +385,7 @@ pub struct ebb_free_chunks {
     pub returnable: u64,
 }
 
-/// Sizes of free chunks that are told apart: powers of two from 32 bytes on.
+/// Size classes of free chunks: powers of two from 32 bytes on.
 pub const EBB_FREE_SIZES: usize = 24;
 
 /// What the heap of LuaJIT's own allocator holds. Blocks of 128 KiB and more are

@@ -469,7 +469,7 @@ pub extern "C" fn ebb_preload_idle(budget_us: u32) -> c_int {
 /// say       takes the text of one line, without its end, its bytes, and in `last`
 ///           not 0 where the process ends with that line and those around it.
 ///           Returns 0 where it drops the line. Signal handlers may call it.
-/// what      what is told besides, as a sum. 1: each VM tells what it held and gave
+/// what      what is reported besides, as a sum. 1: each VM reports what it held and gave
 ///           back when it is closed. 2: the first allocation that RLIMIT_AS refuses.
 ///
 /// # Safety

@@ -97,7 +97,7 @@ impl<S: ReclaimHooks> Heap<S> {
         (descriptor.next(), descriptor.previous())
     }
 
-    /// Stops unless a large block can have so many pages and ask for so much of them.
+    /// Stops unless a large block's count of pages, and its size, are possible.
     pub(super) fn verify_large(&mut self, page: PageIndex) {
         self.verify_page(page);
         let (count, requested) = self.large_size(page);

@@ -185,7 +185,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Frees a block that nothing was written to, since the contents that it was for cannot move,
-    /// and a copy must not be: for that the gate would have to let so many more pages in.
+    /// and a copy must not be: for that the gate would have to let that many more pages in.
     fn abandon_move(&mut self, page: PageIndex) {
         let range = PageRange::new(page, self.large_size(page).0);
         self.give_block_back(page);

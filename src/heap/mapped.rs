@@ -41,7 +41,7 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    /// A range at an address, with so much for blocks, of which nothing is committed yet.
+    /// A range at an address, laid out by `layout`, of which nothing is committed yet.
     fn new(start: *mut u8, layout: Layout, kernel_page: usize, with_words: bool) -> Ground {
         let first = if layout.is_planned { FIRST_PLANNED } else { FIRST };
         let end = layout.first.offset() + round_up(first, kernel_page);
@@ -87,7 +87,7 @@ fn some(parts: [MemoryRange; 3]) -> impl Iterator<Item = MemoryRange> {
     parts.into_iter().filter(|part| part.bytes > 0)
 }
 
-/// Finds a range for a new heap with a header of so many bytes, and commits its first parts.
+/// Finds a range for a new heap with a header of `header` bytes, and commits its first parts.
 pub(super) fn lay<S: ReclaimHooks>(
     os: &S,
     options: &Options,
@@ -154,7 +154,7 @@ fn map_all<S: ReclaimHooks>(os: &S, parts: [MemoryRange; 3]) -> bool {
     true
 }
 
-/// Reserves a range of so many bytes; half as much as long as the kernel refuses.
+/// Reserves a range of `wanted` bytes; half as much as long as the kernel refuses.
 fn reserve_somewhere<S: ReclaimHooks>(
     os: &S,
     wanted: usize,
@@ -196,7 +196,7 @@ impl fmt::Display for Shortage {
     }
 }
 
-/// Whether RLIMIT_AS is what leaves no room for so many more bytes.
+/// Whether RLIMIT_AS is what leaves no room for `bytes` more bytes.
 pub(super) fn shortage<S: Os>(os: &S, bytes: usize) -> Option<Shortage> {
     let limit = os.address_space();
     if limit >= ADDRESS_LIMIT {
@@ -243,7 +243,7 @@ impl<S: ReclaimHooks> Heap<S> {
             || self.is_cut_off(address.addr().wrapping_sub(self.base.addr()))
     }
 
-    /// Whether pages that were cut off lie so many bytes above the base.
+    /// Whether pages that were cut off lie `offset` bytes above the base.
     pub(super) fn is_cut_off(&self, offset: usize) -> bool {
         (self.committed()..self.runs.reached().offset()).contains(&offset)
     }

@@ -25,7 +25,7 @@
 //! | `last_slots`     | the last free slots, when the heap may not grow               | no     |
 //! | `large`          | large blocks: placed, grown, moved                            | yes    |
 //! | `free_bit`       | marking a slot as free, in machine code                       | yes    |
-//! | `checked`        | every block verified, for who looks for memory bugs           | yes    |
+//! | `checked`        | every block verified, for finding memory bugs                 | yes    |
 //! | `refusal`        | what is refused: an allocation, or by the kernel a range      | yes    |
 //! | `fast`           | allocate, free, resize: the hot path                          | yes    |
 //! | `integrity`      | what must hold of a descriptor that is acted on               | no     |
@@ -246,9 +246,9 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     pub(crate) growth_limit: usize,
     /// Pages by which the heap was to grow when the gate refused it; none if it did not.
     pub(crate) refused: Pages,
-    /// The layer above is told when so many pages have changed hands.
+    /// The layer above is called when more than this many pages have changed hands.
     pub(crate) poll_threshold: Pages,
-    /// And after so many operations on the slow path.
+    /// And after this many operations on the slow path.
     pub(crate) look_in: u32,
     /// Bytes of the words of the layer above that count as resident.
     words_touched: usize,
@@ -259,7 +259,7 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     pub(crate) outside: Option<ForeignBlocks>,
     /// The collector of the VM, where the heap may reach it.
     pub(crate) collector: Option<Collector>,
-    /// The collector is due: the layer above is told of each slow allocation.
+    /// The collector is due: the layer above is called at each slow allocation.
     pub(crate) collecting: bool,
     /// Allocations that may take of what is kept for the collector before one is refused.
     pub(crate) grace: u8,
@@ -453,7 +453,7 @@ impl<S: ReclaimHooks> Heap<S> {
     /// The words of the layer above. Zero at first; none where they were never counted.
     pub(crate) fn words(&mut self) -> &mut [u64] {
         let count = if self.ground.has_words { S::WORDS } else { 0 };
-        // SAFETY: L1: they lie behind the chunks, aligned; so many are committed, and any bytes are
+        // SAFETY: L1: they lie behind the chunks, aligned; as many are committed, and any bytes are
         // words. The heap is borrowed for as long, so nobody else has them.
         unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.words).cast(), count) }
     }

@@ -18,7 +18,7 @@ use crate::units::Pages;
 /// Whether a line tells of the first allocation that RLIMIT_AS has refused in the process.
 static TELLS: AtomicBool = AtomicBool::new(false);
 
-/// From now on the first allocation of the process that RLIMIT_AS refuses is told in a line.
+/// From now on the first allocation of the process that RLIMIT_AS refuses is reported in a line.
 pub(crate) fn tell_of_shortage() {
     TELLS.store(true, Relaxed);
 }
@@ -63,7 +63,7 @@ impl<S: ReclaimHooks> Heap<S> {
         }
     }
 
-    /// Notes what came of giving so many ranges back.
+    /// Notes what came of giving `ranges` ranges back.
     pub(crate) fn note_purged(&mut self, purged: &Purged, ranges: usize) {
         let counts = &mut self.counts;
         counts.purge_calls += purged.calls;
@@ -93,7 +93,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 }
 
-/// Takes note when there is no block for so many bytes; hands it on.
+/// Takes note when there is no block of `size` bytes; hands it on.
 ///
 /// # Safety
 ///

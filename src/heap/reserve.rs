@@ -63,7 +63,7 @@ pub(super) fn wanted(address_space: usize, options: &Options, kernel_page: usize
         return Range::Reserved(round_up(reserve, kernel_page));
     }
     let share = share(budget(address_space), RESERVED.load(Relaxed), HEAPS.load(Relaxed));
-    // A tool that looks for memory bugs is told of a heap's range once, when it is made.
+    // A tool that looks for memory bugs learns a heap's range once, when the heap is made.
     if address_space >= ADDRESS_LIMIT || checked::has_tool() {
         return Range::Reserved(share);
     }

@@ -191,7 +191,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.list_by(class, page, free);
     }
 
-    /// The same, for so many free slots.
+    /// The same, for `free` free slots.
     fn list_by(&mut self, class: usize, page: PageIndex, free: u32) {
         let shape = self.descriptor(page).shape();
         ensure!(free <= shape.slots, "heap {:p}: D2: {free} free slots at {page:?}", self.base);

@@ -1,10 +1,10 @@
 //! Split mappings: ranges whose pages were moved there, and which the kernel therefore keeps as
 //! mappings of their own.
 //!
-//! `mremap` moves only what is one mapping, and a process may have only so many. So the heap knows
-//! its split mappings, moves a block in pieces between them, keeps at most
-//! [`SplitMappings::CAPACITY`], and renews a scarred range when its block is freed, after which the
-//! kernel merges it with its neighbours.
+//! `mremap` moves only what is one mapping, and the number of mappings of a process is limited. So
+//! the heap knows its split mappings, moves a block in pieces between them, keeps at most
+//! [`SplitMappings::CAPACITY`], and renews such a range when its block is freed. The kernel then
+//! merges it with its neighbours.
 //!
 //! - R1: split mappings do not overlap.
 

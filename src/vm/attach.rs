@@ -116,7 +116,7 @@ unsafe fn has_gc64(lua: &Lua, state: *mut lua_State) -> bool {
 ///
 /// # Safety
 ///
-/// `part` has so many bytes, and `header` room for five.
+/// `part` has `bytes` bytes, and `header` room for five.
 unsafe extern "C-unwind" fn keep_header(
     _: *mut lua_State,
     part: *const c_void,

@@ -30,8 +30,8 @@ use crate::heap::checked::ApiCall;
 use crate::lua_api::{Lua, lua_Alloc, lua_State};
 use crate::os::{Kernel, Os, interrupt_threads, this_thread};
 
-/// A thread looks after its heaps at most every so many microseconds, or 32 times as long as it
-/// takes: a busy event loop waits ten thousand times a second.
+/// A thread looks after its heaps once in this many microseconds at most, or in 32 times as long as
+/// the look takes: a busy event loop waits ten thousand times a second.
 const LOOK_US: u64 = 10_000;
 const LOOK_SHARE: u64 = 32;
 

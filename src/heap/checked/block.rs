@@ -98,12 +98,12 @@ const fn word_of(pattern: u8) -> u64 {
     u64::from_ne_bytes([pattern; 8])
 }
 
-/// The bits of the word where a block of so many bytes ends that are still the block's.
+/// The bits of the word where a block of `size` bytes ends that are still the block's.
 fn last_bits(size: usize) -> u64 {
     ((1 << (size % 8 * 8)) - 1_u64).to_le()
 }
 
-/// Fills all that lies behind a header for a block of so many bytes.
+/// Fills all that lies behind a header for a block of `size` bytes.
 #[inline(always)]
 pub(super) fn lay_out(body: &mut [u64], size: usize) {
     let bits = last_bits(size);
@@ -113,7 +113,7 @@ pub(super) fn lay_out(body: &mut [u64], size: usize) {
     zone[0] = word_of(ALLOC_FILL) & bits | word_of(REDZONE) & !bits;
 }
 
-/// Whether the zone behind a block of so many bytes is whole.
+/// Whether the zone behind a block of `size` bytes is whole.
 #[inline(always)]
 pub(super) fn zone_is_whole(body: &[u64], size: usize) -> bool {
     let zone = &body[size / 8..];
@@ -168,7 +168,7 @@ fn ends_are<const N: usize>(words: &[u64], word: u64) -> bool {
     other == 0
 }
 
-/// What a block of so many bytes is aligned to.
+/// What a block of `size` bytes is aligned to.
 pub(super) fn alignment(size: usize) -> usize {
     if size.is_multiple_of(16) { 16 } else { 8 }
 }

@@ -33,8 +33,8 @@ impl Range {
     }
 
     fn set(&self, (start, bytes): (usize, usize)) {
-        // Nothing lies in it meanwhile. An empty one keeps its start, so that who has read the
-        // former length finds nothing else in it.
+        // Nothing lies in it meanwhile. An empty range keeps its start, so that a reader of the
+        // previous length finds nothing else in it.
         self.bytes.store(0, Ordering::Relaxed);
         if bytes == 0 {
             return;
@@ -134,7 +134,7 @@ pub(super) fn heap_around(address: usize) -> Option<usize> {
     Some(place.heap.load(Ordering::Relaxed))
 }
 
-/// Takes so many mappings of the process's share. False: it has no more to give.
+/// Takes `count` mappings of the process's share. False: it has no more to give.
 pub(super) fn take_mappings(os: &impl Os, count: usize) -> bool {
     if MOST.load(Ordering::Relaxed) == 0 {
         MOST.store(most(os), Ordering::Relaxed);

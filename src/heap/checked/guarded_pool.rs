@@ -17,7 +17,7 @@ use crate::units::round_up;
 
 /// Slots of a heap.
 const SLOTS: usize = 128;
-/// One in so many blocks lies at the start of its page.
+/// One in this many blocks lies at the start of its page.
 const LEFT_EVERY: u64 = 4;
 
 /// When something happened to a block, and where.

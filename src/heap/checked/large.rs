@@ -1,5 +1,5 @@
 //! Large checked blocks: pages of their own, with an inaccessible one on both sides as long as the
-//! process may have so many mappings.
+//! process may have more mappings.
 //!
 //! ```text
 //!  | guard page | rest: REDZONE, the block | REDZONE, to 15 bytes | guard page |
@@ -16,16 +16,16 @@ use crate::heap::descriptor::PageKind;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 
-/// Up to so many bytes a block is filled, or looked at, as a whole; a longer one at both ends.
+/// Up to this size a block is filled, or looked at, as a whole; a longer one at both ends.
 const WHOLE_MAX: usize = 32 << 10;
 /// Bytes at the ends of a longer one.
 const EDGE: usize = 4 << 10;
 /// Mappings that the two guard pages of a block take.
 const MAPPINGS: usize = 4;
 
-/// A large block is guarded for so many blocks that were handed out, or KiB of large ones. (With an
-/// eighth of it, a program that builds strings takes 3.4 times as long as on a heap that is not
-/// checked; with this, 2.)
+/// A large block is guarded for this many blocks that were handed out, or KiB of large ones. (With
+/// an eighth of this, a program that builds strings takes 3.4 times as long as on a heap that is
+/// not checked; with this, 2.)
 const GUARD_COST: usize = 512;
 /// Most that is saved up, and what there is at first: for this many large blocks in a row.
 const CREDIT_MAX: usize = 1024 * GUARD_COST;

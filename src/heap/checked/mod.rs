@@ -1,4 +1,4 @@
-//! Checked heaps: every block verified when it comes back, for who looks for memory bugs in C
+//! Checked heaps: every block verified when it comes back, for finding memory bugs in C
 //! modules and FFI code.
 //!
 //! | file         | concern                                                      | unsafe |
@@ -14,7 +14,7 @@
 //! | `watch`      | which heap a fault is in; how many mappings there may be     | yes    |
 //! | `teardown`   | the last look at a heap that is deleted                      | yes    |
 //! | `report`     | what is said before the process stops                        | yes    |
-//! | `tool`       | what AddressSanitizer and valgrind are told                  | yes    |
+//! | `tool`       | what AddressSanitizer and valgrind learn of each block       | yes    |
 //! | `no_tool`    | nothing, in its place, without the feature `sanitizers`      | no     |
 //!
 //! The hot path knows nothing of this. A heap that is checked keeps it shut: its table says for
@@ -66,11 +66,11 @@ use guarded_pool::{SlotState, Slots};
 use large::GuardBudget;
 use quarantine::Quarantine;
 
-/// In `on`, one block in so many is to go to a guarded slot, where one fits.
+/// In `on`, one block in this many is to go to a guarded slot, where one fits.
 const SAMPLE_EVERY: u32 = 1024;
-/// In `sample`, one refill in so many.
+/// In `sample`, one refill in this many.
 const SAMPLE_REFILLS: u32 = 32;
-/// Between two guarded slots lies so many times as long as handing one out took: in `on`, and in
+/// Between two guarded slots lies this many times as long as handing one out took: in `on`, and in
 /// `sample`. Freeing it takes as long again.
 const BACKOFF: [u64; 2] = [40, 250];
 /// Microseconds that it can have taken at most. Beyond, the thread was waiting for a processor.
@@ -120,7 +120,7 @@ struct Live {
 /// Where a block lies.
 #[derive(Clone, Copy)]
 enum Home {
-    /// In a slot of so many bytes.
+    /// In a slot of this many bytes.
     Slot(usize),
     /// On pages from this one on.
     Large(PageIndex),
@@ -142,7 +142,7 @@ unsafe fn memory<'a>(at: *mut u8, bytes: usize) -> &'a mut [u8] {
     unsafe { core::slice::from_raw_parts_mut(at, bytes) }
 }
 
-/// All words behind the header of a block in a slot of so many bytes.
+/// All words behind the header of a block in a slot of `slot_bytes` bytes.
 ///
 /// # Safety
 ///
@@ -519,7 +519,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     fn move_block(&mut self, live: Live, size: usize) -> *mut u8 {
         let new = if self.state.every { self.allocate(size) } else { self.place_unchecked(size) };
         if !new.is_null() {
-            // SAFETY: both are live blocks of so many bytes at least, and apart.
+            // SAFETY: both are live blocks of at least that many bytes, and apart.
             unsafe { ptr::copy_nonoverlapping(live.at, new, live.size.min(size)) };
             self.free(live);
         } else if size <= live.size {

@@ -71,7 +71,7 @@ impl Quarantine {
     pub(super) const EMPTY: Quarantine =
         Quarantine { blocks: VecDeque::new(), bytes: 0, last: 0, large: 0 };
 
-    /// Whether the oldest must go before a block of so many bytes comes.
+    /// Whether the oldest must go before a block of `bytes` bytes comes.
     #[inline(always)]
     pub(super) fn is_full(&self, bytes: usize) -> bool {
         let count = self.blocks.len();

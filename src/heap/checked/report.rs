@@ -93,7 +93,7 @@ fn say_moments(slot: &Slot) {
 
 /// Says what stands somewhere, and what should.
 fn say_damage(live: &Live, at: *mut u8, bytes: usize, pattern: u8) {
-    // SAFETY: the caller found a wrong byte among so many that it has read.
+    // SAFETY: the caller found a wrong byte among those that it has read.
     let there = unsafe { memory(at, bytes) };
     let wrong = there.iter().filter(|byte| **byte != pattern).count();
     let place = place(live, at.addr());

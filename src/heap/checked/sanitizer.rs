@@ -1,10 +1,10 @@
-//! What AddressSanitizer and valgrind are told of each block, so that they find what they find on
+//! What AddressSanitizer and valgrind learn of each block, so that they find what they find on
 //! the C library's allocator.
 //!
 //! Memory that is hidden is nobody's: headers, zones, and blocks that were freed, until their
-//! memory is used again. The tool reports who uses it. This layer does all the time, but its code
-//! is not the sanitizer's, which sees no more of it than the C library's functions that it calls;
-//! and valgrind reports nothing that a thread does while it is at work here.
+//! memory is used again. The tool reports code that uses such memory. This layer uses it all the
+//! time, but AddressSanitizer sees no more of this layer than the C library's functions that are
+//! called here, and valgrind reports nothing that a thread does while it is at work here.
 //!
 //! The sanitizer is called by its interface, looked up, since the library does not need it.
 //! Valgrind is asked by instructions that do nothing elsewhere: see "The Client Request mechanism"
@@ -30,7 +30,7 @@ mod memcheck_request {
     pub(super) const MAKE_MEM_DEFINED: usize = FIRST + 2;
 }
 
-/// A function that is told of a range of memory.
+/// A function that takes a range of memory.
 type OfRange = unsafe extern "C" fn(*const c_void, usize);
 
 /// The sanitizer's interface.

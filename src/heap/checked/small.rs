@@ -30,7 +30,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         }
     }
 
-    /// The small block of so many bytes that starts there, when neither it nor what lies beside it
+    /// The small block of `size` bytes that starts there, when neither it nor what lies beside it
     /// is wrong.
     #[inline(always)]
     pub(super) fn sound_small(&mut self, at: *mut u8, size: usize) -> Option<Live> {
@@ -56,7 +56,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         Some(CLASSES[class].slot_size as usize)
     }
 
-    /// Frees a block that lies in a slot of so many bytes, and holds it back.
+    /// Frees a block that lies in a slot of `slot_size` bytes, and holds it back.
     #[inline(always)]
     pub(super) fn free_small(&mut self, at: *mut u8, slot_size: usize, freed: u64) {
         let slot = at.wrapping_sub(HEADER);

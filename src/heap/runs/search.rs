@@ -1,4 +1,4 @@
-//! Finding the lowest run of so many free pages.
+//! Finding the lowest run of N free pages.
 //!
 //! A few pages are looked for in the bits themselves, from where such a run was found last: freed
 //! pages move that place back (P4). Beyond, and for more pages, there are summaries of rows of
@@ -15,7 +15,7 @@ use crate::units::{PageIndex, Pages};
 
 /// So many pages, which is as many as a span has, are looked for in the bits themselves first.
 pub(super) const FEW: usize = 16;
-/// In so many words of them.
+/// In this many words of them.
 const NEAR_WORDS: usize = if cfg!(test) { 3 } else { 8 };
 
 /// Free pages in a row of pages: at its start, at its end, and most anywhere.
@@ -107,7 +107,7 @@ impl PageRuns<'_> {
         None
     }
 
-    /// Below this page no run of so many starts.
+    /// Below this page no run of `wanted` pages starts.
     fn no_run_below(&self, wanted: usize) -> usize {
         self.counts.lowest[wanted.min(FEW) - 1].0 as usize
     }
@@ -198,7 +198,7 @@ fn lowest_in_word(word: u64, wanted: usize) -> usize {
 
 /// Where in a word runs of `wanted` ones start.
 fn starts_in_word(word: u64, wanted: usize) -> u64 {
-    // A bit is set where a run of so many ones starts.
+    // A bit is set where a run of that many ones starts.
     let (mut starts, mut length) = (word, 1);
     while length < wanted {
         let step = length.min(wanted - length);

@@ -10,7 +10,7 @@ const NOISE: u64 = 64 << 10;
 const NOISE_SHARE: u64 = 64;
 
 /// Garbage can come without an allocation: a cache that is let go. So a VM that did anything since
-/// its last collection is collected again after so many times [`QUIET_US`], and while that finds
+/// its last collection is collected again after this many times [`QUIET_US`], and while that finds
 /// nothing, after twice as long each time, up to the most.
 const AGAIN: u64 = 10;
 const AGAIN_MOST: u64 = 600;
@@ -22,7 +22,7 @@ pub(crate) enum Due {
     Collect,
     /// A step that returns what the collector has freed.
     Return,
-    /// Nothing, for so many microseconds.
+    /// Nothing, for this many microseconds.
     In(u64),
     /// Nothing, unless the VM is used.
     Never,

@@ -160,8 +160,8 @@ unsafe fn push_weak_table(api: &CollectorApi, state: *mut lua_State) {
     }
 }
 
-/// A finalizer threw what is on top of the stack: the first of a process is told. Newer versions of
-/// LuaJIT keep such errors to themselves.
+/// A finalizer threw what is on top of the stack: the first of a process is reported. Newer
+/// versions of LuaJIT keep such errors to themselves.
 ///
 /// # Safety
 ///

@@ -1,4 +1,4 @@
-//! What the command is told to do.
+//! What the command is to do.
 
 #![forbid(unsafe_code)]
 

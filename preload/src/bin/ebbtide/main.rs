@@ -4,7 +4,7 @@
 //! |-------------|----------------------------------------------------|
 //! | `nearest`   | what a wrong name may have meant, as the library   |
 //! | `options`   | the options of the library as flags                |
-//! | `arguments` | what the command is told to do                     |
+//! | `arguments` | what the command is to do                          |
 //! | `preload`   | where the preload library is                       |
 //! | `elf`       | a program or library, read from its file           |
 //! | `libraries` | where the loader finds a program's libraries       |

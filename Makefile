@@ -100,7 +100,7 @@ NGINX_MODULE = ngx_http_ebbtide_module.so
 NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
 	/usr/lib/nginx/modules)
 
-.PHONY: all header test test-long test-full setup format lint cargo-test bench bench-breathing bench-checked bench-nginx \
+.PHONY: all header test test-long test-full setup format lint cargo-test bench bench-breathing bench-figures bench-checked bench-nginx \
 	soak-nginx demo \
 	policy mutants soak fuzz fuzz-build luajit nginx install-nginx uninstall-nginx disassemble \
 	install install-lua install-lua-scripts uninstall uninstall-lua clean help
@@ -168,10 +168,18 @@ bench: ## allocators against each other (20 minutes; QUICK=1 for 3); CHECK=1 fai
 		--json "$(BENCH)/programs.json" --markdown "$(BENCH)/programs.md" || status=1; \
 	exit $$status
 
+# What each of them prints, also for the documents. Without tee's status in place of the bench's.
 bench-breathing: ## what breathing, budgets and the doors cost (eight minutes)
-	$(CARGO) bench --package ebbtide --bench pauses
-	$(CARGO) bench --package ebbtide --bench breathing
-	$(CARGO) run --release --package ebbtide-programs --bin doors
+	mkdir -p "$(BENCH)"
+	$(CARGO) bench --package ebbtide --bench pauses > "$(BENCH)/pauses.txt"
+	@cat "$(BENCH)/pauses.txt"
+	$(CARGO) bench --package ebbtide --bench breathing > "$(BENCH)/breathing.txt"
+	@cat "$(BENCH)/breathing.txt"
+	$(CARGO) run --release --package ebbtide-programs --bin doors > "$(BENCH)/doors.txt"
+	@cat "$(BENCH)/doors.txt"
+
+bench-figures: ## write the figures of the last `make bench` and `make bench-breathing` into the documents
+	python3 benches/figures.py "$(abspath $(TARGET))"
 
 bench-checked: ## what EBBTIDE_CHECKED=on and sample cost (three minutes); CHECK=1 fails on a missed figure
 	$(PROGRAMS) programs -- --rounds 7 --allocators ebbtide,checked,sampled $(if $(CHECK),--check) \

@@ -135,6 +135,10 @@ fn go_on<S: Os>(
         check_bins(&view, &walk(&view, |_, _| ())?)?;
         *progress = Progress { state, cursor: SweepCursor::START };
     }
+    // Without a deadline the sweep is whole, wherever an earlier one stopped.
+    if deadline_us.is_none() {
+        progress.cursor = SweepCursor::START;
+    }
     sweep(&view, &mut progress.cursor, deadline_us)
 }
 

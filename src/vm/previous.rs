@@ -71,7 +71,7 @@ impl PreviousAllocator {
     /// alone. What the kernel does not let be looked at counts as a refusal.
     pub(super) fn give_back(&mut self, deadline_us: Option<u64>, counts: bool) -> ForeignReturned {
         let start_us = Kernel.now_us();
-        self.schedule.note_start();
+        self.schedule.note_start(deadline_us.is_none());
         let state = self.builtin.state;
         let done = builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us);
         let (returned, end) = match done {
@@ -213,9 +213,10 @@ impl Schedule {
         before / Self::LEAST != self.freed / Self::LEAST
     }
 
-    /// A pass begins, or goes on. What is freed from now on is for the next one.
-    fn note_start(&mut self) {
-        if self.under_way_us.is_none() {
+    /// A pass begins, or goes on unless it `is_whole`. What is freed from the beginning of a pass on
+    /// is for the next one.
+    fn note_start(&mut self, is_whole: bool) {
+        if is_whole || self.under_way_us.is_none() {
             self.freed = 0;
         }
     }
@@ -247,7 +248,7 @@ mod tests {
         assert!(schedule.note_freed(1));
         assert!(!schedule.note_freed(1));
         assert_eq!(schedule.due_us(), Some(0));
-        schedule.note_start();
+        schedule.note_start(false);
         schedule.note_end(1000, 1100, PassEnd::Complete);
         assert_eq!(schedule.due_us(), None);
         assert!(schedule.note_freed(Schedule::LEAST));
@@ -258,27 +259,30 @@ mod tests {
     fn a_pass_that_met_its_deadline_goes_on_and_forgets_nothing() {
         let mut schedule = Schedule::default();
         schedule.note_freed(Schedule::LEAST);
-        schedule.note_start();
+        schedule.note_start(false);
         schedule.note_end(0, 10, PassEnd::Deadline);
         assert_eq!(schedule.due_us(), Some(0));
         // Freed behind the cursor: the next pass comes for that.
         schedule.note_freed(Schedule::LEAST);
-        schedule.note_start();
+        schedule.note_start(false);
         schedule.note_end(500, 510, PassEnd::Complete);
         assert_eq!(schedule.due_us(), Some(510 + 20 * Schedule::SHARE));
-        schedule.note_start();
-        schedule.note_end(600, 600, PassEnd::Complete);
+        schedule.note_start(false);
+        schedule.note_end(600, 600, PassEnd::Deadline);
+        schedule.note_freed(Schedule::LEAST);
+        schedule.note_start(true);
+        schedule.note_end(700, 700, PassEnd::Complete);
         assert_eq!(schedule.due_us(), None);
     }
 
     #[test]
     fn a_kernel_that_refused_rests_and_a_heap_that_does_not_add_up_is_left_alone() {
         let mut schedule = Schedule::default();
-        schedule.note_start();
+        schedule.note_start(false);
         schedule.note_end(0, 10, PassEnd::Refused);
         schedule.note_freed(Schedule::LEAST);
         assert_eq!(schedule.due_us(), Some(10 + Schedule::REST_US));
-        schedule.note_start();
+        schedule.note_start(false);
         schedule.note_end(0, 10, PassEnd::Unknown);
         schedule.note_freed(10 * Schedule::LEAST);
         assert_eq!(schedule.due_us(), None);

@@ -291,9 +291,10 @@ pub fn json_figure(figure: &Figure) -> String {
         Bound::AtLeast(bound) => (bound, "at least"),
         Bound::AtMost(bound) => (bound, "at most"),
     };
+    let base = figure.base.map_or_else(|| "null".to_owned(), |base| base.to_string());
     format!(
-        "    {{\"what\": {}, \"seen\": {}, \"unit\": {:?}, \"bound\": {bound}, \
-         \"side\": {side:?}, \"reached\": {}}}",
+        "    {{\"what\": {}, \"base\": {base}, \"seen\": {}, \"unit\": {:?}, \
+         \"bound\": {bound}, \"side\": {side:?}, \"reached\": {}}}",
         quote(&figure.what),
         figure.seen,
         figure.unit,

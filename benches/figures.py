@@ -65,8 +65,9 @@ class Programs:
 
 
 def table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    line = lambda cells: "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|\n"
+    rule = "|" + "---|" * len(header) + "\n"
+    return line(header) + rule + "".join(line(row) for row in rows)
 
 
 def text(target, name):
@@ -94,7 +95,7 @@ def summary(target):
         ["service after its third peak, collected and reclaimed (PSS)", *both(idle)],
         ["the same service after everything was dropped, above its start (PSS)", *both(empty)],
         ["many survivors among garbage, highest memory of the run (RSS)", *peaks],
-        [f"CPU time of {count} programs, geometric mean", "1", f"1 / {time:.2f}"],
+        [f"CPU time of {count} programs, geometric mean", "1", f"{1 / time:.2f}"],
         ["peak RSS of these programs, geometric mean", "1", f"{1 / peak:.2f}"],
     ]
     return table(["", "LuaJIT's allocator", "ebbtide"], rows)
@@ -158,8 +159,8 @@ def memory(target):
         runs = programs.runs[program]
         for title, key in (
             ("highest RSS of the run", "rss_peak_bytes"),
-            ("RSS when all was dropped", "rss_dropped_bytes"),
-            ("RSS when all was dropped and reclaimed", "rss_purged_bytes"),
+            ("RSS at the moment when all is dropped", "rss_dropped_bytes"),
+            ("RSS after that and a full reclaim", "rss_purged_bytes"),
         ):
             values = [f"{median(runs[name][key]) / 2**20:.1f} MB" for name in (BASE, OURS)]
             rows.append([f"{program}, {title}", *values])
@@ -195,15 +196,17 @@ def heap(target):
         bench = json.loads((path.parent / "benchmark.json").read_text())
         parts = [bench["function_id"], bench["value_str"]]
         allocator = next((part for part in parts if part in [OURS, *PEERS]), None)
-        if allocator is None:
+        # snmalloc has no call that gives memory back.
+        is_missing = allocator == "snmalloc" and bench["group_id"].startswith("reclaim")
+        if allocator is None or is_missing:
             continue
         rest = ", ".join(part for part in parts if part and part != allocator)
         ns = json.loads(path.read_text())["median"]["point_estimate"]
         found.setdefault((bench["group_id"], rest), {})[allocator] = ns
     rows = []
     for (group, rest), values in sorted(found.items(), key=lambda item: order(item[0])):
-        scale, unit = next(u for u in ((1e6, "ms"), (1e3, "µs"), (1, "ns"))
-                           if min(values.values()) >= u[0] or u[0] == 1)
+        units = ((1e6, "ms"), (1e3, "µs"), (1, "ns"))
+        scale, unit = next(unit for unit in units if values[OURS] >= unit[0] or unit[0] == 1)
         cells = [f"{values[a] / scale:,.1f}" if a in values else "–" for a in [OURS, *PEERS]]
         rows.append([f"{group}, {rest}, {unit}" if rest else f"{group}, {unit}", *cells])
     return table(["what", OURS, *PEERS], rows)

@@ -168,7 +168,7 @@ struct lua_State;
 #define EBB_STATS_KERNEL 1
 
 /**
- * Sizes of free chunks that are told apart: powers of two from 32 bytes on.
+ * Size classes of free chunks: powers of two from 32 bytes on.
  */
 #define EBB_FREE_SIZES 24
 
@@ -595,7 +595,7 @@ typedef struct ebb_stats {
    */
   uint64_t previous_reserved;
   /**
-   * Of that, resident: at most so much, as counted at ebb_attach() and by each
+   * Of that, resident at most: as counted at ebb_attach() and by each
    * ebb_reclaim() without a budget, less what went back since.
    */
   uint64_t previous_resident;
@@ -977,7 +977,7 @@ const char *ebb_version(void);
 extern int pthread_setcancelstate(int state, int *old);
 
 /**
- * ebb_alloc() with every block of the heap checked: for who looks for memory
+ * ebb_alloc() with every block of the heap checked: for finding memory
  * bugs of C modules and of code that uses the FFI. Given to lua_newstate() as its
  * allocation function, or used for the first block of a heap, it turns on what
  * EBBTIDE_CHECKED=1 turns on for all heaps: see ebb_options.checked.
@@ -1033,6 +1033,11 @@ struct lua_State *ebb_newstate(const struct ebb_options *options);
  * that it has stay where they are and go back to that allocator when they are
  * freed; what is resized moves over. At the end lua_close() unmaps the one and
  * deletes the other.
+ *
+ * Free pages of that allocator are given back at once, after a walk of its heap:
+ * 20 ms for each million blocks, and 0.1 s for each GB that is free. Later ones go
+ * back on the slow path of ebb_alloc(), in ebb_tick() and in ebb_reclaim(); with
+ * the option auto off in the last two only.
  *
  * L         a VM of this thread's, or any coroutine of one, at any age.
  * options   as for ebb_heap_new().
@@ -1164,7 +1169,7 @@ int ebb_preload_idle(uint32_t budget_us);
  * say       takes the text of one line, without its end, its bytes, and in `last`
  *           not 0 where the process ends with that line and those around it.
  *           Returns 0 where it drops the line. Signal handlers may call it.
- * what      what is told besides, as a sum. 1: each VM tells what it held and gave
+ * what      what is reported besides, as a sum. 1: each VM reports what it held and gave
  *           back when it is closed. 2: the first allocation that RLIMIT_AS refuses.
  */
 void ebb_preload_listen(int (*say)(const char *text, size_t bytes, int last),

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stddef.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -58,6 +59,46 @@ static int is_gone(const void *state)
   uintptr_t page = (uintptr_t)state & ~(uintptr_t)4095;
 
   return mincore((void *)page, 1, &resident) != 0 && errno == ENOMEM;
+}
+
+/* Frees of blocks from before ebb_attach() are enough for their pages to go
+ * back: no allocation, no tick. Passes have a share of the time, so the time
+ * between two frees counts; the program waits until one has come. */
+static void frees_return_pages(void)
+{
+  enum { BLOCKS = 20000, BYTES = 1000, STAYS = 50, AT_ONCE = 200 };
+  static void *blocks[BLOCKS];
+  const struct timespec pause = { 0, 5 * 1000 * 1000 };
+  lua_State *L = vm();
+  void *state;
+  lua_Alloc alloc = lua_getallocf(L, &state);
+  uint64_t before;
+  int i;
+
+  for (i = 0; i < BLOCKS; i++) {
+    blocks[i] = alloc(state, NULL, 0, BYTES);
+    REQUIRE(blocks[i] != NULL);
+    memset(blocks[i], 1, BYTES);
+  }
+  CHECK_EQ(ebb_attach(L, NULL), EBB_OK);
+  before = stats_of(ebb_heap_of(L), 0).previous_resident;
+  alloc = lua_getallocf(L, &state);
+  for (i = 0; i < BLOCKS; i++) {
+    if (i % STAYS != 0) {
+      alloc(state, blocks[i], BYTES, 0);
+    }
+    if (i % AT_ONCE == 0) {
+      nanosleep(&pause, NULL);
+      if (stats_of(ebb_heap_of(L), 0).previous_resident < before) {
+        break;
+      }
+    }
+  }
+  CHECK(stats_of(ebb_heap_of(L), 0).previous_resident < before);
+  for (i = 0; i < BLOCKS; i += STAYS) {
+    CHECK(*(char *)blocks[i] == 1);
+  }
+  lua_close(L);
 }
 
 static void attach_and_close(void)
@@ -471,6 +512,9 @@ static void preloaded(void)
 int main(void)
 {
   RUN(attach_and_close);
+  if (!light()) {
+    RUN(frees_return_pages);
+  }
   RUN(close_without_files);
   RUN(resize_without_memory);
   RUN(attach_from_a_coroutine);

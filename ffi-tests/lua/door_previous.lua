@@ -10,7 +10,7 @@ local function collect()
   collectgarbage()
 end
 
--- Rows with some 30 MB of strings; every hundredth is kept.
+-- Rows with some 25 MB of strings; every hundredth is kept.
 local function rows()
   local all, kept = {}, {}
   for i = 1, 60000 do

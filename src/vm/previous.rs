@@ -213,7 +213,7 @@ impl Schedule {
         before / Self::LEAST != self.freed / Self::LEAST
     }
 
-    /// A pass begins, or goes on unless it `is_whole`. What is freed from the beginning of a pass on
+    /// A pass begins, or goes on unless it `is_whole`. What is freed after the beginning of a pass
     /// is for the next one.
     fn note_start(&mut self, is_whole: bool) {
         if is_whole || self.under_way_us.is_none() {

@@ -2,8 +2,9 @@
 //!
 //! The heap is looked at on the slow path of allocation and free, and whenever the host ticks. A
 //! look shows the policy what there is and takes its decision; `run_due` then returns what is due
-//! until the budget is spent. The next call does what no budget was left for. A VM that was attached
-//! has free pages outside of the heap, too, which go back behind the heap's own (see `foreign`).
+//! until the budget is spent. The next call does what no budget was left for. A VM that was
+//! attached has free pages outside of the heap, too, which go back behind the heap's own (see
+//! `foreign`).
 //!
 //! ```text
 //!   slow path ───▶ settled ──────┐                       ┌──▶ purge_dirty  beyond `keep`

@@ -11,10 +11,12 @@
 
 use core::ptr;
 
-use super::class::{CLASSES, QUICK_MAX, SMALL_MAX, Slot, class_of};
-use super::descriptor::{Descriptor, PageKind};
-use super::refusal::noted;
-use super::{Bin, Heap, ReclaimHooks, bin_at, checked, diagnose, free_bit};
+use super::blocks::diagnose;
+use super::growth::refusal::noted;
+use super::slots::class::{CLASSES, QUICK_MAX, SMALL_MAX, Slot, class_of};
+use super::slots::descriptor::{Descriptor, PageKind};
+use super::slots::free_bit;
+use super::{Bin, Heap, ReclaimHooks, bin_at, checked};
 use crate::units::{PAGE_SHIFT, PageIndex};
 
 /// Allocates, resizes or frees one block, by the rules of lua_Alloc.

@@ -4,7 +4,7 @@
 use super::block::{self, FREE_FILL, HEADER, Header, State};
 use super::quarantine::QuarantineEntry;
 use super::{Checking, Home, Live, body, sanitizer};
-use crate::heap::class::{CLASSES, class_of};
+use crate::heap::slots::class::{CLASSES, class_of};
 use crate::heap::{ReclaimHooks, fast};
 
 impl<S: ReclaimHooks> Checking<'_, S> {

@@ -3,7 +3,7 @@
 use super::block::{HEADER, Header, State};
 use super::call::{ApiCall, Call};
 use super::{Checked, Checking, Home, Live, fault_registry, sanitizer};
-use crate::heap::descriptor::PageKind;
+use crate::heap::slots::descriptor::PageKind;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::units::{PageIndex, Pages};
 

@@ -42,7 +42,7 @@ pub(crate) mod invariants;
 #[cfg(test)]
 mod tests;
 
-use core::{ptr, slice};
+use core::slice;
 
 pub(crate) use blocks::foreign::ForeignBlocks;
 pub(crate) use fast::alloc;
@@ -59,16 +59,12 @@ pub(crate) use slots::class;
 pub(crate) use slots::descriptor::{Descriptor, PageKind, SpanState};
 
 use crate::bug::ensure;
-use crate::error::Error;
-use crate::options::{Key, Options};
+use crate::options::Options;
 use crate::units::{PageIndex, Pages};
 use blocks::last_slots::SlotScan;
-use blocks::span;
 use checked::Checked;
-use class::{CLASS_COUNT, QUICK_MAX, SMALL_MAX, class_of, least_of};
-use growth::mapped::{self, Ground};
-use growth::reserve;
-use lifecycle::deleted;
+use class::{CLASS_COUNT, QUICK_MAX, class_of};
+use growth::mapped::Ground;
 use pages::split_mappings::SplitMappings;
 use pages::watch::Watch;
 
@@ -80,8 +76,12 @@ pub(crate) struct Bin {
     word: *mut u64,
     /// The address of that word's first slot.
     base: *mut u8,
-    /// Blocks that were handed out, with all that were free in the current span when it became
-    /// that: what is free there now tells how many of them were not. Wraps.
+    /// Blocks that were handed out, and all slots that were free in the current span when it became
+    /// that. Wraps. [`Heap::live`] takes those away again that were not handed out:
+    ///
+    /// ```text
+    /// live = taken - freed - (free slots of the current span - frees since it became that)
+    /// ```
     taken: u64,
     /// Blocks that were freed. Wraps.
     freed: u64,
@@ -165,6 +165,37 @@ pub(crate) struct Counts {
 
 /// The heap of one VM. Lies at the base of its range of addresses.
 ///
+/// ```text
+/// reservation                    base: what Lua holds as `ud`
+/// |                              |
+/// | not yet   | descriptors      | header | chunks | words | guard | pages          | not yet   |
+/// | committed | <- of page n … 0 | page 0, 1, … first - 1          | first … top -> | committed |
+/// |           |--------------------------- committed --------------------------|                |
+/// ```
+///
+/// Pages of 4096 bytes grow upwards and their descriptors of 64 bytes downwards, so that what is
+/// committed is one range, and a heap is two mappings to the kernel, which counts them. The header
+/// is this struct. `pages::layout` has the other drawing, of a range that is planned, not reserved.
+///
+/// From the address of a small block to its bit:
+///
+/// ```text
+/// d    = block - base          at or above `committed`: the block is not of this heap
+/// n    = d / 4096              the page that the block starts in
+/// D(n) = base - 64 * (n + 1)   the page's descriptor
+/// o    = block - start         the offset in the span; D(n) has the start of the span's slot 0
+/// s    = o / slot size         the slot, by the reciprocal in D(n); a remainder: no block
+/// bit s % 64 of word s / 64    in the descriptor of the span's first page; D(n) has its address
+/// ```
+///
+/// And back, where the bin of a size has the word and the address of the word's first slot:
+///
+/// ```text
+/// block = bin.base + bit * bin.slot_size
+/// ```
+///
+/// `slots::address` computes all this on the hot path, and `slots::class` divides.
+///
 /// - H1: pages up to `top`, their descriptors and their chunks are committed.
 /// - H2: every used page belongs to the tables, one span or one large block.
 /// - H3: a bin's current span is in no list; the words that were filled may have free slots.
@@ -173,10 +204,10 @@ pub(crate) struct Counts {
 pub(crate) struct Heap<S: ReclaimHooks> {
     /// The bin of size 0: it never has spans.
     no_bin: Bin,
-    /// The address just below the heap.
+    /// The address just below the heap: `below - block` is the complement of `block - base`.
     below: usize,
-    /// The complement of [`Heap::committed`]; of 0 where every block is checked, so that none comes
-    /// by the hot path.
+    /// The complement of [`Heap::committed`]: `!committed < !offset` is `offset < committed`. That
+    /// of 0 where every block is checked, so that none comes by the hot path.
     committed_complement: usize,
     /// Bytes asked for in small blocks. Wraps.
     asked_bytes: u64,
@@ -248,93 +279,6 @@ pub(crate) struct Heap<S: ReclaimHooks> {
 pub(crate) const NO_LIMIT: usize = usize::MAX;
 
 impl<S: ReclaimHooks> Heap<S> {
-    /// Makes a heap.
-    pub(crate) fn create(os: S, mut options: Options) -> Result<*mut Heap<S>, Error> {
-        let kernel_page = os.page_size();
-        let header = watch_offset::<S>() + size_of::<Watch>();
-        let ground = mapped::lay(&os, &options, kernel_page, header)?;
-        let (layout, base) = (ground.layout, ground.base);
-        if !layout.is_planned {
-            options.put(Key::Reserve, layout.bytes as i64);
-        }
-        const { assert!(core::mem::offset_of!(Heap<S>, bins) == BINS) };
-        let random = os.random();
-        let mut heap = Heap {
-            no_bin: span::no_bin::<S>(base),
-            below: base.addr() - 1,
-            committed_complement: !ground.end,
-            asked_bytes: 0,
-            freed_bytes: 0,
-            always_zero: 0,
-            bins: span::empty_bins::<S>(base),
-            bin_of_size: BIN_OF_SIZE,
-            base,
-            runs: RunCounts::new(layout.first),
-            layout,
-            counts: Counts { commit_calls: 1, ..Counts::default() },
-            options,
-            small_max: SMALL_MAX,
-            checked: ptr::null_mut(),
-            beside: Pages::ZERO,
-            chunk_count: layout.chunks_below(ground.tables_end),
-            ground,
-            denied: 0,
-            is_short: false,
-            split_mappings: SplitMappings::NONE,
-            leads: random as u32,
-            word_seed: (random >> 32) as u32,
-            slot_scans: SlotScan::ALL_NEW,
-            huge_pages: false,
-            remap_refused: false,
-            growth_limit: NO_LIMIT,
-            refused: Pages::ZERO,
-            poll_threshold: Pages(u32::MAX),
-            look_in: u32::MAX,
-            words_touched: 0,
-            packing: false,
-            kernel_page,
-            outside: None,
-            collector: None,
-            collecting: false,
-            grace: 0,
-            hooks: S::State::default(),
-            os,
-        };
-        let huge_pages = heap.options.get(Key::Thp) == 1;
-        heap.huge_pages = !heap.set_huge_pages(huge_pages) || huge_pages;
-        // SAFETY: the range is ours, and its first parts are committed; the base is page-aligned
-        // and the tables have room for the header, which is written before anybody reads it.
-        unsafe {
-            if !layout.is_planned {
-                // Without it the heap is no worse than before.
-                heap.os.guard(base.add(layout.guard), kernel_page, reserve::are_few());
-            }
-            reserve::note_made(&layout);
-            deleted::note_made(base.addr());
-            let at = base.cast::<Heap<S>>();
-            let watch = heap.new_watch();
-            heap.watch_at().write(watch);
-            at.write(heap);
-            S::options_changed(&mut *at);
-            (*at).check_as_asked();
-            Ok(at)
-        }
-    }
-
-    /// Gives all that a heap has mapped back, with all that is in it.
-    ///
-    /// # Safety
-    ///
-    /// `heap` came from [`Heap::create`], and neither it nor any block in it is used again.
-    unsafe fn release(heap: *mut Heap<S>) {
-        // SAFETY: the caller's promise; the header is moved out before its memory goes.
-        unsafe {
-            let heap = heap.read();
-            (*heap.watch_at()).end();
-            heap.unmap_all();
-        }
-    }
-
     /// The start of the range.
     pub(crate) fn range_start(&self) -> *mut u8 {
         self.base.wrapping_sub(self.layout.base)
@@ -353,14 +297,6 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Bytes asked for in live small blocks, as far as `osize` can be trusted.
     pub(crate) fn small_requested(&self) -> usize {
         self.asked_bytes.wrapping_sub(self.freed_bytes).cast_signed().max(0) as usize
-    }
-
-    /// Notes that a block of a class was shrunk and stays where it is, since there is no memory.
-    #[cold]
-    fn note_stayed(&mut self, class: usize, old_size: usize, new_size: usize) {
-        self.take_refusal_back();
-        let least = least_of(class).min(old_size);
-        self.counts.stayed = self.counts.stayed.saturating_add(least.saturating_sub(new_size));
     }
 
     /// Where a page's descriptor lies.
@@ -388,6 +324,17 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Whether blocks are checked, all or some.
     pub(crate) fn is_checked(&self) -> bool {
         !self.checked.is_null()
+    }
+
+    /// What the checked layer keeps, if anything.
+    fn checked(&self) -> Option<&Checked> {
+        // SAFETY: null, or live as long as the heap.
+        unsafe { self.checked.as_ref() }
+    }
+
+    /// Whether the hot path is shut: every block is checked, or the heap is closed.
+    fn fast_path_disabled(&self) -> bool {
+        self.small_max == 0
     }
 
     /// The page runs.
@@ -434,41 +381,9 @@ impl<S: ReclaimHooks> Heap<S> {
         unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.words).cast(), count) }
     }
 
-    /// Makes room for the words of the layer above, if they are not counted yet. False: there is
-    /// none.
-    fn has_room_for_words(&mut self) -> bool {
-        let bytes = S::WORDS * size_of::<u64>() - self.words_touched;
-        let wanted = Pages::holding(bytes).unwrap_or(Pages::ZERO);
-        let fits =
-            |heap: &mut Heap<S>| (heap.may_grow(wanted) && heap.commit_words()).then_some(());
-        self.retry_after_reclaim(fits, |_| None).is_some()
-    }
-
     /// Counts the words of the layer above as resident from now on.
     pub(crate) fn count_words(&mut self) {
         self.words_touched = S::WORDS * size_of::<u64>();
-    }
-
-    /// Changes an option of a heap in use.
-    pub(crate) fn set_option(&mut self, key: Key, value: i64) -> Result<(), Error> {
-        self.options.check_change(key, value)?;
-        if key == Key::Thp {
-            self.huge_pages |= value == 1;
-            if !self.set_huge_pages(value == 1) {
-                return Err(Error::System
-                    .because(format_args!("thp: the kernel refused to change huge pages")));
-            }
-        }
-        if key == Key::History && value == 1 && !self.has_room_for_words() {
-            return Err(Error::Memory.because(format_args!(
-                "history: takes {} bytes, which limit_hard or the kernel leaves no room for",
-                S::WORDS * size_of::<u64>()
-            )));
-        }
-        self.remap_refused &= key != Key::RemapMin;
-        self.options.put(key, value);
-        S::options_changed(self);
-        Ok(())
     }
 }
 

@@ -59,14 +59,14 @@ S4 current is not purged|src/heap/blocks/span.rs|s/            self.count_as_res
 H1 commit before use|src/heap/growth/grow.rs|s/if top.offset() <= self.committed() {/if top.offset() <= self.committed() + 8192 {/
 H2 every page has an owner|src/heap/blocks/large.rs|s/start: page + count, end: page + old_count/start: page + count, end: page + count/
 H3 current is in no list|src/heap/blocks/span.rs|s/            self.unlist(class, chosen);//
-H4 live counts|src/heap/fast.rs|s/(\*bin).freed = (\*bin).freed.wrapping_add(1);//
+H4 live counts|src/heap/blocks/plain.rs|s/(\*bin).freed = (\*bin).freed.wrapping_add(1);//
 H4 blocks of a current span|src/heap/blocks/span.rs|s/bin.taken.wrapping_add(freed).wrapping_sub(free.into())/bin.taken.wrapping_sub(free.into())/
 H4 countdowns of a current span|src/heap/blocks/span.rs|s/            bin.taken = bin.taken.wrapping_add(NEVER.into());//
 one block from outside and no other|src/heap/blocks/foreign.rs|s/only.is_none_or(|only| only == block)/only.is_none_or(|_| true)/
 double free|src/heap/slots/free_bit.rs|s/"jbe {rare}"/"je {rare}"/
-double free as a countdown ends|src/heap/fast.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*first).countdown > 0 \&\& !slot_at(descriptor, block).is_some_and(/
+double free as a countdown ends|src/heap/blocks/plain.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*first).countdown > 0 \&\& !slot_at(descriptor, block).is_some_and(/
 bits modulo 64|src/heap/slots/class.rs|s/(product as u64).rotate_left(6)/(product as u64).rotate_left(7)/
-large blocks are not counted as small|src/heap/fast.rs|s/(\*heap).freed_bytes = (\*heap).freed_bytes.wrapping_sub(size as u64);//
+large blocks are not counted as small|src/heap/blocks/plain.rs|s/(\*heap).freed_bytes = (\*heap).freed_bytes.wrapping_sub(size as u64);//
 old contents kept|src/heap/fast.rs|s/slot_size.min(new_size)/old_size.min(new_size).min(slot_size)/
 shrink never fails|src/heap/fast.rs|s/if new_size > slot_size {/if new_size > 0 {/
 pages moved whole|src/heap/blocks/large.rs|s/to = to + piece.count();//
@@ -109,16 +109,16 @@ a search goes on until growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fi
 a search stops when growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(wanted, limit) {/loop {/
 the last search begins anew|src/reclaim/limit_reclaim.rs|s/let mut is_last = self.hooks.search.is_none();/let mut is_last = true;/
 no search in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some(now_us)/None.filter(|_: \&u64| found)/
-empty spans are no loss|src/heap/hooks.rs|s/                self.retire_all();//
-empty spans are no loss at a limit|src/heap/hooks.rs|s/} else if !by_gate \&\& has_spans {/} else if !by_gate \&\& has_spans \&\& !has_room {/
-every slot counts at a hard limit|src/heap/hooks.rs|s/.or_else(|| last(self))//
+empty spans are no loss|src/heap/blocks/retry.rs|s/                self.retire_all();//
+empty spans are no loss at a limit|src/heap/blocks/retry.rs|s/} else if !by_gate \&\& has_spans {/} else if !by_gate \&\& has_spans \&\& !has_room {/
+every slot counts at a hard limit|src/heap/blocks/retry.rs|s/.or_else(|| last(self))//
 listed spans are unlisted for a slot|src/heap/blocks/last_slots.rs|s/            SpanState::Partial => self.unlist(class, span),/            SpanState::Partial => {}/
 only slots on held pages are at hand|src/heap/slots/descriptor.rs|s/self.free.has(slot) \&\& pages.all(/self.free.has(slot) || pages.all(/
 missing pages are held when they may be|src/heap/blocks/last_slots.rs|s/if !self.may_use(span) {/if true {/
 G1 useless slots|src/heap/blocks/span.rs|s/        self.note_held(first);//
 no walk in vain|src/heap/blocks/last_slots.rs|s/if self.free_slots_of(class) <= unreachable \&\& /if /
 a walk when there is room|src/heap/blocks/last_slots.rs|s/ \&\& !self.may_grow(pages_needed) {/ {/
-history keeps to a limit|src/heap.rs|s/ \&\& !self.has_room_for_words()/ \&\& value > 1/
+history keeps to a limit|src/heap/lifecycle/settings.rs|s/ \&\& !self.has_room_for_words()/ \&\& value > 1/
 history counts when it is on|src/reclaim/scheduler.rs|s/            heap.count_words();//
 holes alone are news|src/reclaim/scheduler.rs|s/ || emptied >= NEWS_BYTES;/;/
 every call takes a step|src/reclaim/scheduler.rs|s/let stepped = outcome.calls > 0;/let stepped = true;/

@@ -47,9 +47,10 @@ pub(super) use teardown::finish;
 use core::ptr;
 use core::sync::atomic::AtomicUsize;
 
+use super::blocks::plain;
 use super::growth::refusal::noted;
 use super::slots::class::{QUICK_MAX, SMALL_MAX};
-use super::{Heap, ReclaimHooks, fast, sanitizer};
+use super::{Heap, ReclaimHooks, sanitizer};
 use crate::options::Key;
 use crate::units::{PageIndex, Pages};
 use block::{HEADER, Header, REDZONE, State, first_other};
@@ -158,22 +159,11 @@ fn prefetch(at: *mut u8) {
 }
 
 impl<S: ReclaimHooks> Heap<S> {
-    /// Whether the hot path is shut, since every block is checked.
-    pub(super) fn fast_path_disabled(&self) -> bool {
-        self.small_max == 0
-    }
-
     /// Where blocks can be: the start, the bytes, and how many of them are committed.
     fn for_blocks(&self) -> (*mut u8, usize, usize) {
         let first = self.layout.first.offset();
         let bytes = self.layout.limit.offset() - first;
         (self.base.wrapping_add(first), bytes, self.committed() - first)
-    }
-
-    /// What the layer keeps, if anything.
-    pub(super) fn checked(&self) -> Option<&Checked> {
-        // SAFETY: null, or live as long as the heap.
-        unsafe { self.checked.as_ref() }
     }
 
     /// Checks the heap as its option says. Before it has blocks.
@@ -238,7 +228,7 @@ pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
         if (*heap).fast_path_disabled() {
             return;
         }
-        let blocks = (*heap).snapshot_blocks();
+        let blocks = (*heap).live_blocks();
         crate::bug::ensure!(
             blocks == 0,
             "heap {heap:p}: ebb_alloc_checked was called on a heap that has {blocks} blocks of \
@@ -253,7 +243,7 @@ pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
 ///
 /// # Safety
 ///
-/// As for [`fast::alloc`]; the heap has a state.
+/// As for [`alloc`](super::alloc); the heap has a state.
 #[inline(never)]
 pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
     heap: *mut Heap<S>,
@@ -264,7 +254,7 @@ pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
     if !checking.state.every {
         let block = checking.sample(size);
         // SAFETY: the caller's promise, with a small block.
-        let block = if block.is_null() { unsafe { fast::refill(heap, size) } } else { block };
+        let block = if block.is_null() { unsafe { plain::refill(heap, size) } } else { block };
         // SAFETY: as above.
         return unsafe { noted(heap, block, size) };
     }
@@ -279,7 +269,7 @@ pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
 ///
 /// # Safety
 ///
-/// As for [`fast::alloc`]; the heap has a state, and the block is not null.
+/// As for [`alloc`](super::alloc); the heap has a state, and the block is not null.
 #[inline(never)]
 pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
     heap: *mut Heap<S>,
@@ -307,7 +297,7 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
         }
         Some(block) => block,
         // SAFETY: the caller's promise.
-        None => unsafe { fast::resize_foreign(heap, block, new_size) },
+        None => unsafe { plain::resize_foreign(heap, block, new_size) },
     }
 }
 
@@ -441,8 +431,8 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         // SAFETY: the heap is this call's alone.
         unsafe {
             match size {
-                ..=SMALL_MAX => fast::allocate_small(self.heap, size),
-                _ => fast::place_large(self.heap, size),
+                ..=SMALL_MAX => plain::allocate_small(self.heap, size),
+                _ => plain::place_large(self.heap, size),
             }
         }
     }

@@ -2,16 +2,16 @@
 //!
 //! This room knows nothing of blocks, and takes no page: `growth` does.
 //!
-//! | file             | concern                                                     | unsafe |
-//! |------------------|-------------------------------------------------------------|--------|
-//! | `layout`         | where the parts lie in the heap's range of addresses        | no     |
-//! | `claim`          | bits of pages that two threads work on                      | no     |
-//! | `refaults`       | what was returned, and what of it was needed again          | no     |
-//! | `sheet`          | descriptors of pages that are all free, by kernel pages     | no     |
-//! | `runs`           | free and dirty pages; the lowest run of so many             | no     |
+//! | file             | concern                                                      | unsafe |
+//! |------------------|--------------------------------------------------------------|--------|
+//! | `layout`         | where the parts lie in the heap's range of addresses         | no     |
+//! | `claim`          | bits of pages that two threads work on                       | no     |
+//! | `refaults`       | what was returned, and what of it was needed again           | no     |
+//! | `sheet`          | descriptors of pages that are all free, by kernel pages      | no     |
+//! | `runs`           | free and dirty pages; the lowest run of so many              | no     |
 //! | `watch`          | what a heap and the background thread share; what it returns | yes    |
-//! | `mend`           | what a fork has left of the background thread's work        | no     |
-//! | `split_mappings` | ranges that are kernel mappings of their own                | no     |
+//! | `mend`           | what a fork has left of the background thread's work         | no     |
+//! | `split_mappings` | ranges that are kernel mappings of their own                 | no     |
 
 pub(super) mod claim;
 pub(super) mod layout;

@@ -380,14 +380,6 @@ impl<S: ReclaimHooks> Heap<S> {
         }
     }
 
-    /// Takes note of what the background thread has returned since last time.
-    pub(crate) fn note_aside(&mut self) {
-        if let Some(aside) = self.page_runs().note_aside() {
-            self.counts.purged += aside.holes;
-            self.counts.leads -= aside.leads;
-        }
-    }
-
     /// Notes that pages inside a living span hold no memory any more. Returns how many did.
     pub(crate) fn count_as_purged(&mut self, first: PageIndex, pages: u16) -> Pages {
         let descriptor = self.descriptor(first);

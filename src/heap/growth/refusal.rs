@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::mapped::{Shortage, shortage};
 use crate::error::Error;
+use crate::heap::slots::class::least_of;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::log;
 use crate::options::Key;
@@ -90,6 +91,14 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(in crate::heap) fn take_refusal_back(&mut self) {
         self.counts.refused_allocations -= 1;
         self.counts.refused_address_space -= u64::from(self.is_short);
+    }
+
+    /// Notes that a block of a class was shrunk and stays where it is, since there is no memory.
+    #[cold]
+    pub(in crate::heap) fn note_stayed(&mut self, class: usize, old_size: usize, new_size: usize) {
+        self.take_refusal_back();
+        let least = least_of(class).min(old_size);
+        self.counts.stayed = self.counts.stayed.saturating_add(least.saturating_sub(new_size));
     }
 }
 

@@ -1,17 +1,7 @@
 //! Where things lie in a heap's range of addresses. Computed first, mapped afterwards.
 //!
-//! Without a limit on address space the range is reserved, and its parts are committed in it:
-//!
-//! ```text
-//!  reservation                    base
-//!  |                              |
-//!  | not yet   | descriptors      | header | chunks | words | guard | pages          | not yet   |
-//!  | committed | <- of page n … 0 | page 0, 1, … first - 1          | first … top -> | committed |
-//!  |           |--------------------------- committed --------------------------|                |
-//! ```
-//!
-//! Pages grow upwards and their descriptors downwards, so that what is committed is one range, and
-//! a heap is two mappings to the kernel, which counts them. The base is what Lua holds as `ud`.
+//! Without a limit on address space the range is reserved, and its parts are committed in it: see
+//! the drawing at [`Heap`](crate::heap::Heap).
 //!
 //! Under a limit (`RLIMIT_AS`) the same range is only planned. It is as long as the limit, and
 //! takes no address space: what the heap uses is mapped there piece by piece, in three places, and

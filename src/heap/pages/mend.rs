@@ -1,6 +1,6 @@
-//! The child of a fork whose parent has the background thread.
+//! What the background thread has done, counted; and the child of a fork whose parent has it.
 //!
-//! The thread is not there in the child, but its claims are. And it may have changed bits that it
+//! In the child the thread is missing, but its claims are there. And it may have changed bits that it
 //! had not counted yet, or counted pages whose claims end now. So before the heap's thread takes
 //! pages, or a span, that the background thread may have had, all claims are ended, and what the
 //! bits say is counted anew. It is done once in each child.
@@ -13,6 +13,14 @@ use crate::os::background::Patience;
 use crate::units::{PageIndex, Pages};
 
 impl<S: ReclaimHooks> Heap<S> {
+    /// Takes note of what the background thread has returned since last time.
+    pub(crate) fn note_aside(&mut self) {
+        if let Some(aside) = self.page_runs().note_aside() {
+            self.counts.purged += aside.holes;
+            self.counts.leads -= aside.leads;
+        }
+    }
+
     /// Ends what the background thread of the parent had begun, if this is the child of a fork.
     pub(crate) fn mend_after_fork(&mut self) {
         if self.watch().is_left_by_fork() {

@@ -66,7 +66,7 @@ pub(in crate::heap) unsafe fn free_anywhere(first: *mut Descriptor, slot: Slot) 
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(in crate::heap) use free_anywhere as free;
+pub(in crate::heap) use free_anywhere as set;
 
 #[cfg(test)]
 mod tests {

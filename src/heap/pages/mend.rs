@@ -1,7 +1,7 @@
 //! What the background thread has done, counted; and the child of a fork whose parent has it.
 //!
-//! In the child the thread is missing, but its claims are there. And it may have changed bits that it
-//! had not counted yet, or counted pages whose claims end now. So before the heap's thread takes
+//! In the child the thread is missing, but its claims are there. And it may have changed bits that
+//! it had not counted yet, or counted pages whose claims end now. So before the heap's thread takes
 //! pages, or a span, that the background thread may have had, all claims are ended, and what the
 //! bits say is counted anew. It is done once in each child.
 

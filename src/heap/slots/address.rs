@@ -26,7 +26,7 @@ pub(in crate::heap) unsafe fn bin<S: ReclaimHooks>(heap: *mut Heap<S>, at: u16) 
 /// below - block = base - 1 - block = -d - 1 = !d
 /// ```
 ///
-/// One subtraction from memory yields what both [`is_committed`] and [`descriptor_of`] need; for
+/// One subtraction yields what both [`is_committed`] and [`descriptor_of`] need; for
 /// `d` itself the latter would need one instruction more.
 ///
 /// # Safety

@@ -36,9 +36,9 @@
 //! 1. LuaJIT calls `ebb_alloc(heap, NULL, 0, 40)`: [`capi::ebb_alloc`].
 //! 2. `heap::fast` looks up the bin of 40 bytes and reads the bitmap word that it points to: the
 //!    empty word, for no span was ever made.
-//! 3. `Heap::refill` finds no active span, no partial one, no spare.
-//! 4. `Heap::new_span` asks `Heap::take_pages` for one page.
-//! 5. `PageRuns::find` finds no free page below `top`, so `top` must rise.
+//! 3. `Heap::refill` (in `heap::blocks`) finds no active span, no partial one, no spare.
+//! 4. `Heap::new_span` asks `Heap::take_pages` (in `heap::growth`) for one page.
+//! 5. `PageRuns::find` (in `heap::pages`) finds no free page below `top`, so `top` must rise.
 //! 6. `Heap::commit` finds it inside what the heap's creation made writable; otherwise it would
 //!    call `Os::commit` (mprotect) for the next step of pages and of their descriptors.
 //! 7. `new_span` fills in the page's descriptor: start, reciprocal, bin, 102 free bits.

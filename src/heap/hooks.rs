@@ -68,39 +68,4 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(crate) fn settle(&mut self) {
         S::settled(self);
     }
-
-    /// Does something that takes memory. If the gate refused it, it is tried once more after room
-    /// was made, and again if it then takes more: pages that were there, and their descriptors, may
-    /// have gone back to make that room. If there was no row of pages, it is tried once more after
-    /// empty spans were released, for the pages may lie in these. What the gate refused is done
-    /// with what is there in the end.
-    pub(super) fn retry_after_reclaim<T>(
-        &mut self,
-        mut attempt: impl FnMut(&mut Heap<S>) -> Option<T>,
-        last: impl FnOnce(&mut Heap<S>) -> Option<T>,
-    ) -> Option<T> {
-        let (mut room, mut has_spans) = (Pages::ZERO, true);
-        let done = loop {
-            self.refused = Pages::ZERO;
-            if let Some(done) = attempt(self) {
-                break Some(done);
-            }
-            let by_gate = self.refused > Pages::ZERO;
-            if self.refused > room {
-                room = self.refused;
-                S::make_room(self);
-            } else if !by_gate && has_spans {
-                self.retire_all();
-                has_spans = false;
-            } else {
-                break None;
-            }
-        };
-        if room == Pages::ZERO {
-            return done;
-        }
-        let done = done.or_else(|| last(self));
-        S::restore_limit(self);
-        done
-    }
 }

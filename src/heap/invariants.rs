@@ -5,9 +5,9 @@
 
 use core::slice;
 
-use super::class::CLASS_COUNT;
-use super::descriptor::{Descriptor, NEVER, PageKind, SpanState};
-use super::runs::{Chunk, chunk_count};
+use super::pages::runs::{Chunk, chunk_count};
+use super::slots::class::CLASS_COUNT;
+use super::slots::descriptor::{Descriptor, NEVER, PageKind, SpanState};
 use super::{Counts, Heap, ReclaimHooks};
 use crate::os::{Kernel, MemoryRange, Os as _};
 use crate::units::{PageIndex, PageRange, Pages};

@@ -25,7 +25,7 @@ use proptest::prelude::*;
 
 use diagnose::last_words;
 
-use super::class::SMALL_MAX;
+use super::slots::class::SMALL_MAX;
 use super::{Heap, alloc};
 use crate::error::Error;
 use crate::options::{Key, Options};
@@ -230,7 +230,7 @@ impl Drop for Tested {
         // SAFETY: nothing uses the heap after this.
         unsafe {
             super::checked::finish(&mut *self.heap);
-            super::reserve::note_deleted(&(*self.heap).layout);
+            super::growth::reserve::note_deleted(&(*self.heap).layout);
             Heap::release(self.heap)
         }
     }
@@ -520,7 +520,9 @@ fn a_wiped_heap_is_as_new() {
             tested.heap().check();
             let snapshot = tested.heap().snapshot();
             assert_eq!((snapshot.live, snapshot.blocks, snapshot.spans), (0, 0, 0));
-            assert!(snapshot.free_resident <= super::cached_heap::KEPT_PAGES as usize * 4096);
+            assert!(
+                snapshot.free_resident <= super::lifecycle::cached_heap::KEPT_PAGES as usize * 4096
+            );
             let kernel = tested.heap().kernel_resident().expect("mincore") as usize;
             assert!(kernel <= snapshot.resident(), "{kernel} of {snapshot:?}");
         }

@@ -1,4 +1,4 @@
-//! Giving the descriptors of free pages back, at the end of a sweep: see `heap::sheet`.
+//! Giving the descriptors of free pages back, at the end of a sweep: see `heap::pages::sheet`.
 //!
 //! A sheet of descriptors goes when the pages it describes have gone. To use it again costs one
 //! page fault for 64 pages of the heap.

@@ -6,7 +6,7 @@ mod turns;
 
 use loom::sync::atomic::AtomicU64;
 
-#[path = "../../../src/heap/claim.rs"]
+#[path = "../../../src/heap/pages/claim.rs"]
 #[allow(dead_code)]
 mod claim;
 

@@ -12,7 +12,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::heap::class;
+use crate::heap::slots::class;
 use crate::units::round_up;
 
 /// What fills a block that is handed out. As a pointer it is none, as a double it is tiny.

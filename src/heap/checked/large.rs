@@ -12,7 +12,7 @@
 
 use super::block::{ALLOC_FILL, FREE_FILL, REDZONE, alignment, first_other};
 use super::{Checking, Home, Live, fault_registry, memory, sanitizer};
-use crate::heap::descriptor::PageKind;
+use crate::heap::slots::descriptor::PageKind;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 

@@ -3,7 +3,8 @@
 use super::block::{self, FREE_FILL, HEADER, Header, State, first_other};
 use super::quarantine::{self, QuarantineEntry};
 use super::{Checking, Home, Live, body, fault_registry, memory, prefetch, sanitizer};
-use crate::heap::{ReclaimHooks, fast};
+use crate::heap::ReclaimHooks;
+use crate::heap::blocks::plain;
 use crate::units::{PAGE, Pages};
 
 impl<S: ReclaimHooks> Checking<'_, S> {
@@ -94,7 +95,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         // SAFETY: the slot is in use for the heap, and nobody's: C2.
         unsafe {
             let size = slot.cast::<Header>().read().size();
-            fast::free_small(self.heap, slot, block::slot_bytes(size));
+            plain::free_small(self.heap, slot, block::slot_bytes(size));
         }
     }
 

@@ -4,8 +4,9 @@
 use super::block::{self, FREE_FILL, HEADER, Header, State};
 use super::quarantine::QuarantineEntry;
 use super::{Checking, Home, Live, body, sanitizer};
-use crate::heap::class::{CLASSES, class_of};
-use crate::heap::{ReclaimHooks, fast};
+use crate::heap::ReclaimHooks;
+use crate::heap::blocks::plain;
+use crate::heap::slots::class::{CLASSES, class_of};
 
 impl<S: ReclaimHooks> Checking<'_, S> {
     /// Places a block of up to [`block::SMALL_MAX`] bytes. Null: there is no memory.
@@ -16,7 +17,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         // SAFETY: the heap is this call's alone, and the size is small. The slot that comes of it
         // is, to its end, nobody else's.
         unsafe {
-            let slot = fast::allocate_small(self.heap, slot_bytes);
+            let slot = plain::allocate_small(self.heap, slot_bytes);
             if slot.is_null() {
                 return slot;
             }
@@ -52,7 +53,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     pub(super) fn slot_of(&mut self, at: *mut u8) -> Option<usize> {
         let slot = at.wrapping_sub(HEADER);
         // SAFETY: the heap is this call's alone.
-        let class = unsafe { fast::live_slot(self.heap, slot) }?;
+        let class = unsafe { plain::live_slot(self.heap, slot) }?;
         Some(CLASSES[class].slot_size as usize)
     }
 

@@ -5,9 +5,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::heap::cached_heap::KernelHeap;
-use crate::heap::refaults::{PurgeReason, PurgeStamp};
-use crate::heap::watch::Watch;
+use crate::heap::lifecycle::cached_heap::KernelHeap;
+use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
+use crate::heap::pages::watch::Watch;
 use crate::os::MemoryRange;
 use crate::units::Pages;
 
@@ -324,7 +324,7 @@ fn two_threads_on_the_same_pages_lose_nothing() {
     unsafe {
         (*heap).check();
         work.live.iter().for_each(|block| block.check(block.size));
-        super::super::cached_heap::delete(heap);
+        crate::heap::lifecycle::cached_heap::delete(heap);
     }
     assert!(returned.is_enough(), "{returned:?}");
 }

@@ -2,8 +2,8 @@
 //! the limits, and what becomes of it when the kernel or the clock will not play along.
 
 use super::*;
-use crate::heap::class::{CLASSES, class_of};
-use crate::heap::refaults::total;
+use crate::heap::pages::refaults::total;
+use crate::heap::slots::class::{CLASSES, class_of};
 use crate::units::PAGE;
 
 pub(super) const SECOND_US: u64 = 1_000_000;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::background::emptied;
 use super::*;
-use crate::heap::claim::Claimable;
-use crate::heap::refaults::{PurgeReason, PurgeStamp};
-use crate::heap::watch::Watch;
+use crate::heap::pages::claim::Claimable;
+use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
+use crate::heap::pages::watch::Watch;
 use crate::os::{MemoryRange, Purged};
 use crate::units::{PageIndex, PageRange, Pages};
 

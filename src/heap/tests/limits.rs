@@ -3,8 +3,8 @@
 
 use super::breathing::{SECOND_US, tested};
 use super::*;
-use crate::heap::class::class_of;
-use crate::heap::refaults::PurgeReason;
+use crate::heap::pages::refaults::PurgeReason;
+use crate::heap::slots::class::class_of;
 use crate::units::{PAGE, PageIndex, Pages};
 
 impl Tested {

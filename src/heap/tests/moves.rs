@@ -2,7 +2,7 @@
 
 use super::breathing::tested;
 use super::*;
-use crate::heap::refaults;
+use crate::heap::pages::refaults;
 use crate::units::PAGE;
 
 /// Blocks of a mebibyte that lie in two pieces each, and what is in the way of their growth, on a

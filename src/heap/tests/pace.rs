@@ -5,7 +5,7 @@ use std::ptr;
 
 use super::breathing::{SECOND_US, tested};
 use super::*;
-use crate::heap::refaults::{PurgeReason, total};
+use crate::heap::pages::refaults::{PurgeReason, total};
 use crate::units::Pages;
 
 const MB: usize = 1 << 20;

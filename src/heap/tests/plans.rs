@@ -2,8 +2,9 @@
 
 use super::breathing::SECOND_US;
 use super::*;
-use crate::heap::diagnose::{Wrong, what_is_wrong};
-use crate::heap::reserve;
+use crate::heap::blocks::diagnose::{Wrong, what_is_wrong};
+use crate::heap::growth::reserve;
+use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
 use crate::units::{PAGE, Pages};
 
 const MIB: usize = 1 << 20;
@@ -522,8 +523,7 @@ fn a_child_cuts_off_what_its_parents_thread_had() {
     let dirty = heap.runs.dirty;
     let purge = |_: &[crate::os::MemoryRange]| std::panic::resume_unwind(Box::new("it is gone"));
     let visited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let stamp =
-            crate::heap::refaults::PurgeStamp::new(0, crate::heap::refaults::PurgeReason::Idle);
+        let stamp = PurgeStamp::new(0, PurgeReason::Idle);
         // SAFETY: the heap lives, and this is the only thread that does so.
         unsafe { heap.watch().return_dirty(Pages(u32::MAX), &purge, &|| true, stamp) }
     }));

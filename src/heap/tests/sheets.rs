@@ -1,7 +1,7 @@
 //! The descriptors of free pages go back, and come again when the pages are used.
 
 use super::*;
-use crate::heap::refaults::PurgeReason;
+use crate::heap::pages::refaults::PurgeReason;
 use crate::os::MemoryRange;
 use crate::reclaim::Sweep;
 use crate::units::{PageIndex, PageRange, Pages};

@@ -2,7 +2,7 @@
 
 use super::plans::planned;
 use super::*;
-use crate::heap::class::{CLASSES, class_of};
+use crate::heap::slots::class::{CLASSES, class_of};
 use crate::units::Pages;
 
 const MIB: usize = 1 << 20;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::heap::SpanState;
-use crate::heap::class::class_of;
+use crate::heap::slots::class::class_of;
 use crate::units::{PageIndex, Pages};
 
 /// A heap with three spans of 1000 bytes in the list of their class, and the page of each in the

@@ -1,0 +1,84 @@
+//! Blocks that are not of the heap though its VM holds them, and who takes care of them.
+//!
+//! A VM that changes over to a heap while it runs keeps the blocks that it had. They lie outside
+//! what the heap has mapped, which the hot path finds out anyway before it asks for a descriptor.
+//! Where they were freed, free pages lie outside too. Those go back together with the heap's own.
+
+use crate::heap::{Heap, ReclaimHooks};
+
+/// Takes care of blocks from outside.
+#[derive(Clone, Copy)]
+pub(crate) struct ForeignBlocks {
+    /// Handed to all functions.
+    pub(crate) context: *mut u8,
+    /// The only block that can come from outside; `None`: it is not known which can.
+    pub(crate) only: Option<*mut u8>,
+    /// Resizes a block, or frees it when the new size is 0, by the rules of lua_Alloc. With the
+    /// last block it may delete the heap.
+    ///
+    /// # Safety
+    ///
+    /// The context is the one beside it; the block is live, and nobody else uses the heap.
+    pub(crate) resize: unsafe fn(context: *mut u8, block: *mut u8, new_size: usize) -> *mut u8,
+    /// What gives free pages back; `None`: there are none.
+    pub(crate) pages: Option<ForeignPages>,
+}
+
+/// Gives free pages from outside back. Neither function touches the heap.
+#[derive(Clone, Copy)]
+pub(crate) struct ForeignPages {
+    /// In how many microseconds some should go back by themselves. `None`: not before more blocks
+    /// from outside are freed.
+    ///
+    /// # Safety
+    ///
+    /// The context is that of the blocks, and nobody else uses the heap or its VM.
+    pub(crate) next_us: unsafe fn(context: *mut u8) -> Option<u64>,
+    /// Gives them back, until the deadline if there is one, but at least one step. After the end
+    /// of a pass the kernel is asked what is left resident, if `counts`.
+    ///
+    /// # Safety
+    ///
+    /// As for `next_us`.
+    pub(crate) give_back:
+        unsafe fn(context: *mut u8, deadline_us: Option<u64>, counts: bool) -> ForeignReturned,
+}
+
+/// What was given back of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ForeignReturned {
+    pub(crate) bytes: u64,
+    /// Calls to the kernel.
+    pub(crate) calls: u64,
+    /// Calls that the kernel refused.
+    pub(crate) refused: u64,
+    /// The deadline came before the end.
+    pub(crate) more: bool,
+}
+
+impl<S: ReclaimHooks> Heap<S> {
+    /// Who takes care of a block; `None`: the heap itself, if it is a block at all.
+    pub(in crate::heap) fn foreign_of(&self, block: *mut u8) -> Option<ForeignBlocks> {
+        let is_inside = self.is_inside(block);
+        self.outside.filter(|outside| !is_inside && outside.only.is_none_or(|only| only == block))
+    }
+
+    /// In how many microseconds free pages from outside should go back; `None`: no time is known.
+    pub(crate) fn foreign_next_us(&self) -> Option<u64> {
+        let outside = self.outside?;
+        // SAFETY: the context is that of the blocks, and this heap's caller has it to itself.
+        unsafe { (outside.pages?.next_us)(outside.context) }
+    }
+
+    /// Gives free pages from outside back: see [`ForeignPages::give_back`].
+    pub(crate) fn give_back_foreign(
+        &mut self,
+        deadline_us: Option<u64>,
+        counts: bool,
+    ) -> ForeignReturned {
+        let found = self.outside.and_then(|outside| Some((outside.context, outside.pages?)));
+        let Some((context, pages)) = found else { return ForeignReturned::default() };
+        // SAFETY: as above; the function does not touch the heap.
+        unsafe { (pages.give_back)(context, deadline_us, counts) }
+    }
+}

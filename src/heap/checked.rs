@@ -1,0 +1,531 @@
+//! Checked heaps: every block verified when it comes back, for finding memory bugs in C
+//! modules and FFI code.
+//!
+//! | file           | concern                                                      | unsafe |
+//! |----------------|--------------------------------------------------------------|--------|
+//! | this one       | which checks a call goes through, and when a heap is checked | yes    |
+//! | `call`         | what a host asks, and which thread is inside                 | yes    |
+//! | `block`        | a small block in its slot: header, patterns                  | no     |
+//! | `small`        | small blocks: handed out, and the shortest way back          | yes    |
+//! | `large`        | large blocks between inaccessible pages                      | yes    |
+//! | `guarded_pool` | guarded slots: a few small blocks between such pages         | yes    |
+//! | `release`      | a block that is freed, until the heap has it back            | yes    |
+//! | `quarantine`   | freed blocks that are held back                              | no     |
+//! | `fault_registry` | which heap a fault is in; how many mappings there may be     | yes    |
+//! | `teardown`     | the last look at a heap that is deleted                      | yes    |
+//! | `report`       | what is said before the process stops                        | yes    |
+//!
+//! The hot path knows nothing of this. A heap that is checked keeps it shut: its table says for
+//! every size that it has the bin of size 0, which is always empty, and its hot path believes that
+//! nothing is committed. So each call leaves for one of the functions for rare cases, which look
+//! here first. Below, the blocks are ordinary ones of the heap, a little larger than asked for, and
+//! all that the heap does for blocks it does for these.
+//!
+//! Where blocks are only sampled the hot path is open, and one refill in many hands out a block of
+//! a guarded slot. Its address is not one of the heap's, so it comes back by the rare cases too.
+//!
+//! The state of the layer, a hundred KiB or two, comes from the process's own allocator: when the
+//! heap is made, when the first guarded slot is used, and while the quarantine fills.
+//!
+//! - C1: a slot of the heap that is not free has a header, sealed for its state.
+//! - C2: a block that is held back is in use for the heap, and nobody's.
+
+mod block;
+mod call;
+mod fault_registry;
+mod guarded_pool;
+mod large;
+mod quarantine;
+mod release;
+mod report;
+mod small;
+mod teardown;
+
+pub(crate) use call::{ApiCall, ApiGuard};
+pub(super) use teardown::finish;
+
+use core::ptr;
+use core::sync::atomic::AtomicUsize;
+
+use super::blocks::plain;
+use super::growth::refusal::noted;
+use super::slots::class::{QUICK_MAX, SMALL_MAX};
+use super::{Heap, ReclaimHooks, sanitizer};
+use crate::options::Key;
+use crate::units::{PageIndex, Pages};
+use block::{HEADER, Header, REDZONE, State, first_other};
+use call::Call;
+use fault_registry::Watched;
+use guarded_pool::{SlotState, Slots};
+use large::GuardBudget;
+use quarantine::Quarantine;
+
+/// In `on`, one block in this many is to go to a guarded slot, where one fits.
+const SAMPLE_EVERY: u32 = 1024;
+/// In `sample`, one refill in this many.
+const SAMPLE_REFILLS: u32 = 32;
+/// Between two guarded slots lies this many times as long as handing one out took: in `on`, and in
+/// `sample`. Freeing it takes as long again.
+const BACKOFF: [u64; 2] = [40, 250];
+/// Microseconds that it can have taken at most. Beyond, the thread was waiting for a processor.
+const TAKEN_MAX_US: u64 = 1000;
+
+/// What the layer keeps with a heap.
+pub(crate) struct Checked {
+    /// Every block is checked; else only those in guarded slots.
+    every: bool,
+    /// Pages may be made inaccessible: a fault there would find the heap.
+    may_guard: bool,
+    /// Goes into every seal.
+    secret: u64,
+    /// The thread that is inside; 0: none.
+    inside: AtomicUsize,
+    call: Call,
+    /// Blocks handed out so far, and taken back. Where blocks are sampled, of those.
+    allocations: u64,
+    frees: u64,
+    /// Live blocks but those in guarded slots, and the bytes asked for in them.
+    live: u64,
+    live_bytes: usize,
+    /// Large blocks that were freed and whose pages stay inaccessible, since the kernel refused.
+    lost: u64,
+    quarantine: Quarantine,
+    credit: GuardBudget,
+    slots: Slots,
+    /// Turns with each use.
+    rng: u64,
+    /// Blocks, or refills, until one is to go to a guarded slot.
+    countdown: u32,
+    /// When it may.
+    next_us: u64,
+    watched: Watched,
+}
+
+/// A live block.
+#[derive(Clone, Copy)]
+struct Live {
+    at: *mut u8,
+    size: usize,
+    /// How many blocks had been handed out with this one.
+    number: u64,
+    home: Home,
+}
+
+/// Where a block lies.
+#[derive(Clone, Copy)]
+enum Home {
+    /// In a slot of this many bytes.
+    Slot(usize),
+    /// On pages from this one on.
+    Large(PageIndex),
+    /// In this guarded slot.
+    Guarded(usize),
+}
+
+/// A checked heap during a call.
+struct Checking<'heap, S: ReclaimHooks> {
+    heap: &'heap mut Heap<S>,
+    state: &'heap mut Checked,
+}
+
+/// # Safety
+///
+/// So many bytes are readable and writable there, and nobody else uses them meanwhile.
+unsafe fn memory<'a>(at: *mut u8, bytes: usize) -> &'a mut [u8] {
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts_mut(at, bytes) }
+}
+
+/// All words behind the header of a block in a slot of `slot_bytes` bytes.
+///
+/// # Safety
+///
+/// As for [`memory`]; the block is in such a slot, which is a multiple of 8 bytes, as is its
+/// address.
+unsafe fn body<'a>(at: *mut u8, slot_bytes: usize) -> &'a mut [u64] {
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts_mut(at.cast(), (slot_bytes - HEADER) / 8) }
+}
+
+/// Fetches what stands there into the caches. Any address will do.
+fn prefetch(at: *mut u8) {
+    // SAFETY: it is no access, and no fault.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+impl<S: ReclaimHooks> Heap<S> {
+    /// Where blocks can be: the start, the bytes, and how many of them are committed.
+    fn for_blocks(&self) -> (*mut u8, usize, usize) {
+        let first = self.layout.first.offset();
+        let bytes = self.layout.limit.offset() - first;
+        (self.base.wrapping_add(first), bytes, self.committed() - first)
+    }
+
+    /// Checks the heap as its option says. Before it has blocks.
+    pub(super) fn check_as_asked(&mut self) {
+        match self.options.get(Key::Checked) {
+            _ if sanitizer::is_there() => self.start_checking(true),
+            0 => {}
+            how => self.start_checking(how == 1),
+        }
+    }
+
+    /// Starts to check every block, or a few. The heap has none.
+    fn start_checking(&mut self, every: bool) {
+        let seed = self.os.now_us() ^ self.os.random();
+        let state = Box::into_raw(Box::new(Checked {
+            every,
+            may_guard: false,
+            secret: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            inside: AtomicUsize::new(0),
+            call: Call::to(ApiCall::Delete),
+            allocations: 0,
+            frees: 0,
+            live: 0,
+            live_bytes: 0,
+            lost: 0,
+            quarantine: Quarantine::EMPTY,
+            credit: GuardBudget::FULL,
+            slots: Slots::NONE,
+            rng: seed | 1,
+            countdown: 0,
+            next_us: 0,
+            watched: Watched { heap: self.base, report_fault: report::report_fault::<S> },
+        }));
+        self.checked = state;
+        // SAFETY: made just now, and nobody else has it; it lives until the heap is deleted.
+        unsafe {
+            // A tool finds what a page would.
+            let reservation = (self.range_start().addr(), self.layout.bytes);
+            let is_watched = fault_registry::add(&raw mut (*state).watched, self.base, reservation);
+            (*state).may_guard = is_watched && !sanitizer::is_there();
+            (*state).next_sample();
+        }
+        let (start, bytes, _) = self.for_blocks();
+        sanitizer::heap_made(start, bytes);
+        if every {
+            self.options.put(Key::Checked, 1);
+            self.bin_of_size = [0; QUICK_MAX + 1];
+            self.committed_complement = !0;
+            self.small_max = 0;
+        }
+    }
+}
+
+/// Makes sure that every block of a heap is checked; stops when it has blocks that are not.
+///
+/// # Safety
+///
+/// The heap is live and nobody else uses it.
+pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*heap).fast_path_disabled() {
+            return;
+        }
+        let blocks = (*heap).live_blocks();
+        crate::bug::ensure!(
+            blocks == 0,
+            "heap {heap:p}: ebb_alloc_checked was called on a heap that has {blocks} blocks of \
+             ebb_alloc: give it to lua_newstate, or set EBBTIDE_CHECKED=1, before the first block"
+        );
+        teardown::forget(&mut *heap);
+        (*heap).start_checking(true);
+    }
+}
+
+/// Allocates a block of at least one byte; where blocks are sampled, a small one.
+///
+/// # Safety
+///
+/// As for [`alloc`](super::alloc); the heap has a state.
+#[inline(never)]
+pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
+    heap: *mut Heap<S>,
+    size: usize,
+) -> *mut u8 {
+    // SAFETY: the caller's promise; the state is no part of the heap.
+    let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
+    if !checking.state.every {
+        let block = checking.sample(size);
+        // SAFETY: the caller's promise, with a small block.
+        let block = if block.is_null() { unsafe { plain::refill(heap, size) } } else { block };
+        // SAFETY: as above.
+        return unsafe { noted(heap, block, size) };
+    }
+    checking.enter(Call { block: ptr::null_mut(), old_size: 0, new_size: size });
+    let block = checking.allocate(size);
+    checking.leave();
+    // SAFETY: the caller's promise.
+    unsafe { noted(heap, block, size) }
+}
+
+/// Resizes or frees a block that is checked, or from outside.
+///
+/// # Safety
+///
+/// As for [`alloc`](super::alloc); the heap has a state, and the block is not null.
+#[inline(never)]
+pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
+    heap: *mut Heap<S>,
+    block: *mut u8,
+    old_size: usize,
+    new_size: usize,
+) -> *mut u8 {
+    // SAFETY: the caller's promise; the state is no part of the heap.
+    let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
+    checking.enter(Call { block, old_size, new_size });
+    // Where blocks are sampled, none of the heap's own comes here.
+    let done = match checking.sound_small(block, old_size) {
+        Some(live) if new_size > 0 => Some(checking.move_block(live, new_size)),
+        Some(live) => {
+            checking.free(live);
+            Some(ptr::null_mut())
+        }
+        None => checking.resize_any(block, old_size, new_size),
+    };
+    checking.leave();
+    match done {
+        Some(block) if block.is_null() && new_size > 0 => {
+            // SAFETY: the caller's promise.
+            unsafe { noted(heap, block, new_size) }
+        }
+        Some(block) => block,
+        // SAFETY: the caller's promise.
+        None => unsafe { plain::resize_foreign(heap, block, new_size) },
+    }
+}
+
+impl Checked {
+    /// The next number of a row without a pattern.
+    fn next_random(&mut self) -> u64 {
+        // Marsaglia's xorshift.
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        self.rng
+    }
+
+    /// Rolls when the next block is sampled.
+    fn next_sample(&mut self) {
+        let every = if self.every { SAMPLE_EVERY } else { SAMPLE_REFILLS };
+        self.countdown = (self.next_random() % u64::from(2 * every)) as u32 + 1;
+    }
+}
+
+impl<S: ReclaimHooks> Checking<'_, S> {
+    #[inline(always)]
+    fn allocate(&mut self, size: usize) -> *mut u8 {
+        self.state.allocations += 1;
+        self.state.countdown -= 1;
+        if self.state.countdown == 0 {
+            self.state.next_sample();
+            let block = self.take_guarded(size);
+            if !block.is_null() {
+                return block;
+            }
+        }
+        let mut block = match size {
+            ..=block::SMALL_MAX => self.place_small(size),
+            _ => self.place_large(size),
+        };
+        if block.is_null() && self.release_all() {
+            block = self.place_again(size);
+        }
+        if !block.is_null() {
+            self.state.live += 1;
+            self.state.live_bytes += size;
+        }
+        block
+    }
+
+    /// Places a block after all that was held back went.
+    #[cold]
+    #[inline(never)]
+    fn place_again(&mut self, size: usize) -> *mut u8 {
+        match size {
+            ..=block::SMALL_MAX => self.place_small(size),
+            _ => self.place_large(size),
+        }
+    }
+
+    /// Where blocks are sampled: a guarded block, now and then.
+    fn sample(&mut self, size: usize) -> *mut u8 {
+        self.state.countdown -= 1;
+        if self.state.countdown > 0 {
+            return ptr::null_mut();
+        }
+        self.state.next_sample();
+        self.state.allocations += 1;
+        self.take_guarded(size)
+    }
+
+    /// Resizes or frees a block that is not small, or not sound, or guarded. `None`: it is not
+    /// checked.
+    #[inline(never)]
+    fn resize_any(&mut self, block: *mut u8, old_size: usize, new_size: usize) -> Option<*mut u8> {
+        let is_guarded = self.state.slots.offset_of(block.addr()).is_some();
+        let is_outside = !is_guarded && self.heap.foreign_of(block).is_some();
+        if is_outside || !(is_guarded || self.state.every) {
+            return None;
+        }
+        let live = self.live_block(block);
+        // Where blocks are sampled a wrong size stays a hint: it does no harm.
+        if self.state.every && live.size != old_size {
+            let may_be = new_size == 0 && old_size == block::UPVALUES_AT;
+            // SAFETY: a live block of this size, which nobody writes to while it is being freed.
+            let bytes = unsafe { memory(live.at, live.size) };
+            if !may_be || !block::is_unfinished_function(bytes) {
+                self.report_wrong_size(&live);
+            }
+        }
+        self.verify(&live);
+        if new_size == 0 {
+            self.free(live);
+            return Some(ptr::null_mut());
+        }
+        Some(self.move_block(live, new_size))
+    }
+
+    /// Hands a guarded slot out. Null: the block is too large, there is none, or it is too soon.
+    #[cold]
+    #[inline(never)]
+    fn take_guarded(&mut self, size: usize) -> *mut u8 {
+        let page = self.guarded_pages();
+        let state = &mut *self.state;
+        let start_us = self.heap.os.now_us();
+        let may = state.may_guard
+            && size <= self.heap.kernel_page
+            && start_us >= state.next_us
+            && self.heap.may_grow(page);
+        self.heap.refused = Pages::ZERO;
+        if !may || !fault_registry::take_mappings(&self.heap.os, 2) {
+            return ptr::null_mut();
+        }
+        if state.slots.slots.is_empty() {
+            state.slots = Slots::new(&self.heap.os);
+            fault_registry::add_slots(&raw mut state.watched, state.slots.range());
+        }
+        let rng = state.next_random();
+        let block = state.slots.take(&self.heap.os, size, state.allocations, rng);
+        match block.is_null() {
+            true => fault_registry::give_mappings(2),
+            false => {
+                self.heap.beside += page;
+                self.heap.note_peak(Pages::ZERO);
+            }
+        }
+        let end_us = self.heap.os.now_us();
+        let (rest, taken) = (BACKOFF[usize::from(!state.every)], end_us.saturating_sub(start_us));
+        state.next_us = end_us + rest * taken.clamp(1, TAKEN_MAX_US);
+        block
+    }
+
+    /// Places a block that will be checked no more. Null: there is no memory.
+    fn place_unchecked(&mut self, size: usize) -> *mut u8 {
+        // SAFETY: the heap is this call's alone.
+        unsafe {
+            match size {
+                ..=SMALL_MAX => plain::allocate_small(self.heap, size),
+                _ => plain::place_large(self.heap, size),
+            }
+        }
+    }
+
+    /// The live block that starts there. Stops when none does.
+    fn live_block(&mut self, at: *mut u8) -> Live {
+        if let Some(offset) = self.state.slots.offset_of(at.addr()) {
+            let (index, _) = self.state.slots.nearest(offset);
+            let slot = self.state.slots.slots[index];
+            if slot.used == SlotState::Live && slot.at == at {
+                let number = slot.allocated.number;
+                return Live { at, size: slot.size, number, home: Home::Guarded(index) };
+            }
+            self.report_pointer(at);
+        }
+        if let Some(slot_size) = self.slot_of(at) {
+            // SAFETY: it is a slot that is not free: C1.
+            let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
+            if header.state(self.state.secret, at.addr()) == State::Live {
+                let (size, number) = (header.size(), header.number());
+                return Live { at, size, number, home: Home::Slot(slot_size) };
+            }
+        } else if let Some(page) = self.large_at(at)
+            && let (live, false) = self.large_live(page)
+        {
+            return live;
+        }
+        self.report_pointer(at)
+    }
+
+    /// Stops when something was written beside a block.
+    fn verify(&mut self, live: &Live) {
+        let (zone, bytes) = match live.home {
+            Home::Large(page) => return self.verify_large(live, page),
+            Home::Slot(slot_size) => {
+                // SAFETY: the slot is the block's, to its end.
+                if block::zone_is_whole(unsafe { body(live.at, slot_size) }, live.size) {
+                    return;
+                }
+                (live.at.wrapping_add(live.size), slot_size - HEADER - live.size)
+            }
+            Home::Guarded(index) => {
+                let (page, bytes) = self.state.slots.page_of(index);
+                let before = live.at.addr() - page.addr();
+                self.verify_zone(live, page, before);
+                (live.at.wrapping_add(live.size), bytes - before - live.size)
+            }
+        };
+        self.verify_zone(live, zone, bytes);
+    }
+
+    fn verify_zone(&mut self, live: &Live, zone: *mut u8, bytes: usize) {
+        // SAFETY: they are the block's own.
+        let other = first_other(unsafe { memory(zone, bytes) }, REDZONE);
+        if let Some(other) = other {
+            self.report_written(live, zone.wrapping_add(other), bytes - other, REDZONE);
+        }
+    }
+
+    /// Moves a block, so that pointers to where it was are found to be stale.
+    #[inline(never)]
+    fn move_block(&mut self, live: Live, size: usize) -> *mut u8 {
+        let new = if self.state.every { self.allocate(size) } else { self.place_unchecked(size) };
+        if !new.is_null() {
+            // SAFETY: both are live blocks of at least that many bytes, and apart.
+            unsafe { ptr::copy_nonoverlapping(live.at, new, live.size.min(size)) };
+            self.free(live);
+        } else if size <= live.size {
+            // A shrink never fails: the block stays where it is.
+            self.shrink(&live, size);
+            return live.at;
+        }
+        new
+    }
+
+    fn shrink(&mut self, live: &Live, size: usize) {
+        match live.home {
+            Home::Large(page) => self.shrink_large(live, page, size),
+            Home::Guarded(index) => self.state.slots.resized(index, size),
+            Home::Slot(_) => {
+                let header = Header::new(self.state.secret, live.at.addr(), live.number, size);
+                // SAFETY: the header is the block's.
+                unsafe { live.at.sub(HEADER).cast::<Header>().write(header) };
+                // When it is freed, no more than this is counted as freed.
+                let less = block::slot_bytes(live.size) - block::slot_bytes(size);
+                self.heap.asked_bytes = self.heap.asked_bytes.wrapping_sub(less as u64);
+            }
+        }
+        if !matches!(live.home, Home::Guarded(_)) {
+            self.state.live_bytes -= live.size - size;
+        }
+        // SAFETY: the block's own bytes, which it has no more.
+        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(REDZONE) };
+        sanitizer::shrunk(live.at, live.size, size);
+    }
+}

@@ -1,0 +1,74 @@
+//! What the background thread has done, counted; and the child of a fork whose parent has it.
+//!
+//! In the child the thread is missing, but its claims are there. And it may have changed bits that
+//! it had not counted yet, or counted pages whose claims end now. So before the heap's thread takes
+//! pages, or a span, that the background thread may have had, all claims are ended, and what the
+//! bits say is counted anew. It is done once in each child.
+
+#![forbid(unsafe_code)]
+
+use crate::heap::slots::class::{CLASSES, SHORT};
+use crate::heap::{Heap, ReclaimHooks};
+use crate::os::background::Patience;
+use crate::units::{PageIndex, Pages};
+
+impl<S: ReclaimHooks> Heap<S> {
+    /// Takes note of what the background thread has returned since last time.
+    pub(crate) fn note_aside(&mut self) {
+        if let Some(aside) = self.page_runs().note_aside() {
+            self.counts.purged += aside.holes;
+            self.counts.leads -= aside.leads;
+        }
+    }
+
+    /// Ends what the background thread of the parent had begun, if this is the child of a fork.
+    pub(crate) fn mend_after_fork(&mut self) {
+        if self.watch().is_left_by_fork() {
+            self.mend();
+        }
+    }
+
+    #[cold]
+    fn mend(&mut self) {
+        let mut patience = Patience::default();
+        while !self.try_to_mend() {
+            // The child has a thread of its own already, which visits the heap.
+            patience.wait();
+        }
+    }
+
+    fn try_to_mend(&mut self) -> bool {
+        let Some(visits) = self.watch().end_all_stale() else { return false };
+        self.note_aside();
+        let (dirty, (purged, leads)) = (self.watch().dirty(), self.purged_and_leads());
+        let sheets = self.page_runs().sheets_by_bits();
+        let is_mended = self.watch().is_mended(visits);
+        if is_mended {
+            (self.runs.dirty, self.runs.sheets) = (dirty, sheets);
+            (self.counts.purged, self.counts.leads) = (purged, leads);
+        }
+        is_mended
+    }
+
+    /// Counts, from the spans' bits, what [`Counts`](crate::heap::Counts) has of `purged` and
+    /// `leads`.
+    fn purged_and_leads(&self) -> (Pages, usize) {
+        let (mut purged, mut leads) = (Pages::ZERO, 0);
+        for (class, bin) in self.bins.iter().enumerate() {
+            leads += (bin.spans - bin.short) as usize * CLASSES[class].lead();
+            leads += bin.short as usize * SHORT[class].lead();
+        }
+        // Of spans that do not rest only spares of one page can have been returned (S4).
+        let is_single = |page: &PageIndex| {
+            *page != PageIndex(0) && self.descriptor(*page).shape().pages == Pages(1)
+        };
+        let spares = self.bins.iter().map(|bin| bin.spare).filter(is_single);
+        for span in self.watch().resting().chain(spares).map(|page| self.descriptor(page)) {
+            purged += Pages(span.purged().count_ones());
+            if span.purged() & 1 == 1 {
+                leads -= span.shape().lead();
+            }
+        }
+        (purged, leads)
+    }
+}

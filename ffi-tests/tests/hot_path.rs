@@ -64,7 +64,8 @@ impl Work {
     /// Inside of `ebb_alloc` when blocks of a size come and go. The same each time, but for a few
     /// of the first blocks, since spans are not all filled in the same order.
     fn of_pairs(size: u32, pairs: u64) -> Work {
-        let program = compile("pairs.c", Language::C, Linkage::Shared, "callgrind", &["-O2"]);
+        let program =
+            compile("heap/alloc_free_loop.c", Language::C, Linkage::Shared, "callgrind", &["-O2"]);
         under_valgrind();
         let mut callgrind = clean("valgrind");
         callgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);

@@ -5,11 +5,13 @@
 //!   against that, never against the source tree.
 //! - [`compile`]: one C or C++ source into a program.
 //! - [`made_at_once`]: a program that several tests make and run at a time.
+//! - [`pages`]: the documents, and the code that they show.
 //! - [`finish`]: a command that must succeed, with everything it said if it did not.
 //! - [`shared`], [`archive`], [`limited`], [`sanitized`], [`valgrind`], [`cplusplus`], [`wrapped`],
 //!   [`with_quota`]: one source, compiled and run in one of the ways that matter.
 #![forbid(unsafe_code)]
 
+pub mod pages;
 mod quota;
 
 use std::ffi::{OsStr, OsString};

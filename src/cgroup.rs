@@ -418,22 +418,62 @@ mod tests {
         assert_eq!(c_string(&mut [0; 9], &[b"a", b"/memory", b"\0"]), Some(c"a/memory"));
     }
 
+    /// A file for a number, and the number that it holds.
+    fn number_file() -> impl Strategy<Value = (Vec<u8>, Option<u64>)> {
+        let some = |number: u64| (format!("{number}\n").into_bytes(), Some(number));
+        let bytes = prop::collection::vec(any::<u8>(), 0..60);
+        let is_none =
+            |text: &Vec<u8>| text.iter().any(|byte| !byte.is_ascii_digit() && *byte != b'\n');
+        prop_oneof![
+            3 => (0..NO_LIMIT * 2).prop_map(some),
+            1 => (0u64..1000).prop_map(some),
+            1 => any::<u64>().prop_map(some),
+            1 => Just((b"max\n".to_vec(), None)),
+            1 => bytes.prop_filter("no number", is_none).prop_map(|text| (text, None)),
+        ]
+    }
+
+    /// Bytes of a line, but none that ends it.
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>().prop_filter("a line", |byte| *byte != b'\n'), 0..200)
+    }
+
     proptest! {
+        /// The numbers that are some count, and nothing else does.
         #[test]
-        fn whatever_the_files_hold_nothing_breaks(
-            own in prop::collection::vec(any::<u8>(), 0..200),
+        fn whatever_the_files_hold_the_numbers_among_it_count(
+            own in line(),
             version in 0usize..3,
-            texts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 6),
+            numbers in [(); 5].map(|()| number_file()),
+            caches in [(); 2].map(|()| prop::option::of(0..NO_LIMIT)),
+            other in line(),
         ) {
             let os = FakeOs::new(4096);
-            let start: &[u8] = [b"", b"0::/".as_slice(), b"4:memory:/"][version];
+            let start: &[u8] = [b"7:pids:/".as_slice(), b"4:memory:/", b"0::/"][version];
             put(&os, OWN, &[start, &own, b"\n"].concat());
-            let names = [V1.limits, V2.limits, &[V1.usage, V2.usage, "memory.stat"]].concat();
-            for (name, text) in names.iter().zip(&texts) {
-                put(&os, &format!("{}/{name}", V1.root), text);
-                put(&os, &format!("{}/{name}", V2.root), text);
+            let names = [V1.limits, V2.limits, &[V1.usage, V2.usage]].concat();
+            let mut stat = [&other, b"\n".as_slice()].concat();
+            for (name, cache) in [V1.cache, V2.cache].iter().zip(caches) {
+                stat.extend(cache.iter().flat_map(|n| format!("{name} {n}\n").into_bytes()));
             }
-            let _ = memory(&os);
+            for root in [V1.root, V2.root] {
+                for (name, (text, _)) in names.iter().zip(&numbers) {
+                    put(&os, &format!("{root}/{name}"), text);
+                }
+                put(&os, &format!("{root}/memory.stat"), &stat);
+            }
+            let [limit_v1, max, high, usage_v1, usage_v2] = numbers.map(|(_, number)| number);
+            let (limit, usage, cache) = match version {
+                0 => (None, None, None),
+                1 => (limit_v1, usage_v1, caches[0]),
+                _ => (max.into_iter().chain(high).min(), usage_v2, caches[1]),
+            };
+            let limit = limit.filter(|limit| *limit < NO_LIMIT);
+            let expected = limit.zip(usage).map(|(limit, usage)| Memory {
+                limit,
+                used: usage.saturating_sub(cache.unwrap_or(0)),
+            });
+            prop_assert_eq!(memory(&os), expected);
         }
     }
 }

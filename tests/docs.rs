@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 /// Lines that a newcomer reads in five minutes.
 const README_LINES: usize = 200;
 
+const C_PROGRAMS: &str = "ffi-tests/c/README.md";
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -20,7 +22,7 @@ fn pages() -> Vec<PathBuf> {
     let in_docs = fs::read_dir(root().join("docs")).expect("the folder of documents");
     let in_docs = in_docs.map(|entry| entry.expect("an entry").path());
     let others = ["README.md", "CHANGELOG.md", "lua/README.md", "nginx/README.md"];
-    let others = others.iter().chain(&["benches/README.md", "fuzz/README.md"]);
+    let others = others.iter().chain(&["benches/README.md", "fuzz/README.md", C_PROGRAMS]);
     let pages: Vec<PathBuf> = others.map(|page| root().join(page)).chain(in_docs).collect();
     assert!(pages.iter().all(|page| page.extension().is_some_and(|extension| extension == "md")));
     pages
@@ -105,6 +107,61 @@ fn the_readme_names_every_page() {
 fn the_readme_is_short() {
     let lines = text_of(&root().join("README.md")).lines().count();
     assert!(lines <= README_LINES, "the README has {lines} lines, at most {README_LINES} are read");
+}
+
+/// The files below a folder, as paths from there.
+fn files_below(folder: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("UTF-8").to_owned();
+        match path.is_dir() {
+            true => files.extend(files_below(&path).iter().map(|file| format!("{name}/{file}"))),
+            false => files.push(name),
+        }
+    }
+    files
+}
+
+/// The test programs that name each C source: those of one file, and those of a folder.
+fn users_of(source: &str) -> BTreeSet<String> {
+    let folder = root().join("ffi-tests/tests");
+    let quoted = format!("\"{source}\"");
+    let tests = files_below(&folder).into_iter();
+    let users = tests.filter(|file| text_of(&folder.join(file)).contains(&quoted));
+    users.filter_map(|file| Some(file.split(['/', '.']).next()?.to_owned())).collect()
+}
+
+/// The rows of a table that begin with a link: where it leads, and the names of code in the last
+/// column.
+fn rows(text: &str) -> Vec<(String, BTreeSet<String>)> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| [")?.strip_suffix(" |"));
+    rows.map(|row| {
+        let target = row.split("](").nth(1).and_then(|rest| rest.split(')').next());
+        let last = row.rsplit(" | ").next().unwrap_or_default();
+        let names = last.split('`').skip(1).step_by(2).map(str::to_owned);
+        (target.expect("a link").to_owned(), names.collect())
+    })
+    .collect()
+}
+
+/// Each C program has a row, with the tests that run it and no others, and a name of its own.
+#[test]
+fn the_table_of_c_programs_is_true() {
+    let readme = root().join(C_PROGRAMS);
+    let rows = rows(&text_of(&readme));
+    let mut files = files_below(readme.parent().expect("a folder"));
+    files.retain(|file| file != "README.md");
+    let mut listed: Vec<&String> = rows.iter().map(|(file, _)| file).collect();
+    files.sort();
+    listed.sort();
+    assert_eq!(listed, files.iter().collect::<Vec<_>>(), "the rows, and the files");
+    let names: BTreeSet<&str> = files.iter().filter_map(|file| file.rsplit('/').next()).collect();
+    assert_eq!(names.len(), files.len(), "two files have one name");
+    for (file, tests) in rows.iter().filter(|(file, _)| !file.starts_with("include/")) {
+        assert_eq!(tests, &users_of(file), "{file}: the tests in its row, and those that name it");
+        assert!(!tests.is_empty(), "{file}: no test runs it");
+    }
 }
 
 /// A test of links that finds nothing is none.

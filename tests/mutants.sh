@@ -266,7 +266,7 @@ run_tests() {
     *:*closures*) tests=--lib ;;
     src/vm/emergency.rs:*) tests=--lib ;;
     src/os/background.rs:*) tests="--package ebbtide-ffi-tests --test programs background" ;;
-    *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs refusal" ;;
+    *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs purge_refused" ;;
     *:pages\ that\ cannot\ come\ back*) tests="--package ebbtide-ffi-tests --test failures memory_that_was_moved" ;;
     src/log.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error" ;;
     src/heap/pages/claim.rs:* | src/vm/lock.rs:*) tests="--package ebbtide-models" ;;

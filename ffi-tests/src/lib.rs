@@ -5,11 +5,13 @@
 //!   against that, never against the source tree.
 //! - [`compile`]: one C or C++ source into a program.
 //! - [`made_at_once`]: a program that several tests make and run at a time.
+//! - [`pages`]: the documents, and the code that they show.
 //! - [`finish`]: a command that must succeed, with everything it said if it did not.
 //! - [`shared`], [`archive`], [`limited`], [`sanitized`], [`valgrind`], [`cplusplus`], [`wrapped`],
 //!   [`with_quota`]: one source, compiled and run in one of the ways that matter.
 #![forbid(unsafe_code)]
 
+pub mod pages;
 mod quota;
 
 use std::ffi::{OsStr, OsString};
@@ -111,9 +113,14 @@ pub fn release() -> PathBuf {
     target.join("release")
 }
 
-/// The path of one of the C and C++ sources.
+/// The path of one of the C and C++ sources, which are in folders by subject.
 pub fn source(name: &str) -> PathBuf {
     repository().join("ffi-tests/c").join(name)
+}
+
+/// The name of a source without its folder. No two sources have the same.
+pub fn base_name(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
 }
 
 /// A source language, with the standard that the header promises to keep to.
@@ -125,7 +132,8 @@ pub enum Language {
     Cplusplus,
 }
 
-/// The compiler for `language` (`$CC`, `$CXX`), set to accept no warning.
+/// The compiler for `language` (`$CC`, `$CXX`), set to accept no warning and to find the headers
+/// that the sources share.
 pub fn compiler(language: Language) -> Command {
     let (variable, default, name, standard) = match language {
         Language::C => ("CC", "cc", "c", "-std=c99"),
@@ -138,6 +146,7 @@ pub fn compiler(language: Language) -> Command {
         "-x",
         name,
     ]);
+    command.arg("-I").arg(source("include"));
     command
 }
 
@@ -157,7 +166,7 @@ pub fn compile(
     flags: &[&str],
 ) -> PathBuf {
     let installed = installed();
-    let program = scratch("programs").join(format!("{name}-{kind}"));
+    let program = scratch("programs").join(format!("{}-{kind}", base_name(name)));
     made_at_once(&program, |new| {
         let mut command = compiler(language);
         command.args(flags).arg("-I").arg(installed.include()).arg("-o").arg(new);
@@ -174,7 +183,7 @@ pub fn compile(
     program
 }
 
-/// The functions that the linker hands to `ffi-tests/c/unkind.h`, with `--wrap` for each.
+/// The functions that the linker hands to `syscall_faults.h`, with `--wrap` for each.
 pub const UNKIND_WRAPPED: [&str; 12] = [
     "mmap",
     "munmap",
@@ -193,7 +202,7 @@ pub const UNKIND_WRAPPED: [&str; 12] = [
 /// Compiles one of the sources into a program with a Lua runtime and `libebbtide.a` inside.
 pub fn linked_with_lua(name: &str, runtime: &Runtime, flags: &[&str]) -> PathBuf {
     let installed = installed();
-    let program = scratch("programs").join(format!("{name}-{}", runtime.name));
+    let program = scratch("programs").join(format!("{}-{}", base_name(name), runtime.name));
     made_at_once(&program, |new| {
         let mut command = compiler(Language::C);
         command
@@ -215,7 +224,7 @@ pub fn linked_with_lua(name: &str, runtime: &Runtime, flags: &[&str]) -> PathBuf
     program
 }
 
-/// The same with LuaJIT, and with `ffi-tests/c/unkind.h` between the library and the kernel.
+/// The same with LuaJIT, and with `syscall_faults.h` between the library and the kernel.
 pub fn linked_with_unkind(name: &str) -> PathBuf {
     let flags = UNKIND_WRAPPED.map(|function| format!("-Wl,--wrap={function}"));
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
@@ -307,7 +316,7 @@ pub fn wrapped(name: &str) {
 
 /// The same in a fifth of a processor, where the machine allows a test to say so.
 pub fn with_quota(name: &str) {
-    match Quota::new(name).filter(Quota::lets_in) {
+    match Quota::new(base_name(name)).filter(Quota::lets_in) {
         Some(quota) => {
             finish(&mut quota.command(&wrapping(name, "quota")));
             let stops = quota.stops();

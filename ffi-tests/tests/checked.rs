@@ -146,7 +146,7 @@ const READ_FREED: Bug = bug(
 
 fn run(script: &str, case: &str, how: &str) -> Output {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| linked_with_lua("checked_bugs.c", &LUAJIT, &[]));
+    let program = PROGRAM.get_or_init(|| linked_with_lua("checked/checked_bugs.c", &LUAJIT, &[]));
     let mut command = clean(program);
     command.arg(self::script(script)).arg(case);
     command.env("EBBTIDE_CHECKED", how).output().expect("it runs")
@@ -259,10 +259,10 @@ fn strangers() -> &'static (PathBuf, PathBuf) {
             with(&mut command);
             finish(command.arg("-lpthread"));
         };
-        build("preload_run.c", &program, &mut |command| {
+        build("preload/preload_run.c", &program, &mut |command| {
             command.arg("-l:libluajit-5.1.so.2");
         });
-        build("checked_bugs.c", &module, &mut |command| {
+        build("checked/checked_bugs.c", &module, &mut |command| {
             let lib = format!("-Wl,-rpath,{}", installed().lib().display());
             command.args(["-shared", "-fPIC", &lib]).arg(installed().shared());
         });
@@ -442,15 +442,16 @@ fn bugs_in_blocks_that_a_vm_has_since_it_was_attached_are_told() {
 
 #[test]
 fn programs_that_use_a_heap_well_run_as_on_any() {
-    let programs = |how: Linkage, kind| compile("checked_calls.c", Language::C, how, kind, &[]);
+    let programs =
+        |how: Linkage, kind| compile("checked/checked_calls.c", Language::C, how, kind, &[]);
     finish(&mut clean(programs(Linkage::Shared, "shared")));
     finish(&mut clean(programs(Linkage::Archive, "archive")));
-    run_as_on_any(&["fork.c", "pairs.c"]);
+    run_as_on_any(&["heap/fork.c", "heap/alloc_free_loop.c"]);
 }
 
 #[test]
 fn programs_with_many_heaps_and_threads_run_as_on_any() {
-    run_as_on_any(&["handover.c", "many.c"]);
+    run_as_on_any(&["heap/handover.c", "heap/many.c"]);
 }
 
 fn run_as_on_any(names: &[&str]) {
@@ -465,9 +466,9 @@ fn run_as_on_any(names: &[&str]) {
 /// There a heap maps its pages piece by piece.
 #[test]
 fn they_do_within_8_gib_of_address_space() {
-    let calls = compile("checked_calls.c", Language::C, Linkage::Shared, "limited", &[]);
+    let calls = compile("checked/checked_calls.c", Language::C, Linkage::Shared, "limited", &[]);
     finish(&mut with_address_space(8 << 20, calls));
-    for name in ["fork.c", "handover.c", "many.c", "pairs.c"] {
+    for name in ["heap/fork.c", "heap/handover.c", "heap/many.c", "heap/alloc_free_loop.c"] {
         let program = compile(name, Language::C, Linkage::Shared, "checked-limited", &[]);
         for how in ["on", "sample"] {
             let mut command = with_address_space(8 << 20, &program);
@@ -478,14 +479,14 @@ fn they_do_within_8_gib_of_address_space() {
 
 #[test]
 fn signals_of_faults_come_to_whom_they_are_meant_for() {
-    let program = compile("faults.c", Language::C, Linkage::Shared, "checked", &[]);
+    let program = compile("checked/faults.c", Language::C, Linkage::Shared, "checked", &[]);
     for how in ["on", "sample"] {
         finish(without_core(&program).env("EBBTIDE_CHECKED", how));
     }
 }
 
 fn arguments(name: &str) -> &'static [&'static str] {
-    if name == "pairs.c" { &["100", "100000"] } else { &[] }
+    if name == "heap/alloc_free_loop.c" { &["100", "100000"] } else { &[] }
 }
 
 fn host(runtime: &Runtime) -> PathBuf {

@@ -13,8 +13,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use ebbtide_ffi_tests::{
-    Language, clean, compiler, finish, installed, linked_with_lua, made_at_once, scratch, source,
-    text_of, under_valgrind,
+    Language, base_name, clean, compiler, finish, installed, linked_with_lua, made_at_once,
+    scratch, source, text_of, under_valgrind,
 };
 use ebbtide_runtimes::{
     EBBTIDE_LINK_FLAGS, LUA51, LUA52, LUA53, LUA54, LUAJIT, LUAJIT_CHECKED, SONAME, repository,
@@ -85,7 +85,7 @@ fn loader_folder() -> &'static Path {
 /// Compiles one of the sources for a Lua; linked with ebbtide's library, or not.
 fn build(name: &str, lua: Lua, with_ebbtide: bool) -> PathBuf {
     let kind = if with_ebbtide { "with" } else { "without" };
-    let program = loader_folder().join(format!("{name}-{}-{kind}", lua.name()));
+    let program = loader_folder().join(format!("{}-{}-{kind}", base_name(name), lua.name()));
     made_at_once(&program, |new| {
         let mut command = compiler(Language::C);
         command.arg("-I").arg(installed().include()).arg("-o").arg(new).arg(source(name));
@@ -105,7 +105,7 @@ fn build(name: &str, lua: Lua, with_ebbtide: bool) -> PathBuf {
 /// The host on a Lua.
 fn host(lua: Lua) -> &'static Path {
     static HOSTS: [OnceLock<PathBuf>; 4] = [const { OnceLock::new() }; 4];
-    HOSTS[lua as usize].get_or_init(|| build("door_host.c", lua, false))
+    HOSTS[lua as usize].get_or_init(|| build("lua/lua_module_host.c", lua, false))
 }
 
 /// The programs that run scripts as a user would, on an unmodified LuaJIT.
@@ -184,37 +184,42 @@ fn program(name: &str) {
 
 #[test]
 fn an_untouched_vm_gives_memory_back_in_place() {
-    everywhere("door_untouched.lua", &[]);
+    everywhere("lua_module_untouched.lua", &[]);
 }
 
 #[test]
 fn misuse_names_the_argument() {
-    everywhere("door_misuse.lua", &[]);
+    everywhere("lua_module_misuse.lua", &[]);
 }
 
 #[test]
 fn memory_may_run_out_inside_of_the_module() {
-    everywhere("door_memory.lua", &[]);
+    everywhere("lua_module_memory.lua", &[]);
 }
 
 #[test]
 fn other_allocators_are_refused_with_a_reason() {
     let own = "does not run on LuaJIT's own";
     for lua in [Lua::Vendored, Lua::Shared] {
-        finish(&mut command(host(lua), &["--alloc", "own"], "door_unknown.lua", &[own]));
+        finish(&mut command(host(lua), &["--alloc", "own"], "lua_module_unknown.lua", &[own]));
     }
-    finish(&mut command(host(Lua::Plain), &[], "door_unknown.lua", &["GC64"]));
-    finish(&mut command(host(Lua::Plain), &["--alloc", "own"], "door_unknown.lua", &["GC64"]));
+    finish(&mut command(host(Lua::Plain), &[], "lua_module_unknown.lua", &["GC64"]));
+    finish(&mut command(
+        host(Lua::Plain),
+        &["--alloc", "own"],
+        "lua_module_unknown.lua",
+        &["GC64"],
+    ));
 }
 
 /// The module speaks for the library that the program is linked with, whichever it was loaded from.
 #[test]
 fn a_vm_on_a_heap_has_a_module_that_knows_it() {
     for lua in [Lua::Vendored, Lua::Shared] {
-        let program = build("door_host.c", lua, true);
+        let program = build("lua/lua_module_host.c", lua, true);
         for kind in ["heap", "newstate"] {
             for folder in [library_folder(), installed().lib()] {
-                let mut command = command(&program, &["--alloc", kind], "door_heap.lua", &[]);
+                let mut command = command(&program, &["--alloc", kind], "lua_module_heap.lua", &[]);
                 finish(find_modules(&mut command, &folder));
             }
         }
@@ -223,20 +228,20 @@ fn a_vm_on_a_heap_has_a_module_that_knows_it() {
 
 #[test]
 fn attach_at_the_start_and_in_the_middle() {
-    everywhere("door_attach.lua", &["start"]);
-    everywhere("door_attach.lua", &["middle"]);
+    everywhere("lua_module_attach.lua", &["start"]);
+    everywhere("lua_module_attach.lua", &["middle"]);
 }
 
 #[test]
 fn attach_in_a_coroutine_and_in_a_loop() {
-    everywhere("door_attach.lua", &["coroutine"]);
-    everywhere("door_attach.lua", &["loop"]);
+    everywhere("lua_module_attach.lua", &["coroutine"]);
+    everywhere("lua_module_attach.lua", &["loop"]);
 }
 
 #[test]
 fn attach_in_a_finalizer_and_in_a_sort() {
-    everywhere("door_attach.lua", &["finalizer"]);
-    everywhere("door_attach.lua", &["sort"]);
+    everywhere("lua_module_attach.lua", &["finalizer"]);
+    everywhere("lua_module_attach.lua", &["sort"]);
 }
 
 #[test]
@@ -257,26 +262,26 @@ fn attach_at_a_random_moment_of_random_programs() {
         let program = programs[seed % programs.len()];
         let jit = JIT[seed / programs.len() % 2];
         let arguments = [&*seed.to_string(), "3000"];
-        finish(&mut command(program, jit.as_slice(), "door_random.lua", &arguments));
+        finish(&mut command(program, jit.as_slice(), "lua_module_random.lua", &arguments));
     }
 }
 
 #[test]
 fn options_are_taken_refused_and_changed() {
-    everywhere("door_options.lua", &[]);
+    everywhere("lua_module_options.lua", &[]);
 }
 
 /// What `report()` promises comes true, as the kernel counts it.
 #[test]
 fn reports_of_large_blocks_come_true() {
-    everywhere("door_report.lua", &["large"]);
-    everywhere("door_report.lua", &["large", "attach"]);
+    everywhere("lua_module_report.lua", &["large"]);
+    everywhere("lua_module_report.lua", &["large", "attach"]);
 }
 
 #[test]
 fn reports_of_what_may_go_back_come_true() {
     for mode in ["reclaim", "attach", "rest"] {
-        everywhere("door_report.lua", &[mode]);
+        everywhere("lua_module_report.lua", &[mode]);
     }
 }
 
@@ -289,7 +294,7 @@ fn settings_without_effect_are_told() {
     let waits = "In the environment, without effect before attach(): EBBTIDE_CHECKED=1";
     for program in luajits() {
         let said = |arguments: &[&str]| {
-            let mut command = command(program, &[], "door_report.lua", arguments);
+            let mut command = command(program, &[], "lua_module_report.lua", arguments);
             let output = finish(command.env("EBBTIDE_CHECKED", "1").env("EBBTIDE_DECAY", "500"));
             let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
             (text(output.stdout), text(output.stderr))
@@ -317,7 +322,8 @@ fn a_refused_attach_is_the_reason_at_the_end() {
     let expected = "ebbtide: EBBTIDE_RETAIN=9t had no effect: a heap was refused: \
                     EBBTIDE_RETAIN=9t: takes a number from 0 to 8t";
     for program in luajits() {
-        let mut command = command(program, &[], "door_report.lua", &["environment", "refused"]);
+        let mut command =
+            command(program, &[], "lua_module_report.lua", &["environment", "refused"]);
         let output = finish(command.env("EBBTIDE_RETAIN", "9t"));
         let errors = String::from_utf8(output.stderr).expect("UTF-8");
         assert!(errors.starts_with(expected) && errors.lines().count() == 1, "{errors}");
@@ -328,7 +334,7 @@ fn a_refused_attach_is_the_reason_at_the_end() {
 fn variables_of_the_preload_library_are_told_without_it() {
     for program in luajits() {
         let arguments = ["environment", "attach"];
-        let mut command = command(program, &[], "door_report.lua", &arguments);
+        let mut command = command(program, &[], "lua_module_report.lua", &arguments);
         let output = finish(command.env("EBBTIDE_REPORT", "on").env("EBBTIDE_VERBOSE", "off"));
         let errors = String::from_utf8(output.stderr).expect("UTF-8");
         assert_eq!(errors, "ebbtide: EBBTIDE_REPORT has an effect under ebbtide run only\n");
@@ -341,7 +347,7 @@ fn a_database_that_became_descriptor_2_stays_as_it_is() {
     let database = scratch("doors-database").join("database");
     for program in luajits() {
         let arguments = [database.to_str().expect("UTF-8")];
-        let mut command = command(program, &[], "door_database.lua", &arguments);
+        let mut command = command(program, &[], "lua_module_database.lua", &arguments);
         finish(command.env("EBBTIDE_CHEKED", "1").env("EBBTIDE_CHECKED", "1"));
         assert_eq!(fs::read_to_string(&database).expect("a database"), "HEADER\nEND\n");
     }
@@ -352,7 +358,7 @@ fn a_database_that_became_descriptor_2_stays_as_it_is() {
 fn leaves_nothing_behind(kind: &str) {
     for program in luajits() {
         let peak_and_left = |door| {
-            let text = text_of(&mut command(program, &[], "door_large.lua", &[kind, door]));
+            let text = text_of(&mut command(program, &[], "lua_module_large.lua", &[kind, door]));
             let numbers = text.split_whitespace().map(|number| number.parse::<f64>());
             let numbers: Vec<f64> = numbers.map(|number| number.expect("KB")).collect();
             (numbers[0], numbers[1])
@@ -388,23 +394,28 @@ fn a_million_small_blocks_leave_nothing_behind() {
 #[test]
 fn c_modules_work_on() {
     for when in ["never", "start", "middle"] {
-        everywhere("door_modules.lua", &[when]);
+        everywhere("lua_module_modules.lua", &[when]);
     }
 }
 
 #[test]
 fn closed_vms_leave_nothing_behind() {
     for lua in [Lua::Vendored, Lua::Shared] {
-        finish(&mut command(host(lua), &["--vms", "200"], "door_close.lua", &[]));
+        finish(&mut command(host(lua), &["--vms", "200"], "lua_module_close.lua", &[]));
     }
-    finish(&mut command(host(Lua::Checked), &["-joff", "--vms", "20"], "door_close.lua", &[]));
+    finish(&mut command(
+        host(Lua::Checked),
+        &["-joff", "--vms", "20"],
+        "lua_module_close.lua",
+        &[],
+    ));
 }
 
 /// Debian's own program, which closes its VM and unloads the library while it does.
 #[test]
 fn a_closed_program_ends_well() {
     for jit in JIT {
-        finish(&mut command("luajit", jit.as_slice(), "door_close.lua", &[]));
+        finish(&mut command("luajit", jit.as_slice(), "lua_module_close.lua", &[]));
     }
 }
 
@@ -414,22 +425,22 @@ fn attach_reclaim_and_close_under_valgrind() {
         let mut command = under_valgrind();
         find_modules(&mut command, &library_folder());
         command.arg(host(lua)).args(["-joff", "--vms", "3"]);
-        finish(command.arg(script("door_close.lua")));
-        let program = build("door_calls.c", lua, true);
+        finish(command.arg(script("lua_module_close.lua")));
+        let program = build("lua/lua_module_calls.c", lua, true);
         finish(under_valgrind().arg(program).env("CHECK_LIGHT", "1"));
     }
 }
 
 #[test]
 fn c_functions_that_know_lua() {
-    program("door_calls.c");
+    program("lua/lua_module_calls.c");
 }
 
 #[test]
 fn threads_share_a_heap_and_the_end_of_a_vm_is_told() {
-    program("vm_shared.c");
+    program("lua/vm_shared.c");
     for checked in ["on", "sample"] {
-        let shared = build("vm_shared.c", Lua::Shared, true);
+        let shared = build("lua/vm_shared.c", Lua::Shared, true);
         finish(clean(shared).env("EBBTIDE_CHECKED", checked).env("CHECK_LIGHT", "1"));
     }
 }
@@ -437,16 +448,22 @@ fn threads_share_a_heap_and_the_end_of_a_vm_is_told() {
 /// That no allocator is LuaJIT's own is found out by one VM, and remembered.
 #[test]
 fn a_luajit_on_another_allocator_is_asked_once() {
-    finish(&mut clean(build("door_other.c", Lua::Shared, true)));
+    finish(&mut clean(build("lua/lua_module_other.c", Lua::Shared, true)));
 }
 
 /// The functions of a Lua inside such a program are not to be found, not even to throw an error.
 #[test]
 fn a_program_that_hides_lua_is_told() {
-    let program = loader_folder().join("door_host.c-hidden");
+    let program = loader_folder().join("lua_module_host.c-hidden");
     let mut command = compiler(Language::C);
     command.arg("-isystem").arg(LUAJIT.include_dir).arg("-o").arg(&program);
-    command.arg(source("door_host.c")).args(["-x", "none", LUAJIT.library, "-lm", "-ldl"]);
+    command.arg(source("lua/lua_module_host.c")).args([
+        "-x",
+        "none",
+        LUAJIT.library,
+        "-lm",
+        "-ldl",
+    ]);
     finish(&mut command);
     let file = loader_folder().join("hidden.lua");
     for (text, path) in [
@@ -472,10 +489,10 @@ fn a_later_lua_is_told_by_its_name() {
     let files = repository().join("lua/?.lua");
     let (nowhere, throws) = (script("?.lua"), "^ebbtide: this is Lua 5.%d %(PUC%); .*LuaJIT$");
     for runtime in [LUA52, LUA53, LUA54] {
-        let program = loader_folder().join(format!("door_host.c-{}", runtime.name));
+        let program = loader_folder().join(format!("lua_module_host.c-{}", runtime.name));
         let mut command = compiler(Language::C);
         command.arg("-isystem").arg(runtime.include_dir).arg("-o").arg(&program);
-        command.arg(source("door_host.c")).args(["-x", "none", runtime.library]);
+        command.arg(source("lua/lua_module_host.c")).args(["-x", "none", runtime.library]);
         finish(command.args(runtime.link_flags));
         let run = |text: &str, path: &Path| {
             fs::write(&file, text).expect("the target directory can be written");
@@ -491,18 +508,18 @@ fn a_later_lua_is_told_by_its_name() {
         let expected = "ebbtide: no module: this is Lua 5.2 or later (PUC); ebbtide's Lua module";
         assert!(said.starts_with(expected), "{}: {said}", runtime.name);
         assert_eq!(said.lines().count(), 1, "{said}");
-        finish(&mut clean(linked_with_lua("later.c", &runtime, &["-rdynamic"])));
+        finish(&mut clean(linked_with_lua("lua/later.c", &runtime, &["-rdynamic"])));
     }
 }
 
 #[test]
 fn a_damaged_heap_is_refused() {
-    program("door_damage.c");
+    program("lua/lua_module_damage.c");
 }
 
 #[test]
 fn a_random_heap_adds_up() {
-    program("door_walk.c");
+    program("lua/lua_module_walk.c");
 }
 
 /// By each name, from a checkout and from the library alone; the library as it is installed.
@@ -519,7 +536,7 @@ fn the_module_is_found() {
                 ("ebbtide", file, Some(&sources)),
                 ("resty.ebbtide", file, Some(&sources)),
             ] {
-                let mut command = command(program, &[], "door_require.lua", &[name, from]);
+                let mut command = command(program, &[], "lua_module_require.lua", &[name, from]);
                 find_modules(&mut command, &folder);
                 if let Some(paths) = paths {
                     command.env("LUA_PATH", paths);
@@ -534,9 +551,9 @@ fn the_module_is_found() {
 #[test]
 fn the_installed_library_does_the_same() {
     for (name, arguments) in [
-        ("door_untouched.lua", &[][..]),
-        ("door_attach.lua", &["middle"]),
-        ("door_random.lua", &["77", "6000"]),
+        ("lua_module_untouched.lua", &[][..]),
+        ("lua_module_attach.lua", &["middle"]),
+        ("lua_module_random.lua", &["77", "6000"]),
     ] {
         for program in luajits() {
             let mut command = command(program, &[], name, arguments);

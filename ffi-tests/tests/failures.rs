@@ -12,7 +12,7 @@ use ebbtide_ffi_tests::{
 };
 use ebbtide_runtimes::LUAJIT;
 
-/// What `every_allocation` counts for one Lua program.
+/// What `oom_injection` counts for one Lua program.
 #[derive(Debug, PartialEq, Eq)]
 struct Counts {
     refusals: u64,
@@ -21,13 +21,13 @@ struct Counts {
     crashes: u64,
 }
 
-fn every_allocation(arguments: &[&str]) -> BTreeMap<String, Counts> {
-    every_allocation_on("off", arguments)
+fn oom_injection(arguments: &[&str]) -> BTreeMap<String, Counts> {
+    oom_injection_on("off", arguments)
 }
 
-fn every_allocation_on(checked: &str, arguments: &[&str]) -> BTreeMap<String, Counts> {
+fn oom_injection_on(checked: &str, arguments: &[&str]) -> BTreeMap<String, Counts> {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| linked_with_lua("every_allocation.c", &LUAJIT, &[]));
+    let program = PROGRAM.get_or_init(|| linked_with_lua("faults/oom_injection.c", &LUAJIT, &[]));
     let mut command = clean(program);
     let output = finish(command.args(arguments).env("EBBTIDE_CHECKED", checked));
     let text = String::from_utf8(output.stdout).expect("the output is UTF-8");
@@ -47,7 +47,7 @@ fn every_allocation_on(checked: &str, arguments: &[&str]) -> BTreeMap<String, Co
 #[test]
 fn luajit_survives_the_refusal_of_every_allocation() {
     let [ours, malloc, builtin] = thread::scope(|scope| {
-        let run = |allocator| scope.spawn(move || every_allocation(&[allocator]));
+        let run = |allocator| scope.spawn(move || oom_injection(&[allocator]));
         ["ebbtide", "malloc", "builtin"].map(run).map(|thread| thread.join().expect("it ran"))
     });
     let refusals: u64 = ours.values().map(|counts| counts.refusals).sum();
@@ -69,27 +69,27 @@ fn luajit_survives_the_refusal_of_every_allocation() {
 /// program's.
 #[test]
 fn a_checked_heap_finds_no_bug_in_luajit_when_memory_runs_out() {
-    let counts = every_allocation_on("on", &["ebbtide", "sound", "1", "closures"]);
+    let counts = oom_injection_on("on", &["ebbtide", "sound", "1", "closures"]);
     let Counts { refusals, left, crashes } = counts["closures"];
     assert!(refusals > 100 && left == 0 && crashes == 0, "{counts:?}");
 }
 
 #[test]
 fn an_allocator_that_fails_badly_is_found_out() {
-    let leaks = every_allocation(&["ebbtide", "leak", "17"]);
+    let leaks = oom_injection(&["ebbtide", "leak", "17"]);
     assert!(leaks.values().all(|counts| counts.left > 0), "{leaks:?}");
-    let losses = every_allocation(&["ebbtide", "lose", "1", "coroutines"]);
+    let losses = oom_injection(&["ebbtide", "lose", "1", "coroutines"]);
     assert!(losses.values().all(|counts| counts.crashes > 0), "{losses:?}");
 }
 
 /// Calls of one kind: how many were made, how many refused, how many of these ended badly.
-fn every_call(arguments: &[&str], checked: &str) -> BTreeMap<String, [u64; 3]> {
-    calls_of(clean(every_call_program()).args(arguments).env("EBBTIDE_CHECKED", checked))
+fn syscall_faults(arguments: &[&str], checked: &str) -> BTreeMap<String, [u64; 3]> {
+    calls_of(clean(syscall_faults_program()).args(arguments).env("EBBTIDE_CHECKED", checked))
 }
 
-fn every_call_program() -> &'static Path {
+fn syscall_faults_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| linked_with_unkind("every_call.c"))
+    PROGRAM.get_or_init(|| linked_with_unkind("faults/syscall_faults.c"))
 }
 
 fn calls_of(command: &mut Command) -> BTreeMap<String, [u64; 3]> {
@@ -107,7 +107,7 @@ fn calls_of(command: &mut Command) -> BTreeMap<String, [u64; 3]> {
 #[test]
 fn heaps_survive_the_refusal_of_every_system_call() {
     for checked in ["off", "sample"] {
-        let kinds = every_call(&[], checked);
+        let kinds = syscall_faults(&[], checked);
         for (kind, [calls, refused, bad]) in &kinds {
             assert_eq!(*bad, 0, "{kind}, checked: {checked}");
             // What the kernel takes back whole it cannot refuse.
@@ -121,7 +121,7 @@ fn heaps_survive_the_refusal_of_every_system_call() {
 /// The same under a limit on address space, where heaps map what they use piece by piece.
 #[test]
 fn heaps_survive_every_refusal_under_a_limit_on_address_space() {
-    let kinds = calls_of(&mut with_address_space(8 << 20, every_call_program()));
+    let kinds = calls_of(&mut with_address_space(8 << 20, syscall_faults_program()));
     for (kind, [calls, refused, bad]) in &kinds {
         assert_eq!(*bad, 0, "{kind}: {calls}, {refused}");
     }
@@ -132,7 +132,7 @@ fn heaps_survive_every_refusal_under_a_limit_on_address_space() {
 /// The same when nobody looks whether a call was refused.
 #[test]
 fn a_refusal_that_is_overlooked_is_found_out() {
-    let kinds = every_call(&["silent"], "off");
+    let kinds = syscall_faults(&["silent"], "off");
     for kind in ["mprotect", "madvise", "process_madvise", "mremap"] {
         assert!(kinds[kind][2] > 0, "{kind}: {kinds:?}");
     }
@@ -140,12 +140,12 @@ fn a_refusal_that_is_overlooked_is_found_out() {
 
 #[test]
 fn around_heaps_and_their_tables_lie_pages_that_nobody_can_access() {
-    finish(&mut clean(linked_with_unkind("guards.c")));
+    finish(&mut clean(linked_with_unkind("faults/guards.c")));
 }
 
 #[test]
 fn each_process_has_its_heap_elsewhere() {
-    let program = linked_with_unkind("guards.c");
+    let program = linked_with_unkind("faults/guards.c");
     let address = || text_of(clean(&program).arg("address"));
     let addresses: BTreeSet<String> = (0..8).map(|_| address()).collect();
     assert_eq!(addresses.len(), 8, "{addresses:?}");
@@ -155,17 +155,17 @@ fn each_process_has_its_heap_elsewhere() {
 
 #[test]
 fn memory_that_was_moved_away_is_not_lost_in_silence() {
-    finish(&mut clean(linked_with_unkind("displaced.c")));
+    finish(&mut clean(linked_with_unkind("faults/displaced.c")));
 }
 
 #[test]
 fn heaps_that_come_and_go_hold_what_they_count() {
-    finish(&mut clean(linked_with_unkind("parked.c")));
+    finish(&mut clean(linked_with_unkind("faults/heap_cache.c")));
 }
 
 #[test]
 fn what_a_heap_says_it_holds_is_what_the_kernel_holds() {
-    let program = linked_with_unkind("kernel_truth.c");
+    let program = linked_with_unkind("faults/accounting.c");
     finish(&mut clean(&program));
     for defect in ["purge-next", "purge-not", "move-nothing"] {
         let output = clean(&program).arg(defect).output().expect("it runs");

@@ -48,7 +48,7 @@ fn pkg_config(destination: &Path, options: &[&str]) -> Vec<String> {
 fn consumer(destination: &Path, linkage: Linkage) -> PathBuf {
     let program = destination.join("consumer");
     let mut command = compiler(Language::C);
-    command.arg("-o").arg(&program).arg(source("consumer.c")).args(["-x", "none"]);
+    command.arg("-o").arg(&program).arg(source("interface/consumer.c")).args(["-x", "none"]);
     match linkage {
         Linkage::Shared => command.args(pkg_config(destination, &["--cflags", "--libs"])),
         Linkage::Archive => command
@@ -245,7 +245,7 @@ fn a_program_linked_in_the_build_folder_runs() {
     let program = scratch("build-folder").join("consumer");
     let mut command = compiler(Language::C);
     command.arg("-I").arg(repository().join("include")).arg("-o").arg(&program);
-    command.arg(source("consumer.c")).args(["-x", "none"]).arg("-L").arg(release());
+    command.arg(source("interface/consumer.c")).args(["-x", "none"]).arg("-L").arg(release());
     finish(command.args(["-lebbtide", "-Wl,-rpath"]).arg(release()));
     assert!(text_of(&mut clean(program)).starts_with("ebbtide "));
 }

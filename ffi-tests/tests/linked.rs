@@ -42,7 +42,7 @@ fn link_host(name: &str, flags: &[&str]) -> PathBuf {
             .arg(LUAJIT.include_dir)
             .arg("-o")
             .arg(new)
-            .arg(source("linked.c"))
+            .arg(source("lua/linked.c"))
             .args(["-x", "none", "-Wl,--wrap=lua_newstate"])
             .args([LUAJIT.library.as_ref(), installed().archive().as_path()])
             .args(flags)

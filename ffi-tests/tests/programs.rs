@@ -2,12 +2,11 @@
 
 /// One test for each program and way of running it.
 macro_rules! programs {
-    ($($program:ident.$extension:ident: $($way:ident)+;)+) => {
+    ($($program:ident $source:literal: $($way:ident)+;)+) => {
         $(mod $program {
             $(#[test]
             fn $way() {
-                let source = concat!(stringify!($program), ".", stringify!($extension));
-                ebbtide_ffi_tests::$way(source);
+                ebbtide_ffi_tests::$way($source);
             })+
         })+
     };
@@ -15,10 +14,10 @@ macro_rules! programs {
 
 /// One test for each program that waits most of the time: all ways of running it at once.
 macro_rules! waiting_programs {
-    ($($program:ident.$extension:ident: $($way:ident)+;)+) => {
+    ($($program:ident $source:literal: $($way:ident)+;)+) => {
         $(#[test]
         fn $program() {
-            let source = concat!(stringify!($program), ".", stringify!($extension));
+            let source = $source;
             let ways = [$((stringify!($way), ebbtide_ffi_tests::$way as fn(&str))),+];
             std::thread::scope(|scope| {
                 for (name, way) in ways {
@@ -31,33 +30,33 @@ macro_rules! waiting_programs {
 }
 
 programs! {
-    header.c: shared archive cplusplus sanitized;
-    calls.c: shared limited archive sanitized valgrind;
-    model.c: shared limited archive sanitized valgrind;
-    hostile.c: shared limited archive sanitized;
-    reclaim.c: shared limited archive sanitized;
-    breathing.c: shared;
-    steps.c: shared;
-    policy_stats.c: shared;
-    pressure.c: shared limited;
-    hard_limit.c: shared limited;
-    history.c: shared limited sanitized;
-    stats.c: shared limited archive sanitized valgrind;
-    options.c: shared limited archive sanitized;
-    environment.c: shared archive sanitized;
-    standard_error.c: shared archive sanitized;
-    limits.c: shared;
-    many.c: shared limited;
-    handover.c: shared limited archive sanitized valgrind;
-    signals.c: shared limited archive sanitized;
-    fork.c: shared limited sanitized;
-    throttled.c: wrapped with_quota;
-    descriptors.c: shared;
-    allocator.cpp: cplusplus;
+    header "interface/header.c": shared archive cplusplus sanitized;
+    calls "heap/calls.c": shared limited archive sanitized valgrind;
+    model "heap/model.c": shared limited archive sanitized valgrind;
+    invalid_pointers "heap/invalid_pointers.c": shared limited archive sanitized;
+    reclaim "reclaim/reclaim.c": shared limited archive sanitized;
+    breathing "reclaim/breathing.c": shared;
+    step_budget "reclaim/step_budget.c": shared;
+    policy_stats "reclaim/policy_stats.c": shared;
+    pressure "limits/pressure.c": shared limited;
+    hard_limit "limits/hard_limit.c": shared limited;
+    history "reclaim/history.c": shared limited sanitized;
+    stats "heap/stats.c": shared limited archive sanitized valgrind;
+    options "interface/options.c": shared limited archive sanitized;
+    environment "interface/environment.c": shared archive sanitized;
+    standard_error "interface/standard_error.c": shared archive sanitized;
+    limits "limits/limits.c": shared;
+    many "heap/many.c": shared limited;
+    handover "heap/handover.c": shared limited archive sanitized valgrind;
+    signals "heap/signals.c": shared limited archive sanitized;
+    fork "heap/fork.c": shared limited sanitized;
+    throttled "reclaim/throttled.c": wrapped with_quota;
+    descriptors "reclaim/descriptors.c": shared;
+    allocator "interface/allocator.cpp": cplusplus;
 }
 
 waiting_programs! {
-    background.c: shared limited archive sanitized;
-    background_storm.c: shared limited;
-    refusal.c: shared limited;
+    background "reclaim/background.c": shared limited archive sanitized;
+    background_storm "reclaim/background_storm.c": shared limited;
+    purge_refused "faults/purge_refused.c": shared limited;
 }

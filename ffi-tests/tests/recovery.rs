@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch, source};
+use ebbtide_ffi_tests::{Language, base_name, clean, compiler, finish, installed, scratch, source};
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
 /// A LuaJIT that is linked in, and Debian's, by its soname.
@@ -16,7 +16,7 @@ const MODES: [&str; 2] = ["-jon", "-joff"];
 
 /// Compiles a source for a LuaJIT; linked with the library, or not. Each test has its own.
 fn build(name: &str, test: &str, luajit: &str, with_ebbtide: bool) -> PathBuf {
-    let program = scratch("recovery").join(format!("{name}-{test}-{luajit}"));
+    let program = scratch("recovery").join(format!("{}-{test}-{luajit}", base_name(name)));
     let mut command = compiler(Language::C);
     command.arg("-I").arg(installed().include()).arg("-isystem").arg(LUAJIT.include_dir);
     command.arg("-o").arg(&program).arg(source(name)).args(["-x", "none", "-rdynamic"]);
@@ -47,7 +47,7 @@ fn run(program: impl AsRef<OsStr>, arguments: &[&str], script: &Path, mode: &str
 /// A VM of the door `new` or `attach`, in all modes at once.
 fn recovers(door: &str) {
     for luajit in LUAJITS {
-        let program = build("recovery.c", door, luajit, true);
+        let program = build("limits/recovery.c", door, luajit, true);
         thread::scope(|scope| {
             for mode in MODES {
                 let program = &program;
@@ -70,7 +70,7 @@ fn a_vm_that_was_attached_works_again_after_its_limit() {
 /// Runs a script under the preload library, in each mode.
 fn run_preloaded(test: &str, script: &Path) {
     let ebbtide = installed().lib().join("../bin/ebbtide");
-    let host = build("door_host.c", test, "shared", false);
+    let host = build("lua/lua_module_host.c", test, "shared", false);
     let host = host.to_str().expect("UTF-8");
     for mode in MODES {
         run(&ebbtide, &["run", "--limit-hard", "32m", host], script, mode);

@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use ebbtide_ffi_tests::{
-    Language, clean, compiler, finish, installed, release, scratch, source, under_valgrind,
+    Language, base_name, clean, compiler, finish, installed, release, scratch, source,
+    under_valgrind,
 };
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
@@ -52,7 +53,7 @@ fn archive() -> &'static Path {
 
 /// Compiles a source against a library, with LuaJIT inside.
 fn program(name: &str, library: &Path, kind: &str, flags: &[&str]) -> PathBuf {
-    let program = scratch("sanitizers").join(format!("{name}-{kind}"));
+    let program = scratch("sanitizers").join(format!("{}-{kind}", base_name(name)));
     let mut command = compiler(Language::C);
     command.args(flags).arg("-I").arg(installed().include()).arg("-isystem");
     command.arg(LUAJIT.include_dir).arg("-o").arg(&program).arg(source(name));
@@ -93,7 +94,7 @@ fn is_clean(output: &Output, what: &str) {
 
 #[test]
 fn valgrind_finds_what_it_finds_on_the_c_library() {
-    let told = program("tool_bugs.c", archive(), "told", &[]);
+    let told = program("checked/tool_bugs.c", archive(), "told", &[]);
     for (case, words) in BUGS.iter().chain(UNSET) {
         for allocator in ["libc", "ebbtide"] {
             let output = valgrind(&told, &[allocator, case]);
@@ -106,7 +107,7 @@ fn valgrind_finds_what_it_finds_on_the_c_library() {
 
 #[test]
 fn valgrind_finds_leaks() {
-    let told = program("tool_bugs.c", archive(), "leaks", &[]);
+    let told = program("checked/tool_bugs.c", archive(), "leaks", &[]);
     for allocator in ["libc", "ebbtide"] {
         let lost = ["25 bytes in 1 blocks are definitely lost"];
         is_found(&valgrind(&told, &[allocator, "leak"]), &lost, allocator);
@@ -115,7 +116,7 @@ fn valgrind_finds_leaks() {
 
 #[test]
 fn the_sanitizer_finds_what_it_finds_on_the_c_library() {
-    let told = program("tool_bugs.c", archive(), "sanitized", ADDRESS);
+    let told = program("checked/tool_bugs.c", archive(), "sanitized", ADDRESS);
     for (case, _) in BUGS {
         let words = ["ERROR: AddressSanitizer: heap-", "tool_bugs.c:"];
         is_found(&sanitizer(&told, &["libc", case]), &words, case);
@@ -127,8 +128,8 @@ fn the_sanitizer_finds_what_it_finds_on_the_c_library() {
 #[test]
 fn without_the_feature_neither_finds_them() {
     let library = installed().archive();
-    let plain = program("tool_bugs.c", &library, "plain", &[]);
-    let sanitized = program("tool_bugs.c", &library, "plain-sanitized", ADDRESS);
+    let plain = program("checked/tool_bugs.c", &library, "plain", &[]);
+    let sanitized = program("checked/tool_bugs.c", &library, "plain-sanitized", ADDRESS);
     for (case, _) in BUGS {
         is_clean(&sanitizer(&sanitized, &["ebbtide", case]), case);
     }
@@ -139,23 +140,23 @@ fn without_the_feature_neither_finds_them() {
 
 #[test]
 fn nothing_is_found_in_programs_that_use_a_heap_well() {
-    let told = program("tool_bugs.c", archive(), "well", &[]);
-    let sanitized = program("tool_bugs.c", archive(), "well-sanitized", ADDRESS);
+    let told = program("checked/tool_bugs.c", archive(), "well", &[]);
+    let sanitized = program("checked/tool_bugs.c", archive(), "well-sanitized", ADDRESS);
     is_clean(&valgrind(&told, &["ebbtide", "none"]), "valgrind");
     is_clean(&sanitizer(&sanitized, &["ebbtide", "none"]), "sanitizer");
     // Without a tool the heap is as any other, or checked as it is asked to be.
     for how in ["off", "on"] {
         finish(clean(&told).args(["ebbtide", "none"]).env("EBBTIDE_CHECKED", how));
     }
-    let pairs = program("pairs.c", archive(), "well-sanitized", ADDRESS);
+    let pairs = program("heap/alloc_free_loop.c", archive(), "well-sanitized", ADDRESS);
     is_clean(&sanitizer(&pairs, &["100", "100000"]), "pairs");
 }
 
 #[test]
 fn lua_programs_are_looked_at_with_their_modules_and_ffi_code() {
     let (module, ffi) = ("ffi-tests/lua/checked_module.lua", "ffi-tests/lua/checked_ffi.lua");
-    let told = program("checked_bugs.c", archive(), "told", &[]);
-    let sanitized = program("checked_bugs.c", archive(), "sanitized", ADDRESS);
+    let told = program("checked/checked_bugs.c", archive(), "told", &[]);
+    let sanitized = program("checked/checked_bugs.c", archive(), "sanitized", ADDRESS);
     is_clean(&valgrind(&told, &[module, "none"]), "valgrind");
     is_clean(&sanitizer(&sanitized, &[module, "none"]), "sanitizer");
     is_clean(&sanitizer(&sanitized, &[ffi, "none"]), "sanitizer");

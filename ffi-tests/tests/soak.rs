@@ -9,7 +9,7 @@ use ebbtide_runtimes::LUAJIT;
 
 fn soak(arguments: &[&str]) -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| linked_with_lua("soak.c", &LUAJIT, &[]));
+    let program = PROGRAM.get_or_init(|| linked_with_lua("lua/soak.c", &LUAJIT, &[]));
     let mut command = clean(program);
     command.args(arguments);
     command

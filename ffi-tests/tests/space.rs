@@ -22,7 +22,7 @@ fn host(with_ebbtide: bool) -> PathBuf {
         let program = scratch("space").join(name);
         let mut command = compiler(Language::C);
         command.arg("-I").arg(installed().include()).arg("-isystem").arg(LUAJIT.include_dir);
-        command.arg("-o").arg(&program).arg(source("door_host.c")).args(["-x", "none"]);
+        command.arg("-o").arg(&program).arg(source("lua/lua_module_host.c")).args(["-x", "none"]);
         if with_ebbtide {
             command.arg("-DWITH_EBBTIDE").arg(installed().archive());
         }
@@ -87,7 +87,7 @@ fn a_limit_that_binds_is_told() {
 /// What a program prints: VMs, and blocks of 1 MB beside them.
 fn vms_and_blocks(kind: &str) -> (u64, u64) {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| linked_with_lua("space_vms.c", &LUAJIT, &[]));
+    let program = PROGRAM.get_or_init(|| linked_with_lua("limits/space_vms.c", &LUAJIT, &[]));
     let text = text_of(clean(program).arg(kind));
     let (vms, blocks) = text.trim().split_once(' ').expect("two numbers");
     (vms.parse().expect("a number"), blocks.parse().expect("a number"))
@@ -105,6 +105,6 @@ fn as_many_vms_fit_as_without_ebbtide() {
 /// Whatever the limit is: plans get shorter the more heaps there are, and have places all the same.
 #[test]
 fn heaps_under_a_large_limit_reserve_nothing_however_many_there_are() {
-    let program = compile("space_heaps.c", Language::C, Linkage::Archive, "space", &[]);
+    let program = compile("limits/space_heaps.c", Language::C, Linkage::Archive, "space", &[]);
     finish(&mut clean(program));
 }

@@ -44,11 +44,11 @@ fn programs() -> &'static Programs {
             with(&mut command);
             finish(&mut command);
         };
-        compile("linked.c", &linked, &mut |command| {
+        compile("lua/linked.c", &linked, &mut |command| {
             command.arg("-Wl,--wrap=lua_newstate").arg(LUAJIT.library).arg(installed().archive());
             command.args(LUAJIT.link_flags).args(EBBTIDE_LINK_FLAGS);
         });
-        compile("preload_run.c", &shared, &mut |command| {
+        compile("preload/preload_run.c", &shared, &mut |command| {
             command.arg("-l:libluajit-5.1.so.2");
         });
         Programs { host, linked, shared }

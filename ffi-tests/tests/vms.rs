@@ -178,13 +178,13 @@ fn luajit_runs_under_valgrind() {
     let mut program = under_valgrind();
     // LuaJIT reads strings a word at a time, past their ends but never past their blocks.
     program.arg(host(&runtimes::LUAJIT));
-    finish(&mut on_ebbtide(program, &["--jit", "off"], &stress("smoke.lua"), &[]));
+    finish(&mut on_ebbtide(program, &["--jit", "off"], &stress("smoke.lua"), &["reclaim"]));
 }
 
 #[test]
 fn plain_lua_runs_the_stress_scripts() {
     for runtime in [runtimes::LUA51, runtimes::LUA52, runtimes::LUA53, runtimes::LUA54] {
-        run(&runtime, &[], &stress("smoke.lua"), &[]);
+        run(&runtime, &[], &stress("smoke.lua"), &["reclaim"]);
         run_stress(&runtime, &[]);
         run_exhaustion(&runtime, &[]);
     }

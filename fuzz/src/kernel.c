@@ -1,6 +1,6 @@
-/* What Rust sees of unkind.h. */
+/* What Rust sees of syscall_faults.h. */
 
-#include "../../ffi-tests/c/unkind.h"
+#include "../../ffi-tests/c/include/syscall_faults.h"
 
 void kernel_begin(int overwrite, uint64_t look_us)
 {

@@ -1,4 +1,4 @@
-//! The kernel between the library and the real one: `ffi-tests/c/unkind.h`.
+//! The kernel between the library and the real one: `ffi-tests/c/include/syscall_faults.h`.
 
 use std::ffi::c_int;
 

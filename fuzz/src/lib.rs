@@ -5,7 +5,7 @@
 //! - `model`: a heap, and what it must hold and say.
 //! - `block`: a live block, and what it holds.
 //! - `kernel`: the kernel in between, which refuses calls, overwrites what is given back, and
-//!   keeps the time: `ffi-tests/c/unkind.h`.
+//!   keeps the time: `ffi-tests/c/include/syscall_faults.h`.
 //! - `defect`: what can be wrong on purpose, to see that it would be noticed.
 //!
 //! The drivers are `random`, which runs as many programs as it can, and `guided`, which looks for

@@ -55,8 +55,8 @@ impl Host {
 
     fn source(self) -> &'static str {
         match self {
-            Host::One => "preload_run.c",
-            Host::Pool => "pool_run.c",
+            Host::One => "preload/preload_run.c",
+            Host::Pool => "lua/pool_run.c",
         }
     }
 

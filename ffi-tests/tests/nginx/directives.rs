@@ -1,8 +1,13 @@
 //! `nginx -t`: what configurations it takes, and what it says of those that it does not.
 
+use std::fs;
+
+use ebbtide_ffi_tests::pages::blocks;
+use ebbtide_ffi_tests::{clean, scratch};
+
 use crate::ports::free_port;
 use crate::preloaded::under_run;
-use crate::server::{Config, Folder, Modules, Nginx, beside, text};
+use crate::server::{Config, Folder, Modules, Nginx, beside, find, module, text};
 
 /// What `nginx -t` says of a configuration, and whether it takes it.
 pub fn tested(config: &Config) -> (bool, String) {
@@ -65,6 +70,32 @@ fn good_directives_are_taken() {
             let bad = ["[emerg]", "[alert]", "[crit]", "[error]"];
             assert!(!bad.iter().any(|level| said.contains(level)), "{directive}: {said}");
         }
+    }
+}
+
+/// Each block on a page, as the configuration of a server that finds its modules.
+#[test]
+fn the_configurations_of_the_pages_are_taken() {
+    let _beside = beside();
+    let folder = scratch("nginx-pages");
+    let modules = folder.join("modules");
+    let _ = fs::remove_file(&modules);
+    let built = module();
+    std::os::unix::fs::symlink(built.parent().expect("a folder"), modules).expect("a link");
+    let blocks: Vec<_> = blocks().into_iter().filter(|block| block.language == "nginx").collect();
+    assert!(blocks.len() >= 3, "{blocks:?}");
+    for block in blocks {
+        let load = "load_module modules/ngx_http_ebbtide_module.so;\n";
+        let load = if block.text.contains("load_module") { "" } else { load };
+        // Only where the server writes to is the test's.
+        let shown = block.text.replace("http {", "http { access_log off;");
+        let text = format!("{load}error_log stderr;\npid nginx.pid;\n{shown}\nevents {{}}\n");
+        fs::write(folder.join("nginx.conf"), text).expect("the target directory can be written");
+        let mut nginx = clean(find("nginx").expect("nginx is there"));
+        nginx.arg("-t").arg("-p").arg(&folder).args(["-c", "nginx.conf", "-e", "stderr"]);
+        let output = nginx.output().expect("nginx can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", block.place());
     }
 }
 

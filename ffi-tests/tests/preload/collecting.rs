@@ -179,7 +179,8 @@ fn where_it_cannot_be_known_that_is_said_once() {
     let flags: [&str; 3] =
         ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-fno-exceptions"];
     let by_soname = format!("-l:{LUAJIT_SONAME}");
-    build("collect", &without, &[&[include.as_str(), &by_soname][..], &flags].concat());
+    let flags = [&[include.as_str(), &by_soname][..], &flags].concat();
+    build("preload/preload_collect.c", &without, &flags);
     let output = finish(run(&["--collect"]).arg(&without).args(["epoll_wait", "rest", "2500"]));
     let said = String::from_utf8(output.stderr).expect("the output is UTF-8");
     assert_eq!(said.matches("collect stays off: the callers of a wait").count(), 1, "{said}");

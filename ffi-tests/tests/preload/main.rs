@@ -22,6 +22,9 @@ use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
 const LUAJIT_SONAME: &str = "libluajit-5.1.so.2";
 
+/// Runs a script.
+const RUN: &str = "preload/preload_run.c";
+
 /// The programs on the shared LuaJIT, and what else is made of C sources here.
 struct Programs {
     folder: PathBuf,
@@ -36,17 +39,25 @@ impl Programs {
             let include = format!("-isystem{}", LUAJIT.include_dir);
             let by_soname = format!("-l:{LUAJIT_SONAME}");
             let shared = [include.as_str(), &by_soname];
-            for name in
-                ["loop", "run", "waits", "threads", "fork", "allocators", "signals", "descriptor"]
-            {
-                build(name, &folder.join(name), &shared);
+            for (name, source) in [
+                ("loop", "preload/preload_loop.c"),
+                ("run", RUN),
+                ("waits", "preload/preload_waits.c"),
+                ("threads", "preload/preload_threads.c"),
+                ("fork", "preload/preload_fork.c"),
+                ("allocators", "preload/preload_allocators.c"),
+                ("signals", "preload/preload_signals.c"),
+                ("descriptor", "preload/preload_descriptor.c"),
+            ] {
+                build(source, &folder.join(name), &shared);
             }
-            build("collect", &folder.join("collect"), &[&shared[..], &["-Wl,-E"]].concat());
-            build("loaded", &folder.join("loaded"), &[]);
-            build("other", &folder.join("other.so"), &["-shared", "-fPIC"]);
+            let exported = [&shared[..], &["-Wl,-E"]].concat();
+            build("preload/preload_collect.c", &folder.join("collect"), &exported);
+            build("preload/preload_loaded.c", &folder.join("loaded"), &[]);
+            build("preload/preload_other.c", &folder.join("other.so"), &["-shared", "-fPIC"]);
             let inside = [include.as_str(), LUAJIT.library, "-lm"];
-            build("run", &folder.join("run-inside"), &inside);
-            build("run", &folder.join("run-exported"), &[&inside[..], &["-Wl,-E"]].concat());
+            build(RUN, &folder.join("run-inside"), &inside);
+            build(RUN, &folder.join("run-exported"), &[&inside[..], &["-Wl,-E"]].concat());
             Programs { folder }
         })
     }
@@ -56,11 +67,11 @@ impl Programs {
     }
 }
 
-/// Compiles `preload_NAME.c`. The library's header is there for `check.h`; nothing links it.
+/// Compiles a source. The library's header is there for `check.h`; nothing links it.
 fn build(name: &str, program: &Path, flags: &[&str]) {
     let mut command = compiler(Language::C);
     command.arg("-I").arg(installed().include()).arg("-o").arg(program);
-    command.arg(source(&format!("preload_{name}.c"))).args(["-x", "none"]);
+    command.arg(source(name)).args(["-x", "none"]);
     finish(command.args(flags).args(["-lpthread", "-ldl"]));
 }
 
@@ -281,7 +292,7 @@ fn c_modules_work_on_under_preload() {
     for (options, modules) in [(&[][..], &here), (resting, &here), (&[], &copied)] {
         let mut command = run(options);
         command.env("LUA_CPATH", modules).env("LUA_PATH", script("?.lua"));
-        finish(command.arg(program("run")).arg(script("door_modules.lua")).arg("preload"));
+        finish(command.arg(program("run")).arg(script("lua_module_modules.lua")).arg("preload"));
     }
 }
 

@@ -23,7 +23,7 @@ fn one_line(command: &mut Command) -> String {
 fn a_static_program_is_told() {
     let folder = scratch("preload");
     let plain = folder.join("static");
-    build("run", &plain, &["-static-pie", "-isystem", LUAJIT.include_dir, LUAJIT.library, "-lm"]);
+    build(RUN, &plain, &["-static-pie", "-isystem", LUAJIT.include_dir, LUAJIT.library, "-lm"]);
     let said = one_line(run(&[]).arg(&plain).arg(script("smoke.lua")));
     let expected = format!(
         "ebbtide: {}: is linked statically, so nothing can be preloaded into it: \
@@ -144,10 +144,11 @@ fn luajit_2_0_is_told() {
     // Before the start, where the program is linked with it.
     let folder = scratch("preload-luajit20");
     let library = folder.join("libluajit20.so");
-    build("luajit20", &library, &["-shared", "-fPIC"]);
+    build("preload/preload_luajit20.c", &library, &["-shared", "-fPIC"]);
     let makes = folder.join("makes");
     let path = format!("-L{}", folder.display());
-    build("makes", &makes, &[&path, "-l:libluajit20.so", "-Wl,-rpath,$ORIGIN"]);
+    let flags = [path.as_str(), "-l:libluajit20.so", "-Wl,-rpath,$ORIGIN"];
+    build("preload/preload_makes.c", &makes, &flags);
     let said = lines(run(&["--report"]).arg(&makes));
     let library = library.display();
     let expected = [
@@ -202,7 +203,7 @@ fn heaps_of_another_ebbtide_are_told() {
     let shared = installed().shared();
     let rpath = format!("-Wl,-rpath,{}", installed().lib().display());
     let shared = shared.to_str().expect("a path");
-    build("heap", &host, &[include.as_str(), shared, &by_soname, &rpath]);
+    build("preload/preload_heap.c", &host, &[include.as_str(), shared, &by_soname, &rpath]);
     let said = one_line(run(&["--report"]).arg(&host));
     assert!(
         said.starts_with(
@@ -221,7 +222,7 @@ fn ebbtide_inside_the_program_is_told() {
     let archive = installed().archive();
     let archive = archive.to_str().expect("a path");
     let flags = [&include, "-Wl,--wrap=lua_newstate", "-Wl,-E", LUAJIT.library, archive, "-lm"];
-    build("run", &host, &[&flags[..], EBBTIDE_LINK_FLAGS].concat());
+    build(RUN, &host, &[&flags[..], EBBTIDE_LINK_FLAGS].concat());
     let said = lines(run(&["--report", "--checked", "on"]).arg(&host).arg(script("smoke.lua")));
     assert_eq!(said.len(), 2, "{said:?}");
     let expected = format!("ebbtide: {}: has ebbtide inside, beside LuaJIT", host.display());

@@ -1,7 +1,7 @@
 -- A VM on an allocator that is not LuaJIT's own: every door stays shut, with a
 -- reason in which the argument is found; with "none", it is ebbtide's.
 local allocator = require "ebbtide"
-local check = require "door_check"
+local check = require "lua_module_check"
 
 local reason = arg[1]
 for _, name in ipairs { "stats", "report", "reclaim", "attach", "heap", "previous" } do

@@ -2,10 +2,10 @@
  * random programs, options, forks, and refusals of the kernel, a heap holds no
  * page that it does not count, nor does one that was made from the heap before.
  *
- *   parked [SEED [LIVES]] */
+ *   heap_cache [SEED [LIVES]] */
 
 #include "check.h"
-#include "unkind.h"
+#include "syscall_faults.h"
 
 #define BLOCKS 400
 

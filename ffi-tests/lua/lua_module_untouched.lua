@@ -1,8 +1,8 @@
 -- The module in a VM on LuaJIT's own allocator that stays as it is: statistics
 -- that add up, and memory that goes back in place while live data stays.
 local allocator = require "ebbtide"
-local check = require "door_check"
-local world = require "door_world"
+local check = require "lua_module_check"
+local world = require "lua_module_world"
 
 local MB = 2 ^ 20
 

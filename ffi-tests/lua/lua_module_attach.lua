@@ -2,8 +2,8 @@
 -- work, in a coroutine, in a compiled loop, in a finalizer, in a sort. Then
 -- both heaps are looked at, served, and emptied of what was there before.
 local allocator = require "ebbtide"
-local check = require "door_check"
-local world = require "door_world"
+local check = require "lua_module_check"
+local world = require "lua_module_world"
 
 local MB = 2 ^ 20
 local moments = {}

@@ -1,6 +1,6 @@
 -- Options, from attach() to configure(); what a heap says of itself.
 local allocator = require "ebbtide"
-local check = require "door_check"
+local check = require "lua_module_check"
 
 local function refused_before()
   check.refused("decay: there is no such option", allocator.attach { decay = 5 })

@@ -1,7 +1,7 @@
 -- A program that closes descriptor 2 and opens a database, which becomes descriptor 2. Then it loads
 -- the library, in an environment with settings that have no effect.
 --
---   door_database.lua DATABASE
+--   lua_module_database.lua DATABASE
 
 local ffi = require "ffi"
 

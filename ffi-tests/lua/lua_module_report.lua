@@ -2,7 +2,7 @@
 -- blocks, what reclaim() and attach() give back, and what a heap at rest does.
 local ffi = require "ffi"
 local allocator = require "ebbtide"
-local check = require "door_check"
+local check = require "lua_module_check"
 
 ffi.cdef [[
 int usleep(unsigned);

@@ -5,7 +5,7 @@
 -- Debian's packages of them come without the modules' own test scripts; these
 -- checks stand in for those.
 local allocator = require "ebbtide"
-local check = require "door_check"
+local check = require "lua_module_check"
 local cjson = require "cjson"
 local lpeg = require "lpeg"
 

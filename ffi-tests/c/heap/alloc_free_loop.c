@@ -1,6 +1,6 @@
 /* Allocates and frees blocks of one size, so many times, in a ring of 16, few
  * enough for any word of a span: what hot_path.rs counts the instructions of.
- * Usage: pairs SIZE COUNT */
+ * Usage: alloc_free_loop SIZE COUNT */
 
 #include <ebbtide.h>
 

@@ -1,6 +1,6 @@
 /* A Lua host that knows nothing of ebbtide, unless it is compiled WITH_EBBTIDE:
  *
- *   door_host [-joff] [--vms N] [--alloc own|heap|newstate] script [argument]
+ *   lua_module_host [-joff] [--vms N] [--alloc own|heap|newstate] script [argument]
  *
  * Makes a VM, runs the script in it, closes it; N times. The script finds its
  * arguments in arg, and the number of the VM in vm.
@@ -37,7 +37,7 @@ static int jit_off;
 
 static void fail(const char *what)
 {
-  fprintf(stderr, "door_host: %s\n", what);
+  fprintf(stderr, "lua_module_host: %s\n", what);
   exit(1);
 }
 

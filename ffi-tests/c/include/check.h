@@ -357,6 +357,28 @@ static inline size_t rss_bytes(void)
   return proc_bytes("/proc/self/smaps_rollup", "Rss:");
 }
 
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+/* Whether the kernel moves pages and leaves the range that they were in mapped:
+ * Linux does from 5.7 on, valgrind does not. */
+static inline int kernel_moves_pages(void)
+{
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  int access = PROT_READ | PROT_WRITE, map = MAP_PRIVATE | MAP_ANONYMOUS;
+  int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+  void *from = mmap(NULL, page, access, map, -1, 0);
+  void *to = mmap(NULL, page, access, map, -1, 0);
+  int moves;
+
+  REQUIRE(from != MAP_FAILED && to != MAP_FAILED);
+  moves = mremap(from, page, page, flags, to) == to;
+  munmap(from, page);
+  munmap(to, page);
+  return moves;
+}
+
 /* How many mappings this process has. */
 static inline size_t mapping_count(void)
 {

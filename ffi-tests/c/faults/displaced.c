@@ -3,7 +3,7 @@
  * hole in a live heap ends the process. */
 
 #include "check.h"
-#include "unkind.h"
+#include "syscall_faults.h"
 
 #include <signal.h>
 #include <sys/resource.h>

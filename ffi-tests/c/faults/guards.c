@@ -6,7 +6,7 @@
  * process. */
 
 #include "check.h"
-#include "unkind.h"
+#include "syscall_faults.h"
 
 #include <signal.h>
 

@@ -130,6 +130,13 @@ static void moves_leave_few_mappings(void)
     most = mapping_count() > most ? mapping_count() : most;
   }
   CHECK(most < before + 200);
+  if (kernel_moves_pages()) {
+    ebb_stats stats = stats_of(heap, 0);
+
+    /* After one refusal the heap copies: it makes no second call. */
+    CHECK(stats.remap_calls > 100);
+    CHECK_EQ(stats.failed_calls, 0);
+  }
   for (i = 0; i < COUNT_OF(blocks); i++) {
     block_end(heap, &blocks[i]);
   }

@@ -1,8 +1,8 @@
 -- A random program, with attach() at a random moment and reclaims around it.
 -- The arguments are a seed and how many steps the program has.
 local allocator = require "ebbtide"
-local check = require "door_check"
-local world = require "door_world"
+local check = require "lua_module_check"
+local world = require "lua_module_world"
 
 local seed, steps = tonumber(arg[1]), tonumber(arg[2])
 local dice = world.new(seed * 7919 + 1)

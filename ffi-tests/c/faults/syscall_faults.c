@@ -3,14 +3,14 @@
  * that kind, and for each reason that the kernel may have, that call is refused,
  * alone and with all after it. Nothing may be lost, whatever happens.
  *
- *   every_call [silent]
+ *   syscall_faults [silent]
  *
  * With `silent` refused calls say that they were done, as if the library did not
  * look: each kind must then be found out. Prints one line for each kind: calls,
  * refusals, and how many of these ended badly. */
 
 #include "check.h"
-#include "unkind.h"
+#include "syscall_faults.h"
 
 #include <lauxlib.h>
 #include <lua.h>

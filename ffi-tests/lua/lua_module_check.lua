@@ -32,7 +32,7 @@ function check.throws(text, call, ...)
     local result = call(first, second)
     return result
   end)
-  if fine or not message:find(text, 1, true) or not message:find("door_check.lua:", 1, true) then
+  if fine or not message:find(text, 1, true) or not message:find("lua_module_check.lua:", 1, true) then
     error(("it told '%s', which lacks: %s"):format(tostring(message), text), 2)
   end
 end

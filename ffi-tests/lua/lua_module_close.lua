@@ -1,7 +1,7 @@
 -- The life of a VM that is closed after it: the host looks at what is left.
 -- What it does depends on its number, so that it ends in many ways.
 local allocator = require "ebbtide"
-local world = require "door_world"
+local world = require "lua_module_world"
 
 local number = vm or 1
 local kept = world.new(number)

@@ -1,5 +1,5 @@
 -- require, under the name and from the place that the arguments say.
-local check = require "door_check"
+local check = require "lua_module_check"
 
 local name, source = arg[1], arg[2]
 local allocator = require(name)

@@ -4,13 +4,13 @@
  * kernel is what /proc/self/pagemap says. What goes back is overwritten before,
  * so that a page too many would show at once.
  *
- *   kernel_truth [purge-next|purge-not|move-nothing]
+ *   accounting [purge-next|purge-not|move-nothing]
  *
  * With a defect of the kernel the same must fail.
  */
 
 #include "check.h"
-#include "unkind.h"
+#include "syscall_faults.h"
 
 #include <fcntl.h>
 

@@ -3,7 +3,7 @@
  * or go on, work afterwards, and leave no live block when it is closed, but where
  * it does so on every allocator.
  *
- *   every_allocation ebbtide|malloc|builtin [leak|lose] [every [only]]
+ *   oom_injection ebbtide|malloc|builtin [leak|lose] [every [only]]
  *
  * The same on the C library's malloc and on LuaJIT's own allocator shows what
  * is LuaJIT's own doing. With `leak` or `lose` the allocator under test has a

@@ -1,7 +1,7 @@
 -- Each function, called wrongly: an error that names the argument, and nothing
 -- has changed. The same before and after attach().
 local allocator = require "ebbtide"
-local check = require "door_check"
+local check = require "lua_module_check"
 
 local function wrong_arguments()
   check.throws("bad argument #1 'options' to 'reclaim' (table, \"all\" or nil expected, " ..

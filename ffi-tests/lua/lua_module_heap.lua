@@ -1,7 +1,7 @@
 -- The module in a VM whose host made it on a heap of ebbtide's.
 local allocator = require "ebbtide"
-local check = require "door_check"
-local world = require "door_world"
+local check = require "lua_module_check"
+local world = require "lua_module_world"
 
 local stats = assert(allocator.stats())
 check.equal(stats.allocator, "ebbtide", "allocator")

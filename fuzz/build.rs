@@ -17,9 +17,18 @@ const WRAPPED: &[&str] = &[
 ];
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/kernel.c");
-    println!("cargo:rerun-if-changed=../ffi-tests/c/unkind.h");
-    cc::Build::new().file("src/kernel.c").std("c99").define("_GNU_SOURCE", None).compile("unkind");
+    for file in ["src/kernel.c", "../ffi-tests/c/unkind.h", "../ffi-tests/c/wrapped.h"] {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    cc::Build::new()
+        .file("src/kernel.c")
+        .std("c99")
+        .define("_GNU_SOURCE", None)
+        .warnings(true)
+        .extra_warnings(true)
+        .flag("-Wpedantic")
+        .warnings_into_errors(true)
+        .compile("unkind");
     for name in WRAPPED {
         println!("cargo:rustc-link-arg-bins=-Wl,--wrap={name}");
     }

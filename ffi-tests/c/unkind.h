@@ -7,22 +7,18 @@
 #ifndef UNKIND_H
 #define UNKIND_H
 
+#include "wrapped.h"
+
 #include <errno.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/types.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifndef SYS_process_madvise
-#define SYS_process_madvise 440
-#endif
 
 #define UNKIND_PAGE ((size_t)4096)
 #define UNKIND_BYTE 0xdb
@@ -146,7 +142,6 @@ int __real_mprotect(void *, size_t, int);
 int __real_madvise(void *, size_t, int);
 void *__real_mremap(void *, size_t, size_t, int, ...);
 int __real_mincore(void *, size_t, unsigned char *);
-long __real_syscall(long, ...);
 int __real_open(const char *, int, ...);
 ssize_t __real_read(int, void *, size_t);
 int __real_getrlimit(__rlimit_resource_t, struct rlimit *);
@@ -159,7 +154,6 @@ int __wrap_mprotect(void *, size_t, int);
 int __wrap_madvise(void *, size_t, int);
 void *__wrap_mremap(void *, size_t, size_t, int, ...);
 int __wrap_mincore(void *, size_t, unsigned char *);
-long __wrap_syscall(long, ...);
 int __wrap_open(const char *, int, ...);
 ssize_t __wrap_read(int, void *, size_t);
 int __wrap_getrlimit(__rlimit_resource_t, struct rlimit *);
@@ -272,24 +266,21 @@ static long unkind_batch(long *arguments)
 {
   const struct iovec *ranges = (const struct iovec *)arguments[1];
   size_t count = (size_t)arguments[2];
-  size_t i, bytes = 0;
+  size_t i;
 
   if (arguments[3] != MADV_DONTNEED) {
-    return unkind_refuses(CALL_BATCH)
-             ? -1
-             : __real_syscall(SYS_process_madvise, arguments[0], arguments[1],
-                              arguments[2], arguments[3], arguments[4], 0L);
+    return unkind_refuses(CALL_BATCH) ? -1
+                                      : real_call(SYS_process_madvise, arguments);
   }
   for (i = 0; i < count; i++) {
     unkind_overwrite((unsigned char *)ranges[i].iov_base, ranges[i].iov_len);
-    bytes += ranges[i].iov_len;
   }
   if (unkind.defect == DEFECT_PURGE_NOT) {
-    return (long)bytes;
+    return (long)batch_bytes(arguments);
   }
   if (unkind_refuses(CALL_BATCH)) {
     if (unkind.silent) {
-      return (long)bytes;
+      return (long)batch_bytes(arguments);
     }
     if (unkind.way != WAY_PARTLY || count < 2) {
       return -1;
@@ -300,26 +291,14 @@ static long unkind_batch(long *arguments)
     __real_madvise((char *)ranges[0].iov_base + ranges[0].iov_len, UNKIND_PAGE,
                    MADV_DONTNEED);
   }
-  return __real_syscall(SYS_process_madvise, arguments[0], arguments[1],
-                        arguments[2], arguments[3], arguments[4], 0L);
+  return real_call(SYS_process_madvise, arguments);
 }
 
-long __wrap_syscall(long number, ...)
+static long wrapped_call(long number, long *arguments)
 {
-  long arguments[6];
-  va_list more;
-  int i;
-
-  va_start(more, number);
-  for (i = 0; i < 6; i++) {
-    arguments[i] = va_arg(more, long);
-  }
-  va_end(more);
-  if (unkind.inside && number == SYS_process_madvise) {
-    return unkind_batch(arguments);
-  }
-  return __real_syscall(number, arguments[0], arguments[1], arguments[2],
-                        arguments[3], arguments[4], arguments[5]);
+  return unkind.inside && number == SYS_process_madvise
+           ? unkind_batch(arguments)
+           : real_call(number, arguments);
 }
 
 int __wrap_open(const char *path, int flags, ...)

@@ -14,10 +14,14 @@ const WRAPPED: &[&str] = &[
     "getrlimit",
     "clock_gettime",
     "getrandom",
+    "nanosleep",
+    "pthread_create",
 ];
 
 fn main() {
-    for file in ["src/kernel.c", "../ffi-tests/c/unkind.h", "../ffi-tests/c/wrapped.h"] {
+    for file in
+        ["src/kernel.c", "src/beside.h", "../ffi-tests/c/unkind.h", "../ffi-tests/c/wrapped.h"]
+    {
         println!("cargo:rerun-if-changed={file}");
     }
     cc::Build::new()

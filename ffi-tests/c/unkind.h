@@ -2,7 +2,8 @@
  * chosen calls, overwrites what is given back, and keeps the time. The
  * linker's --wrap for each of UNKIND_WRAPPED (ffi-tests/src/lib.rs) hands the
  * library's calls to the functions here; only calls made between unkind_enter() and
- * unkind_leave() are looked at. For one thread. */
+ * unkind_leave() are looked at. For one thread, and the library's own beside it
+ * where a program cares for that: see unkind_beside. */
 
 #ifndef UNKIND_H
 #define UNKIND_H
@@ -51,11 +52,12 @@ enum unkind_defect {
   DEFECT_NONE,
   DEFECT_PURGE_NEXT,  /* a purge takes the page behind with it */
   DEFECT_PURGE_NOT,   /* a purge does nothing, and says that it did */
-  DEFECT_MOVE_NOTHING /* mremap moves nothing, and says that it did */
+  DEFECT_MOVE_NOTHING, /* mremap moves nothing, and says that it did */
+  DEFECT_PURGE_AGAIN  /* what the library's own thread has purged is purged again
+                         when that goes on */
 };
 
 struct unkind {
-  int inside;
   uint64_t calls[CALL_COUNT];   /* made inside */
   uint64_t refused[CALL_COUNT]; /* of these */
   enum unkind_call victim;
@@ -81,7 +83,20 @@ struct unkind {
 
 static struct unkind unkind;
 
-/* This kernel knows one thread. */
+/* Calls of this thread's that are looked at now. */
+static __thread int unkind_inside;
+
+/* What the library's own thread does. */
+struct unkind_beside {
+  void (*stop)(void);         /* before and after a call */
+  void (*purged)(void);       /* after one that purges, as well */
+  void (*sleep)(uint64_t us); /* it calls futex for nothing else */
+};
+
+/* NULL on any other thread. */
+static __thread const struct unkind_beside *unkind_beside;
+
+/* Unless a program asks for the library's own thread there is none. */
 __attribute__((constructor)) static void unkind_is_alone(void)
 {
   setenv("EBBTIDE_BACKGROUND", "off", 1);
@@ -89,12 +104,26 @@ __attribute__((constructor)) static void unkind_is_alone(void)
 
 static inline void unkind_enter(void)
 {
-  unkind.inside++;
+  unkind_inside++;
 }
 
 static inline void unkind_leave(void)
 {
-  unkind.inside--;
+  unkind_inside--;
+}
+
+static void unkind_stop(void)
+{
+  if (unkind_beside != NULL) {
+    unkind_beside->stop();
+  }
+}
+
+static void unkind_purged(void)
+{
+  if (unkind_beside != NULL) {
+    unkind_beside->purged();
+  }
 }
 
 static int unkind_refuses(enum unkind_call call)
@@ -102,7 +131,7 @@ static int unkind_refuses(enum unkind_call call)
   uint64_t number;
   int refuses;
 
-  if (!unkind.inside) {
+  if (!unkind_inside) {
     return 0;
   }
   number = ++unkind.calls[call];
@@ -167,7 +196,7 @@ static void unkind_overwrite(unsigned char *at, size_t bytes)
   unsigned char resident[256];
   size_t count, i;
 
-  if (!unkind.inside || !unkind.overwrite) {
+  if (!unkind_inside || !unkind.overwrite) {
     return;
   }
   for (; bytes >= UNKIND_PAGE; bytes -= count * UNKIND_PAGE) {
@@ -184,16 +213,33 @@ static void unkind_overwrite(unsigned char *at, size_t bytes)
   }
 }
 
+/* A defect: the range that the library's own thread has purged before. */
+static void unkind_again(unsigned char *at, size_t bytes)
+{
+  static unsigned char *before;
+  static size_t before_bytes;
+
+  if (unkind_beside == NULL || unkind.defect != DEFECT_PURGE_AGAIN) {
+    return;
+  }
+  if (before != NULL) {
+    __real_madvise(before, before_bytes, MADV_DONTNEED);
+  }
+  before = at;
+  before_bytes = bytes;
+}
+
 void *__wrap_mmap(void *at, size_t bytes, int access, int flags, int file,
                   off_t offset)
 {
   void *mapped;
 
+  unkind_stop();
   if (unkind_refuses(CALL_MMAP)) {
     return MAP_FAILED;
   }
   mapped = __real_mmap(at, bytes, access, flags, file, offset);
-  if (unkind.inside && access == PROT_NONE && (flags & MAP_FIXED) == 0
+  if (unkind_inside && access == PROT_NONE && (flags & MAP_FIXED) == 0
       && mapped != MAP_FAILED) {
     unkind.reserved = (unsigned char *)mapped;
     unkind.reserved_bytes = bytes;
@@ -208,13 +254,15 @@ int __wrap_munmap(void *at, size_t bytes)
 
 int __wrap_mprotect(void *at, size_t bytes, int access)
 {
+  unkind_stop();
   return unkind_refuses(CALL_MPROTECT) ? unkind_no()
                                        : __real_mprotect(at, bytes, access);
 }
 
-int __wrap_madvise(void *at, size_t bytes, int advice)
+static int unkind_advise(void *at, size_t bytes, int advice)
 {
-  if (unkind.inside && advice == MADV_DONTNEED) {
+  if (unkind_inside && advice == MADV_DONTNEED) {
+    unkind_again((unsigned char *)at, bytes);
     unkind_overwrite((unsigned char *)at, bytes);
     if (unkind.defect == DEFECT_PURGE_NOT) {
       return 0;
@@ -225,6 +273,19 @@ int __wrap_madvise(void *at, size_t bytes, int advice)
   }
   return unkind_refuses(CALL_MADVISE) ? unkind_no()
                                       : __real_madvise(at, bytes, advice);
+}
+
+int __wrap_madvise(void *at, size_t bytes, int advice)
+{
+  int result;
+
+  unkind_stop();
+  result = unkind_advise(at, bytes, advice);
+  if (advice == MADV_DONTNEED) {
+    unkind_purged();
+  }
+  unkind_stop();
+  return result;
 }
 
 void *__wrap_mremap(void *from, size_t old_bytes, size_t bytes, int flags, ...)
@@ -250,7 +311,7 @@ void *__wrap_mremap(void *from, size_t old_bytes, size_t bytes, int flags, ...)
     unkind.mercy = !unkind.blind && unkind.way != WAY_CRUELLY;
     return MAP_FAILED;
   }
-  if (unkind.inside && unkind.defect == DEFECT_MOVE_NOTHING) {
+  if (unkind_inside && unkind.defect == DEFECT_MOVE_NOTHING) {
     return to;
   }
   return __real_mremap(from, old_bytes, bytes, flags, to);
@@ -272,6 +333,7 @@ static long unkind_batch(long *arguments)
     return unkind_refuses(CALL_BATCH) ? -1
                                       : real_call(SYS_process_madvise, arguments);
   }
+  unkind_again((unsigned char *)ranges[0].iov_base, ranges[0].iov_len);
   for (i = 0; i < count; i++) {
     unkind_overwrite((unsigned char *)ranges[i].iov_base, ranges[i].iov_len);
   }
@@ -294,11 +356,30 @@ static long unkind_batch(long *arguments)
   return real_call(SYS_process_madvise, arguments);
 }
 
+static long unkind_sleep(const struct timespec *time)
+{
+  unkind_again(NULL, 0);
+  unkind_beside->sleep((uint64_t)time->tv_sec * 1000000
+                       + (uint64_t)time->tv_nsec / 1000);
+  return 0;
+}
+
 static long wrapped_call(long number, long *arguments)
 {
-  return unkind.inside && number == SYS_process_madvise
-           ? unkind_batch(arguments)
-           : real_call(number, arguments);
+  long result;
+
+  if (unkind_beside != NULL && number == SYS_futex) {
+    return unkind_sleep((const struct timespec *)arguments[3]);
+  }
+  unkind_stop();
+  result = unkind_inside && number == SYS_process_madvise
+             ? unkind_batch(arguments)
+             : real_call(number, arguments);
+  if (number == SYS_process_madvise) {
+    unkind_purged();
+  }
+  unkind_stop();
+  return result;
 }
 
 int __wrap_open(const char *path, int flags, ...)
@@ -324,18 +405,21 @@ int __wrap_getrlimit(__rlimit_resource_t which, struct rlimit *limit)
 
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 {
-  if (!unkind.inside || !unkind.frozen) {
+  uint64_t us;
+
+  if (!unkind.frozen || (!unkind_inside && unkind_beside == NULL)) {
     return __real_clock_gettime(clock, now);
   }
-  unkind.now_us += unkind.look_us;
-  now->tv_sec = (time_t)(unkind.now_us / 1000000);
-  now->tv_nsec = (long)(unkind.now_us % 1000000) * 1000;
+  unkind_stop();
+  us = __atomic_add_fetch(&unkind.now_us, unkind.look_us, __ATOMIC_RELAXED);
+  now->tv_sec = (time_t)(us / 1000000);
+  now->tv_nsec = (long)(us % 1000000) * 1000;
   return 0;
 }
 
 ssize_t __wrap_getrandom(void *to, size_t bytes, unsigned flags)
 {
-  if (!unkind.inside || !unkind.frozen) {
+  if (!unkind_inside || !unkind.frozen) {
     return __real_getrandom(to, bytes, flags);
   }
   errno = ENOSYS;

@@ -14,12 +14,28 @@ const WRAPPED: &[&str] = &[
     "getrlimit",
     "clock_gettime",
     "getrandom",
+    "nanosleep",
+    "pthread_create",
 ];
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/kernel.c");
-    println!("cargo:rerun-if-changed=../ffi-tests/c/include/syscall_faults.h");
-    cc::Build::new().file("src/kernel.c").std("c99").define("_GNU_SOURCE", None).compile("unkind");
+    for file in [
+        "src/kernel.c",
+        "src/beside.h",
+        "../ffi-tests/c/include/syscall_faults.h",
+        "../ffi-tests/c/include/wrapped.h",
+    ] {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    cc::Build::new()
+        .file("src/kernel.c")
+        .std("c99")
+        .define("_GNU_SOURCE", None)
+        .warnings(true)
+        .extra_warnings(true)
+        .flag("-Wpedantic")
+        .warnings_into_errors(true)
+        .compile("unkind");
     for name in WRAPPED {
         println!("cargo:rustc-link-arg-bins=-Wl,--wrap={name}");
     }

@@ -8,9 +8,10 @@
 //! - [`pages`]: the documents, and the code that they show.
 //! - [`finish`]: a command that must succeed, with everything it said if it did not.
 //! - [`shared`], [`archive`], [`limited`], [`sanitized`], [`valgrind`], [`cplusplus`], [`wrapped`],
-//!   [`with_quota`]: one source, compiled and run in one of the ways that matter.
+//!   [`with_quota`], [`strict`]: one source, compiled and run in one of the ways that matter.
 #![forbid(unsafe_code)]
 
+mod overcommit;
 pub mod pages;
 mod quota;
 
@@ -21,6 +22,7 @@ use std::sync::OnceLock;
 
 use ebbtide_runtimes::{C_FLAGS, EBBTIDE_LINK_FLAGS, LUAJIT, New, Runtime, repository};
 
+use overcommit::StrictOvercommit;
 use quota::Quota;
 
 /// The prefix that the tests install under.
@@ -324,6 +326,16 @@ pub fn with_quota(name: &str) {
             println!("{name}: stopped {stops} times");
         }
         None => println!("{name}: not run, for this machine has no quota to give"),
+    }
+}
+
+/// Runs `name` with `libebbtide.so` under strict overcommit, where the machine allows a test to say
+/// so.
+pub fn strict(name: &str) {
+    let program = compile(name, Language::C, Linkage::Shared, "strict", &[]);
+    match StrictOvercommit::new() {
+        Some(_strict) => print!("{}", text_of(&mut clean(program))),
+        None => println!("{name}: not run, for this machine's overcommit cannot be set"),
     }
 }
 

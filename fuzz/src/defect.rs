@@ -16,6 +16,8 @@ pub enum Defect {
     PurgeNot,
     /// Pages that are to move stay.
     MoveNothing,
+    /// What the background thread has purged is purged once more when that thread goes on.
+    PurgeAgain,
     /// A resized block has lost its last byte.
     LoseByte,
     /// Some blocks are not freed.
@@ -33,11 +35,12 @@ pub enum Defect {
 }
 
 /// All, by name.
-pub const DEFECTS: [(&str, Defect); 11] = [
+pub const DEFECTS: [(&str, Defect); 12] = [
     ("none", Defect::None),
     ("purge-next", Defect::PurgeNext),
     ("purge-not", Defect::PurgeNot),
     ("move-nothing", Defect::MoveNothing),
+    ("purge-again", Defect::PurgeAgain),
     ("lose-byte", Defect::LoseByte),
     ("leak", Defect::Leak),
     ("overlap", Defect::Overlap),
@@ -53,7 +56,7 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 /// Orders a defect for the rest of this process.
 pub fn order(defect: Defect) {
     ORDERED.store(defect as u8, Relaxed);
-    let at_kernel = [Defect::PurgeNext, Defect::PurgeNot, Defect::MoveNothing];
+    let at_kernel = [Defect::PurgeNext, Defect::PurgeNot, Defect::MoveNothing, Defect::PurgeAgain];
     let index = at_kernel.iter().position(|at_kernel| *at_kernel == defect);
     kernel::break_it(index.map_or(0, |index| index as i32 + 1));
 }

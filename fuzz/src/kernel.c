@@ -1,8 +1,8 @@
-/* What Rust sees of syscall_faults.h. */
+/* What Rust sees of syscall_faults.h and beside.h. */
 
-#include "../../ffi-tests/c/include/syscall_faults.h"
+#include "beside.h"
 
-void kernel_begin(int overwrite, uint64_t look_us)
+void kernel_begin(int overwrite, uint64_t look_us, int company)
 {
   int defect = (int)unkind.defect;
 
@@ -12,6 +12,12 @@ void kernel_begin(int overwrite, uint64_t look_us)
   unkind.frozen = 1;
   unkind.now_us = 1000000;
   unkind.look_us = look_us;
+  beside_begins((enum company)company);
+}
+
+void kernel_end(void)
+{
+  beside_ends();
 }
 
 void kernel_enter(void)
@@ -26,7 +32,7 @@ void kernel_leave(void)
 
 void kernel_wait(uint64_t us)
 {
-  unkind.now_us += us;
+  __atomic_fetch_add(&unkind.now_us, us, __ATOMIC_RELAXED);
 }
 
 /* All kinds but munmap: a kernel that keeps what it is given back is a bug. */
@@ -52,4 +58,26 @@ uint64_t kernel_refused(void)
 void kernel_break(int defect)
 {
   unkind.defect = (enum unkind_defect)defect;
+}
+
+/* By the background thread, in all programs. */
+uint64_t kernel_purges(void)
+{
+  return __atomic_load_n(&beside.purges, __ATOMIC_RELAXED);
+}
+
+/* The background thread goes on to where it stops next. Where it sleeps it is time
+ * for it to wake up. */
+void kernel_pass(void)
+{
+  if (beside.sleeps) {
+    beside_time_is(beside.wakes_us);
+  }
+  beside_pass();
+}
+
+/* Whether the background thread, by turns, is in a visit. */
+int kernel_is_visiting(void)
+{
+  return beside.company == BY_TURNS && beside_alive() > 0 && !beside.sleeps;
 }

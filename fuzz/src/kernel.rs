@@ -1,4 +1,5 @@
-//! The kernel between the library and the real one: `ffi-tests/c/include/syscall_faults.h`.
+//! The kernel between the library and the real one: `ffi-tests/c/include/syscall_faults.h`. The library's
+//! background thread: `beside.h`.
 
 use std::ffi::c_int;
 
@@ -6,14 +7,30 @@ mod c {
     use super::c_int;
 
     unsafe extern "C" {
-        pub(super) fn kernel_begin(overwrite: c_int, look_us: u64);
+        pub(super) fn kernel_begin(overwrite: c_int, look_us: u64, company: c_int);
+        pub(super) fn kernel_end();
         pub(super) fn kernel_enter();
         pub(super) fn kernel_leave();
         pub(super) fn kernel_wait(us: u64);
         pub(super) fn kernel_refuse(kinds: u32, pattern: u64, error: c_int, way: c_int);
         pub(super) fn kernel_refused() -> u64;
         pub(super) fn kernel_break(defect: c_int);
+        pub(super) fn kernel_purges() -> u64;
+        pub(super) fn kernel_pass();
+        pub(super) fn kernel_is_visiting() -> c_int;
     }
+}
+
+/// Who runs beside the owner of the heaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Company {
+    /// Nobody.
+    Alone,
+    /// The background thread, when the owner lets it, to where it stops next.
+    ByTurns,
+    /// The background thread, at any time.
+    AtOnce,
 }
 
 /// What refused calls say, of what Linux may say.
@@ -23,9 +40,37 @@ const ERRORS: [c_int; 4] = [libc::ENOMEM, libc::EAGAIN, libc::EINTR, libc::EPERM
 const ERRNO_MARK: c_int = 12321;
 
 /// A kernel as new, at a time of its own.
-pub(crate) fn begin(overwrite: bool, look_us: u64) {
-    // SAFETY: one thread only, as for all functions here.
-    unsafe { c::kernel_begin(overwrite.into(), look_us) }
+pub(crate) fn begin(overwrite: bool, look_us: u64, company: Company) {
+    // SAFETY: the owner of the heaps alone calls the functions here. The background thread has
+    // ended with the program before.
+    unsafe { c::kernel_begin(overwrite.into(), look_us, company as c_int) }
+}
+
+/// Waits until the background thread has ended. There are no heaps any more.
+pub(crate) fn end() {
+    // SAFETY: see `begin`.
+    unsafe { c::kernel_end() }
+}
+
+/// How often the background thread has returned memory, in all programs.
+pub fn purges_beside() -> u64 {
+    // SAFETY: the figure is always there.
+    unsafe { c::kernel_purges() }
+}
+
+/// The background thread, by turns, goes on to where it stops next. If it sleeps, so much time
+/// passes.
+pub(crate) fn pass() {
+    // SAFETY: see `begin`.
+    unsafe { c::kernel_pass() }
+}
+
+/// The background thread, by turns, ends the visit that it is in.
+pub(crate) fn end_visit() {
+    // SAFETY: see `begin`.
+    while unsafe { c::kernel_is_visiting() } != 0 {
+        pass();
+    }
 }
 
 /// Lets time pass.

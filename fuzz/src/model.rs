@@ -2,9 +2,10 @@
 //! they are in all, what each option is.
 
 mod account;
+mod returns;
 
 use std::collections::VecDeque;
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 use std::ops::Range;
 use std::ptr;
 
@@ -12,7 +13,7 @@ use ebbtide::capi::*;
 
 use crate::block::Block;
 use crate::defect::{Defect, strikes};
-use crate::kernel::{self, calling};
+use crate::kernel::{self, Company, calling};
 
 /// Options in the order of the fields of ebb_options.
 pub(crate) const OPTIONS: [&CStr; 12] = [
@@ -59,6 +60,8 @@ pub(crate) struct Model {
     options: [Option<i64>; 12],
     /// Every block is verified.
     on: bool,
+    /// Who may return memory beside, so that there may be less of it than a moment ago.
+    company: Company,
     /// Where the blocks were that such a heap may hold back.
     held: VecDeque<Range<usize>>,
     /// Bytes of address space.
@@ -71,7 +74,12 @@ pub(crate) struct Model {
 
 impl Model {
     /// Makes a heap; none when that fails, which it may only if the kernel refused something.
-    pub(crate) fn new(given: [i64; OPTIONS.len()], wrong_sizes: bool) -> Option<Model> {
+    pub(crate) fn new(
+        given: [i64; OPTIONS.len()],
+        background: i64,
+        wrong_sizes: bool,
+        company: Company,
+    ) -> Option<Model> {
         let [reserve, thp, remap_min, decay_ms, retain, retain_max, ..] = given;
         let [.., limit_soft, limit_hard, step_us, auto, history, checked] = given;
         let options = ebb_options {
@@ -88,8 +96,7 @@ impl Model {
             auto,
             history,
             checked,
-            // Its returns come at any time, and the model foresees every page.
-            background: EBB_ZERO,
+            background,
             collect: 0,
         };
         let refused = kernel::refused();
@@ -115,6 +122,7 @@ impl Model {
             stayed: false,
             options: given.map(as_set),
             on: checked == ON,
+            company,
             held: VecDeque::new(),
             reserve: 0,
             made: 0,
@@ -349,60 +357,6 @@ impl Model {
             ebb_heap_delete(ptr::null_mut());
         });
         assert_eq!(value, 0);
-    }
-
-    fn check_code(&self, code: c_int, budget_us: u32, refused: u64) {
-        match code {
-            EBB_OK => {}
-            EBB_MORE => assert!(budget_us > 0, "more to do without a budget"),
-            EBB_ERR_SYSTEM => {
-                // What was refused before is told at the end of the pass.
-                assert!(kernel::refused() > 0 || refused > 0, "refused by nobody");
-            }
-            code => panic!("reclaim or tick says {code}"),
-        }
-    }
-
-    /// Reclaims, in microseconds or at once, and checks that nothing more can go.
-    pub(crate) fn reclaim(&mut self, budget_us: u32) {
-        let options = ebb_reclaim_options { size: size_of::<ebb_reclaim_options>(), budget_us };
-        // SAFETY: all-zero bytes are a valid report.
-        let mut report: ebb_reclaim_report = unsafe { std::mem::zeroed() };
-        report.size = size_of::<ebb_reclaim_report>();
-        let refused = kernel::refused();
-        let before = self.read_stats(0);
-        // SAFETY: both are whole.
-        let code = calling(|| unsafe { ebb_reclaim(self.heap, &options, &mut report) });
-        self.check_code(code, budget_us, refused);
-        let after = self.read_stats(0);
-        assert_eq!(before.returned_total + report.returned, after.returned_total, "reclaim");
-        assert_eq!((report.live, report.resident), (after.live, after.resident), "reclaim");
-        if code == EBB_OK && budget_us == 0 && kernel::refused() == refused && self.is_tidy() {
-            let most = (self.pages(|block| self.extent(block)) * PAGE) as u64 + after.metadata;
-            let resident = after.resident;
-            assert!(resident <= most, "reclaim: {resident} are resident, {most} can be");
-        }
-    }
-
-    /// Ticks, in microseconds or without end.
-    pub(crate) fn tick(&mut self, budget_us: u32) {
-        let refused = kernel::refused();
-        // SAFETY: one thread.
-        let code = calling(|| unsafe { ebb_tick(self.heap, budget_us) });
-        self.check_code(code, budget_us, refused);
-    }
-
-    /// Asks what can be asked.
-    pub(crate) fn ask(&mut self) {
-        // SAFETY: one thread.
-        let (next, pressure) =
-            calling(|| unsafe { (ebb_next_tick(self.heap), ebb_pressure(self.heap)) });
-        assert!(next >= 0, "next tick in {next} ms");
-        assert!((0..=100).contains(&pressure), "pressure {pressure}");
-        let stats = self.read_stats(0);
-        assert_eq!(pressure as u64, stats.pressure, "pressure");
-        let has_limit = stats.limit_soft > 0 || stats.limit_hard > 0;
-        assert!(pressure == 0 || has_limit, "pressure {pressure} without a limit");
     }
 
     /// Reads the history into room for `count` samples of `sample_size` bytes.

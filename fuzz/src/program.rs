@@ -5,12 +5,15 @@
 
 use ebbtide::capi::EBB_ZERO;
 
-use crate::kernel;
+use crate::kernel::{self, Company};
 use crate::model::{CHECKED, Model, ON, OPTIONS, SAMPLE, THP};
 use crate::source::Source;
 
 /// Bytes in live blocks of a heap at most, so that a program fits anywhere.
 const BYTES_MAX: usize = 16 << 20;
+
+/// The option `background`: unless the host ticks.
+const AUTO: i64 = 2;
 
 /// What kind of program it is, by the bits of its first byte.
 struct Kind {
@@ -26,6 +29,8 @@ struct Kind {
     huge_pages: bool,
     /// The option `checked` of both heaps.
     checked: [i64; 2],
+    /// Whether the background thread returns memory, too.
+    company: Company,
     /// Blocks in a heap at most.
     blocks_max: usize,
 }
@@ -34,9 +39,16 @@ impl Kind {
     fn decode(source: &mut impl Source) -> Kind {
         let flags = source.byte();
         let calm = source.byte() >= 16;
-        let blocks_max = 64 << source.below(if calm { 8 } else { 5 });
+        let few = 64 << source.below(if calm { 8 } else { 5 });
         let (look_us, special) = (source.byte() / 8, source.byte());
-        kernel::begin(flags & 1 == 0, look_us.into());
+        let company = match special {
+            128..168 => Company::ByTurns,
+            208..216 => Company::AtOnce,
+            _ => Company::Alone,
+        };
+        // The thread comes for 1 MiB and more.
+        let blocks_max = if company == Company::Alone { few } else { few.max(1024) };
+        kernel::begin(flags & 1 == 0, look_us.into(), company);
         // Most programs are for what most heaps are: these take longer.
         let checked = match special {
             ..32 => [ON, ON],
@@ -52,8 +64,14 @@ impl Kind {
             calm,
             huge_pages: special % 8 == 7,
             checked,
+            company,
             blocks_max,
         }
+    }
+
+    /// Whether large blocks come seldom.
+    fn is_small(&self) -> bool {
+        self.calm && self.company == Company::Alone
     }
 }
 
@@ -123,6 +141,7 @@ impl World {
             return self.make(source);
         }
         match source.byte() {
+            0..8 if self.kind.company != Company::Alone => self.let_thread(source),
             0..92 => self.allocate(source),
             92..152 => self.free(source),
             152..204 => self.resize(source),
@@ -157,7 +176,8 @@ impl World {
             }
             252 => self.with(Model::misuse),
             253..255 => self.current ^= 1,
-            255 => self.renew(source),
+            255 if source.byte() < 8 => self.delete(),
+            255 => {}
         }
     }
 
@@ -193,11 +213,34 @@ impl World {
             0 => EBB_ZERO,
             how => how,
         };
-        self.heaps[self.current] = Model::new(given, self.kind.wrong_sizes);
+        let background = match self.kind.company {
+            Company::Alone => EBB_ZERO,
+            _ => [1, 1, 1, AUTO][source.below(4)],
+        };
+        let Kind { wrong_sizes, company, .. } = self.kind;
+        self.heaps[self.current] = Model::new(given, background, wrong_sizes, company);
+    }
+
+    /// Lets the background thread go on, or leaves it something to do.
+    fn let_thread(&mut self, source: &mut impl Source) {
+        match source.byte() {
+            byte @ ..144 => (0..=byte / 48 * 8).for_each(|_| kernel::pass()),
+            144..192 => {
+                kernel::pass();
+                kernel::end_visit();
+            }
+            192..216 => self.drop_some(source),
+            216..236 => kernel::wait(source.short() as u64 * 64),
+            236..240 => self.delete(),
+            byte => {
+                let value = [0, AUTO, 1, 1, 1, 1, 1, 1][usize::from(byte % 8)];
+                self.with(|heap| heap.set_background(value));
+            }
+        }
     }
 
     fn allocate(&mut self, source: &mut impl Source) {
-        let (size, blocks_max) = (size(source, self.kind.calm), self.kind.blocks_max);
+        let (size, blocks_max) = (size(source, self.kind.is_small()), self.kind.blocks_max);
         let Some(heap) = self.heap() else { return };
         if heap.live.len() >= blocks_max || has_too_much(heap, size) {
             return self.free(source);
@@ -227,7 +270,7 @@ impl World {
     }
 
     fn resize(&mut self, source: &mut impl Source) {
-        let (which, size) = (source.short(), size(source, self.kind.calm));
+        let (which, size) = (source.short(), size(source, self.kind.is_small()));
         let told = self.told(source);
         let Some(heap) = self.heap() else { return };
         let which = which.checked_rem(heap.live.len());
@@ -238,7 +281,7 @@ impl World {
 
     /// Many blocks of one size, so that spans fill and retire.
     fn burst(&mut self, source: &mut impl Source) {
-        let (size, count) = (size(source, self.kind.calm), source.byte() / 2);
+        let (size, count) = (size(source, self.kind.is_small()), source.byte() / 2);
         for _ in 0..count {
             let blocks_max = self.kind.blocks_max;
             let Some(heap) = self.heap() else { return };
@@ -285,10 +328,8 @@ impl World {
     }
 
     /// Deletes the heap with all that is in it; the next step makes another.
-    fn renew(&mut self, source: &mut impl Source) {
-        if source.byte() < 8
-            && let Some(heap) = self.heaps[self.current].take()
-        {
+    fn delete(&mut self) {
+        if let Some(heap) = self.heaps[self.current].take() {
             heap.delete();
         }
     }
@@ -307,8 +348,11 @@ impl World {
             }
             heap.check_stats(false);
             heap.reclaim(0);
+            // The thread may be anywhere in a visit.
+            (0..self.operations % 8).for_each(|_| kernel::pass());
             heap.delete();
         }
+        kernel::end();
     }
 }
 

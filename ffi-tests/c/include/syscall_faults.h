@@ -2,27 +2,24 @@
  * chosen calls, overwrites what is given back, and keeps the time. The
  * linker's --wrap for each of UNKIND_WRAPPED (ffi-tests/src/lib.rs) hands the
  * library's calls to the functions here; only calls made between unkind_enter() and
- * unkind_leave() are looked at. For one thread. */
+ * unkind_leave() are looked at. For one thread, and the library's own beside it
+ * where a program cares for that: see unkind_beside. */
 
 #ifndef UNKIND_H
 #define UNKIND_H
 
+#include "wrapped.h"
+
 #include <errno.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/types.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifndef SYS_process_madvise
-#define SYS_process_madvise 440
-#endif
 
 #define UNKIND_PAGE ((size_t)4096)
 #define UNKIND_BYTE 0xdb
@@ -55,11 +52,12 @@ enum unkind_defect {
   DEFECT_NONE,
   DEFECT_PURGE_NEXT,  /* a purge takes the page behind with it */
   DEFECT_PURGE_NOT,   /* a purge does nothing, and says that it did */
-  DEFECT_MOVE_NOTHING /* mremap moves nothing, and says that it did */
+  DEFECT_MOVE_NOTHING, /* mremap moves nothing, and says that it did */
+  DEFECT_PURGE_AGAIN  /* what the library's own thread has purged is purged again
+                         when that goes on */
 };
 
 struct unkind {
-  int inside;
   uint64_t calls[CALL_COUNT];   /* made inside */
   uint64_t refused[CALL_COUNT]; /* of these */
   enum unkind_call victim;
@@ -85,7 +83,20 @@ struct unkind {
 
 static struct unkind unkind;
 
-/* This kernel knows one thread. */
+/* Calls of this thread's that are looked at now. */
+static __thread int unkind_inside;
+
+/* What the library's own thread does. */
+struct unkind_beside {
+  void (*stop)(void);         /* before and after a call */
+  void (*purged)(void);       /* after one that purges, as well */
+  void (*sleep)(uint64_t us); /* it calls futex for nothing else */
+};
+
+/* NULL on any other thread. */
+static __thread const struct unkind_beside *unkind_beside;
+
+/* Unless a program asks for the library's own thread there is none. */
 __attribute__((constructor)) static void unkind_is_alone(void)
 {
   setenv("EBBTIDE_BACKGROUND", "off", 1);
@@ -93,12 +104,26 @@ __attribute__((constructor)) static void unkind_is_alone(void)
 
 static inline void unkind_enter(void)
 {
-  unkind.inside++;
+  unkind_inside++;
 }
 
 static inline void unkind_leave(void)
 {
-  unkind.inside--;
+  unkind_inside--;
+}
+
+static void unkind_stop(void)
+{
+  if (unkind_beside != NULL) {
+    unkind_beside->stop();
+  }
+}
+
+static void unkind_purged(void)
+{
+  if (unkind_beside != NULL) {
+    unkind_beside->purged();
+  }
 }
 
 static int unkind_refuses(enum unkind_call call)
@@ -106,7 +131,7 @@ static int unkind_refuses(enum unkind_call call)
   uint64_t number;
   int refuses;
 
-  if (!unkind.inside) {
+  if (!unkind_inside) {
     return 0;
   }
   number = ++unkind.calls[call];
@@ -146,7 +171,6 @@ int __real_mprotect(void *, size_t, int);
 int __real_madvise(void *, size_t, int);
 void *__real_mremap(void *, size_t, size_t, int, ...);
 int __real_mincore(void *, size_t, unsigned char *);
-long __real_syscall(long, ...);
 int __real_open(const char *, int, ...);
 ssize_t __real_read(int, void *, size_t);
 int __real_getrlimit(__rlimit_resource_t, struct rlimit *);
@@ -159,7 +183,6 @@ int __wrap_mprotect(void *, size_t, int);
 int __wrap_madvise(void *, size_t, int);
 void *__wrap_mremap(void *, size_t, size_t, int, ...);
 int __wrap_mincore(void *, size_t, unsigned char *);
-long __wrap_syscall(long, ...);
 int __wrap_open(const char *, int, ...);
 ssize_t __wrap_read(int, void *, size_t);
 int __wrap_getrlimit(__rlimit_resource_t, struct rlimit *);
@@ -173,7 +196,7 @@ static void unkind_overwrite(unsigned char *at, size_t bytes)
   unsigned char resident[256];
   size_t count, i;
 
-  if (!unkind.inside || !unkind.overwrite) {
+  if (!unkind_inside || !unkind.overwrite) {
     return;
   }
   for (; bytes >= UNKIND_PAGE; bytes -= count * UNKIND_PAGE) {
@@ -190,16 +213,33 @@ static void unkind_overwrite(unsigned char *at, size_t bytes)
   }
 }
 
+/* A defect: the range that the library's own thread has purged before. */
+static void unkind_again(unsigned char *at, size_t bytes)
+{
+  static unsigned char *before;
+  static size_t before_bytes;
+
+  if (unkind_beside == NULL || unkind.defect != DEFECT_PURGE_AGAIN) {
+    return;
+  }
+  if (before != NULL) {
+    __real_madvise(before, before_bytes, MADV_DONTNEED);
+  }
+  before = at;
+  before_bytes = bytes;
+}
+
 void *__wrap_mmap(void *at, size_t bytes, int access, int flags, int file,
                   off_t offset)
 {
   void *mapped;
 
+  unkind_stop();
   if (unkind_refuses(CALL_MMAP)) {
     return MAP_FAILED;
   }
   mapped = __real_mmap(at, bytes, access, flags, file, offset);
-  if (unkind.inside && access == PROT_NONE && (flags & MAP_FIXED) == 0
+  if (unkind_inside && access == PROT_NONE && (flags & MAP_FIXED) == 0
       && mapped != MAP_FAILED) {
     unkind.reserved = (unsigned char *)mapped;
     unkind.reserved_bytes = bytes;
@@ -214,13 +254,15 @@ int __wrap_munmap(void *at, size_t bytes)
 
 int __wrap_mprotect(void *at, size_t bytes, int access)
 {
+  unkind_stop();
   return unkind_refuses(CALL_MPROTECT) ? unkind_no()
                                        : __real_mprotect(at, bytes, access);
 }
 
-int __wrap_madvise(void *at, size_t bytes, int advice)
+static int unkind_advise(void *at, size_t bytes, int advice)
 {
-  if (unkind.inside && advice == MADV_DONTNEED) {
+  if (unkind_inside && advice == MADV_DONTNEED) {
+    unkind_again((unsigned char *)at, bytes);
     unkind_overwrite((unsigned char *)at, bytes);
     if (unkind.defect == DEFECT_PURGE_NOT) {
       return 0;
@@ -231,6 +273,19 @@ int __wrap_madvise(void *at, size_t bytes, int advice)
   }
   return unkind_refuses(CALL_MADVISE) ? unkind_no()
                                       : __real_madvise(at, bytes, advice);
+}
+
+int __wrap_madvise(void *at, size_t bytes, int advice)
+{
+  int result;
+
+  unkind_stop();
+  result = unkind_advise(at, bytes, advice);
+  if (advice == MADV_DONTNEED) {
+    unkind_purged();
+  }
+  unkind_stop();
+  return result;
 }
 
 void *__wrap_mremap(void *from, size_t old_bytes, size_t bytes, int flags, ...)
@@ -256,7 +311,7 @@ void *__wrap_mremap(void *from, size_t old_bytes, size_t bytes, int flags, ...)
     unkind.mercy = !unkind.blind && unkind.way != WAY_CRUELLY;
     return MAP_FAILED;
   }
-  if (unkind.inside && unkind.defect == DEFECT_MOVE_NOTHING) {
+  if (unkind_inside && unkind.defect == DEFECT_MOVE_NOTHING) {
     return to;
   }
   return __real_mremap(from, old_bytes, bytes, flags, to);
@@ -272,24 +327,22 @@ static long unkind_batch(long *arguments)
 {
   const struct iovec *ranges = (const struct iovec *)arguments[1];
   size_t count = (size_t)arguments[2];
-  size_t i, bytes = 0;
+  size_t i;
 
   if (arguments[3] != MADV_DONTNEED) {
-    return unkind_refuses(CALL_BATCH)
-             ? -1
-             : __real_syscall(SYS_process_madvise, arguments[0], arguments[1],
-                              arguments[2], arguments[3], arguments[4], 0L);
+    return unkind_refuses(CALL_BATCH) ? -1
+                                      : real_call(SYS_process_madvise, arguments);
   }
+  unkind_again((unsigned char *)ranges[0].iov_base, ranges[0].iov_len);
   for (i = 0; i < count; i++) {
     unkind_overwrite((unsigned char *)ranges[i].iov_base, ranges[i].iov_len);
-    bytes += ranges[i].iov_len;
   }
   if (unkind.defect == DEFECT_PURGE_NOT) {
-    return (long)bytes;
+    return (long)batch_bytes(arguments);
   }
   if (unkind_refuses(CALL_BATCH)) {
     if (unkind.silent) {
-      return (long)bytes;
+      return (long)batch_bytes(arguments);
     }
     if (unkind.way != WAY_PARTLY || count < 2) {
       return -1;
@@ -300,26 +353,33 @@ static long unkind_batch(long *arguments)
     __real_madvise((char *)ranges[0].iov_base + ranges[0].iov_len, UNKIND_PAGE,
                    MADV_DONTNEED);
   }
-  return __real_syscall(SYS_process_madvise, arguments[0], arguments[1],
-                        arguments[2], arguments[3], arguments[4], 0L);
+  return real_call(SYS_process_madvise, arguments);
 }
 
-long __wrap_syscall(long number, ...)
+static long unkind_sleep(const struct timespec *time)
 {
-  long arguments[6];
-  va_list more;
-  int i;
+  unkind_again(NULL, 0);
+  unkind_beside->sleep((uint64_t)time->tv_sec * 1000000
+                       + (uint64_t)time->tv_nsec / 1000);
+  return 0;
+}
 
-  va_start(more, number);
-  for (i = 0; i < 6; i++) {
-    arguments[i] = va_arg(more, long);
+static long wrapped_call(long number, long *arguments)
+{
+  long result;
+
+  if (unkind_beside != NULL && number == SYS_futex) {
+    return unkind_sleep((const struct timespec *)arguments[3]);
   }
-  va_end(more);
-  if (unkind.inside && number == SYS_process_madvise) {
-    return unkind_batch(arguments);
+  unkind_stop();
+  result = unkind_inside && number == SYS_process_madvise
+             ? unkind_batch(arguments)
+             : real_call(number, arguments);
+  if (number == SYS_process_madvise) {
+    unkind_purged();
   }
-  return __real_syscall(number, arguments[0], arguments[1], arguments[2],
-                        arguments[3], arguments[4], arguments[5]);
+  unkind_stop();
+  return result;
 }
 
 int __wrap_open(const char *path, int flags, ...)
@@ -345,18 +405,21 @@ int __wrap_getrlimit(__rlimit_resource_t which, struct rlimit *limit)
 
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 {
-  if (!unkind.inside || !unkind.frozen) {
+  uint64_t us;
+
+  if (!unkind.frozen || (!unkind_inside && unkind_beside == NULL)) {
     return __real_clock_gettime(clock, now);
   }
-  unkind.now_us += unkind.look_us;
-  now->tv_sec = (time_t)(unkind.now_us / 1000000);
-  now->tv_nsec = (long)(unkind.now_us % 1000000) * 1000;
+  unkind_stop();
+  us = __atomic_add_fetch(&unkind.now_us, unkind.look_us, __ATOMIC_RELAXED);
+  now->tv_sec = (time_t)(us / 1000000);
+  now->tv_nsec = (long)(us % 1000000) * 1000;
   return 0;
 }
 
 ssize_t __wrap_getrandom(void *to, size_t bytes, unsigned flags)
 {
-  if (!unkind.inside || !unkind.frozen) {
+  if (!unkind_inside || !unkind.frozen) {
     return __real_getrandom(to, bytes, flags);
   }
   errno = ENOSYS;

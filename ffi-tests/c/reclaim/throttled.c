@@ -10,17 +10,11 @@
  * and under a quota that stops all threads of the process. */
 
 #include "visits.h"
+#include "wrapped.h"
 
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdatomic.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-
-#ifndef SYS_process_madvise
-#define SYS_process_madvise 440
-#endif
 
 /* The most that the background thread returns before it lets go of the pages:
  * 1 MiB, and a row of 64 pages. */
@@ -42,10 +36,8 @@
 #define SEEN (3 * WAITS)
 
 extern int __real_madvise(void *, size_t, int);
-extern long __real_syscall(long, ...);
 extern int __real_nanosleep(const struct timespec *, struct timespec *);
 int __wrap_madvise(void *, size_t, int);
-long __wrap_syscall(long, ...);
 int __wrap_nanosleep(const struct timespec *, struct timespec *);
 
 static pthread_t owner;
@@ -156,38 +148,17 @@ int __wrap_madvise(void *at, size_t bytes, int advice)
   return result;
 }
 
-static long call_batch(const long *arguments)
+static long wrapped_call(long number, long *arguments)
 {
-  const struct iovec *ranges = (const struct iovec *)arguments[1];
-  uint64_t bytes = 0;
-  long i, result;
+  long result;
 
-  for (i = 0; i < arguments[2]; i++) {
-    bytes += ranges[i].iov_len;
+  if (number != SYS_process_madvise || is_owner()) {
+    return real_call(number, arguments);
   }
   begin_call();
-  result = __real_syscall(SYS_process_madvise, arguments[0], arguments[1],
-                          arguments[2], arguments[3], arguments[4]);
-  end_call(result < 0 ? 0 : bytes);
+  result = real_call(number, arguments);
+  end_call(result < 0 ? 0 : batch_bytes(arguments));
   return result;
-}
-
-long __wrap_syscall(long number, ...)
-{
-  long arguments[6];
-  va_list more;
-  int i;
-
-  va_start(more, number);
-  for (i = 0; i < 6; i++) {
-    arguments[i] = va_arg(more, long);
-  }
-  va_end(more);
-  if (number == SYS_process_madvise && !is_owner()) {
-    return call_batch(arguments);
-  }
-  return __real_syscall(number, arguments[0], arguments[1], arguments[2],
-                        arguments[3], arguments[4], arguments[5]);
 }
 
 static struct block pieces[PIECES], wide, small[SMALL];

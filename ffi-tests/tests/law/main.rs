@@ -250,4 +250,11 @@ mod full {
         ];
         all_keep(scripts.map(|script| (script, "poll", Door::Attach)));
     }
+
+    /// Nor do its pages count against what the machine has promised.
+    #[test]
+    #[ignore = "changes the machine's overcommit for seconds"]
+    fn what_goes_back_is_not_charged() {
+        ebbtide_ffi_tests::strict("limits/strict.c");
+    }
 }

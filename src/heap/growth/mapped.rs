@@ -304,6 +304,7 @@ impl<S: ReclaimHooks> Heap<S> {
             return;
         }
         let (range, is_dirty) = self.page_runs().cut(end);
+        self.note_aside();
         let (new, old) = (round_up(end.offset(), self.kernel_page), self.ground.end);
         // SAFETY: M1; the pages from there on are free, and the background thread has done with
         // them.

@@ -141,6 +141,7 @@ what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before =
 what was needed is not idle|src/reclaim/policy/idle.rs|s/        self.least = self.least.min(dirty);/        self.least = dirty;/
 a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: state.keep_of(settings, observation, dirty, dirty, 0),/            idle_keep: Pages(u32::MAX),/
 much is returned soon though the heap works|src/reclaim/background.rs|s/let every_us = if pages >= MUCH {/let every_us = if pages > Pages(u32::MAX - 1) {/
+an option reaches a thread that was not called|src/reclaim/scheduler.rs|s/        heap.leave_by_new_options();/        if heap.watch().is_on() { heap.leave_by_new_options() }/
 what the other thread has is not stuck|src/reclaim/scheduler.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
 what is free grows old|src/reclaim/policy/decay.rs|s/        self.age_by(ended, epoch_us);//
 empty spans are old|src/reclaim/scheduler.rs|s/        self.hooks.policy.note_found(\&settings, self.runs.dirty.saturating_sub(dirty));//

@@ -194,16 +194,32 @@ impl Watch {
     pub(crate) fn begin(&self) -> bool {
         // What the heap's thread wrote without atomic operations is released by the list.
         if !self.is_on() {
-            self.is_on.set(background::add(self.item()));
+            self.is_on.set(self.add());
             self.process.set(background::process());
         }
         self.is_on()
+    }
+
+    /// Puts it on the background thread's list. False: there can be none.
+    fn add(&self) -> bool {
+        #[cfg(test)]
+        if self.is_pretended.get() {
+            return true;
+        }
+        background::add(self.item())
     }
 
     /// As if the background thread looked, in a test that does what it does.
     #[cfg(test)]
     pub(crate) fn pretend(&self) {
         self.is_on.set(true);
+        self.is_pretended.set(true);
+    }
+
+    /// As if the background thread could be called and was not, in the same kind of test.
+    #[cfg(test)]
+    pub(crate) fn pretend_uncalled(&self) {
+        self.is_on.set(false);
         self.is_pretended.set(true);
     }
 

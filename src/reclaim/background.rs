@@ -141,6 +141,16 @@ impl<S: Os> Heap<S> {
         }
     }
 
+    /// The same when an option was changed: the heap's thread may do nothing after that. A thread
+    /// that was not needed before, or could not be started, is called now.
+    pub(super) fn leave_by_new_options(&mut self) {
+        if self.hooks.clock.shown_us.is_some() {
+            self.hooks.clock.advance(self.os.now_us());
+            self.hooks.background.none_until_us = 0;
+            self.leave_to_background();
+        }
+    }
+
     /// When there is enough for the background thread to do. `None`: never.
     fn worth_calling_us(&self, forecast: &Forecast) -> Option<u64> {
         let dirty = self.runs.dirty.saturating_sub(self.hooks.unpurgeable);

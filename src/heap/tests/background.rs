@@ -175,6 +175,47 @@ fn what_is_due_stays_due_when_the_forecast_has_ended() {
     tested.free_all();
 }
 
+/// The new forecast has ended before a visit may follow one that was made just before.
+#[test]
+fn a_decay_that_becomes_short_is_heard_of() {
+    for after_us in [0, SECOND / 20, SECOND / 3, 100 * SECOND] {
+        let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+        tested.os.world().tick_us = 1;
+        tested.heap().set_option(Key::DecayMs, 600_000).expect("in range");
+        (0..20_000).for_each(|_| assert!(tested.allocate(400)));
+        (0..20_000).rev().for_each(|index| tested.free(index, OldSize::Right));
+        tested.heap().next_tick_us();
+        tested.heap().set_option(Key::Background, 1).expect("on");
+        tested.heap().visit_in_background().expect("it comes again");
+        assert!(tested.heap().watch().dirty() > Pages(1000));
+        tested.os.world().now_us += after_us;
+        tested.heap().set_option(Key::DecayMs, 1).expect("in range");
+        tested.os.world().now_us += SECOND / 20;
+        wait(&mut tested);
+        assert_eq!(tested.heap().watch().dirty(), Pages::ZERO, "{after_us} µs later");
+    }
+}
+
+/// Nothing was ever due, so the thread was never called; and the heap's thread does nothing more.
+#[test]
+fn options_of_a_heap_at_rest_reach_a_thread_that_was_not_called() {
+    for (key, before, after) in [(Key::Retain, 60 << 20, 0), (Key::Background, 0, 1)] {
+        let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+        tested.os.world().tick_us = 1;
+        tested.os.world().has_background = true;
+        tested.heap().watch().pretend_uncalled();
+        tested.heap().set_option(key, before).expect("in range");
+        (0..20_000).for_each(|_| assert!(tested.allocate(400)));
+        (0..20_000).rev().for_each(|index| tested.free(index, OldSize::Right));
+        assert!(tested.heap().runs.dirty > Pages(1000) && !tested.heap().watch().is_on());
+        tested.os.world().now_us += 5 * SECOND;
+        tested.heap().set_option(key, after).expect("in range");
+        assert!(tested.heap().watch().is_on(), "{key:?}");
+        let forecast = tested.heap().watch().forecast().expect("it is not just written");
+        assert!(forecast.in_the_end() < Pages(64), "{key:?}: {forecast:?}");
+    }
+}
+
 #[test]
 fn a_host_that_ticks_is_left_alone() {
     let mut tested = emptied(400, 20_000, 20_000);

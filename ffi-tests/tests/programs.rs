@@ -59,5 +59,6 @@ programs! {
 waiting_programs! {
     background.c: shared limited archive sanitized;
     background_storm.c: shared limited;
+    wakeups.c: shared;
     refusal.c: shared limited;
 }

@@ -120,7 +120,8 @@ fn a_heap_at_work_is_visited_once_a_second() {
         tested.heap().check();
         (again_us, tested.heap().runs.dirty)
     };
-    let first_us = tested.os.world().now_us;
+    // All heaps at work are visited at full seconds.
+    let first_us = 10 * SECOND;
     let (again_us, dirty) = visit_at_work(&mut tested, first_us);
     assert!(again_us >= first_us + SECOND && dirty > Pages(1000), "{again_us} {dirty:?}");
     // From here on all of it is due.
@@ -154,6 +155,43 @@ fn much_memory_does_not_wait_a_second_though_the_heap_works() {
         assert!((least_mb..=most_mb).contains(&left_mb), "{left_mb} MB after {after_us} us");
     }
     tested.free_all();
+}
+
+/// Spikes of 40 MB, of which most will be due after 31 ms: until then the next one comes.
+#[test]
+fn early_visits_that_do_not_pay_become_rare() {
+    const SECONDS: usize = 24;
+    const PER_SECOND: u64 = 40;
+    const BYTES: usize = 120 << 10;
+    let mut tested = Tested::new(FakeOs::new(4096), 256 << 20);
+    tested.os.world().tick_us = 1;
+    let spike = |tested: &mut Tested| {
+        let blocks = [(); 340].map(|()| tested.call(ptr::null_mut(), 0, BYTES));
+        blocks.iter().for_each(|at| assert!(tested.call(*at, BYTES, 0).is_null()));
+    };
+    let (mut next_us, mut visits) = (0, [0; SECONDS]);
+    for second in 0..SECONDS {
+        for part in 0..PER_SECOND {
+            let now_us = (10 + second as u64) * SECOND + part * SECOND / PER_SECOND;
+            tested.os.world().now_us = now_us;
+            spike(&mut tested);
+            if now_us >= next_us {
+                next_us = tested.heap().visit_in_background().expect("it comes again");
+                visits[second] += 1;
+            }
+        }
+    }
+    tested.heap().check();
+    // One in a second, and one more in ten.
+    let later: u32 = visits[4..].iter().sum();
+    assert!(visits[0] <= 5 && (18..=24).contains(&later), "{visits:?}");
+    // It sleeps: then much goes back within a second all the same.
+    let end_us = tested.os.world().now_us;
+    while tested.heap().watch().dirty() > Pages(1200) {
+        assert!(next_us < end_us + SECOND, "{} µs after the end", next_us - end_us);
+        tested.os.world().now_us = next_us;
+        next_us = tested.heap().visit_in_background().expect("it comes again");
+    }
 }
 
 /// A short decay: the forecast ends before a heap at work may be visited again.

@@ -170,14 +170,14 @@ fn early_visits_that_do_not_pay_become_rare() {
         blocks.iter().for_each(|at| assert!(tested.call(*at, BYTES, 0).is_null()));
     };
     let (mut next_us, mut visits) = (0, [0; SECONDS]);
-    for second in 0..SECONDS {
+    for (second, count) in visits.iter_mut().enumerate() {
         for part in 0..PER_SECOND {
             let now_us = (10 + second as u64) * SECOND + part * SECOND / PER_SECOND;
             tested.os.world().now_us = now_us;
             spike(&mut tested);
             if now_us >= next_us {
                 next_us = tested.heap().visit_in_background().expect("it comes again");
-                visits[second] += 1;
+                *count += 1;
             }
         }
     }

@@ -141,7 +141,7 @@ what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before =
 what was needed is not idle|src/reclaim/policy/idle.rs|s/        self.least = self.least.min(dirty);/        self.least = dirty;/
 a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: state.keep_of(settings, observation, dirty, dirty, 0),/            idle_keep: Pages(u32::MAX),/
 much is returned soon though the heap works|src/reclaim/background.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
-early visits that do not pay become rare|src/reclaim/background.rs|s/(VISIT_FOR_MUCH_US << unpaid)/VISIT_FOR_MUCH_US/
+early visits that do not pay become rare|src/reclaim/background.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//
 an option reaches a thread that was not called|src/reclaim/scheduler.rs|s/        heap.leave_by_new_options();/        if heap.watch().is_on() { heap.leave_by_new_options() }/
 what the other thread has is not stuck|src/reclaim/scheduler.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
 what is free grows old|src/reclaim/policy/decay.rs|s/        self.age_by(ended, epoch_us);//

@@ -288,7 +288,7 @@ typedef struct ebb_options {
    * does something else: 1 (on); EBB_ZERO (off); default 2 (auto): unless the host
    * calls ebb_tick() or ebb_next_tick() at least once a second. The process has
    * one such thread, named "ebbtide", for all heaps. The thread starts when more
-   * than 1 MiB will be due, ends when all is back, and wakes at most once a second
+   * than 1 MiB will be due, ends when all is back, and wakes about once a second
    * while the heap is at work. All signals are held back in it. It returns pages
    * without live blocks, and takes no lock: a call waits for it only where it needs
    * pages that are just going back, for some 0.2 ms. fork(), exit() and

@@ -58,5 +58,6 @@ programs! {
 waiting_programs! {
     background "reclaim/background.c": shared limited archive sanitized;
     background_storm "reclaim/background_storm.c": shared limited;
+    wakeups "reclaim/wakeups.c": shared;
     purge_refused "faults/purge_refused.c": shared limited;
 }

@@ -7,9 +7,17 @@
 //! again when fewer may. In a search it takes the pages without a live block of spans that rest. At
 //! the end of a visit it takes the descriptors of pages that are all free and returned.
 //!
-//! The thread is called when more than 1 MiB will be due. It visits a heap that is at work once a
-//! second at most. Where the host ticks it waits until a second after the last tick, unless the
-//! option `background` is `on`.
+//! The thread is called when more than 1 MiB will be due. Where the host ticks it waits until a
+//! second after the last tick, unless the option `background` is `on`.
+//!
+//! # Wake-ups
+//!
+//! Nobody tells the thread that a heap's own thread has gone to sleep. It has to wake to see that,
+//! and while the heap works it wakes in vain: the slow path returns what is due. So a heap at work
+//! is visited once a second, and all such heaps at the same time. Where [`MUCH`] will be due, a
+//! second would be too long if the program slept. The visit then comes early, after an eighth of a
+//! second. An early visit pays when the program does sleep. If the work went on, the next early
+//! visits come later, up to the second, until 10 s have passed or the work has ended.
 //!
 //! The heap takes note of what was returned when its own thread looks next. The policy then counts
 //! those pages, and those of them that were needed again too soon, as it counts its own.
@@ -34,12 +42,20 @@ const WORTH_RETURNING: Pages = Pages(64);
 const HOST_US: u64 = 1_000_000;
 /// A forecast that is younger than this comes from a heap that is at work.
 const AT_WORK_US: u64 = 250_000;
-/// The time between two visits to a heap at work, at least.
+/// Heaps at work are visited at multiples of this time, all of them by one wake-up.
 const VISIT_EVERY_US: u64 = 1_000_000;
-/// The same when [`MUCH`] memory is due.
+/// The time between two such visits to a heap, at least.
+const VISIT_APART_US: u64 = 500_000;
+/// The same when [`MUCH`] memory is due. The time doubles with each early visit that did not pay.
 const VISIT_FOR_MUCH_US: u64 = 125_000;
 /// 8 MiB.
 pub(super) const MUCH: Pages = Pages(2048);
+/// How long an early visit that did not pay is remembered.
+const UNPAID_US: u64 = 10_000_000;
+/// So many of them are remembered: then no visit comes early.
+const UNPAID_MOST: u64 = 3;
+/// When no forecast was left for this time, the work has ended.
+const ENDED_US: u64 = 1_000_000;
 /// The time between two visits to any heap, at least.
 const VISIT_AGAIN_US: u64 = 10_000;
 /// The policy puts off a search of spans that may not pay. The search is made when nothing has
@@ -141,6 +157,16 @@ impl<S: Os> Heap<S> {
         }
     }
 
+    /// The same when an option was changed: the heap's thread may do nothing after that. A thread
+    /// that was not needed before, or could not be started, is called now.
+    pub(super) fn leave_by_new_options(&mut self) {
+        if self.hooks.clock.shown_us.is_some() {
+            self.hooks.clock.advance(self.os.now_us());
+            self.hooks.background.none_until_us = 0;
+            self.leave_to_background();
+        }
+    }
+
     /// When there is enough for the background thread to do. `None`: never.
     fn worth_calling_us(&self, forecast: &Forecast) -> Option<u64> {
         let dirty = self.runs.dirty.saturating_sub(self.hooks.unpurgeable);
@@ -215,15 +241,40 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
         return Some(watch.again_us());
     }
     let Some(forecast) = watch.forecast() else { return Some(now_us + SOON_US) };
+    // SAFETY: the caller's promise.
+    let again_us = unsafe { visit_for(&forecast, now_us, watch, os, is_listed) };
+    note_early(watch, &forecast, now_us);
+    let in_turn_us = in_turn_us(watch.at_work_us());
+    // What a heap at work will say next does not have to wake the thread for an earlier turn.
+    let is_soon_after = |at_us| (in_turn_us..in_turn_us + VISIT_EVERY_US).contains(&at_us);
+    let is_at_work = now_us < in_turn_us.min(forecast.made_us + AT_WORK_US);
+    let again_us =
+        again_us.map(|at_us| if is_at_work && is_soon_after(at_us) { in_turn_us } else { at_us });
+    watch.set_early(again_us.filter(|at_us| *at_us < in_turn_us).unwrap_or(0));
+    again_us
+}
+
+/// Returns what is due by a forecast, and tells when to come again.
+///
+/// # Safety
+///
+/// As for [`visit`].
+unsafe fn visit_for(
+    forecast: &Forecast,
+    now_us: u64,
+    watch: &Watch,
+    os: &impl Os,
+    is_listed: &dyn Fn() -> bool,
+) -> Option<u64> {
     if now_us < forecast.not_before_us {
-        return next_visit_us(&forecast, watch, now_us);
+        return next_visit_us(forecast, watch, now_us);
     }
     let excess = watch.dirty().saturating_sub(forecast.keep_at(now_us));
-    let is_due = excess >= WORTH_RETURNING || is_over(&forecast, now_us) && excess > Pages::ZERO;
+    let is_due = excess >= WORTH_RETURNING || is_over(forecast, now_us) && excess > Pages::ZERO;
     let rested_us = rested_us(watch, excess);
     if now_us < rested_us {
         // The forecast may have ended meanwhile: what is due stays due.
-        let next_us = next_visit_us(&forecast, watch, now_us);
+        let next_us = next_visit_us(forecast, watch, now_us);
         return [next_us, is_due.then_some(rested_us)].into_iter().flatten().min();
     }
     if now_us < forecast.made_us + AT_WORK_US {
@@ -239,35 +290,82 @@ unsafe fn visit(watch: &Watch, os: &impl Os, is_listed: &dyn Fn() -> bool) -> Op
             return Some(rest(watch, now_us + REST_US));
         }
     }
-    if now_us >= forecast.search_us && !watch.has_searched(&forecast) {
+    // SAFETY: the caller's promise.
+    if !unsafe { return_rest(forecast, now_us, watch, os, is_listed) } {
+        return Some(rest(watch, now_us + REST_US));
+    }
+    next_visit_us(forecast, watch, now_us)
+}
+
+/// Returns what is not in free pages: holes in spans, when a search is due, and descriptors; and
+/// closes long runs. False: the kernel refused some.
+///
+/// # Safety
+///
+/// As for [`visit`].
+unsafe fn return_rest(
+    forecast: &Forecast,
+    now_us: u64,
+    watch: &Watch,
+    os: &impl Os,
+    is_listed: &dyn Fn() -> bool,
+) -> bool {
+    if now_us >= forecast.search_us && !watch.has_searched(forecast) {
+        let stamp = PurgeStamp::new(now_us, PurgeReason::Idle);
         // SAFETY: C1: the spans are claimed, so no slot of theirs is handed out. After all threads
         // were ordered, what the heap's thread did with a block before it freed that has happened.
         let purge = |ranges: &[_]| unsafe { purge_in_order(os, ranges) };
         // SAFETY: the caller's promise, and `purge` orders the threads before.
         let is_done = unsafe { watch.return_holes(&purge, is_listed, stamp) };
-        watch.note_search(&forecast);
+        watch.note_search(forecast);
         if !is_done {
-            return Some(rest(watch, now_us + REST_US));
+            return false;
         }
     }
     // SAFETY: K1 and C1: the sheets are claimed and all their pages are free: their descriptors say
     // nothing, and zeroed ones say the same.
     let purge = |ranges: &[_]| unsafe { os.purge(ranges) };
     if !watch.return_sheets(&purge, is_listed) {
-        return Some(rest(watch, now_us + REST_US));
+        return false;
     }
     // SAFETY: K4: all pages of the run are free, returned and claimed: nobody touches them before
     // the heap's thread has opened them.
     let decommit = |range: MemoryRange| unsafe { os.decommit(range.start, range.bytes) };
     watch.close_runs(&decommit, is_listed);
-    next_visit_us(&forecast, watch, now_us)
+    true
+}
+
+/// Takes note of a visit that came early to a heap at work, or comes when the work has ended.
+fn note_early(watch: &Watch, forecast: &Forecast, now_us: u64) {
+    let is_early = watch.early_us() > 0 && now_us >= watch.early_us();
+    if now_us >= forecast.made_us + ENDED_US {
+        watch.set_unpaid_until(0);
+    } else if is_early && now_us < forecast.made_us + AT_WORK_US {
+        watch.set_at_work(now_us);
+        let until_us = watch.unpaid_until_us().max(now_us) + UNPAID_US;
+        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST * UNPAID_US));
+    }
 }
 
 /// When the background thread may come to return these pages.
 fn rested_us(watch: &Watch, pages: Pages) -> u64 {
-    let every_us = if pages >= MUCH { VISIT_FOR_MUCH_US } else { VISIT_EVERY_US };
-    let at_work_us = Some(watch.at_work_us()).filter(|at_us| *at_us > 0);
-    watch.again_us().max(at_work_us.map_or(0, |at_us| at_us + every_us))
+    let at_work_us = watch.at_work_us();
+    let unpaid_us = watch.unpaid_until_us().saturating_sub(at_work_us);
+    let unpaid = unpaid_us.div_ceil(UNPAID_US);
+    let rested_us = if pages >= MUCH && unpaid < UNPAID_MOST {
+        in_turn_us(at_work_us).min(at_work_us + (VISIT_FOR_MUCH_US << unpaid))
+    } else {
+        in_turn_us(at_work_us)
+    };
+    watch.again_us().max(rested_us)
+}
+
+/// When all heaps at work are visited again after one was at a time; 0: it never was.
+fn in_turn_us(at_work_us: u64) -> u64 {
+    match at_work_us {
+        0 => 0,
+        _ => (at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US),
+    }
 }
 
 /// Has nobody come before a time, which is returned.

@@ -157,9 +157,7 @@ impl<S: Os> ReclaimHooks for S {
         // A plan has its end unmapped instead.
         let may_close = heap.options.get(Key::Thp) == 0 && !heap.layout.is_planned;
         heap.watch().set_may_close(may_close);
-        if heap.watch().is_on() {
-            heap.leave_to_background();
-        }
+        heap.leave_by_new_options();
         let limits = Limits::new(&heap.options);
         if !limits.are_set_as(&heap.hooks.limits) {
             heap.change_limits(limits);

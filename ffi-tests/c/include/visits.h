@@ -8,6 +8,7 @@
 #include "breath.h"
 
 #include <dirent.h>
+#include <sched.h>
 
 #define BLOCK 2000
 #define BLOCKS 8000
@@ -82,6 +83,16 @@ static inline unsigned threads(pid_t *named)
   }
   closedir(folder);
   return count;
+}
+
+static inline void is_there(pid_t *named)
+{
+  uint64_t start = now_ms();
+
+  while (threads(named) != 2 || *named == 0) {
+    REQUIRE(now_ms() - start < DEADLINE_MS);
+    sched_yield();
+  }
 }
 
 static inline void is_alone_in_the_end(void)

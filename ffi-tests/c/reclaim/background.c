@@ -132,13 +132,9 @@ static void every_way_to_wait(void)
 static ebb_heap *heap_with_thread(pid_t *named)
 {
   ebb_heap *heap = heap_of_decay(600000);
-  uint64_t start = now_ms();
 
   leave_blocks_free(heap);
-  while (threads(named) != 2 || *named == 0) {
-    REQUIRE(now_ms() - start < DEADLINE_MS);
-    sched_yield();
-  }
+  is_there(named);
   return heap;
 }
 
@@ -181,9 +177,8 @@ static void it_is_not_there_when_it_should_not_be(void)
     CHECK_EQ(threads(&named), 1);
   }
   CHECK(held(heap) > 12 * MIB);
-  /* Switched on, it comes with the next thing that the heap does. */
+  /* Switched on, it comes, though the heap does nothing more. */
   set(heap, "background", 1);
-  leave_blocks_free(heap);
   is_alone_in_the_end();
   CHECK(held(heap) < 4 * MIB);
   heap_ends_empty(heap);
@@ -342,6 +337,121 @@ static void no_thread_can_be_made(const void *unused)
   heap_ends_empty(heap);
 }
 
+/* The user of each thread is the one that all changed to: by the kernel. */
+static void all_are_user(unsigned user)
+{
+  DIR *folder = opendir("/proc/self/task");
+  struct dirent *entry;
+
+  REQUIRE(folder != NULL);
+  while ((entry = readdir(folder)) != NULL) {
+    unsigned real = user + 1, effective = user + 1;
+    char path[300], line[128];
+    FILE *file;
+
+    if (entry->d_name[0] == '.') {
+      continue;
+    }
+    snprintf(path, sizeof path, "/proc/self/task/%s/status", entry->d_name);
+    file = fopen(path, "r");
+    /* It may have ended, also while its file is read. */
+    if (file == NULL) {
+      continue;
+    }
+    while (fgets(line, sizeof line, file) != NULL) {
+      if (sscanf(line, "Uid: %u %u", &real, &effective) == 2) {
+        CHECK_EQ(real, user);
+        CHECK_EQ(effective, user);
+      }
+    }
+    fclose(file);
+  }
+  closedir(folder);
+}
+
+#define NOBODY 65534
+
+/* The C library changes the user in all threads, by a signal to each. */
+static void changes_user(const void *unused)
+{
+  pid_t named;
+  ebb_heap *parked = heap_with_thread(&named), *heap = heap_of_decay(EBB_ZERO);
+  unsigned i;
+
+  (void)unused;
+  /* With and without work for the thread meanwhile. */
+  for (i = 0; i < steps(10); i++) {
+    if (i % 2 == 1) {
+      leave_blocks_free(heap);
+    }
+    REQUIRE(setresuid(NOBODY, NOBODY, 0) == 0);
+    all_are_user(NOBODY);
+    REQUIRE(setresuid(0, 0, 0) == 0);
+    all_are_user(0);
+  }
+  CHECK(threads(&named) == 2 && named != 0);
+  REQUIRE(setuid(NOBODY) == 0);
+  all_are_user(NOBODY);
+  CHECK(setuid(0) != 0);
+  set(parked, "decay_ms", 1);
+  is_alone_in_the_end();
+  CHECK(held(parked) < 2 * MIB);
+}
+
+/* Whether this process may become another user, and root again. */
+static void may_change_user(const void *unused)
+{
+  (void)unused;
+  _exit(setresuid(NOBODY, NOBODY, 0) != 0 || setresuid(0, 0, 0) != 0);
+}
+
+static void it_follows_when_the_user_changes(void)
+{
+  uint64_t start = now_ms();
+  int status = -1;
+  pid_t child;
+
+  if (in_child(may_change_user, NULL) != 0) {
+    printf("skipped: setuid(), which needs root\n");
+    return;
+  }
+  child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    changes_user(NULL);
+    _exit(check_status());
+  }
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    /* The call waits for a thread that does not hear of it. */
+    if (now_ms() - start > 3 * DEADLINE_MS) {
+      kill(child, SIGKILL);
+    }
+    sleep_ms(10);
+  }
+  CHECK_EQ(status, 0);
+}
+
+/* Options that are changed while the heap rests: the thread was put off for ten
+ * minutes, or was never there. */
+static void options_reach_it_at_rest(void)
+{
+  ebb_heap *late = heap_of_decay(600000), *kept = heap_of(256 * MIB);
+
+  set(kept, "retain", 64 * MIB);
+  leave_blocks_free(kept);
+  leave_blocks_free(late);
+  CHECK(held(late) > 12 * MIB);
+  CHECK(held(kept) > 12 * MIB);
+  set(late, "decay_ms", 1);
+  is_alone_in_the_end();
+  CHECK(held(late) < 2 * MIB);
+  set(kept, "retain", 0);
+  is_alone_in_the_end();
+  CHECK(held(kept) < 2 * MIB);
+  heap_ends_empty(late);
+  heap_ends_empty(kept);
+}
+
 static void leaves_at_once(const void *unused)
 {
   (void)unused;
@@ -435,6 +545,8 @@ int main(void)
     CHECK_EQ(in_child(leaves_at_once, NULL), 0);
   }
   owners_change();
+  options_reach_it_at_rest();
+  it_follows_when_the_user_changes();
   it_does_not_outlive_the_program_for_long();
   return check_status();
 }

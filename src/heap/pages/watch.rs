@@ -94,6 +94,10 @@ pub(crate) struct Watch {
     again_us: AtomicU64,
     /// When it came last while the heap's thread was at work; 0: never.
     at_work_us: AtomicU64,
+    /// When the background thread comes early; 0: it does not.
+    early_us: AtomicU64,
+    /// Until when early visits that did not pay are remembered.
+    unpaid_until_us: AtomicU64,
     #[cfg(test)]
     is_pretended: Cell<bool>,
     base: *mut u8,
@@ -162,6 +166,8 @@ impl Watch {
             process: Cell::new(0),
             again_us: AtomicU64::new(0),
             at_work_us: AtomicU64::new(0),
+            early_us: AtomicU64::new(0),
+            unpaid_until_us: AtomicU64::new(0),
             #[cfg(test)]
             is_pretended: Cell::new(false),
             base,
@@ -194,16 +200,32 @@ impl Watch {
     pub(crate) fn begin(&self) -> bool {
         // What the heap's thread wrote without atomic operations is released by the list.
         if !self.is_on() {
-            self.is_on.set(background::add(self.item()));
+            self.is_on.set(self.add());
             self.process.set(background::process());
         }
         self.is_on()
+    }
+
+    /// Puts it on the background thread's list. False: there can be none.
+    fn add(&self) -> bool {
+        #[cfg(test)]
+        if self.is_pretended.get() {
+            return true;
+        }
+        background::add(self.item())
     }
 
     /// As if the background thread looked, in a test that does what it does.
     #[cfg(test)]
     pub(crate) fn pretend(&self) {
         self.is_on.set(true);
+        self.is_pretended.set(true);
+    }
+
+    /// As if the background thread could be called and was not, in the same kind of test.
+    #[cfg(test)]
+    pub(crate) fn pretend_uncalled(&self) {
+        self.is_on.set(false);
         self.is_pretended.set(true);
     }
 
@@ -259,6 +281,26 @@ impl Watch {
     /// It comes now, and the heap's thread is at work.
     pub(crate) fn set_at_work(&self, now_us: u64) {
         self.at_work_us.store(now_us, Relaxed);
+    }
+
+    /// When the background thread comes early; 0: it does not.
+    pub(crate) fn early_us(&self) -> u64 {
+        self.early_us.load(Relaxed)
+    }
+
+    /// It comes early, at a time; 0: it does not.
+    pub(crate) fn set_early(&self, at_us: u64) {
+        self.early_us.store(at_us, Relaxed);
+    }
+
+    /// Until when early visits that did not pay are remembered.
+    pub(crate) fn unpaid_until_us(&self) -> u64 {
+        self.unpaid_until_us.load(Relaxed)
+    }
+
+    /// Remembers such visits until then.
+    pub(crate) fn set_unpaid_until(&self, at_us: u64) {
+        self.unpaid_until_us.store(at_us, Relaxed);
     }
 
     /// What the background thread did since this was asked last.

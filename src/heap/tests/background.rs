@@ -120,7 +120,8 @@ fn a_heap_at_work_is_visited_once_a_second() {
         tested.heap().check();
         (again_us, tested.heap().runs.dirty)
     };
-    let first_us = tested.os.world().now_us;
+    // All heaps at work are visited at full seconds.
+    let first_us = 10 * SECOND;
     let (again_us, dirty) = visit_at_work(&mut tested, first_us);
     assert!(again_us >= first_us + SECOND && dirty > Pages(1000), "{again_us} {dirty:?}");
     // From here on all of it is due.
@@ -156,6 +157,43 @@ fn much_memory_does_not_wait_a_second_though_the_heap_works() {
     tested.free_all();
 }
 
+/// Spikes of 40 MB, of which most will be due after 31 ms: until then the next one comes.
+#[test]
+fn early_visits_that_do_not_pay_become_rare() {
+    const SECONDS: usize = 24;
+    const PER_SECOND: u64 = 40;
+    const BYTES: usize = 120 << 10;
+    let mut tested = Tested::new(FakeOs::new(4096), 256 << 20);
+    tested.os.world().tick_us = 1;
+    let spike = |tested: &mut Tested| {
+        let blocks = [(); 340].map(|()| tested.call(ptr::null_mut(), 0, BYTES));
+        blocks.iter().for_each(|at| assert!(tested.call(*at, BYTES, 0).is_null()));
+    };
+    let (mut next_us, mut visits) = (0, [0; SECONDS]);
+    for (second, count) in visits.iter_mut().enumerate() {
+        for part in 0..PER_SECOND {
+            let now_us = (10 + second as u64) * SECOND + part * SECOND / PER_SECOND;
+            tested.os.world().now_us = now_us;
+            spike(&mut tested);
+            if now_us >= next_us {
+                next_us = tested.heap().visit_in_background().expect("it comes again");
+                *count += 1;
+            }
+        }
+    }
+    tested.heap().check();
+    // One in a second, and one more in ten.
+    let later: u32 = visits[4..].iter().sum();
+    assert!(visits[0] <= 5 && (18..=24).contains(&later), "{visits:?}");
+    // It sleeps: then much goes back within a second all the same.
+    let end_us = tested.os.world().now_us;
+    while tested.heap().watch().dirty() > Pages(1200) {
+        assert!(next_us < end_us + SECOND, "{} µs after the end", next_us - end_us);
+        tested.os.world().now_us = next_us;
+        next_us = tested.heap().visit_in_background().expect("it comes again");
+    }
+}
+
 /// A short decay: the forecast ends before a heap at work may be visited again.
 #[test]
 fn what_is_due_stays_due_when_the_forecast_has_ended() {
@@ -173,6 +211,48 @@ fn what_is_due_stays_due_when_the_forecast_has_ended() {
     let left_mb = tested.heap().runs.dirty.bytes() >> 20;
     assert_eq!(left_mb, 0);
     tested.free_all();
+}
+
+/// The new forecast has ended before a visit may follow one that was made just before.
+#[test]
+fn a_decay_that_becomes_short_is_heard_of() {
+    for after_us in [0, SECOND / 20, SECOND / 3, 100 * SECOND] {
+        let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+        tested.os.world().tick_us = 1;
+        tested.heap().set_option(Key::DecayMs, 600_000).expect("in range");
+        // No spans, which would be searched some seconds later.
+        (0..200).for_each(|_| assert!(tested.allocate(40_000)));
+        (0..200).rev().for_each(|index| tested.free(index, OldSize::Right));
+        tested.heap().next_tick_us();
+        tested.heap().set_option(Key::Background, 1).expect("on");
+        tested.heap().visit_in_background().expect("it comes again");
+        assert!(tested.heap().watch().dirty() > Pages(1000));
+        tested.os.world().now_us += after_us;
+        tested.heap().set_option(Key::DecayMs, 1).expect("in range");
+        tested.os.world().now_us += SECOND / 20;
+        wait(&mut tested);
+        assert_eq!(tested.heap().watch().dirty(), Pages::ZERO, "{after_us} µs later");
+    }
+}
+
+/// Nothing was ever due, so the thread was never called; and the heap's thread does nothing more.
+#[test]
+fn options_of_a_heap_at_rest_reach_a_thread_that_was_not_called() {
+    for (key, before, after) in [(Key::Retain, 60 << 20, 0), (Key::Background, 0, 1)] {
+        let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+        tested.os.world().tick_us = 1;
+        tested.os.world().has_background = true;
+        tested.heap().watch().pretend_uncalled();
+        tested.heap().set_option(key, before).expect("in range");
+        (0..20_000).for_each(|_| assert!(tested.allocate(400)));
+        (0..20_000).rev().for_each(|index| tested.free(index, OldSize::Right));
+        assert!(tested.heap().runs.dirty > Pages(1000) && !tested.heap().watch().is_on());
+        tested.os.world().now_us += 5 * SECOND;
+        tested.heap().set_option(key, after).expect("in range");
+        assert!(tested.heap().watch().is_on(), "{key:?}");
+        let forecast = tested.heap().watch().forecast().expect("it is not just written");
+        assert!(forecast.in_the_end() < Pages(64), "{key:?}: {forecast:?}");
+    }
 }
 
 #[test]

@@ -137,7 +137,7 @@ static void wakes_seldom(const void *which)
   unsigned i;
 
   live_count = service->live;
-  serve_for(service, heap, 1500);
+  serve_for(service, heap, WINDOW_MS);
   for (i = 0; i < TRIES && least > WAKEUPS_MOST; i++) {
     before = sleeps(thread);
     serve_for(service, heap, WINDOW_MS);

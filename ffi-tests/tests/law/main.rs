@@ -160,6 +160,6 @@ mod full {
             "lru_cache.lua",
             "havlak.lua",
         ];
-        all_keep(scripts.map(|script| (script, "poll")), &[Door::Attach]);
+        all_keep(scripts.map(|script| (script, "poll")), &DOORS);
     }
 }

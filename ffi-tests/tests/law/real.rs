@@ -32,8 +32,9 @@ enum Program {
 }
 use Program::{Dnsdist, KnotResolver, Lupa, Minetest, Neovim, Nginx, NginxModule, Recursor, Wrk};
 
-const PROGRAMS: [Program; 9] =
-    [Neovim, Recursor, Dnsdist, KnotResolver, Minetest, Nginx, NginxModule, Lupa, Wrk];
+/// All of them but the one that comes from PyPI.
+const INSTALLED: [Program; 8] =
+    [Neovim, Recursor, Dnsdist, KnotResolver, Minetest, Nginx, NginxModule, Wrk];
 
 /// Where a run finds its files and its ports.
 struct Place {
@@ -284,8 +285,9 @@ fn all_keep(programs: &[Program], load: Load, below_stock: bool) {
     assert!(breaches.is_empty(), "{breaches:#?}");
 }
 
-/// They work more than they wait.
-const AT_ONCE: usize = 2;
+/// Programs wait for most of the time, so some of them run at once. Pss is some MB lower then, for
+/// they share libraries; Rss is not.
+const AT_ONCE: usize = 3;
 /// A load holds more.
 const LOAD_MB: f64 = 60.0;
 
@@ -312,11 +314,10 @@ fn within_the_law_is_not_yet_below_stock() {
 mod long {
     use super::*;
 
-    /// A server and a program at a desk.
     #[test]
     #[ignore = "takes a minute"]
     fn real_programs() {
-        all_keep(&[Dnsdist, Neovim], load(3), false);
+        all_keep(&INSTALLED, load(3), false);
     }
 }
 
@@ -326,7 +327,7 @@ mod full {
     #[test]
     #[ignore = "takes longer"]
     fn all_real_programs() {
-        all_keep(&PROGRAMS, load(6), false);
+        all_keep(&[&INSTALLED[..], &[Lupa]].concat(), load(6), false);
     }
 
     /// Minetest's game makes little garbage when idle. One that makes 0.16 MB in a second holds

@@ -1,8 +1,10 @@
--- A program in phases, for the law of memory: law.lua KIND WAIT [module [attach]].
--- Says on standard output when each phase begins. KIND is what the program makes
--- and drops, or the path of a script that is its work; WAIT is what it waits in
--- afterwards. With `module` the last phase is a full reclaim. Under pool_run.c
--- threads hand the VM on: the KIND "pool" and the WAIT "queue" are for that.
+-- A program in phases, for the law of memory: law.lua KIND WAIT [module
+-- [attach]]. Says on standard output when each phase begins. KIND is what the
+-- program makes and drops, with another count than usual as in
+-- "tables:1200000", or the path of a script that is its work; WAIT is what it
+-- waits in afterwards. With `module` the VM must have a heap, and the last phase
+-- is a full reclaim. Under pool_run.c threads hand the VM on: the KIND "pool" and
+-- the WAIT "queue" are for that.
 local ffi = require "ffi"
 
 ffi.cdef [[
@@ -20,18 +22,23 @@ int clock_gettime(int, struct timespec *);
 
 local C = ffi.C
 local kind, wait, module, attach = arg[1], arg[2], arg[3], arg[4]
+local name, count = kind:match "^(%l+):?(%d*)$"
+count = tonumber(count)
 local REST_S = 4
 
 io.stdout:setvbuf "no"
 
-local function phase(name)
-  io.write("phase ", name, "\n")
+local function phase(title)
+  io.write("phase ", title, "\n")
 end
 
 phase "start"
 local ebbtide = module and require "ebbtide"
 if attach then
   assert(ebbtide.attach())
+end
+if ebbtide then
+  assert(ebbtide.stats().allocator == "ebbtide", "the VM has no heap")
 end
 
 local function now()
@@ -49,13 +56,13 @@ local function collect()
 end
 
 -- Rows of one kind, all dropped but every `keep`th.
-local function rows(count, keep, make)
+local function rows(number, keep, make)
   phase "fill"
   local all, kept = {}, {}
-  for i = 1, count do
+  for i = 1, number do
     all[i] = make(i)
   end
-  for i = keep or count + 1, count, keep or 1 do
+  for i = keep or number + 1, number, keep or 1 do
     kept[#kept + 1] = all[i]
   end
   all = nil
@@ -78,10 +85,10 @@ end
 
 local kinds = {
   tables = function()
-    return rows(800000, nil, small_table)
+    return rows(count or 800000, nil, small_table)
   end,
   strings = function()
-    return rows(200000, nil, function(i)
+    return rows(count or 200000, nil, function(i)
       return ("x"):rep(1000) .. i
     end)
   end,
@@ -99,8 +106,9 @@ local kinds = {
   end,
   block = function()
     phase "fill"
-    local block = ("x"):rep(200e6)
-    assert(#block == 200e6)
+    local size = count or 200e6
+    local block = ("x"):rep(size)
+    assert(#block == size)
     block = nil
     collect()
   end,
@@ -192,8 +200,8 @@ local ways = {
 }
 
 local kept
-if kinds[kind] then
-  kept = kinds[kind]()
+if kinds[name] then
+  kept = kinds[name]()
 else
   phase "work"
   arg = { [0] = kind }

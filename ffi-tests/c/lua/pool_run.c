@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "new_vm.h"
+
 #define THREADS 4
 
 struct pool {
@@ -88,7 +90,7 @@ static void set_arguments(lua_State *L, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-  lua_State *L = luaL_newstate();
+  lua_State *L = new_vm();
   pthread_t threads[THREADS];
   unsigned numbers[THREADS], i;
 
@@ -116,6 +118,6 @@ int main(int argc, char **argv)
   if (pool.result != 0) {
     fprintf(stderr, "%s\n", lua_tostring(pool.script, -1));
   }
-  lua_close(L);
+  close_vm(L);
   return pool.result != 0;
 }

@@ -6,9 +6,11 @@
 
 #include <stdio.h>
 
+#include "new_vm.h"
+
 int main(int argc, char **argv)
 {
-  lua_State *L = luaL_newstate();
+  lua_State *L = new_vm();
   int i, failed;
 
   if (L == NULL || argc < 2) {
@@ -26,6 +28,6 @@ int main(int argc, char **argv)
   if (failed) {
     fprintf(stderr, "%s\n", lua_tostring(L, -1));
   }
-  lua_close(L);
+  close_vm(L);
   return failed;
 }

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::course::{Course, Sample};
+use crate::ports::free_port;
 
 /// Time between two looks at the program's memory.
 const EVERY: Duration = Duration::from_millis(50);
@@ -87,15 +88,6 @@ impl Port {
             }
         }
     }
-}
-
-/// A port of loopback that neither TCP nor UDP uses.
-pub fn free_port() -> u16 {
-    let both_free = |_| {
-        let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
-        UdpSocket::bind(("127.0.0.1", port)).ok().map(|_| port)
-    };
-    (0..100).find_map(both_free).expect("a free port")
 }
 
 /// A connection over which each command is acknowledged when the program has done it.

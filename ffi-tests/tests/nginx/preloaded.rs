@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const LITTER: &str = "/litter?megabytes=40";
 
 /// nginx, started by the command with these options.
-fn started_by(options: &[&str], modules: Modules) -> Config {
+pub fn started_by(options: &[&str], modules: Modules) -> Config {
     let mut config = under_run(Config::new(modules));
     config.launcher.extend(options.iter().map(Into::into));
     config

@@ -290,6 +290,11 @@ impl Worker {
         tries.find(|kb| *kb > least_kb).expect("that is no load")
     }
 
+    /// All that it holds, in KB, by the same account.
+    pub fn resident_kb(&self) -> u64 {
+        self.field("smaps_rollup", "Rss:").expect("it runs")
+    }
+
     pub fn rss_kb(&self) -> u64 {
         self.field("status", "VmRSS:").expect("it runs")
     }

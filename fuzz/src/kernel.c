@@ -8,7 +8,8 @@ void kernel_begin(int overwrite, uint64_t look_us, int company)
 
   memset(&unkind, 0, sizeof unkind);
   unkind.defect = (enum unkind_defect)defect;
-  unkind.overwrite = overwrite;
+  /* What the owner gives back at once with the thread, that may just have closed. */
+  unkind.overwrite = overwrite && company != AT_ONCE;
   unkind.frozen = 1;
   unkind.now_us = 1000000;
   unkind.look_us = look_us;

@@ -22,7 +22,7 @@ mod sheets;
 
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 
 use super::claim::Claimable;
@@ -387,17 +387,19 @@ struct Done {
 }
 
 impl Done {
+    /// In the reverse of the order in which the background thread counts: pages before the runs of
+    /// them that it closes, leads before the holes that they are in, and calls last.
     fn take(&self) -> Option<Aside> {
         if self.calls.load(Relaxed) == 0 {
             return None;
         }
         Some(Aside {
-            calls: self.calls.swap(0, Relaxed).into(),
-            pages: Pages(self.pages.swap(0, Relaxed)),
-            holes: Pages(self.holes.swap(0, Relaxed)),
-            leads: self.leads.swap(0, Relaxed) as usize,
+            calls: self.calls.swap(0, Acquire).into(),
+            closed: self.closed.swap(0, Acquire),
             sheets: self.sheets.swap(0, Relaxed),
-            closed: self.closed.swap(0, Relaxed),
+            holes: Pages(self.holes.swap(0, Acquire)),
+            leads: self.leads.swap(0, Relaxed) as usize,
+            pages: Pages(self.pages.swap(0, Relaxed)),
             refused: self.refused.swap(0, Relaxed).into(),
             searches: self.searches.swap(0, Relaxed).into(),
         })

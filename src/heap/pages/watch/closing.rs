@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::Watch;
 use crate::heap::pages::sheet::{self, Sheet};
@@ -115,8 +115,8 @@ impl Watch {
         while self.may_close() && goes_on() {
             let Some(run) = self.claim_run(&mut within) else { return };
             let sheets = run.close(decommit);
-            self.done.calls.fetch_add(1, Relaxed);
-            self.done.closed.fetch_add(sheets, Relaxed);
+            self.done.closed.fetch_add(sheets, Release);
+            self.done.calls.fetch_add(1, Release);
             // What the kernel refuses stays open until the next visit.
             if sheets == 0 {
                 return;

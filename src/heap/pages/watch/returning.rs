@@ -1,7 +1,7 @@
 //! What the background thread does: claims pages that hold memory for nothing, has them purged, and
 //! releases them.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::{Forecast, Watch};
 use crate::heap::pages::claim::Claimable;
@@ -254,9 +254,9 @@ impl<'heap> Batch<'heap> {
         let (done, mut index, mut refused) = (&self.watch.done, 0, 0);
         while index < self.count {
             let purged = purge(&memory[index..self.count]);
-            done.calls.fetch_add(purged.calls as u32, Relaxed);
             let end = index + purged.ranges;
             self.ranges[index..end].iter().for_each(|range| self.note(range, true));
+            done.calls.fetch_add(purged.calls as u32, Release);
             index = end;
             // A range that the kernel refuses is passed over.
             if index < self.count {
@@ -289,10 +289,10 @@ impl<'heap> Batch<'heap> {
         let span = self.watch.span(range.span);
         let pages = (u64::MAX >> (64 - range.count.0) << range.first.since(range.span).0) as u16;
         let fresh = pages & !span.purged.fetch_or(pages, Relaxed);
-        done.holes.fetch_add(fresh.count_ones(), Relaxed);
         if fresh & 1 == 1 {
             done.leads.fetch_add(span.shape().lead() as u32, Relaxed);
         }
+        done.holes.fetch_add(fresh.count_ones(), Release);
     }
 
     fn release(&self, range: &Claimed) {

@@ -1,6 +1,6 @@
 //! Returning the descriptors of vacant sheets: what both threads do alike. See `sheet`.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::Watch;
 use crate::heap::pages::runs::CHUNK_PAGES;
@@ -96,9 +96,9 @@ impl Watch {
         let mut is_whole = true;
         while within.start < within.end && goes_on() {
             let returned = self.claim_sheets(&mut within).give_back(purge);
-            self.done.calls.fetch_add(returned.calls as u32, Relaxed);
             self.done.sheets.fetch_add(returned.sheets, Relaxed);
             self.done.refused.fetch_add(returned.refused as u32, Relaxed);
+            self.done.calls.fetch_add(returned.calls as u32, Release);
             is_whole &= returned.refused == 0;
         }
         is_whole

@@ -32,9 +32,10 @@ enum Program {
 }
 use Program::{Dnsdist, KnotResolver, Lupa, Minetest, Neovim, Nginx, NginxModule, Recursor, Wrk};
 
-/// All of them but the one that comes from PyPI.
-const INSTALLED: [Program; 8] =
-    [Neovim, Recursor, Dnsdist, KnotResolver, Minetest, Nginx, NginxModule, Wrk];
+/// Those of the long tests.
+const QUICK: [Program; 7] = [Neovim, Recursor, Dnsdist, KnotResolver, Nginx, NginxModule, Wrk];
+/// Those of the full tests besides: a world to build, and a package from PyPI.
+const OTHERS: [Program; 2] = [Minetest, Lupa];
 
 /// Where a run finds its files and its ports.
 struct Place {
@@ -317,7 +318,7 @@ mod long {
     #[test]
     #[ignore = "takes a minute"]
     fn real_programs() {
-        all_keep(&INSTALLED, load(3), false);
+        all_keep(&QUICK, load(3), false);
     }
 }
 
@@ -327,7 +328,7 @@ mod full {
     #[test]
     #[ignore = "takes longer"]
     fn all_real_programs() {
-        all_keep(&[&INSTALLED[..], &[Lupa]].concat(), load(6), false);
+        all_keep(&[&QUICK[..], &OTHERS].concat(), load(6), false);
     }
 
     /// Minetest's game makes little garbage when idle. One that makes 0.16 MB in a second holds

@@ -1035,9 +1035,9 @@ struct lua_State *ebb_newstate(const struct ebb_options *options);
  * deletes the other.
  *
  * Free pages of that allocator are given back at once, after a walk of its heap:
- * 20 ms for each million blocks, and 0.1 s for each GB that is free. Later ones go
- * back on the slow path of ebb_alloc(), in ebb_tick() and in ebb_reclaim(); with
- * the option auto off in the last two only.
+ * 20 ms for each million blocks, and an eighth of a second for each GB that is
+ * free. Later ones go back on the slow path of ebb_alloc(), in ebb_tick() and in
+ * ebb_reclaim(). With the option auto off all go back in the last two only.
  *
  * L         a VM of this thread's, or any coroutine of one, at any age.
  * options   as for ebb_heap_new().

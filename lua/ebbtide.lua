@@ -418,8 +418,9 @@ local function add_previous(stats, lines)
   stats.large_min = min(stats.large_max, max(0, beside - stats.previous_live))
   add_large_lines(stats, lines)
   if stats.previous_resident - stats.previous_live >= LITTLE then
-    lines[#lines + 1] = "Whole free pages of the previous allocator go back while the VM works " ..
-                        "and in tick()."
+    lines[#lines + 1] = "Whole free pages of the previous allocator go back " ..
+                        (core.get("auto") == 0 and "in tick() and reclaim()." or
+                         "while the VM works, and in tick().")
   end
 end
 

@@ -39,7 +39,7 @@ use crate::units::{round_down, round_up};
 use layout::{CHUNK_MIN, CONTENTS, FLAGS, FOOT, HEAD, HEADER, MMAPPED, PREVIOUS_IN_USE, WORD};
 use residency::Residency;
 use segments::{Chunk, HeapView};
-pub(crate) use sweep::{Progress, Reclaimed, reclaim};
+pub(crate) use sweep::{Progress, Reclaimed, reclaim, reclaim_known};
 
 /// Free chunks of sizes up to a power of two, above the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

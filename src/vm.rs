@@ -43,9 +43,11 @@ pub(crate) use owner::{Turn, idle, publish};
 pub(crate) use previous::{PreviousAllocator, PreviousUsage};
 pub(crate) use report::{report_open, tell_of_closed};
 
+use crate::builtin;
 use crate::heap::cached_heap::KernelHeap as Heap;
 use crate::heap::{self, ForeignBlocks, ForeignPages, ForeignReturned};
 use crate::lua_api::{Lua, lua_Alloc, lua_State, symbol};
+use crate::options::Key;
 use crate::os::{Kernel, MemoryRange, Os};
 use owner::ThreadOwner;
 
@@ -193,25 +195,66 @@ unsafe fn resize_foreign(context: *mut u8, block: *mut u8, new_size: usize) -> *
     let vm_heap = context.cast::<VmHeap>();
     // SAFETY: the caller's promise. A VM that frees its state block has ended.
     unsafe {
+        let is_previous = matches!((*vm_heap).state_home, StateBlock::Previous(_));
         if new_size > 0 {
-            return match &mut (*vm_heap).state_home {
-                StateBlock::Previous(previous) => {
-                    previous.migrate_block((*vm_heap).heap, block, new_size)
-                }
-                StateBlock::Mapped(_) => ptr::null_mut(),
+            return if is_previous {
+                migrate_block(vm_heap, block, new_size)
+            } else {
+                ptr::null_mut()
             };
         }
-        let asks = match &mut (*vm_heap).state_home {
-            StateBlock::Previous(previous) => previous.free(block),
-            StateBlock::Mapped(_) => false,
-        };
-        if block == (*vm_heap).state_block {
+        let is_last = block == (*vm_heap).state_block;
+        if is_previous {
+            free_foreign(vm_heap, block, is_last);
+        }
+        if is_last {
             destroy(vm_heap);
-        } else if asks {
-            (*(*vm_heap).heap).settle();
         }
     }
     ptr::null_mut()
+}
+
+/// Moves a block of the previous allocator that is resized to the heap. A shrink never fails.
+///
+/// # Safety
+///
+/// `vm_heap` is live and this thread's, its VM was attached, and the block is one of its VM's that
+/// the previous allocator has.
+unsafe fn migrate_block(vm_heap: *mut VmHeap, block: *mut u8, new_size: usize) -> *mut u8 {
+    // SAFETY: the caller's promises; the new block is another one. Nothing of the `VmHeap` is
+    // borrowed while the heap allocates, for that may give pages of the previous allocator back.
+    unsafe {
+        let (size, _) = builtin::block_size(block);
+        let new = heap::alloc::<Kernel>((*vm_heap).heap, ptr::null_mut(), 0, new_size);
+        if !new.is_null() {
+            ptr::copy_nonoverlapping(block, new, size.min(new_size));
+            free_foreign(vm_heap, block, false);
+            return new;
+        }
+        if new_size <= size { block } else { ptr::null_mut() }
+    }
+}
+
+/// Frees a block of the previous allocator, and gives free pages of that allocator back where that
+/// is due and the block is not the VM's last.
+///
+/// # Safety
+///
+/// As for [`migrate_block`].
+unsafe fn free_foreign(vm_heap: *mut VmHeap, block: *mut u8, is_last: bool) {
+    // SAFETY: the caller's promises; the borrow ends before the heap looks.
+    unsafe {
+        let StateBlock::Previous(previous) = &mut (*vm_heap).state_home else { return };
+        if !previous.free(block) || is_last {
+            return;
+        }
+        if !(*vm_heap).owner.is_shared() {
+            (*(*vm_heap).heap).settle();
+        } else if (*(*vm_heap).heap).options.get(Key::Auto) == 1 && previous.next_us() == Some(0) {
+            // The host's ticks leave these pages alone: see `next_us`. This is the VM's own thread.
+            previous.give_back(Some(Kernel.now_us()), false);
+        }
+    }
 }
 
 /// See [`ForeignPages::next_us`].
@@ -235,10 +278,10 @@ unsafe fn next_us(context: *mut u8) -> Option<u64> {
 /// # Safety
 ///
 /// As for [`next_us`].
-unsafe fn give_back(context: *mut u8, deadline_us: Option<u64>, counts: bool) -> ForeignReturned {
+unsafe fn give_back(context: *mut u8, deadline_us: Option<u64>, asked: bool) -> ForeignReturned {
     // SAFETY: the caller's promise. The heap, which the caller may hold, is not touched.
     match unsafe { &mut (*context.cast::<VmHeap>()).state_home } {
-        StateBlock::Previous(previous) => previous.give_back(deadline_us, counts),
+        StateBlock::Previous(previous) => previous.give_back(deadline_us, asked),
         StateBlock::Mapped(_) => ForeignReturned::default(),
     }
 }

@@ -197,6 +197,9 @@ shared VMs: allocations wait for their turn|src/vm/owner.rs|s/        let entry 
 shared VMs: a fork finds heaps whole|src/vm/owner.rs|s/    each_shared(.lock. lock.lock(order_threads));//
 shared VMs: a child waits for no owner|src/vm/lock.rs|s/        self.is_inside.store(false, Relaxed);//
 shared VMs: the end is told|src/vm.rs|s/            function(context);//
+pages that a kernel refused are still free|src/vm/previous.rs|s/                self.freed += Self::LEAST;//
+passes over the previous allocator have a share of the time|src/vm/previous.rs|s/(took_us \* Self::SHARE).min/(0 * took_us).min/
+a sweep without a deadline is whole|src/builtin/sweep.rs|s/    if deadline_us.is_none() {/    if false {/
 a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/
 a field is the only place that fits|src/vm/collect/layout.rs|s/found.next().filter(|_| found.next().is_none())/found.next()/
 any sign of activity counts|src/vm/collect/layout.rs|s/            \&\& current_frame == 0//
@@ -266,7 +269,7 @@ fresh_copy() {
 run_tests() {
     case $1:${2:-} in
     *:*closures*) tests=--lib ;;
-    src/vm/emergency.rs:*) tests=--lib ;;
+    src/vm/emergency.rs:* | src/vm/previous.rs:*) tests=--lib ;;
     src/os/background.rs:*) tests="--package ebbtide-ffi-tests --test programs background" ;;
     *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs purge_refused" ;;
     *:pages\ that\ cannot\ come\ back*) tests="--package ebbtide-ffi-tests --test failures memory_that_was_moved" ;;

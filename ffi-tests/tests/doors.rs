@@ -249,7 +249,7 @@ fn pages_of_the_previous_allocator_go_back_by_themselves() {
     let modes = ["work", "tick", "off"];
     for (program, mode) in luajits().into_iter().cycle().zip(modes) {
         for jit in JIT {
-            finish(&mut command(program, jit.as_slice(), "door_previous.lua", &[mode]));
+            finish(&mut command(program, jit.as_slice(), "lua_module_previous.lua", &[mode]));
         }
     }
 }

@@ -26,7 +26,7 @@ impl<'a, S: Os, T: Copy> MappedVec<'a, S, T> {
         MappedVec::with_room(os, CAPACITY)
     }
 
-    fn with_room(os: &'a S, capacity: usize) -> Result<MappedVec<'a, S, T>, Error> {
+    pub(super) fn with_room(os: &'a S, capacity: usize) -> Result<MappedVec<'a, S, T>, Error> {
         let bytes = round_up(capacity * size_of::<T>(), os.page_size());
         let no_memory = || Error::Memory.because(format_args!("no {bytes} bytes for notes"));
         let start = os.reserve(bytes, false).ok_or_else(no_memory)?;

@@ -46,7 +46,8 @@ impl Memory {
         if !self.holds(at, WORD) || !at.is_multiple_of(WORD) {
             return None;
         }
-        // SAFETY: the word is aligned and lies in memory that the kernel lists as readable. It
+        // SAFETY: the word is aligned and lies in memory that the kernel lists as readable, or that
+        // is known to be LuaJIT's (`Mappings::all`). It
         // belongs to LuaJIT, whose pointers are exposed to all; the VM does not run meanwhile.
         Some(unsafe { ptr::with_exposed_provenance::<usize>(at).read() })
     }
@@ -85,6 +86,18 @@ impl<'a, S: Os> Mappings<'a, S> {
             return Err(refuse(format_args!("/proc/self/maps is not as Linux writes it")));
         }
         Ok(Mappings { memory: reader.memory })
+    }
+
+    /// All addresses, without a question to the kernel.
+    ///
+    /// # Safety
+    ///
+    /// Every address that is looked for is one of a heap that was recognised, and whose allocator
+    /// alone has changed it since.
+    pub(super) unsafe fn all(os: &'a S) -> Result<Mappings<'a, S>, Error> {
+        let mut memory = MappedVec::with_room(os, 1)?;
+        memory.push(Memory { start: 0, end: usize::MAX });
+        Ok(Mappings { memory })
     }
 
     /// The memory of `bytes` bytes from an address on. `None`: not all of that is memory.

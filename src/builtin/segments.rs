@@ -130,7 +130,15 @@ impl State {
 impl<'a, S: Os> HeapView<'a, S> {
     /// Reads the state at an address and the list of segments.
     pub(super) fn read(os: &'a S, state: usize) -> Result<HeapView<'a, S>, Error> {
-        let mappings = Mappings::read(os)?;
+        HeapView::read_in(os, &Mappings::read(os)?, state)
+    }
+
+    /// The same, where these are the process's mappings.
+    pub(super) fn read_in(
+        os: &'a S,
+        mappings: &Mappings<'a, S>,
+        state: usize,
+    ) -> Result<HeapView<'a, S>, Error> {
         let page = os.page_size();
         let chunk = state.wrapping_sub(CONTENTS);
         // A new heap begins with the chunk of its state.
@@ -139,7 +147,7 @@ impl<'a, S: Os> HeapView<'a, S> {
             _ => return Err(refuse(format_args!("{state:#x} cannot be its state"))),
         };
         let mut segments = MappedVec::new(os)?;
-        let (newest, oldest) = collect(&mappings, page, state + NEWEST, &mut segments)?;
+        let (newest, oldest) = collect(mappings, page, state + NEWEST, &mut segments)?;
         let state = State::read(state, memory)?;
         let newest = sort(segments.values_mut(), newest);
         let view = HeapView { os, page, state, segments, newest, oldest };

@@ -11,6 +11,7 @@ use core::ptr;
 
 use super::bins::{Node, check_bins};
 use super::layout::*;
+use super::mappings::Mappings;
 use super::residency::{self, Residency};
 use super::segments::{Chunk, HeapView, Segment};
 use super::walk::walk;
@@ -117,29 +118,60 @@ pub(crate) fn reclaim<S: Os>(
     progress: &mut Progress,
     deadline_us: Option<u64>,
 ) -> Result<Reclaimed, Error> {
-    let result = go_on(os, state.expose_provenance(), progress, deadline_us);
-    if matches!(result, Err(Error::Unknown)) {
-        *progress = Progress::default();
+    let state = state.expose_provenance();
+    let result =
+        HeapView::read(os, state).and_then(|view| go_on(&view, state, progress, deadline_us));
+    note_error(result, progress)
+}
+
+/// The same for a heap that is known: the kernel's list of mappings is not read, so that no file is
+/// opened.
+///
+/// # Safety
+///
+/// The heap was recognised, and LuaJIT's allocator alone has changed it since.
+pub(crate) unsafe fn reclaim_known<S: Os>(
+    os: &S,
+    state: *const u8,
+    progress: &mut Progress,
+    deadline_us: Option<u64>,
+) -> Result<Reclaimed, Error> {
+    let state = state.expose_provenance();
+    // SAFETY: the caller's promise.
+    let result = unsafe { Mappings::all(os) }
+        .and_then(|mappings| HeapView::read_in(os, &mappings, state))
+        .and_then(|view| go_on(&view, state, progress, deadline_us));
+    note_error(result, progress)
+}
+
+/// After an error a sweep begins anew, and a heap that was refused is recognised anew.
+fn note_error(
+    result: Result<Reclaimed, Error>,
+    progress: &mut Progress,
+) -> Result<Reclaimed, Error> {
+    match result {
+        Err(Error::Unknown) => *progress = Progress::default(),
+        Err(_) => progress.cursor = SweepCursor::START,
+        Ok(_) => {}
     }
     result
 }
 
 fn go_on<S: Os>(
-    os: &S,
+    view: &HeapView<'_, S>,
     state: usize,
     progress: &mut Progress,
     deadline_us: Option<u64>,
 ) -> Result<Reclaimed, Error> {
-    let view = HeapView::read(os, state)?;
     if progress.state != state {
-        check_bins(&view, &walk(&view, |_, _| ())?)?;
+        check_bins(view, &walk(view, |_, _| ())?)?;
         *progress = Progress { state, cursor: SweepCursor::START };
     }
     // Without a deadline the sweep is whole, wherever an earlier one stopped.
     if deadline_us.is_none() {
         progress.cursor = SweepCursor::START;
     }
-    sweep(&view, &mut progress.cursor, deadline_us)
+    sweep(view, &mut progress.cursor, deadline_us)
 }
 
 /// Goes on from a mark to the end of the sweep, or to the deadline.
@@ -151,8 +183,13 @@ fn sweep<S: Os>(
     let mut reclaimed = Reclaimed::default();
     let window = if deadline_us.is_some() { residency::SOME } else { residency::ALL };
     let mut residency = Residency::new(view, window)?;
+    let start_us = view.os.now_us();
     let mut place = view.place_at(cursor)?;
     let (mut last_us, mut longest_us) = (view.os.now_us(), 0);
+    // A place far along a ring takes long to find. As long as that took the sweep goes on at least,
+    // so that many calls together take no more than twice the time of one.
+    let found_us = last_us.saturating_sub(start_us);
+    let deadline_us = deadline_us.map(|deadline_us| deadline_us.max(last_us + found_us));
     while let Some(here) = place {
         let mut batch = Batch::new(deadline_us.is_some());
         place = step(view, &mut residency, here, cursor, &mut batch)?;

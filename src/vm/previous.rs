@@ -7,14 +7,11 @@
 //! that, for a C module may still call the previous allocator, without a lock.
 
 use core::ffi::c_void;
-use core::ptr;
 
 use super::attach::Builtin;
 use crate::builtin::{self, Progress, Survey};
 use crate::error::Error;
-use crate::heap;
 use crate::heap::ForeignReturned;
-use crate::heap::cached_heap::KernelHeap as Heap;
 use crate::os::{Kernel, Os};
 
 /// What a VM ran on before it had its heap.
@@ -24,7 +21,9 @@ pub(crate) struct PreviousAllocator {
     live: u64,
     /// Bytes of its segments that are resident, at most: as last counted, less what went back.
     resident: u64,
+    /// How far passes by themselves have come, and how far those that a host asks for.
     progress: Progress,
+    asked: Progress,
     schedule: Schedule,
 }
 
@@ -45,7 +44,7 @@ impl PreviousAllocator {
         let Survey { live, resident, returnable, .. } = *survey;
         let progress = Progress::of_surveyed(builtin.state);
         let schedule = Schedule { freed: returnable, ..Schedule::default() };
-        PreviousAllocator { builtin, live, resident, progress, schedule }
+        PreviousAllocator { builtin, live, resident, progress, asked: progress, schedule }
     }
 
     /// What it holds.
@@ -63,17 +62,26 @@ impl PreviousAllocator {
 
     /// In how many microseconds free pages should go back. `None`: not before the VM frees more.
     pub(super) fn next_us(&self) -> Option<u64> {
-        self.schedule.due_us().map(|due_us| due_us.saturating_sub(Kernel.now_us()))
+        self.schedule.next_us(|| Kernel.now_us())
     }
 
-    /// Gives free pages back, until the deadline if there is one. After the end of a pass the
-    /// kernel is asked what is left resident, if `counts`. A heap that does not add up is left
-    /// alone. What the kernel does not let be looked at counts as a refusal.
-    pub(super) fn give_back(&mut self, deadline_us: Option<u64>, counts: bool) -> ForeignReturned {
+    /// Gives free pages back, until the deadline if there is one: by itself, or because the host
+    /// has asked, and then the kernel is asked what is left resident at the end of the pass. A heap
+    /// that does not add up is left alone.
+    pub(super) fn give_back(
+        &mut self,
+        deadline_us: Option<u64>,
+        is_asked: bool,
+    ) -> ForeignReturned {
         let start_us = Kernel.now_us();
-        self.schedule.note_start(deadline_us.is_none());
         let state = self.builtin.state;
-        let done = builtin::reclaim(&Kernel, state, &mut self.progress, deadline_us);
+        let is_whole = deadline_us.is_none();
+        let progress = if is_asked { &mut self.asked } else { &mut self.progress };
+        if is_whole || !is_asked {
+            self.schedule.note_start(is_whole);
+        }
+        // SAFETY: `attach` has recognised the heap, and only LuaJIT's allocator changes it.
+        let done = unsafe { builtin::reclaim_known(&Kernel, state, progress, deadline_us) };
         let (returned, end) = match done {
             Ok(done) => {
                 let returned = ForeignReturned {
@@ -93,10 +101,12 @@ impl PreviousAllocator {
             Err(_) => (ForeignReturned { refused: 1, ..Default::default() }, PassEnd::Refused),
         };
         self.resident = self.resident.saturating_sub(returned.bytes);
-        if counts && end != PassEnd::Deadline {
+        if is_asked && end != PassEnd::Deadline {
             self.count_resident();
         }
-        self.schedule.note_end(start_us, Kernel.now_us(), end);
+        if is_whole || !is_asked {
+            self.schedule.note_end(start_us, Kernel.now_us(), end);
+        }
         returned
     }
 
@@ -133,30 +143,6 @@ impl PreviousAllocator {
         self.schedule.note_freed(bytes)
     }
 
-    /// Moves a block that is resized to the heap. A shrink never fails.
-    ///
-    /// # Safety
-    ///
-    /// `heap` is live and this thread's, and `block` a live block of the previous allocator.
-    pub(super) unsafe fn migrate_block(
-        &mut self,
-        heap: *mut Heap,
-        block: *mut u8,
-        new_size: usize,
-    ) -> *mut u8 {
-        // SAFETY: the caller's promises; the new block is another one.
-        unsafe {
-            let (size, _) = builtin::block_size(block);
-            let new = heap::alloc::<Kernel>(heap, ptr::null_mut(), 0, new_size);
-            if !new.is_null() {
-                ptr::copy_nonoverlapping(block, new, size.min(new_size));
-                self.free(block);
-                return new;
-            }
-            if new_size <= size { block } else { ptr::null_mut() }
-        }
-    }
-
     /// Unmaps all that the previous allocator has.
     ///
     /// # Safety
@@ -178,6 +164,8 @@ struct Schedule {
     under_way_us: Option<u64>,
     /// No pass before this time.
     not_before_us: u64,
+    /// How long a kernel that refused is left alone; 0: it did not refuse.
+    rest_us: u64,
 }
 
 /// How a pass, or a part of one, has ended.
@@ -194,16 +182,23 @@ enum PassEnd {
 impl Schedule {
     /// A pass is worth its time when this many bytes were freed.
     const LEAST: u64 = 128 << 10;
-    /// Passes that follow each other take a sixteenth of the time at most: each opens the kernel's
-    /// list of mappings, and looks at every free chunk.
+    /// Passes that follow each other take a sixteenth of the time at most, for each looks at every
+    /// free chunk. But the next one waits no longer than this: what a pass took includes the time
+    /// for which the thread did not run.
     const SHARE: u64 = 16;
-    /// A kernel that refused is asked again after this time.
-    const REST_US: u64 = 1_000_000;
+    const PAUSE_MOST_US: u64 = 1_000_000;
+    /// A kernel that refused is asked again after this time at first, and at last.
+    const REST_US: (u64, u64) = (1_000_000, 64_000_000);
 
-    /// When a pass is due. `None`: too little was freed.
-    fn due_us(&self) -> Option<u64> {
+    /// In how many microseconds a pass is due. `None`: too little was freed.
+    fn next_us(&self, now_us: impl FnOnce() -> u64) -> Option<u64> {
         let is_due = self.under_way_us.is_some() || self.freed >= Self::LEAST;
-        (is_due && self.not_before_us < u64::MAX).then_some(self.not_before_us)
+        if !is_due || self.not_before_us == u64::MAX {
+            return None;
+        }
+        let wait_us = self.not_before_us.saturating_sub(now_us());
+        // No pause is longer: the clock has gone back.
+        Some(if wait_us > Self::REST_US.1 { 0 } else { wait_us })
     }
 
     /// True once for every [`Schedule::LEAST`] bytes.
@@ -223,9 +218,17 @@ impl Schedule {
 
     fn note_end(&mut self, start_us: u64, end_us: u64, end: PassEnd) {
         let took_us = self.under_way_us.take().unwrap_or(0) + end_us.saturating_sub(start_us);
+        self.rest_us = match end {
+            PassEnd::Refused => (self.rest_us * 2).clamp(Self::REST_US.0, Self::REST_US.1),
+            _ => 0,
+        };
         self.not_before_us = match end {
-            PassEnd::Complete => end_us + took_us * Self::SHARE,
-            PassEnd::Refused => end_us + Self::REST_US,
+            PassEnd::Complete => end_us + (took_us * Self::SHARE).min(Self::PAUSE_MOST_US),
+            PassEnd::Refused => {
+                // What was refused is still free.
+                self.freed += Self::LEAST;
+                end_us + self.rest_us
+            }
             PassEnd::Unknown => u64::MAX,
             PassEnd::Deadline => {
                 self.under_way_us = Some(took_us);
@@ -239,20 +242,31 @@ impl Schedule {
 mod tests {
     use super::*;
 
+    /// When a pass is due, at the beginning of time.
+    fn due(schedule: &Schedule) -> Option<u64> {
+        schedule.next_us(|| 0)
+    }
+
     #[test]
     fn a_pass_is_due_when_enough_was_freed_and_not_before_its_time() {
         let mut schedule = Schedule::default();
-        assert_eq!(schedule.due_us(), None);
+        assert_eq!(due(&schedule), None);
         assert!(!schedule.note_freed(Schedule::LEAST - 1));
-        assert_eq!(schedule.due_us(), None);
+        assert_eq!(due(&schedule), None);
         assert!(schedule.note_freed(1));
         assert!(!schedule.note_freed(1));
-        assert_eq!(schedule.due_us(), Some(0));
+        assert_eq!(due(&schedule), Some(0));
         schedule.note_start(false);
         schedule.note_end(1000, 1100, PassEnd::Complete);
-        assert_eq!(schedule.due_us(), None);
+        assert_eq!(due(&schedule), None);
         assert!(schedule.note_freed(Schedule::LEAST));
-        assert_eq!(schedule.due_us(), Some(1100 + 100 * Schedule::SHARE));
+        assert_eq!(due(&schedule), Some(1100 + 100 * Schedule::SHARE));
+        assert_eq!(schedule.next_us(|| 2000), Some(1100 + 100 * Schedule::SHARE - 2000));
+        // A thread that did not run for ten seconds does not make the next pass wait for longer.
+        schedule.note_start(false);
+        schedule.note_end(0, 10_000_000, PassEnd::Complete);
+        schedule.note_freed(Schedule::LEAST);
+        assert_eq!(schedule.next_us(|| 10_000_000), Some(Schedule::PAUSE_MOST_US));
     }
 
     #[test]
@@ -261,30 +275,48 @@ mod tests {
         schedule.note_freed(Schedule::LEAST);
         schedule.note_start(false);
         schedule.note_end(0, 10, PassEnd::Deadline);
-        assert_eq!(schedule.due_us(), Some(0));
+        assert_eq!(due(&schedule), Some(0));
         // Freed behind the cursor: the next pass comes for that.
         schedule.note_freed(Schedule::LEAST);
         schedule.note_start(false);
         schedule.note_end(500, 510, PassEnd::Complete);
-        assert_eq!(schedule.due_us(), Some(510 + 20 * Schedule::SHARE));
+        assert_eq!(due(&schedule), Some(510 + 20 * Schedule::SHARE));
         schedule.note_start(false);
         schedule.note_end(600, 600, PassEnd::Deadline);
         schedule.note_freed(Schedule::LEAST);
         schedule.note_start(true);
         schedule.note_end(700, 700, PassEnd::Complete);
-        assert_eq!(schedule.due_us(), None);
+        assert_eq!(due(&schedule), None);
     }
 
     #[test]
-    fn a_kernel_that_refused_rests_and_a_heap_that_does_not_add_up_is_left_alone() {
+    fn what_a_kernel_refused_is_tried_again_more_and_more_rarely() {
         let mut schedule = Schedule::default();
-        schedule.note_start(false);
-        schedule.note_end(0, 10, PassEnd::Refused);
         schedule.note_freed(Schedule::LEAST);
-        assert_eq!(schedule.due_us(), Some(10 + Schedule::REST_US));
+        let mut expected_us = Schedule::REST_US.0;
+        for _ in 0..10 {
+            schedule.note_start(false);
+            schedule.note_end(0, 0, PassEnd::Refused);
+            assert_eq!(due(&schedule), Some(expected_us));
+            expected_us = (2 * expected_us).min(Schedule::REST_US.1);
+        }
         schedule.note_start(false);
+        schedule.note_end(0, 0, PassEnd::Complete);
+        assert_eq!(due(&schedule), None);
+        schedule.note_start(false);
+        schedule.note_end(0, 0, PassEnd::Refused);
+        assert_eq!(due(&schedule), Some(Schedule::REST_US.0));
+    }
+
+    #[test]
+    fn a_heap_that_does_not_add_up_is_left_alone_and_a_clock_may_go_back() {
+        let mut schedule = Schedule::default();
         schedule.note_end(0, 10, PassEnd::Unknown);
         schedule.note_freed(10 * Schedule::LEAST);
-        assert_eq!(schedule.due_us(), None);
+        assert_eq!(due(&schedule), None);
+        let mut schedule = Schedule::default();
+        schedule.note_end(1 << 40, 1 << 40, PassEnd::Complete);
+        schedule.note_freed(Schedule::LEAST);
+        assert_eq!(due(&schedule), Some(0));
     }
 }

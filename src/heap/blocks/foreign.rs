@@ -34,14 +34,14 @@ pub(crate) struct ForeignPages {
     ///
     /// The context is that of the blocks, and nobody else uses the heap or its VM.
     pub(crate) next_us: unsafe fn(context: *mut u8) -> Option<u64>,
-    /// Gives them back, until the deadline if there is one, but at least one step. After the end
-    /// of a pass the kernel is asked what is left resident, if `counts`.
+    /// Gives them back, until the deadline if there is one, but at least one step: by itself, or
+    /// because the host has `asked`.
     ///
     /// # Safety
     ///
     /// As for `next_us`.
     pub(crate) give_back:
-        unsafe fn(context: *mut u8, deadline_us: Option<u64>, counts: bool) -> ForeignReturned,
+        unsafe fn(context: *mut u8, deadline_us: Option<u64>, asked: bool) -> ForeignReturned,
 }
 
 /// What was given back of them.
@@ -74,11 +74,11 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(crate) fn give_back_foreign(
         &mut self,
         deadline_us: Option<u64>,
-        counts: bool,
+        asked: bool,
     ) -> ForeignReturned {
         let found = self.outside.and_then(|outside| Some((outside.context, outside.pages?)));
         let Some((context, pages)) = found else { return ForeignReturned::default() };
         // SAFETY: as above; the function does not touch the heap.
-        unsafe { (pages.give_back)(context, deadline_us, counts) }
+        unsafe { (pages.give_back)(context, deadline_us, asked) }
     }
 }

@@ -1,7 +1,7 @@
 -- Free pages of the allocator that a VM ran on before attach() go back by themselves: at attach(),
 -- while the VM works, and in tick(). One block in a hundred stays, so that LuaJIT frees no segment.
 local allocator = require "ebbtide"
-local check = require "door_check"
+local check = require "lua_module_check"
 
 local MB = 2 ^ 20
 

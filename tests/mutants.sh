@@ -199,6 +199,10 @@ shared VMs: a child waits for no owner|src/vm/lock.rs|s/        self.is_inside.s
 shared VMs: the end is told|src/vm.rs|s/            function(context);//
 pages that a kernel refused are still free|src/vm/previous.rs|s/                self.freed += Self::LEAST;//
 passes over the previous allocator have a share of the time|src/vm/previous.rs|s/(took_us \* Self::SHARE).min/(0 * took_us).min/
+a damaged record leads to known memory only|src/builtin/mappings.rs|s/    memory\[\.\.behind\]\.last()?\.part(at, bytes)/    memory[..behind].last().map(|_| Memory { start: at, end: at.wrapping_add(bytes) })/
+a damaged record leads to what is still mapped|src/builtin/known.rs|s/is_mapped.then_some(memory)/(is_mapped || bytes > 0).then_some(memory)/
+records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
+a heap that has grown is recognised anew|src/builtin/known.rs|s/            Err(Error::Unknown) => HeapView::read(os, self.state),//
 a sweep without a deadline is whole|src/builtin/sweep.rs|s/    if deadline_us.is_none() {/    if false {/
 a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/
 a field is the only place that fits|src/vm/collect/layout.rs|s/found.next().filter(|_| found.next().is_none())/found.next()/

@@ -115,8 +115,8 @@ def joined(points):
 
 
 def width(text, size=12):
-    """About how wide a text is, in pixels: a little more than in most fonts."""
-    return 0.57 * size * len(text)
+    """About how wide a text is, in pixels."""
+    return 0.54 * size * len(text)
 
 
 def scale(low, high, start, end):
@@ -147,7 +147,7 @@ def beside(labels):
     """
     kept, free = [], math.inf
     for place, text in reversed(labels):
-        half = width(text, 11) / 2 + 3
+        half = width(text, 11) / 2 + 4
         if place + half <= free:
             kept.append((place, text))
             free = place - half

@@ -152,8 +152,9 @@ pub(crate) struct Counts {
     pub(crate) span_pages: Pages,
     /// Of these, given back: the pages whose bits are set in [`Descriptor::purged`].
     pub(crate) purged: Pages,
-    /// Bytes at the starts of spans that no slot covers, where their page is not purged.
-    pub(crate) leads: usize,
+    /// Bytes at the starts of spans that no slot covers ([`class::Class::slack`]), where their page
+    /// is not purged.
+    pub(crate) slack: usize,
     pub(crate) large_blocks: u64,
     pub(crate) large_pages: Pages,
     /// Bytes asked for large blocks.
@@ -239,8 +240,9 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     /// Whether RLIMIT_AS is what refused the last allocation that was refused.
     is_short: bool,
     split_mappings: SplitMappings,
-    /// Where the leads of large blocks come from. Begins anywhere, so that they cannot be foretold.
-    leads: u32,
+    /// The sequence that the colors of large blocks come from: see `blocks::large`. Starts at random,
+    /// so that colors cannot be predicted.
+    color_seed: u32,
     /// Which bitmap word of a span is filled first follows from this, and from where the span lies.
     word_seed: u32,
     slot_scans: [SlotScan; CLASS_COUNT],

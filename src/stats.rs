@@ -67,7 +67,7 @@ impl<S: ReclaimHooks> Heap<S> {
         Snapshot {
             committed: committed + self.beside_bytes(),
             live,
-            waste: held - live + counts.leads,
+            waste: held - live + counts.slack,
             free_resident: free_in_spans + self.runs.dirty.bytes(),
             returned: (clean + counts.purged).bytes() + tables_returned - closed,
             never_touched: committed + closed - used - metadata - tables_returned,
@@ -83,10 +83,10 @@ impl<S: ReclaimHooks> Heap<S> {
         self.free_in_spans_of(&self.count_small())
     }
 
-    /// A span is a lead and slots. Purged pages hold neither live slots nor a counted lead.
+    /// A span consists of slack and slots. Purged pages hold neither live slots nor counted slack.
     fn free_in_spans_of(&self, small: &Small) -> usize {
         let spans_resident = (self.counts.span_pages - self.counts.purged).bytes();
-        spans_resident - self.counts.leads - small.slot_bytes
+        spans_resident - self.counts.slack - small.slot_bytes
     }
 
     fn count_small(&self) -> Small {

@@ -96,7 +96,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     fn check_large(&mut self, page: PageIndex, tally: &mut Tally) -> PageIndex {
         let (count, requested) = self.large_size(page);
-        let end = self.descriptor(page).large_lead() + requested;
+        let end = self.descriptor(page).large_color() + requested;
         assert!(end <= count.bytes(), "{page:?}: {requested} bytes, to {end}, in {count:?}");
         tally.counts.large_blocks += 1;
         tally.counts.large_pages += count;
@@ -141,7 +141,7 @@ impl<S: ReclaimHooks> Heap<S> {
         tally.counts.span_pages += shape.pages;
         tally.counts.purged += Pages(descriptor.purged().count_ones());
         if descriptor.purged() & 1 == 0 {
-            tally.counts.leads += shape.lead();
+            tally.counts.slack += shape.slack();
         }
         first + shape.pages
     }
@@ -229,7 +229,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let counts = &self.counts;
         assert_eq!(counts.span_pages, tally.span_pages, "H4: pages of spans");
         assert_eq!(counts.purged, tally.purged, "H4: purged pages in spans");
-        assert_eq!(counts.leads, tally.leads, "H4: leads");
+        assert_eq!(counts.slack, tally.slack, "H4: slack");
         assert_eq!(counts.large_blocks, tally.large_blocks, "H4: large blocks");
         assert_eq!(counts.large_pages, tally.large_pages, "H4: pages of large blocks");
         assert_eq!(counts.large_requested, tally.large_requested, "H4: bytes of large blocks");

@@ -22,11 +22,11 @@ impl<S: ReclaimHooks> Heap<S> {
         let (base, slot_size) = (self.base, CLASSES[class].slot_size);
         let (start, at) = (self.address(page).addr(), self.descriptor_at(page));
         let descriptor = self.descriptor(page);
-        let neg_start = |lead: usize| ((start + lead) as u32).wrapping_neg();
+        let neg_start = |slack: usize| ((start + slack) as u32).wrapping_neg();
         ensure!(
             descriptor.first.get() == at
                 && descriptor.is_of(class)
-                && descriptor.neg_start.get() == neg_start(descriptor.shape().lead()),
+                && descriptor.neg_start.get() == neg_start(descriptor.shape().slack()),
             "heap {base:p}: H2: the descriptor of {page:?} is not that of a span of {slot_size} \
              byte slots"
         );
@@ -101,7 +101,7 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(in crate::heap) fn verify_large(&mut self, page: PageIndex) {
         self.verify_page(page);
         let (count, requested) = self.large_size(page);
-        let end = self.descriptor(page).large_lead().saturating_add(requested);
+        let end = self.descriptor(page).large_color().saturating_add(requested);
         let fits = count <= self.runs.top.since(page) && end <= count.bytes();
         // A checked block has a page behind it, and keeps its pages when it shrinks.
         ensure!(

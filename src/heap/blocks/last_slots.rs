@@ -121,7 +121,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.list_by_free_slots(class, span);
         self.put_to_rest(span);
         let shape = self.descriptor(span).shape();
-        self.address(span).wrapping_add(shape.lead() + (slot * shape.slot_size) as usize)
+        self.address(span).wrapping_add(shape.slack() + (slot * shape.slot_size) as usize)
     }
 
     /// Notes that a span's missing pages are held, or freed: its slots are not useless any more.

@@ -101,7 +101,7 @@ impl<S: ReclaimHooks> Heap<S> {
         );
         let descriptor = self.descriptor_at(current);
         let slots_before = (word * 64 * shape.slot_size) as usize;
-        let base = self.address(current).wrapping_add(shape.lead() + slots_before);
+        let base = self.address(current).wrapping_add(shape.slack() + slots_before);
         let bin = &mut self.bins[class];
         // SAFETY: the descriptor is committed, and `word` is one of its four.
         bin.word = unsafe { (&raw mut (*descriptor).free).cast::<u64>().add(word as usize) };
@@ -276,7 +276,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.bins[class].spans += 1;
         self.bins[class].short += u32::from(self.descriptor(first).is_short());
         self.counts.span_pages += shape.pages;
-        self.counts.leads += shape.lead();
+        self.counts.slack += shape.slack();
         Some(first)
     }
 
@@ -297,7 +297,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.bins[class].spans -= 1;
         self.bins[class].short -= u32::from(is_short);
         self.counts.span_pages -= shape.pages;
-        self.counts.leads -= shape.lead();
+        self.counts.slack -= shape.slack();
     }
 
     /// A countdown of frees ended: the span has come into another place of its life.
@@ -386,7 +386,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let (shape, fresh) =
             (descriptor.shape(), pages & !descriptor.purged.fetch_or(pages, Relaxed));
         if fresh & 1 == 1 {
-            self.counts.leads -= shape.lead();
+            self.counts.slack -= shape.slack();
         }
         let fresh = Pages(fresh.count_ones());
         self.counts.purged += fresh;
@@ -417,7 +417,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.note_held(first);
         self.descriptor(first).purged.store(0, Relaxed);
         if purged & 1 == 1 {
-            self.counts.leads += shape.lead();
+            self.counts.slack += shape.slack();
         }
         self.counts.purged -= Pages(purged.count_ones());
     }

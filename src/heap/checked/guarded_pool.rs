@@ -155,9 +155,9 @@ impl Slots {
         if !unsafe { os.commit(start, page) } {
             return core::ptr::null_mut();
         }
-        let lead =
+        let offset =
             if rng.is_multiple_of(LEFT_EVERY) { 0 } else { page - round_up(size, alignment(size)) };
-        let at = start.wrapping_add(lead);
+        let at = start.wrapping_add(offset);
         // SAFETY: the page was made accessible, and nobody else has it.
         unsafe {
             start.write_bytes(REDZONE, page);

@@ -84,13 +84,13 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             return core::ptr::null_mut();
         };
         let whole = count.bytes() - 2 * PAGE;
-        let lead = PAGE + whole - round_up(size, alignment(size));
-        let place = |heap: &mut Heap<S>| heap.place_anywhere(count, size, lead);
+        let color = PAGE + whole - round_up(size, alignment(size));
+        let place = |heap: &mut Heap<S>| heap.place_anywhere(count, size, color);
         let Some(page) = self.heap.retry_after_reclaim(place, |_| None) else {
             return core::ptr::null_mut();
         };
         let pages = (self.heap.address(page), count.bytes());
-        let at = pages.0.wrapping_add(lead);
+        let at = pages.0.wrapping_add(color);
         sanitizer::unpoison(pages.0, pages.1);
         // Before the guards: pages that become inaccessible in a mapping without memory would keep
         // those on both sides mappings of their own for good, if they were mapped one by one.
@@ -139,10 +139,10 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     fn beside(&mut self, page: PageIndex, guarded: bool) -> [(*mut u8, usize); 2] {
         let start = self.heap.address(page);
         let (count, size) = self.heap.large_size(page);
-        let lead = self.heap.descriptor(page).large_lead();
+        let color = self.heap.descriptor(page).large_color();
         let skipped = if guarded { PAGE } else { 0 };
-        let behind = count.bytes() - skipped - lead - size;
-        [(start.wrapping_add(skipped), lead - skipped), (start.wrapping_add(lead + size), behind)]
+        let behind = count.bytes() - skipped - color - size;
+        [(start.wrapping_add(skipped), color - skipped), (start.wrapping_add(color + size), behind)]
     }
 
     /// The page of the large block that starts there, be it freed or not.
@@ -155,7 +155,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let page = PageIndex::of(offset) - Pages(1);
         let descriptor = self.heap.descriptor(page);
         let is_here = descriptor.kind() == PageKind::Large
-            && page.offset() + descriptor.large_lead() == offset;
+            && page.offset() + descriptor.large_color() == offset;
         is_here.then_some(page)
     }
 
@@ -176,8 +176,8 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     pub(super) fn large_live(&mut self, page: PageIndex) -> (Live, bool) {
         let (number, _, gone) = self.heap.large_note(page);
         let (_, size) = self.heap.large_size(page);
-        let lead = self.heap.descriptor(page).large_lead();
-        let at = self.heap.address(page).wrapping_add(lead);
+        let color = self.heap.descriptor(page).large_color();
+        let at = self.heap.address(page).wrapping_add(color);
         (Live { at, size, number, home: Home::Large(page) }, gone)
     }
 
@@ -205,7 +205,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         if hidden || !self.unprotect(page) {
             note |= GUARDED;
         } else {
-            let at = start.wrapping_add(self.heap.descriptor(page).large_lead());
+            let at = start.wrapping_add(self.heap.descriptor(page).large_color());
             for (at, bytes) in edges(at, size) {
                 // SAFETY: as above, and accessible.
                 unsafe { memory(at, bytes).fill(FREE_FILL) };

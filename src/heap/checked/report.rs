@@ -312,7 +312,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         }
         let shape = descriptor.shape();
         let first = descriptor.first_page(page);
-        let start = self.heap.address(first).wrapping_add(shape.lead());
+        let start = self.heap.address(first).wrapping_add(shape.slack());
         let slot_size = shape.slot_size as usize;
         let slot = at.addr().checked_sub(start.addr())? / slot_size;
         let block = start.wrapping_add(slot * slot_size + HEADER);

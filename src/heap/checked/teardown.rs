@@ -105,7 +105,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     /// Verifies the blocks of a span. How many pages it has.
     fn verify_span(&mut self, first: PageIndex) -> Pages {
         let shape = self.heap.descriptor(first).shape();
-        let start = self.heap.address(first).wrapping_add(shape.lead());
+        let start = self.heap.address(first).wrapping_add(shape.slack());
         for index in 0..shape.slots {
             if self.heap.descriptor(first).free.has(index) {
                 continue;

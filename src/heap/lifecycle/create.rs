@@ -50,7 +50,7 @@ impl<S: ReclaimHooks> Heap<S> {
             denied: 0,
             is_short: false,
             split_mappings: SplitMappings::NONE,
-            leads: random as u32,
+            color_seed: random as u32,
             word_seed: (random >> 32) as u32,
             slot_scans: SlotScan::ALL_NEW,
             huge_pages: false,

@@ -290,7 +290,7 @@ impl<'heap> Batch<'heap> {
         let pages = (u64::MAX >> (64 - range.count.0) << range.first.since(range.span).0) as u16;
         let fresh = pages & !span.purged.fetch_or(pages, Relaxed);
         if fresh & 1 == 1 {
-            done.leads.fetch_add(span.shape().lead() as u32, Relaxed);
+            done.slack.fetch_add(span.shape().slack() as u32, Relaxed);
         }
         done.holes.fetch_add(fresh.count_ones(), Release);
     }

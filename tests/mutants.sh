@@ -64,7 +64,7 @@ H4 blocks of a current span|src/heap/blocks/span.rs|s/bin.taken.wrapping_add(fre
 H4 countdowns of a current span|src/heap/blocks/span.rs|s/            bin.taken = bin.taken.wrapping_add(NEVER.into());//
 one block from outside and no other|src/heap/blocks/foreign.rs|s/only.is_none_or(|only| only == block)/only.is_none_or(|_| true)/
 double free|src/heap/slots/free_bit.rs|s/"jbe {rare}"/"je {rare}"/
-double free as a countdown ends|src/heap/blocks/plain.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*first).countdown.get() > 0 \&\& !slot_at(descriptor, block).is_some_and(/
+double free as a countdown ends|src/heap/blocks/plain.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*head).countdown.get() > 0 \&\& !slot_at(descriptor, block).is_some_and(/
 bits modulo 64|src/heap/slots/class.rs|s/(product as u64).rotate_left(6)/(product as u64).rotate_left(7)/
 large blocks are not counted as small|src/heap/blocks/plain.rs|s/(\*heap).freed_bytes = (\*heap).freed_bytes.wrapping_sub(size as u64);//
 old contents kept|src/heap/fast.rs|s/slot_size.min(new_size)/old_size.min(new_size).min(slot_size)/

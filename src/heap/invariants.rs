@@ -122,7 +122,7 @@ impl<S: ReclaimHooks> Heap<S> {
             let descriptor = self.descriptor(first + Pages(page));
             let kind = if page == 0 { PageKind::Span } else { PageKind::SpanRest };
             assert_eq!(descriptor.kind(), kind, "{first:?} + {page}");
-            assert_eq!(descriptor.first.get(), fresh.first.get(), "{first:?} + {page}");
+            assert_eq!(descriptor.span_head.get(), fresh.span_head.get(), "{first:?} + {page}");
             assert_eq!(descriptor.neg_start.get(), fresh.neg_start.get(), "{first:?} + {page}");
             assert_eq!(descriptor.reciprocal.get(), fresh.reciprocal.get(), "{first:?} + {page}");
         }

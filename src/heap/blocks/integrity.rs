@@ -24,7 +24,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let descriptor = self.descriptor(page);
         let neg_start = |slack: usize| ((start + slack) as u32).wrapping_neg();
         ensure!(
-            descriptor.first.get() == at
+            descriptor.span_head.get() == at
                 && descriptor.is_of(class)
                 && descriptor.neg_start.get() == neg_start(descriptor.shape().slack()),
             "heap {base:p}: H2: the descriptor of {page:?} is not that of a span of {slot_size} \

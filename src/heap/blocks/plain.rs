@@ -138,7 +138,7 @@ pub(in crate::heap) unsafe fn free<S: ReclaimHooks>(
         };
         let bin = bin(heap, (*descriptor).bin());
         (*bin).freed = (*bin).freed.wrapping_add(1);
-        if free_bit::set((*descriptor).first.get(), slot) {
+        if free_bit::set((*descriptor).span_head.get(), slot) {
             return free_slow(heap, block);
         }
     }
@@ -171,12 +171,12 @@ unsafe extern "C" fn free_slow<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut 
     // SAFETY: the caller's promise: the block is a slot of a span, whose pages are all committed.
     unsafe {
         let descriptor = descriptor_of(heap, complement_of(heap, block));
-        let first = (*descriptor).first.get();
-        if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*first).free)) {
+        let head = (*descriptor).span_head.get();
+        if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*head).free)) {
             // Marking a slot that is free takes its mark away. This does not return.
             diagnose::large_block(&mut *heap, block);
         }
-        let below = heap.addr() - first.addr();
+        let below = heap.addr() - head.addr();
         (*heap).countdown_ended(PageIndex((below / size_of::<Descriptor>()) as u32 - 1));
         (*heap).poll_hooks();
     }
@@ -247,8 +247,8 @@ pub(in crate::heap) unsafe fn small_block<S: ReclaimHooks>(
     unsafe {
         let descriptor = descriptor_of(heap, complement);
         let slot = slot_at(descriptor, block)?;
-        let first = (*descriptor).first.get();
-        (!slot.is_free(&(*first).free)).then_some((*descriptor).class())
+        let head = (*descriptor).span_head.get();
+        (!slot.is_free(&(*head).free)).then_some((*descriptor).class())
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) struct Descriptor {
     /// Free slots. (Span)
     pub(crate) free: Bits,
     /// The descriptor of the span's first page. (Span, SpanRest)
-    pub(crate) first: Cell<*mut Descriptor>,
+    pub(crate) span_head: Cell<*mut Descriptor>,
     /// The class's reciprocal, and in its low 16 bits where the class's bin lies, in bytes from the
     /// heap. (Span, SpanRest; 0 for all others)
     pub(crate) reciprocal: Cell<u64>,
@@ -125,7 +125,7 @@ impl Descriptor {
     pub(crate) fn none() -> Descriptor {
         Descriptor {
             free: Bits::default(),
-            first: Cell::new(ptr::null_mut()),
+            span_head: Cell::new(ptr::null_mut()),
             reciprocal: Cell::new(0),
             neg_start: Cell::new(0),
             next: Cell::new(0),
@@ -136,15 +136,15 @@ impl Descriptor {
     }
 
     /// Page `page` of a span of a class in this shape, whose first page starts at address `start`
-    /// and has its descriptor at `first`.
+    /// and has its descriptor at `span_head`.
     pub(crate) fn span_page(
         (class, shape): (usize, &Class),
         page: u32,
         start: usize,
-        first: *mut Descriptor,
+        span_head: *mut Descriptor,
     ) -> Descriptor {
         let descriptor = Descriptor {
-            first: Cell::new(first),
+            span_head: Cell::new(span_head),
             reciprocal: Cell::new(shape.reciprocal | u64::from(bin_at(class))),
             neg_start: Cell::new(((start + shape.slack()) as u32).wrapping_neg()),
             ..Descriptor::none()
@@ -167,7 +167,7 @@ impl Descriptor {
         match (self.reciprocal.get(), self.large_pages()) {
             (0, Pages::ZERO) => PageKind::None,
             (0, _) => PageKind::Large,
-            _ if ptr::eq(self.first.get(), self) => PageKind::Span,
+            _ if ptr::eq(self.span_head.get(), self) => PageKind::Span,
             _ => PageKind::SpanRest,
         }
     }
@@ -267,7 +267,7 @@ impl Descriptor {
     /// The first page of the span, as the descriptor of page `page` tells it.
     pub(crate) fn first_page(&self, page: PageIndex) -> PageIndex {
         // Descriptors grow downwards.
-        let above = self.first.get().addr() - ptr::from_ref(self).addr();
+        let above = self.span_head.get().addr() - ptr::from_ref(self).addr();
         page - Pages((above / size_of::<Descriptor>()) as u32)
     }
 
@@ -418,7 +418,7 @@ mod tests {
     fn kind_and_place_and_the_list_are_apart() {
         let mut descriptor = Descriptor::span_page((3, &CLASSES[3]), 0, 0, ptr::null_mut());
         let at = &raw mut descriptor;
-        descriptor.first.set(at);
+        descriptor.span_head.set(at);
         let last = PageIndex(u32::MAX >> 1);
         for place in [SpanState::Full, SpanState::Partial, SpanState::Empty, SpanState::Active] {
             descriptor.set_span_state(place);

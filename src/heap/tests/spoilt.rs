@@ -74,7 +74,7 @@ fn a_span_whose_descriptor_is_spoilt_is_not_used() {
     expect(&|heap| heap.bins[class_of(1000)].listed = PageIndex(77_000), "H1: ");
     expect(&|heap| heap.descriptor(first).free.set_word(2, 1 << 40), "D2: ");
     expect(&|heap| heap.descriptor(first).neg_start.update(|it| it + 8), "is not that of a span");
-    expect(&|heap| heap.descriptor(first).first.set(ptr::null_mut()), "is not that of a span");
+    expect(&|heap| heap.descriptor(first).span_head.set(ptr::null_mut()), "is not that of a span");
     expect(&|heap| heap.descriptor(first).reciprocal.set(0xFFFF), "says that it is not");
     tested.free_all();
 }

@@ -114,8 +114,8 @@ empty spans are no loss at a limit|src/heap/blocks/retry.rs|s/} else if !by_gate
 every slot counts at a hard limit|src/heap/blocks/retry.rs|s/.or_else(|| last(self))//
 listed spans are unlisted for a slot|src/heap/blocks/last_slots.rs|s/            SpanState::Partial => self.unlist(class, span),/            SpanState::Partial => {}/
 only slots on held pages are at hand|src/heap/slots/descriptor.rs|s/self.free.has(slot) \&\& pages.all(/self.free.has(slot) || pages.all(/
-missing pages are held when they may be|src/heap/blocks/last_slots.rs|s/if !self.may_use(span) {/if true {/
-G1 useless slots|src/heap/blocks/span.rs|s/        self.note_held(first);//
+purged pages are used when they may be|src/heap/blocks/last_slots.rs|s/if !self.may_use(span) {/if true {/
+G1 useless slots|src/heap/blocks/span.rs|s/        self.note_unpurged(first);//
 no walk in vain|src/heap/blocks/last_slots.rs|s/if self.free_slots_of(class) <= unreachable \&\& /if /
 a walk when there is room|src/heap/blocks/last_slots.rs|s/ \&\& !self.may_grow(pages_needed) {/ {/
 history keeps to a limit|src/heap/lifecycle/settings.rs|s/ \&\& !self.has_room_for_words()/ \&\& value > 1/
@@ -174,7 +174,7 @@ only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& block\[9..12
 blocks freed twice are told|src/heap/checked.rs|s/== State::Live {/!= State::Broken {/
 writes past the end are told|src/heap/checked.rs|s/if block::zone_is_whole(/if true || block::zone_is_whole(/
 writes after the end of a block's life are told|src/heap/checked/release.rs|s/if block::is_all(/if true || block::is_all(/
-freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(held) {/{/
+freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(entry) {/{/
 large blocks lie between guards|src/heap/checked/large.rs|s/let may = self.state.may_guard \&\& /let may = false \&\& /
 guards are paid for|src/heap/checked/large.rs|s/let pays = self.left >= GUARD_COST;/let pays = true;/;s/self.left -= GUARD_COST;//
 guards take a share of the mappings|src/heap/checked/fault_registry.rs|s/let fits = /let fits = true || /
@@ -232,9 +232,9 @@ they count again|src/heap/growth/grow.rs|s/        again + Pages/        Pages/
 checked heaps keep descriptors|src/reclaim/sheets.rs|s/if self.is_checked() || /if /
 K4 a closed sheet is opened before use|src/heap/growth/grow.rs|s/        if !self.open_sheets(known) {/        if returned == known.count() \&\& range.count() > Pages(1 << 20) \&\& !self.open_sheets(known) {/
 only long runs are closed|src/heap/pages/watch/closing.rs|s/        bytes >= LEAST || /        bytes > 0 || /
-what is opened leaves no short run|src/heap/pages/runs/opening.rs|s/        let below = self.less_below(closed, held);/        let below = self.less_below(closed, held); let below = PageRange { start: below.end, ..below };/
-a refused opening lets go|src/heap/pages/runs/opening.rs|s/                self.let_go(vacant);/                self.let_go(PageRange { end: vacant.start, ..vacant });/
-more is opened than is needed|src/heap/pages/runs/opening.rs|s/        let above = self.more_above(closed, held);/        let above = PageRange { start: closed.end, end: closed.end.max(self.more_above(closed, held).start) };/
+what is opened leaves no short run|src/heap/pages/runs/opening.rs|s/        let below = self.less_below(closed, withheld);/        let below = self.less_below(closed, withheld); let below = PageRange { start: below.end, ..below };/
+a refused opening lets go|src/heap/pages/runs/opening.rs|s/                self.let_claim(vacant);/                self.let_claim(PageRange { end: vacant.start, ..vacant });/
+more is opened than is needed|src/heap/pages/runs/opening.rs|s/        let above = self.more_above(closed, withheld);/        let above = PageRange { start: closed.end, end: closed.end.max(self.more_above(closed, withheld).start) };/
 a refused closing leaves sheets open|src/heap/pages/watch/closing.rs|s/sheet.set_closed(false)/sheet.set_closed(true)/
 the background thread closes runs|src/reclaim/background.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
 pages above the top are given up|src/reclaim/sheets.rs|s/        self.close_tail();/        if self.growth_limit == 1 { self.close_tail(); }/

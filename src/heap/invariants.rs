@@ -72,7 +72,7 @@ impl<S: ReclaimHooks> Heap<S> {
             descriptor.kind() == PageKind::Span
                 && descriptor.class() == class
                 && descriptor.free_slots() > 0
-                && (descriptor.resident_free_slots() > 0 || self.missing(page).bytes() <= room)
+                && (descriptor.resident_free_slots() > 0 || self.purged_count(page).bytes() <= room)
         })
     }
 

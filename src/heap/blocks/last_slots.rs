@@ -69,11 +69,11 @@ impl<S: ReclaimHooks> Heap<S> {
                 self.disturb(span);
                 if self.descriptor(span).resident_free_slot().is_none() {
                     if !self.may_use(span) {
-                        pages_needed = pages_needed.min(self.missing(span));
+                        pages_needed = pages_needed.min(self.purged_count(span));
                         self.put_to_rest(span);
                         continue;
                     }
-                    self.hold(span);
+                    self.unpurge(span);
                 }
                 self.slot_scans[class].next = span;
                 return self.descriptor(span).resident_free_slot().map(|slot| (span, slot));
@@ -125,7 +125,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Notes that a span's missing pages are held, or freed: its slots are not useless any more.
-    pub(in crate::heap) fn note_held(&mut self, span: PageIndex) {
+    pub(in crate::heap) fn note_unpurged(&mut self, span: PageIndex) {
         let descriptor = self.descriptor(span);
         let (class, free) = (descriptor.class(), u64::from(descriptor.free_slots()));
         let scan = &mut self.slot_scans[class];

@@ -117,7 +117,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     fn make_current(&mut self, class: usize, page: PageIndex) {
         self.verify_span(class, page);
-        self.hold(page);
+        self.unpurge(page);
         let descriptor = self.descriptor(page);
         descriptor.set_span_state(SpanState::Active);
         descriptor.countdown.set(NEVER);
@@ -243,12 +243,12 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Whether the heap may hold the pages of a span that were returned.
     pub(in crate::heap) fn may_use(&mut self, page: PageIndex) -> bool {
-        let missing = self.missing(page);
-        self.may_grow(missing)
+        let purged = self.purged_count(page);
+        self.may_grow(purged)
     }
 
     /// The pages of a span that were returned.
-    pub(in crate::heap) fn missing(&mut self, page: PageIndex) -> Pages {
+    pub(in crate::heap) fn purged_count(&mut self, page: PageIndex) -> Pages {
         Pages(self.descriptor(page).purged().count_ones())
     }
 
@@ -394,7 +394,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Notes that those pages of a span that were returned are about to be used again.
-    pub(in crate::heap) fn hold(&mut self, first: PageIndex) {
+    pub(in crate::heap) fn unpurge(&mut self, first: PageIndex) {
         self.disturb(first);
         let purged = self.descriptor(first).purged();
         if purged != 0 {
@@ -414,7 +414,7 @@ impl<S: ReclaimHooks> Heap<S> {
         if purged == 0 {
             return;
         }
-        self.note_held(first);
+        self.note_unpurged(first);
         self.descriptor(first).purged.store(0, Relaxed);
         if purged & 1 == 1 {
             self.counts.slack += shape.slack();

@@ -280,8 +280,8 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     fn report_twice(&self, live: &Live) -> ! {
         self.begin(format_args!("double free: {:p} is a block that was freed before", live.at));
         say_block(live);
-        if let Some(held) = self.state.quarantine.find(live.at) {
-            say_freed(held.freed);
+        if let Some(entry) = self.state.quarantine.find(live.at) {
+            say_freed(entry.freed);
         }
         end(self.state)
     }
@@ -392,8 +392,8 @@ fn stop<S: ReclaimHooks>(
         Some(slot) => say_moments(slot),
         None => {
             say_block(live);
-            if let Some(held) = checking.state.quarantine.find(live.at) {
-                say_freed(held.freed);
+            if let Some(entry) = checking.state.quarantine.find(live.at) {
+                say_freed(entry.freed);
             }
         }
     }

@@ -69,6 +69,6 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             block::fill(body(at, slot_size), FREE_FILL);
         }
         sanitizer::freed(at, (slot, slot_size));
-        self.hold(QuarantineEntry { at, bytes: slot_size, freed, is_large: false });
+        self.quarantine(QuarantineEntry { at, bytes: slot_size, freed, is_large: false });
     }
 }

@@ -229,8 +229,8 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     small_max: usize,
     /// The state of the checked layer; null: nothing is checked.
     checked: *mut Checked,
-    /// Pages beside the heap's own that hold blocks: those of guarded slots.
-    beside: Pages,
+    /// Pages outside the range that hold blocks: those of guarded slots.
+    guarded_pages: Pages,
     /// What is committed of the range.
     ground: Ground,
     /// Chunks that are committed.

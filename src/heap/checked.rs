@@ -396,7 +396,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     #[cold]
     #[inline(never)]
     fn take_guarded(&mut self, size: usize) -> *mut u8 {
-        let page = self.guarded_pages();
+        let page = self.pages_per_slot();
         let state = &mut *self.state;
         let start_us = self.heap.os.now_us();
         let may = state.may_guard
@@ -416,7 +416,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         match block.is_null() {
             true => fault_registry::give_mappings(2),
             false => {
-                self.heap.beside += page;
+                self.heap.guarded_pages += page;
                 self.heap.note_peak(Pages::ZERO);
             }
         }

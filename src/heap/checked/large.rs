@@ -103,7 +103,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let number = self.state.allocations;
         let note = if guarded { number | GUARDED } else { number };
         self.heap.descriptor(page).set_note(note);
-        for (at, bytes) in self.beside(page, guarded) {
+        for (at, bytes) in self.redzones(page, guarded) {
             // SAFETY: the block's pages are ours, and all but the guards are accessible.
             unsafe { memory(at, bytes).fill(REDZONE) };
         }
@@ -135,8 +135,8 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         false
     }
 
-    /// What lies beside a block on its pages and is accessible: before it and behind it.
-    fn beside(&mut self, page: PageIndex, guarded: bool) -> [(*mut u8, usize); 2] {
+    /// The accessible bytes of a block's pages before the block, and those behind it.
+    fn redzones(&mut self, page: PageIndex, guarded: bool) -> [(*mut u8, usize); 2] {
         let start = self.heap.address(page);
         let (count, size) = self.heap.large_size(page);
         let color = self.heap.descriptor(page).large_color();
@@ -184,7 +184,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     /// Stops when something was written beside a large block.
     pub(super) fn verify_large(&mut self, live: &Live, page: PageIndex) {
         let (_, guarded, _) = self.heap.large_note(page);
-        for (at, bytes) in self.beside(page, guarded) {
+        for (at, bytes) in self.redzones(page, guarded) {
             // SAFETY: they are the block's own, and accessible.
             let other = first_other(unsafe { memory(at, bytes) }, REDZONE);
             if let Some(other) = other {

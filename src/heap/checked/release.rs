@@ -27,7 +27,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         match live.home {
             Home::Guarded(index) => {
                 self.state.slots.free(&self.heap.os, index, freed);
-                self.heap.beside -= self.guarded_pages();
+                self.heap.guarded_pages -= self.pages_per_slot();
                 fault_registry::give_mappings(2);
             }
             Home::Large(page) => {
@@ -47,7 +47,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     }
 
     /// Pages of a guarded slot.
-    pub(super) fn guarded_pages(&self) -> Pages {
+    pub(super) fn pages_per_slot(&self) -> Pages {
         Pages((self.heap.kernel_page / PAGE) as u32)
     }
 

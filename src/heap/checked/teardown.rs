@@ -10,10 +10,10 @@ use crate::units::{PageIndex, Pages};
 
 /// What of a heap's blocks are the user's, where that is not what the heap itself counts.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct DebugStats {
     /// Blocks in guarded slots, and bytes asked for in them.
     pub(crate) guarded: u64,
-    pub(crate) guarded_bytes: usize,
+    pub(crate) guarded_requested: usize,
     /// Large blocks that were freed and are held back, or lost.
     pub(crate) held_large: u64,
     /// All other live blocks, and bytes asked for in these, where every block is checked.
@@ -22,23 +22,23 @@ pub(crate) struct Told {
 
 impl<S: ReclaimHooks> Heap<S> {
     /// What the layer knows of the heap's blocks.
-    pub(crate) fn debug_stats(&self) -> Told {
-        let Some(state) = self.checked() else { return Told::default() };
-        Told {
+    pub(crate) fn debug_stats(&self) -> DebugStats {
+        let Some(state) = self.checked() else { return DebugStats::default() };
+        DebugStats {
             guarded: state.slots.live as u64,
-            guarded_bytes: state.slots.live_bytes,
+            guarded_requested: state.slots.live_bytes,
             held_large: state.quarantine.large + state.lost,
             others: state.every.then_some((state.live, state.live_bytes)),
         }
     }
 
     /// Bytes of the pages that guarded slots hold.
-    pub(crate) fn beside_bytes(&self) -> usize {
-        self.beside.bytes()
+    pub(crate) fn guarded_bytes(&self) -> usize {
+        self.guarded_pages.bytes()
     }
 
     /// Bytes of address space that they take.
-    pub(crate) fn beside_reserved(&self) -> usize {
+    pub(crate) fn guarded_reserved(&self) -> usize {
         self.checked().map_or(0, |state| state.slots.reserved())
     }
 
@@ -78,7 +78,7 @@ pub(super) fn forget<S: ReclaimHooks>(heap: &mut Heap<S>) {
     let (start, bytes, committed) = heap.for_blocks();
     sanitizer::heap_gone(start, bytes, committed);
     heap.checked = core::ptr::null_mut();
-    heap.beside = Pages::ZERO;
+    heap.guarded_pages = Pages::ZERO;
 }
 
 impl<S: ReclaimHooks> Checking<'_, S> {

@@ -131,7 +131,7 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Pages that hold memory, by our own account: all below `top` but the clean and the purged.
     pub(crate) fn resident_pages(&self) -> Pages {
         let clean = self.runs.free - self.runs.dirty;
-        self.runs.top.since(self.layout.first) - clean - self.counts.purged + self.beside
+        self.runs.top.since(self.layout.first) - clean - self.counts.purged + self.guarded_pages
     }
 
     /// Notes how much is resident, less what will not be in a moment.

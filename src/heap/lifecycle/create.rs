@@ -44,7 +44,7 @@ impl<S: ReclaimHooks> Heap<S> {
             options,
             small_max: SMALL_MAX,
             checked: ptr::null_mut(),
-            beside: Pages::ZERO,
+            guarded_pages: Pages::ZERO,
             chunk_count: layout.chunks_below(ground.tables_end),
             ground,
             denied: 0,

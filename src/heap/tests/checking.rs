@@ -91,7 +91,7 @@ fn a_heap_that_samples_keeps_its_invariants() {
     }
     assert!(sampled > 0, "no block was sampled");
     // A slot of a page each, and a page beside each.
-    assert_eq!(tested.heap().beside_reserved(), 257 * 4096);
+    assert_eq!(tested.heap().guarded_reserved(), 257 * 4096);
     tested.free_all();
     assert_eq!(tested.heap().debug_stats().guarded, 0);
 }

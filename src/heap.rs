@@ -235,10 +235,10 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     ground: Ground,
     /// Chunks that are committed.
     chunk_count: usize,
-    /// Bytes that the kernel, or the end of the range, denied the heap when it was to grow last.
-    denied: usize,
-    /// Whether RLIMIT_AS is what refused the last allocation that was refused.
-    is_short: bool,
+    /// Bytes that the kernel, or the end of the range, refused at the last attempt to grow.
+    kernel_denied: usize,
+    /// The last allocation that failed did so because of RLIMIT_AS.
+    address_space_refused: bool,
     split_mappings: SplitMappings,
     /// The sequence that the colors of large blocks come from: see `blocks::large`. Starts at random,
     /// so that colors cannot be predicted.
@@ -253,8 +253,8 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     remap_refused: bool,
     /// Bytes that the heap may hold resident: growth beyond is refused.
     pub(crate) growth_limit: usize,
-    /// Pages by which the heap was to grow when the gate refused it; none if it did not.
-    pub(crate) refused: Pages,
+    /// Pages that `growth_limit` refused at the last attempt to grow; 0 if it allowed them.
+    pub(crate) denied_pages: Pages,
     /// The layer above is called when more than this many pages have changed hands.
     pub(crate) poll_threshold: Pages,
     /// And after this many operations on the slow path.
@@ -277,7 +277,7 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     pub(crate) os: S,
 }
 
-/// No gate: the heap may grow to the end of its range.
+/// No limit: the heap may grow to the end of its range.
 pub(crate) const NO_LIMIT: usize = usize::MAX;
 
 impl<S: ReclaimHooks> Heap<S> {

@@ -90,7 +90,7 @@ the gate holds|src/heap/growth/grow.rs|s/<= self.growth_limit;/<= self.growth_li
 the gate closes again|src/reclaim/scheduler.rs|s/        heap.growth_limit = heap.closed_gate(heap.hooks.clock.now_us);/        heap.growth_limit = heap.hooks.limits.hard;/
 room is made at the limit|src/reclaim/limit_reclaim.rs|s/            self.purge_dirty(keep, PurgeReason::Limit, Budget::Unlimited);//
 the collector is due near the limit|src/reclaim/limit_reclaim.rs|s/if self.wants_collector(held, now_us) {/if self.wants_collector(held, now_us) \&\& now_us == 1 {/
-the collector is due after a refusal|src/heap/growth/refusal.rs|s/        S::refused(self);/        if size == 1 { S::refused(self) }/
+the collector is due after a refusal|src/heap/growth/refusal.rs|s/        S::allocation_refused(self);/        if size == 1 { S::allocation_refused(self) }/
 the collector rests when it does not help|src/reclaim/emergency.rs|s/now_us + REST \* took_us/now_us/
 the gate falls|src/reclaim/emergency.rs|s/\*growth_limit = halfway.min(\*growth_limit);/*growth_limit = halfway.max(*growth_limit);/
 a suspended emergency asks again|src/reclaim/emergency.rs|/fn want_emergency/,/^    }/{s/self.take_turn(held);/self.go_on_collecting();/;s/ || self.has_freed_much(held)//}

@@ -403,7 +403,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             && size <= self.heap.kernel_page
             && start_us >= state.next_us
             && self.heap.may_grow(page);
-        self.heap.refused = Pages::ZERO;
+        self.heap.denied_pages = Pages::ZERO;
         if !may || !fault_registry::take_mappings(&self.heap.os, 2) {
             return ptr::null_mut();
         }

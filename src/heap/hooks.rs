@@ -33,12 +33,12 @@ pub(crate) trait ReclaimHooks: Os + Sized {
     /// A large block that was freed, shrunk or moved has left `pages` free.
     fn emptied(heap: &mut Heap<Self>, pages: Pages);
 
-    /// The gate was closed to [`Heap::refused`] pages. Makes room, and opens the gate as far as it
+    /// The gate was closed to [`Heap::denied_pages`] pages. Makes room, and opens the gate as far as it
     /// may be for one more attempt.
     fn make_room(heap: &mut Heap<Self>);
 
     /// An allocation was refused.
-    fn refused(heap: &mut Heap<Self>);
+    fn allocation_refused(heap: &mut Heap<Self>);
 
     /// The heap can reach its VM's collector from now on.
     fn collector_set(heap: &mut Heap<Self>);
@@ -59,7 +59,7 @@ impl<S: ReclaimHooks> Heap<S> {
     #[inline]
     pub(super) fn poll_hooks(&mut self) {
         self.look_in = self.look_in.wrapping_sub(1);
-        if self.runs.moved > self.poll_threshold || self.look_in == 0 {
+        if self.runs.pages_churned > self.poll_threshold || self.look_in == 0 {
             S::settled(self);
         }
     }

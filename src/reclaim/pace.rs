@@ -98,20 +98,20 @@ impl<S: Os> Heap<S> {
     }
 
     fn is_time_to_look(&mut self, now_us: u64) -> bool {
-        let moved = self.runs.moved > self.poll_threshold;
-        if moved {
-            self.poll_threshold = self.runs.moved.saturating_add(LOOK);
+        let churned = self.runs.pages_churned > self.poll_threshold;
+        if churned {
+            self.poll_threshold = self.runs.pages_churned.saturating_add(LOOK);
         }
         if self.goes_at_once() {
             return true;
         }
         let pace = &mut self.hooks.pace;
-        if moved || now_us < pace.ask_again_us {
+        if churned || now_us < pace.ask_again_us {
             let is_time = now_us >= pace.look_again_us;
-            if moved && !is_time {
+            if churned && !is_time {
                 self.leave_news();
             }
-            return moved && is_time;
+            return churned && is_time;
         }
         pace.ask_again_us = now_us + LOOK_EVERY_US;
         self.next_tick_from(now_us) == Some(0)

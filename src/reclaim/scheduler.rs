@@ -180,7 +180,7 @@ impl<S: Os> ReclaimHooks for S {
         heap.make_room();
     }
 
-    fn refused(heap: &mut Heap<S>) {
+    fn allocation_refused(heap: &mut Heap<S>) {
         if heap.collector.is_some() && heap.limits().hard != NO_LIMIT {
             let now_us = heap.hooks.clock.advance(heap.os.now_us());
             heap.begin_emergency(now_us);
@@ -258,7 +258,7 @@ impl<S: Os> Heap<S> {
             return Some(0);
         }
         let emptied = self.free_in_spans().saturating_sub(self.hooks.free_in_spans);
-        let news = self.runs.moved > Pages::ZERO || emptied >= NEWS_BYTES;
+        let news = self.runs.pages_churned > Pages::ZERO || emptied >= NEWS_BYTES;
         let news = news.then(|| (self.hooks.looked_us + NEWS_US).saturating_sub(now_us));
         let next = self.hooks.decision.next_us.map(|at_us| at_us.saturating_sub(now_us));
         let due = self.due() > self.hooks.unpurgeable;
@@ -359,7 +359,7 @@ impl<S: Os> Heap<S> {
         let premature_total = self.runs.refaults.premature_total();
         let premature =
             premature_total - core::mem::replace(&mut self.hooks.premature, premature_total);
-        let moved = core::mem::take(&mut self.runs.moved);
+        let moved = core::mem::take(&mut self.runs.pages_churned);
         let premature = Pages(u32::try_from(premature).unwrap_or(u32::MAX));
         let observation = Observation { moved, premature, ..self.observation(now_us) };
         self.hooks.seen = observation.dirty;
@@ -553,9 +553,9 @@ impl<S: Os> Heap<S> {
     /// Takes the spans from all bins. What is empty of them did not change hands, nor was it freed
     /// just now.
     pub(super) fn retire_spans(&mut self) {
-        let (moved, dirty) = (self.runs.moved, self.runs.dirty);
+        let (moved, dirty) = (self.runs.pages_churned, self.runs.dirty);
         self.retire_all();
-        self.runs.moved = moved;
+        self.runs.pages_churned = moved;
         let settings = self.settings();
         self.hooks.policy.note_found(&settings, self.runs.dirty.saturating_sub(dirty));
     }

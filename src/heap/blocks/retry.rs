@@ -18,13 +18,13 @@ impl<S: ReclaimHooks> Heap<S> {
     ) -> Option<T> {
         let (mut room, mut has_spans) = (Pages::ZERO, true);
         let done = loop {
-            self.refused = Pages::ZERO;
+            self.denied_pages = Pages::ZERO;
             if let Some(done) = attempt(self) {
                 break Some(done);
             }
-            let by_gate = self.refused > Pages::ZERO;
-            if self.refused > room {
-                room = self.refused;
+            let by_gate = self.denied_pages > Pages::ZERO;
+            if self.denied_pages > room {
+                room = self.denied_pages;
                 S::make_room(self);
             } else if !by_gate && has_spans {
                 self.retire_all();

@@ -19,7 +19,7 @@ impl<S: ReclaimHooks> Heap<S> {
             return Some(range);
         }
         let fits = count <= self.layout.limit.since(self.layout.first);
-        self.denied = if fits { 0 } else { count.bytes() };
+        self.kernel_denied = if fits { 0 } else { count.bytes() };
         fits.then(|| self.page_runs().at_top(count))
     }
 
@@ -103,7 +103,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let open = self.growth_limit == NO_LIMIT
             || pages == Pages::ZERO
             || self.resident().saturating_add(pages.bytes()) <= self.growth_limit;
-        self.refused = if open { Pages::ZERO } else { pages };
+        self.denied_pages = if open { Pages::ZERO } else { pages };
         open
     }
 
@@ -146,9 +146,9 @@ impl<S: ReclaimHooks> Heap<S> {
         if top.offset() <= self.committed() {
             return true;
         }
-        self.denied = 0;
+        self.kernel_denied = 0;
         if top > self.layout.limit {
-            self.denied = top.offset() - self.committed();
+            self.kernel_denied = top.offset() - self.committed();
             return false;
         }
         let generous = self.committed() + self.step();

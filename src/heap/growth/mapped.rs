@@ -287,7 +287,7 @@ impl<S: ReclaimHooks> Heap<S> {
         }
         self.counts.failed_calls += u64::from(!done);
         if !done {
-            self.denied = bytes;
+            self.kernel_denied = bytes;
         }
         done
     }

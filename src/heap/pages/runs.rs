@@ -83,7 +83,7 @@ pub(crate) struct RunCounts {
     /// No page at or above is dirty.
     dirty_end: PageIndex,
     /// Pages taken and given back, until the layer above takes note.
-    pub(crate) moved: Pages,
+    pub(crate) pages_churned: Pages,
     pub(crate) sheets: SheetCounts,
     /// A sweep has returned descriptors, and has not looked for runs to close since.
     pub(crate) may_close: bool,
@@ -173,7 +173,7 @@ impl PageRuns<'_> {
             self.counts.top = range.end;
             self.watch.set_top(range.end);
         }
-        self.counts.moved = self.counts.moved.saturating_add(range.count());
+        self.counts.pages_churned = self.counts.pages_churned.saturating_add(range.count());
     }
 
     /// The part of a range that has been used before.
@@ -243,7 +243,7 @@ impl PageRuns<'_> {
         for (before, lowest) in self.counts.lowest.iter_mut().enumerate() {
             *lowest = PageIndex(range.start.0.saturating_sub(before as u32)).min(*lowest);
         }
-        self.counts.moved = self.counts.moved.saturating_add(count);
+        self.counts.pages_churned = self.counts.pages_churned.saturating_add(count);
         self.vacate_sheets(range);
     }
 
@@ -480,11 +480,11 @@ impl PageRuns<'_> {
 
     /// Has the pages that were cut off just now free again. `dirty`: they may hold memory.
     pub(crate) fn join(&mut self, range: PageRange, dirty: bool) {
-        let moved = self.counts.moved;
+        let pages_churned = self.counts.pages_churned;
         self.counts.top = range.end;
         self.watch.set_top(range.end);
         self.give_back(range, dirty);
-        self.counts.moved = moved;
+        self.counts.pages_churned = pages_churned;
     }
 
     /// Free pages in a row that end at `top`, counted to at most `most`.

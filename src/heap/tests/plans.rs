@@ -464,8 +464,11 @@ fn what_cannot_be_cut_off_stays_in_the_account() {
         tested.os.world().now_us = again_us;
     }
     tested.heap().note_background();
-    let (top, failed, moved) =
-        (tested.heap().runs.top, tested.heap().counts.failed_calls, tested.heap().runs.moved);
+    let (top, failed, churned) = (
+        tested.heap().runs.top,
+        tested.heap().counts.failed_calls,
+        tested.heap().runs.pages_churned,
+    );
     assert!(top.offset() > 11 * MIB);
     // The pages; then the descriptors, which are purged then.
     os.world().failures = vec![true].into();
@@ -473,7 +476,7 @@ fn what_cannot_be_cut_off_stays_in_the_account() {
     assert!(os.world().failures.is_empty());
     tested.heap().check();
     let heap = tested.heap();
-    assert_eq!((heap.runs.top, heap.runs.moved), (top, moved));
+    assert_eq!((heap.runs.top, heap.runs.pages_churned), (top, churned));
     assert_eq!(heap.counts.failed_calls, failed + 1);
     tested.check_resident();
     let below = tested.heap().ground.below;

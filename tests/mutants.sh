@@ -86,13 +86,13 @@ wiped is as new|src/heap/lifecycle/cached_heap.rs|s/        self.page_runs().cle
 P6 the end of the dirty pages|src/heap/pages/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
 returned pages are recalled|src/heap/growth/grow.rs|s/            self.page_runs().refaults(known, now_us);//
 too soon is a second|src/heap/pages/refaults.rs|s/units < SOON/units < 4 * SOON/
-the gate holds|src/heap/growth/grow.rs|s/<= self.growth_limit;/<= self.growth_limit || true;/
-the gate closes again|src/reclaim/scheduler.rs|s/        heap.growth_limit = heap.closed_gate(heap.hooks.clock.now_us);/        heap.growth_limit = heap.hooks.limits.hard;/
+the growth limit holds|src/heap/growth/grow.rs|s/<= self.growth_limit;/<= self.growth_limit || true;/
+the growth limit returns|src/reclaim/scheduler.rs|s/        heap.growth_limit = heap.resting_limit(heap.hooks.clock.now_us);/        heap.growth_limit = heap.hooks.limits.hard;/
 room is made at the limit|src/reclaim/limit_reclaim.rs|s/            self.purge_dirty(keep, PurgeReason::Limit, Budget::Unlimited);//
 the collector is due near the limit|src/reclaim/limit_reclaim.rs|s/if self.wants_collector(held, now_us) {/if self.wants_collector(held, now_us) \&\& now_us == 1 {/
 the collector is due after a refusal|src/heap/growth/refusal.rs|s/        S::allocation_refused(self);/        if size == 1 { S::allocation_refused(self) }/
 the collector rests when it does not help|src/reclaim/emergency.rs|s/now_us + REST \* took_us/now_us/
-the gate falls|src/reclaim/emergency.rs|s/\*growth_limit = halfway.min(\*growth_limit);/*growth_limit = halfway.max(*growth_limit);/
+the growth limit falls|src/reclaim/emergency.rs|s/\*growth_limit = halfway.min(\*growth_limit);/*growth_limit = halfway.max(*growth_limit);/
 a suspended emergency asks again|src/reclaim/emergency.rs|/fn want_emergency/,/^    }/{s/self.take_turn(held);/self.go_on_collecting();/;s/ || self.has_freed_much(held)//}
 an emergency ends at a tick|src/reclaim/scheduler.rs|s/        self.suspend_emergency();/        if now_us == 1 { self.suspend_emergency(); }/
 a tick is due for an emergency|src/reclaim/scheduler.rs|s/        if self.may_suspend_emergency() {/        if false {/
@@ -110,7 +110,7 @@ a search stops when growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(
 the last search begins anew|src/reclaim/limit_reclaim.rs|s/let mut is_last = self.hooks.search.is_none();/let mut is_last = true;/
 no search in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some(now_us)/None.filter(|_: \&u64| found)/
 empty spans are no loss|src/heap/blocks/retry.rs|s/                self.retire_all();//
-empty spans are no loss at a limit|src/heap/blocks/retry.rs|s/} else if !by_gate \&\& has_spans {/} else if !by_gate \&\& has_spans \&\& !has_room {/
+empty spans are no loss at a limit|src/heap/blocks/retry.rs|s/} else if !by_limit \&\& has_spans {/} else if !by_limit \&\& has_spans \&\& !has_room {/
 every slot counts at a hard limit|src/heap/blocks/retry.rs|s/.or_else(|| last(self))//
 listed spans are unlisted for a slot|src/heap/blocks/last_slots.rs|s/            SpanState::Partial => self.unlist(class, span),/            SpanState::Partial => {}/
 only slots on held pages are at hand|src/heap/slots/descriptor.rs|s/self.free.has(slot) \&\& pages.all(/self.free.has(slot) || pages.all(/

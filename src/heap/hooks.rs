@@ -3,7 +3,7 @@
 //! The heap never decides to give memory back, nor what to do at a memory limit. It knows the
 //! moments at which the layer above should decide: when pages have changed hands or operations have
 //! taken the slow path, when a large block makes the heap longer or leaves many free pages, when
-//! the gate was closed to an allocation, when an allocation was refused, and, while the VM's
+//! the growth limit stopped an allocation, when an allocation failed, and, while the VM's
 //! collector is due, when an allocation was made. All are off the hot path.
 
 #![forbid(unsafe_code)]
@@ -33,17 +33,17 @@ pub(crate) trait ReclaimHooks: Os + Sized {
     /// A large block that was freed, shrunk or moved has left `pages` free.
     fn emptied(heap: &mut Heap<Self>, pages: Pages);
 
-    /// The gate was closed to [`Heap::denied_pages`] pages. Makes room, and opens the gate as far as it
-    /// may be for one more attempt.
+    /// The growth limit refused [`Heap::denied_pages`] pages. Makes room, and raises the limit as far
+    /// as it may be raised, for one more attempt.
     fn make_room(heap: &mut Heap<Self>);
 
-    /// An allocation was refused.
+    /// An allocation failed.
     fn allocation_refused(heap: &mut Heap<Self>);
 
     /// The heap can reach its VM's collector from now on.
     fn collector_set(heap: &mut Heap<Self>);
 
-    /// Opens the gate to what is kept for the VM's collector, for one attempt.
+    /// Raises the growth limit by what is kept for the VM's collector, for one attempt.
     fn open_reserve(heap: &mut Heap<Self>);
 
     /// While [`Heap::collecting`]: an allocation took the slow path.

@@ -55,7 +55,7 @@ impl<S: Os> Heap<S> {
         self.note_step(start_us);
     }
 
-    /// Makes room for the growth that was refused, and opens the gate as far as it may be.
+    /// Makes room for the growth that was refused, and raises the growth limit to the hard limit.
     pub(super) fn make_room(&mut self) {
         let start_us = self.os.now_us();
         let now_us = self.hooks.clock.advance(start_us);

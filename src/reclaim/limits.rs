@@ -1,4 +1,4 @@
-//! Memory limits: where the gate stands, and how near it is.
+//! Memory limits: where growth ends, and how near that is.
 //!
 //! `limit_soft` is a line above which nothing idle stays; `limit_hard` one beyond which the heap
 //! does not grow. Both are bytes that the heap holds resident, its tables included. A soft limit
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_limit_is_the_gate() {
+    fn growth_ends_at_the_first_limit() {
         assert_eq!(Limits { soft: 5, hard: 3, ..Limits::default() }.growth_limit(), 3);
         assert_eq!(Limits { soft: 5, ..Limits::default() }.growth_limit(), 5);
         assert_eq!(Limits::default().growth_limit(), NO_LIMIT);

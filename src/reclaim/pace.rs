@@ -81,7 +81,7 @@ impl<S: Os> Heap<S> {
         let now_us = self.hooks.clock.advance(start_us);
         self.look_in = if now_us - before_us < SPARSE_US { STRIDE } else { 1 };
         if !self.is_time_to_look(now_us) {
-            self.lower_gate();
+            self.lower_limit();
             return;
         }
         self.look(now_us);

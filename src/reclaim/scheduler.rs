@@ -201,7 +201,7 @@ impl<S: Os> ReclaimHooks for S {
     }
 
     fn restore_limit(heap: &mut Heap<S>) {
-        heap.growth_limit = heap.closed_gate(heap.hooks.clock.now_us);
+        heap.growth_limit = heap.resting_limit(heap.hooks.clock.now_us);
     }
 }
 
@@ -399,8 +399,8 @@ impl<S: Os> Heap<S> {
     fn refresh_limits(&mut self, now_us: u64) {
         let resident = self.resident();
         self.hooks.limits.refresh(&self.os, now_us, resident);
-        self.lower_gate();
-        self.growth_limit = self.closed_gate(now_us);
+        self.lower_limit();
+        self.growth_limit = self.resting_limit(now_us);
     }
 
     fn take_sample(&mut self, now_us: u64) {

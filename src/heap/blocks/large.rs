@@ -184,8 +184,8 @@ impl<S: ReclaimHooks> Heap<S> {
         self.large_block(range.start)
     }
 
-    /// Frees a block that nothing was written to, since the contents that it was for cannot move,
-    /// and a copy must not be: for that the gate would have to let that many more pages in.
+    /// Frees the new block of a move that cannot be done: the kernel did not move the pages, and the
+    /// growth limit leaves no room for a copy beside the old block.
     fn abandon_move(&mut self, page: PageIndex) {
         let range = PageRange::new(page, self.large_size(page).0);
         self.give_block_back(page);

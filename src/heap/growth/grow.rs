@@ -1,4 +1,4 @@
-//! Taking pages: as far as the gate lets the heap, and the kernel.
+//! Taking pages, as far as the growth limit and the kernel allow.
 
 use crate::heap::{Heap, NO_LIMIT, PageRuns, ReclaimHooks};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
@@ -24,7 +24,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Takes free or never used pages. `pages_credited` pages in use will hold no memory any more
-    /// when this is done. False: there is no memory, or the gate is closed.
+    /// when this is done. False: the kernel or the growth limit refused.
     pub(in crate::heap) fn take_pages(&mut self, range: PageRange, pages_credited: Pages) -> bool {
         self.mend_after_fork();
         let known = self.page_runs().below_top(range);
@@ -98,7 +98,7 @@ impl<S: ReclaimHooks> Heap<S> {
         again + Pages((bytes / PAGE) as u32)
     }
 
-    /// Whether the gate lets the heap hold `pages` more.
+    /// Whether the growth limit lets the heap hold `pages` more.
     pub(in crate::heap) fn may_grow(&mut self, pages: Pages) -> bool {
         let open = self.growth_limit == NO_LIMIT
             || pages == Pages::ZERO

@@ -255,7 +255,7 @@ fn a_run_is_closed_though_other_descriptors_are_refused() {
     assert!(bytes > 8 << 20, "{bytes}");
 }
 
-/// The gate counts descriptors that come again.
+/// The growth limit counts descriptors that come again.
 #[test]
 fn a_hard_limit_holds_while_descriptors_come_again() {
     let mut tested = emptied(4096);

@@ -169,14 +169,15 @@ pub(crate) struct Counts {
 /// ```text
 /// reservation                    base: what Lua holds as `ud`
 /// |                              |
-/// | not yet   | descriptors      | header | chunks | words | guard | pages          | not yet   |
+/// | not yet   | descriptors      | header | chunks | hist. | guard | pages          | not yet   |
 /// | committed | <- of page n … 0 | page 0, 1, … first - 1          | first … top -> | committed |
 /// |           |--------------------------- committed --------------------------|                |
 /// ```
 ///
 /// Pages of 4096 bytes grow upwards and their descriptors of 64 bytes downwards, so that what is
 /// committed is one range, and a heap is two mappings to the kernel, which counts them. The header
-/// is this struct. `pages::layout` has the other drawing, of a range that is planned, not reserved.
+/// is this struct; "hist." is the buffer of the option `history`. `pages::layout` has the drawing of
+/// a range that is planned, not reserved.
 ///
 /// From the address of a small block to its bit:
 ///
@@ -259,8 +260,8 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     pub(crate) poll_threshold: Pages,
     /// And after this many operations on the slow path.
     pub(crate) look_in: u32,
-    /// Bytes of the words of the layer above that count as resident.
-    words_touched: usize,
+    /// Bytes of the history buffer that count as resident.
+    history_bytes: usize,
     /// New blocks go into the fullest spans, so that sparse ones drain.
     pub(crate) packing: bool,
     pub(crate) kernel_page: usize,
@@ -375,17 +376,17 @@ impl<S: ReclaimHooks> Heap<S> {
         Watch::new(self.base, chunks, self.kernel_page, self.runs.top)
     }
 
-    /// The words of the layer above. Zero at first; none where they were never counted.
-    pub(crate) fn words(&mut self) -> &mut [u64] {
-        let count = if self.ground.has_words { S::WORDS } else { 0 };
+    /// The buffer of the option `history`, in words. Zero at first; empty where it is not committed.
+    pub(crate) fn history_buffer(&mut self) -> &mut [u64] {
+        let count = if self.ground.has_history { S::HISTORY_WORDS } else { 0 };
         // SAFETY: L1: they lie behind the chunks, aligned; as many are committed, and any bytes are
         // words. The heap is borrowed for as long, so nobody else has them.
-        unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.words).cast(), count) }
+        unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.history).cast(), count) }
     }
 
-    /// Counts the words of the layer above as resident from now on.
-    pub(crate) fn count_words(&mut self) {
-        self.words_touched = S::WORDS * size_of::<u64>();
+    /// Counts the history buffer as resident from now on.
+    pub(crate) fn count_history(&mut self) {
+        self.history_bytes = S::HISTORY_WORDS * size_of::<u64>();
     }
 }
 

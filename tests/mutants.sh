@@ -118,8 +118,8 @@ purged pages are used when they may be|src/heap/blocks/last_slots.rs|s/if !self.
 G1 useless slots|src/heap/blocks/span.rs|s/        self.note_unpurged(first);//
 no walk in vain|src/heap/blocks/last_slots.rs|s/if self.free_slots_of(class) <= unreachable \&\& /if /
 a walk when there is room|src/heap/blocks/last_slots.rs|s/ \&\& !self.may_grow(pages_needed) {/ {/
-history keeps to a limit|src/heap/lifecycle/settings.rs|s/ \&\& !self.has_room_for_words()/ \&\& value > 1/
-history counts when it is on|src/reclaim/scheduler.rs|s/            heap.count_words();//
+history keeps to a limit|src/heap/lifecycle/settings.rs|s/ \&\& !self.has_room_for_history()/ \&\& value > 1/
+history counts when it is on|src/reclaim/scheduler.rs|s/            heap.count_history();//
 holes alone are news|src/reclaim/scheduler.rs|s/ || emptied >= NEWS_BYTES;/;/
 every call takes a step|src/reclaim/scheduler.rs|s/let stepped = outcome.calls > 0;/let stepped = true;/
 a changed option is news|src/reclaim/scheduler.rs|s/heap.hooks.outdated = heap.hooks.clock.shown_us.is_some();//

@@ -16,8 +16,8 @@ use crate::units::Pages;
 pub(crate) trait ReclaimHooks: Os + Sized {
     /// What it keeps with each heap. The heap does not look inside.
     type State: Default;
-    /// Words of memory that it wants besides, untouched until it asks for them: [`Heap::words`].
-    const WORDS: usize;
+    /// Words of 8 bytes in the buffer of the option `history`: [`Heap::history_buffer`].
+    const HISTORY_WORDS: usize;
 
     /// The heap is new, or an option was changed.
     fn options_changed(heap: &mut Heap<Self>);

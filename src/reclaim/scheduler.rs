@@ -146,13 +146,13 @@ impl Backoff {
 
 impl<S: Os> ReclaimHooks for S {
     type State = SchedulerState;
-    const WORDS: usize = history::WORDS;
+    const HISTORY_WORDS: usize = history::WORDS;
 
     fn options_changed(heap: &mut Heap<S>) {
         heap.look_at_first();
         heap.hooks.outdated = heap.hooks.clock.shown_us.is_some();
         if heap.options.get(Key::History) == 1 {
-            heap.count_words();
+            heap.count_history();
         }
         // A plan has its end unmapped instead.
         let may_close = heap.options.get(Key::Thp) == 0 && !heap.layout.is_planned;
@@ -318,7 +318,7 @@ impl<S: Os> Heap<S> {
     /// The newest samples, at most `count`, the oldest of them first.
     pub(crate) fn history(&mut self, count: usize) -> impl ExactSizeIterator<Item = Sample> + '_ {
         let history = self.hooks.history;
-        history.newest(self.words(), count)
+        history.newest(self.history_buffer(), count)
     }
 
     /// Pages in use.
@@ -419,7 +419,7 @@ impl<S: Os> Heap<S> {
             trend: self.hooks.decision.trend as u64,
         };
         let mut history = self.hooks.history;
-        history.add(self.words(), now_us, sample);
+        history.add(self.history_buffer(), now_us, sample);
         self.hooks.history = history;
     }
 

@@ -115,7 +115,7 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Bytes of the heap's own tables that it uses.
     pub(crate) fn metadata(&self) -> usize {
         let tables = self.layout.metadata(self.runs.top, self.runs.reached());
-        tables + self.words_touched - self.tables_returned()
+        tables + self.history_bytes - self.tables_returned()
     }
 
     /// Bytes of descriptors that were returned.

@@ -36,13 +36,13 @@ pub(in crate::heap) struct Ground {
     pub(in crate::heap) tables_end: usize,
     /// Where the pages that are committed end, as bytes above the base.
     pub(in crate::heap) end: usize,
-    /// Whether the words of the layer above are committed.
-    pub(in crate::heap) has_words: bool,
+    /// Whether the history buffer is committed.
+    pub(in crate::heap) has_history: bool,
 }
 
 impl Ground {
     /// A range at an address, laid out by `layout`, of which nothing is committed yet.
-    fn new(start: *mut u8, layout: Layout, kernel_page: usize, with_words: bool) -> Ground {
+    fn new(start: *mut u8, layout: Layout, kernel_page: usize, with_history: bool) -> Ground {
         let first = if layout.is_planned { FIRST_PLANNED } else { FIRST };
         let end = layout.first.offset() + round_up(first, kernel_page);
         let end = end.min(layout.limit.offset());
@@ -56,14 +56,14 @@ impl Ground {
             below: layout.descriptors(pages, kernel_page),
             tables_end,
             end,
-            has_words: with_words || !layout.is_planned,
+            has_history: with_history || !layout.is_planned,
             layout,
         }
     }
 
-    /// What is committed: descriptors and tables, words in a plan, pages. Parts may be empty.
+    /// What is committed: descriptors and tables, in a plan the history buffer, pages. Parts may be empty.
     pub(in crate::heap) fn committed(&self) -> [MemoryRange; 3] {
-        let Layout { words, guard, first, is_planned, .. } = self.layout;
+        let Layout { history, guard, first, is_planned, .. } = self.layout;
         let part = |from: usize, to: usize| MemoryRange {
             start: self.base.wrapping_add(from),
             bytes: to - from,
@@ -72,8 +72,9 @@ impl Ground {
             start: self.base.wrapping_sub(self.below),
             bytes: self.below + self.tables_end,
         };
-        let words = if is_planned && self.has_words { part(words, guard) } else { part(0, 0) };
-        [descriptors, words, part(first.offset(), self.end)]
+        let history =
+            if is_planned && self.has_history { part(history, guard) } else { part(0, 0) };
+        [descriptors, history, part(first.offset(), self.end)]
     }
 
     /// Bytes of what is committed.
@@ -96,10 +97,10 @@ pub(in crate::heap) fn lay<S: ReclaimHooks>(
 ) -> Result<Ground, Error> {
     let range = reserve::wanted(os.address_space(), options, kernel_page);
     if let Range::Planned(bytes, _) = range {
-        let layout = Layout::new(bytes, header, S::WORDS, kernel_page);
+        let layout = Layout::new(bytes, header, S::HISTORY_WORDS, kernel_page);
         let layout = layout.map(|layout| Layout { is_planned: true, ..layout });
-        let with_words = options.get(Key::History) == 1;
-        if let Some(ground) = layout.and_then(|it| plan(os, it, kernel_page, with_words)) {
+        let with_history = options.get(Key::History) == 1;
+        if let Some(ground) = layout.and_then(|it| plan(os, it, kernel_page, with_history)) {
             return Ok(ground);
         }
         // A kernel that maps nothing where it is asked to may reserve.
@@ -126,11 +127,11 @@ fn plan<S: ReclaimHooks>(
     os: &S,
     layout: Layout,
     kernel_page: usize,
-    with_words: bool,
+    with_history: bool,
 ) -> Option<Ground> {
     (0..PLACES).find_map(|refused| {
         let start = os.plan(layout.bytes, refused > 0 || reserve::are_few())?;
-        let ground = Ground::new(start, layout, kernel_page, with_words);
+        let ground = Ground::new(start, layout, kernel_page, with_history);
         let is_mapped = map_all(os, ground.committed());
         if !is_mapped {
             os.unplan(start);
@@ -163,7 +164,7 @@ fn reserve_somewhere<S: ReclaimHooks>(
 ) -> Result<(*mut u8, Layout), Error> {
     let mut bytes = wanted;
     while bytes >= RESERVE_MIN {
-        let layout = Layout::new(bytes, header, S::WORDS, kernel_page);
+        let layout = Layout::new(bytes, header, S::HISTORY_WORDS, kernel_page);
         if let Some((layout, start)) = layout.zip(os.reserve(bytes, reserve::are_few())) {
             return Ok((start, layout));
         }
@@ -340,11 +341,11 @@ impl<S: ReclaimHooks> Heap<S> {
         unsafe { self.os.purge(&[rest]) };
     }
 
-    /// Commits the words of the layer above, if they are not. False: there is no memory.
-    pub(in crate::heap) fn commit_words(&mut self) -> bool {
-        let Layout { words, guard, .. } = self.layout;
-        self.ground.has_words |=
-            self.ground.has_words || self.commit_part(self.base.wrapping_add(words), guard - words);
-        self.ground.has_words
+    /// Commits the history buffer, if it is not. False: there is no memory.
+    pub(in crate::heap) fn commit_history(&mut self) -> bool {
+        let Layout { history, guard, .. } = self.layout;
+        self.ground.has_history |= self.ground.has_history
+            || self.commit_part(self.base.wrapping_add(history), guard - history);
+        self.ground.has_history
     }
 }

@@ -90,8 +90,8 @@ impl<S: ReclaimHooks> Heap<S> {
             (false, Range::Reserved(bytes)) => bytes == self.layout.bytes,
             _ => false,
         };
-        let has_words = self.ground.has_words || options.get(Key::History) == 0;
-        is_alike && has_words && options.get(Key::Thp) == 0
+        let has_history = self.ground.has_history || options.get(Key::History) == 0;
+        is_alike && has_history && options.get(Key::Thp) == 0
     }
 
     /// Turns a wiped heap into one made with these options.

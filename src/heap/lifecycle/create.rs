@@ -59,7 +59,7 @@ impl<S: ReclaimHooks> Heap<S> {
             denied_pages: Pages::ZERO,
             poll_threshold: Pages(u32::MAX),
             look_in: u32::MAX,
-            words_touched: 0,
+            history_bytes: 0,
             packing: false,
             kernel_page,
             outside: None,

@@ -292,17 +292,17 @@ fn the_history_is_mapped_when_it_is_asked_for() {
     let os = FakeOs::new(4096);
     let mut tested = planned(&os, 64 * MIB);
     let before = os.world().address_bytes();
-    assert_eq!(tested.heap().words().len(), 0);
+    assert_eq!(tested.heap().history_buffer().len(), 0);
     os.world().failures = vec![true, true].into();
     assert_eq!(tested.heap().set_option(Key::History, 1), Err(Error::Memory));
-    assert_eq!(tested.heap().words().len(), 0);
+    assert_eq!(tested.heap().history_buffer().len(), 0);
     assert_eq!(os.world().address_bytes(), before);
     os.world().failures.clear();
     tested.act(&Step::Set(Key::History, 1));
-    let bytes = size_of_val(tested.heap().words());
+    let bytes = size_of_val(tested.heap().history_buffer());
     assert!(bytes > 0);
     assert_eq!(os.world().address_bytes(), before + bytes);
-    assert!(tested.heap().words().iter().all(|word| *word == 0));
+    assert!(tested.heap().history_buffer().iter().all(|word| *word == 0));
     for _ in 0..3 {
         tested.act(&Step::Tick(SECOND_US, 0));
     }

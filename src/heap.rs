@@ -161,7 +161,7 @@ pub(crate) struct Counts {
     pub(crate) large_requested: usize,
     /// Bytes by which small blocks that were shrunk, and had to stay, are less than others of their
     /// class. What is freed of these stays in it.
-    pub(crate) stayed: usize,
+    pub(crate) shrunk_in_place: usize,
 }
 
 /// The heap of one VM. Lies at the base of its range of addresses.

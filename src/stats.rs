@@ -51,7 +51,7 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let small = self.count_small();
         let counts = &self.counts;
-        let least = small.least.saturating_sub(counts.stayed).max(small.blocks as usize);
+        let least = small.least.saturating_sub(counts.shrunk_in_place).max(small.blocks as usize);
         let small_live = self.small_requested().clamp(least, small.slot_bytes);
         let own = (small.blocks + counts.large_blocks, small_live + counts.large_requested);
         let debug = self.debug_stats();

@@ -20,7 +20,7 @@ P2 nothing above top|src/heap/pages/runs.rs|s/            self.counts.top = rang
 P3 counts are the bits|src/heap/pages/runs.rs|s/self.counts.free += count;/self.counts.free += count + Pages(1);/
 P4 where to look for free pages|src/heap/pages/runs.rs|s/range.start.0.saturating_sub(before as u32)).min(\*lowest)/u32::MAX).min(*lowest)/
 P4 runs begin before freed pages|src/heap/pages/runs.rs|s/saturating_sub(before as u32)/saturating_sub(0 * before as u32)/
-few pages across words|src/heap/pages/runs/search.rs|s/            row = word.leading_ones() as usize;/            row = 0;/
+few pages across words|src/heap/pages/runs/search.rs|s/            run = word.leading_ones() as usize;/            run = 0;/
 P5 summaries|src/heap/pages/runs.rs|s/                chunk.summary.set(Summary::STALE);//
 P5 group summaries|src/heap/pages/runs.rs|s/self.chunks\[at \/ GROUP_CHUNKS \* GROUP_CHUNKS\].group.set(Summary::STALE);//
 lowest fit|src/heap/pages/runs/search.rs|s/if before + summary.start as usize >= wanted/if before + summary.start as usize > wanted/
@@ -38,7 +38,7 @@ K1 sheets that are cut off|src/heap/pages/runs.rs|s/        self.occupy_sheets(r
 tables of what was cut off|src/heap/pages/runs.rs|s/self.counts.cut_top = self.counts.reached();//
 descriptors of what was cut off|src/heap/growth/mapped.rs|s/        self.cut_descriptors();/        if false { self.cut_descriptors(); }/
 pointers to what was cut off|src/heap/growth/mapped.rs|s/|| self.is_cut_off(address.addr().wrapping_sub(self.base.addr()))//
-what was cut off is needed again|src/heap/growth/grow.rs|s/self.page_runs().refaults(cut_off, now_us);//
+what was cut off is needed again|src/heap/growth/grow.rs|s/self.page_runs().note_refaults(cut_off, now_us);//
 what cannot be cut off stays|src/heap/growth/mapped.rs|s/self.page_runs().join(range, is_dirty);/if false { self.page_runs().join(range, is_dirty) }/
 a child cuts off no claims|src/heap/growth/mapped.rs|s/        self.mend_after_fork();//
 a limit that binds is told, and no other|src/heap/growth/mapped.rs|s/(used.saturating_add(bytes) > limit)/(used.saturating_add(bytes) > 0)/
@@ -84,7 +84,7 @@ a deleted heap is remembered|src/heap/lifecycle/deleted.rs|s/entry(heap).swap(he
 shares of address space|src/heap/growth/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
 wiped is as new|src/heap/lifecycle/cached_heap.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/pages/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
-returned pages are recalled|src/heap/growth/grow.rs|s/            self.page_runs().refaults(known, now_us);//
+returned pages are recalled|src/heap/growth/grow.rs|s/            self.page_runs().note_refaults(known, now_us);//
 too soon is a second|src/heap/pages/refaults.rs|s/units < SOON/units < 4 * SOON/
 the growth limit holds|src/heap/growth/grow.rs|s/<= self.growth_limit;/<= self.growth_limit || true;/
 the growth limit returns|src/reclaim/scheduler.rs|s/        heap.growth_limit = heap.resting_limit(heap.hooks.clock.now_us);/        heap.growth_limit = heap.hooks.limits.hard;/
@@ -212,7 +212,7 @@ it returns holes|src/heap/pages/watch/returning.rs|s/                batch.add_s
 it leaves current spans alone|src/heap/blocks/span.rs|s/            self.page_runs().disturb(page);//
 a span that was searched rests again|src/heap/pages/watch/returning.rs|s/            resting.put_back(bit);//
 what it returned is counted|src/heap/pages/watch/returning.rs|s/            done.pages.fetch_add(range.count.0, Relaxed);//
-what the kernel refused stays dirty|src/heap/pages/watch/returning.rs|s/row.dirty.put_back(range.bits());//
+what the kernel refused stays dirty|src/heap/pages/watch/returning.rs|s/word.dirty.put_back(range.bits());//
 a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
 it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
 K1 a sheet becomes vacant|src/heap/pages/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/
@@ -242,8 +242,8 @@ the heap waits for a claim|src/heap/pages/claim.rs|s/            if free == page
 retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
 and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/
 a child of a fork does not wait|src/heap/pages/watch.rs|s/            self.end_stale(word, pages);//
-a child of a fork ends all claims|src/heap/pages/watch.rs|s/            self.end_stale(row.dirty, u64::MAX);//
-and those of spans|src/heap/pages/watch.rs|s/            self.end_stale(row.resting, u64::MAX);//
+a child of a fork ends all claims|src/heap/pages/watch.rs|s/            self.end_stale(word.dirty, u64::MAX);//
+and those of spans|src/heap/pages/watch.rs|s/            self.end_stale(word.resting, u64::MAX);//
 before it takes pages|src/heap/growth/grow.rs|s/        self.mend_after_fork();//
 before it takes a span|src/heap/blocks/span.rs|s/            self.mend_after_fork();//
 before it looks|src/reclaim/background.rs|s/        self.mend_after_fork();//

@@ -302,7 +302,7 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
 }
 
 impl Checked {
-    /// The next number of a row without a pattern.
+    /// The next pseudorandom number.
     fn next_random(&mut self) -> u64 {
         // Marsaglia's xorshift.
         self.rng ^= self.rng << 13;

@@ -248,7 +248,7 @@ unsafe fn resize<S: ReclaimHooks>(
         }
         // A shrink never fails: the block stays where it is.
         note_requested(heap, old_size, new_size);
-        (*heap).note_stayed(class, old_size, new_size);
+        (*heap).note_shrunk_in_place(class, old_size, new_size);
         block
     }
 }

@@ -1,4 +1,4 @@
-//! Spans: rows of equal slots, and the life of one.
+//! Spans: runs of pages cut into equal slots, and the life of one.
 //!
 //! ```text
 //!                 new_span            retire, few free           frees reach `partial_threshold`
@@ -400,7 +400,7 @@ impl<S: ReclaimHooks> Heap<S> {
         if purged != 0 {
             let now_us = self.os.now_us();
             for page in (0..16).filter(|page| purged >> page & 1 == 1) {
-                self.page_runs().recall_pages(first + Pages(page), Pages(1), now_us);
+                self.page_runs().note_word_refaults(first + Pages(page), Pages(1), now_us);
             }
             self.count_as_resident(first);
         }

@@ -41,8 +41,8 @@ impl<S: ReclaimHooks> Heap<S> {
         let cut_off = self.runs.cut_off_in(range);
         if returned + cut_off.count() > Pages::ZERO {
             let now_us = self.os.now_us();
-            self.page_runs().refaults(known, now_us);
-            self.page_runs().refaults(cut_off, now_us);
+            self.page_runs().note_refaults(known, now_us);
+            self.page_runs().note_refaults(cut_off, now_us);
         }
         self.page_runs().take(range);
         self.note_aside();

@@ -95,10 +95,16 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Notes that a block of a class was shrunk and stays where it is, since there is no memory.
     #[cold]
-    pub(in crate::heap) fn note_stayed(&mut self, class: usize, old_size: usize, new_size: usize) {
+    pub(in crate::heap) fn note_shrunk_in_place(
+        &mut self,
+        class: usize,
+        old_size: usize,
+        new_size: usize,
+    ) {
         self.take_refusal_back();
         let least = least_of(class).min(old_size);
-        self.counts.stayed = self.counts.stayed.saturating_add(least.saturating_sub(new_size));
+        self.counts.shrunk_in_place =
+            self.counts.shrunk_in_place.saturating_add(least.saturating_sub(new_size));
     }
 }
 

@@ -204,16 +204,16 @@ impl PageRuns<'_> {
     }
 
     /// Notes that the free pages without memory of a range below `top` are about to be used.
-    pub(crate) fn refaults(&mut self, range: PageRange, now_us: u64) {
+    pub(crate) fn note_refaults(&mut self, range: PageRange, now_us: u64) {
         for part in words_of(range) {
             let moved_away = self.count(part, |chunk, word| chunk.moved[word].get());
             let pages = part.count() - self.dirty_in(part) - moved_away;
-            self.recall_pages(part.start, pages, now_us);
+            self.note_word_refaults(part.start, pages, now_us);
         }
     }
 
-    /// Notes that `pages` without memory, in the row of 64 with `page`, are about to be used.
-    pub(crate) fn recall_pages(&mut self, page: PageIndex, pages: Pages, now_us: u64) {
+    /// Notes that `pages` without memory, in the word of 64 with `page`, are about to be used.
+    pub(crate) fn note_word_refaults(&mut self, page: PageIndex, pages: Pages, now_us: u64) {
         let page = page.0 as usize;
         let stamp = self.chunks[page / CHUNK_PAGES].stamps[page % CHUNK_PAGES / 64].get();
         self.counts.refaults.note_used(stamp, pages, now_us);
@@ -440,18 +440,18 @@ impl PageRuns<'_> {
         self.counts.dirty_end
     }
 
-    /// Where the row of dirty pages that starts at `from` ends.
+    /// Where the run of dirty pages that starts at `from` ends.
     pub(crate) fn dirty_end_of(&self, from: PageIndex) -> PageIndex {
         let within = PageRange { start: from, end: self.counts.top };
         self.run_end(within, |chunk, word| chunk.dirty[word].get())
     }
 
-    /// Where the row of free pages that starts at `from` ends.
+    /// Where the run of free pages that starts at `from` ends.
     pub(crate) fn free_end(&self, from: PageIndex) -> PageIndex {
         self.run_end(PageRange { start: from, end: self.counts.top }, free_of)
     }
 
-    /// The first of the free pages in a row up to `top` that hold no memory; `top` if there are
+    /// The first of the run of free pages up to `top` that hold no memory; `top` if there are
     /// none.
     pub(crate) fn clean_end(&mut self) -> PageIndex {
         let top = self.counts.top;
@@ -487,7 +487,7 @@ impl PageRuns<'_> {
         self.counts.pages_churned = pages_churned;
     }
 
-    /// Free pages in a row that end at `top`, counted to at most `most`.
+    /// Free pages in a run that ends at `top`, counted to at most `most`.
     fn free_before_top(&self, most: Pages) -> Pages {
         let top = self.counts.top.0 as usize;
         let mut page = top;
@@ -503,7 +503,7 @@ impl PageRuns<'_> {
         Pages((top - page) as u32).min(most)
     }
 
-    /// Where the row of ones that starts at `within.start` ends, at `within.end` at the latest.
+    /// Where the run of ones that starts at `within.start` ends, at `within.end` at the latest.
     fn run_end(&self, within: PageRange, bits: impl Fn(&Chunk, usize) -> u64) -> PageIndex {
         let mut page = within.start;
         while page < within.end {
@@ -540,12 +540,12 @@ impl PageRuns<'_> {
         for part in words_of(range) {
             let (at, word, mask) = place_of(part);
             let chunk = &self.chunks[at];
-            let row = match bits {
+            let words = match bits {
                 Bits::Free => &chunk.free,
                 Bits::Moved => &chunk.moved,
             };
-            let (new, changed) = change(row[word].get(), mask);
-            row[word].set(new);
+            let (new, changed) = change(words[word].get(), mask);
+            words[word].set(new);
             count += Pages(changed.count_ones());
             if matches!(bits, Bits::Free) {
                 chunk.summary.set(Summary::STALE);

@@ -345,11 +345,11 @@ impl Watch {
         if self.is_visited() {
             return None;
         }
-        for first in self.rows() {
-            let row = self.row(first);
-            self.end_stale(row.dirty, u64::MAX);
-            self.end_stale(row.resting, u64::MAX);
-            self.end_stale(row.vacant, u64::MAX);
+        for first in self.words() {
+            let word = self.word(first);
+            self.end_stale(word.dirty, u64::MAX);
+            self.end_stale(word.resting, u64::MAX);
+            self.end_stale(word.vacant, u64::MAX);
         }
         Some(visits)
     }
@@ -366,8 +366,8 @@ impl Watch {
 
     /// The first pages of all spans that rest.
     pub(super) fn resting(&self) -> impl Iterator<Item = PageIndex> + use<'_> {
-        self.rows().flat_map(|first| {
-            let bits = self.row(first).resting.get();
+        self.words().flat_map(|first| {
+            let bits = self.word(first).resting.get();
             (0..64).filter(move |page| bits >> page & 1 == 1).map(move |page| first + Pages(page))
         })
     }

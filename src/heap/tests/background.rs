@@ -98,7 +98,7 @@ fn a_range_that_the_kernel_refuses_is_passed_over() {
     tested.os.world().now_us += 10 * SECOND;
     let dirty = tested.heap().runs.dirty;
     assert!(dirty > Pages(1000));
-    // The highest row of 64 pages is asked for first.
+    // The highest word of 64 pages is asked for first.
     tested.os.world().failures = vec![true; 1].into();
     tested.heap().visit_in_background();
     tested.heap().check();

@@ -103,7 +103,7 @@ impl PageRuns<'_> {
         PageRange { start: end, end }
     }
 
-    /// The vacant sheets that a range of free pages touches, which lie in a row.
+    /// The vacant sheets that a range of free pages touches, which are neighbours.
     fn vacant_in(&self, range: PageRange) -> PageRange {
         let vacant = |pages: &PageRange| self.is_vacant(*pages);
         let mut all = sheets_of(range, self.watch.sheet_pages()).filter(vacant);

@@ -26,7 +26,7 @@ P5 group summaries|src/heap/pages/runs.rs|s/self.chunks\[at \/ GROUP_CHUNKS \* G
 lowest fit|src/heap/pages/runs/search.rs|s/if before + summary.start as usize >= wanted/if before + summary.start as usize > wanted/
 L1 parts fit|src/heap/pages/layout.rs|s/let limit = PageIndex(limit as u32);/let limit = PageIndex(limit as u32 + 40);/
 L2 kernel pages|src/heap/pages/layout.rs|s/kernel_page + round_up(pages \* DESCRIPTOR, kernel_page)/kernel_page + round_up(pages * DESCRIPTOR, 64)/
-L4 chunks in the tables|src/heap/pages/layout.rs|s/let bytes = chunks.min(self.chunk_count) \* size_of::<Chunk>();/let bytes = chunks.min(self.chunk_count) * (size_of::<Chunk>() - 8);/
+L4 chunks in the tables|src/heap/pages/layout.rs|s/let bytes = chunks.min(self.chunk_count) \* size_of::<PageChunk>();/let bytes = chunks.min(self.chunk_count) * (size_of::<PageChunk>() - 8);/
 M1 all that is mapped is given back|src/heap/growth/mapped.rs|s/for part in some(self.mapped()) {/for part in some(self.mapped()).take(1) {/
 M1 a place that does not do is given back|src/heap/growth/mapped.rs|s/for mapped in some(parts).take(index) {/for mapped in some(parts).take(0) {/
 M2 chunks before pages|src/heap/growth/grow.rs|s/if self.layout.is_planned \&\& !self.commit_tables(pages) {/if false {/
@@ -167,11 +167,11 @@ nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigacti
 children attempt nothing of other threads|src/os/fault_probe.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
 calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(Call::to(function));//
 an unwinder may fault in a handler|src/os/fault_probe.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
-C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => State::Freed,/            _ if self.about > 0 => State::Freed,/
+C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.about > 0 => HeaderState::Freed,/
 wrong sizes are told|src/heap/checked.rs|s/ \&\& live.size != old_size {/ \&\& false {/
 closures that were not finished are no bugs|src/heap/checked/block.rs|s/    fits \&\& upvalues.is_multiple_of(UPVALUE)/    false \&\& fits \&\& upvalues.is_multiple_of(UPVALUE)/
 only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& block\[9..12\] == HEADER//
-blocks freed twice are told|src/heap/checked.rs|s/== State::Live {/!= State::Broken {/
+blocks freed twice are told|src/heap/checked.rs|s/== HeaderState::Live {/!= HeaderState::Broken {/
 writes past the end are told|src/heap/checked.rs|s/if block::zone_is_whole(/if true || block::zone_is_whole(/
 writes after the end of a block's life are told|src/heap/checked/release.rs|s/if block::is_all(/if true || block::is_all(/
 freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(entry) {/{/

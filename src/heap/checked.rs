@@ -53,10 +53,10 @@ use super::slots::class::{QUICK_MAX, SMALL_MAX};
 use super::{Heap, ReclaimHooks, sanitizer};
 use crate::options::Key;
 use crate::units::{PageIndex, Pages};
-use block::{HEADER, Header, REDZONE, State, first_other};
+use block::{HEADER, Header, HeaderState, REDZONE, first_other};
 use call::Call;
 use fault_registry::Watched;
-use guarded_pool::{SlotState, Slots};
+use guarded_pool::{GuardedPool, SlotState};
 use large::GuardBudget;
 use quarantine::Quarantine;
 
@@ -91,7 +91,7 @@ pub(crate) struct Checked {
     lost: u64,
     quarantine: Quarantine,
     credit: GuardBudget,
-    slots: Slots,
+    pool: GuardedPool,
     /// Turns with each use.
     rng: u64,
     /// Blocks, or refills, until one is to go to a guarded slot.
@@ -191,7 +191,7 @@ impl<S: ReclaimHooks> Heap<S> {
             lost: 0,
             quarantine: Quarantine::EMPTY,
             credit: GuardBudget::FULL,
-            slots: Slots::NONE,
+            pool: GuardedPool::NONE,
             rng: seed | 1,
             countdown: 0,
             next_us: 0,
@@ -369,7 +369,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     /// checked.
     #[inline(never)]
     fn resize_any(&mut self, block: *mut u8, old_size: usize, new_size: usize) -> Option<*mut u8> {
-        let is_guarded = self.state.slots.offset_of(block.addr()).is_some();
+        let is_guarded = self.state.pool.offset_of(block.addr()).is_some();
         let is_outside = !is_guarded && self.heap.foreign_of(block).is_some();
         if is_outside || !(is_guarded || self.state.every) {
             return None;
@@ -407,12 +407,12 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         if !may || !fault_registry::take_mappings(&self.heap.os, 2) {
             return ptr::null_mut();
         }
-        if state.slots.slots.is_empty() {
-            state.slots = Slots::new(&self.heap.os);
-            fault_registry::add_slots(&raw mut state.watched, state.slots.range());
+        if state.pool.slots.is_empty() {
+            state.pool = GuardedPool::new(&self.heap.os);
+            fault_registry::add_slots(&raw mut state.watched, state.pool.range());
         }
         let rng = state.next_random();
-        let block = state.slots.take(&self.heap.os, size, state.allocations, rng);
+        let block = state.pool.take(&self.heap.os, size, state.allocations, rng);
         match block.is_null() {
             true => fault_registry::give_mappings(2),
             false => {
@@ -439,9 +439,9 @@ impl<S: ReclaimHooks> Checking<'_, S> {
 
     /// The live block that starts there. Stops when none does.
     fn live_block(&mut self, at: *mut u8) -> Live {
-        if let Some(offset) = self.state.slots.offset_of(at.addr()) {
-            let (index, _) = self.state.slots.nearest(offset);
-            let slot = self.state.slots.slots[index];
+        if let Some(offset) = self.state.pool.offset_of(at.addr()) {
+            let (index, _) = self.state.pool.nearest(offset);
+            let slot = self.state.pool.slots[index];
             if slot.used == SlotState::Live && slot.at == at {
                 let number = slot.allocated.number;
                 return Live { at, size: slot.size, number, home: Home::Guarded(index) };
@@ -451,7 +451,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         if let Some(slot_size) = self.slot_of(at) {
             // SAFETY: it is a slot that is not free: C1.
             let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
-            if header.state(self.state.secret, at.addr()) == State::Live {
+            if header.state(self.state.secret, at.addr()) == HeaderState::Live {
                 let (size, number) = (header.size(), header.number());
                 return Live { at, size, number, home: Home::Slot(slot_size) };
             }
@@ -475,7 +475,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
                 (live.at.wrapping_add(live.size), slot_size - HEADER - live.size)
             }
             Home::Guarded(index) => {
-                let (page, bytes) = self.state.slots.page_of(index);
+                let (page, bytes) = self.state.pool.page_of(index);
                 let before = live.at.addr() - page.addr();
                 self.verify_zone(live, page, before);
                 (live.at.wrapping_add(live.size), bytes - before - live.size)
@@ -511,7 +511,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     fn shrink(&mut self, live: &Live, size: usize) {
         match live.home {
             Home::Large(page) => self.shrink_large(live, page, size),
-            Home::Guarded(index) => self.state.slots.resized(index, size),
+            Home::Guarded(index) => self.state.pool.resized(index, size),
             Home::Slot(_) => {
                 let header = Header::new(self.state.secret, live.at.addr(), live.number, size);
                 // SAFETY: the header is the block's.

@@ -5,7 +5,7 @@
 
 use core::slice;
 
-use super::pages::runs::{Chunk, chunk_count};
+use super::pages::runs::{PageChunk, chunk_count};
 use super::slots::class::CLASS_COUNT;
 use super::slots::descriptor::{Descriptor, NEVER, PageKind, SpanState};
 use super::{Counts, Heap, ReclaimHooks};
@@ -13,14 +13,14 @@ use crate::os::{Kernel, MemoryRange, Os as _};
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// What the walk over the pages adds up.
-struct Tally {
-    classes: [ClassTally; CLASS_COUNT],
+struct Recount {
+    classes: [ClassRecount; CLASS_COUNT],
     counts: Counts,
 }
 
 /// The same for one class.
 #[derive(Clone, Copy, Default)]
-struct ClassTally {
+struct ClassRecount {
     live: u64,
     spans: u32,
     short: u32,
@@ -36,15 +36,15 @@ impl<S: ReclaimHooks> Heap<S> {
         self.check_ground();
         self.page_runs().check();
         self.split_mappings.check();
-        let mut tally =
-            Tally { classes: [ClassTally::default(); CLASS_COUNT], counts: Counts::default() };
+        let mut recount =
+            Recount { classes: [ClassRecount::default(); CLASS_COUNT], counts: Counts::default() };
         let mut page = self.layout.first;
         while page < self.runs.top {
-            page = self.check_page(page, &mut tally);
+            page = self.check_page(page, &mut recount);
         }
         assert_eq!(page, self.runs.top, "H2: the last block ends beyond the top");
-        (0..CLASS_COUNT).for_each(|class| self.check_bin(class, &tally));
-        self.check_counts(&tally.counts);
+        (0..CLASS_COUNT).for_each(|class| self.check_bin(class, &recount));
+        self.check_counts(&recount.counts);
         self.snapshot().check();
         self.check_bare_sheets();
     }
@@ -59,7 +59,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let end = PageIndex::of(ground.end);
         let below = self.layout.descriptors(end, self.kernel_page);
         assert!(ground.below >= below, "M2: {end:?} has no descriptor");
-        let last = self.layout.chunks + self.chunk_count * size_of::<Chunk>();
+        let last = self.layout.chunks + self.chunk_count * size_of::<PageChunk>();
         assert!(self.chunk_count >= chunk_count(end.0 as usize), "M2: {end:?} has no chunk");
         assert!(last <= ground.tables_end, "M2: a chunk beyond the tables");
     }
@@ -77,7 +77,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Checks what starts at a page; returns where that ends.
-    fn check_page(&mut self, page: PageIndex, tally: &mut Tally) -> PageIndex {
+    fn check_page(&mut self, page: PageIndex, recount: &mut Recount) -> PageIndex {
         let end = match self.descriptor(page).kind() {
             PageKind::None => {
                 assert!(self.page_runs().is_free(page), "H2: {page:?} belongs to nothing");
@@ -85,8 +85,8 @@ impl<S: ReclaimHooks> Heap<S> {
                 return page + Pages(1);
             }
             PageKind::SpanRest => panic!("H2: {page:?} is the rest of no span"),
-            PageKind::Span => self.check_span(page, tally),
-            PageKind::Large => self.check_large(page, tally),
+            PageKind::Span => self.check_span(page, recount),
+            PageKind::Large => self.check_large(page, recount),
         };
         for page in (page.0..end.0).map(PageIndex) {
             assert!(!self.page_runs().is_free(page), "H2: {page:?} is in use and free");
@@ -94,13 +94,13 @@ impl<S: ReclaimHooks> Heap<S> {
         end
     }
 
-    fn check_large(&mut self, page: PageIndex, tally: &mut Tally) -> PageIndex {
+    fn check_large(&mut self, page: PageIndex, recount: &mut Recount) -> PageIndex {
         let (count, requested) = self.large_size(page);
         let end = self.descriptor(page).large_color() + requested;
         assert!(end <= count.bytes(), "{page:?}: {requested} bytes, to {end}, in {count:?}");
-        tally.counts.large_blocks += 1;
-        tally.counts.large_pages += count;
-        tally.counts.large_requested += requested;
+        recount.counts.large_blocks += 1;
+        recount.counts.large_pages += count;
+        recount.counts.large_requested += requested;
         let range = PageRange::new(page, count);
         for rest in (range.start.0 + 1..range.end.0).map(PageIndex) {
             let descriptor = self.descriptor(rest);
@@ -113,7 +113,7 @@ impl<S: ReclaimHooks> Heap<S> {
         range.end
     }
 
-    fn check_span(&mut self, first: PageIndex, tally: &mut Tally) -> PageIndex {
+    fn check_span(&mut self, first: PageIndex, recount: &mut Recount) -> PageIndex {
         let (start, at) = (self.address(first).addr(), self.descriptor_at(first));
         let class = self.descriptor(first).class();
         let shape = self.descriptor(first).shape();
@@ -131,17 +131,17 @@ impl<S: ReclaimHooks> Heap<S> {
         assert_eq!(self.page_runs().is_resting(first), rests, "C2: {first:?}");
         self.check_slots(first);
         let descriptor = self.descriptor(first);
-        let in_class = &mut tally.classes[class];
+        let in_class = &mut recount.classes[class];
         in_class.spans += 1;
         in_class.short += u32::from(descriptor.is_short());
         in_class.live += u64::from(shape.slots - descriptor.free_slots());
         in_class.listed += u32::from(descriptor.span_state() == SpanState::Partial);
         in_class.unreachable +=
             u64::from(descriptor.free_slots() - descriptor.resident_free_slots());
-        tally.counts.span_pages += shape.pages;
-        tally.counts.purged += Pages(descriptor.purged().count_ones());
+        recount.counts.span_pages += shape.pages;
+        recount.counts.purged += Pages(descriptor.purged().count_ones());
         if descriptor.purged() & 1 == 0 {
-            tally.counts.slack += shape.slack();
+            recount.counts.slack += shape.slack();
         }
         first + shape.pages
     }
@@ -183,13 +183,17 @@ impl<S: ReclaimHooks> Heap<S> {
         assert_eq!(place == SpanState::Empty, bin.spare == first, "S3: {first:?}");
     }
 
-    fn check_bin(&mut self, class: usize, tally: &Tally) {
+    fn check_bin(&mut self, class: usize, recount: &Recount) {
         let bin = &self.bins[class];
-        assert_eq!(self.live(class), tally.classes[class].live, "H4: live blocks of class {class}");
-        assert_eq!(bin.spans, tally.classes[class].spans, "H4: spans of class {class}");
-        assert_eq!(bin.short, tally.classes[class].short, "H4: short spans of class {class}");
+        assert_eq!(
+            self.live(class),
+            recount.classes[class].live,
+            "H4: live blocks of class {class}"
+        );
+        assert_eq!(bin.spans, recount.classes[class].spans, "H4: spans of class {class}");
+        assert_eq!(bin.short, recount.classes[class].short, "H4: short spans of class {class}");
         let (known, unreachable) =
-            (self.slot_scans[class].unreachable, tally.classes[class].unreachable);
+            (self.slot_scans[class].unreachable, recount.classes[class].unreachable);
         assert!(
             known <= unreachable,
             "G1: class {class} has {unreachable} unreachable slots, not {known}"
@@ -207,7 +211,7 @@ impl<S: ReclaimHooks> Heap<S> {
             (previous, page) = (page, descriptor.next());
             length += 1;
         }
-        assert_eq!(length, tally.classes[class].listed, "S2: class {class}'s list");
+        assert_eq!(length, recount.classes[class].listed, "S2: class {class}'s list");
     }
 
     /// Nobody has written to descriptors since they were returned. Looking at them has mapped the
@@ -225,14 +229,14 @@ impl<S: ReclaimHooks> Heap<S> {
         }
     }
 
-    fn check_counts(&self, tally: &Counts) {
+    fn check_counts(&self, recount: &Counts) {
         let counts = &self.counts;
-        assert_eq!(counts.span_pages, tally.span_pages, "H4: pages of spans");
-        assert_eq!(counts.purged, tally.purged, "H4: purged pages in spans");
-        assert_eq!(counts.slack, tally.slack, "H4: slack");
-        assert_eq!(counts.large_blocks, tally.large_blocks, "H4: large blocks");
-        assert_eq!(counts.large_pages, tally.large_pages, "H4: pages of large blocks");
-        assert_eq!(counts.large_requested, tally.large_requested, "H4: bytes of large blocks");
+        assert_eq!(counts.span_pages, recount.span_pages, "H4: pages of spans");
+        assert_eq!(counts.purged, recount.purged, "H4: purged pages in spans");
+        assert_eq!(counts.slack, recount.slack, "H4: slack");
+        assert_eq!(counts.large_blocks, recount.large_blocks, "H4: large blocks");
+        assert_eq!(counts.large_pages, recount.large_pages, "H4: pages of large blocks");
+        assert_eq!(counts.large_requested, recount.large_requested, "H4: bytes of large blocks");
         assert!(counts.resident_peak >= self.resident_pages(), "H4: the peak was passed");
     }
 }

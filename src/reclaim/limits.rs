@@ -81,7 +81,7 @@ impl Limits {
     }
 }
 
-fn share_of_heap(memory: &cgroup::Memory, resident: usize) -> usize {
+fn share_of_heap(memory: &cgroup::CgroupMemory, resident: usize) -> usize {
     let allowed = memory.limit / 10 * 9;
     let share = (resident as u64).saturating_add(allowed).saturating_sub(memory.used);
     usize::try_from(share).unwrap_or(NO_LIMIT)
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_heap_may_take_what_the_cgroup_has_left() {
-        let share = |used| share_of_heap(&cgroup::Memory { limit: 1000, used }, 200);
+        let share = |used| share_of_heap(&cgroup::CgroupMemory { limit: 1000, used }, 200);
         assert_eq!([200, 700, 900, 1100, 5000].map(share), [900, 400, 200, 0, 0]);
     }
 }

@@ -29,7 +29,7 @@ use super::pace::Pace;
 use super::policy::{Decision, Observation, Policy, Settings, Trend};
 use super::purge::{Budget, Cursor, Outcome, Sweep};
 use super::thrashing::Thrashing;
-use crate::figures::{Figures, Held, Trouble};
+use crate::figures::{Figures, LastSeen, Trouble};
 use crate::heap::refaults::{self, PurgeReason};
 use crate::heap::{Heap, NO_LIMIT, ReclaimHooks};
 use crate::options::Key;
@@ -224,7 +224,7 @@ impl<S: Os> Heap<S> {
     pub(crate) fn publish(&self) {
         if let Some(figures) = self.hooks.figures {
             let snapshot = self.snapshot();
-            figures.publish(Held {
+            figures.publish(LastSeen {
                 live: snapshot.live as u64,
                 resident: snapshot.resident() as u64,
                 resident_peak: snapshot.resident_peak as u64,

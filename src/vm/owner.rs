@@ -374,7 +374,7 @@ impl ThreadOwner {
                 (*this.heap).publish();
                 (*this.heap).publish_no_more();
             }
-            report::report_closed(this.owner.number, figures.held());
+            report::report_closed(this.owner.number, figures.last_seen());
             figures.release();
         }
         this.heap

@@ -45,7 +45,7 @@ pub(super) struct Header {
 
 /// What a seal says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum HeaderState {
     Live,
     Freed,
     /// It was written over.
@@ -64,12 +64,12 @@ impl Header {
         Header { checksum: !self.checksum, ..self }
     }
 
-    pub(super) fn state(&self, secret: u64, block: usize) -> State {
+    pub(super) fn state(&self, secret: u64, block: usize) -> HeaderState {
         let live = checksum(secret, block, self.about);
         match self.checksum {
-            checksum if checksum == live => State::Live,
-            checksum if checksum == !live => State::Freed,
-            _ => State::Broken,
+            checksum if checksum == live => HeaderState::Live,
+            checksum if checksum == !live => HeaderState::Freed,
+            _ => HeaderState::Broken,
         }
     }
 
@@ -266,15 +266,15 @@ mod tests {
     fn a_seal_breaks_with_every_bit_that_it_depends_on() {
         let header = Header::new(77, 0x7f00_1234_5670, 12345, 8000);
         assert_eq!((header.size(), header.number()), (8000, 12345));
-        assert_eq!(header.state(77, 0x7f00_1234_5670), State::Live);
-        assert_eq!(header.freed().state(77, 0x7f00_1234_5670), State::Freed);
-        assert_eq!(header.state(78, 0x7f00_1234_5670), State::Broken);
-        assert_eq!(header.state(77, 0x7f00_1234_5680), State::Broken);
+        assert_eq!(header.state(77, 0x7f00_1234_5670), HeaderState::Live);
+        assert_eq!(header.freed().state(77, 0x7f00_1234_5670), HeaderState::Freed);
+        assert_eq!(header.state(78, 0x7f00_1234_5670), HeaderState::Broken);
+        assert_eq!(header.state(77, 0x7f00_1234_5680), HeaderState::Broken);
         for bit in 0..64 {
             let about = Header { about: header.about ^ 1 << bit, ..header };
             let checksum = Header { checksum: header.checksum ^ 1 << bit, ..header };
-            assert_eq!(about.state(77, 0x7f00_1234_5670), State::Broken, "{bit}");
-            assert_eq!(checksum.state(77, 0x7f00_1234_5670), State::Broken, "{bit}");
+            assert_eq!(about.state(77, 0x7f00_1234_5670), HeaderState::Broken, "{bit}");
+            assert_eq!(checksum.state(77, 0x7f00_1234_5670), HeaderState::Broken, "{bit}");
         }
     }
 

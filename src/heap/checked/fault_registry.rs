@@ -22,14 +22,14 @@ pub(super) struct Watched {
 }
 
 /// A range of addresses; empty at first.
-struct Range {
+struct AtomicRange {
     start: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-impl Range {
-    const fn empty() -> Range {
-        Range { start: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+impl AtomicRange {
+    const fn empty() -> AtomicRange {
+        AtomicRange { start: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
     }
 
     fn set(&self, (start, bytes): (usize, usize)) {
@@ -52,26 +52,26 @@ impl Range {
 
 /// A watched heap, and where it lies. Another thread may be deleting it, so nothing of it is looked
 /// at for an address that is elsewhere. One that is in it was used just now: its heap stays.
-struct Place {
+struct RegistryEntry {
     watched: AtomicPtr<Watched>,
     /// The heap's address, to be told.
     heap: AtomicUsize,
-    reservation: Range,
-    slots: Range,
+    reservation: AtomicRange,
+    slots: AtomicRange,
 }
 
-impl Place {
+impl RegistryEntry {
     fn contains(&self, address: usize) -> bool {
         self.reservation.contains(address) || self.slots.contains(address)
     }
 }
 
-static PLACES: [Place; HEAPS] = [const {
-    Place {
+static REGISTRY: [RegistryEntry; HEAPS] = [const {
+    RegistryEntry {
         watched: AtomicPtr::new(ptr::null_mut()),
         heap: AtomicUsize::new(0),
-        reservation: Range::empty(),
-        slots: Range::empty(),
+        reservation: AtomicRange::empty(),
+        slots: AtomicRange::empty(),
     }
 }; HEAPS];
 /// Mappings that inaccessible pages take, in all heaps.
@@ -84,43 +84,43 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 pub(super) fn add(watched: *mut Watched, heap: *mut u8, reservation: (usize, usize)) -> bool {
     fault::install(report_fault);
     backtrace::prepare();
-    let empty = |place: &&Place| {
+    let empty = |entry: &&RegistryEntry| {
         let swap = (Ordering::Acquire, Ordering::Relaxed);
-        place.watched.compare_exchange(ptr::null_mut(), watched, swap.0, swap.1).is_ok()
+        entry.watched.compare_exchange(ptr::null_mut(), watched, swap.0, swap.1).is_ok()
     };
-    let Some(place) = PLACES.iter().find(empty) else { return false };
-    place.heap.store(heap.addr(), Ordering::Relaxed);
-    place.reservation.set(reservation);
+    let Some(entry) = REGISTRY.iter().find(empty) else { return false };
+    entry.heap.store(heap.addr(), Ordering::Relaxed);
+    entry.reservation.set(reservation);
     true
 }
 
-fn place_of(watched: *mut Watched) -> Option<&'static Place> {
-    PLACES.iter().find(|place| place.watched.load(Ordering::Relaxed) == watched)
+fn entry_of(watched: *mut Watched) -> Option<&'static RegistryEntry> {
+    REGISTRY.iter().find(|entry| entry.watched.load(Ordering::Relaxed) == watched)
 }
 
 /// Notes where a watched heap's guarded slots lie.
 pub(super) fn add_slots(watched: *mut Watched, slots: (usize, usize)) {
-    if let Some(place) = place_of(watched) {
-        place.slots.set(slots);
+    if let Some(entry) = entry_of(watched) {
+        entry.slots.set(slots);
     }
 }
 
 /// Takes a heap off the watch.
 pub(super) fn forget(watched: *mut Watched) {
-    if let Some(place) = place_of(watched) {
-        place.slots.set((0, 0));
-        place.reservation.set((0, 0));
-        place.watched.store(ptr::null_mut(), Ordering::Release);
+    if let Some(entry) = entry_of(watched) {
+        entry.slots.set((0, 0));
+        entry.reservation.set((0, 0));
+        entry.watched.store(ptr::null_mut(), Ordering::Release);
     }
 }
 
 fn report_fault(address: usize, access: Access) {
-    for place in &PLACES {
-        if !place.contains(address) {
+    for entry in &REGISTRY {
+        if !entry.contains(address) {
             continue;
         }
         // SAFETY: a heap that is watched is live, and this one stays so while it is used.
-        if let Some(watched) = unsafe { place.watched.load(Ordering::Acquire).as_ref() } {
+        if let Some(watched) = unsafe { entry.watched.load(Ordering::Acquire).as_ref() } {
             // SAFETY: as above; the two belong together.
             unsafe { (watched.report_fault)(watched.heap, address, access) };
         }
@@ -130,8 +130,8 @@ fn report_fault(address: usize, access: Access) {
 /// The watched heap that an address lies in: in the heap's reservation, or in the guarded slots of
 /// the heap.
 pub(super) fn heap_around(address: usize) -> Option<usize> {
-    let place = PLACES.iter().find(|place| place.contains(address))?;
-    Some(place.heap.load(Ordering::Relaxed))
+    let entry = REGISTRY.iter().find(|entry| entry.contains(address))?;
+    Some(entry.heap.load(Ordering::Relaxed))
 }
 
 /// Takes `count` mappings of the process's share. False: it has no more to give.

@@ -1,6 +1,6 @@
 //! A block that is freed: hidden, held back, looked at once more, and given back to the heap.
 
-use super::block::{self, FREE_FILL, HEADER, Header, State, first_other};
+use super::block::{self, FREE_FILL, HEADER, Header, HeaderState, first_other};
 use super::quarantine::{self, QuarantineEntry};
 use super::{Checking, Home, Live, body, fault_registry, memory, prefetch, sanitizer};
 use crate::heap::ReclaimHooks;
@@ -26,7 +26,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     fn free_on_pages(&mut self, live: Live, freed: u64) {
         match live.home {
             Home::Guarded(index) => {
-                self.state.slots.free(&self.heap.os, index, freed);
+                self.state.pool.free(&self.heap.os, index, freed);
                 self.heap.guarded_pages -= self.pages_per_slot();
                 fault_registry::give_mappings(2);
             }
@@ -114,7 +114,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let header = unsafe { entry.at.sub(HEADER).cast::<Header>().read() };
         let state = header.state(self.state.secret, entry.at.addr());
         let (size, home) = (header.size(), Home::Slot(entry.bytes));
-        if state != State::Freed {
+        if state != HeaderState::Freed {
             self.report_header(entry.at, entry.bytes, Some(entry.freed));
         }
         // SAFETY: as above.

@@ -4,8 +4,8 @@
 
 use core::fmt::{self, Display};
 
-use super::block::{FREE_FILL, HEADER, Header, State};
-use super::guarded_pool::{AllocTrace, Slot, SlotState};
+use super::block::{FREE_FILL, HEADER, Header, HeaderState};
+use super::guarded_pool::{AllocTrace, GuardedSlot, SlotState};
 use super::{Call, Checked, Checking, Home, Live, fault_registry, memory, sanitizer};
 use crate::bug;
 use crate::heap::blocks::diagnose;
@@ -38,14 +38,14 @@ impl Display for Bytes {
 }
 
 /// Where an address lies, seen from a block.
-struct Place {
-    offset: isize,
+struct BlockOffset {
+    bytes: isize,
     size: usize,
 }
 
-impl Display for Place {
+impl Display for BlockOffset {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { offset, size } = *self;
+        let BlockOffset { bytes: offset, size } = *self;
         let distance = offset.unsigned_abs();
         match offset {
             ..0 => write!(out, "offset {offset}, {} before the block", Bytes(distance)),
@@ -55,8 +55,8 @@ impl Display for Place {
     }
 }
 
-fn place(live: &Live, at: usize) -> Place {
-    Place { offset: at.wrapping_sub(live.at.addr()).cast_signed(), size: live.size }
+fn offset_in(live: &Live, at: usize) -> BlockOffset {
+    BlockOffset { bytes: at.wrapping_sub(live.at.addr()).cast_signed(), size: live.size }
 }
 
 fn say_block(live: &Live) {
@@ -78,13 +78,13 @@ fn say_freed(freed: u64) {
 }
 
 /// Says who allocated and who freed a guarded block.
-fn say_moments(slot: &Slot) {
+fn say_moments(slot: &GuardedSlot) {
     let moment = |what: &str, moment: &AllocTrace| {
         let AllocTrace { number, thread, backtrace } = moment;
         bug::log_line(format_args!("  {what} number {number}, by thread {thread:#x}, from:"));
         backtrace.write();
     };
-    let Slot { at, size, .. } = *slot;
+    let GuardedSlot { at, size, .. } = *slot;
     bug::log_line(format_args!("  block: {at:p}, {}, in a guarded slot", Bytes(size)));
     moment("allocated:", &slot.allocated);
     if slot.used == SlotState::Freed {
@@ -97,9 +97,9 @@ fn say_damage(live: &Live, at: *mut u8, bytes: usize, pattern: u8) {
     // SAFETY: the caller found a wrong byte among those that it has read.
     let there = unsafe { memory(at, bytes) };
     let wrong = there.iter().filter(|byte| **byte != pattern).count();
-    let place = place(live, at.addr());
+    let offset = offset_in(live, at.addr());
     bug::log_line(format_args!(
-        "  damage: from {place}; {} not the {pattern:02x} put there",
+        "  damage: from {offset}; {} not the {pattern:02x} put there",
         Bytes(wrong)
     ));
     bug::log_line(format_args!("  bytes there:{}", Hex(&there[..bytes.min(SHOWN)])));
@@ -132,7 +132,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     /// Says what is known of a live block: who allocated it, if it is guarded.
     fn say_live(&self, live: &Live) {
         match live.home {
-            Home::Guarded(index) => say_moments(&self.state.slots.slots[index]),
+            Home::Guarded(index) => say_moments(&self.state.pool.slots[index]),
             _ => say_block(live),
         }
     }
@@ -229,7 +229,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     /// Reports a pointer that is no live block.
     #[cold]
     pub(super) fn report_pointer(&mut self, at: *mut u8) -> ! {
-        if let Some(offset) = self.state.slots.offset_of(at.addr()) {
+        if let Some(offset) = self.state.pool.offset_of(at.addr()) {
             self.report_guarded_pointer(at, offset);
         }
         if let Some(slot_size) = self.slot_of(at) {
@@ -253,8 +253,8 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     }
 
     fn report_guarded_pointer(&self, at: *mut u8, offset: usize) -> ! {
-        let (index, _) = self.state.slots.nearest(offset);
-        let slot = &self.state.slots.slots[index];
+        let (index, _) = self.state.pool.nearest(offset);
+        let slot = &self.state.pool.slots[index];
         if slot.used == SlotState::Freed && slot.at == at {
             self.begin(format_args!("double free: {at:p} is a block that was freed before"));
         } else {
@@ -269,7 +269,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         // SAFETY: a slot that is in use has a header: C1.
         let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
         match header.state(self.state.secret, at.addr()) {
-            State::Freed => {
+            HeaderState::Freed => {
                 let (size, number) = (header.size(), header.number());
                 self.report_twice(&Live { at, size, number, home: Home::Slot(slot_size) })
             }
@@ -290,12 +290,12 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         if gone && live.at == at {
             self.report_twice(live);
         }
-        let place = place(live, at.addr());
+        let offset = offset_in(live, at.addr());
         let freed = if gone { " that was freed" } else { "" };
         self.begin(format_args!(
             "wrong pointer: {at:p} points into a block{freed}, not to its start"
         ));
-        bug::log_line(format_args!("  pointer: to {place}"));
+        bug::log_line(format_args!("  pointer: to {offset}"));
         self.say_live(live);
         end(self.state)
     }
@@ -320,7 +320,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         // SAFETY: a slot that is in use has a header: C1.
         let header = unsafe { block.sub(HEADER).cast::<Header>().read() };
         let (size, number) = (header.size(), header.number());
-        let is_live = header.state(self.state.secret, block.addr()) == State::Live;
+        let is_live = header.state(self.state.secret, block.addr()) == HeaderState::Live;
         is_live.then_some(Live { at: block, size, number, home: Home::Slot(slot_size) })
     }
 }
@@ -335,7 +335,7 @@ pub(super) unsafe fn report_fault<S: ReclaimHooks>(heap: *mut u8, address: usize
     // SAFETY: the caller's promise; this thread was stopped in what it did, and will not go on if
     // anything is found.
     let checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
-    if let Some(offset) = checking.state.slots.offset_of(address) {
+    if let Some(offset) = checking.state.pool.offset_of(address) {
         explain_guarded(&checking, address, offset, access);
     }
     explain_large(checking, address, access);
@@ -355,8 +355,8 @@ fn explain_guarded<S: ReclaimHooks>(
     offset: usize,
     access: Access,
 ) -> ! {
-    let (index, _) = checking.state.slots.nearest(offset);
-    let slot = &checking.state.slots.slots[index];
+    let (index, _) = checking.state.pool.nearest(offset);
+    let slot = &checking.state.pool.slots[index];
     let (at, size, number) = (slot.at, slot.size, slot.allocated.number);
     let live = Live { at, size, number, home: Home::Guarded(index) };
     stop(checking, &live, slot.used == SlotState::Freed, address, access, Some(slot))
@@ -379,15 +379,15 @@ fn stop<S: ReclaimHooks>(
     freed: bool,
     address: usize,
     access: Access,
-    slot: Option<&Slot>,
+    slot: Option<&GuardedSlot>,
 ) -> ! {
-    let (verb, place) = (verb(access), place(live, address));
-    match (freed, place.offset < 0) {
+    let (verb, offset) = (verb(access), offset_in(live, address));
+    match (freed, offset.bytes < 0) {
         (true, _) => checking.begin(format_args!("use after free: a freed block was {verb}")),
         (_, true) => checking.begin(format_args!("underflow: memory before a block was {verb}")),
         _ => checking.begin(format_args!("overflow: memory past the end of a block was {verb}")),
     }
-    bug::log_line(format_args!("  access: at {address:#x}, {place}"));
+    bug::log_line(format_args!("  access: at {address:#x}, {offset}"));
     match slot {
         Some(slot) => say_moments(slot),
         None => {

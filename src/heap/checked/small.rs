@@ -1,7 +1,7 @@
 //! Small checked blocks: handed out, and taken back by a way without turns while all is well. What
 //! is not goes the long way, which tells what is wrong.
 
-use super::block::{self, FREE_FILL, HEADER, Header, State};
+use super::block::{self, FREE_FILL, HEADER, Header, HeaderState};
 use super::quarantine::QuarantineEntry;
 use super::{Checking, Home, Live, body, sanitizer};
 use crate::heap::ReclaimHooks;
@@ -38,7 +38,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let slot_size = self.slot_of(at)?;
         // SAFETY: it is a slot that is not free: C1.
         let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
-        let is_live = header.state(self.state.secret, at.addr()) == State::Live;
+        let is_live = header.state(self.state.secret, at.addr()) == HeaderState::Live;
         if !is_live || header.size() != size {
             return None;
         }

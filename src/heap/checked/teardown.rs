@@ -1,6 +1,6 @@
 //! The last look at a checked heap, when it is deleted; and what the layer adds to its statistics.
 
-use super::block::{HEADER, Header, State};
+use super::block::{HEADER, Header, HeaderState};
 use super::call::{ApiCall, Call};
 use super::{Checked, Checking, Home, Live, fault_registry, sanitizer};
 use crate::heap::slots::class::CLASS_COUNT;
@@ -25,8 +25,8 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(crate) fn debug_stats(&self) -> DebugStats {
         let Some(state) = self.checked() else { return DebugStats::default() };
         DebugStats {
-            guarded: state.slots.live as u64,
-            guarded_requested: state.slots.live_bytes,
+            guarded: state.pool.live as u64,
+            guarded_requested: state.pool.live_bytes,
             held_large: state.quarantine.large + state.lost,
             others: state.every.then_some((state.live, state.live_bytes)),
         }
@@ -39,7 +39,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Bytes of address space that they take.
     pub(crate) fn guarded_reserved(&self) -> usize {
-        self.checked().map_or(0, |state| state.slots.reserved())
+        self.checked().map_or(0, |state| state.pool.reserved())
     }
 
     /// Live blocks of a heap that checks none, or a few.
@@ -72,8 +72,8 @@ pub(super) fn forget<S: ReclaimHooks>(heap: &mut Heap<S>) {
     unsafe {
         fault_registry::forget(&raw mut (*heap.checked).watched);
         let mut state: Box<Checked> = Box::from_raw(heap.checked);
-        fault_registry::give_mappings(2 * state.slots.live);
-        state.slots.release(&heap.os);
+        fault_registry::give_mappings(2 * state.pool.live);
+        state.pool.release(&heap.os);
     }
     let (start, bytes, committed) = heap.for_blocks();
     sanitizer::heap_gone(start, bytes, committed);
@@ -93,8 +93,8 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             };
             page = page + length;
         }
-        for index in 0..self.state.slots.slots.len() {
-            let slot = self.state.slots.slots[index];
+        for index in 0..self.state.pool.slots.len() {
+            let slot = self.state.pool.slots[index];
             if slot.used == super::SlotState::Live {
                 let (at, size, number) = (slot.at, slot.size, slot.allocated.number);
                 self.verify(&Live { at, size, number, home: Home::Guarded(index) });
@@ -114,7 +114,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             let at = start.wrapping_add(index as usize * slot_size + HEADER);
             // SAFETY: a slot that is not free has a header: C1.
             let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
-            if header.state(self.state.secret, at.addr()) != State::Live {
+            if header.state(self.state.secret, at.addr()) != HeaderState::Live {
                 self.report_header(at, slot_size, None);
             }
             let (size, number) = (header.size(), header.number());

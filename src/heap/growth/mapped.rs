@@ -8,7 +8,7 @@
 
 use core::fmt;
 
-use super::reserve::{self, Range};
+use super::reserve::{self, Reservation};
 use crate::error::Error;
 use crate::heap::pages::layout::Layout;
 use crate::heap::{Heap, ReclaimHooks};
@@ -96,7 +96,7 @@ pub(in crate::heap) fn lay<S: ReclaimHooks>(
     header: usize,
 ) -> Result<Ground, Error> {
     let range = reserve::wanted(os.address_space(), options, kernel_page);
-    if let Range::Planned(bytes, _) = range {
+    if let Reservation::Planned(bytes, _) = range {
         let layout = Layout::new(bytes, header, S::HISTORY_WORDS, kernel_page);
         let layout = layout.map(|layout| Layout { is_planned: true, ..layout });
         let with_history = options.get(Key::History) == 1;

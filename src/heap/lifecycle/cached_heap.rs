@@ -13,7 +13,7 @@ use super::deleted;
 use crate::error::{self, Error};
 use crate::heap::blocks::last_slots::SlotScan;
 use crate::heap::blocks::span;
-use crate::heap::growth::reserve::{self, Range};
+use crate::heap::growth::reserve::{self, Reservation};
 use crate::heap::pages::layout;
 use crate::heap::pages::split_mappings::SplitMappings;
 use crate::heap::{Counts, Descriptor, Heap, NO_LIMIT, ReclaimHooks, RunCounts, checked};
@@ -86,8 +86,8 @@ impl<S: ReclaimHooks> Heap<S> {
     fn suits(&self, options: &Options) -> bool {
         let wanted = reserve::wanted(self.os.address_space(), options, self.kernel_page);
         let is_alike = match (self.layout.is_planned, wanted) {
-            (true, Range::Planned(bytes, _)) => bytes == self.layout.bytes,
-            (false, Range::Reserved(bytes)) => bytes == self.layout.bytes,
+            (true, Reservation::Planned(bytes, _)) => bytes == self.layout.bytes,
+            (false, Reservation::Reserved(bytes)) => bytes == self.layout.bytes,
             _ => false,
         };
         let has_history = self.ground.has_history || options.get(Key::History) == 0;

@@ -28,7 +28,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::runs::{Chunk, GROUP_CHUNKS, chunk_count};
+use super::runs::{GROUP_CHUNKS, PageChunk, chunk_count};
 use crate::heap::slots::descriptor::Descriptor;
 use crate::units::{PAGE, PageIndex, round_down, round_up};
 
@@ -73,8 +73,8 @@ impl Layout {
         let limit = bytes.checked_sub(base + kernel_page)?.min(pages * PAGE);
         let limit = round_down(limit, kernel_page) / PAGE;
         let chunk_count = chunk_count(limit);
-        let chunks = round_up(header, align_of::<Chunk>());
-        let tables = round_up(chunks + chunk_count * size_of::<Chunk>(), kernel_page);
+        let chunks = round_up(header, align_of::<PageChunk>());
+        let tables = round_up(chunks + chunk_count * size_of::<PageChunk>(), kernel_page);
         let guard = tables + round_up(history_words * size_of::<u64>(), kernel_page);
         let first = PageIndex::of(guard + kernel_page);
         let limit = PageIndex(limit as u32);
@@ -94,20 +94,20 @@ impl Layout {
 
     /// Where the chunks of all pages below `end` end, on kernel pages.
     pub(crate) fn chunks_end(&self, end: PageIndex, kernel_page: usize) -> usize {
-        round_up(self.chunks + chunk_count(end.0 as usize) * size_of::<Chunk>(), kernel_page)
+        round_up(self.chunks + chunk_count(end.0 as usize) * size_of::<PageChunk>(), kernel_page)
     }
 
     /// Where the header and the chunks that serve pages up to `end` end, on kernel pages. A group's
     /// summary is formed from all of its chunks.
     pub(in crate::heap) fn tables_end(&self, end: PageIndex, kernel_page: usize) -> usize {
         let chunks = chunk_count(end.0 as usize).next_multiple_of(GROUP_CHUNKS);
-        let bytes = chunks.min(self.chunk_count) * size_of::<Chunk>();
+        let bytes = chunks.min(self.chunk_count) * size_of::<PageChunk>();
         round_up(self.chunks + bytes, kernel_page)
     }
 
     /// Chunks that lie below an offset.
     pub(in crate::heap) fn chunks_below(&self, end: usize) -> usize {
-        ((end - self.chunks) / size_of::<Chunk>()).min(self.chunk_count)
+        ((end - self.chunks) / size_of::<PageChunk>()).min(self.chunk_count)
     }
 
     /// Bytes of descriptors that serve pages up to `top`, and of tables up to where `top` ever
@@ -115,7 +115,7 @@ impl Layout {
     pub(crate) fn metadata(&self, top: PageIndex, reached: PageIndex) -> usize {
         // A group's summary is formed from all of its chunks.
         let chunks = chunk_count(reached.0 as usize).next_multiple_of(GROUP_CHUNKS);
-        let chunks = chunks * size_of::<Chunk>();
+        let chunks = chunks * size_of::<PageChunk>();
         let tables = round_up(self.chunks + chunks, PAGE).min(self.history);
         let descriptors = |end: PageIndex| end.0 as usize * DESCRIPTOR;
         // The tables' own descriptors are never touched, but for what shares a page.
@@ -166,7 +166,7 @@ mod tests {
         assert!(end + kernel_page <= layout.bytes, "L1 and L3: {layout:?} ends at {end}");
         let descriptors = layout.descriptors(layout.limit, kernel_page);
         assert!(descriptors + kernel_page <= layout.base, "L1 and L3: {layout:?}");
-        assert!(layout.chunks + layout.chunk_count * size_of::<Chunk>() <= layout.history);
+        assert!(layout.chunks + layout.chunk_count * size_of::<PageChunk>() <= layout.history);
         assert!(layout.history + 100 * size_of::<u64>() <= layout.guard);
         assert_eq!(layout.guard + kernel_page, layout.first.offset());
         assert_eq!(layout.base % kernel_page, 0, "L2: {layout:?}");

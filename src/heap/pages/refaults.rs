@@ -111,7 +111,7 @@ impl RefaultStats {
     }
 }
 
-/// The sum over all causes.
+/// The sum over all reasons.
 pub(crate) fn total(counts: &ByReason) -> u64 {
     counts.iter().sum()
 }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_for_returned_by_one_cause_was_returned_by_another() {
+    fn what_passes_for_returned_for_one_reason_was_returned_for_another() {
         let mut refaults = RefaultStats::default();
         refaults.note_returned(PurgeReason::Idle, Pages(63));
         refaults.note_returned(PurgeReason::Asked, Pages(1));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_counted_apart() {
+    fn reasons_are_counted_apart() {
         let mut refaults = RefaultStats::default();
         for (index, reason) in
             [PurgeReason::Asked, PurgeReason::Idle, PurgeReason::Limit].into_iter().enumerate()

@@ -1,6 +1,6 @@
 //! Page runs: which pages are free, and which of those still hold memory.
 //!
-//! Two bits a page, 512 pages to a [`Chunk`]. Deliberately knows nothing of size classes, and
+//! Two bits a page, 512 pages to a [`PageChunk`]. Deliberately knows nothing of size classes, and
 //! makes no system call.
 //!
 //! ```text
@@ -46,7 +46,7 @@ const GROUP_PAGES: usize = GROUP_CHUNKS * CHUNK_PAGES;
 /// The bits of 512 pages. Cells are the heap's thread's alone.
 #[repr(C)]
 #[derive(Default)]
-pub(crate) struct Chunk {
+pub(crate) struct PageChunk {
     pub(super) dirty: [Claimable; CHUNK_WORDS],
     /// Where spans of several pages start that are not their bins' current ones.
     pub(super) resting: [Claimable; CHUNK_WORDS],
@@ -116,7 +116,7 @@ impl RunCounts {
 /// The page runs of one heap: a view that lasts for one operation.
 pub(crate) struct PageRuns<'heap> {
     pub(crate) counts: &'heap mut RunCounts,
-    pub(crate) chunks: &'heap [Chunk],
+    pub(crate) chunks: &'heap [PageChunk],
     /// What the heap shares with the background thread.
     pub(crate) watch: &'heap Watch,
 }
@@ -133,7 +133,7 @@ impl PageRuns<'_> {
     /// to set.
     pub(crate) fn clear(&mut self) {
         let used = chunk_count(self.counts.reached().0 as usize);
-        self.chunks[..used].iter().for_each(Chunk::clear);
+        self.chunks[..used].iter().for_each(PageChunk::clear);
     }
 
     /// Finds the lowest free run of `count` pages below `top`. `None`: there is none.
@@ -188,7 +188,7 @@ impl PageRuns<'_> {
     }
 
     /// Sums up the bits of a range in a bitmap.
-    fn count(&self, range: PageRange, bits: impl Fn(&Chunk, usize) -> u64) -> Pages {
+    fn count(&self, range: PageRange, bits: impl Fn(&PageChunk, usize) -> u64) -> Pages {
         let in_part = |part: PageRange| {
             let (chunk, word, mask) = place_of(part);
             (bits(&self.chunks[chunk], word) & mask).count_ones()
@@ -390,7 +390,7 @@ impl PageRuns<'_> {
     /// Whether a span that rests starts at a page.
     #[cfg(test)]
     pub(crate) fn is_resting(&self, page: PageIndex) -> bool {
-        let resting = |chunk: &Chunk, word: usize| chunk.resting[word].get();
+        let resting = |chunk: &PageChunk, word: usize| chunk.resting[word].get();
         self.count(PageRange::new(page, Pages(1)), resting).0 == 1
     }
 
@@ -504,7 +504,7 @@ impl PageRuns<'_> {
     }
 
     /// Where the run of ones that starts at `within.start` ends, at `within.end` at the latest.
-    fn run_end(&self, within: PageRange, bits: impl Fn(&Chunk, usize) -> u64) -> PageIndex {
+    fn run_end(&self, within: PageRange, bits: impl Fn(&PageChunk, usize) -> u64) -> PageIndex {
         let mut page = within.start;
         while page < within.end {
             let at = page.0 as usize;
@@ -556,7 +556,7 @@ impl PageRuns<'_> {
     }
 }
 
-impl Chunk {
+impl PageChunk {
     fn clear(&self) {
         self.dirty.iter().chain(&self.resting).for_each(Claimable::clear);
         self.stamps.iter().for_each(|stamp| stamp.set(PurgeStamp::default()));
@@ -568,7 +568,7 @@ impl Chunk {
 }
 
 /// A word of the bitmap of free pages.
-fn free_of(chunk: &Chunk, word: usize) -> u64 {
+fn free_of(chunk: &PageChunk, word: usize) -> u64 {
     chunk.free[word].get()
 }
 

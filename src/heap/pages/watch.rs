@@ -26,7 +26,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 
 use super::claim::Claimable;
-use super::runs::Chunk;
+use super::runs::PageChunk;
 use crate::os::background::{self, Patience};
 use crate::units::{PageIndex, Pages};
 use letter::Letter;
@@ -101,7 +101,7 @@ pub(crate) struct Watch {
     #[cfg(test)]
     is_pretended: Cell<bool>,
     base: *mut u8,
-    chunks: *const Chunk,
+    chunks: *const PageChunk,
     kernel_page: usize,
     top: AtomicU32,
     may_close: AtomicBool,
@@ -157,7 +157,7 @@ impl Watch {
     /// tables.
     pub(in crate::heap) fn new(
         base: *mut u8,
-        chunks: *const Chunk,
+        chunks: *const PageChunk,
         kernel_page: usize,
         top: PageIndex,
     ) -> Watch {

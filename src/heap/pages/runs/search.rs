@@ -10,7 +10,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CHUNK_PAGES, CHUNK_WORDS, Chunk, GROUP_CHUNKS, GROUP_PAGES, PageRuns, free_of};
+use super::{CHUNK_PAGES, CHUNK_WORDS, GROUP_CHUNKS, GROUP_PAGES, PageChunk, PageRuns, free_of};
 use crate::units::{PageIndex, Pages};
 
 /// So many pages, which is as many as a span has, are looked for in the bits themselves first.
@@ -71,7 +71,7 @@ impl Summary {
     }
 }
 
-impl Chunk {
+impl PageChunk {
     pub(super) fn refresh(&self) -> Summary {
         if self.summary.get().stale {
             let words = self.free.iter().map(|word| Summary::of_word(word.get()));
@@ -141,7 +141,7 @@ impl PageRuns<'_> {
         let group = &self.chunks[first].group;
         if group.get().stale {
             let end = self.chunks.len().min(first + GROUP_CHUNKS);
-            let parts = self.chunks[first..end].iter().map(Chunk::refresh);
+            let parts = self.chunks[first..end].iter().map(PageChunk::refresh);
             group.set(Summary::of_parts(parts, CHUNK_PAGES));
         }
         group.get()

@@ -76,7 +76,7 @@ const FIRST: PageIndex = PageIndex(3);
 /// Page runs with memory of their own.
 struct Owned {
     counts: RunCounts,
-    chunks: Vec<Chunk>,
+    chunks: Vec<PageChunk>,
     watch: Watch,
 }
 
@@ -84,7 +84,7 @@ impl Owned {
     fn new() -> Owned {
         Owned {
             counts: RunCounts::new(FIRST),
-            chunks: (0..chunk_count(PAGES)).map(|_| Chunk::default()).collect(),
+            chunks: (0..chunk_count(PAGES)).map(|_| PageChunk::default()).collect(),
             watch: Watch::new(ptr::null_mut(), ptr::null(), PAGE, PageIndex(0)),
         }
     }

@@ -44,7 +44,7 @@ impl Watch {
         let (mut returned, mut words) = (Some(Pages::ZERO), self.words());
         let mut is_last = false;
         while !is_last && goes_on() {
-            let mut batch = Batch::new(self, stamp);
+            let mut batch = ClaimedRanges::new(self, stamp);
             is_last = true;
             for first in &mut words {
                 let dirty = self.word(first).dirty;
@@ -97,7 +97,7 @@ impl Watch {
         goes_on: &dyn Fn() -> bool,
         stamp: PurgeStamp,
     ) -> bool {
-        let (mut batch, mut is_whole) = (Batch::new(self, stamp), true);
+        let (mut batch, mut is_whole) = (ClaimedRanges::new(self, stamp), true);
         if self.kernel_page > PAGE {
             return true;
         }
@@ -111,7 +111,7 @@ impl Watch {
                 bits &= bits - 1;
                 if batch.is_full() {
                     is_whole &= batch.give_back(purge).is_some();
-                    batch = Batch::new(self, stamp);
+                    batch = ClaimedRanges::new(self, stamp);
                 }
                 batch.add_span(page);
             }
@@ -181,7 +181,7 @@ pub(super) struct PageWord<'heap> {
 }
 
 /// Pages that were claimed, to go back by one call.
-struct Batch<'heap> {
+struct ClaimedRanges<'heap> {
     watch: &'heap Watch,
     stamp: PurgeStamp,
     ranges: [Claimed; RANGES],
@@ -198,10 +198,10 @@ struct Claimed {
     span: PageIndex,
 }
 
-impl<'heap> Batch<'heap> {
-    fn new(watch: &'heap Watch, stamp: PurgeStamp) -> Batch<'heap> {
+impl<'heap> ClaimedRanges<'heap> {
+    fn new(watch: &'heap Watch, stamp: PurgeStamp) -> ClaimedRanges<'heap> {
         let ranges = [Claimed::default(); RANGES];
-        Batch { watch, stamp, ranges, count: 0, pages: Pages::ZERO }
+        ClaimedRanges { watch, stamp, ranges, count: 0, pages: Pages::ZERO }
     }
 
     /// Whether there may be no room for another word, or span.

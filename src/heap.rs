@@ -71,16 +71,16 @@ use pages::watch::Watch;
 /// Where blocks of one size class come from, and what freeing one needs to know. One cache line.
 #[repr(C, align(64))]
 pub(crate) struct Bin {
-    /// The bitmap word that allocation takes slots from: in the current span's descriptor, or the
-    /// heap's empty word.
+    /// The bitmap word that allocation takes slots from: in the active span's descriptor, or the
+    /// heap's `always_zero`.
     word: *mut u64,
     /// The address of that word's first slot.
     base: *mut u8,
-    /// Blocks that were handed out, and all slots that were free in the current span when it became
+    /// Blocks that were handed out, and all slots that were free in the active span when it became
     /// that. Wraps. [`Heap::live`] takes those away again that were not handed out:
     ///
     /// ```text
-    /// live = taken - freed - (free slots of the current span - frees since it became that)
+    /// live = taken - freed - (free slots of the active span - frees since it became that)
     /// ```
     taken: u64,
     /// Blocks that were freed. Wraps.
@@ -88,11 +88,11 @@ pub(crate) struct Bin {
     /// Bytes per slot.
     slot_size: u32,
     /// The span that `word` is in; page 0: none.
-    current: PageIndex,
+    active: PageIndex,
     /// How many of its words were filled, that one included.
     cursor: u32,
     /// The first span with enough free slots to be worth a visit, most recently touched first.
-    listed: PageIndex,
+    partial: PageIndex,
     /// An empty span kept for the next time; page 0: none.
     spare: PageIndex,
     /// Spans of the class.
@@ -200,7 +200,7 @@ pub(crate) struct Counts {
 ///
 /// - H1: pages up to `top`, their descriptors and their chunks are committed.
 /// - H2: every used page belongs to the tables, one span or one large block.
-/// - H3: a bin's current span is in no list; the words that were filled may have free slots.
+/// - H3: a bin's active span is in no list; the words that were filled may have free slots.
 /// - H4: the counts are what a walk over all descriptors finds.
 #[repr(C)]
 pub(crate) struct Heap<S: ReclaimHooks> {
@@ -215,7 +215,7 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     asked_bytes: u64,
     /// Bytes asked for in those that were freed, as far as `osize` can be trusted. Wraps.
     freed_bytes: u64,
-    /// Always 0: the word of a bin without a current span.
+    /// Always 0: the word of a bin without an active span.
     always_zero: u64,
     bins: [Bin; CLASS_COUNT],
     /// [`BIN_OF_SIZE`], at hand.

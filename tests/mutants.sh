@@ -51,17 +51,17 @@ D1 reciprocal 0 outside spans|src/heap/blocks/span.rs|s/self.set_descriptor(firs
 no slot past the end|src/heap/slots/class.rs|s/self.pages.bytes() - (self.slots \* self.slot_size) as usize/0/
 D2 bits are slots|src/heap/slots/class.rs|s/(1 << (self.slots - first)) - 1/u64::MAX/
 D3 countdown|src/heap/blocks/span.rs|s/descriptor.countdown.set((shape.partial_threshold() - free) as u16);/descriptor.countdown.set(0);/
-S1 listed countdown|src/heap/blocks/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
-S2 listed when worth it|src/heap/blocks/span.rs|s/} else if free >= shape.partial_threshold() {/} else if free > shape.partial_threshold() {/
+S1 countdown of a partial span|src/heap/blocks/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
+S2 partial when worth it|src/heap/blocks/span.rs|s/} else if free >= shape.partial_threshold() {/} else if free > shape.partial_threshold() {/
 S3 a spare is empty|src/heap/blocks/span.rs|s/if free == shape.slots {/if free + 1 >= shape.slots {/
 spans are filled from any word on|src/heap/blocks/span.rs|s/(page.0 ^ self.word_seed).wrapping_mul(0x9E37_79B9) >> 16/0/
-S4 current is not purged|src/heap/blocks/span.rs|s/            self.count_as_resident(first);//
+S4 an active span is not purged|src/heap/blocks/span.rs|s/            self.count_as_resident(first);//
 H1 commit before use|src/heap/growth/grow.rs|s/if top.offset() <= self.committed() {/if top.offset() <= self.committed() + 8192 {/
 H2 every page has an owner|src/heap/blocks/large.rs|s/start: page + count, end: page + old_count/start: page + count, end: page + count/
-H3 current is in no list|src/heap/blocks/span.rs|s/            self.unlist(class, chosen);//
+H3 an active span is in no list|src/heap/blocks/span.rs|s/            self.unlist(class, chosen);//
 H4 live counts|src/heap/blocks/plain.rs|s/(\*bin).freed = (\*bin).freed.wrapping_add(1);//
-H4 blocks of a current span|src/heap/blocks/span.rs|s/bin.taken.wrapping_add(freed).wrapping_sub(free.into())/bin.taken.wrapping_sub(free.into())/
-H4 countdowns of a current span|src/heap/blocks/span.rs|s/            bin.taken = bin.taken.wrapping_add(NEVER.into());//
+H4 blocks of an active span|src/heap/blocks/span.rs|s/bin.taken.wrapping_add(freed).wrapping_sub(free.into())/bin.taken.wrapping_sub(free.into())/
+H4 countdowns of an active span|src/heap/blocks/span.rs|s/            bin.taken = bin.taken.wrapping_add(NEVER.into());//
 one block from outside and no other|src/heap/blocks/foreign.rs|s/only.is_none_or(|only| only == block)/only.is_none_or(|_| true)/
 double free|src/heap/slots/free_bit.rs|s/"jbe {rare}"/"je {rare}"/
 double free as a countdown ends|src/heap/blocks/plain.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*head).countdown.get() > 0 \&\& !slot_at(descriptor, block).is_some_and(/
@@ -112,7 +112,7 @@ no search in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some(now_us)/None
 empty spans are no loss|src/heap/blocks/retry.rs|s/                self.retire_all();//
 empty spans are no loss at a limit|src/heap/blocks/retry.rs|s/} else if !by_limit \&\& has_spans {/} else if !by_limit \&\& has_spans \&\& !has_room {/
 every slot counts at a hard limit|src/heap/blocks/retry.rs|s/.or_else(|| last(self))//
-listed spans are unlisted for a slot|src/heap/blocks/last_slots.rs|s/            SpanState::Partial => self.unlist(class, span),/            SpanState::Partial => {}/
+partial spans are unlisted for a slot|src/heap/blocks/last_slots.rs|s/            SpanState::Partial => self.unlist(class, span),/            SpanState::Partial => {}/
 only slots on held pages are at hand|src/heap/slots/descriptor.rs|s/self.free.has(slot) \&\& pages.all(/self.free.has(slot) || pages.all(/
 purged pages are used when they may be|src/heap/blocks/last_slots.rs|s/if !self.may_use(span) {/if true {/
 G1 useless slots|src/heap/blocks/span.rs|s/        self.note_unpurged(first);//
@@ -209,7 +209,7 @@ a VM with a host is left alone|src/vm/collect.rs|s/            \&\& vm_heap.clos
 an event waits for one step|src/vm/collect.rs|s/Kernel.now_us() + budget_us;/Kernel.now_us() + 1000 * budget_us;/
 the background thread returns free pages|src/heap/pages/watch/returning.rs|s/let mine = dirty.claim(self.highest(dirty.get(), excess.0));/let mine = 0u64;/
 it returns holes|src/heap/pages/watch/returning.rs|s/                batch.add_span(page);//
-it leaves current spans alone|src/heap/blocks/span.rs|s/            self.page_runs().disturb(page);//
+it leaves active spans alone|src/heap/blocks/span.rs|s/            self.page_runs().disturb(page);//
 a span that was searched rests again|src/heap/pages/watch/returning.rs|s/            resting.put_back(bit);//
 what it returned is counted|src/heap/pages/watch/returning.rs|s/            done.pages.fetch_add(range.count.0, Relaxed);//
 what the kernel refused stays dirty|src/heap/pages/watch/returning.rs|s/word.dirty.put_back(range.bits());//

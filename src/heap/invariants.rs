@@ -24,7 +24,7 @@ struct ClassRecount {
     live: u64,
     spans: u32,
     short: u32,
-    listed: u32,
+    partial: u32,
     /// Free slots that lie on returned pages, at least in part.
     unreachable: u64,
 }
@@ -135,7 +135,7 @@ impl<S: ReclaimHooks> Heap<S> {
         in_class.spans += 1;
         in_class.short += u32::from(descriptor.is_short());
         in_class.live += u64::from(shape.slots - descriptor.free_slots());
-        in_class.listed += u32::from(descriptor.span_state() == SpanState::Partial);
+        in_class.partial += u32::from(descriptor.span_state() == SpanState::Partial);
         in_class.unreachable +=
             u64::from(descriptor.free_slots() - descriptor.resident_free_slots());
         recount.counts.span_pages += shape.pages;
@@ -179,7 +179,7 @@ impl<S: ReclaimHooks> Heap<S> {
         );
         let class = descriptor.class();
         let bin = &self.bins[class];
-        assert_eq!(place == SpanState::Active, bin.current == first, "H3: {first:?} of {base:p}");
+        assert_eq!(place == SpanState::Active, bin.active == first, "H3: {first:?} of {base:p}");
         assert_eq!(place == SpanState::Empty, bin.spare == first, "S3: {first:?}");
     }
 
@@ -198,7 +198,7 @@ impl<S: ReclaimHooks> Heap<S> {
             known <= unreachable,
             "G1: class {class} has {unreachable} unreachable slots, not {known}"
         );
-        let (mut page, mut previous, mut length) = (bin.listed, PageIndex(0), 0);
+        let (mut page, mut previous, mut length) = (bin.partial, PageIndex(0), 0);
         while page != PageIndex(0) {
             let descriptor = self.descriptor(page);
             assert_eq!(
@@ -211,7 +211,7 @@ impl<S: ReclaimHooks> Heap<S> {
             (previous, page) = (page, descriptor.next());
             length += 1;
         }
-        assert_eq!(length, recount.classes[class].listed, "S2: class {class}'s list");
+        assert_eq!(length, recount.classes[class].partial, "S2: class {class}'s list");
     }
 
     /// Nobody has written to descriptors since they were returned. Looking at them has mapped the

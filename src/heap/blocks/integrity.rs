@@ -74,7 +74,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let base = self.base;
         let (next, previous) = self.verify_listed(class, page);
         let to = match previous {
-            NO_PAGE => self.bins[class].listed,
+            NO_PAGE => self.bins[class].partial,
             previous => self.verify_listed(class, previous).0,
         };
         let back = match next {

@@ -35,7 +35,7 @@ pub(in crate::heap) unsafe fn take_slot<S: ReclaimHooks>(
     negative: u64,
     size: usize,
 ) -> *mut u8 {
-    // SAFETY: the caller's promise. A word that is not 0 is in the current span (the empty word
+    // SAFETY: the caller's promise. A word that is not 0 is in the active span (the word `always_zero`
     // is), its bits are slots (D2), and so the address lies in the span.
     unsafe {
         let word = (*bin).word;

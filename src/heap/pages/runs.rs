@@ -48,7 +48,7 @@ const GROUP_PAGES: usize = GROUP_CHUNKS * CHUNK_PAGES;
 #[derive(Default)]
 pub(crate) struct PageChunk {
     pub(super) dirty: [Claimable; CHUNK_WORDS],
-    /// Where spans of several pages start that are not their bins' current ones.
+    /// Where spans of several pages start that are not their bins' active ones.
     pub(super) resting: [Claimable; CHUNK_WORDS],
     /// When memory of a word's pages was returned last.
     pub(super) stamps: [AtomicStamp; CHUNK_WORDS],
@@ -372,7 +372,7 @@ impl PageRuns<'_> {
         self.dirty_in(PageRange::new(page, Pages(1))).0 == 1
     }
 
-    /// The span of several pages that starts at a page is not current any more: it is found by
+    /// The span of several pages that starts at a page is not active any more: it is found by
     /// [`PageRuns::next_dirty`], and by the background thread.
     pub(crate) fn rest(&mut self, page: PageIndex) {
         let (chunk, word, mask) = place_of(PageRange::new(page, Pages(1)));

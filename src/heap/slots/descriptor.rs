@@ -44,7 +44,7 @@ pub(crate) enum PageKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum SpanState {
-    /// Slots are handed out from here: it is its bin's current span.
+    /// Slots are handed out from here: it is its bin's active span.
     #[default]
     Active = 0,
     /// Too full to be worth a visit; in no list.

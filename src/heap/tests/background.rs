@@ -43,7 +43,7 @@ fn free_pages_go_back_though_the_heaps_thread_does_nothing() {
     let took_us = wait(&mut tested);
     tested.heap().check();
     let after = tested.heap().snapshot();
-    // What lies in current spans and in spares of one page stays.
+    // What lies in active spans and in spares of one page stays.
     assert!(after.free_resident < 128 << 10, "{after:?}");
     assert!(took_us < 2 * SECOND, "after {took_us} µs");
     assert_eq!(after.committed + tested.heap().closed_bytes(), before.committed);

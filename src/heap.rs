@@ -256,10 +256,10 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     pub(crate) growth_limit: usize,
     /// Pages that `growth_limit` refused at the last attempt to grow; 0 if it allowed them.
     pub(crate) denied_pages: Pages,
-    /// The layer above is called when more than this many pages have changed hands.
+    /// The layer above is polled when more than this many pages were taken or freed,
     pub(crate) poll_threshold: Pages,
-    /// And after this many operations on the slow path.
-    pub(crate) look_in: u32,
+    /// and after this many operations on the slow path.
+    pub(crate) poll_in: u32,
     /// Bytes of the history buffer that count as resident.
     history_bytes: usize,
     /// New blocks go into the fullest spans, so that sparse ones drain.

@@ -249,7 +249,7 @@ unsafe fn free_foreign(vm_heap: *mut VmHeap, block: *mut u8, is_last: bool) {
             return;
         }
         if !(*vm_heap).owner.is_shared() {
-            (*(*vm_heap).heap).settle();
+            (*(*vm_heap).heap).poll_now();
         } else if (*(*vm_heap).heap).options.get(Key::Auto) == 1 && previous.next_us() == Some(0) {
             // The host's ticks leave these pages alone: see `next_us`. This is the VM's own thread.
             previous.give_back(Some(Kernel.now_us()), false);

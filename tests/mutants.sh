@@ -130,7 +130,7 @@ S2 links lead back|src/heap/blocks/integrity.rs|s/to == page \&\& back == page/t
 refused requests commit nothing|src/heap/growth/grow.rs|s/if !self.may_grow((returned + fresh).saturating_sub(pages_credited))/if !self.commit(range.end) || !self.may_grow((returned + fresh).saturating_sub(pages_credited))/
 fullest spans first|src/heap/blocks/span.rs|s/if free < fewest \&\& self.may_use(page) {/if (free > fewest || fewest == u32::MAX) \&\& self.may_use(page) {/
 what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.saturating_sub(sweep.keep),/dirty: self.runs.dirty,/
-the slow path looks|src/heap/hooks.rs|s/            S::settled(self);//
+the slow path looks|src/heap/hooks.rs|s/            S::poll(self);//
 auto off is off|src/reclaim/pace.rs|s/        let auto = self.options.get(Key::Auto) == 1;/        let auto = true;/
 what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
 a climb back keeps what it needs|src/reclaim/policy/demand.rs|s/filter(|level| level.is_neared(now_us, used))/filter(|level| used > level.level)/

@@ -1,8 +1,8 @@
-//! What the layer above keeps with a heap, and when the heap calls for it.
+//! What the layer above keeps with a heap, and when the heap calls that layer.
 //!
 //! The heap never decides to give memory back, nor what to do at a memory limit. It knows the
-//! moments at which the layer above should decide: when pages have changed hands or operations have
-//! taken the slow path, when a large block makes the heap longer or leaves many free pages, when
+//! moments at which the layer above should decide: when pages were taken or freed, when operations
+//! took the slow path, when a large block makes the heap longer or leaves many free pages, when
 //! the growth limit stopped an allocation, when an allocation failed, and, while the VM's
 //! collector is due, when an allocation was made. All are off the hot path.
 
@@ -22,9 +22,9 @@ pub(crate) trait ReclaimHooks: Os + Sized {
     /// The heap is new, or an option was changed.
     fn options_changed(heap: &mut Heap<Self>);
 
-    /// More than [`Heap::poll_threshold`] pages changed hands since it took note last, or
-    /// [`Heap::look_in`] operations took the slow path.
-    fn settled(heap: &mut Heap<Self>);
+    /// More than [`Heap::poll_threshold`] pages were taken or freed since the last poll, or
+    /// [`Heap::poll_in`] operations took the slow path.
+    fn poll(heap: &mut Heap<Self>);
 
     /// A large block has taken `pages` that were never used, because no run of free pages was long
     /// enough. Free pages may go back in exchange.
@@ -58,14 +58,14 @@ impl<S: ReclaimHooks> Heap<S> {
     /// does.
     #[inline]
     pub(super) fn poll_hooks(&mut self) {
-        self.look_in = self.look_in.wrapping_sub(1);
-        if self.runs.pages_churned > self.poll_threshold || self.look_in == 0 {
-            S::settled(self);
+        self.poll_in = self.poll_in.wrapping_sub(1);
+        if self.runs.pages_churned > self.poll_threshold || self.poll_in == 0 {
+            S::poll(self);
         }
     }
 
     /// Tells the layer above that there may be something to do.
-    pub(crate) fn settle(&mut self) {
-        S::settled(self);
+    pub(crate) fn poll_now(&mut self) {
+        S::poll(self);
     }
 }

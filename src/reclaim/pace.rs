@@ -66,20 +66,20 @@ impl<S: Os> Heap<S> {
     pub(super) fn look_at_first(&mut self) {
         let auto = self.options.get(Key::Auto) == 1;
         self.poll_threshold = if auto { LOOK } else { Pages(u32::MAX) };
-        self.look_in = if auto { STRIDE.min(self.look_in) } else { u32::MAX };
+        self.poll_in = if auto { STRIDE.min(self.poll_in) } else { u32::MAX };
     }
 
     /// Looks if it is time, and returns what is due as far as the pace allows.
     pub(super) fn breathe_in_passing(&mut self) {
         if self.options.get(Key::Auto) == 0 {
-            self.look_in = u32::MAX;
+            self.poll_in = u32::MAX;
             return;
         }
         self.note_use_since_emergency();
         let start_us = self.os.now_us();
         let before_us = self.hooks.clock.now_us;
         let now_us = self.hooks.clock.advance(start_us);
-        self.look_in = if now_us - before_us < SPARSE_US { STRIDE } else { 1 };
+        self.poll_in = if now_us - before_us < SPARSE_US { STRIDE } else { 1 };
         if !self.is_time_to_look(now_us) {
             self.lower_limit();
             return;

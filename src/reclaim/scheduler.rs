@@ -7,7 +7,7 @@
 //! `foreign`).
 //!
 //! ```text
-//!   slow path ───▶ settled ──────┐                       ┌──▶ purge_dirty  beyond `keep`
+//!   slow path ───▶ poll ─────────┐                       ┌──▶ purge_dirty  beyond `keep`
 //!                  (see `pace`)  │                       │
 //!   host ────────▶ tick ─────────┼──▶ look ──▶ run_due ──┤
 //!                                │    (policy)           └──▶ purge_holes  in spans
@@ -164,7 +164,7 @@ impl<S: Os> ReclaimHooks for S {
         }
     }
 
-    fn settled(heap: &mut Heap<S>) {
+    fn poll(heap: &mut Heap<S>) {
         heap.breathe_in_passing();
     }
 

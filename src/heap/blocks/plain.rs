@@ -86,7 +86,7 @@ pub(in crate::heap) unsafe fn refill<S: ReclaimHooks>(heap: *mut Heap<S>, size: 
             .or_else(|| (*heap).with_reserve(size, refill));
         let Some(block) = block else { return ptr::null_mut() };
         (*heap).poll_hooks();
-        (*heap).settle_collector();
+        (*heap).poll_collector();
         block
     }
 }
@@ -108,7 +108,7 @@ pub(in crate::heap) unsafe fn place_large<S: ReclaimHooks>(
             .or_else(|| (*heap).with_reserve(size, place))
             .unwrap_or(ptr::null_mut());
         (*heap).poll_hooks();
-        (*heap).settle_collector();
+        (*heap).poll_collector();
         block
     }
 }

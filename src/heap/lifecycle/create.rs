@@ -58,7 +58,7 @@ impl<S: ReclaimHooks> Heap<S> {
             growth_limit: NO_LIMIT,
             denied_pages: Pages::ZERO,
             poll_threshold: Pages(u32::MAX),
-            look_in: u32::MAX,
+            poll_in: u32::MAX,
             history_bytes: 0,
             packing: false,
             kernel_page,

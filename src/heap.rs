@@ -64,7 +64,7 @@ use crate::units::{PageIndex, Pages};
 use blocks::last_slots::SlotScan;
 use checked::Checked;
 use class::{CLASS_COUNT, QUICK_MAX, class_of};
-use growth::mapped::Ground;
+use growth::mapped::Extent;
 use pages::split_mappings::SplitMappings;
 use pages::watch::Watch;
 
@@ -212,7 +212,7 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     /// of 0 where every block is checked, so that none comes by the hot path.
     committed_complement: usize,
     /// Bytes asked for in small blocks. Wraps.
-    asked_bytes: u64,
+    requested_bytes: u64,
     /// Bytes asked for in those that were freed, as far as `osize` can be trusted. Wraps.
     freed_bytes: u64,
     /// Always 0: the word of a bin without an active span.
@@ -233,7 +233,7 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     /// Pages outside the range that hold blocks: those of guarded slots.
     guarded_pages: Pages,
     /// What is committed of the range.
-    ground: Ground,
+    extent: Extent,
     /// Chunks that are committed.
     chunk_count: usize,
     /// Bytes that the kernel, or the end of the range, refused at the last attempt to grow.
@@ -266,7 +266,7 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     pub(crate) packing: bool,
     pub(crate) kernel_page: usize,
     /// Who takes care of blocks that are not of this heap.
-    pub(crate) outside: Option<ForeignBlocks>,
+    pub(crate) foreign: Option<ForeignBlocks>,
     /// The collector of the VM, where the heap may reach it.
     pub(crate) collector: Option<Collector>,
     /// The collector is due: the layer above is called at each slow allocation.
@@ -294,12 +294,12 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Bytes above the base that have descriptors and are committed.
     fn committed(&self) -> usize {
-        self.ground.end
+        self.extent.end
     }
 
     /// Bytes asked for in live small blocks, as far as `osize` can be trusted.
     pub(crate) fn small_requested(&self) -> usize {
-        self.asked_bytes.wrapping_sub(self.freed_bytes).cast_signed().max(0) as usize
+        self.requested_bytes.wrapping_sub(self.freed_bytes).cast_signed().max(0) as usize
     }
 
     /// Where a page's descriptor lies.
@@ -378,7 +378,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// The buffer of the option `history`, in words. Zero at first; empty where it is not committed.
     pub(crate) fn history_buffer(&mut self) -> &mut [u64] {
-        let count = if self.ground.has_history { S::HISTORY_WORDS } else { 0 };
+        let count = if self.extent.has_history { S::HISTORY_WORDS } else { 0 };
         // SAFETY: L1: they lie behind the chunks, aligned; as many are committed, and any bytes are
         // words. The heap is borrowed for as long, so nobody else has them.
         unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.history).cast(), count) }

@@ -121,14 +121,14 @@ impl VmHeap {
                 StateBlock::Previous(_) => (None, Some(ForeignPages { next_us, give_back })),
             };
             let context = vm_heap.cast();
-            let outside = ForeignBlocks { context, only, resize: resize_foreign, pages };
-            (*(*vm_heap).heap).outside = Some(outside);
+            let foreign = ForeignBlocks { context, only, resize: resize_foreign, pages };
+            (*(*vm_heap).heap).foreign = Some(foreign);
         }
     }
 
     /// The `VmHeap` of a heap; null when it has none.
     fn of(heap: &Heap) -> *mut VmHeap {
-        heap.outside.map_or(ptr::null_mut(), |outside| outside.context.cast())
+        heap.foreign.map_or(ptr::null_mut(), |foreign| foreign.context.cast())
     }
 }
 

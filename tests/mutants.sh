@@ -62,7 +62,7 @@ H3 an active span is in no list|src/heap/blocks/span.rs|s/            self.unlis
 H4 live counts|src/heap/blocks/plain.rs|s/(\*bin).freed = (\*bin).freed.wrapping_add(1);//
 H4 blocks of an active span|src/heap/blocks/span.rs|s/bin.taken.wrapping_add(freed).wrapping_sub(free.into())/bin.taken.wrapping_sub(free.into())/
 H4 countdowns of an active span|src/heap/blocks/span.rs|s/            bin.taken = bin.taken.wrapping_add(NEVER.into());//
-one block from outside and no other|src/heap/blocks/foreign.rs|s/only.is_none_or(|only| only == block)/only.is_none_or(|_| true)/
+one foreign block and no other|src/heap/blocks/foreign.rs|s/only.is_none_or(|only| only == block)/only.is_none_or(|_| true)/
 double free|src/heap/slots/free_bit.rs|s/"jbe {rare}"/"je {rare}"/
 double free as a countdown ends|src/heap/blocks/plain.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*head).countdown.get() > 0 \&\& !slot_at(descriptor, block).is_some_and(/
 bits modulo 64|src/heap/slots/class.rs|s/(product as u64).rotate_left(6)/(product as u64).rotate_left(7)/
@@ -82,7 +82,7 @@ parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
 reciprocals|src/heap/slots/class.rs|s/(least + (least >> 24)).next_multiple_of(1 << 16)/(1u64 << 58) \/ size \& !0xFFFF/
 a deleted heap is remembered|src/heap/lifecycle/deleted.rs|s/entry(heap).swap(heap, AcqRel) == heap/entry(heap).load(Relaxed) == heap/
 shares of address space|src/heap/growth/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
-wiped is as new|src/heap/lifecycle/cached_heap.rs|s/        self.page_runs().clear();//
+a reset heap is as new|src/heap/lifecycle/cached_heap.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/pages/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
 returned pages are recalled|src/heap/growth/grow.rs|s/            self.page_runs().note_refaults(known, now_us);//
 too soon is a second|src/heap/pages/refaults.rs|s/units < SOON/units < 4 * SOON/
@@ -176,14 +176,14 @@ writes past the end are told|src/heap/checked.rs|s/if block::zone_is_whole(/if t
 writes after the end of a block's life are told|src/heap/checked/release.rs|s/if block::is_all(/if true || block::is_all(/
 freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(entry) {/{/
 large blocks lie between guards|src/heap/checked/large.rs|s/let may = self.state.may_guard \&\& /let may = false \&\& /
-guards are paid for|src/heap/checked/large.rs|s/let pays = self.left >= GUARD_COST;/let pays = true;/;s/self.left -= GUARD_COST;//
+guards are paid for|src/heap/checked/large.rs|s/let affords = self.left >= GUARD_COST;/let affords = true;/;s/self.left -= GUARD_COST;//
 guards take a share of the mappings|src/heap/checked/fault_registry.rs|s/let fits = /let fits = true || /
 large blocks are hidden when freed|src/heap/checked/large.rs|s/let hidden = guarded \&\& /let hidden = false \&\& /
 guarded slots are hidden when freed|src/heap/checked/guarded_pool.rs|s/            os.protect(start, bytes);//
 some blocks get a guarded slot|src/heap/checked.rs|s/        if self.state.countdown > 0 {/        if true {/
 who allocated is known|src/heap/checked/guarded_pool.rs|s/backtrace: Backtrace::here() }/backtrace: Backtrace::NONE }/
 two threads are told|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
-faults find their heap|src/heap/checked/fault_registry.rs|s/unsafe { (watched.report_fault)(watched.heap, address, access) };//
+faults find their heap|src/heap/checked/fault_registry.rs|s/unsafe { (registered.report_fault)(registered.heap, address, access) };//
 the last lines go to a log|src/log.rs|s/ || is_log(libc::STDERR_FILENO))/)/
 the last lines go to no other file|src/log.rs|s/is_log(libc::STDERR_FILENO))/true)/
 a database of before the first use has no lines|src/log.rs|s/file.filter(|_| !may_be_database())/file/

@@ -55,7 +55,7 @@ use crate::options::Key;
 use crate::units::{PageIndex, Pages};
 use block::{HEADER, Header, HeaderState, REDZONE, first_other};
 use call::Call;
-use fault_registry::Watched;
+use fault_registry::RegisteredHeap;
 use guarded_pool::{GuardedPool, SlotState};
 use large::GuardBudget;
 use quarantine::Quarantine;
@@ -90,7 +90,7 @@ pub(crate) struct Checked {
     /// Large blocks that were freed and whose pages stay inaccessible, since the kernel refused.
     lost: u64,
     quarantine: Quarantine,
-    credit: GuardBudget,
+    budget: GuardBudget,
     pool: GuardedPool,
     /// Turns with each use.
     rng: u64,
@@ -98,7 +98,7 @@ pub(crate) struct Checked {
     countdown: u32,
     /// When it may.
     next_us: u64,
-    watched: Watched,
+    registered: RegisteredHeap,
 }
 
 /// A live block.
@@ -190,20 +190,21 @@ impl<S: ReclaimHooks> Heap<S> {
             live_bytes: 0,
             lost: 0,
             quarantine: Quarantine::EMPTY,
-            credit: GuardBudget::FULL,
+            budget: GuardBudget::FULL,
             pool: GuardedPool::NONE,
             rng: seed | 1,
             countdown: 0,
             next_us: 0,
-            watched: Watched { heap: self.base, report_fault: report::report_fault::<S> },
+            registered: RegisteredHeap { heap: self.base, report_fault: report::report_fault::<S> },
         }));
         self.checked = state;
         // SAFETY: made just now, and nobody else has it; it lives until the heap is deleted.
         unsafe {
             // A tool finds what a page would.
             let reservation = (self.range_start().addr(), self.layout.bytes);
-            let is_watched = fault_registry::add(&raw mut (*state).watched, self.base, reservation);
-            (*state).may_guard = is_watched && !sanitizer::is_there();
+            let is_registered =
+                fault_registry::add(&raw mut (*state).registered, self.base, reservation);
+            (*state).may_guard = is_registered && !sanitizer::is_there();
             (*state).next_sample();
         }
         let (start, bytes, _) = self.for_blocks();
@@ -409,7 +410,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         }
         if state.pool.slots.is_empty() {
             state.pool = GuardedPool::new(&self.heap.os);
-            fault_registry::add_slots(&raw mut state.watched, state.pool.range());
+            fault_registry::add_slots(&raw mut state.registered, state.pool.range());
         }
         let rng = state.next_random();
         let block = state.pool.take(&self.heap.os, size, state.allocations, rng);
@@ -518,7 +519,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
                 unsafe { live.at.sub(HEADER).cast::<Header>().write(header) };
                 // When it is freed, no more than this is counted as freed.
                 let less = block::slot_bytes(live.size) - block::slot_bytes(size);
-                self.heap.asked_bytes = self.heap.asked_bytes.wrapping_sub(less as u64);
+                self.heap.requested_bytes = self.heap.requested_bytes.wrapping_sub(less as u64);
             }
         }
         if !matches!(live.home, Home::Guarded(_)) {

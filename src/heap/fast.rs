@@ -259,7 +259,7 @@ unsafe fn resize<S: ReclaimHooks>(
 unsafe fn note_requested<S: ReclaimHooks>(heap: *mut Heap<S>, old_size: usize, new_size: usize) {
     let change = (new_size as u64).wrapping_sub(old_size as u64);
     // SAFETY: the caller's promise.
-    unsafe { (*heap).asked_bytes = (*heap).asked_bytes.wrapping_add(change) };
+    unsafe { (*heap).requested_bytes = (*heap).requested_bytes.wrapping_add(change) };
 }
 
 /// # Safety

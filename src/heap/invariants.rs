@@ -33,7 +33,7 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
         self.note_aside();
-        self.check_ground();
+        self.check_extent();
         self.page_runs().check();
         self.split_mappings.check();
         let mut recount =
@@ -50,18 +50,18 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Checks what is committed for the pages below the top.
-    fn check_ground(&self) {
-        let (top, ground) = (self.runs.top, &self.ground);
+    fn check_extent(&self) {
+        let (top, extent) = (self.runs.top, &self.extent);
         assert!(
-            top.offset() <= ground.end && ground.end <= self.layout.limit.offset(),
+            top.offset() <= extent.end && extent.end <= self.layout.limit.offset(),
             "M2: pages"
         );
-        let end = PageIndex::of(ground.end);
+        let end = PageIndex::of(extent.end);
         let below = self.layout.descriptors(end, self.kernel_page);
-        assert!(ground.below >= below, "M2: {end:?} has no descriptor");
+        assert!(extent.below >= below, "M2: {end:?} has no descriptor");
         let last = self.layout.chunks + self.chunk_count * size_of::<PageChunk>();
         assert!(self.chunk_count >= chunk_count(end.0 as usize), "M2: {end:?} has no chunk");
-        assert!(last <= ground.tables_end, "M2: a chunk beyond the tables");
+        assert!(last <= extent.tables_end, "M2: a chunk beyond the tables");
     }
 
     /// Whether a slot of a class is free on pages that hold memory, or that the heap may hold.
@@ -154,8 +154,8 @@ impl<S: ReclaimHooks> Heap<S> {
         let free = descriptor.free_slots();
         let live = shape.slots - free;
         for word in 0..4 {
-            let outside = descriptor.free.word(word) & !shape.word_mask(word as u32);
-            assert_eq!(outside, 0, "D2: {first:?}");
+            let stray = descriptor.free.word(word) & !shape.word_mask(word as u32);
+            assert_eq!(stray, 0, "D2: {first:?}");
         }
         assert!(descriptor.countdown.get() > 0, "D3: {first:?}");
         assert_eq!(

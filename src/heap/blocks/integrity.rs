@@ -34,10 +34,9 @@ impl<S: ReclaimHooks> Heap<S> {
         let last = shape.words() as usize - 1;
         let words = descriptor.free.words();
         let (used, unused) = words.split_at(last + 1);
-        let saturating_sub =
-            unused.iter().fold(used[last] & !shape.word_mask(last as u32), |a, b| a | b);
+        let stray = unused.iter().fold(used[last] & !shape.word_mask(last as u32), |a, b| a | b);
         ensure!(
-            saturating_sub == 0,
+            stray == 0,
             "heap {base:p}: D2: a span at {start:#x} of {slot_size} byte slots has free slots past \
              its end"
         );

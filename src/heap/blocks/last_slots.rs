@@ -117,7 +117,7 @@ impl<S: ReclaimHooks> Heap<S> {
         }
         self.descriptor(span).free.clear(slot);
         self.bins[class].taken = self.bins[class].taken.wrapping_add(1);
-        self.asked_bytes = self.asked_bytes.wrapping_add(size as u64);
+        self.requested_bytes = self.requested_bytes.wrapping_add(size as u64);
         self.list_by_free_slots(class, span);
         self.put_to_rest(span);
         let shape = self.descriptor(span).shape();

@@ -43,7 +43,7 @@ pub(in crate::heap) unsafe fn take_slot<S: ReclaimHooks>(
         let slot = negative.trailing_zeros();
         // Volatile, so that the instruction that changes the word reads it as well: one less.
         word.write_volatile(word.read_volatile() & !negative);
-        (*heap).asked_bytes = (*heap).asked_bytes.wrapping_add(size as u64);
+        (*heap).requested_bytes = (*heap).requested_bytes.wrapping_add(size as u64);
         (*bin).base.wrapping_add(slot.wrapping_mul((*bin).slot_size) as usize)
     }
 }
@@ -217,8 +217,8 @@ pub(in crate::heap) unsafe fn resize_foreign<S: ReclaimHooks>(
 ) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
-        if let Some(outside) = (*heap).foreign_of(block) {
-            return (outside.resize)(outside.context, block, new_size);
+        if let Some(foreign) = (*heap).foreign_of(block) {
+            return (foreign.resize)(foreign.context, block, new_size);
         }
         // It is none of ours: this does not return.
         diagnose::large_block(&mut *heap, block);

@@ -28,7 +28,7 @@ const MAPPINGS: usize = 4;
 /// not checked; with this, 2.)
 const GUARD_COST: usize = 512;
 /// Most that is saved up, and what there is at first: for this many large blocks one after the other.
-const CREDIT_MAX: usize = 1024 * GUARD_COST;
+const BUDGET_MAX: usize = 1024 * GUARD_COST;
 
 /// In a descriptor's note: the guard pages are inaccessible.
 const GUARDED: u64 = 1 << 63;
@@ -44,19 +44,19 @@ pub(super) struct GuardBudget {
 }
 
 impl GuardBudget {
-    pub(super) const FULL: GuardBudget = GuardBudget { left: CREDIT_MAX, blocks: 0 };
+    pub(super) const FULL: GuardBudget = GuardBudget { left: BUDGET_MAX, blocks: 0 };
 
     /// Whether a block of so many bytes may have guard pages, with which so many blocks have been
     /// handed out.
-    fn pays(&mut self, blocks: u64, size: usize) -> bool {
+    fn affords(&mut self, blocks: u64, size: usize) -> bool {
         let earned = (blocks - self.blocks) as usize + (size >> 10);
         self.blocks = blocks;
-        self.left = (self.left + earned).min(CREDIT_MAX);
-        let pays = self.left >= GUARD_COST;
-        if pays {
+        self.left = (self.left + earned).min(BUDGET_MAX);
+        let affords = self.left >= GUARD_COST;
+        if affords {
             self.left -= GUARD_COST;
         }
-        pays
+        affords
     }
 }
 
@@ -98,8 +98,8 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             // SAFETY: the block's own bytes, and accessible.
             unsafe { memory(at, bytes).fill(ALLOC_FILL) };
         }
-        let pays = self.state.credit.pays(self.state.allocations, size);
-        let guarded = pays && self.guard(page, count);
+        let affords = self.state.budget.affords(self.state.allocations, size);
+        let guarded = affords && self.guard(page, count);
         let number = self.state.allocations;
         let note = if guarded { number | GUARDED } else { number };
         self.heap.descriptor(page).set_note(note);
@@ -275,16 +275,16 @@ mod tests {
 
     #[test]
     fn guards_are_paid_by_the_blocks_between_and_by_long_blocks_themselves() {
-        let mut credit = GuardBudget::FULL;
-        let guarded = |credit: &mut GuardBudget, every: u64, size| {
-            let start = credit.blocks;
-            (1..=10_000).filter(|n| credit.pays(start + n * every, size)).count()
+        let mut budget = GuardBudget::FULL;
+        let guarded = |budget: &mut GuardBudget, every: u64, size| {
+            let start = budget.blocks;
+            (1..=10_000).filter(|n| budget.affords(start + n * every, size)).count()
         };
-        assert_eq!(guarded(&mut credit, 1, GUARD_COST << 10), 10_000);
-        assert_eq!(guarded(&mut credit, GUARD_COST as u64, 8 << 10), 10_000);
+        assert_eq!(guarded(&mut budget, 1, GUARD_COST << 10), 10_000);
+        assert_eq!(guarded(&mut budget, GUARD_COST as u64, 8 << 10), 10_000);
         // A block more, and 15 KiB. The first earns nothing: there is all that can be saved up.
-        credit = GuardBudget::FULL;
-        let few = guarded(&mut credit, 1, 15 << 10);
-        assert_eq!(few, (CREDIT_MAX + 9_999 * 16) / GUARD_COST);
+        budget = GuardBudget::FULL;
+        let few = guarded(&mut budget, 1, 15 << 10);
+        assert_eq!(few, (BUDGET_MAX + 9_999 * 16) / GUARD_COST);
     }
 }

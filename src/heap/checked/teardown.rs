@@ -70,7 +70,7 @@ pub(super) fn forget<S: ReclaimHooks>(heap: &mut Heap<S>) {
     }
     // SAFETY: made by a box, and nobody else has it; the blocks in its slots are not used again.
     unsafe {
-        fault_registry::forget(&raw mut (*heap.checked).watched);
+        fault_registry::forget(&raw mut (*heap.checked).registered);
         let mut state: Box<Checked> = Box::from_raw(heap.checked);
         fault_registry::give_mappings(2 * state.pool.live);
         state.pool.release(&heap.os);

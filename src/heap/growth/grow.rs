@@ -171,12 +171,12 @@ impl<S: ReclaimHooks> Heap<S> {
     fn commit_up_to(&mut self, end: usize) -> bool {
         let pages = PageIndex::of(end);
         let below = self.layout.descriptors(pages, self.kernel_page);
-        if below > self.ground.below {
+        if below > self.extent.below {
             let from = self.base.wrapping_sub(below);
-            if !self.commit_part(from, below - self.ground.below) {
+            if !self.commit_part(from, below - self.extent.below) {
                 return false;
             }
-            self.ground.below = below;
+            self.extent.below = below;
         }
         if self.layout.is_planned && !self.commit_tables(pages) {
             return false;
@@ -185,7 +185,7 @@ impl<S: ReclaimHooks> Heap<S> {
         if !self.commit_part(from, end - self.committed()) {
             return false;
         }
-        self.ground.end = end;
+        self.extent.end = end;
         if !self.fast_path_disabled() {
             self.committed_complement = !end;
         }
@@ -206,7 +206,7 @@ impl<S: ReclaimHooks> Heap<S> {
             self.counts.failed_calls += 1;
             return;
         }
-        self.ground.end = end;
+        self.extent.end = end;
         if !self.fast_path_disabled() {
             self.committed_complement = !end;
         }
@@ -214,14 +214,14 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Makes sure that the chunks of all pages below `end` are committed.
     fn commit_tables(&mut self, end: PageIndex) -> bool {
-        let (old, new) = (self.ground.tables_end, self.layout.tables_end(end, self.kernel_page));
+        let (old, new) = (self.extent.tables_end, self.layout.tables_end(end, self.kernel_page));
         if new <= old {
             return true;
         }
         if !self.commit_part(self.base.wrapping_add(old), new - old) {
             return false;
         }
-        self.ground.tables_end = new;
+        self.extent.tables_end = new;
         self.chunk_count = self.layout.chunks_below(new);
         true
     }

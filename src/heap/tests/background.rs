@@ -329,15 +329,15 @@ impl Shared {
 struct AtWork {
     heap: *mut KernelHeap,
     live: Vec<Block>,
-    dice: u64,
+    rng: u64,
 }
 
 impl AtWork {
     fn below(&mut self, limit: u64) -> u64 {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        self.dice % limit
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        self.rng % limit
     }
 
     /// Allocates, resizes or frees one block, whose contents must be what they were.
@@ -378,7 +378,7 @@ fn two_threads_on_the_same_pages_lose_nothing() {
     let watch = unsafe { (*heap).watch() };
     watch.pretend();
     let (stop, shared) = (AtomicBool::new(false), Shared(watch));
-    let mut work = AtWork { heap, live: Vec::new(), dice: 0x2545_F491_4F6C_DD1D };
+    let mut work = AtWork { heap, live: Vec::new(), rng: 0x2545_F491_4F6C_DD1D };
     let (returned, start) = (Returned::default(), Instant::now());
     thread::scope(|scope| {
         let other = scope.spawn(|| shared.work(&stop, &returned));

@@ -170,10 +170,10 @@ an unwinder may fault in a handler|src/os/fault_probe.rs|s/        libc::pthread
 C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.about > 0 => HeaderState::Freed,/
 wrong sizes are told|src/heap/checked.rs|s/ \&\& live.size != old_size {/ \&\& false {/
 closures that were not finished are no bugs|src/heap/checked/block.rs|s/    fits \&\& upvalues.is_multiple_of(UPVALUE)/    false \&\& fits \&\& upvalues.is_multiple_of(UPVALUE)/
-only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& block\[9..12\] == HEADER//
+only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& kind() == KIND//
 blocks freed twice are told|src/heap/checked.rs|s/== HeaderState::Live {/!= HeaderState::Broken {/
-writes past the end are told|src/heap/checked.rs|s/if block::zone_is_whole(/if true || block::zone_is_whole(/
-writes after the end of a block's life are told|src/heap/checked/release.rs|s/if block::is_all(/if true || block::is_all(/
+writes past the end are told|src/heap/checked.rs|s/if unsafe { body.zone_is_whole(live.size) }/if true || unsafe { body.zone_is_whole(live.size) }/
+writes after the end of a block's life are told|src/heap/checked/release.rs|s/if unsafe { body.is_all(FREE_FILL) }/if true || unsafe { body.is_all(FREE_FILL) }/
 freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(entry) {/{/
 large blocks lie between guards|src/heap/checked/large.rs|s/let may = self.state.may_guard \&\& /let may = false \&\& /
 guards are paid for|src/heap/checked/large.rs|s/let affords = self.left >= GUARD_COST;/let affords = true;/;s/self.left -= GUARD_COST;//

@@ -5,7 +5,8 @@
 //! |----------------|--------------------------------------------------------------|--------|
 //! | this one       | which checks a call goes through, and when a heap is checked | yes    |
 //! | `call`         | what a host asks, and which thread is inside                 | yes    |
-//! | `block`        | a small block in its slot: header, patterns                  | no     |
+//! | `block`        | a small block in its slot: header, sizes                     | no     |
+//! | `pattern`      | patterns in memory that the program may write to             | yes    |
 //! | `small`        | small blocks: handed out, and the shortest way back          | yes    |
 //! | `large`        | large blocks between inaccessible pages                      | yes    |
 //! | `guarded_pool` | guarded slots: a few small blocks between such pages         | yes    |
@@ -35,6 +36,7 @@ mod call;
 mod fault_registry;
 mod guarded_pool;
 mod large;
+mod pattern;
 mod quarantine;
 mod release;
 mod report;
@@ -53,11 +55,12 @@ use super::slots::class::{QUICK_MAX, SMALL_MAX};
 use super::{Heap, ReclaimHooks, sanitizer};
 use crate::options::Key;
 use crate::units::{PageIndex, Pages};
-use block::{HEADER, Header, HeaderState, REDZONE, first_other};
+use block::{HEADER, Header, HeaderState};
 use call::Call;
 use fault_registry::RegisteredHeap;
 use guarded_pool::{GuardedPool, SlotState};
 use large::GuardBudget;
+use pattern::{Body, REDZONE};
 use quarantine::Quarantine;
 
 /// In `on`, one block in this many is to go to a guarded slot, where one fits.
@@ -126,25 +129,6 @@ enum Home {
 struct Checking<'heap, S: ReclaimHooks> {
     heap: &'heap mut Heap<S>,
     state: &'heap mut Checked,
-}
-
-/// # Safety
-///
-/// So many bytes are readable and writable there, and nobody else uses them meanwhile.
-unsafe fn memory<'a>(at: *mut u8, bytes: usize) -> &'a mut [u8] {
-    // SAFETY: the caller's promise.
-    unsafe { core::slice::from_raw_parts_mut(at, bytes) }
-}
-
-/// All words behind the header of a block in a slot of `slot_bytes` bytes.
-///
-/// # Safety
-///
-/// As for [`memory`]; the block is in such a slot, which is a multiple of 8 bytes, as is its
-/// address.
-unsafe fn body<'a>(at: *mut u8, slot_bytes: usize) -> &'a mut [u64] {
-    // SAFETY: the caller's promise.
-    unsafe { core::slice::from_raw_parts_mut(at.cast(), (slot_bytes - HEADER) / 8) }
 }
 
 /// Fetches what stands there into the caches. Any address will do.
@@ -379,9 +363,9 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         // Where blocks are sampled a wrong size stays a hint: it does no harm.
         if self.state.every && live.size != old_size {
             let may_be = new_size == 0 && old_size == block::UPVALUES_AT;
-            // SAFETY: a live block of this size, which nobody writes to while it is being freed.
-            let bytes = unsafe { memory(live.at, live.size) };
-            if !may_be || !block::is_unfinished_function(bytes) {
+            // SAFETY: a live block of this size, which is beyond these bytes when they are read.
+            let kind = || unsafe { live.at.add(block::KIND_AT).cast::<[u8; 3]>().read() };
+            if !may_be || !block::is_unfinished_function(live.size, kind) {
                 self.report_wrong_size(&live);
             }
         }
@@ -469,8 +453,9 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let (zone, bytes) = match live.home {
             Home::Large(page) => return self.verify_large(live, page),
             Home::Slot(slot_size) => {
+                let body = Body::new(live.at, slot_size);
                 // SAFETY: the slot is the block's, to its end.
-                if block::zone_is_whole(unsafe { body(live.at, slot_size) }, live.size) {
+                if unsafe { body.zone_is_whole(live.size) } {
                     return;
                 }
                 (live.at.wrapping_add(live.size), slot_size - HEADER - live.size)
@@ -487,7 +472,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
 
     fn verify_zone(&mut self, live: &Live, zone: *mut u8, bytes: usize) {
         // SAFETY: they are the block's own.
-        let other = first_other(unsafe { memory(zone, bytes) }, REDZONE);
+        let other = unsafe { pattern::first_other(zone, bytes, REDZONE) };
         if let Some(other) = other {
             self.report_written(live, zone.wrapping_add(other), bytes - other, REDZONE);
         }
@@ -526,7 +511,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             self.state.live_bytes -= live.size - size;
         }
         // SAFETY: the block's own bytes, which it has no more.
-        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(REDZONE) };
+        unsafe { pattern::fill(live.at.wrapping_add(size), live.size - size, REDZONE) };
         sanitizer::shrunk(live.at, live.size, size);
     }
 }

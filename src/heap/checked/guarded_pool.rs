@@ -10,7 +10,8 @@
 //!  | none | slot 0 | none | slot 1 | none | slot 2 | none | …
 //! ```
 
-use super::block::{ALLOC_FILL, REDZONE, alignment};
+use super::block::alignment;
+use super::pattern::{ALLOC_FILL, REDZONE};
 use crate::os::backtrace::Backtrace;
 use crate::os::{Os, this_thread};
 use crate::units::round_up;

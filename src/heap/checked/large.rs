@@ -10,8 +10,9 @@
 //! pattern instead. The block's number, and whether its pages are inaccessible, stand in its
 //! descriptor.
 
-use super::block::{ALLOC_FILL, FREE_FILL, REDZONE, alignment, first_other};
-use super::{Checking, Home, Live, fault_registry, memory, sanitizer};
+use super::block::alignment;
+use super::pattern::{self, ALLOC_FILL, FREE_FILL, REDZONE};
+use super::{Checking, Home, Live, fault_registry, sanitizer};
 use crate::heap::slots::descriptor::PageKind;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
@@ -96,7 +97,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         // those on both sides mappings of their own for good, if they were mapped one by one.
         for (at, bytes) in edges(at, size) {
             // SAFETY: the block's own bytes, and accessible.
-            unsafe { memory(at, bytes).fill(ALLOC_FILL) };
+            unsafe { pattern::fill(at, bytes, ALLOC_FILL) };
         }
         let affords = self.state.budget.affords(self.state.allocations, size);
         let guarded = affords && self.guard(page, count);
@@ -105,7 +106,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         self.heap.descriptor(page).set_note(note);
         for (at, bytes) in self.redzones(page, guarded) {
             // SAFETY: the block's pages are ours, and all but the guards are accessible.
-            unsafe { memory(at, bytes).fill(REDZONE) };
+            unsafe { pattern::fill(at, bytes, REDZONE) };
         }
         sanitizer::placed(at, size, pages);
         self.heap.poll_hooks();
@@ -186,7 +187,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let (_, guarded, _) = self.heap.large_note(page);
         for (at, bytes) in self.redzones(page, guarded) {
             // SAFETY: they are the block's own, and accessible.
-            let other = first_other(unsafe { memory(at, bytes) }, REDZONE);
+            let other = unsafe { pattern::first_other(at, bytes, REDZONE) };
             if let Some(other) = other {
                 self.report_written(live, at.wrapping_add(other), bytes - other, REDZONE);
             }
@@ -208,7 +209,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             let at = start.wrapping_add(self.heap.descriptor(page).large_color());
             for (at, bytes) in edges(at, size) {
                 // SAFETY: as above, and accessible.
-                unsafe { memory(at, bytes).fill(FREE_FILL) };
+                unsafe { pattern::fill(at, bytes, FREE_FILL) };
             }
         }
         self.heap.descriptor(page).set_note(note);
@@ -224,7 +225,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let (live, _) = self.large_live(page);
         for (at, bytes) in edges(live.at, live.size) {
             // SAFETY: the block's own, and accessible.
-            let other = first_other(unsafe { memory(at, bytes) }, FREE_FILL);
+            let other = unsafe { pattern::first_other(at, bytes, FREE_FILL) };
             if let Some(other) = other {
                 let live = Live { number, ..live };
                 self.report_written_freed(&live, freed, at.wrapping_add(other), bytes - other);
@@ -265,7 +266,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     pub(super) fn shrink_large(&mut self, live: &Live, page: PageIndex, size: usize) {
         self.heap.note_large_bytes(page, size);
         // SAFETY: the block's own bytes, which it has no more.
-        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(REDZONE) };
+        unsafe { pattern::fill(live.at.wrapping_add(size), live.size - size, REDZONE) };
     }
 }
 

@@ -1,8 +1,9 @@
 //! A block that is freed: hidden, held back, looked at once more, and given back to the heap.
 
-use super::block::{self, FREE_FILL, HEADER, Header, HeaderState, first_other};
+use super::block::{self, HEADER, Header, HeaderState};
+use super::pattern::{self, Body, FREE_FILL};
 use super::quarantine::{self, QuarantineEntry};
-use super::{Checking, Home, Live, body, fault_registry, memory, prefetch, sanitizer};
+use super::{Checking, Home, Live, fault_registry, prefetch, sanitizer};
 use crate::heap::ReclaimHooks;
 use crate::heap::blocks::plain;
 use crate::units::{PAGE, Pages};
@@ -117,14 +118,15 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         if state != HeaderState::Freed {
             self.report_header(entry.at, entry.bytes, Some(entry.freed));
         }
-        // SAFETY: as above.
-        if block::is_all(unsafe { body(entry.at, entry.bytes) }, FREE_FILL) {
+        let body = Body::new(entry.at, entry.bytes);
+        // SAFETY: as above; the slot's words are readable to its end.
+        if unsafe { body.is_all(FREE_FILL) } {
             return;
         }
         let live = Live { at: entry.at, size, number: header.number(), home };
         let bytes = entry.bytes - HEADER;
         // SAFETY: as above.
-        if let Some(other) = first_other(unsafe { memory(entry.at, bytes) }, FREE_FILL) {
+        if let Some(other) = unsafe { pattern::first_other(entry.at, bytes, FREE_FILL) } {
             self.report_written_freed(
                 &live,
                 entry.freed,

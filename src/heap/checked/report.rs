@@ -4,9 +4,10 @@
 
 use core::fmt::{self, Display};
 
-use super::block::{FREE_FILL, HEADER, Header, HeaderState};
+use super::block::{HEADER, Header, HeaderState};
 use super::guarded_pool::{AllocTrace, GuardedSlot, SlotState};
-use super::{Call, Checked, Checking, Home, Live, fault_registry, memory, sanitizer};
+use super::pattern::{self, FREE_FILL};
+use super::{Call, Checked, Checking, Home, Live, fault_registry, sanitizer};
 use crate::bug;
 use crate::heap::blocks::diagnose;
 use crate::heap::slots::descriptor::PageKind;
@@ -20,11 +21,28 @@ use crate::units::PageIndex;
 const SHOWN: usize = 16;
 
 /// Bytes as people write them.
-struct Hex<'a>(&'a [u8]);
+struct Hex {
+    bytes: [u8; SHOWN],
+    count: usize,
+}
 
-impl Display for Hex<'_> {
+impl Hex {
+    /// The first of `bytes` bytes at `at`, as they are now.
+    ///
+    /// # Safety
+    ///
+    /// They are readable.
+    unsafe fn at(at: *mut u8, bytes: usize) -> Hex {
+        let mut hex = Hex { bytes: [0; SHOWN], count: bytes.min(SHOWN) };
+        // SAFETY: the caller's promise; there is room for as many, and elsewhere.
+        unsafe { at.copy_to_nonoverlapping(hex.bytes.as_mut_ptr(), hex.count) };
+        hex
+    }
+}
+
+impl Display for Hex {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, " {byte:02x}"))
+        self.bytes[..self.count].iter().try_for_each(|byte| write!(out, " {byte:02x}"))
     }
 }
 
@@ -95,14 +113,13 @@ fn log_traces(slot: &GuardedSlot) {
 /// Says what stands somewhere, and what should.
 fn log_damage(live: &Live, at: *mut u8, bytes: usize, pattern: u8) {
     // SAFETY: the caller found a wrong byte among those that it has read.
-    let there = unsafe { memory(at, bytes) };
-    let wrong = there.iter().filter(|byte| **byte != pattern).count();
+    let (wrong, shown) = unsafe { (pattern::count_others(at, bytes, pattern), Hex::at(at, bytes)) };
     let offset = offset_in(live, at.addr());
     bug::log_line(format_args!(
         "  damage: from {offset}; {} not the {pattern:02x} put there",
         Bytes(wrong)
     ));
-    bug::log_line(format_args!("  bytes there:{}", Hex(&there[..bytes.min(SHOWN)])));
+    bug::log_line(format_args!("  bytes there:{shown}"));
 }
 
 /// Says in which call it was found, and from where that came; then stops.
@@ -219,9 +236,9 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         ));
         bug::log_line(format_args!("  block: {at:p}, in a slot of {slot_bytes}"));
         // SAFETY: a slot begins with its header, and is readable.
-        let bytes = unsafe { memory(at.wrapping_sub(HEADER), HEADER) };
+        let shown = unsafe { Hex::at(at.wrapping_sub(HEADER), HEADER) };
         bug::log_line(format_args!("  damage: in the {HEADER} bytes before it"));
-        bug::log_line(format_args!("  bytes there:{}", Hex(bytes)));
+        bug::log_line(format_args!("  bytes there:{shown}"));
         if let Some(freed) = freed {
             log_freed(freed);
         }

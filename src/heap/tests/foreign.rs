@@ -22,7 +22,7 @@ fn where_one_block_can_come_from_outside_any_other_is_a_wrong_pointer() {
     for only in [Some(one), None] {
         let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
         let context = (&raw mut calls).cast();
-        tested.heap().outside = Some(ForeignBlocks { context, only, resize: count, pages: None });
+        tested.heap().foreign = Some(ForeignBlocks { context, only, resize: count, pages: None });
         assert_eq!(tested.call(one, 8, 16), one);
         if only.is_none() {
             assert_eq!(tested.call(other, 8, 16), other);
@@ -79,7 +79,7 @@ impl WithOutside {
         let outside = Box::into_raw(Box::new(outside));
         let pages = Some(ForeignPages { next_us: outside_next_us, give_back: outside_give_back });
         let context = outside.cast();
-        tested.heap().outside = Some(ForeignBlocks { context, only: None, resize: count, pages });
+        tested.heap().foreign = Some(ForeignBlocks { context, only: None, resize: count, pages });
         WithOutside { tested, outside }
     }
 
@@ -116,7 +116,7 @@ impl WithOutside {
 
 impl Drop for WithOutside {
     fn drop(&mut self) {
-        self.tested.heap().outside = None;
+        self.tested.heap().foreign = None;
         // SAFETY: from a box, and the heap has forgotten it.
         drop(unsafe { Box::from_raw(self.outside) });
     }
@@ -239,7 +239,7 @@ fn the_slow_path_gives_back_what_is_due_outside() {
         // At a free, which asks by itself whether something is due.
         both.fall_due(&[DONE]);
         both.tested.os.world().now_us += SECOND_US;
-        both.tested.heap().settle();
+        both.tested.heap().poll_now();
         assert_eq!(both.calls().len() as i64, auto);
     }
 }

@@ -203,6 +203,9 @@ a damaged record leads to known memory only|src/builtin/mappings.rs|s/    memory
 a damaged record leads to what is still mapped|src/builtin/known.rs|s/is_mapped.then_some(memory)/(is_mapped || bytes > 0).then_some(memory)/
 records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
 a heap that has grown is recognised anew|src/builtin/known.rs|s/            Err(Error::Unknown) => HeapView::read(os, self.state),//
+nothing from outside goes before it is due|src/reclaim/foreign.rs|s/self.foreign_next_us() == Some(0)/self.foreign_next_us().is_some()/
+pages from outside wait for what is left of the budget|src/reclaim/foreign.rs|s/before.more || before.calls > 0 \&\& budget.is_spent(self.os.now_us())/before.more/
+a reclaim of both keeps its budget|src/reclaim/foreign.rs|/fn reclaim_foreign/,/^    }/s/if before.more {/if false {/
 a sweep without a deadline is whole|src/builtin/sweep.rs|s/    if deadline_us.is_none() {/    if false {/
 a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/
 a field is the only place that fits|src/vm/collect/layout.rs|s/found.next().filter(|_| found.next().is_none())/found.next()/
@@ -243,6 +246,13 @@ a refused closing leaves sheets open|src/heap/pages/watch/closing.rs|s/sheet.set
 the background thread closes runs|src/reclaim/background.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
 pages above the top are given up|src/reclaim/sheets.rs|s/        self.close_tail();/        if self.growth_limit == 1 { self.close_tail(); }/
 the heap waits for a claim|src/heap/pages/claim.rs|s/            if free == pages {/            if free == free {/
+pages that are claimed in part are let go of|src/heap/pages/claim.rs|s/            self.release(free);//
+what was claimed in vain is let go of|src/heap/pages/claim.rs|s/            self.release(free \& !mine);//
+only dirty pages are claimed|src/heap/pages/claim.rs|s/let mine = self.bits.fetch_and(!free, AcqRel) \& free;/self.bits.fetch_and(!free, AcqRel); let mine = free;/
+a page that is set releases what was done|src/heap/pages/claim.rs|s/fetch_or(pages, Release)/fetch_or(pages, Relaxed)/
+a claim acquires that|src/heap/pages/claim.rs|s/self.bits.fetch_and(!free, AcqRel)/self.bits.fetch_and(!free, Relaxed)/
+the end of a claim releases its purge|src/heap/pages/claim.rs|s/self.claimed.fetch_and(!pages, Release)/self.claimed.fetch_and(!pages, Relaxed)/
+pages put back leave others alone|src/heap/pages/claim.rs|s/self.bits.fetch_or(pages, Relaxed);/self.bits.store(self.get() | pages, Relaxed);/
 retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
 and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/
 a child of a fork does not wait|src/heap/pages/watch.rs|s/            self.end_stale(word, pages);//

@@ -179,7 +179,18 @@ impl<S: Os> Heap<S> {
         [falls_us, search_us].into_iter().flatten().min()
     }
 
-    fn may_be_watched(&self) -> bool {
+    /// Whether the background thread may come at once, or nearly so, to return what is due.
+    pub(super) fn background_comes_soon(&self) -> bool {
+        let Some(shown_us) = self.hooks.clock.shown_us else { return false };
+        let background = &self.hooks.background;
+        let is_alone = self.options.get(Key::Background) != AUTO || !background.has_host(shown_us);
+        is_alone
+            && shown_us >= background.none_until_us
+            && rested_us(self.watch(), self.due()) <= shown_us + VISIT_FOR_MUCH_US
+    }
+
+    /// Whether the background thread may be called for this heap.
+    pub(super) fn may_be_watched(&self) -> bool {
         let is_wanted = self.options.get(Key::Background) != 0 && self.options.get(Key::Auto) == 1;
         is_wanted && self.os.has_background() && !self.is_checked()
     }
@@ -210,6 +221,12 @@ impl<S: Os> Heap<S> {
 
 #[cfg(test)]
 impl<S: Os> Heap<S> {
+    /// As if the background thread had been started, and was slow to come.
+    pub(crate) fn pretend_thread(&mut self) {
+        self.watch().pretend();
+        self.hooks.background.none_until_us = 0;
+    }
+
     /// Does what the background thread would do now. Returns when that would come again.
     pub(crate) fn visit_in_background(&mut self) -> Option<u64> {
         self.watch().pretend();

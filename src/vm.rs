@@ -121,14 +121,14 @@ impl VmHeap {
                 StateBlock::Previous(_) => (None, Some(ForeignPages { next_us, give_back })),
             };
             let context = vm_heap.cast();
-            let outside = ForeignBlocks { context, only, resize: resize_foreign, pages };
-            (*(*vm_heap).heap).outside = Some(outside);
+            let foreign = ForeignBlocks { context, only, resize: resize_foreign, pages };
+            (*(*vm_heap).heap).foreign = Some(foreign);
         }
     }
 
     /// The `VmHeap` of a heap; null when it has none.
     fn of(heap: &Heap) -> *mut VmHeap {
-        heap.outside.map_or(ptr::null_mut(), |outside| outside.context.cast())
+        heap.foreign.map_or(ptr::null_mut(), |foreign| foreign.context.cast())
     }
 }
 
@@ -249,7 +249,7 @@ unsafe fn free_foreign(vm_heap: *mut VmHeap, block: *mut u8, is_last: bool) {
             return;
         }
         if !(*vm_heap).owner.is_shared() {
-            (*(*vm_heap).heap).settle();
+            (*(*vm_heap).heap).poll_now();
         } else if (*(*vm_heap).heap).options.get(Key::Auto) == 1 && previous.next_us() == Some(0) {
             // The host's ticks leave these pages alone: see `next_us`. This is the VM's own thread.
             previous.give_back(Some(Kernel.now_us()), false);

@@ -71,7 +71,7 @@ pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
     let [premature_refaults_asked, premature_refaults_idle, premature_refaults_limit] =
         refaults.premature.map(page_bytes);
     ebb_stats {
-        reserved: (heap.reserved() + heap.beside_reserved()) as u64,
+        reserved: (heap.reserved() + heap.guarded_reserved()) as u64,
         committed: snapshot.committed as u64,
         live: snapshot.live as u64,
         waste: snapshot.waste as u64,

@@ -248,7 +248,7 @@ unsafe fn resize<S: ReclaimHooks>(
         }
         // A shrink never fails: the block stays where it is.
         note_requested(heap, old_size, new_size);
-        (*heap).note_stayed(class, old_size, new_size);
+        (*heap).note_shrunk_in_place(class, old_size, new_size);
         block
     }
 }
@@ -259,7 +259,7 @@ unsafe fn resize<S: ReclaimHooks>(
 unsafe fn note_requested<S: ReclaimHooks>(heap: *mut Heap<S>, old_size: usize, new_size: usize) {
     let change = (new_size as u64).wrapping_sub(old_size as u64);
     // SAFETY: the caller's promise.
-    unsafe { (*heap).asked_bytes = (*heap).asked_bytes.wrapping_add(change) };
+    unsafe { (*heap).requested_bytes = (*heap).requested_bytes.wrapping_add(change) };
 }
 
 /// # Safety

@@ -366,17 +366,17 @@ pub(super) mod tests {
     const PAGES: usize = 16;
 
     /// A few committed pages, filled with ones.
-    pub(in crate::os) struct Memory(*mut u8);
+    pub(in crate::os) struct TestPages(*mut u8);
 
-    impl Memory {
-        pub(in crate::os) fn new() -> Memory {
-            let at = Kernel.reserve(Memory::bytes(), false).expect("address space");
+    impl TestPages {
+        pub(in crate::os) fn new() -> TestPages {
+            let at = Kernel.reserve(TestPages::bytes(), false).expect("address space");
             // SAFETY: reserved just now, and committed before it is written.
             unsafe {
-                assert!(Kernel.commit(at, Memory::bytes()));
-                at.write_bytes(1, Memory::bytes());
+                assert!(Kernel.commit(at, TestPages::bytes()));
+                at.write_bytes(1, TestPages::bytes());
             }
-            Memory(at)
+            TestPages(at)
         }
 
         pub(in crate::os) fn bytes() -> usize {
@@ -398,10 +398,10 @@ pub(super) mod tests {
         }
     }
 
-    impl Drop for Memory {
+    impl Drop for TestPages {
         fn drop(&mut self) {
             // SAFETY: a whole reservation that is not used again.
-            unsafe { Kernel.release(self.0, Memory::bytes()) }
+            unsafe { Kernel.release(self.0, TestPages::bytes()) }
         }
     }
 
@@ -411,7 +411,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_refused_range_stops_a_purge_there() {
-        let memory = Memory::new();
+        let memory = TestPages::new();
         let nowhere = MemoryRange { start: ptr::without_provenance_mut(1), bytes: 4096 };
         // SAFETY: the pages hold nothing of value, and nothing is mapped at address 1.
         let purged = unsafe { Kernel.purge(&[memory.range(2, 1), nowhere, memory.range(5, 1)]) };
@@ -439,7 +439,7 @@ pub(super) mod tests {
 
     #[test]
     fn pages_move_with_their_contents() {
-        let memory = Memory::new();
+        let memory = TestPages::new();
         // SAFETY: the ranges are committed and apart; the target holds nothing of value.
         unsafe {
             memory.page(2).write(7);
@@ -488,17 +488,17 @@ pub(super) mod tests {
 
     #[test]
     fn resident_pages_are_those_that_were_written() {
-        let memory = Memory::new();
-        assert_eq!(Kernel.resident(memory.0, Memory::bytes()), Some(Memory::bytes() as u64));
+        let memory = TestPages::new();
+        assert_eq!(Kernel.resident(memory.0, TestPages::bytes()), Some(TestPages::bytes() as u64));
         // SAFETY: the page holds nothing of value.
         unsafe { Kernel.purge(&[memory.range(3, 1)]) };
-        let left = (Memory::bytes() - Kernel.page_size()) as u64;
-        assert_eq!(Kernel.resident(memory.0, Memory::bytes()), Some(left));
+        let left = (TestPages::bytes() - Kernel.page_size()) as u64;
+        assert_eq!(Kernel.resident(memory.0, TestPages::bytes()), Some(left));
     }
 
     #[test]
     fn residency_tells_which_pages() {
-        let memory = Memory::new();
+        let memory = TestPages::new();
         // SAFETY: the page holds nothing of value.
         unsafe { Kernel.purge(&[memory.range(3, 1)]) };
         let mut flags = [7; 5];

@@ -201,7 +201,8 @@ impl<S: Os> Heap<S> {
     /// What the policy foresees, on the system's clock.
     fn forecast(&self, shown_us: u64) -> Forecast {
         let now_us = self.hooks.clock.now_us;
-        let observation = Observation { moved: self.runs.moved, ..self.observation(now_us) };
+        let observation =
+            Observation { moved: self.runs.pages_churned, ..self.observation(now_us) };
         let mut forecast = self.hooks.policy.forecast(&self.settings(), observation);
         let to_shown = |at_us: u64| at_us.saturating_add(shown_us).saturating_sub(now_us);
         for time in [

@@ -81,13 +81,13 @@ impl<S: Os> Heap<S> {
     pub(super) fn look_at_first(&mut self) {
         let auto = self.options.get(Key::Auto) == 1;
         self.poll_threshold = if auto { LOOK } else { Pages(u32::MAX) };
-        self.look_in = if auto { STRIDE.min(self.look_in) } else { u32::MAX };
+        self.poll_in = if auto { STRIDE.min(self.poll_in) } else { u32::MAX };
     }
 
     /// Looks if it is time, and returns what is due as far as the pace allows.
     pub(super) fn breathe_in_passing(&mut self) {
         if self.options.get(Key::Auto) == 0 {
-            self.look_in = u32::MAX;
+            self.poll_in = u32::MAX;
             return;
         }
         self.note_use_since_emergency();
@@ -96,9 +96,9 @@ impl<S: Os> Heap<S> {
         let now_us = self.hooks.clock.advance(start_us);
         let interval_us = now_us - before_us;
         self.hooks.pace.readings += 1;
-        self.look_in = self.next_stride(interval_us);
+        self.poll_in = self.next_stride(interval_us);
         if !self.is_time_to_look(now_us) {
-            self.lower_gate();
+            self.lower_limit();
             return;
         }
         self.look(now_us);
@@ -128,20 +128,20 @@ impl<S: Os> Heap<S> {
     }
 
     fn is_time_to_look(&mut self, now_us: u64) -> bool {
-        let moved = self.runs.moved > self.poll_threshold;
-        if moved {
-            self.poll_threshold = self.runs.moved.saturating_add(LOOK);
+        let churned = self.runs.pages_churned > self.poll_threshold;
+        if churned {
+            self.poll_threshold = self.runs.pages_churned.saturating_add(LOOK);
         }
         if self.goes_at_once() {
             return true;
         }
         let pace = &mut self.hooks.pace;
-        if moved || now_us < pace.ask_again_us {
+        if churned || now_us < pace.ask_again_us {
             let is_time = now_us >= pace.look_again_us;
-            if moved && !is_time {
+            if churned && !is_time {
                 self.leave_news();
             }
-            return moved && is_time;
+            return churned && is_time;
         }
         pace.ask_again_us = now_us + LOOK_EVERY_US;
         self.next_tick_from(now_us) == Some(0)

@@ -255,8 +255,8 @@ impl Turn {
         // SAFETY: the caller's promise. The `VmHeap` does not change while the heap is shared, so
         // that it can be read beside the thread that has the lock; it lives as long as the heap.
         unsafe {
-            let outside = (&raw const (*heap).outside).read();
-            let vm_heap = outside.map_or(ptr::null(), |outside| outside.context.cast::<VmHeap>());
+            let foreign = (&raw const (*heap).foreign).read();
+            let vm_heap = foreign.map_or(ptr::null(), |foreign| foreign.context.cast::<VmHeap>());
             match vm_heap.as_ref() {
                 Some(VmHeap { owner, .. }) if owner.is_shared() => {
                     owner.lock.lock(order_threads);
@@ -374,7 +374,7 @@ impl ThreadOwner {
                 (*this.heap).publish();
                 (*this.heap).publish_no_more();
             }
-            report::report_closed(this.owner.number, figures.held());
+            report::report_closed(this.owner.number, figures.last_seen());
             figures.release();
         }
         this.heap

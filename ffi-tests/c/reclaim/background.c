@@ -378,7 +378,7 @@ static void all_are_user(unsigned user)
 static void changes_user(const void *unused)
 {
   pid_t named;
-  ebb_heap *parked = heap_with_thread(&named), *heap = heap_of_decay(EBB_ZERO);
+  ebb_heap *idle = heap_with_thread(&named), *heap = heap_of_decay(EBB_ZERO);
   unsigned i;
 
   (void)unused;
@@ -396,9 +396,9 @@ static void changes_user(const void *unused)
   REQUIRE(setuid(NOBODY) == 0);
   all_are_user(NOBODY);
   CHECK(setuid(0) != 0);
-  set(parked, "decay_ms", 1);
+  set(idle, "decay_ms", 1);
   is_alone_in_the_end();
-  CHECK(held(parked) < 2 * MIB);
+  CHECK(held(idle) < 2 * MIB);
 }
 
 /* Whether this process may become another user, and root again. */

@@ -80,7 +80,7 @@ static void serve(ebb_heap *heap)
 }
 
 /* A heap that always has something due, in ten minutes, so that the thread stays. */
-static pid_t parked_thread(void)
+static pid_t idle_thread(void)
 {
   ebb_heap *heap = heap_of_decay(600000);
   uint64_t start = now_ms();
@@ -133,7 +133,7 @@ static void drop_live(ebb_heap *heap)
 static void wakes_seldom(const void *which)
 {
   const struct service *service = (const struct service *)which;
-  pid_t thread = parked_thread();
+  pid_t thread = idle_thread();
   ebb_heap *heap = heap_of(256 * MIB);
   uint64_t least, before, start, lasted;
   unsigned i;

@@ -19,7 +19,8 @@ pub(in crate::heap) fn large_block<S: ReclaimHooks>(
     if offset < heap.committed() {
         let page = PageIndex::of(offset);
         let descriptor = heap.descriptor(page);
-        if descriptor.kind() == PageKind::Large && page.offset() + descriptor.large_lead() == offset
+        if descriptor.kind() == PageKind::Large
+            && page.offset() + descriptor.large_color() == offset
         {
             return page;
         }

@@ -60,14 +60,14 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Who takes care of a block; `None`: the heap itself, if it is a block at all.
     pub(in crate::heap) fn foreign_of(&self, block: *mut u8) -> Option<ForeignBlocks> {
         let is_inside = self.is_inside(block);
-        self.outside.filter(|outside| !is_inside && outside.only.is_none_or(|only| only == block))
+        self.foreign.filter(|foreign| !is_inside && foreign.only.is_none_or(|only| only == block))
     }
 
     /// In how many microseconds free pages from outside should go back; `None`: no time is known.
     pub(crate) fn foreign_next_us(&self) -> Option<u64> {
-        let outside = self.outside?;
+        let foreign = self.foreign?;
         // SAFETY: the context is that of the blocks, and this heap's caller has it to itself.
-        unsafe { (outside.pages?.next_us)(outside.context) }
+        unsafe { (foreign.pages?.next_us)(foreign.context) }
     }
 
     /// Gives free pages from outside back: see [`ForeignPages::give_back`].
@@ -76,7 +76,7 @@ impl<S: ReclaimHooks> Heap<S> {
         deadline_us: Option<u64>,
         asked: bool,
     ) -> ForeignReturned {
-        let found = self.outside.and_then(|outside| Some((outside.context, outside.pages?)));
+        let found = self.foreign.and_then(|foreign| Some((foreign.context, foreign.pages?)));
         let Some((context, pages)) = found else { return ForeignReturned::default() };
         // SAFETY: as above; the function does not touch the heap.
         unsafe { (pages.give_back)(context, deadline_us, asked) }

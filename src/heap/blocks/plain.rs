@@ -35,7 +35,7 @@ pub(in crate::heap) unsafe fn take_slot<S: ReclaimHooks>(
     negative: u64,
     size: usize,
 ) -> *mut u8 {
-    // SAFETY: the caller's promise. A word that is not 0 is in the current span (the empty word
+    // SAFETY: the caller's promise. A word that is not 0 is in the active span (the word `always_zero`
     // is), its bits are slots (D2), and so the address lies in the span.
     unsafe {
         let word = (*bin).word;
@@ -43,7 +43,7 @@ pub(in crate::heap) unsafe fn take_slot<S: ReclaimHooks>(
         let slot = negative.trailing_zeros();
         // Volatile, so that the instruction that changes the word reads it as well: one less.
         word.write_volatile(word.read_volatile() & !negative);
-        (*heap).asked_bytes = (*heap).asked_bytes.wrapping_add(size as u64);
+        (*heap).requested_bytes = (*heap).requested_bytes.wrapping_add(size as u64);
         (*bin).base.wrapping_add(slot.wrapping_mul((*bin).slot_size) as usize)
     }
 }
@@ -86,7 +86,7 @@ pub(in crate::heap) unsafe fn refill<S: ReclaimHooks>(heap: *mut Heap<S>, size: 
             .or_else(|| (*heap).with_reserve(size, refill));
         let Some(block) = block else { return ptr::null_mut() };
         (*heap).poll_hooks();
-        (*heap).settle_collector();
+        (*heap).poll_collector();
         block
     }
 }
@@ -108,7 +108,7 @@ pub(in crate::heap) unsafe fn place_large<S: ReclaimHooks>(
             .or_else(|| (*heap).with_reserve(size, place))
             .unwrap_or(ptr::null_mut());
         (*heap).poll_hooks();
-        (*heap).settle_collector();
+        (*heap).poll_collector();
         block
     }
 }
@@ -138,7 +138,7 @@ pub(in crate::heap) unsafe fn free<S: ReclaimHooks>(
         };
         let bin = bin(heap, (*descriptor).bin());
         (*bin).freed = (*bin).freed.wrapping_add(1);
-        if free_bit::set((*descriptor).first.get(), slot) {
+        if free_bit::set((*descriptor).span_head.get(), slot) {
             return free_slow(heap, block);
         }
     }
@@ -171,12 +171,12 @@ unsafe extern "C" fn free_slow<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut 
     // SAFETY: the caller's promise: the block is a slot of a span, whose pages are all committed.
     unsafe {
         let descriptor = descriptor_of(heap, complement_of(heap, block));
-        let first = (*descriptor).first.get();
-        if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*first).free)) {
+        let head = (*descriptor).span_head.get();
+        if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*head).free)) {
             // Marking a slot that is free takes its mark away. This does not return.
             diagnose::large_block(&mut *heap, block);
         }
-        let below = heap.addr() - first.addr();
+        let below = heap.addr() - head.addr();
         (*heap).countdown_ended(PageIndex((below / size_of::<Descriptor>()) as u32 - 1));
         (*heap).poll_hooks();
     }
@@ -217,8 +217,8 @@ pub(in crate::heap) unsafe fn resize_foreign<S: ReclaimHooks>(
 ) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
-        if let Some(outside) = (*heap).foreign_of(block) {
-            return (outside.resize)(outside.context, block, new_size);
+        if let Some(foreign) = (*heap).foreign_of(block) {
+            return (foreign.resize)(foreign.context, block, new_size);
         }
         // It is none of ours: this does not return.
         diagnose::large_block(&mut *heap, block);
@@ -247,8 +247,8 @@ pub(in crate::heap) unsafe fn small_block<S: ReclaimHooks>(
     unsafe {
         let descriptor = descriptor_of(heap, complement);
         let slot = slot_at(descriptor, block)?;
-        let first = (*descriptor).first.get();
-        (!slot.is_free(&(*first).free)).then_some((*descriptor).class())
+        let head = (*descriptor).span_head.get();
+        (!slot.is_free(&(*head).free)).then_some((*descriptor).class())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Page runs: which pages are free, and which of those still hold memory.
 //!
-//! Two bits a page, 512 pages to a [`Chunk`]. Deliberately knows nothing of size classes, and
+//! Two bits a page, 512 pages to a [`PageChunk`]. Deliberately knows nothing of size classes, and
 //! makes no system call.
 //!
 //! ```text
@@ -46,9 +46,9 @@ const GROUP_PAGES: usize = GROUP_CHUNKS * CHUNK_PAGES;
 /// The bits of 512 pages. Cells are the heap's thread's alone.
 #[repr(C)]
 #[derive(Default)]
-pub(crate) struct Chunk {
+pub(crate) struct PageChunk {
     pub(super) dirty: [Claimable; CHUNK_WORDS],
-    /// Where spans of several pages start that are not their bins' current ones.
+    /// Where spans of several pages start that are not their bins' active ones.
     pub(super) resting: [Claimable; CHUNK_WORDS],
     /// When memory of a word's pages was returned last.
     pub(super) stamps: [AtomicStamp; CHUNK_WORDS],
@@ -83,7 +83,7 @@ pub(crate) struct RunCounts {
     /// No page at or above is dirty.
     dirty_end: PageIndex,
     /// Pages taken and given back, until the layer above takes note.
-    pub(crate) moved: Pages,
+    pub(crate) pages_churned: Pages,
     pub(crate) sheets: SheetCounts,
     /// A sweep has returned descriptors, and has not looked for runs to close since.
     pub(crate) may_close: bool,
@@ -116,7 +116,7 @@ impl RunCounts {
 /// The page runs of one heap: a view that lasts for one operation.
 pub(crate) struct PageRuns<'heap> {
     pub(crate) counts: &'heap mut RunCounts,
-    pub(crate) chunks: &'heap [Chunk],
+    pub(crate) chunks: &'heap [PageChunk],
     /// What the heap shares with the background thread.
     pub(crate) watch: &'heap Watch,
 }
@@ -133,7 +133,7 @@ impl PageRuns<'_> {
     /// to set.
     pub(crate) fn clear(&mut self) {
         let used = chunk_count(self.counts.reached().0 as usize);
-        self.chunks[..used].iter().for_each(Chunk::clear);
+        self.chunks[..used].iter().for_each(PageChunk::clear);
     }
 
     /// Finds the lowest free run of `count` pages below `top`. `None`: there is none.
@@ -173,7 +173,7 @@ impl PageRuns<'_> {
             self.counts.top = range.end;
             self.watch.set_top(range.end);
         }
-        self.counts.moved = self.counts.moved.saturating_add(range.count());
+        self.counts.pages_churned = self.counts.pages_churned.saturating_add(range.count());
     }
 
     /// The part of a range that has been used before.
@@ -188,7 +188,7 @@ impl PageRuns<'_> {
     }
 
     /// Sums up the bits of a range in a bitmap.
-    fn count(&self, range: PageRange, bits: impl Fn(&Chunk, usize) -> u64) -> Pages {
+    fn count(&self, range: PageRange, bits: impl Fn(&PageChunk, usize) -> u64) -> Pages {
         let in_part = |part: PageRange| {
             let (chunk, word, mask) = place_of(part);
             (bits(&self.chunks[chunk], word) & mask).count_ones()
@@ -204,16 +204,16 @@ impl PageRuns<'_> {
     }
 
     /// Notes that the free pages without memory of a range below `top` are about to be used.
-    pub(crate) fn refaults(&mut self, range: PageRange, now_us: u64) {
+    pub(crate) fn note_refaults(&mut self, range: PageRange, now_us: u64) {
         for part in words_of(range) {
             let moved_away = self.count(part, |chunk, word| chunk.moved[word].get());
             let pages = part.count() - self.dirty_in(part) - moved_away;
-            self.recall_pages(part.start, pages, now_us);
+            self.note_word_refaults(part.start, pages, now_us);
         }
     }
 
-    /// Notes that `pages` without memory, in the row of 64 with `page`, are about to be used.
-    pub(crate) fn recall_pages(&mut self, page: PageIndex, pages: Pages, now_us: u64) {
+    /// Notes that `pages` without memory, in the word of 64 with `page`, are about to be used.
+    pub(crate) fn note_word_refaults(&mut self, page: PageIndex, pages: Pages, now_us: u64) {
         let page = page.0 as usize;
         let stamp = self.chunks[page / CHUNK_PAGES].stamps[page % CHUNK_PAGES / 64].get();
         self.counts.refaults.note_used(stamp, pages, now_us);
@@ -243,7 +243,7 @@ impl PageRuns<'_> {
         for (before, lowest) in self.counts.lowest.iter_mut().enumerate() {
             *lowest = PageIndex(range.start.0.saturating_sub(before as u32)).min(*lowest);
         }
-        self.counts.moved = self.counts.moved.saturating_add(count);
+        self.counts.pages_churned = self.counts.pages_churned.saturating_add(count);
         self.vacate_sheets(range);
     }
 
@@ -372,7 +372,7 @@ impl PageRuns<'_> {
         self.dirty_in(PageRange::new(page, Pages(1))).0 == 1
     }
 
-    /// The span of several pages that starts at a page is not current any more: it is found by
+    /// The span of several pages that starts at a page is not active any more: it is found by
     /// [`PageRuns::next_dirty`], and by the background thread.
     pub(crate) fn rest(&mut self, page: PageIndex) {
         let (chunk, word, mask) = place_of(PageRange::new(page, Pages(1)));
@@ -390,7 +390,7 @@ impl PageRuns<'_> {
     /// Whether a span that rests starts at a page.
     #[cfg(test)]
     pub(crate) fn is_resting(&self, page: PageIndex) -> bool {
-        let resting = |chunk: &Chunk, word: usize| chunk.resting[word].get();
+        let resting = |chunk: &PageChunk, word: usize| chunk.resting[word].get();
         self.count(PageRange::new(page, Pages(1)), resting).0 == 1
     }
 
@@ -440,18 +440,18 @@ impl PageRuns<'_> {
         self.counts.dirty_end
     }
 
-    /// Where the row of dirty pages that starts at `from` ends.
+    /// Where the run of dirty pages that starts at `from` ends.
     pub(crate) fn dirty_end_of(&self, from: PageIndex) -> PageIndex {
         let within = PageRange { start: from, end: self.counts.top };
         self.run_end(within, |chunk, word| chunk.dirty[word].get())
     }
 
-    /// Where the row of free pages that starts at `from` ends.
+    /// Where the run of free pages that starts at `from` ends.
     pub(crate) fn free_end(&self, from: PageIndex) -> PageIndex {
         self.run_end(PageRange { start: from, end: self.counts.top }, free_of)
     }
 
-    /// The first of the free pages in a row up to `top` that hold no memory; `top` if there are
+    /// The first of the run of free pages up to `top` that hold no memory; `top` if there are
     /// none.
     pub(crate) fn clean_end(&mut self) -> PageIndex {
         let top = self.counts.top;
@@ -480,14 +480,14 @@ impl PageRuns<'_> {
 
     /// Has the pages that were cut off just now free again. `dirty`: they may hold memory.
     pub(crate) fn join(&mut self, range: PageRange, dirty: bool) {
-        let moved = self.counts.moved;
+        let pages_churned = self.counts.pages_churned;
         self.counts.top = range.end;
         self.watch.set_top(range.end);
         self.give_back(range, dirty);
-        self.counts.moved = moved;
+        self.counts.pages_churned = pages_churned;
     }
 
-    /// Free pages in a row that end at `top`, counted to at most `most`.
+    /// Free pages in a run that ends at `top`, counted to at most `most`.
     fn free_before_top(&self, most: Pages) -> Pages {
         let top = self.counts.top.0 as usize;
         let mut page = top;
@@ -503,8 +503,8 @@ impl PageRuns<'_> {
         Pages((top - page) as u32).min(most)
     }
 
-    /// Where the row of ones that starts at `within.start` ends, at `within.end` at the latest.
-    fn run_end(&self, within: PageRange, bits: impl Fn(&Chunk, usize) -> u64) -> PageIndex {
+    /// Where the run of ones that starts at `within.start` ends, at `within.end` at the latest.
+    fn run_end(&self, within: PageRange, bits: impl Fn(&PageChunk, usize) -> u64) -> PageIndex {
         let mut page = within.start;
         while page < within.end {
             let at = page.0 as usize;
@@ -540,12 +540,12 @@ impl PageRuns<'_> {
         for part in words_of(range) {
             let (at, word, mask) = place_of(part);
             let chunk = &self.chunks[at];
-            let row = match bits {
+            let words = match bits {
                 Bits::Free => &chunk.free,
                 Bits::Moved => &chunk.moved,
             };
-            let (new, changed) = change(row[word].get(), mask);
-            row[word].set(new);
+            let (new, changed) = change(words[word].get(), mask);
+            words[word].set(new);
             count += Pages(changed.count_ones());
             if matches!(bits, Bits::Free) {
                 chunk.summary.set(Summary::STALE);
@@ -556,7 +556,7 @@ impl PageRuns<'_> {
     }
 }
 
-impl Chunk {
+impl PageChunk {
     fn clear(&self) {
         self.dirty.iter().chain(&self.resting).for_each(Claimable::clear);
         self.stamps.iter().for_each(|stamp| stamp.set(PurgeStamp::default()));
@@ -568,7 +568,7 @@ impl Chunk {
 }
 
 /// A word of the bitmap of free pages.
-fn free_of(chunk: &Chunk, word: usize) -> u64 {
+fn free_of(chunk: &PageChunk, word: usize) -> u64 {
     chunk.free[word].get()
 }
 

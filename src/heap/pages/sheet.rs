@@ -137,7 +137,7 @@ impl Sheet<'_> {
 
     /// Nobody else may claim it from now on: one of its pages may be used soon, or it is vacated.
     /// (The heap's thread)
-    pub(super) fn hold(&self, is_watched: bool, wait: impl Fn(&Claimable, u64)) {
+    pub(super) fn withhold(&self, is_watched: bool, wait: impl Fn(&Claimable, u64)) {
         self.sheets.vacant.take(self.bit.into(), is_watched, wait);
     }
 

@@ -43,7 +43,7 @@ fn free_pages_go_back_though_the_heaps_thread_does_nothing() {
     let took_us = wait(&mut tested);
     tested.heap().check();
     let after = tested.heap().snapshot();
-    // What lies in current spans and in spares of one page stays.
+    // What lies in active spans and in spares of one page stays.
     assert!(after.free_resident < 128 << 10, "{after:?}");
     assert!(took_us < 2 * SECOND, "after {took_us} µs");
     assert_eq!(after.committed + tested.heap().closed_bytes(), before.committed);
@@ -98,7 +98,7 @@ fn a_range_that_the_kernel_refuses_is_passed_over() {
     tested.os.world().now_us += 10 * SECOND;
     let dirty = tested.heap().runs.dirty;
     assert!(dirty > Pages(1000));
-    // The highest row of 64 pages is asked for first.
+    // The highest word of 64 pages is asked for first.
     tested.os.world().failures = vec![true; 1].into();
     tested.heap().visit_in_background();
     tested.heap().check();
@@ -330,15 +330,15 @@ impl Shared {
 struct AtWork {
     heap: *mut KernelHeap,
     live: Vec<Block>,
-    dice: u64,
+    rng: u64,
 }
 
 impl AtWork {
     fn below(&mut self, limit: u64) -> u64 {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        self.dice % limit
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        self.rng % limit
     }
 
     /// Allocates, resizes or frees one block, whose contents must be what they were.
@@ -379,7 +379,7 @@ fn two_threads_on_the_same_pages_lose_nothing() {
     let watch = unsafe { (*heap).watch() };
     watch.pretend();
     let (stop, shared) = (AtomicBool::new(false), Shared(watch));
-    let mut work = AtWork { heap, live: Vec::new(), dice: 0x2545_F491_4F6C_DD1D };
+    let mut work = AtWork { heap, live: Vec::new(), rng: 0x2545_F491_4F6C_DD1D };
     let (returned, start) = (Returned::default(), Instant::now());
     thread::scope(|scope| {
         let other = scope.spawn(|| shared.work(&stop, &returned));

@@ -17,7 +17,7 @@ fn where_one_block_can_come_from_outside_any_other_is_a_wrong_pointer() {
     for only in [Some(one), None] {
         let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
         let context = (&raw mut calls).cast();
-        tested.heap().outside = Some(ForeignBlocks { context, only, resize: count, pages: None });
+        tested.heap().foreign = Some(ForeignBlocks { context, only, resize: count, pages: None });
         assert_eq!(tested.call(one, 8, 16), one);
         if only.is_none() {
             assert_eq!(tested.call(other, 8, 16), other);

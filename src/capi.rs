@@ -430,13 +430,13 @@ pub extern "C" fn ebb_version() -> *const c_char {
 }
 
 /// A heap during a call that is not for a block, and the turn of the thread that calls.
-struct Call<'heap> {
+struct HeapCall<'heap> {
     /// Dropped first: the turn is still this thread's then.
     visit: ApiGuard<'heap, Kernel>,
     _turn: Turn,
 }
 
-impl Deref for Call<'_> {
+impl Deref for HeapCall<'_> {
     type Target = heap::Heap<Kernel>;
 
     fn deref(&self) -> &Self::Target {
@@ -444,7 +444,7 @@ impl Deref for Call<'_> {
     }
 }
 
-impl DerefMut for Call<'_> {
+impl DerefMut for HeapCall<'_> {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.visit
     }
@@ -455,7 +455,7 @@ impl DerefMut for Call<'_> {
 /// # Safety
 ///
 /// `heap` is NULL, or live, and no other thread uses it unless its VM is shared.
-unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: ApiCall) -> Option<Call<'heap>> {
+unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: ApiCall) -> Option<HeapCall<'heap>> {
     let heap = heap.cast::<Heap>();
     if heap.is_null() {
         return None;
@@ -465,7 +465,7 @@ unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: ApiCall) -> Option<Call<
     unsafe {
         let turn = Turn::wait(heap);
         (*heap).note_background();
-        Some(Call { visit: (*heap).visit(function), _turn: turn })
+        Some(HeapCall { visit: (*heap).visit(function), _turn: turn })
     }
 }
 

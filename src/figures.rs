@@ -50,16 +50,16 @@ pub(crate) struct Figures {
     refused_address_space: AtomicU64,
     thrashing: AtomicU64,
     purge_errno: AtomicU64,
-    next: Link,
+    next: NextEntry,
 }
 
 /// Where the next entry is; null until there is one, and then the same for ever.
 #[derive(Default)]
-struct Link(AtomicPtr<Figures>);
+struct NextEntry(AtomicPtr<Figures>);
 
-static FIRST: Link = Link(AtomicPtr::new(ptr::null_mut()));
+static FIRST: NextEntry = NextEntry(AtomicPtr::new(ptr::null_mut()));
 
-impl Link {
+impl NextEntry {
     fn get(&self) -> Option<&'static Figures> {
         // SAFETY: null, or an entry that `put` has got from a box and that is never freed. Its
         // fields can be read and written at any time.

@@ -176,8 +176,8 @@ pub(crate) struct Counts {
 ///
 /// Pages of 4096 bytes grow upwards and their descriptors of 64 bytes downwards, so that what is
 /// committed is one range, and a heap is two mappings to the kernel, which counts them. The header
-/// is this struct; "hist." is the buffer of the option `history`. `pages::layout` has the drawing of
-/// a range that is planned, not reserved.
+/// is this struct. "hist." is the buffer of the option `history`. `pages::layout` has the drawing
+/// of a range that is planned, not reserved.
 ///
 /// From the address of a small block to its bit:
 ///
@@ -241,8 +241,8 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     /// The last allocation that failed did so because of RLIMIT_AS.
     address_space_refused: bool,
     split_mappings: SplitMappings,
-    /// The sequence that the colors of large blocks come from: see `blocks::large`. Starts at random,
-    /// so that colors cannot be predicted.
+    /// The sequence that the colors of large blocks come from: see `blocks::large`. Starts at
+    /// random, so that colors cannot be predicted.
     color_seed: u32,
     /// Which bitmap word of a span is filled first follows from this, and from where the span lies.
     word_seed: u32,
@@ -376,7 +376,8 @@ impl<S: ReclaimHooks> Heap<S> {
         Watch::new(self.base, chunks, self.kernel_page, self.runs.top)
     }
 
-    /// The buffer of the option `history`, in words. Zero at first; empty where it is not committed.
+    /// The buffer of the option `history`, in words. Zero at first; empty where it is not
+    /// committed.
     pub(crate) fn history_buffer(&mut self) -> &mut [u64] {
         let count = if self.extent.has_history { S::HISTORY_WORDS } else { 0 };
         // SAFETY: L1: they lie behind the chunks, aligned; as many are committed, and any bytes are

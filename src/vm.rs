@@ -69,7 +69,7 @@ pub(crate) struct VmHeap {
     state_home: StateBlock,
     /// Which thread has the VM, where that is watched.
     owner: ThreadOwner,
-    pace: emergency::Pace,
+    pace: emergency::CollectorPace,
     collection: collect::Collection,
     /// What is called when the VM is closed.
     closed: Option<Closed>,

@@ -56,7 +56,7 @@ use super::{Heap, ReclaimHooks, sanitizer};
 use crate::options::Key;
 use crate::units::{PageIndex, Pages};
 use block::{HEADER, Header, HeaderState};
-use call::Call;
+use call::RecordedCall;
 use fault_registry::RegisteredHeap;
 use guarded_pool::{GuardedPool, SlotState};
 use large::GuardBudget;
@@ -83,7 +83,7 @@ pub(crate) struct Checked {
     secret: u64,
     /// The thread that is inside; 0: none.
     inside: AtomicUsize,
-    call: Call,
+    call: RecordedCall,
     /// Blocks handed out so far, and taken back. Where blocks are sampled, of those.
     allocations: u64,
     frees: u64,
@@ -167,7 +167,7 @@ impl<S: ReclaimHooks> Heap<S> {
             may_guard: false,
             secret: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15),
             inside: AtomicUsize::new(0),
-            call: Call::to(ApiCall::Delete),
+            call: RecordedCall::to(ApiCall::Delete),
             allocations: 0,
             frees: 0,
             live: 0,
@@ -243,7 +243,7 @@ pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
         // SAFETY: as above.
         return unsafe { noted(heap, block, size) };
     }
-    checking.enter(Call { block: ptr::null_mut(), old_size: 0, new_size: size });
+    checking.enter(RecordedCall { block: ptr::null_mut(), old_size: 0, new_size: size });
     let block = checking.allocate(size);
     checking.leave();
     // SAFETY: the caller's promise.
@@ -264,7 +264,7 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
 ) -> *mut u8 {
     // SAFETY: the caller's promise; the state is no part of the heap.
     let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
-    checking.enter(Call { block, old_size, new_size });
+    checking.enter(RecordedCall { block, old_size, new_size });
     // Where blocks are sampled, none of the heap's own comes here.
     let done = match checking.sound_small(block, old_size) {
         Some(live) if new_size > 0 => Some(checking.move_block(live, new_size)),

@@ -28,15 +28,15 @@ pub(crate) type Explain = fn(address: usize, access: Access);
 pub(super) const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
 /// What stood there before, and who explains.
-struct Before {
+struct PreviousAction {
     actions: UnsafeCell<[MaybeUninit<libc::sigaction>; SIGNALS.len()]>,
     explain: UnsafeCell<Option<Explain>>,
 }
 
 // SAFETY: written once, before the handler is there that reads it.
-unsafe impl Sync for Before {}
+unsafe impl Sync for PreviousAction {}
 
-static BEFORE: Before = Before {
+static BEFORE: PreviousAction = PreviousAction {
     actions: UnsafeCell::new([const { MaybeUninit::zeroed() }; SIGNALS.len()]),
     explain: UnsafeCell::new(None),
 };

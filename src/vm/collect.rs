@@ -44,17 +44,17 @@ use crate::options::{AUTO, Key, Options};
 use crate::os::backtrace::{self, Callers, object_start};
 use crate::os::{Kernel, Os};
 use crate::reclaim::Budget;
-use layout::{Layout, Reading};
+use layout::{LuaLayout, Reading};
+use schedule::CollectSchedule;
 pub(super) use schedule::Due;
-use schedule::Schedule;
-use slice::{Outcome, Progress};
+use slice::{SliceOutcome, SliceProgress};
 
 /// What a `VmHeap` knows of the collections in its VM.
 #[derive(Default)]
 pub(super) struct Collection {
     /// None before the first look.
-    schedule: Cell<Option<Schedule>>,
-    progress: Cell<Progress>,
+    schedule: Cell<Option<CollectSchedule>>,
+    progress: Cell<SliceProgress>,
     /// The last step was made, and there is another one.
     is_under_way: Cell<bool>,
     /// The VM is from before the first wait of the process, or from before a fork.
@@ -65,7 +65,7 @@ pub(super) struct Collection {
 /// What collecting in the idle VMs of a LuaJIT takes.
 pub(super) struct IdleCollector {
     api: CollectorApi,
-    layout: Layout,
+    layout: LuaLayout,
     /// Where the object of its functions starts.
     object: usize,
 }
@@ -182,13 +182,13 @@ fn main_thread(vm_heap: &VmHeap) -> *mut lua_State {
 pub(super) fn note_fork(vm_heap: &VmHeap) {
     let this = &vm_heap.collection;
     this.is_early.set(true);
-    this.progress.set(Progress::default());
+    this.progress.set(SliceProgress::default());
     this.is_under_way.set(false);
     this.schedule.set(vm_heap.pace.luajit.map(|luajit| {
         // SAFETY: a `VmHeap` in the list has a live VM, and no other thread is in the child. The
         // count is only read, whatever the VM was doing.
         let bytes = unsafe { luajit.counted(main_thread(vm_heap)) };
-        Schedule::inherited(Kernel.now_us(), bytes)
+        CollectSchedule::inherited(Kernel.now_us(), bytes)
     }));
 }
 
@@ -216,10 +216,10 @@ pub(super) unsafe fn look(vm_heap: &VmHeap, now_us: u64) -> Due {
     };
     // SAFETY: the caller's promise. The count is only read.
     let bytes = unsafe { luajit.counted(main_thread(vm_heap)) };
-    let mut schedule = this.schedule.get().unwrap_or_else(|| Schedule::new(now_us, bytes));
+    let mut schedule = this.schedule.get().unwrap_or_else(|| CollectSchedule::new(now_us, bytes));
     let due = schedule.look(now_us, bytes);
     if matches!(due, Due::In(_) | Due::Never) {
-        this.progress.set(Progress::default());
+        this.progress.set(SliceProgress::default());
         this.is_under_way.set(false);
     }
     this.schedule.set(Some(schedule));
@@ -263,7 +263,7 @@ pub(super) unsafe fn step(vm_heap: &VmHeap, budget_us: u64) -> bool {
 /// # Safety
 ///
 /// As for [`step`].
-unsafe fn collect(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> bool {
+unsafe fn collect(vm_heap: &VmHeap, schedule: &mut CollectSchedule, until_us: u64) -> bool {
     let Some(luajit) = vm_heap.pace.luajit else { return false };
     let collector = match luajit.idle_collector() {
         Ok(collector) => collector,
@@ -288,11 +288,11 @@ unsafe fn collect(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> b
         });
         (outcome, luajit.counted(state))
     };
-    if outcome == Outcome::More {
+    if outcome == SliceOutcome::More {
         schedule.note_step(bytes);
     } else {
-        schedule.note_collected(Kernel.now_us(), bytes, outcome == Outcome::Whole);
-        progress = Progress::default();
+        schedule.note_collected(Kernel.now_us(), bytes, outcome == SliceOutcome::Whole);
+        progress = SliceProgress::default();
     }
     vm_heap.collection.progress.set(progress);
     true
@@ -303,7 +303,7 @@ unsafe fn collect(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> b
 /// # Safety
 ///
 /// As for [`step`].
-unsafe fn return_freed(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> bool {
+unsafe fn return_freed(vm_heap: &VmHeap, schedule: &mut CollectSchedule, until_us: u64) -> bool {
     // SAFETY: the caller's promise: this thread has the heap, and is in no call for it.
     let mut heap = unsafe { (*vm_heap.heap).visit(ApiCall::Reclaim) };
     let retains = heap.options.get(Key::Retain) != 0;
@@ -374,7 +374,7 @@ impl IdleCollector {
     ///
     /// As for [`IdleCollector::is_idle`].
     unsafe fn read(&self, vm_heap: &VmHeap, state: *mut lua_State) -> Option<Reading> {
-        let Layout { distance, frame, current, compiled, state: activity, .. } = self.layout;
+        let LuaLayout { distance, frame, current, compiled, state: activity, .. } = self.layout;
         let thread = state.cast::<u64>();
         // SAFETY: the caller's promise. The layout is that of the VMs of this LuaJIT: the state
         // that all threads share lies that far behind the main thread's, and begins with the

@@ -47,7 +47,7 @@ pub(super) const STEPMUL_DEFAULT: c_int = 200;
 
 /// What a `VmHeap` knows of its VM's collector.
 #[derive(Default)]
-pub(super) struct Pace {
+pub(super) struct CollectorPace {
     /// The VM's LuaJIT; `None`: the collector is left alone.
     pub(super) luajit: Option<&'static LuaJit>,
     /// The program's own step multiplier, while the collector is due.
@@ -67,7 +67,7 @@ pub(super) unsafe fn serve(vm_heap: *mut VmHeap, setallocf: SetAllocF) {
     }
     // SAFETY: the caller's promise. The `VmHeap` lives as long as its heap has it for a context.
     unsafe {
-        (*vm_heap).pace = Pace { luajit: Some(luajit), step_mul: None };
+        (*vm_heap).pace = CollectorPace { luajit: Some(luajit), step_mul: None };
         (*(*vm_heap).heap).set_collector(Collector {
             context: vm_heap.cast(),
             make_due,
@@ -391,7 +391,7 @@ unsafe fn goes_in_steps(context: *mut u8) -> bool {
     luajit.is_some_and(|luajit| luajit.step_mul() == STEPMUL_LONG)
 }
 
-impl Pace {
+impl CollectorPace {
     /// `lua_gc` of the VM's LuaJIT, and the multiplier that makes its collector due.
     fn gc(&self) -> Option<(Gc, c_int)> {
         let luajit = self.luajit?;

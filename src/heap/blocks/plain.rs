@@ -35,8 +35,8 @@ pub(in crate::heap) unsafe fn take_slot<S: ReclaimHooks>(
     negative: u64,
     size: usize,
 ) -> *mut u8 {
-    // SAFETY: the caller's promise. A word that is not 0 is in the active span (the word `always_zero`
-    // is), its bits are slots (D2), and so the address lies in the span.
+    // SAFETY: the caller's promise. A word that is not 0 is in the active span (the word
+    // `always_zero` is), its bits are slots (D2), and so the address lies in the span.
     unsafe {
         let word = (*bin).word;
         core::hint::assert_unchecked(negative != 0);
@@ -173,8 +173,8 @@ unsafe extern "C" fn free_slow<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut 
         let descriptor = descriptor_of(heap, complement_of(heap, block));
         let head = (*descriptor).span_head.get();
         if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*head).free)) {
-            // Marking a slot that is free takes its mark away. This does not return.
-            diagnose::large_block(&mut *heap, block);
+            // Marking a slot that is free takes its mark away.
+            diagnose::not_live(&mut *heap, block);
         }
         let below = heap.addr() - head.addr();
         (*heap).countdown_ended(PageIndex((below / size_of::<Descriptor>()) as u32 - 1));
@@ -220,10 +220,8 @@ pub(in crate::heap) unsafe fn resize_foreign<S: ReclaimHooks>(
         if let Some(foreign) = (*heap).foreign_of(block) {
             return (foreign.resize)(foreign.context, block, new_size);
         }
-        // It is none of ours: this does not return.
-        diagnose::large_block(&mut *heap, block);
+        diagnose::not_live(&mut *heap, block)
     }
-    opaque_null()
 }
 
 /// A null pointer that the compiler does not know to be one. If it knew, it would turn the jump to

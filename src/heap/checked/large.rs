@@ -28,7 +28,8 @@ const MAPPINGS: usize = 4;
 /// an eighth of this, a program that builds strings takes 3.4 times as long as on a heap that is
 /// not checked; with this, 2.)
 const GUARD_COST: usize = 512;
-/// Most that is saved up, and what there is at first: for this many large blocks one after the other.
+/// Most that is saved up, and what there is at first: for this many large blocks one after the
+/// other.
 const BUDGET_MAX: usize = 1024 * GUARD_COST;
 
 /// In a descriptor's note: the guard pages are inaccessible.

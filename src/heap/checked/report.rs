@@ -7,7 +7,7 @@ use core::fmt::{self, Display};
 use super::block::{HEADER, Header, HeaderState};
 use super::guarded_pool::{AllocTrace, GuardedSlot, SlotState};
 use super::pattern::{self, FREE_FILL};
-use super::{Call, Checked, Checking, Home, Live, fault_registry, sanitizer};
+use super::{Checked, Checking, Home, Live, RecordedCall, fault_registry, sanitizer};
 use crate::bug;
 use crate::heap::blocks::diagnose;
 use crate::heap::slots::descriptor::PageKind;
@@ -156,7 +156,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
 
     /// Reports that this thread came in while another one, or itself, was inside.
     #[cold]
-    pub(super) fn report_two_threads(&self, this: usize, other: usize, call: Call) -> ! {
+    pub(super) fn report_two_threads(&self, this: usize, other: usize, call: RecordedCall) -> ! {
         if this == other {
             self.log_heading(format_args!(
                 "it was called while it was at work: by a signal handler of the same thread"

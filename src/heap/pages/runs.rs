@@ -123,7 +123,7 @@ pub(crate) struct PageRuns<'heap> {
 
 /// One of the bitmaps that are the heap's thread's alone.
 #[derive(Clone, Copy)]
-enum Bits {
+enum OwnBitmap {
     Free,
     Moved,
 }
@@ -159,12 +159,12 @@ impl PageRuns<'_> {
     pub(crate) fn take(&mut self, range: PageRange) {
         let below_top = self.below_top(range);
         self.occupy_sheets(below_top);
-        let taken = self.unset(Bits::Free, below_top);
+        let taken = self.unset(OwnBitmap::Free, below_top);
         ensure!(taken == below_top.count(), "page runs: {range:?} handed out twice");
         self.counts.free -= taken;
         let cleaned = self.take_dirty(below_top);
         self.counts.dirty -= cleaned;
-        self.unset(Bits::Moved, below_top);
+        self.unset(OwnBitmap::Moved, below_top);
         let [lowest, ..] = &mut self.counts.lowest;
         if range.start <= *lowest {
             *lowest = below_top.end.max(*lowest);
@@ -229,7 +229,7 @@ impl PageRuns<'_> {
     pub(crate) fn give_back(&mut self, range: PageRange, dirty: bool) {
         let count = range.count();
         ensure!(range.end <= self.counts.top, "page runs: {range:?} freed beyond the top");
-        let freed = self.set(Bits::Free, range);
+        let freed = self.set(OwnBitmap::Free, range);
         ensure!(freed == count, "page runs: {range:?} freed twice");
         self.counts.free += count;
         if dirty {
@@ -237,7 +237,7 @@ impl PageRuns<'_> {
             self.counts.dirty += self.dirty_words(range, |word, mask| word.set(mask, is_watched));
             self.counts.dirty_end = self.counts.dirty_end.max(range.end);
         } else {
-            self.set(Bits::Moved, range);
+            self.set(OwnBitmap::Moved, range);
         }
         // A run that has one of these pages and n before starts n pages before them.
         for (before, lowest) in self.counts.lowest.iter_mut().enumerate() {
@@ -466,12 +466,12 @@ impl PageRuns<'_> {
     pub(crate) fn cut(&mut self, end: PageIndex) -> (PageRange, bool) {
         let range = PageRange { start: end, end: self.counts.top };
         self.occupy_sheets(range);
-        let freed = self.unset(Bits::Free, range);
+        let freed = self.unset(OwnBitmap::Free, range);
         ensure!(freed == range.count(), "page runs: {range:?} is cut off, and in use");
         self.counts.free -= freed;
         let cleaned = self.take_dirty(range);
         self.counts.dirty -= cleaned;
-        self.unset(Bits::Moved, range);
+        self.unset(OwnBitmap::Moved, range);
         self.counts.cut_top = self.counts.reached();
         self.counts.top = end;
         self.watch.set_top(end);
@@ -519,12 +519,12 @@ impl PageRuns<'_> {
     }
 
     /// Sets the bits of a range; returns how many were clear.
-    fn set(&mut self, bits: Bits, range: PageRange) -> Pages {
+    fn set(&mut self, bits: OwnBitmap, range: PageRange) -> Pages {
         self.update(bits, range, |word, mask| (word | mask, mask & !word))
     }
 
     /// Clears the bits of a range; returns how many were set.
-    fn unset(&mut self, bits: Bits, range: PageRange) -> Pages {
+    fn unset(&mut self, bits: OwnBitmap, range: PageRange) -> Pages {
         self.update(bits, range, |word, mask| (word & !mask, mask & word))
     }
 
@@ -532,7 +532,7 @@ impl PageRuns<'_> {
     /// sums up the bits that were changed.
     fn update(
         &mut self,
-        bits: Bits,
+        bits: OwnBitmap,
         range: PageRange,
         change: impl Fn(u64, u64) -> (u64, u64),
     ) -> Pages {
@@ -541,13 +541,13 @@ impl PageRuns<'_> {
             let (at, word, mask) = place_of(part);
             let chunk = &self.chunks[at];
             let words = match bits {
-                Bits::Free => &chunk.free,
-                Bits::Moved => &chunk.moved,
+                OwnBitmap::Free => &chunk.free,
+                OwnBitmap::Moved => &chunk.moved,
             };
             let (new, changed) = change(words[word].get(), mask);
             words[word].set(new);
             count += Pages(changed.count_ones());
-            if matches!(bits, Bits::Free) {
+            if matches!(bits, OwnBitmap::Free) {
                 chunk.summary.set(Summary::STALE);
                 self.chunks[at / GROUP_CHUNKS * GROUP_CHUNKS].group.set(Summary::STALE);
             }

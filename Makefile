@@ -17,7 +17,7 @@ MAJOR := $(firstword $(subst ., ,$(VERSION)))
 METADATA = $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null
 TARGET = $(or $(shell $(METADATA) | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'),target)
 RELEASE = $(TARGET)/release
-# Results of benches: JSON and pictures. Absolute, for cargo runs each bench in its own folder.
+# Results of benches: JSON, and the pictures that benches/plot.py draws of it. Absolute, for cargo runs each bench in its own folder.
 BENCH = $(abspath $(TARGET))/bench
 PROGRAMS = $(CARGO) run --release --package ebbtide-programs --bin
 
@@ -156,7 +156,7 @@ test-full: setup ## run these and the tests that take longer, before a release (
 # jemalloc's thread-local data need more room than the loader keeps for libraries that come late.
 HEAP_BENCH = env GLIBC_TUNABLES=glibc.rtld.optional_static_tls=8192 \
 	BENCH_PEERS="$(abspath $(TARGET))/peers" $(if $(QUICK),BENCH_QUICK=1)
-BENCH_FLAGS = $(if $(QUICK),--quick) $(if $(CHECK),--check) --charts "$(BENCH)"
+BENCH_FLAGS = $(if $(QUICK),--quick) $(if $(CHECK),--check)
 
 bench: ## allocators against each other (20 minutes; QUICK=1 for 3); CHECK=1 fails on a missed figure
 	mkdir -p "$(BENCH)"
@@ -178,8 +178,9 @@ bench-breathing: ## what breathing, budgets and the doors cost (eight minutes)
 	$(CARGO) run --release --package ebbtide-programs --bin doors > "$(BENCH)/doors.txt"
 	@cat "$(BENCH)/doors.txt"
 
-bench-figures: ## write the figures of the last `make bench` and `make bench-breathing` into the documents
+bench-figures: ## write the figures and pictures of the last `make bench` and `make bench-breathing` into the documents
 	python3 benches/figures.py "$(abspath $(TARGET))"
+	cp "$(BENCH)/speed.svg" "$(BENCH)/scale-size.svg" "$(BENCH)/scale-vms.svg" benches
 
 bench-checked: ## what EBBTIDE_CHECKED=on and sample cost (three minutes); CHECK=1 fails on a missed figure
 	$(PROGRAMS) programs -- --rounds 7 --allocators ebbtide,checked,sampled $(if $(CHECK),--check) \
@@ -187,7 +188,7 @@ bench-checked: ## what EBBTIDE_CHECKED=on and sample cost (three minutes); CHECK
 
 bench-nginx: nginx ## nginx with the module against stock nginx (three minutes)
 	$(CARGO) run --release --package ebbtide-programs --bin nginx -- \
-		--module "$(TARGET)/nginx/$(NGINX_MODULE)" --chart "$(TARGET)/nginx/breathing.svg" --check
+		--module "$(TARGET)/nginx/$(NGINX_MODULE)" --json "$(TARGET)/nginx/breathing.json" --check
 
 soak-nginx: nginx ## nginx with the module under changing load for ten minutes; MINUTES=n
 	$(CARGO) run --release --package ebbtide-programs --bin nginx -- \

@@ -3,11 +3,11 @@
 #![forbid(unsafe_code)]
 
 use crate::Result;
-use crate::chart::{Band, Chart, Note, Series, Shade};
 use crate::curve::Curve;
 use crate::host::{Allocator, BUILTIN, EBBTIDE};
 use crate::memory::{in_megabytes, megabytes};
 use crate::numbers::Spread;
+use crate::picture::{Band, Picture};
 use crate::process::Outcome;
 use crate::tide::{END, Kind, START, Stretch, Tide, collected, end_of};
 
@@ -26,26 +26,12 @@ pub struct Subject {
     /// Its colour on a terminal.
     pub terminal_colour: &'static str,
     label: &'static str,
-    colour: &'static str,
-    tint: &'static str,
 }
 
 /// The two runs, in the order in which they are made.
 pub const SUBJECTS: [Subject; 2] = [
-    Subject {
-        allocator: &BUILTIN,
-        terminal_colour: "\x1b[33m",
-        label: "LuaJIT's allocator",
-        colour: "#c2571a",
-        tint: "#faeee6",
-    },
-    Subject {
-        allocator: &EBBTIDE,
-        terminal_colour: "\x1b[36m",
-        label: "ebbtide",
-        colour: "#0b7a8a",
-        tint: "#d9edef",
-    },
+    Subject { allocator: &BUILTIN, terminal_colour: "\x1b[33m", label: "LuaJIT's allocator" },
+    Subject { allocator: &EBBTIDE, terminal_colour: "\x1b[36m", label: "ebbtide" },
 ];
 
 /// Both runs, to their end.
@@ -185,25 +171,21 @@ impl Breathing {
     }
 
     /// The picture. Notes at the curve only where there is room for them.
-    pub fn chart(&self, period_ms: u128, versions: &str, with_notes: bool) -> Chart {
-        let series = [0, 1].map(|run| Series {
-            label: SUBJECTS[run].label.to_owned(),
-            colour: SUBJECTS[run].colour,
-            tint: SUBJECTS[run].tint,
-            points: self.curves[run].points().to_vec(),
-            notes: if run == 1 && with_notes { self.notes() } else { Vec::new() },
-        });
+    pub fn picture(&self, period_ms: u128, versions: &str, with_notes: bool) -> Picture {
+        let curve =
+            |run: usize| (SUBJECTS[run].label.to_owned(), self.curves[run].points().to_vec());
         let halves = if with_notes { String::new() } else { self.about_halves() };
         let about_memory = self.about_memory() + &halves;
-        Chart {
+        Picture {
             title: "After each peak of traffic, ebbtide gives the memory back by itself".to_owned(),
             subtitle: format!(
                 "PSS of the process, read every {period_ms} ms. The same program, once on each \
                  allocator."
             ),
             footnotes: vec![about_memory, self.about_runs(versions)],
-            series: series.into(),
+            curves: [0, 1].map(curve).into(),
             bands: self.bands(),
+            notes: if with_notes { self.notes() } else { Vec::new() },
         }
     }
 
@@ -232,11 +214,10 @@ impl Breathing {
         )
     }
 
-    fn notes(&self) -> Vec<Note> {
+    fn notes(&self) -> Vec<((f64, f64), Vec<String>)> {
         let note = |peak: &String| {
             let (at, took_s) = self.half_way(peak)?;
-            let lines = vec!["half way".to_owned(), format!("after {took_s:.1} s")];
-            Some(Note { at, lines })
+            Some((at, vec!["half way".to_owned(), format!("after {took_s:.1} s")]))
         };
         self.tide.peaks().iter().filter_map(note).collect()
     }
@@ -247,13 +228,13 @@ impl Breathing {
         let names = stretches.iter().map(|(name, _)| name.as_str());
         let bounds: Vec<_> = names.chain([END]).map(|label| self.at_s(1, label)).collect();
         let band = |((name, stretch), bounds): (&(String, Stretch), &[f64])| {
-            let (label, shade) = match stretch.kind {
-                Kind::Peak { .. } => (name.as_str(), Shade::Full),
-                Kind::Low => ("low traffic", Shade::Half),
-                Kind::Pause => ("pause", Shade::None),
-                Kind::Drop => ("all dropped", Shade::None),
+            let (name, shade) = match stretch.kind {
+                Kind::Peak { .. } => (name.as_str(), 1.0),
+                Kind::Low => ("low traffic", 0.5),
+                Kind::Pause => ("pause", 0.0),
+                Kind::Drop => ("all dropped", 0.0),
             };
-            Band { label: label.to_owned(), from: bounds[0], to: bounds[1], shade }
+            Band { name: name.to_owned(), from: bounds[0], to: bounds[1], shade }
         };
         stretches.iter().zip(bounds.windows(2)).map(band).collect()
     }
@@ -372,11 +353,11 @@ mod tests {
 
     #[test]
     fn bands_lie_side_by_side_from_the_first_stretch_to_the_end() {
-        let chart = breathing(BREATHED, BY_ITSELF).chart(50, "", true);
-        assert_eq!(chart.bands.len(), SHORT.stretches().len());
-        for pair in chart.bands.windows(2) {
+        let picture = breathing(BREATHED, BY_ITSELF).picture(50, "", true);
+        assert_eq!(picture.bands.len(), SHORT.stretches().len());
+        for pair in picture.bands.windows(2) {
             assert_eq!(pair[0].to, pair[1].from);
         }
-        assert_eq!(chart.series[1].notes.len(), SHORT.peaks().len());
+        assert_eq!(picture.notes.len(), SHORT.peaks().len());
     }
 }

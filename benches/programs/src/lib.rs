@@ -14,11 +14,11 @@
 //!   numbers   median, spread, geometric mean
 //!   suite     the programs and their results; figures: what they must reach
 //!   contest   the figures against all others: LuaJIT's own, and the best of the peers
-//!   report    tables and JSON of all runs; dots: a picture of ratios
+//!   report    tables and JSON of all runs
 //!   tide      the schedules of the demo's program; curve: its memory over time
 //!   breathing what the demo's two runs show, and whether the memory went back
-//!   panels    small pictures side by side of how costs grow
-//!   live      the display while the demo runs; chart: its picture; table: aligned text
+//!   live      the display while the demo runs; table: aligned text
+//!   picture   results as files, drawn by `benches/plot.py`
 //! ```
 //!
 //! The binaries are `demo`, which shows the breathing curve of a service, for a minute or as a
@@ -28,10 +28,8 @@
 #![deny(unsafe_code)]
 
 pub mod breathing;
-pub mod chart;
 pub mod contest;
 pub mod curve;
-pub mod dots;
 pub mod event;
 pub mod figures;
 pub mod host;
@@ -40,7 +38,7 @@ pub mod machine;
 pub mod memory;
 pub mod nginx;
 pub mod numbers;
-pub mod panels;
+pub mod picture;
 pub mod process;
 pub mod report;
 pub mod suite;

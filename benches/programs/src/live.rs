@@ -5,7 +5,6 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use crate::chart::axis_end;
 use crate::event::Event;
 use crate::memory::{Sample, in_megabytes, megabytes};
 use crate::tide;
@@ -100,7 +99,7 @@ impl Live {
 
     fn lines(&self) -> Vec<String> {
         let points = || self.curves.iter().flat_map(|curve| &curve.points);
-        let end = axis_end(points().map(|point| megabytes(point.1)).fold(20.0, f64::max));
+        let end = axis_end(points().map(|point| megabytes(point.1)).fold(0.0, f64::max));
         let lasted = points().map(|point| point.0).fold(self.span, Duration::max);
         let mut lines = Vec::new();
         for curve in &self.curves {
@@ -132,6 +131,11 @@ impl Live {
         let bar = "━".repeat(full) + &"·".repeat(COLUMNS - full);
         format!("{:8}{bar} {:3.0} s", "", passed.as_secs_f64())
     }
+}
+
+/// Where the axis ends, in MB: at a multiple of 20, with a fifth of that or more above the greatest.
+fn axis_end(greatest: f64) -> f64 {
+    (greatest / 20.0 + 0.2).ceil() * 20.0
 }
 
 /// The curve as [`ROWS`] lines of [`COLUMNS`] characters: in each column its last value.
@@ -179,6 +183,11 @@ mod tests {
             assert_eq!(row.chars().count(), COLUMNS);
             assert_eq!(row.trim_end().chars().count(), 30);
         }
+    }
+
+    #[test]
+    fn the_axis_ends_above_the_greatest() {
+        assert_eq!([0.0, 78.4, 99.0].map(axis_end), [20.0, 100.0, 120.0]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Shows the breathing curve: one service, once on LuaJIT's own allocator and once on ebbtide.
 //!
 //! Each run is a process of its own, looked at from outside. The service never asks for memory to
-//! go back; its event loop lets the heap tick. What comes out is a live display, a table, and a
-//! picture in `target/demo/`; the exit status tells whether the memory went back. With `--soak`
-//! the same goes on for longer, and the heap's own account is shown too.
+//! go back; its event loop lets the heap tick. What comes out is a live display, a table, and the
+//! curve in `target/demo/`, as JSON and as a picture; the exit status tells whether the memory went
+//! back. With `--soak` the same goes on for longer, and the heap's own account is shown too.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use ebbtide_programs::Result;
 use ebbtide_programs::breathing::{Breathing, SUBJECTS};
 use ebbtide_programs::host::Host;
 use ebbtide_programs::live::Live;
+use ebbtide_programs::picture::publish;
 use ebbtide_programs::process::{self, Notice, Outcome};
 use ebbtide_programs::table;
 use ebbtide_programs::tide::{LONG, SHORT, Tide};
@@ -25,16 +26,16 @@ struct Form {
     tide: Tide,
     /// How often the memory is looked at.
     period: Duration,
-    /// The name of the picture.
-    picture: &'static str,
+    /// The name of the file that holds the curve.
+    file: &'static str,
     /// Whether this is the soak: too long for notes in the picture, and long enough for an account.
     soak: bool,
 }
 
 const DEMO: Form =
-    Form { tide: SHORT, period: Duration::from_millis(50), picture: "breathing.svg", soak: false };
+    Form { tide: SHORT, period: Duration::from_millis(50), file: "breathing.json", soak: false };
 const SOAK: Form =
-    Form { tide: LONG, period: Duration::from_millis(100), picture: "soak.svg", soak: true };
+    Form { tide: LONG, period: Duration::from_millis(100), file: "soak.json", soak: true };
 
 struct Options {
     form: &'static Form,
@@ -81,10 +82,9 @@ fn demo(options: &Options) -> Result<()> {
     if form.soak {
         println!("{}", table::render(&breathing.heap_rows()));
     }
-    let picture = host.output_dir().join("demo").join(form.picture);
-    let chart = breathing.chart(form.period.as_millis(), &versions, !form.soak);
-    write(&picture, &chart.to_svg())?;
-    println!("The breathing curve: {}", picture.display());
+    let path = host.output_dir().join("demo").join(form.file);
+    let picture = breathing.picture(form.period.as_millis(), &versions, !form.soak);
+    publish(&path, &picture.json())?;
     breathing.judge()
 }
 
@@ -115,13 +115,6 @@ fn run_both(host: &Host, form: &Form) -> Result<[Outcome; 2]> {
     let outcomes = [run(0)?, run(1)?];
     live.finish();
     Ok(outcomes)
-}
-
-fn write(path: &Path, content: &str) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)
-        .and_then(|()| std::fs::write(path, content))
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 #[cfg(test)]

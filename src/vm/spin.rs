@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::thread::yield_now;
 
-/// Lets one in. Held for the length of a breath at most, so waiting for it is not worth a system
+/// Lets one in. Held for as long as the heaps of a thread take at most, so waiting for it is not worth a system
 /// call of its own.
 #[derive(Default)]
 pub(super) struct SpinLock(AtomicBool);

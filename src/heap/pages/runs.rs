@@ -22,14 +22,16 @@
 
 #![forbid(unsafe_code)]
 
+mod end;
 mod opening;
 mod search;
+mod vacancy;
 
 use core::cell::Cell;
 
 use super::claim::Claimable;
 use super::refaults::{AtomicStamp, PurgeReason, PurgeStamp, RefaultStats};
-use super::sheet::{Sheet, SheetCounts, Sheets, sheets_of};
+use super::sheet::{SheetCounts, Sheets};
 use super::watch::{Aside, Watch};
 use crate::bug::ensure;
 use crate::units::{PageIndex, PageRange, Pages};
@@ -148,12 +150,6 @@ impl PageRuns<'_> {
         Some(PageRange::new(page, count))
     }
 
-    /// The `count` pages that end where `top` will be when they are taken. Free pages just below
-    /// the `top` of now are among them.
-    pub(crate) fn at_top(&self, count: Pages) -> PageRange {
-        PageRange::new(self.counts.top - self.free_before_top(count), count)
-    }
-
     /// Takes the free or never used pages of a range that touches or lies below `top`, and raises
     /// `top` if the range ends above. The caller has made sure that the heap reaches so far.
     pub(crate) fn take(&mut self, range: PageRange) {
@@ -245,68 +241,6 @@ impl PageRuns<'_> {
         }
         self.counts.pages_churned = self.counts.pages_churned.saturating_add(count);
         self.vacate_sheets(range);
-    }
-
-    /// Notes which sheets are vacant now that a range was freed.
-    fn vacate_sheets(&mut self, range: PageRange) {
-        let is_watched = self.watch.is_on();
-        for pages in sheets_of(range, self.watch.sheet_pages()) {
-            if self.is_vacant(pages) {
-                self.counts.sheets.vacant += 1;
-                self.counts.sheets.held += 1;
-                self.sheet(pages.start).vacate(is_watched);
-            }
-        }
-    }
-
-    /// Notes which sheets are not vacant any more since free pages are about to be used. Waits for
-    /// those that the background thread has.
-    fn occupy_sheets(&mut self, range: PageRange) {
-        let (watch, is_watched) = (self.watch, self.watch.is_on());
-        for pages in sheets_of(range, watch.sheet_pages()) {
-            if self.is_vacant(pages) {
-                let wait = |word: &Claimable, mask| watch.wait_for(word, mask);
-                let holds_memory = self.sheet(pages.start).occupy(is_watched, wait);
-                self.counts.sheets.vacant -= 1;
-                self.counts.sheets.note_returned(holds_memory.into());
-            }
-        }
-    }
-
-    /// Pages of the tables that hold no memory, and will when a range below `top` is used: the
-    /// descriptors of its vacant sheets.
-    pub(crate) fn bare_in(&self, range: PageRange) -> Pages {
-        let is_bare =
-            |pages: &PageRange| self.is_vacant(*pages) && !self.sheet(pages.start).can_go();
-        let sheets = sheets_of(range, self.watch.sheet_pages()).filter(is_bare).count();
-        Pages(sheets as u32 * self.watch.sheet_pages().0 / 64)
-    }
-
-    /// The counts of sheets, with what their bits say.
-    pub(crate) fn sheets_by_bits(&self) -> SheetCounts {
-        let all = PageRange { start: PageIndex(0), end: self.counts.top };
-        let (mut held, mut closed) = (0, 0);
-        for pages in sheets_of(all, self.watch.sheet_pages()) {
-            let sheet = self.sheet(pages.start);
-            held += u32::from(self.is_vacant(pages) && sheet.can_go());
-            closed += u32::from(sheet.is_closed());
-        }
-        self.counts.sheets.recounted(held, closed)
-    }
-
-    /// Whether all pages of a sheet are free.
-    fn is_vacant(&self, pages: PageRange) -> bool {
-        pages.end <= self.counts.top
-            && words_of(pages).all(|part| {
-                let (chunk, word, _) = place_of(part);
-                self.chunks[chunk].free[word].get() == u64::MAX
-            })
-    }
-
-    /// The sheet that begins at a page.
-    fn sheet(&self, first: PageIndex) -> Sheet<'_> {
-        let (chunk, word, _) = place_of(PageRange::new(first, Pages(1)));
-        self.chunks[chunk].sheets.at(word)
     }
 
     /// Notes that free pages hold no memory any more; returns how many held some.
@@ -449,58 +383,6 @@ impl PageRuns<'_> {
     /// Where the run of free pages that starts at `from` ends.
     pub(crate) fn free_end(&self, from: PageIndex) -> PageIndex {
         self.run_end(PageRange { start: from, end: self.counts.top }, free_of)
-    }
-
-    /// The first of the run of free pages up to `top` that hold no memory; `top` if there are
-    /// none.
-    pub(crate) fn clean_end(&mut self) -> PageIndex {
-        let top = self.counts.top;
-        let most = top.since(self.dirty_end().min(top));
-        top - self.free_before_top(most)
-    }
-
-    /// Lowers `top` to where [`PageRuns::clean_end`] is: what is above counts as never used. Waits
-    /// for the background thread, which may have returned these pages, or their descriptors, just
-    /// now. Returns what was cut off, and whether some of that holds memory after all: the kernel
-    /// has refused it to that thread.
-    pub(crate) fn cut(&mut self, end: PageIndex) -> (PageRange, bool) {
-        let range = PageRange { start: end, end: self.counts.top };
-        self.occupy_sheets(range);
-        let freed = self.unset(OwnBitmap::Free, range);
-        ensure!(freed == range.count(), "page runs: {range:?} is cut off, and in use");
-        self.counts.free -= freed;
-        let cleaned = self.take_dirty(range);
-        self.counts.dirty -= cleaned;
-        self.unset(OwnBitmap::Moved, range);
-        self.counts.cut_top = self.counts.reached();
-        self.counts.top = end;
-        self.watch.set_top(end);
-        (range, cleaned > Pages::ZERO)
-    }
-
-    /// Has the pages that were cut off just now free again. `dirty`: they may hold memory.
-    pub(crate) fn join(&mut self, range: PageRange, dirty: bool) {
-        let pages_churned = self.counts.pages_churned;
-        self.counts.top = range.end;
-        self.watch.set_top(range.end);
-        self.give_back(range, dirty);
-        self.counts.pages_churned = pages_churned;
-    }
-
-    /// Free pages in a run that ends at `top`, counted to at most `most`.
-    fn free_before_top(&self, most: Pages) -> Pages {
-        let top = self.counts.top.0 as usize;
-        let mut page = top;
-        while page > 0 && top - page < most.0 as usize {
-            let last = page - 1;
-            let word = free_of(&self.chunks[last / CHUNK_PAGES], last % CHUNK_PAGES / 64);
-            let ones = (word << (63 - last % 64)).leading_ones() as usize;
-            page -= ones;
-            if ones <= last % 64 {
-                break;
-            }
-        }
-        Pages((top - page) as u32).min(most)
     }
 
     /// Where the run of ones that starts at `within.start` ends, at `within.end` at the latest.

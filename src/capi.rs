@@ -72,7 +72,8 @@ pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_h
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
     if !heap.is_null() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: no block of the heap, and not the heap itself, is used
+        // again. `ebb_heap` stands for the heap's own type.
         unsafe { heap::cached_heap::delete(heap.cast()) }
     }
 }
@@ -114,7 +115,8 @@ pub unsafe extern "C" fn ebb_alloc(
     osize: usize,
     nsize: usize,
 ) -> *mut c_void {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises are those of `alloc`. No panic leaves an `extern "C"` function:
+    // it aborts the process here.
     unsafe { heap::alloc(heap.cast::<Heap>(), ptr.cast(), osize, nsize).cast() }
 }
 
@@ -166,7 +168,8 @@ pub unsafe extern "C" fn ebb_reclaim(
             purge_calls: outcome.calls,
             refused: outcome.refused,
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: `budget_of` has read the report's `size` above; as many bytes are writable by the
+        // caller's promise.
         unsafe { fill(report, done) };
     }
     result_of("reclaim", &outcome, heap.counts.purge_errno)
@@ -250,7 +253,8 @@ pub unsafe extern "C" fn ebb_pressure(heap: *mut ebb_heap) -> c_int {
 /// writable bytes, `stats->classes` to room for `stats->class_count` entries.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_stats) -> c_int {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises. `stats` is not NULL when its `size` is read, and its first
+    // fields are read only when `size` covers them; `fill` keeps to `size`.
     unsafe {
         let Some(heap) = heap_in(heap, ApiCall::StatsRead) else { return null("heap") };
         if stats.is_null() {
@@ -296,7 +300,8 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
 /// `history->sample_size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb_history) -> c_int {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises. Sample `index` is below `count`, and no more than
+    // `sample_size` bytes of each are written, so all lies in the caller's array.
     unsafe {
         let Some(mut heap) = heap_in(heap, ApiCall::HistoryRead) else { return null("heap") };
         let Some(history) = history.as_mut() else { return null("history") };
@@ -340,7 +345,7 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
 /// `heap` is live and no other thread uses it; `name` is NULL or a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_set(heap: *mut ebb_heap, name: *const c_char, value: i64) -> c_int {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises; the name is not NULL when it is read, and is not kept.
     let (mut heap, name) = unsafe {
         let Some(heap) = heap_in(heap, ApiCall::Set) else { return null("heap") };
         if name.is_null() {
@@ -374,7 +379,7 @@ pub unsafe extern "C" fn ebb_get(
     name: *const c_char,
     value: *mut i64,
 ) -> c_int {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises; neither pointer is NULL when it is used.
     unsafe {
         let Some(heap) = heap_in(heap, ApiCall::Get) else { return null("heap") };
         if name.is_null() {

@@ -86,7 +86,8 @@ pub(super) unsafe fn budget_of(
     options: *const ebb_reclaim_options,
     report: *const ebb_reclaim_report,
 ) -> Result<u32, c_int> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: `size` is a structure's first field, and the budget is read
+    // only when `size` covers it.
     unsafe {
         if !report.is_null() && (*report).size < size_of::<usize>() {
             return Err(too_small("ebb_reclaim_report"));
@@ -137,7 +138,8 @@ pub(super) unsafe fn given_options<'a>(options: *const ebb_options) -> Result<&'
 /// `to` points to as many writable bytes as its first field, a `usize`, says.
 pub(super) unsafe fn fill<T>(to: *mut T, value: T) {
     const HEAD: usize = size_of::<usize>();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise. No more than `size` bytes are written, from behind the first
+    // field on; `value` is this function's own, and so elsewhere.
     unsafe {
         let size = to.cast::<usize>().read().min(size_of::<T>());
         let from = (&raw const value).cast::<u8>();

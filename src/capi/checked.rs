@@ -29,7 +29,9 @@ pub unsafe extern "C" fn ebb_alloc_checked(
     osize: usize,
     nsize: usize,
 ) -> *mut c_void {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises are those of both functions. The first makes every block
+    // checked before the second hands out or takes one. No panic leaves an `extern "C"` function:
+    // it aborts the process here.
     unsafe {
         heap::checked::check_every_block(heap.cast::<Heap>());
         heap::alloc(heap.cast::<Heap>(), ptr.cast(), osize, nsize).cast()

@@ -202,7 +202,8 @@ impl<S: ReclaimHooks> Heap<S> {
 ///
 /// The heap is live and nobody else uses it.
 pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: no other reference to the heap exists. It has no blocks when
+    // its state is replaced.
     unsafe {
         if (*heap).fast_path_disabled() {
             return;

@@ -199,7 +199,8 @@ pub(super) fn note_fork(vm_heap: &VmHeap) {
 /// The calling thread has the VM, and the lock of the live `VmHeap`.
 pub(super) unsafe fn look(vm_heap: &VmHeap, now_us: u64) -> Due {
     let this = &vm_heap.collection;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: a live `VmHeap` has a live heap, and its lock keeps other
+    // threads out.
     let collect = unsafe { (*vm_heap.heap).options.get(Key::Collect) };
     let is_handed_over =
         this.has_changed_hands.load(Ordering::Relaxed) || vm_heap.owner.is_shared();
@@ -238,7 +239,8 @@ pub(super) unsafe fn step(vm_heap: &VmHeap, budget_us: u64) -> bool {
     let until_us = Kernel.now_us() + budget_us;
     let mut is_made = false;
     loop {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: this thread has the VM and is not inside it, and holds the
+        // lock of the live `VmHeap` for all of the loop.
         let goes_on = unsafe {
             let bytes =
                 vm_heap.pace.luajit.map_or(0, |luajit| luajit.counted(main_thread(vm_heap)));
@@ -273,7 +275,8 @@ unsafe fn collect(vm_heap: &VmHeap, schedule: &mut CollectSchedule, until_us: u6
         }
     };
     let state = main_thread(vm_heap);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise. The main thread is that of this VM, and the collector was
+    // proven to be of the VM's own LuaJIT.
     if !unsafe { collector.is_idle(vm_heap, state) } {
         return false;
     }
@@ -351,7 +354,7 @@ impl IdleCollector {
     ///
     /// `state` is the main thread of the VM of the `VmHeap`, which is of this LuaJIT.
     unsafe fn is_idle(&self, vm_heap: &VmHeap, state: *mut lua_State) -> bool {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: the layout is that of the LuaJIT that the state is of.
         let reading = unsafe { self.read(vm_heap, state) };
         if !reading.is_some_and(|reading| self.layout.is_idle(&reading)) {
             return false;

@@ -139,7 +139,8 @@ impl LuaJit {
     /// `state` is a live VM of this thread's, and of this LuaJIT.
     pub(super) unsafe fn counted(&self, state: *mut lua_State) -> u64 {
         let Some(gc) = self.gc() else { return 0 };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: `lua_gc` is of the LuaJIT that the state is of. To count
+        // runs no Lua code and throws no error.
         let (kilobytes, bytes) = unsafe { (gc(state, GC_COUNT, 0), gc(state, GC_COUNTB, 0)) };
         ((i64::from(kilobytes) << 10) + i64::from(bytes)).max(0) as u64
     }

@@ -70,7 +70,8 @@ pub(super) unsafe extern "C-unwind" fn watched_alloc(
     new_size: usize,
 ) -> *mut c_void {
     let vm_heap = vm_heap.cast::<VmHeap>();
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises. When the calling thread is the owner, no other thread touches
+    // the heap: `idle` and `take` do so as owners only.
     unsafe {
         if (*vm_heap).owner.thread.load(Ordering::Relaxed) != this_thread() {
             return take_and_alloc(vm_heap, block, old_size, new_size);
@@ -90,7 +91,8 @@ unsafe fn take_and_alloc(
     old_size: usize,
     new_size: usize,
 ) -> *mut c_void {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises. After `take` this thread is the owner, and no other one is
+    // inside the heap: it would hold the lock that `take` has waited for.
     unsafe {
         let heap = take(vm_heap);
         heap::alloc::<Kernel>(heap, block.cast(), old_size, new_size).cast()
@@ -108,7 +110,8 @@ pub(super) fn is_watched(function: lua_Alloc) -> bool {
 ///
 /// `vm_heap` is a live watched `VmHeap`, and no other thread uses its VM.
 pub(super) unsafe fn take(vm_heap: *mut VmHeap) -> *mut Heap {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise. What changes in it meanwhile are atomics and cells; the cells
+    // are the owner's.
     let vm_heap = unsafe { &*vm_heap };
     let ThreadOwner { thread, lock, .. } = &vm_heap.owner;
     if thread.load(Ordering::Relaxed) != this_thread() {
@@ -150,7 +153,8 @@ unsafe fn enlist(vm_heap: *mut VmHeap) {
     FORKS.call_once(|| unsafe {
         libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child));
     });
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: it is in no list, so that no other reference to the owner
+    // exists until the list has it.
     let owner = unsafe { &mut (*vm_heap).owner };
     owner.thread = AtomicUsize::new(this_thread());
     owner.number = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
@@ -167,7 +171,8 @@ unsafe fn enlist(vm_heap: *mut VmHeap) {
 ///
 /// `vm_heap` is live, its VM is `state`, and no other thread uses either.
 pub(crate) unsafe fn share(lua: &Lua, vm_heap: *mut VmHeap, state: *mut lua_State) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: no other thread uses the heap or the VM while the VM gets
+    // another allocation function, which takes the lock for each call.
     unsafe {
         if !(*vm_heap).owner.is_listed() {
             enlist(vm_heap);
@@ -340,7 +345,8 @@ impl ThreadOwner {
     ///
     /// `vm_heap` is live.
     pub(super) unsafe fn unlink(vm_heap: *mut VmHeap) -> *mut Heap {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise. Others that walk the list look at it by shared references
+        // as well.
         let this = unsafe { &*vm_heap };
         if this.owner.is_listed() {
             LIST.with(|| {

@@ -57,7 +57,8 @@ pub(in crate::heap) unsafe fn allocate_small<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     size: usize,
 ) -> *mut u8 {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises: a small size has a class, whose bin is one of the heap's. A
+    // bin's word is always readable, and only one that is not 0 is handed to `take_slot`.
     unsafe {
         let bin = bin(heap, bin_at(class_of(size)));
         match *(*bin).word {
@@ -155,7 +156,8 @@ pub(in crate::heap) unsafe fn free_small<S: ReclaimHooks>(
     block: *mut u8,
     size: usize,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises: it is a live block of this heap, so that its offset is
+    // committed, as `free` needs (H1).
     unsafe { free(heap, block, complement_of(heap, block), size) };
 }
 

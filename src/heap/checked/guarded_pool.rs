@@ -113,7 +113,8 @@ impl GuardedPool {
     /// No block in them is used again; the `os` is that of [`GuardedPool::new`].
     pub(super) unsafe fn release(&mut self, os: &impl Os) {
         if !self.slots.is_empty() {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise: the slots are exactly what `new` has reserved at
+            // `start`, and no block in them is used again.
             unsafe { os.release(self.start, GuardedPool::bytes(self.page)) };
             self.slots.clear();
         }

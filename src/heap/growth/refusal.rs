@@ -120,7 +120,8 @@ pub(in crate::heap) unsafe fn noted<S: ReclaimHooks>(
     size: usize,
 ) -> *mut u8 {
     if block.is_null() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: the heap is live, and no other reference to it exists
+        // during the call.
         unsafe { (*heap).note_refusal(size) };
     }
     block

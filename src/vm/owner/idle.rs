@@ -1,5 +1,5 @@
-//! What a thread does for the VMs that it used last while it has nothing else to do: it returns what
-//! is due in their heaps, and collects their garbage in steps.
+//! What a thread does for the VMs that it used last while it has nothing else to do: it returns
+//! what is due in their heaps, and collects their garbage in steps.
 
 use std::cell::Cell;
 

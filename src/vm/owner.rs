@@ -3,10 +3,10 @@
 //! A program under the preload library may use a VM on one thread after another. While a thread
 //! waits, what is due in the heaps of its VMs shall go back ([`idle`]). Only the thread that used a
 //! VM last may touch its heap then, and only while no other thread does. So a watched VM allocates
-//! through [`watched_alloc`], which compares the calling thread with the noted owner. Another thread
-//! first becomes the owner, under the lock that [`idle`] holds too. [`idle`] touches a heap only
-//! while it holds the lock and the calling thread is the owner: this thread is then not inside the
-//! VM, and no other thread can enter before the lock is released.
+//! through [`watched_alloc`], which compares the calling thread with the noted owner. Another
+//! thread first becomes the owner, under the lock that [`idle`] holds too. [`idle`] touches a heap
+//! only while it holds the lock and the calling thread is the owner: this thread is then not inside
+//! the VM, and no other thread can enter before the lock is released.
 //!
 //! A host need not report that a VM is handed over: the thread that allocates is the owner. Another
 //! thread may be inside the VM and not have allocated yet, so [`idle`] touches the heap alone, and

@@ -1,11 +1,11 @@
-//! What heaps were last seen to hold, for those who may not look into a heap: signal handlers, and
-//! threads that do not have it.
+//! What heaps held when they were last looked at, for code that may not look into a heap: signal
+//! handlers, and threads that do not own it.
 //!
-//! A heap with figures publishes them whenever it is looked at: on its slow path, at most every few
-//! milliseconds, and when its thread waits. What the background thread returns meanwhile it counts.
-//! Entries are never freed, only used again, and the list of them only grows. So whoever walks it
-//! takes no lock, in a signal handler too, and the child of a fork finds it whole; the list is as
-//! long as there were ever heaps with figures at the same time.
+//! A heap with figures publishes them on its slow path, at most every few milliseconds, and when
+//! its thread waits. The background thread adds what it returns in between. Entries are never
+//! freed, only used again, and their list only grows. So a walk takes no lock, in a signal handler
+//! either, and the child of a fork finds the list whole. The list has as many entries as there were
+//! heaps with figures at the same time.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};

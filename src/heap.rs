@@ -17,7 +17,7 @@
 //! | `fast`       | allocate, free, resize: the hot path                                      |
 //! | `invariants` | every invariant of every room, for tests                                  |
 //!
-//! # Who owns what
+//! # Ownership
 //!
 //! The range owns everything: the [`Heap`] itself lies at its base. Raw pointers appear in
 //! two places only: on the hot path, and where a descriptor or a block is reached from the base.
@@ -265,7 +265,7 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     /// New blocks go into the fullest spans, so that sparse ones drain.
     pub(crate) packing: bool,
     pub(crate) kernel_page: usize,
-    /// Who takes care of blocks that are not of this heap.
+    /// The functions for blocks that are not of this heap.
     pub(crate) foreign: Option<ForeignBlocks>,
     /// The collector of the VM, where the heap may reach it.
     pub(crate) collector: Option<Collector>,

@@ -320,7 +320,7 @@ pub unsafe extern "C" fn ebb_builtin_reclaim(
     result
 }
 
-/// [`ebb_builtin_reclaim`] for those who remember how far they came.
+/// [`ebb_builtin_reclaim`] for callers that keep the progress themselves.
 ///
 /// # Safety
 ///

@@ -17,7 +17,7 @@
 //!
 //! | file       | concern                                                             | unsafe |
 //! |------------|---------------------------------------------------------------------|--------|
-//! | this one   | which VM, on what conditions, and who says so                       | yes    |
+//! | this one   | which VM, on what conditions, by which option                       | yes    |
 //! | `schedule` | when a collection begins, and when what it freed is returned        | no     |
 //! | `layout`   | where a VM keeps its activity, concluded from what was seen         | no     |
 //! | `probe`    | the VM in which that is seen                                        | yes    |

@@ -36,7 +36,7 @@ use crate::os::{Kernel, interrupt_threads, this_thread};
 /// A running thread is interrupted more often.
 const AFTER_ANY_INTERRUPT: Duration = Duration::from_millis(50);
 
-/// Who has a VM.
+/// The thread that owns a VM, and its lock.
 #[derive(Default)]
 pub(super) struct ThreadOwner {
     /// The thread that used it last; 0: nobody watches.

@@ -1,5 +1,5 @@
-//! The schedules of `traffic.lua`: stretches of traffic with pauses between, and the events by which
-//! the program tells where it is.
+//! The schedules of `traffic.lua`: stretches of traffic with pauses between, and the events by
+//! which the program tells where it is.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ const IN_FLIGHT_LOW: u32 = 200;
 /// What happens in a stretch of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Many requests, up to so many in flight at once. In the end all are done.
+    /// Many requests, up to `in_flight` at once. In the end all are done.
     Peak {
         /// How many.
         in_flight: u32,

@@ -150,7 +150,7 @@ pub(in crate::heap) unsafe fn free<S: ReclaimHooks>(
 ///
 /// # Safety
 ///
-/// As for [`alloc`](crate::heap::alloc); it is a small block, of so many bytes.
+/// As for [`alloc`](crate::heap::alloc); it is a small block, of `size` bytes.
 pub(in crate::heap) unsafe fn free_small<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,

@@ -14,7 +14,7 @@ const MAPPINGS: usize = 65530;
 /// The share of the kernel's mappings that inaccessible pages may take.
 const SHARE: usize = 4;
 
-/// A heap, and who explains a fault in it.
+/// A heap, and the function that reports a fault in it.
 pub(super) struct RegisteredHeap {
     pub(super) heap: *mut u8,
     /// Explains a fault that lies in the heap, and does not return; or returns if it does not.

@@ -48,8 +48,8 @@ pub(super) struct GuardBudget {
 impl GuardBudget {
     pub(super) const FULL: GuardBudget = GuardBudget { left: BUDGET_MAX, blocks: 0 };
 
-    /// Whether a block of so many bytes may have guard pages, with which so many blocks have been
-    /// handed out.
+    /// Whether a block of `size` bytes may have guard pages. `blocks` blocks were handed out so
+    /// far, this one included.
     fn affords(&mut self, blocks: u64, size: usize) -> bool {
         let earned = (blocks - self.blocks) as usize + (size >> 10);
         self.blocks = blocks;

@@ -9,7 +9,7 @@ use super::descriptor::Descriptor;
 use crate::heap::{Bin, Heap, ReclaimHooks};
 use crate::units::PAGE_SHIFT;
 
-/// The bin that lies so many bytes from the heap.
+/// The bin that lies `at` bytes behind the start of the heap.
 ///
 /// # Safety
 ///

@@ -1,4 +1,4 @@
-//! Blocks from outside: who takes care of them, and where nobody does.
+//! Foreign blocks: which function resizes them, and what happens where there is none.
 
 use super::*;
 use crate::heap::ForeignBlocks;

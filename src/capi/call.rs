@@ -17,7 +17,7 @@ use crate::vm::Turn;
 /// A heap during a call that is not for a block, and the turn of the thread that calls.
 pub(super) struct HeapCall<'heap> {
     /// Dropped first: the turn is still this thread's then.
-    visit: ApiGuard<'heap, Kernel>,
+    heap: ApiGuard<'heap, Kernel>,
     _turn: Turn,
 }
 
@@ -25,13 +25,13 @@ impl Deref for HeapCall<'_> {
     type Target = heap::Heap<Kernel>;
 
     fn deref(&self) -> &Self::Target {
-        &self.visit
+        &self.heap
     }
 }
 
 impl DerefMut for HeapCall<'_> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.visit
+        &mut self.heap
     }
 }
 
@@ -53,7 +53,7 @@ pub(super) unsafe fn heap_in<'heap>(
     unsafe {
         let turn = Turn::wait(heap);
         (*heap).note_background();
-        Some(HeapCall { visit: (*heap).visit(function), _turn: turn })
+        Some(HeapCall { heap: (*heap).api_guard(function), _turn: turn })
     }
 }
 

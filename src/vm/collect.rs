@@ -59,7 +59,7 @@ pub(super) struct Collection {
     is_under_way: Cell<bool>,
     /// The VM is from before the first wait of the process, or from before a fork.
     is_early: Cell<bool>,
-    has_changed_hands: AtomicBool,
+    was_handed_over: AtomicBool,
 }
 
 /// What collecting in the idle VMs of a LuaJIT takes.
@@ -156,7 +156,7 @@ impl Collection {
 
     /// Another thread has the VM now.
     pub(super) fn note_handover(&self) {
-        self.has_changed_hands.store(true, Ordering::Relaxed);
+        self.was_handed_over.store(true, Ordering::Relaxed);
     }
 
     /// Whether slices follow one another: what is due by age waits for their end.
@@ -202,8 +202,7 @@ pub(super) unsafe fn look(vm_heap: &VmHeap, now_us: u64) -> Due {
     // SAFETY: the caller's promise: a live `VmHeap` has a live heap, and its lock keeps other
     // threads out.
     let collect = unsafe { (*vm_heap.heap).options.get(Key::Collect) };
-    let is_handed_over =
-        this.has_changed_hands.load(Ordering::Relaxed) || vm_heap.owner.is_shared();
+    let is_handed_over = this.was_handed_over.load(Ordering::Relaxed) || vm_heap.owner.is_shared();
     let luajit = vm_heap.pace.luajit.filter(|luajit| {
         this.is_wanted(collect)
             && !is_handed_over
@@ -308,7 +307,7 @@ unsafe fn collect(vm_heap: &VmHeap, schedule: &mut CollectSchedule, until_us: u6
 /// As for [`step`].
 unsafe fn return_freed(vm_heap: &VmHeap, schedule: &mut CollectSchedule, until_us: u64) -> bool {
     // SAFETY: the caller's promise: this thread has the heap, and is in no call for it.
-    let mut heap = unsafe { (*vm_heap.heap).visit(ApiCall::Reclaim) };
+    let mut heap = unsafe { (*vm_heap.heap).api_guard(ApiCall::Reclaim) };
     let retains = heap.options.get(Key::Retain) != 0;
     let has_more = !retains && heap.reclaim(Budget::Until(until_us)).more;
     heap.publish();

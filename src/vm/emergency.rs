@@ -108,7 +108,7 @@ impl LuaJit {
         }
         let new = Box::into_raw(Box::new(LuaJit {
             setallocf: (setallocf as *const c_void).expose_provenance(),
-            functions: beside(setallocf as *const c_void, |find| Functions::look_up(find)),
+            functions: in_object_of(setallocf as *const c_void, |find| Functions::look_up(find)),
             step_mul: AtomicI32::new(0),
             idle: OnceLock::new(),
             next: newest,
@@ -123,7 +123,7 @@ impl LuaJit {
     pub(super) fn idle_collector(&self) -> &Result<IdleCollector, Unproven> {
         self.idle.get_or_init(|| {
             let setallocf = ptr::with_exposed_provenance::<c_void>(self.setallocf);
-            IdleCollector::prove(beside(setallocf, |find| CollectorApi::look_up(find).ok()))
+            IdleCollector::prove(in_object_of(setallocf, |find| CollectorApi::look_up(find).ok()))
         })
     }
 
@@ -298,7 +298,7 @@ pub(super) type Find<'a> = &'a dyn Fn(&CStr) -> *mut c_void;
 
 /// Looks functions up in the object of the `lua_setallocf` first: what the process sees under these
 /// names may be the preload library's. The object stays loaded, for the functions are kept.
-fn beside<T>(setallocf: *const c_void, look_up: impl Fn(Find) -> Option<T>) -> Option<T> {
+fn in_object_of<T>(setallocf: *const c_void, look_up: impl Fn(Find) -> Option<T>) -> Option<T> {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: there is room for the answer, whose fields may all be zero; a name in it is a C
     // string for as long as the library is loaded. NOLOAD loads nothing.

@@ -74,7 +74,7 @@ pub(crate) struct ApiGuard<'heap, S: ReclaimHooks>(&'heap mut Heap<S>);
 
 impl<S: ReclaimHooks> Heap<S> {
     /// Begins a call that is not for a block. Stops when another thread is inside.
-    pub(crate) fn visit(&mut self, function: ApiCall) -> ApiGuard<'_, S> {
+    pub(crate) fn api_guard(&mut self, function: ApiCall) -> ApiGuard<'_, S> {
         if let Some(mut checking) = self.checking_every() {
             checking.enter(RecordedCall::to(function));
         }

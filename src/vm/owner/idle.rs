@@ -155,7 +155,7 @@ fn run_due(vm_heap: &VmHeap, now_us: u64, deadline_us: u64) -> Pending {
         // SAFETY: this thread has the VM and is not in it, and the lock keeps others out; a
         // `VmHeap` in the list has a live heap.
         unsafe {
-            let mut heap = (*vm_heap.heap).visit(ApiCall::Tick);
+            let mut heap = (*vm_heap.heap).api_guard(ApiCall::Tick);
             heap.publish();
             pending.next_us = heap.next_tick_us();
             let left_us = deadline_us.saturating_sub(Kernel.now_us());

@@ -24,7 +24,7 @@ use core::ptr;
 use crate::cgroup;
 use crate::error::{self, Error};
 use crate::heap;
-use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::KernelHeap as Heap;
 use crate::heap::checked::ApiCall;
 use crate::options::Options;
 use crate::os::{Kernel, Os};

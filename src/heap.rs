@@ -60,6 +60,7 @@ pub(crate) use slots::descriptor::{Descriptor, PageKind, SpanState};
 
 use crate::bug::ensure;
 use crate::options::Options;
+use crate::os::Kernel;
 use crate::units::{PageIndex, Pages};
 use blocks::last_slots::SlotScan;
 use checked::Checked;
@@ -277,6 +278,9 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     pub(crate) hooks: S::State,
     pub(crate) os: S,
 }
+
+/// A heap on the real kernel: what C sees as `ebb_heap`.
+pub(crate) type KernelHeap = Heap<Kernel>;
 
 /// No limit: the heap may grow to the end of its range.
 pub(crate) const NO_LIMIT: usize = usize::MAX;

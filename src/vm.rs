@@ -44,7 +44,7 @@ pub(crate) use previous::{PreviousAllocator, PreviousUsage};
 pub(crate) use report::{report_open, tell_of_closed};
 
 use crate::builtin;
-use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::KernelHeap as Heap;
 use crate::heap::{self, ForeignBlocks, ForeignPages, ForeignReturned};
 use crate::lua_api::{Lua, lua_Alloc, lua_State, symbol};
 use crate::options::Key;

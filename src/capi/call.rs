@@ -8,7 +8,7 @@ use core::{ptr, slice};
 use super::types::*;
 use crate::error::Error;
 use crate::heap;
-use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::KernelHeap as Heap;
 use crate::heap::checked::{ApiCall, ApiGuard};
 use crate::os::Kernel;
 use crate::reclaim::Outcome;

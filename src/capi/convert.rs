@@ -1,7 +1,7 @@
 //! What a heap holds, in the structures of the header.
 
 use super::types::*;
-use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::KernelHeap as Heap;
 use crate::heap::{NO_LIMIT, class};
 use crate::reclaim::Sample;
 use crate::stats;

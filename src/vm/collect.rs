@@ -36,7 +36,7 @@ use std::cell::Cell;
 
 use super::VmHeap;
 use crate::error::Error;
-use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::KernelHeap as Heap;
 use crate::heap::checked::ApiCall;
 use crate::log;
 use crate::lua_api::{CollectorApi, lua_State, symbol};

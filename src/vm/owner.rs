@@ -29,7 +29,7 @@ use super::spin::SpinLock;
 use super::{VmHeap, report};
 use crate::figures::{self, Figures};
 use crate::heap;
-use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::KernelHeap as Heap;
 use crate::lua_api::{Lua, lua_Alloc, lua_State};
 use crate::os::{Kernel, interrupt_threads, this_thread};
 

@@ -16,7 +16,9 @@ use crate::heap::blocks::span;
 use crate::heap::growth::reserve::{self, Reservation};
 use crate::heap::pages::layout;
 use crate::heap::pages::split_mappings::SplitMappings;
-use crate::heap::{Counts, Descriptor, Heap, NO_LIMIT, ReclaimHooks, RunCounts, checked};
+use crate::heap::{
+    Counts, Descriptor, Heap, KernelHeap, NO_LIMIT, ReclaimHooks, RunCounts, checked,
+};
 use crate::options::{self, Key, Options};
 use crate::os::{Kernel, MemoryRange};
 use crate::units::{PageIndex, PageRange, Pages, round_up};
@@ -27,9 +29,6 @@ const KEEP: usize = 512 << 10;
 const COMMITTED_MAX: usize = 8 << 20;
 /// Nor one in a plan that has mapped more than this, since others want the address space.
 const MAPPED_MAX: usize = 1 << 20;
-
-/// A heap on the real kernel: what C sees.
-pub(crate) type KernelHeap = Heap<Kernel>;
 
 /// The cached heap, or null. The thread that swaps it out owns it.
 static CACHED: AtomicPtr<KernelHeap> = AtomicPtr::new(ptr::null_mut());

@@ -15,7 +15,7 @@ survivors=0
 
 table() {
     cat <<'TABLE'
-P1 dirty is free|src/heap/pages/runs.rs|s/let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));/let cleaned = Pages::ZERO;/
+P1 dirty is free|src/heap/pages/runs/dirty.rs|s/let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));/let cleaned = Pages::ZERO;/
 P2 nothing above top|src/heap/pages/runs.rs|s/            self.counts.top = range.end;/            self.counts.top = range.end - Pages(range.count().0 \& 1);/
 P3 counts are the bits|src/heap/pages/runs.rs|s/self.counts.free += count;/self.counts.free += count + Pages(1);/
 P4 where to look for free pages|src/heap/pages/runs.rs|s/range.start.0.saturating_sub(before as u32)).min(\*lowest)/u32::MAX).min(*lowest)/

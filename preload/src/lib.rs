@@ -9,14 +9,14 @@
 //! | `lua_newstate`                        | when LuaJIT's own allocator is asked for         |
 //! | `epoll_wait`, `epoll_pwait`, `poll`,  | once there is a VM on a heap, and the wait may   |
 //! | `__poll_chk`, `select`                | take time                                        |
-//! | `sigaction`, `signal`, `sysv_signal`, | where a report is asked for: the program does    |
-//! | `__sysv_signal`, `sigset`             | not see our handler, and keeps its own           |
+//! | `sigaction`, `signal`, `sysv_signal`, | where a report is asked for: the program is told |
+//! | `__sysv_signal`, `sigset`             | nothing of our handler, and has its own          |
 //! | `dlclose`                             | to note that a LuaJIT is closed again            |
 //! | `_exit`, `_Exit`                      | where a report is asked for                      |
 //!
 //! By the symbol `ebb_preload_is_here` the allocator knows that this library is in the process.
 //!
-//! Everything else goes straight to the real function. The allocator itself, `libebbtide.so`, is
+//! Everything else goes straight to the function behind. The allocator itself, `libebbtide.so`, is
 //! loaded from the folder of this library when the first VM is made: a program without LuaJIT never
 //! sees it, and pays for a constructor that looks up a few functions.
 //!

@@ -3,8 +3,8 @@
 //! Later a program has often closed it, and another file may stand in its place: a database, opened
 //! as descriptor 2. So the constructor notes which file standard error leads to, and a line is
 //! written only to a descriptor that still leads there. Where lines are asked for, the constructor
-//! keeps a descriptor of its own besides. For a program that begins without a standard error, no
-//! lines are written.
+//! keeps a descriptor of its own besides. A program that begins without a standard error is told
+//! nothing.
 //!
 //! The last lines of a process that stops for a bug may also go to a log that has become descriptor
 //! 2, and they wait for the reader of a full pipe: `libebbtide.so` does the same without this

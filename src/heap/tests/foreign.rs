@@ -1,4 +1,4 @@
-//! Foreign blocks: which function resizes them, and what happens where there is none.
+//! Blocks from outside: who takes care of them, and where nobody does.
 
 use super::*;
 use crate::heap::ForeignBlocks;

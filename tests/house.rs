@@ -1,10 +1,13 @@
-//! The house: layers, rooms, unsafe code and line lengths are as `src/lib.rs`, `src/heap.rs` and the
-//! style say.
+//! The house: layers, rooms, unsafe code and line lengths are as `src/lib.rs`, `src/heap.rs`,
+//! `nginx/config` and the style say.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+#[path = "house/nginx.rs"]
+mod nginx;
 
 /// A source file of the library.
 struct Source {

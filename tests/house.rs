@@ -1,5 +1,5 @@
 //! The house: layers, rooms, unsafe code and line lengths are as `src/lib.rs`, `src/heap.rs`,
-//! `nginx/config` and the style say.
+//! `preload/src/lib.rs`, `nginx/config` and the style say.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,6 +8,8 @@ use std::process::Command;
 
 #[path = "house/nginx.rs"]
 mod nginx;
+#[path = "house/preload.rs"]
+mod preload;
 
 /// A source file of the library.
 struct Source {

@@ -85,6 +85,10 @@ ngx_http_ebbtide_phase_start(ngx_http_ebbtide_vm_t *vm)
     vm->requested = 0;
     vm->recollect = 0;
     vm->phase = NGX_HTTP_EBBTIDE_SETTLED;
+
+    ngx_log_debug2(NGX_LOG_DEBUG_CORE, ngx_cycle->log, 0,
+                   "ebbtide: VM %p begins settled, %uL bytes",
+                   vm->lua, vm->bytes);
 }
 
 

@@ -72,6 +72,7 @@ fn what_is_let_go_by_a_settled_worker_is_found() {
     let _alone = alone();
     let config = Config::new(Modules::First)
         .workers(1)
+        .top("error_log error.log debug_core;")
         .http("ebbtide_idle 100ms;")
         .lua("hold", &format!("{} ngx.say('held')", hold(300)))
         .lua("drop", "package.kept = nil ngx.say('dropped')");
@@ -82,6 +83,24 @@ fn what_is_let_go_by_a_settled_worker_is_found() {
     nginx.get("/drop");
     settles(&nginx, 5_000_000);
     assert!(nginx.running()[0].pss_anon_kb() < 20_000);
+    phases_are_logged(&nginx);
+}
+
+/// Every phase of the worker is in the log of an nginx that was built to debug.
+fn phases_are_logged(nginx: &Nginx) {
+    let log = nginx.log();
+    let lines = [
+        " begins settled, ",
+        ": busy, was settled",
+        ": collecting, was busy",
+        ": collection begins, ",
+        ": collection ends, ",
+        ": returning, was collecting",
+        ": settled, was returning",
+        ": collecting, was settled",
+    ];
+    let missing: Vec<&str> = lines.into_iter().filter(|line| !log.contains(line)).collect();
+    assert!(!log.contains("[debug]") || missing.is_empty(), "{missing:?}");
 }
 
 #[test]

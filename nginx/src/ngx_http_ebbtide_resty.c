@@ -1,13 +1,11 @@
 
-/*
- * require "resty.ebbtide" and require "ebbtide", without installing anything.
- *
- * The library that is linked into this module carries its Lua module. What is
- * added here is for all workers: stats("all") and reclaim("all").
- */
+#include "ngx_http_ebbtide_resty.h"
+#include "ngx_http_ebbtide_util.h"
+#include "ngx_http_ebbtide_symbols.h"
+#include "ngx_http_ebbtide_vm.h"
+#include "ngx_http_ebbtide_stats.h"
+#include "ngx_http_ebbtide_zone.h"
 
-
-#include "ngx_http_ebbtide.h"
 
 #define NGX_HTTP_EBBTIDE_LUA_UPVALUE(i)  (NGX_HTTP_EBBTIDE_LUA_GLOBALS - (i))
 #define NGX_HTTP_EBBTIDE_LUA_MULTRET     (-1)
@@ -17,24 +15,29 @@ typedef ngx_int_t (*ngx_http_ebbtide_preload_pt)(ngx_conf_t *cf,
     const char *package, ngx_http_ebbtide_lua_pt func);
 
 
-static int ngx_http_ebbtide_lua_preload_in(lua_State *L);
-static int ngx_http_ebbtide_lua_open(lua_State *L);
-static int ngx_http_ebbtide_lua_open_resty(lua_State *L);
-static void ngx_http_ebbtide_lua_wrap(lua_State *L, const char *name,
+static int ngx_http_ebbtide_resty_preload_in(lua_State *L);
+static int ngx_http_ebbtide_resty_open_library(lua_State *L);
+static int ngx_http_ebbtide_resty_open(lua_State *L);
+static void ngx_http_ebbtide_resty_replace(lua_State *L, const char *name,
     ngx_http_ebbtide_lua_pt func);
-static int ngx_http_ebbtide_lua_stats(lua_State *L);
-static int ngx_http_ebbtide_lua_reclaim(lua_State *L);
-static ngx_uint_t ngx_http_ebbtide_lua_wants_all(lua_State *L);
-static int ngx_http_ebbtide_lua_original(lua_State *L);
-static int ngx_http_ebbtide_lua_no_zone(lua_State *L);
-static void ngx_http_ebbtide_lua_push_worker(lua_State *L, ngx_pid_t pid,
+static ngx_uint_t ngx_http_ebbtide_resty_wants_all(lua_State *L);
+static int ngx_http_ebbtide_resty_call_replaced(lua_State *L);
+static int ngx_http_ebbtide_resty_no_zone(lua_State *L);
+static int ngx_http_ebbtide_resty_stats(lua_State *L);
+static void ngx_http_ebbtide_resty_push_worker(lua_State *L, ngx_pid_t pid,
     ngx_http_ebbtide_stats_t *stats);
-static void ngx_http_ebbtide_lua_set(lua_State *L, const char *name,
+static void ngx_http_ebbtide_resty_set_field(lua_State *L, const char *name,
     double value);
+static int ngx_http_ebbtide_resty_reclaim(lua_State *L);
 
+
+/*
+ * Registers both modules with the HTTP Lua module. NGX_DECLINED: there is
+ * none.
+ */
 
 ngx_int_t
-ngx_http_ebbtide_lua_preload(ngx_conf_t *cf)
+ngx_http_ebbtide_resty_preload(ngx_conf_t *cf)
 {
     ngx_http_ebbtide_preload_pt  add;
 
@@ -45,8 +48,8 @@ ngx_http_ebbtide_lua_preload(ngx_conf_t *cf)
         return NGX_DECLINED;
     }
 
-    if (add(cf, "ebbtide", ngx_http_ebbtide_lua_open) != NGX_OK
-        || add(cf, "resty.ebbtide", ngx_http_ebbtide_lua_open_resty) != NGX_OK)
+    if (add(cf, "ebbtide", ngx_http_ebbtide_resty_open_library) != NGX_OK
+        || add(cf, "resty.ebbtide", ngx_http_ebbtide_resty_open) != NGX_OK)
     {
         return NGX_ERROR;
     }
@@ -56,12 +59,13 @@ ngx_http_ebbtide_lua_preload(ngx_conf_t *cf)
 
 
 /*
- * The VM of the stream Lua module is there by now. Its own init_by_lua has run,
- * and found the modules only if the making of the VM was hooked.
+ * Registers both with the stream Lua module. Its VM exists by now, and its
+ * init_by_lua has run: that found the modules only if the making of the VM was
+ * hooked.
  */
 
 void
-ngx_http_ebbtide_lua_preload_stream(ngx_cycle_t *cycle)
+ngx_http_ebbtide_resty_preload_stream(ngx_cycle_t *cycle)
 {
     ngx_conf_t                   conf;
     ngx_http_ebbtide_preload_pt  add;
@@ -71,41 +75,42 @@ ngx_http_ebbtide_lua_preload_stream(ngx_cycle_t *cycle)
                                       "ngx_stream_lua_add_package_preload");
 
     if (add && ngx_http_ebbtide_stream_conf(cycle, &conf) == NGX_OK) {
-        (void) add(&conf, "ebbtide", ngx_http_ebbtide_lua_open);
-        (void) add(&conf, "resty.ebbtide", ngx_http_ebbtide_lua_open_resty);
+        (void) add(&conf, "ebbtide", ngx_http_ebbtide_resty_open_library);
+        (void) add(&conf, "resty.ebbtide", ngx_http_ebbtide_resty_open);
     }
 }
 
 
 /*
- * Lua's library "package" takes this table for its own when it is opened, which
- * it is in no new VM. One that has no memory for the table goes without.
+ * Registers both in a new VM. Lua's library "package" is not open in it yet,
+ * and takes over this table when it is opened. A VM without memory for the
+ * table gets none.
  */
 
 void
-ngx_http_ebbtide_lua_preload_vm(lua_State *L)
+ngx_http_ebbtide_resty_preload_vm(lua_State *L)
 {
     const ngx_http_ebbtide_lua_t  *lua;
 
     lua = ngx_http_ebbtide_lua();
 
-    if (lua && lua->cpcall(L, ngx_http_ebbtide_lua_preload_in, NULL) != 0) {
+    if (lua && lua->cpcall(L, ngx_http_ebbtide_resty_preload_in, NULL) != 0) {
         lua->settop(L, -2);
     }
 }
 
 
 static int
-ngx_http_ebbtide_lua_preload_in(lua_State *L)
+ngx_http_ebbtide_resty_preload_in(lua_State *L)
 {
     const ngx_http_ebbtide_lua_t  *lua;
 
     lua = ngx_http_ebbtide_lua();
 
     lua->createtable(L, 0, 2);
-    lua->pushcclosure(L, ngx_http_ebbtide_lua_open, 0);
+    lua->pushcclosure(L, ngx_http_ebbtide_resty_open_library, 0);
     lua->setfield(L, -2, "ebbtide");
-    lua->pushcclosure(L, ngx_http_ebbtide_lua_open_resty, 0);
+    lua->pushcclosure(L, ngx_http_ebbtide_resty_open, 0);
     lua->setfield(L, -2, "resty.ebbtide");
     lua->setfield(L, NGX_HTTP_EBBTIDE_LUA_REGISTRY, "_PRELOAD");
 
@@ -114,16 +119,19 @@ ngx_http_ebbtide_lua_preload_in(lua_State *L)
 
 
 static int
-ngx_http_ebbtide_lua_open(lua_State *L)
+ngx_http_ebbtide_resty_open_library(lua_State *L)
 {
     return luaopen_ebbtide((struct lua_State *) L);
 }
 
 
-/* The module's table, with two functions that know of all workers. */
+/*
+ * A copy of the table of "ebbtide", with two functions that concern all
+ * workers.
+ */
 
 static int
-ngx_http_ebbtide_lua_open_resty(lua_State *L)
+ngx_http_ebbtide_resty_open(lua_State *L)
 {
     int                            module, resty;
     const ngx_http_ebbtide_lua_t  *lua;
@@ -146,19 +154,23 @@ ngx_http_ebbtide_lua_open_resty(lua_State *L)
     }
 
     lua->getfield(L, module, "stats");
-    ngx_http_ebbtide_lua_wrap(L, "stats", ngx_http_ebbtide_lua_stats);
+    ngx_http_ebbtide_resty_replace(L, "stats", ngx_http_ebbtide_resty_stats);
 
     lua->getfield(L, module, "reclaim");
-    ngx_http_ebbtide_lua_wrap(L, "reclaim", ngx_http_ebbtide_lua_reclaim);
+    ngx_http_ebbtide_resty_replace(L, "reclaim",
+                                   ngx_http_ebbtide_resty_reclaim);
 
     return 1;
 }
 
 
-/* Puts a function into the table below it that has what is on top behind it. */
+/*
+ * Sets a function in the table below the top of the stack. The value on top is
+ * the function that it replaces.
+ */
 
 static void
-ngx_http_ebbtide_lua_wrap(lua_State *L, const char *name,
+ngx_http_ebbtide_resty_replace(lua_State *L, const char *name,
     ngx_http_ebbtide_lua_pt func)
 {
     const ngx_http_ebbtide_lua_t  *lua;
@@ -171,7 +183,7 @@ ngx_http_ebbtide_lua_wrap(lua_State *L, const char *name,
 
 
 static ngx_uint_t
-ngx_http_ebbtide_lua_wants_all(lua_State *L)
+ngx_http_ebbtide_resty_wants_all(lua_State *L)
 {
     size_t                         len;
     const char                    *text;
@@ -191,10 +203,10 @@ ngx_http_ebbtide_lua_wants_all(lua_State *L)
 }
 
 
-/* Calls the function of the module with the same arguments. */
+/* Calls the function that is replaced, with the same arguments. */
 
 static int
-ngx_http_ebbtide_lua_original(lua_State *L)
+ngx_http_ebbtide_resty_call_replaced(lua_State *L)
 {
     int                            count;
     const ngx_http_ebbtide_lua_t  *lua;
@@ -211,7 +223,7 @@ ngx_http_ebbtide_lua_original(lua_State *L)
 
 
 static int
-ngx_http_ebbtide_lua_no_zone(lua_State *L)
+ngx_http_ebbtide_resty_no_zone(lua_State *L)
 {
     static const char              reason[] =
         "there are no figures of other workers: ebbtide_zone is off";
@@ -226,10 +238,10 @@ ngx_http_ebbtide_lua_no_zone(lua_State *L)
 }
 
 
-/* stats("all"): an array with a table for each worker. */
+/* stats("all"): an array with a table for each process. */
 
 static int
-ngx_http_ebbtide_lua_stats(lua_State *L)
+ngx_http_ebbtide_resty_stats(lua_State *L)
 {
     int                            count;
     ngx_pid_t                      pid;
@@ -238,15 +250,15 @@ ngx_http_ebbtide_lua_stats(lua_State *L)
     ngx_http_ebbtide_zone_t       *zone;
     const ngx_http_ebbtide_lua_t  *lua;
 
-    if (!ngx_http_ebbtide_lua_wants_all(L)) {
-        return ngx_http_ebbtide_lua_original(L);
+    if (!ngx_http_ebbtide_resty_wants_all(L)) {
+        return ngx_http_ebbtide_resty_call_replaced(L);
     }
 
     lua = ngx_http_ebbtide_lua();
     zone = ngx_http_ebbtide_zone();
 
     if (zone == NULL) {
-        return ngx_http_ebbtide_lua_no_zone(L);
+        return ngx_http_ebbtide_resty_no_zone(L);
     }
 
     ngx_http_ebbtide_zone_publish(ngx_current_msec);
@@ -260,7 +272,7 @@ ngx_http_ebbtide_lua_stats(lua_State *L)
         stats = ngx_http_ebbtide_zone_copy(i, &pid);
 
         if (stats) {
-            ngx_http_ebbtide_lua_push_worker(L, pid, stats);
+            ngx_http_ebbtide_resty_push_worker(L, pid, stats);
             lua->rawseti(L, -2, ++count);
         }
     }
@@ -270,7 +282,7 @@ ngx_http_ebbtide_lua_stats(lua_State *L)
 
 
 static void
-ngx_http_ebbtide_lua_push_worker(lua_State *L, ngx_pid_t pid,
+ngx_http_ebbtide_resty_push_worker(lua_State *L, ngx_pid_t pid,
     ngx_http_ebbtide_stats_t *stats)
 {
     double                         live, free_resident, returned, resident;
@@ -298,27 +310,28 @@ ngx_http_ebbtide_lua_push_worker(lua_State *L, ngx_pid_t pid,
     lua->setfield(L, -2, "process");
 
     if (ngx_http_ebbtide_is_worker(stats)) {
-        ngx_http_ebbtide_lua_set(L, "worker", stats->worker);
+        ngx_http_ebbtide_resty_set_field(L, "worker", stats->worker);
     }
 
-    ngx_http_ebbtide_lua_set(L, "pid", pid);
-    ngx_http_ebbtide_lua_set(L, "age_ms", ngx_http_ebbtide_ago(stats->updated));
-    ngx_http_ebbtide_lua_set(L, "process_resident", stats->rss);
-    ngx_http_ebbtide_lua_set(L, "live", live);
-    ngx_http_ebbtide_lua_set(L, "free_resident", free_resident);
-    ngx_http_ebbtide_lua_set(L, "returned", returned);
-    ngx_http_ebbtide_lua_set(L, "resident", resident);
-    ngx_http_ebbtide_lua_set(L, "pressure", stats->pressure);
-    ngx_http_ebbtide_lua_set(L, "limit_soft", stats->limit_soft);
-    ngx_http_ebbtide_lua_set(L, "limit_hard", stats->limit_hard);
-    ngx_http_ebbtide_lua_set(L, "thrashing_vms", thrashing);
-    ngx_http_ebbtide_lua_set(L, "refused_allocations", refused);
-    ngx_http_ebbtide_lua_set(L, "restarts", stats->restarts);
+    ngx_http_ebbtide_resty_set_field(L, "pid", pid);
+    ngx_http_ebbtide_resty_set_field(L, "age_ms",
+                                     ngx_http_ebbtide_ago(stats->updated));
+    ngx_http_ebbtide_resty_set_field(L, "process_resident", stats->rss);
+    ngx_http_ebbtide_resty_set_field(L, "live", live);
+    ngx_http_ebbtide_resty_set_field(L, "free_resident", free_resident);
+    ngx_http_ebbtide_resty_set_field(L, "returned", returned);
+    ngx_http_ebbtide_resty_set_field(L, "resident", resident);
+    ngx_http_ebbtide_resty_set_field(L, "pressure", stats->pressure);
+    ngx_http_ebbtide_resty_set_field(L, "limit_soft", stats->limit_soft);
+    ngx_http_ebbtide_resty_set_field(L, "limit_hard", stats->limit_hard);
+    ngx_http_ebbtide_resty_set_field(L, "thrashing_vms", thrashing);
+    ngx_http_ebbtide_resty_set_field(L, "refused_allocations", refused);
+    ngx_http_ebbtide_resty_set_field(L, "restarts", stats->restarts);
 }
 
 
 static void
-ngx_http_ebbtide_lua_set(lua_State *L, const char *name, double value)
+ngx_http_ebbtide_resty_set_field(lua_State *L, const char *name, double value)
 {
     const ngx_http_ebbtide_lua_t  *lua;
 
@@ -329,21 +342,21 @@ ngx_http_ebbtide_lua_set(lua_State *L, const char *name, double value)
 }
 
 
-/* reclaim("all"): how many workers were asked. */
+/* reclaim("all"): the number of processes that were asked. */
 
 static int
-ngx_http_ebbtide_lua_reclaim(lua_State *L)
+ngx_http_ebbtide_resty_reclaim(lua_State *L)
 {
     const ngx_http_ebbtide_lua_t  *lua;
 
-    if (!ngx_http_ebbtide_lua_wants_all(L)) {
-        return ngx_http_ebbtide_lua_original(L);
+    if (!ngx_http_ebbtide_resty_wants_all(L)) {
+        return ngx_http_ebbtide_resty_call_replaced(L);
     }
 
     lua = ngx_http_ebbtide_lua();
 
     if (ngx_http_ebbtide_zone() == NULL) {
-        return ngx_http_ebbtide_lua_no_zone(L);
+        return ngx_http_ebbtide_resty_no_zone(L);
     }
 
     lua->pushnumber(L, ngx_http_ebbtide_zone_request_reclaim(ngx_cycle->log));

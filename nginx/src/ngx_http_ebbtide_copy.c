@@ -1,14 +1,6 @@
 
-/*
- * Heaps of other copies of the library.
- *
- * LuaJIT may have one inside, another may be preloaded, a third one may have
- * been loaded by Lua. A VM is of the copy that its allocation function is part
- * of, and only that copy may be called for its heap.
- */
-
-
-#include "ngx_http_ebbtide.h"
+#include "ngx_http_ebbtide_copy.h"
+#include "ngx_http_ebbtide_symbols.h"
 
 /* dladdr() and RTLD_NOLOAD: nginx defines _GNU_SOURCE on Linux */
 #include <dlfcn.h>
@@ -31,7 +23,7 @@ static const ngx_http_ebbtide_api_t *ngx_http_ebbtide_copy_api(
     const void *alloc, const Dl_info *object, ngx_log_t *log);
 
 
-/* other copies whose heaps the configuration's VMs have, or had */
+/* the other copies that VMs of the configuration have, or had, heaps of */
 static ngx_http_ebbtide_copy_t  *ngx_http_ebbtide_copies;
 
 static const ngx_http_ebbtide_api_t  ngx_http_ebbtide_own = {
@@ -77,8 +69,8 @@ ngx_http_ebbtide_own_api(void)
 
 
 /*
- * The functions for the heap of a VM; those of this module, as long as the VM is
- * on no heap. NULL: the heap is of a copy that is not understood.
+ * The functions for a VM's heap; the module's own while the VM has no heap.
+ * NULL: the heap belongs to a copy of another version.
  */
 
 const ngx_http_ebbtide_api_t *
@@ -117,47 +109,8 @@ ngx_http_ebbtide_api_of(lua_State *L, ngx_log_t *log)
 
 
 /*
- * A function that the object itself defines in which an address lies, not one
- * that it was linked with.
- */
-
-void *
-ngx_http_ebbtide_symbol_beside(const void *address, const char *name)
-{
-    void     *handle, *symbol;
-    Dl_info   object, info;
-
-    if (dladdr(address, &object) == 0) {
-        return NULL;
-    }
-
-    handle = dlopen(object.dli_fname, RTLD_LAZY|RTLD_NOLOAD);
-
-    if (handle == NULL) {
-        /* the program itself has a name by which it cannot be opened */
-        handle = dlopen(NULL, RTLD_LAZY);
-    }
-
-    if (handle == NULL) {
-        return NULL;
-    }
-
-    symbol = dlsym(handle, name);
-    (void) dlclose(handle);
-
-    if (symbol == NULL || dladdr(symbol, &info) == 0
-        || info.dli_fbase != object.dli_fbase)
-    {
-        return NULL;
-    }
-
-    return symbol;
-}
-
-
-/*
- * The functions of a copy are looked up once, and kept as the copy is. NULL:
- * there is no memory.
+ * Looks the functions of a copy up once, and keeps them as long as the process
+ * runs. NULL: there is no memory.
  */
 
 static const ngx_http_ebbtide_api_t *
@@ -207,12 +160,12 @@ ngx_http_ebbtide_copy_api(const void *alloc, const Dl_info *object,
 
 
 /*
- * Whether this process runs under "ebbtide run": no other library has a function
- * of Lua's beside one that waits.
+ * Whether this process runs under "ebbtide run": only the preload library
+ * defines both a function of Lua's and one that waits.
  */
 
 ngx_uint_t
-ngx_http_ebbtide_preloaded(void)
+ngx_http_ebbtide_is_preloaded(void)
 {
     void  *wait;
 
@@ -225,7 +178,7 @@ ngx_http_ebbtide_preloaded(void)
 /* Whether LuaJIT has a copy of the library inside, which makes the heaps. */
 
 ngx_uint_t
-ngx_http_ebbtide_linked(void)
+ngx_http_ebbtide_luajit_has_copy(void)
 {
     void     *newstate;
     Dl_info   object, own;
@@ -235,6 +188,6 @@ ngx_http_ebbtide_linked(void)
     return newstate
            && ngx_http_ebbtide_symbol_beside(newstate, "ebb_version")
            && dladdr(newstate, &object)
-           && dladdr((void *) ngx_http_ebbtide_linked, &own)
+           && dladdr((void *) ngx_http_ebbtide_luajit_has_copy, &own)
            && object.dli_fbase != own.dli_fbase;
 }

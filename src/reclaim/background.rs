@@ -179,6 +179,13 @@ impl<S: Os> Heap<S> {
         [falls_us, search_us].into_iter().flatten().min()
     }
 
+    /// Whether the background thread comes, and waits for no host.
+    pub(super) fn is_visited(&self) -> bool {
+        let has_host =
+            self.hooks.clock.shown_us.is_some_and(|us| self.hooks.background.has_host(us));
+        self.watch().is_on() && !(has_host && self.options.get(Key::Background) == AUTO)
+    }
+
     fn may_be_watched(&self) -> bool {
         let is_wanted = self.options.get(Key::Background) != 0 && self.options.get(Key::Auto) == 1;
         is_wanted && self.os.has_background() && !self.is_checked()

@@ -11,7 +11,7 @@
 //! - **The time** that a look may take is a sixteenth of what has passed since the last one, but
 //!   one step (`step_us`) at least and [`STEPS_MAX`] at most. Where the background thread comes a
 //!   look takes one step as long as less than 8 MiB are due: that thread does the rest, but for
-//!   pages outside of the heap.
+//!   pages outside of the heap and a search for holes that a look has begun.
 //!
 //! So what is due goes back at some hundred MB a second from ten operations a second on, and in
 //! proportion to their rate below. By default, where the kernel takes 150 µs for 1 MB:
@@ -138,10 +138,17 @@ impl<S: Os> Heap<S> {
     /// unless that is much.
     fn earned_us(&self, now_us: u64) -> u64 {
         let step_us = self.options.get(Key::StepUs) as u64;
-        if self.watch().is_on() && self.due() < MUCH && !self.is_foreign_due() {
+        if self.is_left_to_background() {
             return step_us;
         }
         let earned_us = (now_us - self.hooks.pace.breathed_us) / SHARE;
         earned_us.clamp(step_us, STEPS_MAX * step_us)
+    }
+
+    /// Whether the background thread does what a look has no time for. It waits for a host that
+    /// ticks, and goes on with no search that the heap's own thread has begun.
+    fn is_left_to_background(&self) -> bool {
+        let is_searching = self.hooks.search.is_some() || self.hooks.decision.holes;
+        self.is_visited() && !is_searching && self.due() < MUCH && !self.is_foreign_due()
     }
 }

@@ -21,7 +21,7 @@
 //!   returning the difference each time would cost more than a hundredth of the time; what was
 //!   needed again within a second of being returned, if that did; and while demand climbs back
 //!   that fast, twice what it has climbed. All are believed for a while, and only as long as the
-//!   heap is busy.
+//!   heap is busy; what was needed again, only as long as as much memory changes hands.
 //! - **Cap.** `retain_max`, and for the floor also twice the mean demand, so that a rare spike does
 //!   not hold memory for the next one.
 //!

@@ -88,8 +88,8 @@ impl Holes {
             return None;
         }
         let epoch_us = epoch_us(decay_us);
-        // The end of a load is searched at once. What idles every few seconds is not, nor what works
-        // lightly, unless much more was done than the last search undid.
+        // The end of a load is searched at once. What idles every few seconds is not, nor what
+        // works lightly, unless much more was done than the last search undid.
         let is_burst = self.idle && self.moved.0 / WORK_PER_PAGE < self.returned.0;
         let apart_us = IDLE_EPOCHS * epoch_us * u64::from(self.rarer + 1);
         let rest_us = if is_burst { self.paid_us.max(self.searched_us + apart_us) } else { 0 };

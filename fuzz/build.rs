@@ -21,7 +21,7 @@ const WRAPPED: &[&str] = &[
 fn main() {
     for file in [
         "src/kernel.c",
-        "src/beside.h",
+        "src/background.h",
         "../ffi-tests/c/include/syscall_faults.h",
         "../ffi-tests/c/include/wrapped.h",
     ] {
@@ -35,7 +35,7 @@ fn main() {
         .extra_warnings(true)
         .flag("-Wpedantic")
         .warnings_into_errors(true)
-        .compile("unkind");
+        .compile("syscall_faults");
     for name in WRAPPED {
         println!("cargo:rustc-link-arg-bins=-Wl,--wrap={name}");
     }

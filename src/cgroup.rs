@@ -18,14 +18,14 @@ use crate::os::Os;
 /// What the cgroups of this process allow and use, in bytes: those of the one that leaves the least
 /// room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Memory {
+pub(crate) struct CgroupMemory {
     pub(crate) limit: u64,
     /// Without the page cache that the kernel drops before it lets a process die.
     pub(crate) used: u64,
 }
 
 /// `None`: there is no limit, or no cgroup can be read.
-pub(crate) fn memory(os: &impl Os) -> Option<Memory> {
+pub(crate) fn memory(os: &impl Os) -> Option<CgroupMemory> {
     let mut text = [0; TEXT_BYTES];
     let length = os.read_file(c"/proc/self/cgroup", &mut text)?;
     let (version, path) = own_cgroup(text.get(..length)?)?;
@@ -111,11 +111,11 @@ struct Cgroup<'a, S> {
 }
 
 impl<S: Os> Cgroup<'_, S> {
-    fn memory(&self) -> Option<Memory> {
+    fn memory(&self) -> Option<CgroupMemory> {
         let limits = self.version.limits.iter().filter_map(|file| self.number(file));
         let limit = limits.min().filter(|limit| *limit < NO_LIMIT)?;
         let usage = self.number(self.version.usage)?;
-        Some(Memory { limit, used: usage.saturating_sub(self.cache().unwrap_or(0)) })
+        Some(CgroupMemory { limit, used: usage.saturating_sub(self.cache().unwrap_or(0)) })
     }
 
     fn cache(&self) -> Option<u64> {
@@ -469,7 +469,7 @@ mod tests {
                 _ => (max.into_iter().chain(high).min(), usage_v2, caches[1]),
             };
             let limit = limit.filter(|limit| *limit < NO_LIMIT);
-            let expected = limit.zip(usage).map(|(limit, usage)| Memory {
+            let expected = limit.zip(usage).map(|(limit, usage)| CgroupMemory {
                 limit,
                 used: usage.saturating_sub(cache.unwrap_or(0)),
             });

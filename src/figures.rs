@@ -1,18 +1,18 @@
-//! What heaps were last seen to hold, for those who may not look into a heap: signal handlers, and
-//! threads that do not have it.
+//! What heaps held when they were last looked at, for code that may not look into a heap: signal
+//! handlers, and threads that do not own it.
 //!
-//! A heap with figures publishes them whenever it is looked at: on its slow path, at most every few
-//! milliseconds, and when its thread waits. What the background thread returns meanwhile it counts.
-//! Entries are never freed, only used again, and the list of them only grows. So whoever walks it
-//! takes no lock, in a signal handler too, and the child of a fork finds it whole; the list is as
-//! long as there were ever heaps with figures at the same time.
+//! A heap with figures publishes them on its slow path, at most every few milliseconds, and when
+//! its thread waits. The background thread adds what it returns in between. Entries are never
+//! freed, only used again, and their list only grows. So a walk takes no lock, in a signal handler
+//! either, and the child of a fork finds the list whole. The list has as many entries as there were
+//! heaps with figures at the same time.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// What one heap holds, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct LastSeen {
     pub(crate) live: u64,
     pub(crate) resident: u64,
     pub(crate) resident_peak: u64,
@@ -50,16 +50,16 @@ pub(crate) struct Figures {
     refused_address_space: AtomicU64,
     thrashing: AtomicU64,
     purge_errno: AtomicU64,
-    next: Link,
+    next: NextEntry,
 }
 
 /// Where the next entry is; null until there is one, and then the same for ever.
 #[derive(Default)]
-struct Link(AtomicPtr<Figures>);
+struct NextEntry(AtomicPtr<Figures>);
 
-static FIRST: Link = Link(AtomicPtr::new(ptr::null_mut()));
+static FIRST: NextEntry = NextEntry(AtomicPtr::new(ptr::null_mut()));
 
-impl Link {
+impl NextEntry {
     fn get(&self) -> Option<&'static Figures> {
         // SAFETY: null, or an entry that `put` has got from a box and that is never freed. Its
         // fields can be read and written at any time.
@@ -82,7 +82,7 @@ pub(crate) fn claim(number: u64) -> &'static Figures {
     while let Some(entry) = end.get() {
         if take(entry) {
             entry.aside.store(0, Ordering::Relaxed);
-            entry.publish(Held::default());
+            entry.publish(LastSeen::default());
             return entry;
         }
         end = &entry.next;
@@ -98,22 +98,22 @@ pub(crate) fn claim(number: u64) -> &'static Figures {
 }
 
 /// Calls `visit` for each VM that has an entry, the oldest entry first. Signal handlers may.
-pub(crate) fn each(mut visit: impl FnMut(u64, Held)) {
+pub(crate) fn each(mut visit: impl FnMut(u64, LastSeen)) {
     let mut next = FIRST.get();
     while let Some(entry) = next {
         let number = entry.number.load(Ordering::Acquire);
-        let held = entry.held();
+        let last_seen = entry.last_seen();
         // Otherwise the entry has changed hands meanwhile, and the figures may be mixed.
         if number != 0 && entry.number.load(Ordering::Acquire) == number {
-            visit(number, held);
+            visit(number, last_seen);
         }
         next = entry.next.get();
     }
 }
 
 impl Figures {
-    pub(crate) fn publish(&self, held: Held) {
-        let Held { live, resident, resident_peak, returned_total, aside, trouble } = held;
+    pub(crate) fn publish(&self, last_seen: LastSeen) {
+        let LastSeen { live, resident, resident_peak, returned_total, aside, trouble } = last_seen;
         self.refused.store(trouble.refused, Ordering::Relaxed);
         self.refused_address_space.store(trouble.refused_address_space, Ordering::Relaxed);
         self.thrashing.store(trouble.thrashing, Ordering::Relaxed);
@@ -126,12 +126,12 @@ impl Figures {
     }
 
     /// What was published last.
-    pub(crate) fn held(&self) -> Held {
+    pub(crate) fn last_seen(&self) -> LastSeen {
         let returned_total = self.returned_total.load(Ordering::Acquire);
         let aside = self.aside.load(Ordering::Relaxed);
         // Returned since the heap's own thread has published.
         let since = aside.saturating_sub(self.aside_known.load(Ordering::Relaxed));
-        Held {
+        LastSeen {
             returned_total: returned_total + since,
             live: self.live.load(Ordering::Relaxed),
             resident: self.resident.load(Ordering::Relaxed).saturating_sub(since),
@@ -161,12 +161,12 @@ mod tests {
     fn entries_are_found_while_they_are_somebodys_and_used_again() {
         let numbers = || {
             let mut numbers = Vec::new();
-            each(|number, held| numbers.push((number, held.live)));
+            each(|number, last_seen| numbers.push((number, last_seen.live)));
             numbers.sort();
             numbers
         };
         let [a, b] = [901, 902].map(claim);
-        a.publish(Held { live: 5, ..Held::default() });
+        a.publish(LastSeen { live: 5, ..LastSeen::default() });
         assert_eq!(numbers(), [(901, 5), (902, 0)]);
         a.release();
         assert_eq!(numbers(), [(902, 0)]);

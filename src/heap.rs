@@ -17,7 +17,7 @@
 //! | `fast`       | allocate, free, resize: the hot path                                      |
 //! | `invariants` | every invariant of every room, for tests                                  |
 //!
-//! # Who owns what
+//! # Ownership
 //!
 //! The range owns everything: the [`Heap`] itself lies at its base. Raw pointers appear in
 //! two places only: on the hot path, and where a descriptor or a block is reached from the base.
@@ -44,7 +44,7 @@ mod tests;
 
 use core::slice;
 
-pub(crate) use blocks::foreign::{ForeignBlocks, ForeignPages, ForeignReturned};
+pub(crate) use blocks::foreign::{ForeignBlocks, ForeignPages, ForeignReason, ForeignReturned};
 pub(crate) use fast::alloc;
 pub(crate) use growth::collector::Collector;
 pub(crate) use growth::refusal::tell_of_shortage;
@@ -60,27 +60,28 @@ pub(crate) use slots::descriptor::{Descriptor, PageKind, SpanState};
 
 use crate::bug::ensure;
 use crate::options::Options;
+use crate::os::Kernel;
 use crate::units::{PageIndex, Pages};
 use blocks::last_slots::SlotScan;
 use checked::Checked;
 use class::{CLASS_COUNT, QUICK_MAX, class_of};
-use growth::mapped::Ground;
+use growth::mapped::Extent;
 use pages::split_mappings::SplitMappings;
 use pages::watch::Watch;
 
 /// Where blocks of one size class come from, and what freeing one needs to know. One cache line.
 #[repr(C, align(64))]
 pub(crate) struct Bin {
-    /// The bitmap word that allocation takes slots from: in the current span's descriptor, or the
-    /// heap's empty word.
+    /// The bitmap word that allocation takes slots from: in the active span's descriptor, or the
+    /// heap's `always_zero`.
     word: *mut u64,
     /// The address of that word's first slot.
     base: *mut u8,
-    /// Blocks that were handed out, and all slots that were free in the current span when it became
+    /// Blocks that were handed out, and all slots that were free in the active span when it became
     /// that. Wraps. [`Heap::live`] takes those away again that were not handed out:
     ///
     /// ```text
-    /// live = taken - freed - (free slots of the current span - frees since it became that)
+    /// live = taken - freed - (free slots of the active span - frees since it became that)
     /// ```
     taken: u64,
     /// Blocks that were freed. Wraps.
@@ -88,11 +89,11 @@ pub(crate) struct Bin {
     /// Bytes per slot.
     slot_size: u32,
     /// The span that `word` is in; page 0: none.
-    current: PageIndex,
+    active: PageIndex,
     /// How many of its words were filled, that one included.
     cursor: u32,
     /// The first span with enough free slots to be worth a visit, most recently touched first.
-    listed: PageIndex,
+    partial: PageIndex,
     /// An empty span kept for the next time; page 0: none.
     spare: PageIndex,
     /// Spans of the class.
@@ -152,15 +153,16 @@ pub(crate) struct Counts {
     pub(crate) span_pages: Pages,
     /// Of these, given back: the pages whose bits are set in [`Descriptor::purged`].
     pub(crate) purged: Pages,
-    /// Bytes at the starts of spans that no slot covers, where their page is not purged.
-    pub(crate) leads: usize,
+    /// Bytes at the starts of spans that no slot covers ([`class::Class::slack`]), where their page
+    /// is not purged.
+    pub(crate) slack: usize,
     pub(crate) large_blocks: u64,
     pub(crate) large_pages: Pages,
     /// Bytes asked for large blocks.
     pub(crate) large_requested: usize,
     /// Bytes by which small blocks that were shrunk, and had to stay, are less than others of their
     /// class. What is freed of these stays in it.
-    pub(crate) stayed: usize,
+    pub(crate) shrunk_in_place: usize,
 }
 
 /// The heap of one VM. Lies at the base of its range of addresses.
@@ -168,14 +170,15 @@ pub(crate) struct Counts {
 /// ```text
 /// reservation                    base: what Lua holds as `ud`
 /// |                              |
-/// | not yet   | descriptors      | header | chunks | words | guard | pages          | not yet   |
+/// | not yet   | descriptors      | header | chunks | hist. | guard | pages          | not yet   |
 /// | committed | <- of page n … 0 | page 0, 1, … first - 1          | first … top -> | committed |
 /// |           |--------------------------- committed --------------------------|                |
 /// ```
 ///
 /// Pages of 4096 bytes grow upwards and their descriptors of 64 bytes downwards, so that what is
 /// committed is one range, and a heap is two mappings to the kernel, which counts them. The header
-/// is this struct. `pages::layout` has the other drawing, of a range that is planned, not reserved.
+/// is this struct. "hist." is the buffer of the option `history`. `pages::layout` has the drawing
+/// of a range that is planned, not reserved.
 ///
 /// From the address of a small block to its bit:
 ///
@@ -198,7 +201,7 @@ pub(crate) struct Counts {
 ///
 /// - H1: pages up to `top`, their descriptors and their chunks are committed.
 /// - H2: every used page belongs to the tables, one span or one large block.
-/// - H3: a bin's current span is in no list; the words that were filled may have free slots.
+/// - H3: a bin's active span is in no list; the words that were filled may have free slots.
 /// - H4: the counts are what a walk over all descriptors finds.
 #[repr(C)]
 pub(crate) struct Heap<S: ReclaimHooks> {
@@ -210,10 +213,10 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     /// of 0 where every block is checked, so that none comes by the hot path.
     committed_complement: usize,
     /// Bytes asked for in small blocks. Wraps.
-    asked_bytes: u64,
+    requested_bytes: u64,
     /// Bytes asked for in those that were freed, as far as `osize` can be trusted. Wraps.
     freed_bytes: u64,
-    /// Always 0: the word of a bin without a current span.
+    /// Always 0: the word of a bin without an active span.
     always_zero: u64,
     bins: [Bin; CLASS_COUNT],
     /// [`BIN_OF_SIZE`], at hand.
@@ -228,19 +231,20 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     small_max: usize,
     /// The state of the checked layer; null: nothing is checked.
     checked: *mut Checked,
-    /// Pages beside the heap's own that hold blocks: those of guarded slots.
-    beside: Pages,
+    /// Pages outside the range that hold blocks: those of guarded slots.
+    guarded_pages: Pages,
     /// What is committed of the range.
-    ground: Ground,
+    extent: Extent,
     /// Chunks that are committed.
     chunk_count: usize,
-    /// Bytes that the kernel, or the end of the range, denied the heap when it was to grow last.
-    denied: usize,
-    /// Whether RLIMIT_AS is what refused the last allocation that was refused.
-    is_short: bool,
+    /// Bytes that the kernel, or the end of the range, refused at the last attempt to grow.
+    kernel_denied: usize,
+    /// The last allocation that failed did so because of RLIMIT_AS.
+    address_space_refused: bool,
     split_mappings: SplitMappings,
-    /// Where the leads of large blocks come from. Begins anywhere, so that they cannot be foretold.
-    leads: u32,
+    /// The sequence that the colors of large blocks come from: see `blocks::large`. Starts at
+    /// random, so that colors cannot be predicted.
+    color_seed: u32,
     /// Which bitmap word of a span is filled first follows from this, and from where the span lies.
     word_seed: u32,
     slot_scans: [SlotScan; CLASS_COUNT],
@@ -251,19 +255,19 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     remap_refused: bool,
     /// Bytes that the heap may hold resident: growth beyond is refused.
     pub(crate) growth_limit: usize,
-    /// Pages by which the heap was to grow when the gate refused it; none if it did not.
-    pub(crate) refused: Pages,
-    /// The layer above is called when more than this many pages have changed hands.
+    /// Pages that `growth_limit` refused at the last attempt to grow; 0 if it allowed them.
+    pub(crate) denied_pages: Pages,
+    /// The layer above is polled when more than this many pages were taken or freed,
     pub(crate) poll_threshold: Pages,
-    /// And after this many operations on the slow path.
-    pub(crate) look_in: u32,
-    /// Bytes of the words of the layer above that count as resident.
-    words_touched: usize,
+    /// and after this many operations on the slow path.
+    pub(crate) poll_in: u32,
+    /// Bytes of the history buffer that count as resident.
+    history_bytes: usize,
     /// New blocks go into the fullest spans, so that sparse ones drain.
     pub(crate) packing: bool,
     pub(crate) kernel_page: usize,
-    /// Who takes care of blocks that are not of this heap.
-    pub(crate) outside: Option<ForeignBlocks>,
+    /// The functions for blocks that are not of this heap.
+    pub(crate) foreign: Option<ForeignBlocks>,
     /// The collector of the VM, where the heap may reach it.
     pub(crate) collector: Option<Collector>,
     /// The collector is due: the layer above is called at each slow allocation.
@@ -275,7 +279,10 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     pub(crate) os: S,
 }
 
-/// No gate: the heap may grow to the end of its range.
+/// A heap on the real kernel: what C sees as `ebb_heap`.
+pub(crate) type KernelHeap = Heap<Kernel>;
+
+/// No limit: the heap may grow to the end of its range.
 pub(crate) const NO_LIMIT: usize = usize::MAX;
 
 impl<S: ReclaimHooks> Heap<S> {
@@ -291,12 +298,12 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Bytes above the base that have descriptors and are committed.
     fn committed(&self) -> usize {
-        self.ground.end
+        self.extent.end
     }
 
     /// Bytes asked for in live small blocks, as far as `osize` can be trusted.
     pub(crate) fn small_requested(&self) -> usize {
-        self.asked_bytes.wrapping_sub(self.freed_bytes).cast_signed().max(0) as usize
+        self.requested_bytes.wrapping_sub(self.freed_bytes).cast_signed().max(0) as usize
     }
 
     /// Where a page's descriptor lies.
@@ -373,17 +380,18 @@ impl<S: ReclaimHooks> Heap<S> {
         Watch::new(self.base, chunks, self.kernel_page, self.runs.top)
     }
 
-    /// The words of the layer above. Zero at first; none where they were never counted.
-    pub(crate) fn words(&mut self) -> &mut [u64] {
-        let count = if self.ground.has_words { S::WORDS } else { 0 };
+    /// The buffer of the option `history`, in words. Zero at first; empty where it is not
+    /// committed.
+    pub(crate) fn history_buffer(&mut self) -> &mut [u64] {
+        let count = if self.extent.has_history { S::HISTORY_WORDS } else { 0 };
         // SAFETY: L1: they lie behind the chunks, aligned; as many are committed, and any bytes are
         // words. The heap is borrowed for as long, so nobody else has them.
-        unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.words).cast(), count) }
+        unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.history).cast(), count) }
     }
 
-    /// Counts the words of the layer above as resident from now on.
-    pub(crate) fn count_words(&mut self) {
-        self.words_touched = S::WORDS * size_of::<u64>();
+    /// Counts the history buffer as resident from now on.
+    pub(crate) fn count_history(&mut self) {
+        self.history_bytes = S::HISTORY_WORDS * size_of::<u64>();
     }
 }
 

@@ -51,13 +51,13 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let small = self.count_small();
         let counts = &self.counts;
-        let least = small.least.saturating_sub(counts.stayed).max(small.blocks as usize);
+        let least = small.least.saturating_sub(counts.shrunk_in_place).max(small.blocks as usize);
         let small_live = self.small_requested().clamp(least, small.slot_bytes);
         let own = (small.blocks + counts.large_blocks, small_live + counts.large_requested);
-        let told = self.debug_stats();
-        let (blocks, bytes) = told.others.unwrap_or(own);
-        let live = bytes + told.guarded_bytes;
-        let held = small.slot_bytes + counts.large_pages.bytes() + self.beside_bytes();
+        let debug = self.debug_stats();
+        let (blocks, bytes) = debug.others.unwrap_or(own);
+        let live = bytes + debug.guarded_requested;
+        let held = small.slot_bytes + counts.large_pages.bytes() + self.guarded_bytes();
         let free_in_spans = self.free_in_spans_of(&small);
         let clean = self.runs.free - self.runs.dirty;
         let (committed, closed) =
@@ -65,15 +65,15 @@ impl<S: ReclaimHooks> Heap<S> {
         let (metadata, tables_returned) = (self.metadata(), self.tables_returned());
         let used = self.runs.top.since(self.layout.first).bytes();
         Snapshot {
-            committed: committed + self.beside_bytes(),
+            committed: committed + self.guarded_bytes(),
             live,
-            waste: held - live + counts.leads,
+            waste: held - live + counts.slack,
             free_resident: free_in_spans + self.runs.dirty.bytes(),
             returned: (clean + counts.purged).bytes() + tables_returned - closed,
             never_touched: committed + closed - used - metadata - tables_returned,
             metadata,
             resident_peak: counts.resident_peak.bytes().max(self.resident()),
-            blocks: blocks + told.guarded,
+            blocks: blocks + debug.guarded,
             spans: small.spans,
         }
     }
@@ -83,10 +83,10 @@ impl<S: ReclaimHooks> Heap<S> {
         self.free_in_spans_of(&self.count_small())
     }
 
-    /// A span is a lead and slots. Purged pages hold neither live slots nor a counted lead.
+    /// A span consists of slack and slots. Purged pages hold neither live slots nor counted slack.
     fn free_in_spans_of(&self, small: &Small) -> usize {
         let spans_resident = (self.counts.span_pages - self.counts.purged).bytes();
-        spans_resident - self.counts.leads - small.slot_bytes
+        spans_resident - self.counts.slack - small.slot_bytes
     }
 
     fn count_small(&self) -> Small {

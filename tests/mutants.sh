@@ -15,62 +15,62 @@ survivors=0
 
 table() {
     cat <<'TABLE'
-P1 dirty is free|src/heap/pages/runs.rs|s/let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));/let cleaned = Pages::ZERO;/
+P1 dirty is free|src/heap/pages/runs/dirty.rs|s/let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));/let cleaned = Pages::ZERO;/
 P2 nothing above top|src/heap/pages/runs.rs|s/            self.counts.top = range.end;/            self.counts.top = range.end - Pages(range.count().0 \& 1);/
 P3 counts are the bits|src/heap/pages/runs.rs|s/self.counts.free += count;/self.counts.free += count + Pages(1);/
 P4 where to look for free pages|src/heap/pages/runs.rs|s/range.start.0.saturating_sub(before as u32)).min(\*lowest)/u32::MAX).min(*lowest)/
 P4 runs begin before freed pages|src/heap/pages/runs.rs|s/saturating_sub(before as u32)/saturating_sub(0 * before as u32)/
-few pages across words|src/heap/pages/runs/search.rs|s/            row = word.leading_ones() as usize;/            row = 0;/
+few pages across words|src/heap/pages/runs/search.rs|s/            run = word.leading_ones() as usize;/            run = 0;/
 P5 summaries|src/heap/pages/runs.rs|s/                chunk.summary.set(Summary::STALE);//
 P5 group summaries|src/heap/pages/runs.rs|s/self.chunks\[at \/ GROUP_CHUNKS \* GROUP_CHUNKS\].group.set(Summary::STALE);//
 lowest fit|src/heap/pages/runs/search.rs|s/if before + summary.start as usize >= wanted/if before + summary.start as usize > wanted/
 L1 parts fit|src/heap/pages/layout.rs|s/let limit = PageIndex(limit as u32);/let limit = PageIndex(limit as u32 + 40);/
 L2 kernel pages|src/heap/pages/layout.rs|s/kernel_page + round_up(pages \* DESCRIPTOR, kernel_page)/kernel_page + round_up(pages * DESCRIPTOR, 64)/
-L4 chunks in the tables|src/heap/pages/layout.rs|s/let bytes = chunks.min(self.chunk_count) \* size_of::<Chunk>();/let bytes = chunks.min(self.chunk_count) * (size_of::<Chunk>() - 8);/
+L4 chunks in the tables|src/heap/pages/layout.rs|s/let bytes = chunks.min(self.chunk_count) \* size_of::<PageChunk>();/let bytes = chunks.min(self.chunk_count) * (size_of::<PageChunk>() - 8);/
 M1 all that is mapped is given back|src/heap/growth/mapped.rs|s/for part in some(self.mapped()) {/for part in some(self.mapped()).take(1) {/
 M1 a place that does not do is given back|src/heap/growth/mapped.rs|s/for mapped in some(parts).take(index) {/for mapped in some(parts).take(0) {/
 M2 chunks before pages|src/heap/growth/grow.rs|s/if self.layout.is_planned \&\& !self.commit_tables(pages) {/if false {/
 a limit means a plan|src/heap/growth/reserve.rs|s/if address_space >= ADDRESS_LIMIT || sanitizer::is_there() {/if address_space >= 1 << 20 {/
 a plan grows in small steps|src/heap/growth/grow.rs|s/(self.layout.bytes \/ PLANNED_STEP.1).min/(self.layout.bytes \/ PLANNED_STEP.1 * 64).min/
 the end of a plan goes back|src/heap/growth/mapped.rs|s/if self.runs.top.since(end) < CUT_MIN {/if true {/
-what is cut off was returned|src/heap/pages/runs.rs|s/let most = top.since(self.dirty_end().min(top));/let most = Pages(u32::MAX);/
-K1 sheets that are cut off|src/heap/pages/runs.rs|s/        self.occupy_sheets(range);//
-tables of what was cut off|src/heap/pages/runs.rs|s/self.counts.cut_top = self.counts.reached();//
+what is cut off was returned|src/heap/pages/runs/end.rs|s/let most = top.since(self.dirty_end().min(top));/let most = Pages(u32::MAX);/
+K1 sheets that are cut off|src/heap/pages/runs/end.rs|s/        self.occupy_sheets(range);//
+tables of what was cut off|src/heap/pages/runs/end.rs|s/self.counts.cut_top = self.counts.reached();//
 descriptors of what was cut off|src/heap/growth/mapped.rs|s/        self.cut_descriptors();/        if false { self.cut_descriptors(); }/
 pointers to what was cut off|src/heap/growth/mapped.rs|s/|| self.is_cut_off(address.addr().wrapping_sub(self.base.addr()))//
-what was cut off is needed again|src/heap/growth/grow.rs|s/self.page_runs().refaults(cut_off, now_us);//
+what was cut off is needed again|src/heap/growth/grow.rs|s/self.page_runs().note_refaults(cut_off, now_us);//
 what cannot be cut off stays|src/heap/growth/mapped.rs|s/self.page_runs().join(range, is_dirty);/if false { self.page_runs().join(range, is_dirty) }/
 a child cuts off no claims|src/heap/growth/mapped.rs|s/        self.mend_after_fork();//
 a limit that binds is told, and no other|src/heap/growth/mapped.rs|s/(used.saturating_add(bytes) > limit)/(used.saturating_add(bytes) > 0)/
 addresses of a plan are the heap's when mapped|src/heap/growth/mapped.rs|s/        if self.layout.is_planned {/        if false {/
 planned ranges are apart|src/os/plan.rs|s/let fits = word == 0 .* == pages;/let fits = true;/
 mapping replaces nothing|src/os/plan.rs|s/let flags = FRESH | libc::MAP_FIXED_NOREPLACE;/let flags = FRESH | libc::MAP_FIXED;/
-R1 scars apart|src/heap/pages/split_mappings.rs|s/        self.count -= 1;//
-R1 scars renewed|src/heap/blocks/large.rs|s/        self.merge(range);//
+R1 split mappings apart|src/heap/pages/split_mappings.rs|s/        self.count -= 1;//
+R1 split mappings renewed|src/heap/blocks/large.rs|s/        self.merge(range);//
 D1 reciprocal 0 outside spans|src/heap/blocks/span.rs|s/self.set_descriptor(first + Pages(page), Descriptor::none());//
 no slot past the end|src/heap/slots/class.rs|s/self.pages.bytes() - (self.slots \* self.slot_size) as usize/0/
 D2 bits are slots|src/heap/slots/class.rs|s/(1 << (self.slots - first)) - 1/u64::MAX/
 D3 countdown|src/heap/blocks/span.rs|s/descriptor.countdown.set((shape.partial_threshold() - free) as u16);/descriptor.countdown.set(0);/
-S1 listed countdown|src/heap/blocks/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
-S2 listed when worth it|src/heap/blocks/span.rs|s/} else if free >= shape.partial_threshold() {/} else if free > shape.partial_threshold() {/
+S1 countdown of a partial span|src/heap/blocks/span.rs|s/self.list(class, page, shape.slots - free);/self.list(class, page, shape.slots - free + 1);/
+S2 partial when worth it|src/heap/blocks/span.rs|s/} else if free >= shape.partial_threshold() {/} else if free > shape.partial_threshold() {/
 S3 a spare is empty|src/heap/blocks/span.rs|s/if free == shape.slots {/if free + 1 >= shape.slots {/
 spans are filled from any word on|src/heap/blocks/span.rs|s/(page.0 ^ self.word_seed).wrapping_mul(0x9E37_79B9) >> 16/0/
-S4 current is not purged|src/heap/blocks/span.rs|s/            self.count_as_resident(first);//
+S4 an active span is not purged|src/heap/blocks/span.rs|s/            self.count_as_resident(first);//
 H1 commit before use|src/heap/growth/grow.rs|s/if top.offset() <= self.committed() {/if top.offset() <= self.committed() + 8192 {/
 H2 every page has an owner|src/heap/blocks/large.rs|s/start: page + count, end: page + old_count/start: page + count, end: page + count/
-H3 current is in no list|src/heap/blocks/span.rs|s/            self.unlist(class, chosen);//
+H3 an active span is in no list|src/heap/blocks/span.rs|s/            self.unlist(class, chosen);//
 H4 live counts|src/heap/blocks/plain.rs|s/(\*bin).freed = (\*bin).freed.wrapping_add(1);//
-H4 blocks of a current span|src/heap/blocks/span.rs|s/bin.taken.wrapping_add(freed).wrapping_sub(free.into())/bin.taken.wrapping_sub(free.into())/
-H4 countdowns of a current span|src/heap/blocks/span.rs|s/            bin.taken = bin.taken.wrapping_add(NEVER.into());//
-one block from outside and no other|src/heap/blocks/foreign.rs|s/only.is_none_or(|only| only == block)/only.is_none_or(|_| true)/
+H4 blocks of an active span|src/heap/blocks/span.rs|s/bin.taken.wrapping_add(freed).wrapping_sub(free.into())/bin.taken.wrapping_sub(free.into())/
+H4 countdowns of an active span|src/heap/blocks/span.rs|s/            bin.taken = bin.taken.wrapping_add(NEVER.into());//
+one foreign block and no other|src/heap/blocks/foreign.rs|s/only.is_none_or(|only| only == block)/only.is_none_or(|_| true)/
 double free|src/heap/slots/free_bit.rs|s/"jbe {rare}"/"je {rare}"/
-double free as a countdown ends|src/heap/blocks/plain.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*first).countdown.get() > 0 \&\& !slot_at(descriptor, block).is_some_and(/
+double free as a countdown ends|src/heap/blocks/plain.rs|s/if !slot_at(descriptor, block).is_some_and(/if (*head).countdown.get() > 0 \&\& !slot_at(descriptor, block).is_some_and(/
 bits modulo 64|src/heap/slots/class.rs|s/(product as u64).rotate_left(6)/(product as u64).rotate_left(7)/
 large blocks are not counted as small|src/heap/blocks/plain.rs|s/(\*heap).freed_bytes = (\*heap).freed_bytes.wrapping_sub(size as u64);//
 old contents kept|src/heap/fast.rs|s/slot_size.min(new_size)/old_size.min(new_size).min(slot_size)/
 shrink never fails|src/heap/fast.rs|s/if new_size > slot_size {/if new_size > 0 {/
 pages moved whole|src/heap/blocks/large.rs|s/to = to + piece.count();//
-no live page purged|src/heap/slots/descriptor.rs|s/page_bytes - lead).div_ceil(shape.slot_size);/page_bytes - lead) \/ shape.slot_size;/
+no live page purged|src/heap/slots/descriptor.rs|s/page_bytes - slack).div_ceil(shape.slot_size);/page_bytes - slack) \/ shape.slot_size;/
 holes found|src/reclaim/purge.rs|s/(room.holes, self.hole_from(from))/(false, self.hole_from(from))/
 refused moves are not tried again|src/heap/blocks/large.rs|s/            self.remap_refused = true;//
 many ranges at once|src/os/discard.rs|s/    Some(Purged { ranges: done, calls: 1, errno: 0 })/    Some(Purged { ranges: done, calls: 2, errno: 0 })/
@@ -82,17 +82,17 @@ parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
 reciprocals|src/heap/slots/class.rs|s/(least + (least >> 24)).next_multiple_of(1 << 16)/(1u64 << 58) \/ size \& !0xFFFF/
 a deleted heap is remembered|src/heap/lifecycle/deleted.rs|s/entry(heap).swap(heap, AcqRel) == heap/entry(heap).load(Relaxed) == heap/
 shares of address space|src/heap/growth/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
-wiped is as new|src/heap/lifecycle/cached_heap.rs|s/        self.page_runs().clear();//
+a reset heap is as new|src/heap/lifecycle/cached_heap.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/pages/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
-returned pages are recalled|src/heap/growth/grow.rs|s/            self.page_runs().refaults(known, now_us);//
+returned pages are recalled|src/heap/growth/grow.rs|s/            self.page_runs().note_refaults(known, now_us);//
 too soon is a second|src/heap/pages/refaults.rs|s/units < SOON/units < 4 * SOON/
-the gate holds|src/heap/growth/grow.rs|s/<= self.growth_limit;/<= self.growth_limit || true;/
-the gate closes again|src/reclaim/scheduler.rs|s/        heap.growth_limit = heap.closed_gate(heap.hooks.clock.now_us);/        heap.growth_limit = heap.hooks.limits.hard;/
+the growth limit holds|src/heap/growth/grow.rs|s/<= self.growth_limit;/<= self.growth_limit || true;/
+the growth limit returns|src/reclaim/scheduler.rs|s/        heap.growth_limit = heap.resting_limit(heap.hooks.clock.now_us);/        heap.growth_limit = heap.hooks.limits.hard;/
 room is made at the limit|src/reclaim/limit_reclaim.rs|s/            self.purge_dirty(keep, PurgeReason::Limit, Budget::Unlimited);//
 the collector is due near the limit|src/reclaim/limit_reclaim.rs|s/if self.wants_collector(held, now_us) {/if self.wants_collector(held, now_us) \&\& now_us == 1 {/
-the collector is due after a refusal|src/heap/growth/refusal.rs|s/        S::refused(self);/        if size == 1 { S::refused(self) }/
+the collector is due after a refusal|src/heap/growth/refusal.rs|s/        S::allocation_refused(self);/        if size == 1 { S::allocation_refused(self) }/
 the collector rests when it does not help|src/reclaim/emergency.rs|s/now_us + REST \* took_us/now_us/
-the gate falls|src/reclaim/emergency.rs|s/\*growth_limit = halfway.min(\*growth_limit);/*growth_limit = halfway.max(*growth_limit);/
+the growth limit falls|src/reclaim/emergency.rs|s/\*growth_limit = halfway.min(\*growth_limit);/*growth_limit = halfway.max(*growth_limit);/
 a suspended emergency asks again|src/reclaim/emergency.rs|/fn want_emergency/,/^    }/{s/self.take_turn(held);/self.go_on_collecting();/;s/ || self.has_freed_much(held)//}
 an emergency ends at a tick|src/reclaim/scheduler.rs|s/        self.suspend_emergency();/        if now_us == 1 { self.suspend_emergency(); }/
 a tick is due for an emergency|src/reclaim/scheduler.rs|s/        if self.may_suspend_emergency() {/        if false {/
@@ -110,16 +110,16 @@ a search stops when growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(
 the last search begins anew|src/reclaim/limit_reclaim.rs|s/let mut is_last = self.hooks.search.is_none();/let mut is_last = true;/
 no search in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some(now_us)/None.filter(|_: \&u64| found)/
 empty spans are no loss|src/heap/blocks/retry.rs|s/                self.retire_all();//
-empty spans are no loss at a limit|src/heap/blocks/retry.rs|s/} else if !by_gate \&\& has_spans {/} else if !by_gate \&\& has_spans \&\& !has_room {/
+empty spans are no loss at a limit|src/heap/blocks/retry.rs|s/} else if !by_limit \&\& has_spans {/} else if !by_limit \&\& has_spans \&\& !has_room {/
 every slot counts at a hard limit|src/heap/blocks/retry.rs|s/.or_else(|| last(self))//
-listed spans are unlisted for a slot|src/heap/blocks/last_slots.rs|s/            SpanState::Partial => self.unlist(class, span),/            SpanState::Partial => {}/
+partial spans are unlisted for a slot|src/heap/blocks/last_slots.rs|s/            SpanState::Partial => self.unlist(class, span),/            SpanState::Partial => {}/
 only slots on held pages are at hand|src/heap/slots/descriptor.rs|s/self.free.has(slot) \&\& pages.all(/self.free.has(slot) || pages.all(/
-missing pages are held when they may be|src/heap/blocks/last_slots.rs|s/if !self.may_use(span) {/if true {/
-G1 useless slots|src/heap/blocks/span.rs|s/        self.note_held(first);//
+purged pages are used when they may be|src/heap/blocks/last_slots.rs|s/if !self.may_use(span) {/if true {/
+G1 useless slots|src/heap/blocks/span.rs|s/        self.note_unpurged(first);//
 no walk in vain|src/heap/blocks/last_slots.rs|s/if self.free_slots_of(class) <= unreachable \&\& /if /
 a walk when there is room|src/heap/blocks/last_slots.rs|s/ \&\& !self.may_grow(pages_needed) {/ {/
-history keeps to a limit|src/heap/lifecycle/settings.rs|s/ \&\& !self.has_room_for_words()/ \&\& value > 1/
-history counts when it is on|src/reclaim/scheduler.rs|s/            heap.count_words();//
+history keeps to a limit|src/heap/lifecycle/settings.rs|s/ \&\& !self.has_room_for_history()/ \&\& value > 1/
+history counts when it is on|src/reclaim/scheduler.rs|s/            heap.count_history();//
 holes alone are news|src/reclaim/scheduler.rs|s/ || emptied >= NEWS_BYTES;/;/
 every call takes a step|src/reclaim/scheduler.rs|s/let stepped = outcome.calls > 0;/let stepped = true;/
 a changed option is news|src/reclaim/scheduler.rs|s/heap.hooks.outdated = heap.hooks.clock.shown_us.is_some();//
@@ -130,19 +130,24 @@ S2 links lead back|src/heap/blocks/integrity.rs|s/to == page \&\& back == page/t
 refused requests commit nothing|src/heap/growth/grow.rs|s/if !self.may_grow((returned + fresh).saturating_sub(pages_credited))/if !self.commit(range.end) || !self.may_grow((returned + fresh).saturating_sub(pages_credited))/
 fullest spans first|src/heap/blocks/span.rs|s/if free < fewest \&\& self.may_use(page) {/if (free > fewest || fewest == u32::MAX) \&\& self.may_use(page) {/
 what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.saturating_sub(sweep.keep),/dirty: self.runs.dirty,/
-the slow path looks|src/heap/hooks.rs|s/            S::settled(self);//
+the slow path looks|src/heap/hooks.rs|s/            S::poll(self);//
 auto off is off|src/reclaim/pace.rs|s/        let auto = self.options.get(Key::Auto) == 1;/        let auto = true;/
 light work fills no holes|src/reclaim/policy.rs|s/Pages(sparse.0 \/ NEEDED_SHARE)/Pages(sparse.0 \/ NEEDED_SHARE \/ 64)/
 light work needs nothing that a swing needed|src/reclaim/policy.rs|s/Pages(needed.0 \/ NEEDED_SHARE)/Pages(needed.0 \/ NEEDED_SHARE \/ 8)/
-a search that was begun has its time|src/reclaim/pace.rs|s/ \&\& !is_searching / /
+a search that was begun has its time|src/reclaim/pace.rs|s/!is_searching/(is_searching || !is_searching)/
 what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
 a climb back keeps what it needs|src/reclaim/policy/demand.rs|s/filter(|level| level.is_neared(now_us, used))/filter(|level| used > level.level)/
 no packing while demand climbs|src/reclaim/policy/demand.rs|s/let goes_on = before > /let goes_on = before < /
 packing after a fall|src/reclaim/policy/demand.rs|s/|_| !is_known || goes_on/|_| true/
-what is idle goes before its time|src/reclaim/policy/idle.rs|s/    dirty.saturating_sub(idle).saturating_add(kept)/    dirty.saturating_add(kept).saturating_add(idle)/
-what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before = self.before.saturating_sub(pages);//
-what was needed is not idle|src/reclaim/policy/idle.rs|s/        self.least = self.least.min(dirty);/        self.least = dirty;/
-a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: state.keep_of(settings, observation, dirty, dirty, 0),/            idle_keep: Pages(u32::MAX),/
+what is idle goes before its time|src/reclaim/policy/idle.rs|s/            let stays = if goes { kept } else { much\[level\] };/            let stays = much[level];/
+what was returned is not idle|src/reclaim/policy/idle.rs|s/            level.before = level.before.saturating_sub(pages);//
+what was needed is not idle|src/reclaim/policy/idle.rs|s/            least.least = least.least.min(dirty);/            least.least = dirty;/
+less waits for longer|src/reclaim/policy/idle.rs|s/    (settings.decay_us << level) \/ MOMENTS/    settings.decay_us \/ MOMENTS/
+a look that took long is not followed by one that takes as long|src/reclaim/pace.rs|s/(since_us.min(2 \* interval_us) /(since_us /
+a thread that waits for a processor does not pause for long|src/reclaim/pace.rs|s/took_us.min(OVERRUN \* earned_us)/took_us/
+much is left to the background thread|src/reclaim/pace.rs|s/ \&\& (!is_much || self.background_comes_soon())/ \&\& !is_much/
+but not for long|src/reclaim/pace.rs|s/now_us < since_us + LEAVE_US/now_us >= *since_us/
+a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: state.keep_of(settings, observation, dirty, idle_after_us, 0),/            idle_keep: Pages(u32::MAX),/
 much is returned soon though the heap works|src/reclaim/background.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
 early visits that do not pay become rare|src/reclaim/background.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//
 an option reaches a thread that was not called|src/reclaim/scheduler.rs|s/        heap.leave_by_new_options();/        if heap.watch().is_on() { heap.leave_by_new_options() }/
@@ -168,25 +173,25 @@ signals that are sent are no accesses|src/os/fault.rs|s/(\*info).si_code > 0/(*i
 handlers of before have their masks|src/os/fault.rs|s/libc::pthread_sigmask(libc::SIG_BLOCK, \&mask/libc::pthread_sigmask(libc::SIG_UNBLOCK, \&mask/
 nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigaction == ours().sa_sigaction/true/
 children attempt nothing of other threads|src/os/fault_probe.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
-calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(Call::to(function));//
+calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(RecordedCall::to(function));//
 an unwinder may fault in a handler|src/os/fault_probe.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
-C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => State::Freed,/            _ if self.about > 0 => State::Freed,/
+C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.about > 0 => HeaderState::Freed,/
 wrong sizes are told|src/heap/checked.rs|s/ \&\& live.size != old_size {/ \&\& false {/
 closures that were not finished are no bugs|src/heap/checked/block.rs|s/    fits \&\& upvalues.is_multiple_of(UPVALUE)/    false \&\& fits \&\& upvalues.is_multiple_of(UPVALUE)/
-only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& block\[9..12\] == HEADER//
-blocks freed twice are told|src/heap/checked.rs|s/== State::Live {/!= State::Broken {/
-writes past the end are told|src/heap/checked.rs|s/if block::zone_is_whole(/if true || block::zone_is_whole(/
-writes after the end of a block's life are told|src/heap/checked/release.rs|s/if block::is_all(/if true || block::is_all(/
-freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(held) {/{/
+only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& kind() == KIND//
+blocks freed twice are told|src/heap/checked/verify.rs|s/== HeaderState::Live {/!= HeaderState::Broken {/
+writes past the end are told|src/heap/checked/verify.rs|s/if unsafe { body.zone_is_whole(live.size) }/if true || unsafe { body.zone_is_whole(live.size) }/
+writes after the end of a block's life are told|src/heap/checked/release.rs|s/if unsafe { body.is_all(FREE_FILL) }/if true || unsafe { body.is_all(FREE_FILL) }/
+freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(entry) {/{/
 large blocks lie between guards|src/heap/checked/large.rs|s/let may = self.state.may_guard \&\& /let may = false \&\& /
-guards are paid for|src/heap/checked/large.rs|s/let pays = self.left >= GUARD_COST;/let pays = true;/;s/self.left -= GUARD_COST;//
+guards are paid for|src/heap/checked/large.rs|s/let affords = self.left >= GUARD_COST;/let affords = true;/;s/self.left -= GUARD_COST;//
 guards take a share of the mappings|src/heap/checked/fault_registry.rs|s/let fits = /let fits = true || /
 large blocks are hidden when freed|src/heap/checked/large.rs|s/let hidden = guarded \&\& /let hidden = false \&\& /
 guarded slots are hidden when freed|src/heap/checked/guarded_pool.rs|s/            os.protect(start, bytes);//
-some blocks get a guarded slot|src/heap/checked.rs|s/        if self.state.countdown > 0 {/        if true {/
+some blocks get a guarded slot|src/heap/checked/sample.rs|s/        if self.state.countdown > 0 {/        if true {/
 who allocated is known|src/heap/checked/guarded_pool.rs|s/backtrace: Backtrace::here() }/backtrace: Backtrace::NONE }/
 two threads are told|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
-faults find their heap|src/heap/checked/fault_registry.rs|s/unsafe { (watched.report_fault)(watched.heap, address, access) };//
+faults find their heap|src/heap/checked/fault_registry.rs|s/unsafe { (registered.report_fault)(registered.heap, address, access) };//
 the last lines go to a log|src/log.rs|s/ || is_log(libc::STDERR_FILENO))/)/
 the last lines go to no other file|src/log.rs|s/is_log(libc::STDERR_FILENO))/true)/
 a database of before the first use has no lines|src/log.rs|s/file.filter(|_| !may_be_database())/file/
@@ -202,6 +207,13 @@ shared VMs: a child waits for no owner|src/vm/lock.rs|s/        self.is_inside.s
 shared VMs: the end is told|src/vm.rs|s/            function(context);//
 pages that a kernel refused are still free|src/vm/previous.rs|s/                self.freed += Self::LEAST;//
 passes over the previous allocator have a share of the time|src/vm/previous.rs|s/(took_us \* Self::SHARE).min/(0 * took_us).min/
+a damaged record leads to known memory only|src/builtin/mappings.rs|s/    memory\[\.\.behind\]\.last()?\.part(at, bytes)/    memory[..behind].last().map(|_| Memory { start: at, end: at.wrapping_add(bytes) })/
+a damaged record leads to what is still mapped|src/builtin/known.rs|s/is_mapped.then_some(memory)/(is_mapped || bytes > 0).then_some(memory)/
+records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
+a heap that has grown is recognised anew|src/builtin/known.rs|s/            Err(Error::Unknown) => HeapView::read(os, self.state),//
+nothing from outside goes before it is due|src/reclaim/foreign.rs|s/self.foreign_next_us() == Some(0)/self.foreign_next_us().is_some()/
+pages from outside wait for what is left of the budget|src/reclaim/foreign.rs|s/before.more || before.calls > 0 \&\& budget.is_spent(self.os.now_us())/before.more/
+a reclaim of both keeps its budget|src/reclaim/foreign.rs|/fn reclaim_foreign/,/^    }/s/if before.more {/if false {/
 a sweep without a deadline is whole|src/builtin/sweep.rs|s/    if deadline_us.is_none() {/    if false {/
 a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/
 a field is the only place that fits|src/vm/collect/layout.rs|s/found.next().filter(|_| found.next().is_none())/found.next()/
@@ -212,16 +224,16 @@ a VM with a host is left alone|src/vm/collect.rs|s/            \&\& vm_heap.clos
 an event waits for one step|src/vm/collect.rs|s/Kernel.now_us() + budget_us;/Kernel.now_us() + 1000 * budget_us;/
 the background thread returns free pages|src/heap/pages/watch/returning.rs|s/let mine = dirty.claim(self.highest(dirty.get(), excess.0));/let mine = 0u64;/
 it returns holes|src/heap/pages/watch/returning.rs|s/                batch.add_span(page);//
-it leaves current spans alone|src/heap/blocks/span.rs|s/            self.page_runs().disturb(page);//
+it leaves active spans alone|src/heap/blocks/span.rs|s/            self.page_runs().disturb(page);//
 a span that was searched rests again|src/heap/pages/watch/returning.rs|s/            resting.put_back(bit);//
 what it returned is counted|src/heap/pages/watch/returning.rs|s/            done.pages.fetch_add(range.count.0, Relaxed);//
-what the kernel refused stays dirty|src/heap/pages/watch/returning.rs|s/row.dirty.put_back(range.bits());//
+what the kernel refused stays dirty|src/heap/pages/watch/returning.rs|s/word.dirty.put_back(range.bits());//
 a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
 it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
 K1 a sheet becomes vacant|src/heap/pages/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/
 K2 a sheet in use is not bare|src/heap/pages/sheet.rs|s/            self.set_bare(false);//
 K3 what the background thread returned is counted|src/heap/pages/runs.rs|s/        self.counts.sheets.note_returned(aside.sheets);//
-K3 sheets are counted anew|src/heap/pages/runs.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
+K3 sheets are counted anew|src/heap/pages/runs/vacancy.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
 descriptors go back|src/reclaim/purge.rs|s/            self.return_sheets(cursor, \&mut clock, budget, \&mut outcome);/            if budget.is_spent(0) { self.return_sheets(cursor, \&mut clock, budget, \&mut outcome); }/
 a kernel that refuses descriptors is left alone|src/reclaim/sheets.rs|s/            if is_refused \&\& /            if false \&\& /
 a sweep goes on below returned descriptors|src/reclaim/sheets.rs|s/cursor.leave_sheets(within.end)/cursor.leave_sheets(cursor.sheets_left().end)/
@@ -235,25 +247,32 @@ they count again|src/heap/growth/grow.rs|s/        again + Pages/        Pages/
 checked heaps keep descriptors|src/reclaim/sheets.rs|s/if self.is_checked() || /if /
 K4 a closed sheet is opened before use|src/heap/growth/grow.rs|s/        if !self.open_sheets(known) {/        if returned == known.count() \&\& range.count() > Pages(1 << 20) \&\& !self.open_sheets(known) {/
 only long runs are closed|src/heap/pages/watch/closing.rs|s/        bytes >= LEAST || /        bytes > 0 || /
-what is opened leaves no short run|src/heap/pages/runs/opening.rs|s/        let below = self.less_below(closed, held);/        let below = self.less_below(closed, held); let below = PageRange { start: below.end, ..below };/
-a refused opening lets go|src/heap/pages/runs/opening.rs|s/                self.let_go(vacant);/                self.let_go(PageRange { end: vacant.start, ..vacant });/
-more is opened than is needed|src/heap/pages/runs/opening.rs|s/        let above = self.more_above(closed, held);/        let above = PageRange { start: closed.end, end: closed.end.max(self.more_above(closed, held).start) };/
+what is opened leaves no short run|src/heap/pages/runs/opening.rs|s/        let below = self.less_below(closed, withheld);/        let below = self.less_below(closed, withheld); let below = PageRange { start: below.end, ..below };/
+a refused opening lets go|src/heap/pages/runs/opening.rs|s/                self.let_claim(vacant);/                self.let_claim(PageRange { end: vacant.start, ..vacant });/
+more is opened than is needed|src/heap/pages/runs/opening.rs|s/        let above = self.more_above(closed, withheld);/        let above = PageRange { start: closed.end, end: closed.end.max(self.more_above(closed, withheld).start) };/
 a refused closing leaves sheets open|src/heap/pages/watch/closing.rs|s/sheet.set_closed(false)/sheet.set_closed(true)/
 the background thread closes runs|src/reclaim/background.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
 pages above the top are given up|src/reclaim/sheets.rs|s/        self.close_tail();/        if self.growth_limit == 1 { self.close_tail(); }/
 the heap waits for a claim|src/heap/pages/claim.rs|s/            if free == pages {/            if free == free {/
+pages that are claimed in part are let go of|src/heap/pages/claim.rs|s/            self.release(free);//
+what was claimed in vain is let go of|src/heap/pages/claim.rs|s/            self.release(free \& !mine);//
+only dirty pages are claimed|src/heap/pages/claim.rs|s/let mine = self.bits.fetch_and(!free, AcqRel) \& free;/self.bits.fetch_and(!free, AcqRel); let mine = free;/
+a page that is set releases what was done|src/heap/pages/claim.rs|s/fetch_or(pages, Release)/fetch_or(pages, Relaxed)/
+a claim acquires that|src/heap/pages/claim.rs|s/self.bits.fetch_and(!free, AcqRel)/self.bits.fetch_and(!free, Relaxed)/
+the end of a claim releases its purge|src/heap/pages/claim.rs|s/self.claimed.fetch_and(!pages, Release)/self.claimed.fetch_and(!pages, Relaxed)/
+pages put back leave others alone|src/heap/pages/claim.rs|s/self.bits.fetch_or(pages, Relaxed);/self.bits.store(self.get() | pages, Relaxed);/
 retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
 and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/
 a child of a fork does not wait|src/heap/pages/watch.rs|s/            self.end_stale(word, pages);//
-a child of a fork ends all claims|src/heap/pages/watch.rs|s/            self.end_stale(row.dirty, u64::MAX);//
-and those of spans|src/heap/pages/watch.rs|s/            self.end_stale(row.resting, u64::MAX);//
+a child of a fork ends all claims|src/heap/pages/watch.rs|s/            self.end_stale(word.dirty, u64::MAX);//
+and those of spans|src/heap/pages/watch.rs|s/            self.end_stale(word.resting, u64::MAX);//
 before it takes pages|src/heap/growth/grow.rs|s/        self.mend_after_fork();//
 before it takes a span|src/heap/blocks/span.rs|s/            self.mend_after_fork();//
 before it looks|src/reclaim/background.rs|s/        self.mend_after_fork();//
 it counts free pages anew|src/heap/pages/mend.rs|s/            (self.runs.dirty, self.runs.sheets) = (dirty, sheets);/            self.runs.sheets = sheets;/
-and what was returned of spans|src/heap/pages/mend.rs|s/            (self.counts.purged, self.counts.leads) = (purged, leads);//
+and what was returned of spans|src/heap/pages/mend.rs|s/            (self.counts.purged, self.counts.slack) = (purged, slack);//
 ranges that the kernel refuses are passed over|src/heap/pages/watch/returning.rs|s/let purged = purge(&memory\[index..self.count\]);/let purged = if refused > 0 { Purged { ranges: 0, calls: 1, errno: 1 } } else { purge(\&memory[index..self.count]) };/
-a heap at work is visited once a second|src/reclaim/background.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
+a heap at work is visited four times in 5 s|src/reclaim/background.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
 and not earlier|src/reclaim/background.rs|s/    if now_us < watch.again_us() {/    if false {/
 a heap that ends gives back where munmap is refused|src/os/kernel.rs|s/ \&\& !map_over(start, bytes) {/ \&\& false {/
 functions of a LuaJIT are looked up once|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if false {/

@@ -186,7 +186,7 @@ pub fn compile(
 }
 
 /// The functions that the linker hands to `syscall_faults.h`, with `--wrap` for each.
-pub const UNKIND_WRAPPED: [&str; 12] = [
+pub const WRAPPED_CALLS: [&str; 12] = [
     "mmap",
     "munmap",
     "mprotect",
@@ -227,8 +227,8 @@ pub fn linked_with_lua(name: &str, runtime: &Runtime, flags: &[&str]) -> PathBuf
 }
 
 /// The same with LuaJIT, and with `syscall_faults.h` between the library and the kernel.
-pub fn linked_with_unkind(name: &str) -> PathBuf {
-    let flags = UNKIND_WRAPPED.map(|function| format!("-Wl,--wrap={function}"));
+pub fn linked_with_faults(name: &str) -> PathBuf {
+    let flags = WRAPPED_CALLS.map(|function| format!("-Wl,--wrap={function}"));
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     linked_with_lua(name, &LUAJIT, &flags)
 }

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::thread;
 
 use ebbtide_ffi_tests::{
-    clean, finish, linked_with_lua, linked_with_unkind, text_of, with_address_space,
+    clean, finish, linked_with_faults, linked_with_lua, text_of, with_address_space,
 };
 use ebbtide_runtimes::LUAJIT;
 
@@ -89,7 +89,7 @@ fn syscall_faults(arguments: &[&str], checked: &str) -> BTreeMap<String, [u64; 3
 
 fn syscall_faults_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| linked_with_unkind("faults/syscall_faults.c"))
+    PROGRAM.get_or_init(|| linked_with_faults("faults/syscall_faults.c"))
 }
 
 fn calls_of(command: &mut Command) -> BTreeMap<String, [u64; 3]> {
@@ -140,12 +140,12 @@ fn a_refusal_that_is_overlooked_is_found_out() {
 
 #[test]
 fn around_heaps_and_their_tables_lie_pages_that_nobody_can_access() {
-    finish(&mut clean(linked_with_unkind("faults/guards.c")));
+    finish(&mut clean(linked_with_faults("faults/guards.c")));
 }
 
 #[test]
 fn each_process_has_its_heap_elsewhere() {
-    let program = linked_with_unkind("faults/guards.c");
+    let program = linked_with_faults("faults/guards.c");
     let address = || text_of(clean(&program).arg("address"));
     let addresses: BTreeSet<String> = (0..8).map(|_| address()).collect();
     assert_eq!(addresses.len(), 8, "{addresses:?}");
@@ -155,17 +155,17 @@ fn each_process_has_its_heap_elsewhere() {
 
 #[test]
 fn memory_that_was_moved_away_is_not_lost_in_silence() {
-    finish(&mut clean(linked_with_unkind("faults/displaced.c")));
+    finish(&mut clean(linked_with_faults("faults/displaced.c")));
 }
 
 #[test]
 fn heaps_that_come_and_go_hold_what_they_count() {
-    finish(&mut clean(linked_with_unkind("faults/heap_cache.c")));
+    finish(&mut clean(linked_with_faults("faults/heap_cache.c")));
 }
 
 #[test]
 fn what_a_heap_says_it_holds_is_what_the_kernel_holds() {
-    let program = linked_with_unkind("faults/accounting.c");
+    let program = linked_with_faults("faults/accounting.c");
     finish(&mut clean(&program));
     for defect in ["purge-next", "purge-not", "move-nothing"] {
         let output = clean(&program).arg(defect).output().expect("it runs");

@@ -35,7 +35,7 @@ fn random_programs_agree_with_the_model() {
 }
 
 /// How often the background thread has returned memory.
-fn returned_beside(told: &str) -> u64 {
+fn background_returns(told: &str) -> u64 {
     let times = told.split("returned memory ").nth(1).and_then(|part| part.split(' ').next());
     times.and_then(|times| times.parse().ok()).expect("how often")
 }
@@ -45,7 +45,7 @@ fn kept_programs_agree_with_the_model() {
     let told = said(&finish(driver().arg(repository().join("fuzz/corpus"))));
     let programs = told.lines().filter(|line| line.contains("/corpus/")).count();
     assert!(programs >= 50, "{told}");
-    assert!(returned_beside(&told) > 50, "{told}");
+    assert!(background_returns(&told) > 50, "{told}");
 }
 
 /// Heaps that reserve nothing agree, too.

@@ -1,48 +1,48 @@
-/* What Rust sees of syscall_faults.h and beside.h. */
+/* What Rust sees of syscall_faults.h and background.h. */
 
-#include "beside.h"
+#include "background.h"
 
 void kernel_begin(int overwrite, uint64_t look_us, int company)
 {
-  int defect = (int)unkind.defect;
+  int defect = (int)faults.defect;
 
-  memset(&unkind, 0, sizeof unkind);
-  unkind.defect = (enum unkind_defect)defect;
+  memset(&faults, 0, sizeof faults);
+  faults.defect = (enum fault_defect)defect;
   /* What the owner gives back at once with the thread, that may just have closed. */
-  unkind.overwrite = overwrite && company != AT_ONCE;
-  unkind.frozen = 1;
-  unkind.now_us = 1000000;
-  unkind.look_us = look_us;
-  beside_begins((enum company)company);
+  faults.overwrite = overwrite && company != AT_ONCE;
+  faults.frozen = 1;
+  faults.now_us = 1000000;
+  faults.look_us = look_us;
+  background_begin((enum company)company);
 }
 
 void kernel_end(void)
 {
-  beside_ends();
+  background_end();
 }
 
 void kernel_enter(void)
 {
-  unkind_enter();
+  faults_enter();
 }
 
 void kernel_leave(void)
 {
-  unkind_leave();
+  faults_leave();
 }
 
 void kernel_wait(uint64_t us)
 {
-  __atomic_fetch_add(&unkind.now_us, us, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&faults.now_us, us, __ATOMIC_RELAXED);
 }
 
 /* All kinds but munmap: a kernel that keeps what it is given back is a bug. */
 void kernel_refuse(uint32_t kinds, uint64_t pattern, int error, int way)
 {
-  unkind.kinds = kinds & ~(1u << CALL_MUNMAP);
-  unkind.pattern = pattern;
-  unkind.error = error;
-  unkind.way = (enum unkind_way)(way % 3);
+  faults.kinds = kinds & ~(1u << CALL_MUNMAP);
+  faults.pattern = pattern;
+  faults.error = error;
+  faults.way = (enum fault_way)(way % 3);
 }
 
 uint64_t kernel_refused(void)
@@ -51,34 +51,35 @@ uint64_t kernel_refused(void)
   int call;
 
   for (call = 0; call < CALL_COUNT; call++) {
-    refused += unkind.refused[call];
+    refused += faults.refused[call];
   }
   return refused;
 }
 
 void kernel_break(int defect)
 {
-  unkind.defect = (enum unkind_defect)defect;
+  faults.defect = (enum fault_defect)defect;
 }
 
 /* By the background thread, in all programs. */
 uint64_t kernel_purges(void)
 {
-  return __atomic_load_n(&beside.purges, __ATOMIC_RELAXED);
+  return __atomic_load_n(&background.purges, __ATOMIC_RELAXED);
 }
 
 /* The background thread goes on to where it stops next. Where it sleeps it is time
  * for it to wake up. */
 void kernel_pass(void)
 {
-  if (beside.sleeps) {
-    beside_time_is(beside.wakes_us);
+  if (background.sleeps) {
+    background_clock_reaches(background.wakes_us);
   }
-  beside_pass();
+  background_pass();
 }
 
 /* Whether the background thread, by turns, is in a visit. */
 int kernel_is_visiting(void)
 {
-  return beside.company == BY_TURNS && beside_alive() > 0 && !beside.sleeps;
+  return background.company == BY_TURNS && background_alive() > 0
+         && !background.sleeps;
 }

@@ -1,5 +1,5 @@
-//! The kernel between the library and the real one: `ffi-tests/c/include/syscall_faults.h`. The library's
-//! background thread: `beside.h`.
+//! The kernel between the library and the real one: `ffi-tests/c/include/syscall_faults.h`. The
+//! library's background thread: `background.h`.
 
 use std::ffi::c_int;
 
@@ -21,7 +21,7 @@ mod c {
     }
 }
 
-/// Who runs beside the owner of the heaps.
+/// Whether the background thread runs, besides the owner of the heaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Company {
@@ -53,7 +53,7 @@ pub(crate) fn end() {
 }
 
 /// How often the background thread has returned memory, in all programs.
-pub fn purges_beside() -> u64 {
+pub fn background_purges() -> u64 {
     // SAFETY: the figure is always there.
     unsafe { c::kernel_purges() }
 }
@@ -92,7 +92,7 @@ pub(crate) fn refused() -> u64 {
     unsafe { c::kernel_refused() }
 }
 
-/// Makes the kernel itself wrong: see `enum unkind_defect`.
+/// Makes the kernel itself wrong: see `enum fault_defect`.
 pub(crate) fn break_it(defect: c_int) {
     // SAFETY: see `begin`.
     unsafe { c::kernel_break(defect) }

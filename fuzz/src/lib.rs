@@ -6,7 +6,7 @@
 //! - `block`: a live block, and what it holds.
 //! - `kernel`: the kernel in between, which refuses calls, overwrites what is given back, and
 //!   keeps the time: `ffi-tests/c/include/syscall_faults.h`. It has the background thread run by turns with the
-//!   owner of the heaps, or at once: `beside.h`.
+//!   owner of the heaps, or at once: `background.h`.
 //! - `defect`: what can be wrong on purpose, to see that it would be noticed.
 //!
 //! The drivers are `random`, which runs as many programs as it can, and `guided`, which looks for
@@ -20,6 +20,6 @@ mod program;
 mod source;
 
 pub use defect::{DEFECTS, Defect, order};
-pub use kernel::purges_beside;
+pub use kernel::background_purges;
 pub use program::run;
 pub use source::{Given, Random, Source};

@@ -128,7 +128,7 @@ pub(crate) fn always_once(parts: &[&[u8]]) {
 
 /// Says a line in any case. The program's name is in it: a shell may run many.
 pub(crate) fn line(parts: &[&[u8]]) {
-    let mut line = Line::new();
+    let mut line = LogLine::new();
     line.push_all(&[b"ebbtide: ", settings::program(), b": "]);
     line.push_all(parts);
     line.write();
@@ -150,7 +150,7 @@ pub(crate) unsafe extern "C" fn line_of_library(
     bytes: usize,
     last: c_int,
 ) -> c_int {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: the bytes are readable, and do not change until this returns.
     let text = unsafe { core::slice::from_raw_parts(text.cast(), bytes) };
     with_process(&[text], last != 0).into()
 }
@@ -159,7 +159,7 @@ pub(crate) unsafe extern "C" fn line_of_library(
 fn with_process(parts: &[&[u8]], is_last: bool) -> bool {
     let mut digits = [0; 10];
     let number = decimal(process().unsigned_abs(), &mut digits);
-    let mut line = Line::new();
+    let mut line = LogLine::new();
     line.push_all(&[b"ebbtide: ", settings::program(), b"[", number, b"]: "]);
     line.push_all(parts);
     if is_last { line.write_last() } else { line.write() }
@@ -180,22 +180,22 @@ fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
 }
 
 /// The parts of a line, where they are: a signal handler's stack has no room for a copy.
-struct Line<'parts> {
-    parts: [&'parts [u8]; Line::PARTS_MAX],
+struct LogLine<'parts> {
+    parts: [&'parts [u8]; LogLine::PARTS_MAX],
     count: usize,
 }
 
-impl<'parts> Line<'parts> {
+impl<'parts> LogLine<'parts> {
     const PARTS_MAX: usize = 12;
 
-    fn new() -> Line<'parts> {
-        Line { parts: [b""; Line::PARTS_MAX], count: 0 }
+    fn new() -> LogLine<'parts> {
+        LogLine { parts: [b""; LogLine::PARTS_MAX], count: 0 }
     }
 
     /// Adds to the end. There is always room for the end of the line.
     fn push_all(&mut self, parts: &[&'parts [u8]]) {
         for part in parts {
-            if let Some(room) = self.parts.get_mut(self.count..Line::PARTS_MAX - 1)
+            if let Some(room) = self.parts.get_mut(self.count..LogLine::PARTS_MAX - 1)
                 && let Some(first) = room.first_mut()
             {
                 *first = part;
@@ -215,8 +215,9 @@ impl<'parts> Line<'parts> {
         sigpipe::held_back(|| {
             takes_a_line(descriptor) && {
                 // SAFETY: the parts are as long as they say, and are only read.
-                let count =
-                    unsafe { libc::writev(descriptor, parts.as_ptr(), Line::PARTS_MAX as c_int) };
+                let count = unsafe {
+                    libc::writev(descriptor, parts.as_ptr(), LogLine::PARTS_MAX as c_int)
+                };
                 count >= 0
             }
         })
@@ -235,7 +236,7 @@ impl<'parts> Line<'parts> {
     }
 
     /// The line as it is written.
-    fn ended(mut self) -> [iovec; Line::PARTS_MAX] {
+    fn ended(mut self) -> [iovec; LogLine::PARTS_MAX] {
         if let Some(end) = self.parts.get_mut(self.count) {
             *end = b"\n";
         }
@@ -294,8 +295,8 @@ mod tests {
 
     #[test]
     fn a_line_of_too_many_parts_keeps_its_end() {
-        let mut line = Line::new();
+        let mut line = LogLine::new();
         line.push_all(&[b"x".as_slice(); 40]);
-        assert_eq!(line.count, Line::PARTS_MAX - 1);
+        assert_eq!(line.count, LogLine::PARTS_MAX - 1);
     }
 }

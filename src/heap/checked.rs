@@ -5,10 +5,13 @@
 //! |----------------|--------------------------------------------------------------|--------|
 //! | this one       | which checks a call goes through, and when a heap is checked | yes    |
 //! | `call`         | what a host asks, and which thread is inside                 | yes    |
-//! | `block`        | a small block in its slot: header, patterns                  | no     |
+//! | `block`        | a small block in its slot: header, sizes                     | no     |
+//! | `pattern`      | patterns in memory that the program may write to             | yes    |
 //! | `small`        | small blocks: handed out, and the shortest way back          | yes    |
 //! | `large`        | large blocks between inaccessible pages                      | yes    |
 //! | `guarded_pool` | guarded slots: a few small blocks between such pages         | yes    |
+//! | `sample`       | which blocks get a guarded slot, and when                    | no     |
+//! | `verify`       | the live block at an address; what was written beside it     | yes    |
 //! | `release`      | a block that is freed, until the heap has it back            | yes    |
 //! | `quarantine`   | freed blocks that are held back                              | no     |
 //! | `fault_registry` | which heap a fault is in; how many mappings there may be     | yes    |
@@ -35,11 +38,14 @@ mod call;
 mod fault_registry;
 mod guarded_pool;
 mod large;
+mod pattern;
 mod quarantine;
 mod release;
 mod report;
+mod sample;
 mod small;
 mod teardown;
+mod verify;
 
 pub(crate) use call::{ApiCall, ApiGuard};
 pub(super) use teardown::finish;
@@ -52,23 +58,14 @@ use super::growth::refusal::noted;
 use super::slots::class::{QUICK_MAX, SMALL_MAX};
 use super::{Heap, ReclaimHooks, sanitizer};
 use crate::options::Key;
-use crate::units::{PageIndex, Pages};
-use block::{HEADER, Header, REDZONE, State, first_other};
-use call::Call;
-use fault_registry::Watched;
-use guarded_pool::{SlotState, Slots};
+use crate::units::PageIndex;
+use block::{HEADER, Header};
+use call::RecordedCall;
+use fault_registry::RegisteredHeap;
+use guarded_pool::{GuardedPool, SlotState};
 use large::GuardBudget;
+use pattern::REDZONE;
 use quarantine::Quarantine;
-
-/// In `on`, one block in this many is to go to a guarded slot, where one fits.
-const SAMPLE_EVERY: u32 = 1024;
-/// In `sample`, one refill in this many.
-const SAMPLE_REFILLS: u32 = 32;
-/// Between two guarded slots lies this many times as long as handing one out took: in `on`, and in
-/// `sample`. Freeing it takes as long again.
-const BACKOFF: [u64; 2] = [40, 250];
-/// Microseconds that it can have taken at most. Beyond, the thread was waiting for a processor.
-const TAKEN_MAX_US: u64 = 1000;
 
 /// What the layer keeps with a heap.
 pub(crate) struct Checked {
@@ -80,7 +77,7 @@ pub(crate) struct Checked {
     secret: u64,
     /// The thread that is inside; 0: none.
     inside: AtomicUsize,
-    call: Call,
+    call: RecordedCall,
     /// Blocks handed out so far, and taken back. Where blocks are sampled, of those.
     allocations: u64,
     frees: u64,
@@ -90,15 +87,15 @@ pub(crate) struct Checked {
     /// Large blocks that were freed and whose pages stay inaccessible, since the kernel refused.
     lost: u64,
     quarantine: Quarantine,
-    credit: GuardBudget,
-    slots: Slots,
+    budget: GuardBudget,
+    pool: GuardedPool,
     /// Turns with each use.
     rng: u64,
     /// Blocks, or refills, until one is to go to a guarded slot.
     countdown: u32,
     /// When it may.
     next_us: u64,
-    watched: Watched,
+    registered: RegisteredHeap,
 }
 
 /// A live block.
@@ -126,25 +123,6 @@ enum Home {
 struct Checking<'heap, S: ReclaimHooks> {
     heap: &'heap mut Heap<S>,
     state: &'heap mut Checked,
-}
-
-/// # Safety
-///
-/// So many bytes are readable and writable there, and nobody else uses them meanwhile.
-unsafe fn memory<'a>(at: *mut u8, bytes: usize) -> &'a mut [u8] {
-    // SAFETY: the caller's promise.
-    unsafe { core::slice::from_raw_parts_mut(at, bytes) }
-}
-
-/// All words behind the header of a block in a slot of `slot_bytes` bytes.
-///
-/// # Safety
-///
-/// As for [`memory`]; the block is in such a slot, which is a multiple of 8 bytes, as is its
-/// address.
-unsafe fn body<'a>(at: *mut u8, slot_bytes: usize) -> &'a mut [u64] {
-    // SAFETY: the caller's promise.
-    unsafe { core::slice::from_raw_parts_mut(at.cast(), (slot_bytes - HEADER) / 8) }
 }
 
 /// Fetches what stands there into the caches. Any address will do.
@@ -183,27 +161,28 @@ impl<S: ReclaimHooks> Heap<S> {
             may_guard: false,
             secret: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15),
             inside: AtomicUsize::new(0),
-            call: Call::to(ApiCall::Delete),
+            call: RecordedCall::to(ApiCall::Delete),
             allocations: 0,
             frees: 0,
             live: 0,
             live_bytes: 0,
             lost: 0,
             quarantine: Quarantine::EMPTY,
-            credit: GuardBudget::FULL,
-            slots: Slots::NONE,
+            budget: GuardBudget::FULL,
+            pool: GuardedPool::NONE,
             rng: seed | 1,
             countdown: 0,
             next_us: 0,
-            watched: Watched { heap: self.base, report_fault: report::report_fault::<S> },
+            registered: RegisteredHeap { heap: self.base, report_fault: report::report_fault::<S> },
         }));
         self.checked = state;
         // SAFETY: made just now, and nobody else has it; it lives until the heap is deleted.
         unsafe {
             // A tool finds what a page would.
             let reservation = (self.range_start().addr(), self.layout.bytes);
-            let is_watched = fault_registry::add(&raw mut (*state).watched, self.base, reservation);
-            (*state).may_guard = is_watched && !sanitizer::is_there();
+            let is_registered =
+                fault_registry::add(&raw mut (*state).registered, self.base, reservation);
+            (*state).may_guard = is_registered && !sanitizer::is_there();
             (*state).next_sample();
         }
         let (start, bytes, _) = self.for_blocks();
@@ -223,7 +202,8 @@ impl<S: ReclaimHooks> Heap<S> {
 ///
 /// The heap is live and nobody else uses it.
 pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: no other reference to the heap exists. It has no blocks when
+    // its state is replaced.
     unsafe {
         if (*heap).fast_path_disabled() {
             return;
@@ -258,7 +238,7 @@ pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
         // SAFETY: as above.
         return unsafe { noted(heap, block, size) };
     }
-    checking.enter(Call { block: ptr::null_mut(), old_size: 0, new_size: size });
+    checking.enter(RecordedCall { block: ptr::null_mut(), old_size: 0, new_size: size });
     let block = checking.allocate(size);
     checking.leave();
     // SAFETY: the caller's promise.
@@ -279,7 +259,7 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
 ) -> *mut u8 {
     // SAFETY: the caller's promise; the state is no part of the heap.
     let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
-    checking.enter(Call { block, old_size, new_size });
+    checking.enter(RecordedCall { block, old_size, new_size });
     // Where blocks are sampled, none of the heap's own comes here.
     let done = match checking.sound_small(block, old_size) {
         Some(live) if new_size > 0 => Some(checking.move_block(live, new_size)),
@@ -298,23 +278,6 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
         Some(block) => block,
         // SAFETY: the caller's promise.
         None => unsafe { plain::resize_foreign(heap, block, new_size) },
-    }
-}
-
-impl Checked {
-    /// The next number of a row without a pattern.
-    fn next_random(&mut self) -> u64 {
-        // Marsaglia's xorshift.
-        self.rng ^= self.rng << 13;
-        self.rng ^= self.rng >> 7;
-        self.rng ^= self.rng << 17;
-        self.rng
-    }
-
-    /// Rolls when the next block is sampled.
-    fn next_sample(&mut self) {
-        let every = if self.every { SAMPLE_EVERY } else { SAMPLE_REFILLS };
-        self.countdown = (self.next_random() % u64::from(2 * every)) as u32 + 1;
     }
 }
 
@@ -354,22 +317,11 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         }
     }
 
-    /// Where blocks are sampled: a guarded block, now and then.
-    fn sample(&mut self, size: usize) -> *mut u8 {
-        self.state.countdown -= 1;
-        if self.state.countdown > 0 {
-            return ptr::null_mut();
-        }
-        self.state.next_sample();
-        self.state.allocations += 1;
-        self.take_guarded(size)
-    }
-
     /// Resizes or frees a block that is not small, or not sound, or guarded. `None`: it is not
     /// checked.
     #[inline(never)]
     fn resize_any(&mut self, block: *mut u8, old_size: usize, new_size: usize) -> Option<*mut u8> {
-        let is_guarded = self.state.slots.offset_of(block.addr()).is_some();
+        let is_guarded = self.state.pool.offset_of(block.addr()).is_some();
         let is_outside = !is_guarded && self.heap.foreign_of(block).is_some();
         if is_outside || !(is_guarded || self.state.every) {
             return None;
@@ -378,9 +330,9 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         // Where blocks are sampled a wrong size stays a hint: it does no harm.
         if self.state.every && live.size != old_size {
             let may_be = new_size == 0 && old_size == block::UPVALUES_AT;
-            // SAFETY: a live block of this size, which nobody writes to while it is being freed.
-            let bytes = unsafe { memory(live.at, live.size) };
-            if !may_be || !block::is_unfinished_function(bytes) {
+            // SAFETY: a live block of this size, which is beyond these bytes when they are read.
+            let kind = || unsafe { live.at.add(block::KIND_AT).cast::<[u8; 3]>().read() };
+            if !may_be || !block::is_unfinished_function(live.size, kind) {
                 self.report_wrong_size(&live);
             }
         }
@@ -392,40 +344,6 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         Some(self.move_block(live, new_size))
     }
 
-    /// Hands a guarded slot out. Null: the block is too large, there is none, or it is too soon.
-    #[cold]
-    #[inline(never)]
-    fn take_guarded(&mut self, size: usize) -> *mut u8 {
-        let page = self.guarded_pages();
-        let state = &mut *self.state;
-        let start_us = self.heap.os.now_us();
-        let may = state.may_guard
-            && size <= self.heap.kernel_page
-            && start_us >= state.next_us
-            && self.heap.may_grow(page);
-        self.heap.refused = Pages::ZERO;
-        if !may || !fault_registry::take_mappings(&self.heap.os, 2) {
-            return ptr::null_mut();
-        }
-        if state.slots.slots.is_empty() {
-            state.slots = Slots::new(&self.heap.os);
-            fault_registry::add_slots(&raw mut state.watched, state.slots.range());
-        }
-        let rng = state.next_random();
-        let block = state.slots.take(&self.heap.os, size, state.allocations, rng);
-        match block.is_null() {
-            true => fault_registry::give_mappings(2),
-            false => {
-                self.heap.beside += page;
-                self.heap.note_peak(Pages::ZERO);
-            }
-        }
-        let end_us = self.heap.os.now_us();
-        let (rest, taken) = (BACKOFF[usize::from(!state.every)], end_us.saturating_sub(start_us));
-        state.next_us = end_us + rest * taken.clamp(1, TAKEN_MAX_US);
-        block
-    }
-
     /// Places a block that will be checked no more. Null: there is no memory.
     fn place_unchecked(&mut self, size: usize) -> *mut u8 {
         // SAFETY: the heap is this call's alone.
@@ -434,61 +352,6 @@ impl<S: ReclaimHooks> Checking<'_, S> {
                 ..=SMALL_MAX => plain::allocate_small(self.heap, size),
                 _ => plain::place_large(self.heap, size),
             }
-        }
-    }
-
-    /// The live block that starts there. Stops when none does.
-    fn live_block(&mut self, at: *mut u8) -> Live {
-        if let Some(offset) = self.state.slots.offset_of(at.addr()) {
-            let (index, _) = self.state.slots.nearest(offset);
-            let slot = self.state.slots.slots[index];
-            if slot.used == SlotState::Live && slot.at == at {
-                let number = slot.allocated.number;
-                return Live { at, size: slot.size, number, home: Home::Guarded(index) };
-            }
-            self.report_pointer(at);
-        }
-        if let Some(slot_size) = self.slot_of(at) {
-            // SAFETY: it is a slot that is not free: C1.
-            let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
-            if header.state(self.state.secret, at.addr()) == State::Live {
-                let (size, number) = (header.size(), header.number());
-                return Live { at, size, number, home: Home::Slot(slot_size) };
-            }
-        } else if let Some(page) = self.large_at(at)
-            && let (live, false) = self.large_live(page)
-        {
-            return live;
-        }
-        self.report_pointer(at)
-    }
-
-    /// Stops when something was written beside a block.
-    fn verify(&mut self, live: &Live) {
-        let (zone, bytes) = match live.home {
-            Home::Large(page) => return self.verify_large(live, page),
-            Home::Slot(slot_size) => {
-                // SAFETY: the slot is the block's, to its end.
-                if block::zone_is_whole(unsafe { body(live.at, slot_size) }, live.size) {
-                    return;
-                }
-                (live.at.wrapping_add(live.size), slot_size - HEADER - live.size)
-            }
-            Home::Guarded(index) => {
-                let (page, bytes) = self.state.slots.page_of(index);
-                let before = live.at.addr() - page.addr();
-                self.verify_zone(live, page, before);
-                (live.at.wrapping_add(live.size), bytes - before - live.size)
-            }
-        };
-        self.verify_zone(live, zone, bytes);
-    }
-
-    fn verify_zone(&mut self, live: &Live, zone: *mut u8, bytes: usize) {
-        // SAFETY: they are the block's own.
-        let other = first_other(unsafe { memory(zone, bytes) }, REDZONE);
-        if let Some(other) = other {
-            self.report_written(live, zone.wrapping_add(other), bytes - other, REDZONE);
         }
     }
 
@@ -511,21 +374,21 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     fn shrink(&mut self, live: &Live, size: usize) {
         match live.home {
             Home::Large(page) => self.shrink_large(live, page, size),
-            Home::Guarded(index) => self.state.slots.resized(index, size),
+            Home::Guarded(index) => self.state.pool.resized(index, size),
             Home::Slot(_) => {
                 let header = Header::new(self.state.secret, live.at.addr(), live.number, size);
                 // SAFETY: the header is the block's.
                 unsafe { live.at.sub(HEADER).cast::<Header>().write(header) };
                 // When it is freed, no more than this is counted as freed.
                 let less = block::slot_bytes(live.size) - block::slot_bytes(size);
-                self.heap.asked_bytes = self.heap.asked_bytes.wrapping_sub(less as u64);
+                self.heap.requested_bytes = self.heap.requested_bytes.wrapping_sub(less as u64);
             }
         }
         if !matches!(live.home, Home::Guarded(_)) {
             self.state.live_bytes -= live.size - size;
         }
         // SAFETY: the block's own bytes, which it has no more.
-        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(REDZONE) };
+        unsafe { pattern::fill(live.at.wrapping_add(size), live.size - size, REDZONE) };
         sanitizer::shrunk(live.at, live.size, size);
     }
 }

@@ -1,9 +1,9 @@
-//! What the layer above keeps with a heap, and when the heap calls for it.
+//! What the layer above keeps with a heap, and when the heap calls that layer.
 //!
 //! The heap never decides to give memory back, nor what to do at a memory limit. It knows the
-//! moments at which the layer above should decide: when pages have changed hands or operations have
-//! taken the slow path, when a large block makes the heap longer or leaves many free pages, when
-//! the gate was closed to an allocation, when an allocation was refused, and, while the VM's
+//! moments at which the layer above should decide: when pages were taken or freed, when operations
+//! took the slow path, when a large block makes the heap longer or leaves many free pages, when
+//! the growth limit stopped an allocation, when an allocation failed, and, while the VM's
 //! collector is due, when an allocation was made. All are off the hot path.
 
 #![forbid(unsafe_code)]
@@ -16,15 +16,15 @@ use crate::units::Pages;
 pub(crate) trait ReclaimHooks: Os + Sized {
     /// What it keeps with each heap. The heap does not look inside.
     type State: Default;
-    /// Words of memory that it wants besides, untouched until it asks for them: [`Heap::words`].
-    const WORDS: usize;
+    /// Words of 8 bytes in the buffer of the option `history`: [`Heap::history_buffer`].
+    const HISTORY_WORDS: usize;
 
     /// The heap is new, or an option was changed.
     fn options_changed(heap: &mut Heap<Self>);
 
-    /// More than [`Heap::poll_threshold`] pages changed hands since it took note last, or
-    /// [`Heap::look_in`] operations took the slow path.
-    fn settled(heap: &mut Heap<Self>);
+    /// More than [`Heap::poll_threshold`] pages were taken or freed since the last poll, or
+    /// [`Heap::poll_in`] operations took the slow path.
+    fn poll(heap: &mut Heap<Self>);
 
     /// A large block has taken `pages` that were never used, because no run of free pages was long
     /// enough. Free pages may go back in exchange.
@@ -33,17 +33,17 @@ pub(crate) trait ReclaimHooks: Os + Sized {
     /// A large block that was freed, shrunk or moved has left `pages` free.
     fn emptied(heap: &mut Heap<Self>, pages: Pages);
 
-    /// The gate was closed to [`Heap::refused`] pages. Makes room, and opens the gate as far as it
-    /// may be for one more attempt.
+    /// The growth limit refused [`Heap::denied_pages`] pages. Makes room, and raises the limit as
+    /// far as it may be raised, for one more attempt.
     fn make_room(heap: &mut Heap<Self>);
 
-    /// An allocation was refused.
-    fn refused(heap: &mut Heap<Self>);
+    /// An allocation failed.
+    fn allocation_refused(heap: &mut Heap<Self>);
 
     /// The heap can reach its VM's collector from now on.
     fn collector_set(heap: &mut Heap<Self>);
 
-    /// Opens the gate to what is kept for the VM's collector, for one attempt.
+    /// Raises the growth limit by what is kept for the VM's collector, for one attempt.
     fn open_reserve(heap: &mut Heap<Self>);
 
     /// While [`Heap::collecting`]: an allocation took the slow path.
@@ -58,14 +58,14 @@ impl<S: ReclaimHooks> Heap<S> {
     /// does.
     #[inline]
     pub(super) fn poll_hooks(&mut self) {
-        self.look_in = self.look_in.wrapping_sub(1);
-        if self.runs.moved > self.poll_threshold || self.look_in == 0 {
-            S::settled(self);
+        self.poll_in = self.poll_in.wrapping_sub(1);
+        if self.runs.pages_churned > self.poll_threshold || self.poll_in == 0 {
+            S::poll(self);
         }
     }
 
     /// Tells the layer above that there may be something to do.
-    pub(crate) fn settle(&mut self) {
-        S::settled(self);
+    pub(crate) fn poll_now(&mut self) {
+        S::poll(self);
     }
 }

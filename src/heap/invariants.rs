@@ -5,7 +5,7 @@
 
 use core::slice;
 
-use super::pages::runs::{Chunk, chunk_count};
+use super::pages::runs::{PageChunk, chunk_count};
 use super::slots::class::CLASS_COUNT;
 use super::slots::descriptor::{Descriptor, NEVER, PageKind, SpanState};
 use super::{Counts, Heap, ReclaimHooks};
@@ -13,18 +13,18 @@ use crate::os::{Kernel, MemoryRange, Os as _};
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// What the walk over the pages adds up.
-struct Tally {
-    classes: [ClassTally; CLASS_COUNT],
+struct Recount {
+    classes: [ClassRecount; CLASS_COUNT],
     counts: Counts,
 }
 
 /// The same for one class.
 #[derive(Clone, Copy, Default)]
-struct ClassTally {
+struct ClassRecount {
     live: u64,
     spans: u32,
     short: u32,
-    listed: u32,
+    partial: u32,
     /// Free slots that lie on returned pages, at least in part.
     unreachable: u64,
 }
@@ -33,35 +33,35 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
         self.note_aside();
-        self.check_ground();
+        self.check_extent();
         self.page_runs().check();
         self.split_mappings.check();
-        let mut tally =
-            Tally { classes: [ClassTally::default(); CLASS_COUNT], counts: Counts::default() };
+        let mut recount =
+            Recount { classes: [ClassRecount::default(); CLASS_COUNT], counts: Counts::default() };
         let mut page = self.layout.first;
         while page < self.runs.top {
-            page = self.check_page(page, &mut tally);
+            page = self.check_page(page, &mut recount);
         }
         assert_eq!(page, self.runs.top, "H2: the last block ends beyond the top");
-        (0..CLASS_COUNT).for_each(|class| self.check_bin(class, &tally));
-        self.check_counts(&tally.counts);
+        (0..CLASS_COUNT).for_each(|class| self.check_bin(class, &recount));
+        self.check_counts(&recount.counts);
         self.snapshot().check();
         self.check_bare_sheets();
     }
 
     /// Checks what is committed for the pages below the top.
-    fn check_ground(&self) {
-        let (top, ground) = (self.runs.top, &self.ground);
+    fn check_extent(&self) {
+        let (top, extent) = (self.runs.top, &self.extent);
         assert!(
-            top.offset() <= ground.end && ground.end <= self.layout.limit.offset(),
+            top.offset() <= extent.end && extent.end <= self.layout.limit.offset(),
             "M2: pages"
         );
-        let end = PageIndex::of(ground.end);
+        let end = PageIndex::of(extent.end);
         let below = self.layout.descriptors(end, self.kernel_page);
-        assert!(ground.below >= below, "M2: {end:?} has no descriptor");
-        let last = self.layout.chunks + self.chunk_count * size_of::<Chunk>();
+        assert!(extent.below >= below, "M2: {end:?} has no descriptor");
+        let last = self.layout.chunks + self.chunk_count * size_of::<PageChunk>();
         assert!(self.chunk_count >= chunk_count(end.0 as usize), "M2: {end:?} has no chunk");
-        assert!(last <= ground.tables_end, "M2: a chunk beyond the tables");
+        assert!(last <= extent.tables_end, "M2: a chunk beyond the tables");
     }
 
     /// Whether a slot of a class is free on pages that hold memory, or that the heap may hold.
@@ -72,12 +72,12 @@ impl<S: ReclaimHooks> Heap<S> {
             descriptor.kind() == PageKind::Span
                 && descriptor.class() == class
                 && descriptor.free_slots() > 0
-                && (descriptor.resident_free_slots() > 0 || self.missing(page).bytes() <= room)
+                && (descriptor.resident_free_slots() > 0 || self.purged_count(page).bytes() <= room)
         })
     }
 
     /// Checks what starts at a page; returns where that ends.
-    fn check_page(&mut self, page: PageIndex, tally: &mut Tally) -> PageIndex {
+    fn check_page(&mut self, page: PageIndex, recount: &mut Recount) -> PageIndex {
         let end = match self.descriptor(page).kind() {
             PageKind::None => {
                 assert!(self.page_runs().is_free(page), "H2: {page:?} belongs to nothing");
@@ -85,8 +85,8 @@ impl<S: ReclaimHooks> Heap<S> {
                 return page + Pages(1);
             }
             PageKind::SpanRest => panic!("H2: {page:?} is the rest of no span"),
-            PageKind::Span => self.check_span(page, tally),
-            PageKind::Large => self.check_large(page, tally),
+            PageKind::Span => self.check_span(page, recount),
+            PageKind::Large => self.check_large(page, recount),
         };
         for page in (page.0..end.0).map(PageIndex) {
             assert!(!self.page_runs().is_free(page), "H2: {page:?} is in use and free");
@@ -94,13 +94,13 @@ impl<S: ReclaimHooks> Heap<S> {
         end
     }
 
-    fn check_large(&mut self, page: PageIndex, tally: &mut Tally) -> PageIndex {
+    fn check_large(&mut self, page: PageIndex, recount: &mut Recount) -> PageIndex {
         let (count, requested) = self.large_size(page);
-        let end = self.descriptor(page).large_lead() + requested;
+        let end = self.descriptor(page).large_color() + requested;
         assert!(end <= count.bytes(), "{page:?}: {requested} bytes, to {end}, in {count:?}");
-        tally.counts.large_blocks += 1;
-        tally.counts.large_pages += count;
-        tally.counts.large_requested += requested;
+        recount.counts.large_blocks += 1;
+        recount.counts.large_pages += count;
+        recount.counts.large_requested += requested;
         let range = PageRange::new(page, count);
         for rest in (range.start.0 + 1..range.end.0).map(PageIndex) {
             let descriptor = self.descriptor(rest);
@@ -113,7 +113,7 @@ impl<S: ReclaimHooks> Heap<S> {
         range.end
     }
 
-    fn check_span(&mut self, first: PageIndex, tally: &mut Tally) -> PageIndex {
+    fn check_span(&mut self, first: PageIndex, recount: &mut Recount) -> PageIndex {
         let (start, at) = (self.address(first).addr(), self.descriptor_at(first));
         let class = self.descriptor(first).class();
         let shape = self.descriptor(first).shape();
@@ -122,7 +122,7 @@ impl<S: ReclaimHooks> Heap<S> {
             let descriptor = self.descriptor(first + Pages(page));
             let kind = if page == 0 { PageKind::Span } else { PageKind::SpanRest };
             assert_eq!(descriptor.kind(), kind, "{first:?} + {page}");
-            assert_eq!(descriptor.first.get(), fresh.first.get(), "{first:?} + {page}");
+            assert_eq!(descriptor.span_head.get(), fresh.span_head.get(), "{first:?} + {page}");
             assert_eq!(descriptor.neg_start.get(), fresh.neg_start.get(), "{first:?} + {page}");
             assert_eq!(descriptor.reciprocal.get(), fresh.reciprocal.get(), "{first:?} + {page}");
         }
@@ -131,17 +131,17 @@ impl<S: ReclaimHooks> Heap<S> {
         assert_eq!(self.page_runs().is_resting(first), rests, "C2: {first:?}");
         self.check_slots(first);
         let descriptor = self.descriptor(first);
-        let in_class = &mut tally.classes[class];
+        let in_class = &mut recount.classes[class];
         in_class.spans += 1;
         in_class.short += u32::from(descriptor.is_short());
         in_class.live += u64::from(shape.slots - descriptor.free_slots());
-        in_class.listed += u32::from(descriptor.span_state() == SpanState::Partial);
+        in_class.partial += u32::from(descriptor.span_state() == SpanState::Partial);
         in_class.unreachable +=
             u64::from(descriptor.free_slots() - descriptor.resident_free_slots());
-        tally.counts.span_pages += shape.pages;
-        tally.counts.purged += Pages(descriptor.purged().count_ones());
+        recount.counts.span_pages += shape.pages;
+        recount.counts.purged += Pages(descriptor.purged().count_ones());
         if descriptor.purged() & 1 == 0 {
-            tally.counts.leads += shape.lead();
+            recount.counts.slack += shape.slack();
         }
         first + shape.pages
     }
@@ -154,8 +154,8 @@ impl<S: ReclaimHooks> Heap<S> {
         let free = descriptor.free_slots();
         let live = shape.slots - free;
         for word in 0..4 {
-            let outside = descriptor.free.word(word) & !shape.word_mask(word as u32);
-            assert_eq!(outside, 0, "D2: {first:?}");
+            let stray = descriptor.free.word(word) & !shape.word_mask(word as u32);
+            assert_eq!(stray, 0, "D2: {first:?}");
         }
         assert!(descriptor.countdown.get() > 0, "D3: {first:?}");
         assert_eq!(
@@ -179,22 +179,26 @@ impl<S: ReclaimHooks> Heap<S> {
         );
         let class = descriptor.class();
         let bin = &self.bins[class];
-        assert_eq!(place == SpanState::Active, bin.current == first, "H3: {first:?} of {base:p}");
+        assert_eq!(place == SpanState::Active, bin.active == first, "H3: {first:?} of {base:p}");
         assert_eq!(place == SpanState::Empty, bin.spare == first, "S3: {first:?}");
     }
 
-    fn check_bin(&mut self, class: usize, tally: &Tally) {
+    fn check_bin(&mut self, class: usize, recount: &Recount) {
         let bin = &self.bins[class];
-        assert_eq!(self.live(class), tally.classes[class].live, "H4: live blocks of class {class}");
-        assert_eq!(bin.spans, tally.classes[class].spans, "H4: spans of class {class}");
-        assert_eq!(bin.short, tally.classes[class].short, "H4: short spans of class {class}");
+        assert_eq!(
+            self.live(class),
+            recount.classes[class].live,
+            "H4: live blocks of class {class}"
+        );
+        assert_eq!(bin.spans, recount.classes[class].spans, "H4: spans of class {class}");
+        assert_eq!(bin.short, recount.classes[class].short, "H4: short spans of class {class}");
         let (known, unreachable) =
-            (self.slot_scans[class].unreachable, tally.classes[class].unreachable);
+            (self.slot_scans[class].unreachable, recount.classes[class].unreachable);
         assert!(
             known <= unreachable,
             "G1: class {class} has {unreachable} unreachable slots, not {known}"
         );
-        let (mut page, mut previous, mut length) = (bin.listed, PageIndex(0), 0);
+        let (mut page, mut previous, mut length) = (bin.partial, PageIndex(0), 0);
         while page != PageIndex(0) {
             let descriptor = self.descriptor(page);
             assert_eq!(
@@ -207,7 +211,7 @@ impl<S: ReclaimHooks> Heap<S> {
             (previous, page) = (page, descriptor.next());
             length += 1;
         }
-        assert_eq!(length, tally.classes[class].listed, "S2: class {class}'s list");
+        assert_eq!(length, recount.classes[class].partial, "S2: class {class}'s list");
     }
 
     /// Nobody has written to descriptors since they were returned. Looking at them has mapped the
@@ -225,14 +229,14 @@ impl<S: ReclaimHooks> Heap<S> {
         }
     }
 
-    fn check_counts(&self, tally: &Counts) {
+    fn check_counts(&self, recount: &Counts) {
         let counts = &self.counts;
-        assert_eq!(counts.span_pages, tally.span_pages, "H4: pages of spans");
-        assert_eq!(counts.purged, tally.purged, "H4: purged pages in spans");
-        assert_eq!(counts.leads, tally.leads, "H4: leads");
-        assert_eq!(counts.large_blocks, tally.large_blocks, "H4: large blocks");
-        assert_eq!(counts.large_pages, tally.large_pages, "H4: pages of large blocks");
-        assert_eq!(counts.large_requested, tally.large_requested, "H4: bytes of large blocks");
+        assert_eq!(counts.span_pages, recount.span_pages, "H4: pages of spans");
+        assert_eq!(counts.purged, recount.purged, "H4: purged pages in spans");
+        assert_eq!(counts.slack, recount.slack, "H4: slack");
+        assert_eq!(counts.large_blocks, recount.large_blocks, "H4: large blocks");
+        assert_eq!(counts.large_pages, recount.large_pages, "H4: pages of large blocks");
+        assert_eq!(counts.large_requested, recount.large_requested, "H4: bytes of large blocks");
         assert!(counts.resident_peak >= self.resident_pages(), "H4: the peak was passed");
     }
 }

@@ -212,7 +212,7 @@ unsafe fn discard_at_once(ranges: &[MemoryRange], advice: libc::c_int) -> Option
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernel::tests::Memory;
+    use super::super::kernel::tests::TestPages;
     use super::*;
 
     /// Discards ranges in a call each.
@@ -239,7 +239,7 @@ mod tests {
             ]
         };
         for (discard, calls, is_sure) in ways {
-            let memory = Memory::new();
+            let memory = TestPages::new();
             let ranges = [memory.range(1, 1), memory.range(4, 3), memory.range(9, 1)];
             // SAFETY: the pages hold nothing of value.
             match unsafe { discard(&ranges) } {

@@ -85,8 +85,8 @@ pub(super) struct Emergency {
 
 impl<S: Os> Heap<S> {
     /// Up to where the heap grows without asking for anything.
-    pub(super) fn closed_gate(&self, now_us: u64) -> usize {
-        self.limits().soft.min(self.collector_gate(now_us))
+    pub(super) fn resting_limit(&self, now_us: u64) -> usize {
+        self.limits().soft.min(self.collector_limit(now_us))
     }
 
     /// The hard limit, less what is kept for the collector.
@@ -96,7 +96,7 @@ impl<S: Os> Heap<S> {
     }
 
     /// Up to where it grows without an emergency.
-    fn collector_gate(&self, now_us: u64) -> usize {
+    fn collector_limit(&self, now_us: u64) -> usize {
         let hard = self.limits().hard;
         let is_open = self.collecting || now_us < self.hooks.emergency.rest_until_us;
         if hard == NO_LIMIT || self.collector.is_none() || is_open {
@@ -110,13 +110,13 @@ impl<S: Os> Heap<S> {
         self.hooks.emergency.growth_limit = 0;
     }
 
-    /// The gate falls with what is held.
-    pub(super) fn lower_gate(&mut self) {
+    /// Lowers the growth limit as the heap holds less.
+    pub(super) fn lower_limit(&mut self) {
         if self.hooks.emergency.growth_limit > 0 {
             let halfway = self.halfway(self.held());
             let growth_limit = &mut self.hooks.emergency.growth_limit;
             *growth_limit = halfway.min(*growth_limit);
-            self.growth_limit = self.closed_gate(self.hooks.clock.now_us);
+            self.growth_limit = self.resting_limit(self.hooks.clock.now_us);
         }
     }
 
@@ -134,7 +134,7 @@ impl<S: Os> Heap<S> {
 
     /// Whether growth to `held` bytes in use should have the collector run.
     pub(super) fn wants_collector(&self, held: usize, now_us: u64) -> bool {
-        let growth_limit = self.collector_gate(now_us);
+        let growth_limit = self.collector_limit(now_us);
         growth_limit < self.hard_limit() && held > growth_limit
     }
 
@@ -214,7 +214,7 @@ impl<S: Os> Heap<S> {
         } else {
             self.let_collector_be();
             self.collecting = false;
-            self.growth_limit = self.closed_gate(self.hooks.clock.now_us);
+            self.growth_limit = self.resting_limit(self.hooks.clock.now_us);
         }
     }
 
@@ -273,6 +273,6 @@ impl<S: Os> Heap<S> {
         let took_us = now_us.saturating_sub(emergency.begun_us).clamp(TOOK_US.0, TOOK_US.1);
         emergency.rest_until_us = if has_helped { 0 } else { now_us + REST * took_us };
         emergency.growth_limit = if hard == NO_LIMIT { 0 } else { halfway };
-        self.growth_limit = self.closed_gate(now_us);
+        self.growth_limit = self.resting_limit(now_us);
     }
 }

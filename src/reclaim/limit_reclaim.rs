@@ -55,7 +55,7 @@ impl<S: Os> Heap<S> {
         self.note_step(start_us);
     }
 
-    /// Makes room for the growth that was refused, and opens the gate as far as it may be.
+    /// Makes room for the growth that was refused, and raises the growth limit to the hard limit.
     pub(super) fn make_room(&mut self) {
         let start_us = self.os.now_us();
         let now_us = self.hooks.clock.advance(start_us);
@@ -63,7 +63,7 @@ impl<S: Os> Heap<S> {
             self.note_step(start_us);
         }
         self.note_thrashing(now_us);
-        let held = self.held().saturating_add(self.refused.bytes());
+        let held = self.held().saturating_add(self.denied_pages.bytes());
         if self.wants_collector(held, now_us) {
             self.want_emergency(now_us);
         }
@@ -72,7 +72,7 @@ impl<S: Os> Heap<S> {
 
     /// False: there was nothing to be done.
     fn find_room(&mut self, now_us: u64) -> bool {
-        let wanted = self.refused;
+        let wanted = self.denied_pages;
         let mut worked = false;
         // A kernel that refused is not asked for each page anew.
         if self.may_shed(self.runs.dirty) {

@@ -1,4 +1,4 @@
-//! Memory limits: where the gate stands, and how near it is.
+//! Memory limits: where growth ends, and how near that is.
 //!
 //! `limit_soft` is a line above which nothing idle stays; `limit_hard` one beyond which the heap
 //! does not grow. Both are bytes that the heap holds resident, its tables included. A soft limit
@@ -81,7 +81,7 @@ impl Limits {
     }
 }
 
-fn share_of_heap(memory: &cgroup::Memory, resident: usize) -> usize {
+fn share_of_heap(memory: &cgroup::CgroupMemory, resident: usize) -> usize {
     let allowed = memory.limit / 10 * 9;
     let share = (resident as u64).saturating_add(allowed).saturating_sub(memory.used);
     usize::try_from(share).unwrap_or(NO_LIMIT)
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_limit_is_the_gate() {
+    fn growth_ends_at_the_first_limit() {
         assert_eq!(Limits { soft: 5, hard: 3, ..Limits::default() }.growth_limit(), 3);
         assert_eq!(Limits { soft: 5, ..Limits::default() }.growth_limit(), 5);
         assert_eq!(Limits::default().growth_limit(), NO_LIMIT);
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_heap_may_take_what_the_cgroup_has_left() {
-        let share = |used| share_of_heap(&cgroup::Memory { limit: 1000, used }, 200);
+        let share = |used| share_of_heap(&cgroup::CgroupMemory { limit: 1000, used }, 200);
         assert_eq!([200, 700, 900, 1100, 5000].map(share), [900, 400, 200, 0, 0]);
     }
 }

@@ -159,14 +159,16 @@ impl StepClock {
 }
 
 /// Ranges that go back in one call.
-struct Batch {
+struct PurgeBatch {
     ranges: [PageRange; BATCH],
     count: usize,
 }
 
-impl Batch {
-    const EMPTY: Batch =
-        Batch { ranges: [PageRange { start: PageIndex(0), end: PageIndex(0) }; BATCH], count: 0 };
+impl PurgeBatch {
+    const EMPTY: PurgeBatch = PurgeBatch {
+        ranges: [PageRange { start: PageIndex(0), end: PageIndex(0) }; BATCH],
+        count: 0,
+    };
 
     /// Adds a range behind those that are there. With large kernel pages the widened range may
     /// begin where the last one ended, or before.
@@ -237,7 +239,7 @@ impl<S: ReclaimHooks> Heap<S> {
             },
             dirty: self.runs.dirty.saturating_sub(sweep.keep),
         };
-        let mut batch = Batch::EMPTY;
+        let mut batch = PurgeBatch::EMPTY;
         while room.pages > Pages::ZERO && batch.count < BATCH {
             let Some(range) = self.next_idle_range(cursor.page, end, &mut room) else {
                 cursor.page = cursor.window.end;
@@ -334,7 +336,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Gives a batch back. A range that the kernel refuses is passed over.
-    fn give_to_kernel(&mut self, batch: &Batch, cause: PurgeReason, outcome: &mut Outcome) {
+    fn give_to_kernel(&mut self, batch: &PurgeBatch, cause: PurgeReason, outcome: &mut Outcome) {
         if batch.count == 0 {
             return;
         }

@@ -7,7 +7,7 @@
 //! `foreign`).
 //!
 //! ```text
-//!   slow path ───▶ settled ──────┐                       ┌──▶ purge_dirty  beyond `keep`
+//!   slow path ───▶ poll ─────────┐                       ┌──▶ purge_dirty  beyond `keep`
 //!                  (see `pace`)  │                       │
 //!   host ────────▶ tick ─────────┼──▶ look ──▶ run_due ──┤
 //!                                │    (policy)           └──▶ purge_holes  in spans
@@ -29,7 +29,7 @@ use super::pace::Pace;
 use super::policy::{Decision, Observation, Policy, Settings, Trend};
 use super::purge::{Budget, Cursor, Outcome, Sweep};
 use super::thrashing::Thrashing;
-use crate::figures::{Figures, Held, Trouble};
+use crate::figures::{Figures, LastSeen, Trouble};
 use crate::heap::refaults::{self, PurgeReason};
 use crate::heap::{Heap, NO_LIMIT, ReclaimHooks};
 use crate::options::Key;
@@ -146,13 +146,13 @@ impl Backoff {
 
 impl<S: Os> ReclaimHooks for S {
     type State = SchedulerState;
-    const WORDS: usize = history::WORDS;
+    const HISTORY_WORDS: usize = history::WORDS;
 
     fn options_changed(heap: &mut Heap<S>) {
         heap.look_at_first();
         heap.hooks.outdated = heap.hooks.clock.shown_us.is_some();
         if heap.options.get(Key::History) == 1 {
-            heap.count_words();
+            heap.count_history();
         }
         // A plan has its end unmapped instead.
         let may_close = heap.options.get(Key::Thp) == 0 && !heap.layout.is_planned;
@@ -164,8 +164,8 @@ impl<S: Os> ReclaimHooks for S {
         }
     }
 
-    fn settled(heap: &mut Heap<S>) {
-        heap.breathe_in_passing();
+    fn poll(heap: &mut Heap<S>) {
+        heap.run_due_in_passing();
     }
 
     fn large_growth(heap: &mut Heap<S>, pages: Pages) {
@@ -180,7 +180,7 @@ impl<S: Os> ReclaimHooks for S {
         heap.make_room();
     }
 
-    fn refused(heap: &mut Heap<S>) {
+    fn allocation_refused(heap: &mut Heap<S>) {
         if heap.collector.is_some() && heap.limits().hard != NO_LIMIT {
             let now_us = heap.hooks.clock.advance(heap.os.now_us());
             heap.begin_emergency(now_us);
@@ -201,7 +201,7 @@ impl<S: Os> ReclaimHooks for S {
     }
 
     fn restore_limit(heap: &mut Heap<S>) {
-        heap.growth_limit = heap.closed_gate(heap.hooks.clock.now_us);
+        heap.growth_limit = heap.resting_limit(heap.hooks.clock.now_us);
     }
 }
 
@@ -213,7 +213,7 @@ impl<S: Os> Heap<S> {
         self.suspend_emergency();
         self.look(now_us);
         let budget = Budget::from_us(start_us, budget_us);
-        let outcome = self.timed_breath(start_us, budget).0;
+        let outcome = self.timed_run(start_us, budget).0;
         self.publish();
         self.hooks.background.note_host(start_us);
         self.leave_to_background();
@@ -224,7 +224,7 @@ impl<S: Os> Heap<S> {
     pub(crate) fn publish(&self) {
         if let Some(figures) = self.hooks.figures {
             let snapshot = self.snapshot();
-            figures.publish(Held {
+            figures.publish(LastSeen {
                 live: snapshot.live as u64,
                 resident: snapshot.resident() as u64,
                 resident_peak: snapshot.resident_peak as u64,
@@ -258,7 +258,7 @@ impl<S: Os> Heap<S> {
             return Some(0);
         }
         let emptied = self.free_in_spans().saturating_sub(self.hooks.free_in_spans);
-        let news = self.runs.moved > Pages::ZERO || emptied >= NEWS_BYTES;
+        let news = self.runs.pages_churned > Pages::ZERO || emptied >= NEWS_BYTES;
         let news = news.then(|| (self.hooks.looked_us + NEWS_US).saturating_sub(now_us));
         let next = self.hooks.decision.next_us.map(|at_us| at_us.saturating_sub(now_us));
         let due = self.due() > self.hooks.unpurgeable;
@@ -318,7 +318,7 @@ impl<S: Os> Heap<S> {
     /// The newest samples, at most `count`, the oldest of them first.
     pub(crate) fn history(&mut self, count: usize) -> impl ExactSizeIterator<Item = Sample> + '_ {
         let history = self.hooks.history;
-        history.newest(self.words(), count)
+        history.newest(self.history_buffer(), count)
     }
 
     /// Pages in use.
@@ -359,7 +359,7 @@ impl<S: Os> Heap<S> {
         let premature_total = self.runs.refaults.premature_total();
         let premature =
             premature_total - core::mem::replace(&mut self.hooks.premature, premature_total);
-        let moved = core::mem::take(&mut self.runs.moved);
+        let moved = core::mem::take(&mut self.runs.pages_churned);
         let premature = Pages(u32::try_from(premature).unwrap_or(u32::MAX));
         let observation = Observation { moved, premature, ..self.observation(now_us) };
         self.hooks.seen = observation.dirty;
@@ -399,8 +399,8 @@ impl<S: Os> Heap<S> {
     fn refresh_limits(&mut self, now_us: u64) {
         let resident = self.resident();
         self.hooks.limits.refresh(&self.os, now_us, resident);
-        self.lower_gate();
-        self.growth_limit = self.closed_gate(now_us);
+        self.lower_limit();
+        self.growth_limit = self.resting_limit(now_us);
     }
 
     fn take_sample(&mut self, now_us: u64) {
@@ -419,12 +419,12 @@ impl<S: Os> Heap<S> {
             trend: self.hooks.decision.trend as u64,
         };
         let mut history = self.hooks.history;
-        history.add(self.words(), now_us, sample);
+        history.add(self.history_buffer(), now_us, sample);
         self.hooks.history = history;
     }
 
     /// A breath, and how many microseconds it took since `start_us` if it did anything.
-    pub(super) fn timed_breath(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
+    pub(super) fn timed_run(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
         let outcome = self.run_due(budget);
         self.cut_end();
         let outcome = self.run_due_foreign(outcome, budget);
@@ -553,9 +553,9 @@ impl<S: Os> Heap<S> {
     /// Takes the spans from all bins. What is empty of them did not change hands, nor was it freed
     /// just now.
     pub(super) fn retire_spans(&mut self) {
-        let (moved, dirty) = (self.runs.moved, self.runs.dirty);
+        let (moved, dirty) = (self.runs.pages_churned, self.runs.dirty);
         self.retire_all();
-        self.runs.moved = moved;
+        self.runs.pages_churned = moved;
         let settings = self.settings();
         self.hooks.policy.note_found(&settings, self.runs.dirty.saturating_sub(dirty));
     }

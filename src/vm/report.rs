@@ -6,7 +6,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::figures::{self, Held, Trouble};
+use crate::figures::{self, LastSeen, Trouble};
 use crate::log;
 
 /// Whether a VM tells when it is closed.
@@ -29,14 +29,14 @@ pub(crate) fn report_open() -> u32 {
 }
 
 /// Tells of a VM that is being closed, if that is asked for.
-pub(super) fn report_closed(number: u64, held: Held) {
+pub(super) fn report_closed(number: u64, last_seen: LastSeen) {
     if CLOSED_TELL.load(Ordering::Relaxed) {
-        tell(number, "closed", held);
+        tell(number, "closed", last_seen);
     }
 }
 
-fn tell(number: u64, state: &str, held: Held) {
-    let Held { live, resident, resident_peak, returned_total, trouble, .. } = held;
+fn tell(number: u64, state: &str, last_seen: LastSeen) {
+    let LastSeen { live, resident, resident_peak, returned_total, trouble, .. } = last_seen;
     log::line(format_args!(
         "VM {number} {state}: live {}, resident {}, at most {}; gave back {}{trouble}",
         Megabytes(live),

@@ -20,7 +20,7 @@ fn shown(binary: &str, mut args: impl Iterator<Item = String>) -> String {
     let mut text = format!("cargo run --release -p ebbtide-programs --bin {binary}");
     let mut separator = " --";
     while let Some(arg) = args.next() {
-        if ["--json", "--markdown", "--charts"].contains(&arg.as_str()) {
+        if ["--json", "--markdown"].contains(&arg.as_str()) {
             args.next();
             continue;
         }
@@ -62,7 +62,7 @@ mod tests {
     fn commands_do_not_say_where_results_go() {
         let shown = |line: &str| shown("scale", line.split_whitespace().map(str::to_owned));
         let plain = "cargo run --release -p ebbtide-programs --bin scale";
-        assert_eq!(shown("--json a/b --charts c"), plain);
+        assert_eq!(shown("--json a/b --markdown c"), plain);
         assert_eq!(shown("--quick --json a --check"), format!("{plain} -- --quick --check"));
     }
 

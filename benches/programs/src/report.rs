@@ -1,16 +1,15 @@
-//! All that the runs of whole programs showed: as tables, as JSON, and as pictures.
+//! All that the runs of whole programs showed: as tables, and as JSON.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
 
-use crate::contest::{PEAK, TIME, best};
-use crate::dots::Dots;
 use crate::figures::{Bound, Figure};
 use crate::host::Allocator;
 use crate::memory::{in_megabytes, megabytes};
 use crate::numbers::Spread;
+use crate::peer_comparison::{PEAK, TIME, best};
 use crate::process::Outcome;
-use crate::suite::{Kind, Measured};
+use crate::suite::Measured;
 use crate::table;
 
 /// What was measured: the programs, each on the same allocators, LuaJIT's own or another to compare
@@ -51,7 +50,7 @@ impl Report<'_> {
             (at > 0).then_some(show_spread(it.speed(at)?))
         }));
         if let (Some(ours), false) = (ours, self.peers().is_empty()) {
-            put(self.contest(ours));
+            put(self.peer_comparison(ours));
         }
         put(self.table("peak RSS, MB", &|it, at| {
             let peak = it.of(at, |outcome| Some(megabytes(outcome.rss_peak)))?;
@@ -81,8 +80,8 @@ impl Report<'_> {
                 let peak = it.of(at, |outcome| Some(megabytes(outcome.rss_peak)));
                 show(peak, |peak| format!("{:.1} MB", peak.median))
             };
-            let contest = best(it, TIME, ours, &peers);
-            let (peer, ratio) = match contest {
+            let closest = best(it, TIME, ours, &peers);
+            let (peer, ratio) = match closest {
                 Some((peer, ratio)) => (self.allocators[peer].name, show_spread(ratio)),
                 None => ("–", "–".to_owned()),
             };
@@ -112,7 +111,7 @@ impl Report<'_> {
     }
 
     /// Ours against the best of the peers, program by program.
-    fn contest(&self, ours: usize) -> Vec<Vec<String>> {
+    fn peer_comparison(&self, ours: usize) -> Vec<Vec<String>> {
         let heading =
             ["against the best peer", "fastest", "ours is faster by", "least RSS", "our peak"]
                 .map(str::to_owned)
@@ -169,57 +168,6 @@ impl Report<'_> {
             runs.join(",\n"),
             figures.join(",\n")
         )
-    }
-
-    /// The pictures by the names of their files; below each stands where it is from.
-    pub fn charts(&self, origin: &str) -> Vec<(&'static str, String)> {
-        let speed = self.dots(&|it, at| Some(it.speed(at)?.median));
-        let peak = self.dots(&|it, at| Some(it.ratio(at, 0, |run| PEAK(it, run))?.median));
-        let left = self.dots(&|it, at| {
-            let spread = it.ratio(at, 0, |outcome| size(outcome, "all purged", "pss"));
-            Some(spread?.median)
-        });
-        let picture = |title: &str, subtitle: &str, dots: Dots| {
-            let (title, subtitle) = (title.to_owned(), subtitle.to_owned());
-            Dots { title, subtitle, footnote: origin.to_owned(), ..dots }.to_svg()
-        };
-        vec![
-            (
-                "speed.svg",
-                picture(
-                    "Speed of whole programs on LuaJIT",
-                    "Times as fast as on LuaJIT's own allocator, by CPU time. Right is better.",
-                    speed,
-                ),
-            ),
-            (
-                "peak.svg",
-                picture(
-                    "Memory of whole programs on LuaJIT",
-                    "Peak RSS against that on LuaJIT's own allocator. Left is better.",
-                    peak,
-                ),
-            ),
-            (
-                "left.svg",
-                picture(
-                    "Memory that stays when all was dropped",
-                    "PSS after each allocator's own purge, against LuaJIT's. Left is better.",
-                    left,
-                ),
-            ),
-        ]
-    }
-
-    /// Every allocator but the first, the one after it first; whole programs only.
-    fn dots(&self, ratio: &dyn Fn(&Measured, usize) -> Option<f64>) -> Dots {
-        let names = self.allocators.iter().skip(1).map(|it| it.name.to_owned()).collect();
-        let whole = self.measured.iter().filter(|it| it.program.kind != Kind::Blocks);
-        let places = 1..self.allocators.len();
-        let rows = whole.map(|it| {
-            (it.program.name.to_owned(), places.clone().map(|at| ratio(it, at)).collect())
-        });
-        Dots { names, rows: rows.collect(), ..Dots::default() }
     }
 }
 
@@ -313,6 +261,7 @@ mod tests {
     use super::*;
     use crate::event::Event;
     use crate::host::{BUILTIN, EBBTIDE, LIBC};
+    use crate::picture::drawn;
     use crate::suite::PROGRAMS;
     use std::time::Duration;
 
@@ -329,9 +278,13 @@ mod tests {
         }
     }
 
+    /// Three, two and four seconds on LuaJIT's allocator, ebbtide and the C library's.
+    fn runs() -> Vec<Vec<Outcome>> {
+        [3.0, 2.0, 4.0].map(|cpu_s| vec![outcome(cpu_s)]).to_vec()
+    }
+
     fn check(test: impl Fn(Report)) {
-        let runs = [3.0, 2.0, 4.0].map(|cpu_s| vec![outcome(cpu_s)]).to_vec();
-        let measured = [Measured::from_runs(&PROGRAMS[0], runs)];
+        let measured = [Measured::from_runs(&PROGRAMS[0], runs())];
         test(Report { allocators: &[&BUILTIN, &EBBTIDE, &LIBC], measured: &measured });
     }
 
@@ -368,12 +321,31 @@ mod tests {
 
     #[test]
     fn there_is_a_picture_for_each_question() {
-        check(|report| {
-            for (name, svg) in report.charts("a machine") {
-                assert!(name.ends_with(".svg") && svg.contains("a machine"));
-                assert!(svg.contains("ebbtide") && svg.contains("libc"));
-            }
-        });
+        let mut runs = runs();
+        runs[1][0].rss_peak = 4 << 20;
+        let measured = [Measured::from_runs(&PROGRAMS[0], runs)];
+        let report = Report { allocators: &[&BUILTIN, &EBBTIDE, &LIBC], measured: &measured };
+        let about = [("machine", "here".to_owned()), ("command", "a < b".to_owned())];
+        let pictures = drawn("programs", &report.json(&about, &[]));
+        let names: Vec<_> = pictures.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["speed", "peak", "left"]);
+        for (name, svg) in &pictures {
+            let parts = [">ebbtide<", ">libc<", ">tables<", ">here. a &lt; b<"];
+            assert!(parts.iter().all(|part| svg.contains(part)), "{svg}");
+            // A dot for each allocator in the legend, and one for its ratio.
+            assert_eq!(svg.matches("<circle").count(), 4, "{name}");
+        }
+        // From 168 to 920 pixels: 1.5 times as fast on an axis to 1.6, and half the peak on one to 1.2.
+        assert!(
+            pictures[0].1.contains("<circle class=\"data0\" cx=\"873.0\""),
+            "{}",
+            pictures[0].1
+        );
+        assert!(
+            pictures[1].1.contains("<circle class=\"data0\" cx=\"481.3\""),
+            "{}",
+            pictures[1].1
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@
 
 #define BLOCKS 3000
 #define RESERVE (128 * MIB)
-#define PAGES (RESERVE / UNKIND_PAGE)
+#define PAGES (RESERVE / FAULTS_PAGE)
 
 static struct block blocks[BLOCKS];
 
@@ -58,11 +58,11 @@ static void look(unsigned char *held)
 {
   static uint64_t entries[PAGES];
   int file = open("/proc/self/pagemap", O_RDONLY);
-  off_t at = (off_t)((uintptr_t)unkind.reserved / UNKIND_PAGE * 8);
+  off_t at = (off_t)((uintptr_t)faults.reserved / FAULTS_PAGE * 8);
   size_t i;
 
   REQUIRE(file >= 0);
-  REQUIRE(unkind.reserved_bytes == RESERVE);
+  REQUIRE(faults.reserved_bytes == RESERVE);
   REQUIRE(pread(file, entries, sizeof entries, at) == sizeof entries);
   close(file);
   for (i = 0; i < PAGES; i++) {
@@ -78,10 +78,10 @@ static void mark_live(unsigned char *live)
   memset(live, 0, PAGES);
   for (i = 0; i < BLOCKS; i++) {
     if (blocks[i].at != NULL) {
-      size_t first = (size_t)(blocks[i].at - unkind.reserved);
+      size_t first = (size_t)(blocks[i].at - faults.reserved);
 
-      for (page = first / UNKIND_PAGE;
-           page <= (first + blocks[i].size - 1) / UNKIND_PAGE; page++) {
+      for (page = first / FAULTS_PAGE;
+           page <= (first + blocks[i].size - 1) / FAULTS_PAGE; page++) {
         live[page] = 1;
       }
     }
@@ -100,8 +100,8 @@ static void is_true(ebb_heap *heap)
   CHECK_EQ(ebb_stats_read(heap, &stats), EBB_OK);
   look(held);
   mark_live(live);
-  CHECK_EQ(stats.kernel_resident, count_set(held) * UNKIND_PAGE);
-  CHECK(count_set(held) * UNKIND_PAGE <= stats.resident);
+  CHECK_EQ(stats.kernel_resident, count_set(held) * FAULTS_PAGE);
+  CHECK(count_set(held) * FAULTS_PAGE <= stats.resident);
   for (i = 0; i < PAGES; i++) {
     if (live[i] && !held[i]) {
       check_failed(__FILE__, __LINE__, "a page of a live block is not held");
@@ -121,8 +121,8 @@ static void is_low(ebb_heap *heap)
   stats = stats_of(heap, 0);
   look(held);
   mark_live(live);
-  CHECK(count_set(held) <= stats.resident / UNKIND_PAGE);
-  CHECK(stats.resident <= count_set(live) * UNKIND_PAGE + stats.metadata
+  CHECK(count_set(held) <= stats.resident / FAULTS_PAGE);
+  CHECK(stats.resident <= count_set(live) * FAULTS_PAGE + stats.metadata
                             + stats.waste);
 }
 
@@ -160,7 +160,7 @@ static void run_program(uint64_t seed, const ebb_options *options)
 
   for (i = 0; i < 60000; i++) {
     step(heap, &rng);
-    unkind.now_us += rng_below(&rng, 400);
+    faults.now_us += rng_below(&rng, 400);
     if (rng_below(&rng, 60) == 0) {
       CHECK(ebb_tick(heap, (uint32_t)rng_below(&rng, 3) * 20) >= 0);
     }
@@ -182,7 +182,7 @@ static void run_program(uint64_t seed, const ebb_options *options)
         }
       }
       is_true(heap);
-      unkind.now_us += rng_below(&rng, 3000000);
+      faults.now_us += rng_below(&rng, 3000000);
     }
   }
   for (i = 0; i < BLOCKS; i++) {
@@ -215,13 +215,13 @@ static void the_account_is_what_the_kernel_holds(void)
 
 int main(int argc, char **argv)
 {
-  unkind_enter();
-  unkind.frozen = 1;
-  unkind.now_us = 1000000;
-  unkind.look_us = 2;
-  unkind.overwrite = 1;
+  faults_enter();
+  faults.frozen = 1;
+  faults.now_us = 1000000;
+  faults.look_us = 2;
+  faults.overwrite = 1;
   if (argc > 1) {
-    unkind.defect = strcmp(argv[1], "purge-next") == 0  ? DEFECT_PURGE_NEXT
+    faults.defect = strcmp(argv[1], "purge-next") == 0  ? DEFECT_PURGE_NEXT
                     : strcmp(argv[1], "purge-not") == 0 ? DEFECT_PURGE_NOT
                                                         : DEFECT_MOVE_NOTHING;
   }

@@ -12,7 +12,7 @@
 
 /* How the second mremap is refused, and what else is. */
 struct sandbox {
-  enum unkind_way way;
+  enum fault_way way;
   uint32_t always;
 };
 
@@ -30,17 +30,17 @@ static ebb_heap *reclaimed(const struct sandbox *sandbox, ebb_stats *before)
   REQUIRE(ebb_alloc(heap, block, LARGE, 0) == NULL);
   *before = stats_of(heap, 0);
   REQUIRE(before->resident > LARGE);
-  memset(&unkind, 0, sizeof unkind);
-  unkind.victim = CALL_MREMAP;
-  unkind.at = 2;
-  unkind.error = ENOMEM;
-  unkind.way = sandbox->way;
-  unkind.always = sandbox->always;
-  unkind_enter();
+  memset(&faults, 0, sizeof faults);
+  faults.victim = CALL_MREMAP;
+  faults.at = 2;
+  faults.error = ENOMEM;
+  faults.way = sandbox->way;
+  faults.always = sandbox->always;
+  faults_enter();
   ebb_reclaim(heap, NULL, NULL);
-  unkind_leave();
-  CHECK_EQ(unkind.refused[CALL_MREMAP], 1);
-  CHECK(unkind.refused[CALL_MUNMAP] > 0);
+  faults_leave();
+  CHECK_EQ(faults.refused[CALL_MREMAP], 1);
+  CHECK(faults.refused[CALL_MUNMAP] > 0);
   return heap;
 }
 
@@ -66,10 +66,10 @@ static void stays(const void *argument)
   CHECK_EQ(stats_of(heap, 0).returned_total, before.returned_total);
   CHECK(rss_bytes() > rss + LARGE / 2);
   /* Not even when the kernel comes round: those pages are elsewhere. */
-  unkind.always = NO_ADVICE;
-  unkind_enter();
+  faults.always = NO_ADVICE;
+  faults_enter();
   ebb_reclaim(heap, NULL, NULL);
-  unkind_leave();
+  faults_leave();
   CHECK_EQ(stats_of(heap, 0).resident, before.resident);
 }
 

@@ -47,11 +47,11 @@ static void nothing_reaches_from_a_block_into_the_tables(void)
 
   REQUIRE(block != NULL);
   /* The lowest page is the first to be taken. */
-  page = block - (uintptr_t)block % UNKIND_PAGE;
+  page = block - (uintptr_t)block % FAULTS_PAGE;
   CHECK(!is_inaccessible(page));
   CHECK(is_inaccessible(page - 1));
-  CHECK(is_inaccessible(page - UNKIND_PAGE));
-  CHECK(!is_inaccessible(page - UNKIND_PAGE - 1));
+  CHECK(is_inaccessible(page - FAULTS_PAGE));
+  CHECK(!is_inaccessible(page - FAULTS_PAGE - 1));
   ebb_alloc(heap, block, SMALL, 0);
   heap_ends_empty(heap);
 }
@@ -60,16 +60,16 @@ static void nothing_reaches_from_a_full_heap_into_what_is_beside_it(void)
 {
   ebb_heap *heap;
 
-  unkind_enter();
+  faults_enter();
   heap = heap_of(4 * MIB);
-  unkind_leave();
-  REQUIRE(unkind.reserved_bytes == 4 * MIB);
+  faults_leave();
+  REQUIRE(faults.reserved_bytes == 4 * MIB);
   fill(heap);
-  CHECK(is_inaccessible(unkind.reserved));
-  CHECK(is_inaccessible(unkind.reserved + UNKIND_PAGE - 1));
-  CHECK(!is_inaccessible(unkind.reserved + UNKIND_PAGE));
-  CHECK(is_inaccessible(unkind.reserved + 4 * MIB - UNKIND_PAGE));
-  CHECK(is_inaccessible(unkind.reserved + 4 * MIB - 1));
+  CHECK(is_inaccessible(faults.reserved));
+  CHECK(is_inaccessible(faults.reserved + FAULTS_PAGE - 1));
+  CHECK(!is_inaccessible(faults.reserved + FAULTS_PAGE));
+  CHECK(is_inaccessible(faults.reserved + 4 * MIB - FAULTS_PAGE));
+  CHECK(is_inaccessible(faults.reserved + 4 * MIB - 1));
   ebb_heap_delete(heap);
 }
 
@@ -86,13 +86,13 @@ static void guards_outlast_heaps_and_forks(void)
 /* Before Linux 6.13 they are mappings. */
 static void without_the_kernels_own_guards_there_are_mappings(void)
 {
-  unkind_enter();
-  unkind.kinds = 1u << CALL_MADVISE;
-  unkind.pattern = 2;
-  unkind.error = EINVAL;
+  faults_enter();
+  faults.kinds = 1u << CALL_MADVISE;
+  faults.pattern = 2;
+  faults.error = EINVAL;
   nothing_reaches_from_a_block_into_the_tables();
-  CHECK_EQ(unkind.refused[CALL_MADVISE], 1);
-  unkind_leave();
+  CHECK_EQ(faults.refused[CALL_MADVISE], 1);
+  faults_leave();
 }
 
 int main(int argc, char **argv)

@@ -68,7 +68,7 @@ static void choose(struct rng *rng, ebb_options *options)
 }
 
 /* Refuses about every eighth call of some kinds for a while, or none. */
-static void be_unkind(struct rng *rng)
+static void plan_faults(struct rng *rng)
 {
   static const uint32_t kinds[] = {
     0, 0, 0, 1u << CALL_MADVISE, 1u << CALL_BATCH, 1u << CALL_MREMAP,
@@ -76,9 +76,9 @@ static void be_unkind(struct rng *rng)
     1u << CALL_MADVISE | 1u << CALL_BATCH | 1u << CALL_MREMAP
   };
 
-  unkind.kinds = kinds[rng_below(rng, COUNT_OF(kinds))];
-  unkind.pattern = rng_next(rng) & rng_next(rng) & rng_next(rng);
-  unkind.error = rng_below(rng, 2) ? ENOMEM : EAGAIN;
+  faults.kinds = kinds[rng_below(rng, COUNT_OF(kinds))];
+  faults.pattern = rng_next(rng) & rng_next(rng) & rng_next(rng);
+  faults.error = rng_below(rng, 2) ? ENOMEM : EAGAIN;
 }
 
 static void use(ebb_heap *heap, struct rng *rng, unsigned life)
@@ -90,7 +90,7 @@ static void use(ebb_heap *heap, struct rng *rng, unsigned life)
   for (step = 0; step < count; step++) {
     struct block *block = &blocks[rng_below(rng, many)];
 
-    unkind.now_us += rng_below(rng, 2000);
+    faults.now_us += rng_below(rng, 2000);
     switch (rng_below(rng, 40)) {
     case 0:
       ebb_tick(heap, (uint32_t)rng_below(rng, 3) * 20);
@@ -158,7 +158,7 @@ static void heaps_hold_what_they_count(void)
   unsigned life;
 
   for (life = 0; life < lives; life++) {
-    be_unkind(&rng);
+    plan_faults(&rng);
     live(&rng, life);
     if (rng_below(&rng, 50) == 0) {
       uint64_t other = rng_next(&rng);
@@ -195,10 +195,10 @@ int main(int argc, char **argv)
   if (argc > 2) {
     lives = (unsigned)strtoul(argv[2], NULL, 10);
   }
-  unkind_enter();
-  unkind.frozen = 1;
-  unkind.now_us = 1000000;
-  unkind.look_us = 2;
+  faults_enter();
+  faults.frozen = 1;
+  faults.now_us = 1000000;
+  faults.look_us = 2;
   RUN(the_next_heap_has_none_of_the_huge_pages_of_the_last);
   RUN(heaps_hold_what_they_count);
   return check_status();

@@ -29,9 +29,9 @@ static int limited;
 
 /* One refusal to try. */
 struct trial {
-  enum unkind_call call;
+  enum fault_call call;
   int error;
-  enum unkind_way way;
+  enum fault_way way;
 };
 
 static const struct trial trials[] = {
@@ -61,8 +61,8 @@ static const char *const names[CALL_COUNT] = {
 /* From here on nothing is refused. */
 static void be_kind(void)
 {
-  memcpy(counted, unkind.calls, sizeof counted);
-  unkind.at = 0;
+  memcpy(counted, faults.calls, sizeof counted);
+  faults.at = 0;
 }
 
 /* Calls that may fail only when the kernel refused something in them. */
@@ -72,13 +72,13 @@ static uint64_t refusals(void)
   int call;
 
   for (call = 0; call < CALL_COUNT; call++) {
-    sum += unkind.refused[call];
+    sum += faults.refused[call];
   }
   return sum;
 }
 
-#define CALLING(call) (errno = ERRNO_MARK, unkind_enter(), (call))
-#define CALLED() (unkind_leave(), check_errno())
+#define CALLING(call) (errno = ERRNO_MARK, faults_enter(), (call))
+#define CALLED() (faults_leave(), check_errno())
 
 static ebb_heap *make(const ebb_options *options)
 {
@@ -89,7 +89,7 @@ static ebb_heap *make(const ebb_options *options)
   CHECK(heap != NULL || refusals() > before);
   if (heap == NULL) {
     /* It was refused once. Where all are, the kernel comes round. */
-    unkind.lasting = 0;
+    faults.lasting = 0;
     heap = CALLING(ebb_heap_new(options));
     CALLED();
   }
@@ -97,14 +97,14 @@ static ebb_heap *make(const ebb_options *options)
   return heap;
 }
 
-static void *on_unkind(void *heap, void *ptr, size_t osize, size_t nsize)
+static void *faulty_alloc(void *heap, void *ptr, size_t osize, size_t nsize)
 {
   uint64_t before = refusals();
   void *got = CALLING(ebb_alloc(heap, ptr, osize, nsize));
 
   CALLED();
   CHECK(got != NULL || nsize == 0 || refusals() > before
-        || unkind.lasting || limited);
+        || faults.lasting || limited);
   return got;
 }
 
@@ -117,7 +117,7 @@ static void resize(ebb_heap *heap, struct block *block, size_t size)
     block->size = 0;
   }
   kept = size < block->size ? size : block->size;
-  at = (unsigned char *)on_unkind(heap, block->at, block->size, size);
+  at = (unsigned char *)faulty_alloc(heap, block->at, block->size, size);
   if (at == NULL && size != 0) {
     CHECK(size > block->size);
     CHECK(block_kept(block, block->at, block->size));
@@ -140,7 +140,7 @@ static void judge(int result)
 
 static void pause_and_tick(ebb_heap *heap, uint64_t ms)
 {
-  unkind.now_us += ms * 1000;
+  faults.now_us += ms * 1000;
   CHECK(CALLING(ebb_next_tick(heap)) >= 0);
   judge(ebb_tick(heap, 0));
   CALLED();
@@ -204,12 +204,12 @@ static void rise_and_fall(ebb_heap *heap)
 
   for (i = 0; i < COUNT_OF(sizes); i++) {
     size_t last = sizes[i] - 1;
-    unsigned char *at = (unsigned char *)on_unkind(heap, NULL, 0, sizes[i]);
+    unsigned char *at = (unsigned char *)faulty_alloc(heap, NULL, 0, sizes[i]);
 
     if (at != NULL) {
       at[0] = at[last / 2] = at[last] = 7;
       CHECK_EQ(at[0] + at[last / 2] + at[last], 21);
-      on_unkind(heap, at, sizes[i], 0);
+      faulty_alloc(heap, at, sizes[i], 0);
     }
     reclaim(heap, 0);
     is_true(heap);
@@ -276,7 +276,7 @@ static void births(void)
     options.size = sizeof options;
     options.reserve = (int64_t)(i % 2 ? 4 * MIB : 0);
     heap = make(&options);
-    block = on_unkind(heap, NULL, 0, i == 2 ? 3 * MIB : 40 * KIB);
+    block = faulty_alloc(heap, NULL, 0, i == 2 ? 3 * MIB : 40 * KIB);
     if (block != NULL) {
       memset(block, 1, 40 * KIB);
     }
@@ -322,7 +322,7 @@ static void run_lua(lua_State *L)
 static void lua(void)
 {
   ebb_heap *heap = make(NULL);
-  lua_State *L = lua_newstate(on_unkind, heap);
+  lua_State *L = lua_newstate(faulty_alloc, heap);
 
   if (L != NULL) {
     run_lua(L);
@@ -359,9 +359,9 @@ static void attached(void)
     pause_and_tick(heap, 2000);
     is_true(heap);
   }
-  unkind_enter();
+  faults_enter();
   lua_close(L);
-  unkind_leave();
+  faults_leave();
   be_kind();
 }
 
@@ -377,11 +377,11 @@ static struct tally *tally;
 
 static void kind_kernel(void)
 {
-  memset(&unkind, 0, sizeof unkind);
-  unkind.frozen = 1;
-  unkind.now_us = 1000000;
-  unkind.look_us = 3;
-  unkind.overwrite = 1;
+  memset(&faults, 0, sizeof faults);
+  faults.frozen = 1;
+  faults.now_us = 1000000;
+  faults.look_us = 3;
+  faults.overwrite = 1;
 }
 
 static void count_calls(const void *argument)
@@ -411,15 +411,15 @@ static void refuse(const void *argument)
     }
   }
   kind_kernel();
-  unkind.victim = refusal->trial.call;
-  unkind.error = refusal->trial.error;
-  unkind.way = refusal->trial.way;
-  unkind.at = refusal->at;
-  unkind.lasting = refusal->lasting;
-  unkind.silent = refusal->silent;
+  faults.victim = refusal->trial.call;
+  faults.error = refusal->trial.error;
+  faults.way = refusal->trial.way;
+  faults.at = refusal->at;
+  faults.lasting = refusal->lasting;
+  faults.silent = refusal->silent;
   workloads[refusal->workload]();
-  tally->refused[refusal->trial.call] += unkind.refused[refusal->trial.call];
-  if (unkind.refused[refusal->trial.call] == 0) {
+  tally->refused[refusal->trial.call] += faults.refused[refusal->trial.call];
+  if (faults.refused[refusal->trial.call] == 0) {
     check_failed(__FILE__, __LINE__, "the call was never made");
   }
 }

@@ -142,17 +142,8 @@ static void it_has_a_name_and_takes_no_signals(void)
 {
   pid_t named = 0;
   ebb_heap *heap = heap_with_thread(&named);
-  uint64_t blocked = 0;
-  char path[64], line[128];
-  FILE *file;
+  uint64_t blocked = thread_status(named, "SigBlk", 16);
 
-  snprintf(path, sizeof path, "/proc/self/task/%d/status", (int)named);
-  file = fopen(path, "r");
-  REQUIRE(file != NULL);
-  while (fgets(line, sizeof line, file) != NULL) {
-    sscanf(line, "SigBlk: %" SCNx64, &blocked);
-  }
-  fclose(file);
   CHECK(blocked >> (SIGTERM - 1) & 1);
   CHECK(blocked >> (SIGUSR1 - 1) & 1);
   CHECK(blocked >> (SIGALRM - 1) & 1);
@@ -378,7 +369,7 @@ static void all_are_user(unsigned user)
 static void changes_user(const void *unused)
 {
   pid_t named;
-  ebb_heap *parked = heap_with_thread(&named), *heap = heap_of_decay(EBB_ZERO);
+  ebb_heap *idle = heap_with_thread(&named), *heap = heap_of_decay(EBB_ZERO);
   unsigned i;
 
   (void)unused;
@@ -396,9 +387,9 @@ static void changes_user(const void *unused)
   REQUIRE(setuid(NOBODY) == 0);
   all_are_user(NOBODY);
   CHECK(setuid(0) != 0);
-  set(parked, "decay_ms", 1);
+  set(idle, "decay_ms", 1);
   is_alone_in_the_end();
-  CHECK(held(parked) < 2 * MIB);
+  CHECK(held(idle) < 2 * MIB);
 }
 
 /* Whether this process may become another user, and root again. */

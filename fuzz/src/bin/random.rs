@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use ebbtide_fuzz::{DEFECTS, Given, Random, Source, order, purges_beside, run};
+use ebbtide_fuzz::{DEFECTS, Given, Random, Source, order, background_purges, run};
 
 /// The program that runs now, for whoever has to tell of its end.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -163,6 +163,6 @@ fn main() -> ExitCode {
     let seconds = start.elapsed().as_secs_f64();
     let rate = operations as f64 / seconds / 1e6;
     println!("{programs} programs, {operations} operations, {seconds:.1} s, {rate:.1} million a s");
-    println!("the background thread returned memory {} times", purges_beside());
+    println!("the background thread returned memory {} times", background_purges());
     ExitCode::SUCCESS
 }

@@ -34,14 +34,25 @@ pub(crate) struct ForeignPages {
     ///
     /// The context is that of the blocks, and nobody else uses the heap or its VM.
     pub(crate) next_us: unsafe fn(context: *mut u8) -> Option<u64>,
-    /// Gives them back, until the deadline if there is one, but at least one step: by itself, or
-    /// because the host has `asked`.
+    /// Gives them back, until the deadline if there is one, but at least one step.
     ///
     /// # Safety
     ///
     /// As for `next_us`.
-    pub(crate) give_back:
-        unsafe fn(context: *mut u8, deadline_us: Option<u64>, asked: bool) -> ForeignReturned,
+    pub(crate) give_back: unsafe fn(
+        context: *mut u8,
+        reason: ForeignReason,
+        deadline_us: Option<u64>,
+    ) -> ForeignReturned,
+}
+
+/// Why free pages from outside go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ForeignReason {
+    /// By themselves: `next_us` said that it is time.
+    Due,
+    /// The host has asked for all of them.
+    Asked,
 }
 
 /// What was given back of them.
@@ -60,25 +71,25 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Who takes care of a block; `None`: the heap itself, if it is a block at all.
     pub(in crate::heap) fn foreign_of(&self, block: *mut u8) -> Option<ForeignBlocks> {
         let is_inside = self.is_inside(block);
-        self.outside.filter(|outside| !is_inside && outside.only.is_none_or(|only| only == block))
+        self.foreign.filter(|foreign| !is_inside && foreign.only.is_none_or(|only| only == block))
     }
 
     /// In how many microseconds free pages from outside should go back; `None`: no time is known.
     pub(crate) fn foreign_next_us(&self) -> Option<u64> {
-        let outside = self.outside?;
+        let foreign = self.foreign?;
         // SAFETY: the context is that of the blocks, and this heap's caller has it to itself.
-        unsafe { (outside.pages?.next_us)(outside.context) }
+        unsafe { (foreign.pages?.next_us)(foreign.context) }
     }
 
     /// Gives free pages from outside back: see [`ForeignPages::give_back`].
     pub(crate) fn give_back_foreign(
         &mut self,
+        reason: ForeignReason,
         deadline_us: Option<u64>,
-        asked: bool,
     ) -> ForeignReturned {
-        let found = self.outside.and_then(|outside| Some((outside.context, outside.pages?)));
+        let found = self.foreign.and_then(|foreign| Some((foreign.context, foreign.pages?)));
         let Some((context, pages)) = found else { return ForeignReturned::default() };
         // SAFETY: as above; the function does not touch the heap.
-        unsafe { (pages.give_back)(context, deadline_us, asked) }
+        unsafe { (pages.give_back)(context, reason, deadline_us) }
     }
 }

@@ -1,9 +1,10 @@
 //! Stops the process when what the heap keeps about a block is not what it wrote.
 //!
-//! Who writes out of bounds may reach descriptors or tables all the same, and who holds a broken
-//! descriptor could make the heap hand out memory that is in use. So, off the hot path, whatever is
-//! read from a descriptor to be acted on is compared with what is known besides, and with what its
-//! neighbours say, in a few comparisons of words at hand. `invariants` looks at everything.
+//! A write out of bounds can reach descriptors and tables in spite of the guard page, and a broken
+//! descriptor could make the heap hand out memory that is in use. So, off the hot path, a value
+//! from a descriptor is compared with what is known from elsewhere, and with the neighbours'
+//! values, before the heap acts on it. This takes a few comparisons of words that are in the cache
+//! already. `invariants`, for tests, looks at everything.
 
 #![forbid(unsafe_code)]
 
@@ -22,11 +23,11 @@ impl<S: ReclaimHooks> Heap<S> {
         let (base, slot_size) = (self.base, CLASSES[class].slot_size);
         let (start, at) = (self.address(page).addr(), self.descriptor_at(page));
         let descriptor = self.descriptor(page);
-        let neg_start = |lead: usize| ((start + lead) as u32).wrapping_neg();
+        let neg_start = |slack: usize| ((start + slack) as u32).wrapping_neg();
         ensure!(
-            descriptor.first.get() == at
+            descriptor.span_head.get() == at
                 && descriptor.is_of(class)
-                && descriptor.neg_start.get() == neg_start(descriptor.shape().lead()),
+                && descriptor.neg_start.get() == neg_start(descriptor.shape().slack()),
             "heap {base:p}: H2: the descriptor of {page:?} is not that of a span of {slot_size} \
              byte slots"
         );
@@ -34,10 +35,9 @@ impl<S: ReclaimHooks> Heap<S> {
         let last = shape.words() as usize - 1;
         let words = descriptor.free.words();
         let (used, unused) = words.split_at(last + 1);
-        let saturating_sub =
-            unused.iter().fold(used[last] & !shape.word_mask(last as u32), |a, b| a | b);
+        let stray = unused.iter().fold(used[last] & !shape.word_mask(last as u32), |a, b| a | b);
         ensure!(
-            saturating_sub == 0,
+            stray == 0,
             "heap {base:p}: D2: a span at {start:#x} of {slot_size} byte slots has free slots past \
              its end"
         );
@@ -74,7 +74,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let base = self.base;
         let (next, previous) = self.verify_listed(class, page);
         let to = match previous {
-            NO_PAGE => self.bins[class].listed,
+            NO_PAGE => self.bins[class].partial,
             previous => self.verify_listed(class, previous).0,
         };
         let back = match next {
@@ -101,7 +101,7 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(in crate::heap) fn verify_large(&mut self, page: PageIndex) {
         self.verify_page(page);
         let (count, requested) = self.large_size(page);
-        let end = self.descriptor(page).large_lead().saturating_add(requested);
+        let end = self.descriptor(page).large_color().saturating_add(requested);
         let fits = count <= self.runs.top.since(page) && end <= count.bytes();
         // A checked block has a page behind it, and keeps its pages when it shrinks.
         ensure!(

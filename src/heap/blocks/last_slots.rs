@@ -1,7 +1,7 @@
 //! The last free slots of a class, when the heap may not grow.
 //!
 //! Otherwise a span is visited when enough of its slots are free to be worth it, and all of its
-//! pages are held while it is the current one. Where the heap may not grow, every slot counts:
+//! pages are held while it is the active one. Where the heap may not grow, every slot counts:
 //! those of spans that are in no list, and those of spans that miss pages which the heap may not
 //! hold. One at a time they are taken out of their spans, which stay what they are.
 //!
@@ -36,7 +36,7 @@ impl SlotScan {
 }
 
 impl<S: ReclaimHooks> Heap<S> {
-    /// Takes one slot of a class that has no current span, wherever there is one.
+    /// Takes one slot of a class that has no active span, wherever there is one.
     pub(in crate::heap) fn take_last_slot(&mut self, class: usize, size: usize) -> Option<*mut u8> {
         let SlotScan { unreachable, pages_needed, .. } = self.slot_scans[class];
         if self.free_slots_of(class) <= unreachable && !self.may_grow(pages_needed) {
@@ -69,11 +69,11 @@ impl<S: ReclaimHooks> Heap<S> {
                 self.disturb(span);
                 if self.descriptor(span).resident_free_slot().is_none() {
                     if !self.may_use(span) {
-                        pages_needed = pages_needed.min(self.missing(span));
+                        pages_needed = pages_needed.min(self.purged_count(span));
                         self.put_to_rest(span);
                         continue;
                     }
-                    self.hold(span);
+                    self.unpurge(span);
                 }
                 self.slot_scans[class].next = span;
                 return self.descriptor(span).resident_free_slot().map(|slot| (span, slot));
@@ -108,7 +108,7 @@ impl<S: ReclaimHooks> Heap<S> {
         None
     }
 
-    /// Hands out a slot of a span that is not current.
+    /// Hands out a slot of a span that is not active.
     fn take_single(&mut self, class: usize, span: PageIndex, slot: u32, size: usize) -> *mut u8 {
         match self.descriptor(span).span_state() {
             SpanState::Partial => self.unlist(class, span),
@@ -117,15 +117,15 @@ impl<S: ReclaimHooks> Heap<S> {
         }
         self.descriptor(span).free.clear(slot);
         self.bins[class].taken = self.bins[class].taken.wrapping_add(1);
-        self.asked_bytes = self.asked_bytes.wrapping_add(size as u64);
+        self.requested_bytes = self.requested_bytes.wrapping_add(size as u64);
         self.list_by_free_slots(class, span);
         self.put_to_rest(span);
         let shape = self.descriptor(span).shape();
-        self.address(span).wrapping_add(shape.lead() + (slot * shape.slot_size) as usize)
+        self.address(span).wrapping_add(shape.slack() + (slot * shape.slot_size) as usize)
     }
 
     /// Notes that a span's missing pages are held, or freed: its slots are not useless any more.
-    pub(in crate::heap) fn note_held(&mut self, span: PageIndex) {
+    pub(in crate::heap) fn note_unpurged(&mut self, span: PageIndex) {
         let descriptor = self.descriptor(span);
         let (class, free) = (descriptor.class(), u64::from(descriptor.free_slots()));
         let scan = &mut self.slot_scans[class];

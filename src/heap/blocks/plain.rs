@@ -35,15 +35,15 @@ pub(in crate::heap) unsafe fn take_slot<S: ReclaimHooks>(
     negative: u64,
     size: usize,
 ) -> *mut u8 {
-    // SAFETY: the caller's promise. A word that is not 0 is in the current span (the empty word
-    // is), its bits are slots (D2), and so the address lies in the span.
+    // SAFETY: the caller's promise. A word that is not 0 is in the active span (the word
+    // `always_zero` is), its bits are slots (D2), and so the address lies in the span.
     unsafe {
         let word = (*bin).word;
         core::hint::assert_unchecked(negative != 0);
         let slot = negative.trailing_zeros();
         // Volatile, so that the instruction that changes the word reads it as well: one less.
         word.write_volatile(word.read_volatile() & !negative);
-        (*heap).asked_bytes = (*heap).asked_bytes.wrapping_add(size as u64);
+        (*heap).requested_bytes = (*heap).requested_bytes.wrapping_add(size as u64);
         (*bin).base.wrapping_add(slot.wrapping_mul((*bin).slot_size) as usize)
     }
 }
@@ -57,7 +57,8 @@ pub(in crate::heap) unsafe fn allocate_small<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     size: usize,
 ) -> *mut u8 {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises: a small size has a class, whose bin is one of the heap's. A
+    // bin's word is always readable, and only one that is not 0 is handed to `take_slot`.
     unsafe {
         let bin = bin(heap, bin_at(class_of(size)));
         match *(*bin).word {
@@ -86,7 +87,7 @@ pub(in crate::heap) unsafe fn refill<S: ReclaimHooks>(heap: *mut Heap<S>, size: 
             .or_else(|| (*heap).with_reserve(size, refill));
         let Some(block) = block else { return ptr::null_mut() };
         (*heap).poll_hooks();
-        (*heap).settle_collector();
+        (*heap).poll_collector();
         block
     }
 }
@@ -108,7 +109,7 @@ pub(in crate::heap) unsafe fn place_large<S: ReclaimHooks>(
             .or_else(|| (*heap).with_reserve(size, place))
             .unwrap_or(ptr::null_mut());
         (*heap).poll_hooks();
-        (*heap).settle_collector();
+        (*heap).poll_collector();
         block
     }
 }
@@ -138,7 +139,7 @@ pub(in crate::heap) unsafe fn free<S: ReclaimHooks>(
         };
         let bin = bin(heap, (*descriptor).bin());
         (*bin).freed = (*bin).freed.wrapping_add(1);
-        if free_bit::set((*descriptor).first.get(), slot) {
+        if free_bit::set((*descriptor).span_head.get(), slot) {
             return free_slow(heap, block);
         }
     }
@@ -149,13 +150,14 @@ pub(in crate::heap) unsafe fn free<S: ReclaimHooks>(
 ///
 /// # Safety
 ///
-/// As for [`alloc`](crate::heap::alloc); it is a small block, of so many bytes.
+/// As for [`alloc`](crate::heap::alloc); it is a small block, of `size` bytes.
 pub(in crate::heap) unsafe fn free_small<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     size: usize,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises: it is a live block of this heap, so that its offset is
+    // committed, as `free` needs (H1).
     unsafe { free(heap, block, complement_of(heap, block), size) };
 }
 
@@ -171,12 +173,12 @@ unsafe extern "C" fn free_slow<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut 
     // SAFETY: the caller's promise: the block is a slot of a span, whose pages are all committed.
     unsafe {
         let descriptor = descriptor_of(heap, complement_of(heap, block));
-        let first = (*descriptor).first.get();
-        if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*first).free)) {
-            // Marking a slot that is free takes its mark away. This does not return.
-            diagnose::large_block(&mut *heap, block);
+        let head = (*descriptor).span_head.get();
+        if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*head).free)) {
+            // Marking a slot that is free takes its mark away.
+            diagnose::not_live(&mut *heap, block);
         }
-        let below = heap.addr() - first.addr();
+        let below = heap.addr() - head.addr();
         (*heap).countdown_ended(PageIndex((below / size_of::<Descriptor>()) as u32 - 1));
         (*heap).poll_hooks();
     }
@@ -217,13 +219,11 @@ pub(in crate::heap) unsafe fn resize_foreign<S: ReclaimHooks>(
 ) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
-        if let Some(outside) = (*heap).foreign_of(block) {
-            return (outside.resize)(outside.context, block, new_size);
+        if let Some(foreign) = (*heap).foreign_of(block) {
+            return (foreign.resize)(foreign.context, block, new_size);
         }
-        // It is none of ours: this does not return.
-        diagnose::large_block(&mut *heap, block);
+        diagnose::not_live(&mut *heap, block)
     }
-    opaque_null()
 }
 
 /// A null pointer that the compiler does not know to be one. If it knew, it would turn the jump to
@@ -247,8 +247,8 @@ pub(in crate::heap) unsafe fn small_block<S: ReclaimHooks>(
     unsafe {
         let descriptor = descriptor_of(heap, complement);
         let slot = slot_at(descriptor, block)?;
-        let first = (*descriptor).first.get();
-        (!slot.is_free(&(*first).free)).then_some((*descriptor).class())
+        let head = (*descriptor).span_head.get();
+        (!slot.is_free(&(*head).free)).then_some((*descriptor).class())
     }
 }
 

@@ -1,4 +1,4 @@
-//! One more attempt at what takes memory, when the gate or the kernel refused the first.
+//! A second attempt at what takes memory, when the growth limit or the kernel refused the first.
 
 #![forbid(unsafe_code)]
 
@@ -6,11 +6,14 @@ use crate::heap::{Heap, ReclaimHooks};
 use crate::units::Pages;
 
 impl<S: ReclaimHooks> Heap<S> {
-    /// Does something that takes memory. If the gate refused it, it is tried once more after room
-    /// was made, and again if it then takes more: pages that were there, and their descriptors, may
-    /// have gone back to make that room. If there was no row of pages, it is tried once more after
-    /// empty spans were released, for the pages may lie in these. What the gate refused is done
-    /// with what is there in the end.
+    /// Calls `attempt`, which takes memory, up to a few times.
+    ///
+    /// - The growth limit refused it: room is made, and `attempt` called again. That may need more
+    ///   pages than before, since pages that were there, and their descriptors, may have gone back
+    ///   to make that room; then room is made once more.
+    /// - There was no run of pages: empty spans are released, for the pages may lie in these, and
+    ///   `attempt` is called again.
+    /// - The growth limit still refuses: `last` does with the memory that the heap has.
     pub(in crate::heap) fn retry_after_reclaim<T>(
         &mut self,
         mut attempt: impl FnMut(&mut Heap<S>) -> Option<T>,
@@ -18,15 +21,15 @@ impl<S: ReclaimHooks> Heap<S> {
     ) -> Option<T> {
         let (mut room, mut has_spans) = (Pages::ZERO, true);
         let done = loop {
-            self.refused = Pages::ZERO;
+            self.denied_pages = Pages::ZERO;
             if let Some(done) = attempt(self) {
                 break Some(done);
             }
-            let by_gate = self.refused > Pages::ZERO;
-            if self.refused > room {
-                room = self.refused;
+            let by_limit = self.denied_pages > Pages::ZERO;
+            if self.denied_pages > room {
+                room = self.denied_pages;
                 S::make_room(self);
-            } else if !by_gate && has_spans {
+            } else if !by_limit && has_spans {
                 self.retire_all();
                 has_spans = false;
             } else {

@@ -1,4 +1,4 @@
-//! Spans: rows of equal slots, and the life of one.
+//! Spans: runs of pages cut into equal slots, and the life of one.
 //!
 //! ```text
 //!                 new_span            retire, few free           frees reach `partial_threshold`
@@ -35,7 +35,7 @@ use crate::heap::{Bin, Heap, ReclaimHooks};
 use crate::units::{PageIndex, PageRange, Pages};
 
 const NO_PAGE: PageIndex = PageIndex(0);
-/// How many listed spans are looked at for the fullest.
+/// How many partial spans are looked at for the fullest.
 const PACKING_LOOK: usize = 8;
 
 /// The bins of a heap that lies at `base` and has no spans.
@@ -51,16 +51,16 @@ pub(in crate::heap) fn no_bin<S: ReclaimHooks>(base: *mut u8) -> Bin {
         taken: 0,
         freed: 0,
         slot_size: 0,
-        current: NO_PAGE,
+        active: NO_PAGE,
         cursor: 0,
-        listed: NO_PAGE,
+        partial: NO_PAGE,
         spare: NO_PAGE,
         spans: 0,
         short: 0,
     }
 }
 
-/// Where a heap at `base` keeps its empty word.
+/// Where a heap at `base` keeps `always_zero`.
 fn always_zero<S: ReclaimHooks>(base: *mut u8) -> *mut u64 {
     base.wrapping_add(core::mem::offset_of!(Heap<S>, always_zero)).cast()
 }
@@ -73,19 +73,19 @@ impl<S: ReclaimHooks> Heap<S> {
         }
         self.retire(class);
         let Some(page) = self.next_span(class) else { return false };
-        self.make_current(class, page);
+        self.activate(class, page);
         self.advance(class)
     }
 
-    /// Points a bin at the next word of its current span that has free slots.
+    /// Points a bin at the next word of its active span that has free slots.
     fn advance(&mut self, class: usize) -> bool {
-        let Bin { current, cursor, .. } = self.bins[class];
-        if current == NO_PAGE {
+        let Bin { active, cursor, .. } = self.bins[class];
+        if active == NO_PAGE {
             return false;
         }
-        let shape = self.descriptor(current).shape();
-        let free = self.descriptor(current).free.words();
-        let (first, words) = (self.first_word(current), shape.words());
+        let shape = self.descriptor(active).shape();
+        let free = self.descriptor(active).free.words();
+        let (first, words) = (self.first_word(active), shape.words());
         let word_at = |cursor: u32| (first + cursor) % words;
         let Some(cursor) = (cursor..words).find(|cursor| free[word_at(*cursor) as usize] != 0)
         else {
@@ -96,12 +96,12 @@ impl<S: ReclaimHooks> Heap<S> {
             free[word as usize] & !shape.word_mask(word) == 0,
             "heap {:p}: D2: a span at {:p} of {} byte slots has free slots past its end",
             self.base,
-            self.address(current),
+            self.address(active),
             shape.slot_size
         );
-        let descriptor = self.descriptor_at(current);
+        let descriptor = self.descriptor_at(active);
         let slots_before = (word * 64 * shape.slot_size) as usize;
-        let base = self.address(current).wrapping_add(shape.lead() + slots_before);
+        let base = self.address(active).wrapping_add(shape.slack() + slots_before);
         let bin = &mut self.bins[class];
         // SAFETY: the descriptor is committed, and `word` is one of its four.
         bin.word = unsafe { (&raw mut (*descriptor).free).cast::<u64>().add(word as usize) };
@@ -115,29 +115,29 @@ impl<S: ReclaimHooks> Heap<S> {
         (page.0 ^ self.word_seed).wrapping_mul(0x9E37_79B9) >> 16
     }
 
-    fn make_current(&mut self, class: usize, page: PageIndex) {
+    fn activate(&mut self, class: usize, page: PageIndex) {
         self.verify_span(class, page);
-        self.hold(page);
+        self.unpurge(page);
         let descriptor = self.descriptor(page);
         descriptor.set_span_state(SpanState::Active);
         descriptor.countdown.set(NEVER);
         let free = descriptor.free_slots();
         let bin = &mut self.bins[class];
         bin.taken = bin.taken.wrapping_add(free.into());
-        bin.current = page;
+        bin.active = page;
         bin.cursor = 0;
     }
 
-    /// Takes the current span away from its bin and puts it where its free slots say.
+    /// Takes the active span away from its bin and puts it where its free slots say.
     pub(crate) fn retire(&mut self, class: usize) {
-        let page = self.bins[class].current;
+        let page = self.bins[class].active;
         if page == NO_PAGE {
             return;
         }
-        let (freed, free) = self.current_span(page);
+        let (freed, free) = self.active_counts(page);
         let bin = &mut self.bins[class];
         bin.taken = bin.taken.wrapping_add(freed).wrapping_sub(free.into());
-        bin.current = NO_PAGE;
+        bin.active = NO_PAGE;
         bin.cursor = 0;
         bin.word = always_zero::<S>(self.base);
         bin.base = self.base;
@@ -145,7 +145,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.put_to_rest(page);
     }
 
-    /// Lets the background thread, and searches, look at a span that is not current, if it still
+    /// Lets the background thread, and searches, look at a span that is not active, if it still
     /// is one.
     pub(in crate::heap) fn put_to_rest(&mut self, page: PageIndex) {
         let descriptor = self.descriptor(page);
@@ -163,8 +163,8 @@ impl<S: ReclaimHooks> Heap<S> {
         }
     }
 
-    /// How many slots of a current span were freed since it became that, and how many are free.
-    fn current_span(&self, page: PageIndex) -> (u64, u32) {
+    /// How many slots of an active span were freed since it became that, and how many are free.
+    fn active_counts(&self, page: PageIndex) -> (u64, u32) {
         let span = self.descriptor(page);
         (u64::from(NEVER - span.countdown.get()), span.free_slots())
     }
@@ -173,10 +173,10 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(crate) fn live(&self, class: usize) -> u64 {
         let bin = &self.bins[class];
         let live = bin.taken.wrapping_sub(bin.freed);
-        if bin.current == NO_PAGE {
+        if bin.active == NO_PAGE {
             return live;
         }
-        let (freed, free) = self.current_span(bin.current);
+        let (freed, free) = self.active_counts(bin.active);
         live.wrapping_add(freed).wrapping_sub(free.into())
     }
 
@@ -208,8 +208,8 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// The span to take slots from next: partial, empty, or new.
     fn next_span(&mut self, class: usize) -> Option<PageIndex> {
-        let Bin { listed, spare, .. } = self.bins[class];
-        if let Some(chosen) = self.choose_listed(listed) {
+        let Bin { partial, spare, .. } = self.bins[class];
+        if let Some(chosen) = self.choose_partial(partial) {
             self.unlist(class, chosen);
             return Some(chosen);
         }
@@ -222,7 +222,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// The span to take from a list that begins with `head`: that one, or the fullest of the first
     /// few. At a limit only one whose pages the heap may hold.
-    fn choose_listed(&mut self, head: PageIndex) -> Option<PageIndex> {
+    fn choose_partial(&mut self, head: PageIndex) -> Option<PageIndex> {
         if head != NO_PAGE && !self.packing && self.may_use(head) {
             return Some(head);
         }
@@ -243,12 +243,12 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Whether the heap may hold the pages of a span that were returned.
     pub(in crate::heap) fn may_use(&mut self, page: PageIndex) -> bool {
-        let missing = self.missing(page);
-        self.may_grow(missing)
+        let purged = self.purged_count(page);
+        self.may_grow(purged)
     }
 
     /// The pages of a span that were returned.
-    pub(in crate::heap) fn missing(&mut self, page: PageIndex) -> Pages {
+    pub(in crate::heap) fn purged_count(&mut self, page: PageIndex) -> Pages {
         Pages(self.descriptor(page).purged().count_ones())
     }
 
@@ -276,7 +276,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.bins[class].spans += 1;
         self.bins[class].short += u32::from(self.descriptor(first).is_short());
         self.counts.span_pages += shape.pages;
-        self.counts.leads += shape.lead();
+        self.counts.slack += shape.slack();
         Some(first)
     }
 
@@ -297,7 +297,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.bins[class].spans -= 1;
         self.bins[class].short -= u32::from(is_short);
         self.counts.span_pages -= shape.pages;
-        self.counts.leads -= shape.lead();
+        self.counts.slack -= shape.slack();
     }
 
     /// A countdown of frees ended: the span has come into another place of its life.
@@ -339,8 +339,8 @@ impl<S: ReclaimHooks> Heap<S> {
         }
     }
 
-    /// Takes every bin's current span from it and releases the spares, so that all free memory is
-    /// in the page runs or in listed and full spans.
+    /// Takes every bin's active span from it and releases the spares, so that all free memory is
+    /// in the page runs or in partial and full spans.
     pub(crate) fn retire_all(&mut self) {
         for class in 0..CLASS_COUNT {
             self.retire(class);
@@ -353,7 +353,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     fn list(&mut self, class: usize, page: PageIndex, countdown: u32) {
-        let head = self.bins[class].listed;
+        let head = self.bins[class].partial;
         if head != NO_PAGE {
             self.verify_head(class, head);
             self.descriptor(head).set_previous(page);
@@ -363,7 +363,7 @@ impl<S: ReclaimHooks> Heap<S> {
         descriptor.countdown.set(countdown as u16);
         descriptor.set_next(head);
         descriptor.set_previous(NO_PAGE);
-        self.bins[class].listed = page;
+        self.bins[class].partial = page;
     }
 
     pub(in crate::heap) fn unlist(&mut self, class: usize, page: PageIndex) {
@@ -371,7 +371,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let descriptor = self.descriptor(page);
         let (next, previous) = (descriptor.next(), descriptor.previous());
         if previous == NO_PAGE {
-            self.bins[class].listed = next;
+            self.bins[class].partial = next;
         } else {
             self.descriptor(previous).set_next(next);
         }
@@ -386,7 +386,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let (shape, fresh) =
             (descriptor.shape(), pages & !descriptor.purged.fetch_or(pages, Relaxed));
         if fresh & 1 == 1 {
-            self.counts.leads -= shape.lead();
+            self.counts.slack -= shape.slack();
         }
         let fresh = Pages(fresh.count_ones());
         self.counts.purged += fresh;
@@ -394,13 +394,13 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Notes that those pages of a span that were returned are about to be used again.
-    pub(in crate::heap) fn hold(&mut self, first: PageIndex) {
+    pub(in crate::heap) fn unpurge(&mut self, first: PageIndex) {
         self.disturb(first);
         let purged = self.descriptor(first).purged();
         if purged != 0 {
             let now_us = self.os.now_us();
             for page in (0..16).filter(|page| purged >> page & 1 == 1) {
-                self.page_runs().recall_pages(first + Pages(page), Pages(1), now_us);
+                self.page_runs().note_word_refaults(first + Pages(page), Pages(1), now_us);
             }
             self.count_as_resident(first);
         }
@@ -414,10 +414,10 @@ impl<S: ReclaimHooks> Heap<S> {
         if purged == 0 {
             return;
         }
-        self.note_held(first);
+        self.note_unpurged(first);
         self.descriptor(first).purged.store(0, Relaxed);
         if purged & 1 == 1 {
-            self.counts.leads += shape.lead();
+            self.counts.slack += shape.slack();
         }
         self.counts.purged -= Pages(purged.count_ones());
     }

@@ -14,22 +14,22 @@ const MAPPINGS: usize = 65530;
 /// The share of the kernel's mappings that inaccessible pages may take.
 const SHARE: usize = 4;
 
-/// A heap, and who explains a fault in it.
-pub(super) struct Watched {
+/// A heap, and the function that reports a fault in it.
+pub(super) struct RegisteredHeap {
     pub(super) heap: *mut u8,
     /// Explains a fault that lies in the heap, and does not return; or returns if it does not.
     pub(super) report_fault: unsafe fn(heap: *mut u8, address: usize, access: Access),
 }
 
 /// A range of addresses; empty at first.
-struct Range {
+struct AtomicRange {
     start: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-impl Range {
-    const fn empty() -> Range {
-        Range { start: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+impl AtomicRange {
+    const fn empty() -> AtomicRange {
+        AtomicRange { start: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
     }
 
     fn set(&self, (start, bytes): (usize, usize)) {
@@ -50,28 +50,28 @@ impl Range {
     }
 }
 
-/// A watched heap, and where it lies. Another thread may be deleting it, so nothing of it is looked
-/// at for an address that is elsewhere. One that is in it was used just now: its heap stays.
-struct Place {
-    watched: AtomicPtr<Watched>,
+/// A registered heap, and where it lies. Another thread may be deleting it, so nothing of it is
+/// looked at for an address that is elsewhere. One that is in it was used just now: its heap stays.
+struct RegistryEntry {
+    registered: AtomicPtr<RegisteredHeap>,
     /// The heap's address, to be told.
     heap: AtomicUsize,
-    reservation: Range,
-    slots: Range,
+    reservation: AtomicRange,
+    slots: AtomicRange,
 }
 
-impl Place {
+impl RegistryEntry {
     fn contains(&self, address: usize) -> bool {
         self.reservation.contains(address) || self.slots.contains(address)
     }
 }
 
-static PLACES: [Place; HEAPS] = [const {
-    Place {
-        watched: AtomicPtr::new(ptr::null_mut()),
+static REGISTRY: [RegistryEntry; HEAPS] = [const {
+    RegistryEntry {
+        registered: AtomicPtr::new(ptr::null_mut()),
         heap: AtomicUsize::new(0),
-        reservation: Range::empty(),
-        slots: Range::empty(),
+        reservation: AtomicRange::empty(),
+        slots: AtomicRange::empty(),
     }
 }; HEAPS];
 /// Mappings that inaccessible pages take, in all heaps.
@@ -79,59 +79,63 @@ static TAKEN: AtomicUsize = AtomicUsize::new(0);
 /// How many they may. 0: not asked yet.
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-/// Puts a heap whose reservation lies there under watch, until it is [forgotten](forget). False:
-/// there is no room.
-pub(super) fn add(watched: *mut Watched, heap: *mut u8, reservation: (usize, usize)) -> bool {
+/// Puts a heap whose reservation lies there into the registry, until it is [forgotten](forget).
+/// False: there is no room.
+pub(super) fn add(
+    registered: *mut RegisteredHeap,
+    heap: *mut u8,
+    reservation: (usize, usize),
+) -> bool {
     fault::install(report_fault);
     backtrace::prepare();
-    let empty = |place: &&Place| {
+    let empty = |entry: &&RegistryEntry| {
         let swap = (Ordering::Acquire, Ordering::Relaxed);
-        place.watched.compare_exchange(ptr::null_mut(), watched, swap.0, swap.1).is_ok()
+        entry.registered.compare_exchange(ptr::null_mut(), registered, swap.0, swap.1).is_ok()
     };
-    let Some(place) = PLACES.iter().find(empty) else { return false };
-    place.heap.store(heap.addr(), Ordering::Relaxed);
-    place.reservation.set(reservation);
+    let Some(entry) = REGISTRY.iter().find(empty) else { return false };
+    entry.heap.store(heap.addr(), Ordering::Relaxed);
+    entry.reservation.set(reservation);
     true
 }
 
-fn place_of(watched: *mut Watched) -> Option<&'static Place> {
-    PLACES.iter().find(|place| place.watched.load(Ordering::Relaxed) == watched)
+fn entry_of(registered: *mut RegisteredHeap) -> Option<&'static RegistryEntry> {
+    REGISTRY.iter().find(|entry| entry.registered.load(Ordering::Relaxed) == registered)
 }
 
-/// Notes where a watched heap's guarded slots lie.
-pub(super) fn add_slots(watched: *mut Watched, slots: (usize, usize)) {
-    if let Some(place) = place_of(watched) {
-        place.slots.set(slots);
+/// Notes where a registered heap's guarded slots lie.
+pub(super) fn add_slots(registered: *mut RegisteredHeap, slots: (usize, usize)) {
+    if let Some(entry) = entry_of(registered) {
+        entry.slots.set(slots);
     }
 }
 
-/// Takes a heap off the watch.
-pub(super) fn forget(watched: *mut Watched) {
-    if let Some(place) = place_of(watched) {
-        place.slots.set((0, 0));
-        place.reservation.set((0, 0));
-        place.watched.store(ptr::null_mut(), Ordering::Release);
+/// Takes a heap out of the registry.
+pub(super) fn forget(registered: *mut RegisteredHeap) {
+    if let Some(entry) = entry_of(registered) {
+        entry.slots.set((0, 0));
+        entry.reservation.set((0, 0));
+        entry.registered.store(ptr::null_mut(), Ordering::Release);
     }
 }
 
 fn report_fault(address: usize, access: Access) {
-    for place in &PLACES {
-        if !place.contains(address) {
+    for entry in &REGISTRY {
+        if !entry.contains(address) {
             continue;
         }
-        // SAFETY: a heap that is watched is live, and this one stays so while it is used.
-        if let Some(watched) = unsafe { place.watched.load(Ordering::Acquire).as_ref() } {
+        // SAFETY: a heap that is registered is live, and this one stays so while it is used.
+        if let Some(registered) = unsafe { entry.registered.load(Ordering::Acquire).as_ref() } {
             // SAFETY: as above; the two belong together.
-            unsafe { (watched.report_fault)(watched.heap, address, access) };
+            unsafe { (registered.report_fault)(registered.heap, address, access) };
         }
     }
 }
 
-/// The watched heap that an address lies in: in the heap's reservation, or in the guarded slots of
-/// the heap.
+/// The registered heap that an address lies in: in the heap's reservation, or in the guarded slots
+/// of the heap.
 pub(super) fn heap_around(address: usize) -> Option<usize> {
-    let place = PLACES.iter().find(|place| place.contains(address))?;
-    Some(place.heap.load(Ordering::Relaxed))
+    let entry = REGISTRY.iter().find(|entry| entry.contains(address))?;
+    Some(entry.heap.load(Ordering::Relaxed))
 }
 
 /// Takes `count` mappings of the process's share. False: it has no more to give.

@@ -1,21 +1,22 @@
 //! Guarded slots: a page each, with inaccessible pages on both sides.
 //!
-//! A block in one ends where its page ends, or, now and then, starts where it starts: an access
-//! past that side is a fault at once. When the block is freed its page becomes inaccessible, and
-//! stays so until all other slots were used: an access after the free is a fault, too. Only a few
-//! blocks of very many get such a slot, by chance, and for these it is kept who allocated and who
-//! freed them. (The idea is that of GWP-ASan, in Chromium and LLVM.)
+//! A block in a slot ends where its page ends or, for one block in [`LEFT_EVERY`], starts where the
+//! page starts: an access past that side faults at once. When the block is freed, its page becomes
+//! inaccessible and stays so until all other slots were used: an access after the free faults, too.
+//! A few blocks, chosen at random, get such a slot; the backtraces of their allocation and their
+//! free are kept. (The idea is that of GWP-ASan, in Chromium and LLVM.)
 //!
 //! ```text
 //!  | none | slot 0 | none | slot 1 | none | slot 2 | none | …
 //! ```
 
-use super::block::{ALLOC_FILL, REDZONE, alignment};
+use super::block::alignment;
+use super::pattern::{ALLOC_FILL, REDZONE};
 use crate::os::backtrace::Backtrace;
 use crate::os::{Os, this_thread};
 use crate::units::round_up;
 
-/// Slots of a heap.
+/// GuardedPool of a heap.
 const SLOTS: usize = 128;
 /// One in this many blocks lies at the start of its page.
 const LEFT_EVERY: u64 = 4;
@@ -47,7 +48,7 @@ pub(super) enum SlotState {
 
 /// One slot and the block in it.
 #[derive(Clone, Copy)]
-pub(super) struct Slot {
+pub(super) struct GuardedSlot {
     pub(super) used: SlotState,
     pub(super) at: *mut u8,
     pub(super) size: usize,
@@ -55,7 +56,7 @@ pub(super) struct Slot {
     pub(super) freed: AllocTrace,
 }
 
-const UNUSED: Slot = Slot {
+const UNUSED: GuardedSlot = GuardedSlot {
     used: SlotState::Never,
     at: core::ptr::null_mut(),
     size: 0,
@@ -64,36 +65,41 @@ const UNUSED: Slot = Slot {
 };
 
 /// The guarded slots of one heap.
-pub(super) struct Slots {
+pub(super) struct GuardedPool {
     start: *mut u8,
     page: usize,
-    pub(super) slots: Vec<Slot>,
-    /// Slots with a live block, and bytes asked for in these.
+    pub(super) slots: Vec<GuardedSlot>,
+    /// GuardedPool with a live block, and bytes asked for in these.
     pub(super) live: usize,
     pub(super) live_bytes: usize,
 }
 
-impl Slots {
-    pub(super) const NONE: Slots =
-        Slots { start: core::ptr::null_mut(), page: 0, slots: Vec::new(), live: 0, live_bytes: 0 };
+impl GuardedPool {
+    pub(super) const NONE: GuardedPool = GuardedPool {
+        start: core::ptr::null_mut(),
+        page: 0,
+        slots: Vec::new(),
+        live: 0,
+        live_bytes: 0,
+    };
 
-    /// Slots for a heap; none at all where there is no memory or address space for them.
-    pub(super) fn new(os: &impl Os) -> Slots {
+    /// GuardedPool for a heap; none at all where there is no memory or address space for them.
+    pub(super) fn new(os: &impl Os) -> GuardedPool {
         let page = os.page_size();
         let mut slots = Vec::new();
         let mut start = core::ptr::null_mut();
         if slots.try_reserve_exact(SLOTS).is_ok()
-            && let Some(reserved) = os.reserve(Slots::bytes(page), true)
+            && let Some(reserved) = os.reserve(GuardedPool::bytes(page), true)
         {
             start = reserved;
             slots.resize(SLOTS, UNUSED);
         }
-        Slots { start, page, slots, live: 0, live_bytes: 0 }
+        GuardedPool { start, page, slots, live: 0, live_bytes: 0 }
     }
 
     /// Bytes of address space that they take.
     pub(super) fn reserved(&self) -> usize {
-        if self.slots.is_empty() { 0 } else { Slots::bytes(self.page) }
+        if self.slots.is_empty() { 0 } else { GuardedPool::bytes(self.page) }
     }
 
     const fn bytes(page: usize) -> usize {
@@ -104,11 +110,12 @@ impl Slots {
     ///
     /// # Safety
     ///
-    /// No block in them is used again; the `os` is that of [`Slots::new`].
+    /// No block in them is used again; the `os` is that of [`GuardedPool::new`].
     pub(super) unsafe fn release(&mut self, os: &impl Os) {
         if !self.slots.is_empty() {
-            // SAFETY: the caller's promise.
-            unsafe { os.release(self.start, Slots::bytes(self.page)) };
+            // SAFETY: the caller's promise: the slots are exactly what `new` has reserved at
+            // `start`, and no block in them is used again.
+            unsafe { os.release(self.start, GuardedPool::bytes(self.page)) };
             self.slots.clear();
         }
     }
@@ -155,9 +162,9 @@ impl Slots {
         if !unsafe { os.commit(start, page) } {
             return core::ptr::null_mut();
         }
-        let lead =
+        let offset =
             if rng.is_multiple_of(LEFT_EVERY) { 0 } else { page - round_up(size, alignment(size)) };
-        let at = start.wrapping_add(lead);
+        let at = start.wrapping_add(offset);
         // SAFETY: the page was made accessible, and nobody else has it.
         unsafe {
             start.write_bytes(REDZONE, page);
@@ -165,7 +172,7 @@ impl Slots {
         }
         let allocated = AllocTrace::now(number);
         self.slots[index] =
-            Slot { used: SlotState::Live, at, size, allocated, freed: AllocTrace::NEVER };
+            GuardedSlot { used: SlotState::Live, at, size, allocated, freed: AllocTrace::NEVER };
         self.live += 1;
         self.live_bytes += size;
         at

@@ -10,8 +10,9 @@
 //! pattern instead. The block's number, and whether its pages are inaccessible, stand in its
 //! descriptor.
 
-use super::block::{ALLOC_FILL, FREE_FILL, REDZONE, alignment, first_other};
-use super::{Checking, Home, Live, fault_registry, memory, sanitizer};
+use super::block::alignment;
+use super::pattern::{self, ALLOC_FILL, FREE_FILL, REDZONE};
+use super::{Checking, Home, Live, fault_registry, sanitizer};
 use crate::heap::slots::descriptor::PageKind;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
@@ -27,8 +28,9 @@ const MAPPINGS: usize = 4;
 /// an eighth of this, a program that builds strings takes 3.4 times as long as on a heap that is
 /// not checked; with this, 2.)
 const GUARD_COST: usize = 512;
-/// Most that is saved up, and what there is at first: for this many large blocks in a row.
-const CREDIT_MAX: usize = 1024 * GUARD_COST;
+/// Most that is saved up, and what there is at first: for this many large blocks one after the
+/// other.
+const BUDGET_MAX: usize = 1024 * GUARD_COST;
 
 /// In a descriptor's note: the guard pages are inaccessible.
 const GUARDED: u64 = 1 << 63;
@@ -44,19 +46,19 @@ pub(super) struct GuardBudget {
 }
 
 impl GuardBudget {
-    pub(super) const FULL: GuardBudget = GuardBudget { left: CREDIT_MAX, blocks: 0 };
+    pub(super) const FULL: GuardBudget = GuardBudget { left: BUDGET_MAX, blocks: 0 };
 
-    /// Whether a block of so many bytes may have guard pages, with which so many blocks have been
-    /// handed out.
-    fn pays(&mut self, blocks: u64, size: usize) -> bool {
+    /// Whether a block of `size` bytes may have guard pages. `blocks` blocks were handed out so
+    /// far, this one included.
+    fn affords(&mut self, blocks: u64, size: usize) -> bool {
         let earned = (blocks - self.blocks) as usize + (size >> 10);
         self.blocks = blocks;
-        self.left = (self.left + earned).min(CREDIT_MAX);
-        let pays = self.left >= GUARD_COST;
-        if pays {
+        self.left = (self.left + earned).min(BUDGET_MAX);
+        let affords = self.left >= GUARD_COST;
+        if affords {
             self.left -= GUARD_COST;
         }
-        pays
+        affords
     }
 }
 
@@ -84,28 +86,28 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             return core::ptr::null_mut();
         };
         let whole = count.bytes() - 2 * PAGE;
-        let lead = PAGE + whole - round_up(size, alignment(size));
-        let place = |heap: &mut Heap<S>| heap.place_anywhere(count, size, lead);
+        let color = PAGE + whole - round_up(size, alignment(size));
+        let place = |heap: &mut Heap<S>| heap.place_anywhere(count, size, color);
         let Some(page) = self.heap.retry_after_reclaim(place, |_| None) else {
             return core::ptr::null_mut();
         };
         let pages = (self.heap.address(page), count.bytes());
-        let at = pages.0.wrapping_add(lead);
+        let at = pages.0.wrapping_add(color);
         sanitizer::unpoison(pages.0, pages.1);
         // Before the guards: pages that become inaccessible in a mapping without memory would keep
         // those on both sides mappings of their own for good, if they were mapped one by one.
         for (at, bytes) in edges(at, size) {
             // SAFETY: the block's own bytes, and accessible.
-            unsafe { memory(at, bytes).fill(ALLOC_FILL) };
+            unsafe { pattern::fill(at, bytes, ALLOC_FILL) };
         }
-        let pays = self.state.credit.pays(self.state.allocations, size);
-        let guarded = pays && self.guard(page, count);
+        let affords = self.state.budget.affords(self.state.allocations, size);
+        let guarded = affords && self.guard(page, count);
         let number = self.state.allocations;
         let note = if guarded { number | GUARDED } else { number };
         self.heap.descriptor(page).set_note(note);
-        for (at, bytes) in self.beside(page, guarded) {
+        for (at, bytes) in self.redzones(page, guarded) {
             // SAFETY: the block's pages are ours, and all but the guards are accessible.
-            unsafe { memory(at, bytes).fill(REDZONE) };
+            unsafe { pattern::fill(at, bytes, REDZONE) };
         }
         sanitizer::placed(at, size, pages);
         self.heap.poll_hooks();
@@ -135,14 +137,14 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         false
     }
 
-    /// What lies beside a block on its pages and is accessible: before it and behind it.
-    fn beside(&mut self, page: PageIndex, guarded: bool) -> [(*mut u8, usize); 2] {
+    /// The accessible bytes of a block's pages before the block, and those behind it.
+    fn redzones(&mut self, page: PageIndex, guarded: bool) -> [(*mut u8, usize); 2] {
         let start = self.heap.address(page);
         let (count, size) = self.heap.large_size(page);
-        let lead = self.heap.descriptor(page).large_lead();
+        let color = self.heap.descriptor(page).large_color();
         let skipped = if guarded { PAGE } else { 0 };
-        let behind = count.bytes() - skipped - lead - size;
-        [(start.wrapping_add(skipped), lead - skipped), (start.wrapping_add(lead + size), behind)]
+        let behind = count.bytes() - skipped - color - size;
+        [(start.wrapping_add(skipped), color - skipped), (start.wrapping_add(color + size), behind)]
     }
 
     /// The page of the large block that starts there, be it freed or not.
@@ -155,7 +157,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let page = PageIndex::of(offset) - Pages(1);
         let descriptor = self.heap.descriptor(page);
         let is_here = descriptor.kind() == PageKind::Large
-            && page.offset() + descriptor.large_lead() == offset;
+            && page.offset() + descriptor.large_color() == offset;
         is_here.then_some(page)
     }
 
@@ -176,17 +178,17 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     pub(super) fn large_live(&mut self, page: PageIndex) -> (Live, bool) {
         let (number, _, gone) = self.heap.large_note(page);
         let (_, size) = self.heap.large_size(page);
-        let lead = self.heap.descriptor(page).large_lead();
-        let at = self.heap.address(page).wrapping_add(lead);
+        let color = self.heap.descriptor(page).large_color();
+        let at = self.heap.address(page).wrapping_add(color);
         (Live { at, size, number, home: Home::Large(page) }, gone)
     }
 
     /// Stops when something was written beside a large block.
     pub(super) fn verify_large(&mut self, live: &Live, page: PageIndex) {
         let (_, guarded, _) = self.heap.large_note(page);
-        for (at, bytes) in self.beside(page, guarded) {
+        for (at, bytes) in self.redzones(page, guarded) {
             // SAFETY: they are the block's own, and accessible.
-            let other = first_other(unsafe { memory(at, bytes) }, REDZONE);
+            let other = unsafe { pattern::first_other(at, bytes, REDZONE) };
             if let Some(other) = other {
                 self.report_written(live, at.wrapping_add(other), bytes - other, REDZONE);
             }
@@ -205,10 +207,10 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         if hidden || !self.unprotect(page) {
             note |= GUARDED;
         } else {
-            let at = start.wrapping_add(self.heap.descriptor(page).large_lead());
+            let at = start.wrapping_add(self.heap.descriptor(page).large_color());
             for (at, bytes) in edges(at, size) {
                 // SAFETY: as above, and accessible.
-                unsafe { memory(at, bytes).fill(FREE_FILL) };
+                unsafe { pattern::fill(at, bytes, FREE_FILL) };
             }
         }
         self.heap.descriptor(page).set_note(note);
@@ -224,7 +226,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let (live, _) = self.large_live(page);
         for (at, bytes) in edges(live.at, live.size) {
             // SAFETY: the block's own, and accessible.
-            let other = first_other(unsafe { memory(at, bytes) }, FREE_FILL);
+            let other = unsafe { pattern::first_other(at, bytes, FREE_FILL) };
             if let Some(other) = other {
                 let live = Live { number, ..live };
                 self.report_written_freed(&live, freed, at.wrapping_add(other), bytes - other);
@@ -265,7 +267,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     pub(super) fn shrink_large(&mut self, live: &Live, page: PageIndex, size: usize) {
         self.heap.note_large_bytes(page, size);
         // SAFETY: the block's own bytes, which it has no more.
-        unsafe { memory(live.at.wrapping_add(size), live.size - size).fill(REDZONE) };
+        unsafe { pattern::fill(live.at.wrapping_add(size), live.size - size, REDZONE) };
     }
 }
 
@@ -275,16 +277,16 @@ mod tests {
 
     #[test]
     fn guards_are_paid_by_the_blocks_between_and_by_long_blocks_themselves() {
-        let mut credit = GuardBudget::FULL;
-        let guarded = |credit: &mut GuardBudget, every: u64, size| {
-            let start = credit.blocks;
-            (1..=10_000).filter(|n| credit.pays(start + n * every, size)).count()
+        let mut budget = GuardBudget::FULL;
+        let guarded = |budget: &mut GuardBudget, every: u64, size| {
+            let start = budget.blocks;
+            (1..=10_000).filter(|n| budget.affords(start + n * every, size)).count()
         };
-        assert_eq!(guarded(&mut credit, 1, GUARD_COST << 10), 10_000);
-        assert_eq!(guarded(&mut credit, GUARD_COST as u64, 8 << 10), 10_000);
+        assert_eq!(guarded(&mut budget, 1, GUARD_COST << 10), 10_000);
+        assert_eq!(guarded(&mut budget, GUARD_COST as u64, 8 << 10), 10_000);
         // A block more, and 15 KiB. The first earns nothing: there is all that can be saved up.
-        credit = GuardBudget::FULL;
-        let few = guarded(&mut credit, 1, 15 << 10);
-        assert_eq!(few, (CREDIT_MAX + 9_999 * 16) / GUARD_COST);
+        budget = GuardBudget::FULL;
+        let few = guarded(&mut budget, 1, 15 << 10);
+        assert_eq!(few, (BUDGET_MAX + 9_999 * 16) / GUARD_COST);
     }
 }

@@ -1,13 +1,14 @@
 //! Freed blocks that are held back: first in, first out.
 //!
-//! A block that is held back is nobody's. Whoever still writes into it leaves a mark on its
-//! pattern, or, where its pages are inaccessible, faults.
+//! A block that is held back belongs to nobody. A program that still writes into it changes its
+//! pattern or, where its pages are inaccessible, faults.
 
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 
-/// Most blocks that are held back at once: more would only cost the caches more.
+/// Most blocks that are held back at once: more would evict more of the program's data from the
+/// caches.
 const BLOCKS_MAX: usize = 8 << 10;
 /// Most bytes, with all that lies around the blocks.
 const BYTES_MAX: usize = 4 << 20;
@@ -38,9 +39,9 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(held: QuarantineEntry) -> Packed {
-        let bytes = held.bytes as u32 | u32::from(held.is_large);
-        Packed { at: held.at, freed: held.freed as u32, bytes }
+    fn new(entry: QuarantineEntry) -> Packed {
+        let bytes = entry.bytes as u32 | u32::from(entry.is_large);
+        Packed { at: entry.at, freed: entry.freed as u32, bytes }
     }
 
     /// With the number of the block that was freed last, which is not 2^32 further.
@@ -80,37 +81,37 @@ impl Quarantine {
 
     /// Holds a block back, if it is not full. False: there is no memory to note it.
     #[inline(always)]
-    pub(super) fn push(&mut self, held: QuarantineEntry) -> bool {
+    pub(super) fn push(&mut self, entry: QuarantineEntry) -> bool {
         if self.blocks.try_reserve(1).is_err() {
             return false;
         }
-        self.blocks.push_back(Packed::new(held));
-        self.bytes += held.bytes;
-        self.large += u64::from(held.is_large);
-        self.last = held.freed;
+        self.blocks.push_back(Packed::new(entry));
+        self.bytes += entry.bytes;
+        self.large += u64::from(entry.is_large);
+        self.last = entry.freed;
         true
     }
 
     /// Lets the oldest go.
     #[inline(always)]
     pub(super) fn pop(&mut self) -> Option<QuarantineEntry> {
-        let held = self.blocks.pop_front()?.unpack(self.last);
-        self.bytes -= held.bytes;
-        self.large -= u64::from(held.is_large);
-        Some(held)
+        let entry = self.blocks.pop_front()?.unpack(self.last);
+        self.bytes -= entry.bytes;
+        self.large -= u64::from(entry.is_large);
+        Some(entry)
     }
 
     /// A block whose turn to go comes soon, and its bytes; any address if there is none.
     #[inline(always)]
     pub(super) fn coming(&self) -> (*mut u8, usize) {
         let coming = self.blocks.get(AHEAD);
-        coming.map_or((core::ptr::null_mut(), 0), |held| (held.at, held.bytes as usize))
+        coming.map_or((core::ptr::null_mut(), 0), |entry| (entry.at, entry.bytes as usize))
     }
 
     /// The block that starts there, if it is held back.
     pub(super) fn find(&self, at: *mut u8) -> Option<QuarantineEntry> {
-        let found = self.blocks.iter().find(|held| held.at == at);
-        found.map(|held| held.unpack(self.last))
+        let found = self.blocks.iter().find(|entry| entry.at == at);
+        found.map(|entry| entry.unpack(self.last))
     }
 }
 
@@ -118,7 +119,7 @@ impl Quarantine {
 mod tests {
     use super::*;
 
-    fn held(number: usize, bytes: usize) -> QuarantineEntry {
+    fn entry(number: usize, bytes: usize) -> QuarantineEntry {
         let at = core::ptr::without_provenance_mut(number);
         QuarantineEntry { at, bytes, freed: number as u64, is_large: false }
     }
@@ -134,11 +135,11 @@ mod tests {
                     assert_eq!(gone.freed, oldest);
                     oldest += 1;
                 }
-                assert!(quarantine.push(held(number, bytes)));
+                assert!(quarantine.push(entry(number, bytes)));
                 assert!(quarantine.blocks.len() <= BLOCKS_MAX && quarantine.bytes <= BYTES_MAX);
             }
             let last = core::ptr::without_provenance_mut(39_999);
-            assert_eq!(quarantine.find(last).map(|held| held.freed), Some(39_999));
+            assert_eq!(quarantine.find(last).map(|entry| entry.freed), Some(39_999));
             assert!(quarantine.find(core::ptr::without_provenance_mut(1)).is_none());
             while quarantine.pop().is_some() {}
             assert_eq!((quarantine.bytes, quarantine.blocks.len()), (0, 0));

@@ -1,8 +1,9 @@
 //! A block that is freed: hidden, held back, looked at once more, and given back to the heap.
 
-use super::block::{self, FREE_FILL, HEADER, Header, State, first_other};
+use super::block::{self, HEADER, Header, HeaderState};
+use super::pattern::{self, Body, FREE_FILL};
 use super::quarantine::{self, QuarantineEntry};
-use super::{Checking, Home, Live, body, fault_registry, memory, prefetch, sanitizer};
+use super::{Checking, Home, Live, fault_registry, prefetch, sanitizer};
 use crate::heap::ReclaimHooks;
 use crate::heap::blocks::plain;
 use crate::units::{PAGE, Pages};
@@ -26,8 +27,8 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     fn free_on_pages(&mut self, live: Live, freed: u64) {
         match live.home {
             Home::Guarded(index) => {
-                self.state.slots.free(&self.heap.os, index, freed);
-                self.heap.beside -= self.guarded_pages();
+                self.state.pool.free(&self.heap.os, index, freed);
+                self.heap.guarded_pages -= self.pages_per_slot();
                 fault_registry::give_mappings(2);
             }
             Home::Large(page) => {
@@ -40,58 +41,58 @@ impl<S: ReclaimHooks> Checking<'_, S> {
                 }
                 self.protect(page);
                 sanitizer::freed(live.at, (self.heap.address(page), bytes));
-                self.hold(QuarantineEntry { at: live.at, bytes, freed, is_large: true });
+                self.quarantine(QuarantineEntry { at: live.at, bytes, freed, is_large: true });
             }
             Home::Slot(_) => {}
         }
     }
 
     /// Pages of a guarded slot.
-    pub(super) fn guarded_pages(&self) -> Pages {
+    pub(super) fn pages_per_slot(&self) -> Pages {
         Pages((self.heap.kernel_page / PAGE) as u32)
     }
 
     /// Holds a freed block back, in place of older ones.
     #[inline(always)]
-    pub(super) fn hold(&mut self, held: QuarantineEntry) {
-        while self.state.quarantine.is_full(held.bytes) {
-            self.let_one_go();
+    pub(super) fn quarantine(&mut self, entry: QuarantineEntry) {
+        while self.state.quarantine.is_full(entry.bytes) {
+            self.release_oldest();
         }
-        if !self.state.quarantine.push(held) {
-            self.release(held);
+        if !self.state.quarantine.push(entry) {
+            self.release(entry);
         }
     }
 
     /// Lets every block go that is held back. False: there was none.
     pub(super) fn release_all(&mut self) -> bool {
         let mut any = false;
-        while self.let_one_go() {
+        while self.release_oldest() {
             any = true;
         }
         any
     }
 
     /// Lets the block go that is held back for longest. False: there is none.
-    fn let_one_go(&mut self) -> bool {
-        let held = self.state.quarantine.pop();
-        if let Some(held) = held {
-            self.release(held);
+    fn release_oldest(&mut self) -> bool {
+        let entry = self.state.quarantine.pop();
+        if let Some(entry) = entry {
+            self.release(entry);
         }
-        held.is_some()
+        entry.is_some()
     }
 
     /// Verifies a block that was freed, and gives it back to the heap.
     #[inline(always)]
-    fn release(&mut self, held: QuarantineEntry) {
-        if held.is_large {
-            return self.let_large_go(held);
+    fn release(&mut self, entry: QuarantineEntry) {
+        if entry.is_large {
+            return self.release_quarantined_large(entry);
         }
         // Where it starts and where it ends: most have two lines.
         let (at, bytes) = self.state.quarantine.coming();
         prefetch(at.wrapping_sub(HEADER));
         prefetch(at.wrapping_add(bytes).wrapping_sub(HEADER + 1));
-        self.verify_held(&held);
-        let slot = held.at.wrapping_sub(HEADER);
+        self.verify_quarantined(&entry);
+        let slot = entry.at.wrapping_sub(HEADER);
         // SAFETY: the slot is in use for the heap, and nobody's: C2.
         unsafe {
             let size = slot.cast::<Header>().read().size();
@@ -100,35 +101,36 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     }
 
     #[inline(never)]
-    fn let_large_go(&mut self, held: QuarantineEntry) {
-        if let Some(page) = self.large_at(held.at) {
-            self.verify_hidden(page, held.freed);
+    fn release_quarantined_large(&mut self, entry: QuarantineEntry) {
+        if let Some(page) = self.large_at(entry.at) {
+            self.verify_hidden(page, entry.freed);
             self.release_large(page);
         }
     }
 
     /// Stops when something was written into a small block after it was freed.
     #[inline(always)]
-    fn verify_held(&mut self, held: &QuarantineEntry) {
+    fn verify_quarantined(&mut self, entry: &QuarantineEntry) {
         // SAFETY: the slot is in use for the heap, and nobody's: C2.
-        let header = unsafe { held.at.sub(HEADER).cast::<Header>().read() };
-        let state = header.state(self.state.secret, held.at.addr());
-        let (size, home) = (header.size(), Home::Slot(held.bytes));
-        if state != State::Freed {
-            self.report_header(held.at, held.bytes, Some(held.freed));
+        let header = unsafe { entry.at.sub(HEADER).cast::<Header>().read() };
+        let state = header.state(self.state.secret, entry.at.addr());
+        let (size, home) = (header.size(), Home::Slot(entry.bytes));
+        if state != HeaderState::Freed {
+            self.report_header(entry.at, entry.bytes, Some(entry.freed));
         }
-        // SAFETY: as above.
-        if block::is_all(unsafe { body(held.at, held.bytes) }, FREE_FILL) {
+        let body = Body::new(entry.at, entry.bytes);
+        // SAFETY: as above; the slot's words are readable to its end.
+        if unsafe { body.is_all(FREE_FILL) } {
             return;
         }
-        let live = Live { at: held.at, size, number: header.number(), home };
-        let bytes = held.bytes - HEADER;
+        let live = Live { at: entry.at, size, number: header.number(), home };
+        let bytes = entry.bytes - HEADER;
         // SAFETY: as above.
-        if let Some(other) = first_other(unsafe { memory(held.at, bytes) }, FREE_FILL) {
+        if let Some(other) = unsafe { pattern::first_other(entry.at, bytes, FREE_FILL) } {
             self.report_written_freed(
                 &live,
-                held.freed,
-                held.at.wrapping_add(other),
+                entry.freed,
+                entry.at.wrapping_add(other),
                 bytes - other,
             );
         }

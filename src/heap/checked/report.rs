@@ -4,9 +4,10 @@
 
 use core::fmt::{self, Display};
 
-use super::block::{FREE_FILL, HEADER, Header, State};
-use super::guarded_pool::{AllocTrace, Slot, SlotState};
-use super::{Call, Checked, Checking, Home, Live, fault_registry, memory, sanitizer};
+use super::block::{HEADER, Header, HeaderState};
+use super::guarded_pool::{AllocTrace, GuardedSlot, SlotState};
+use super::pattern::{self, FREE_FILL};
+use super::{Checked, Checking, Home, Live, RecordedCall, fault_registry, sanitizer};
 use crate::bug;
 use crate::heap::blocks::diagnose;
 use crate::heap::slots::descriptor::PageKind;
@@ -19,16 +20,33 @@ use crate::units::PageIndex;
 /// How many bytes are shown.
 const SHOWN: usize = 16;
 
-/// Bytes as people write them.
-struct Hex<'a>(&'a [u8]);
+/// Bytes in hexadecimal, at most [`SHOWN`].
+struct Hex {
+    bytes: [u8; SHOWN],
+    count: usize,
+}
 
-impl Display for Hex<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, " {byte:02x}"))
+impl Hex {
+    /// The first of `bytes` bytes at `at`, as they are now.
+    ///
+    /// # Safety
+    ///
+    /// They are readable.
+    unsafe fn at(at: *mut u8, bytes: usize) -> Hex {
+        let mut hex = Hex { bytes: [0; SHOWN], count: bytes.min(SHOWN) };
+        // SAFETY: the caller's promise; there is room for as many, and elsewhere.
+        unsafe { at.copy_to_nonoverlapping(hex.bytes.as_mut_ptr(), hex.count) };
+        hex
     }
 }
 
-/// So many bytes, as people write it.
+impl Display for Hex {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.bytes[..self.count].iter().try_for_each(|byte| write!(out, " {byte:02x}"))
+    }
+}
+
+/// A number of bytes, with its unit.
 struct Bytes(usize);
 
 impl Display for Bytes {
@@ -38,14 +56,14 @@ impl Display for Bytes {
 }
 
 /// Where an address lies, seen from a block.
-struct Place {
-    offset: isize,
+struct BlockOffset {
+    bytes: isize,
     size: usize,
 }
 
-impl Display for Place {
+impl Display for BlockOffset {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { offset, size } = *self;
+        let BlockOffset { bytes: offset, size } = *self;
         let distance = offset.unsigned_abs();
         match offset {
             ..0 => write!(out, "offset {offset}, {} before the block", Bytes(distance)),
@@ -55,11 +73,11 @@ impl Display for Place {
     }
 }
 
-fn place(live: &Live, at: usize) -> Place {
-    Place { offset: at.wrapping_sub(live.at.addr()).cast_signed(), size: live.size }
+fn offset_in(live: &Live, at: usize) -> BlockOffset {
+    BlockOffset { bytes: at.wrapping_sub(live.at.addr()).cast_signed(), size: live.size }
 }
 
-fn say_block(live: &Live) {
+fn log_block(live: &Live) {
     let Live { at, size, number, home } = *live;
     match home {
         Home::Slot(slot) => {
@@ -73,50 +91,49 @@ fn say_block(live: &Live) {
     bug::log_line(format_args!("  allocated: number {number} of this heap's blocks"));
 }
 
-fn say_freed(freed: u64) {
+fn log_freed(freed: u64) {
     bug::log_line(format_args!("  freed: number {freed} of those that were freed"));
 }
 
-/// Says who allocated and who freed a guarded block.
-fn say_moments(slot: &Slot) {
-    let moment = |what: &str, moment: &AllocTrace| {
-        let AllocTrace { number, thread, backtrace } = moment;
+/// Logs where a guarded block was allocated, and where it was freed.
+fn log_traces(slot: &GuardedSlot) {
+    let log_trace = |what: &str, trace: &AllocTrace| {
+        let AllocTrace { number, thread, backtrace } = trace;
         bug::log_line(format_args!("  {what} number {number}, by thread {thread:#x}, from:"));
         backtrace.write();
     };
-    let Slot { at, size, .. } = *slot;
+    let GuardedSlot { at, size, .. } = *slot;
     bug::log_line(format_args!("  block: {at:p}, {}, in a guarded slot", Bytes(size)));
-    moment("allocated:", &slot.allocated);
+    log_trace("allocated:", &slot.allocated);
     if slot.used == SlotState::Freed {
-        moment("freed:", &slot.freed);
+        log_trace("freed:", &slot.freed);
     }
 }
 
-/// Says what stands somewhere, and what should.
-fn say_damage(live: &Live, at: *mut u8, bytes: usize, pattern: u8) {
+/// Logs what bytes are at an address, and which should be.
+fn log_damage(live: &Live, at: *mut u8, bytes: usize, pattern: u8) {
     // SAFETY: the caller found a wrong byte among those that it has read.
-    let there = unsafe { memory(at, bytes) };
-    let wrong = there.iter().filter(|byte| **byte != pattern).count();
-    let place = place(live, at.addr());
+    let (wrong, shown) = unsafe { (pattern::count_others(at, bytes, pattern), Hex::at(at, bytes)) };
+    let offset = offset_in(live, at.addr());
     bug::log_line(format_args!(
-        "  damage: from {place}; {} not the {pattern:02x} put there",
+        "  damage: from {offset}; {} not the {pattern:02x} put there",
         Bytes(wrong)
     ));
-    bug::log_line(format_args!("  bytes there:{}", Hex(&there[..bytes.min(SHOWN)])));
+    bug::log_line(format_args!("  bytes there:{shown}"));
 }
 
 /// Says in which call it was found, and from where that came; then stops.
-fn end(state: &Checked) -> ! {
+fn finish(state: &Checked) -> ! {
     let (blocks, frees, thread) = (state.allocations, state.frees, this_thread());
     bug::log_line(format_args!(
         "  found: by thread {thread:#x}, after {blocks} blocks were allocated and {frees} freed"
     ));
     bug::log_line(format_args!("  found in: {}, from:", state.call));
-    say_from_where_and_end()
+    log_backtrace_and_abort()
 }
 
 /// Says which functions this thread is in; then stops.
-fn say_from_where_and_end() -> ! {
+fn log_backtrace_and_abort() -> ! {
     // A program that has a handler of its own now does not need it any more.
     fault::reinstall();
     Backtrace::here().write();
@@ -125,37 +142,37 @@ fn say_from_where_and_end() -> ! {
 }
 
 impl<S: ReclaimHooks> Checking<'_, S> {
-    fn begin(&self, what: fmt::Arguments<'_>) {
+    fn log_heading(&self, what: fmt::Arguments<'_>) {
         bug::log_line(format_args!("heap {:p}: {what}", self.heap.base));
     }
 
-    /// Says what is known of a live block: who allocated it, if it is guarded.
-    fn say_live(&self, live: &Live) {
+    /// Logs what is known of a live block: where it was allocated, if it is guarded.
+    fn log_live(&self, live: &Live) {
         match live.home {
-            Home::Guarded(index) => say_moments(&self.state.slots.slots[index]),
-            _ => say_block(live),
+            Home::Guarded(index) => log_traces(&self.state.pool.slots[index]),
+            _ => log_block(live),
         }
     }
 
     /// Reports that this thread came in while another one, or itself, was inside.
     #[cold]
-    pub(super) fn report_two_threads(&self, this: usize, other: usize, call: Call) -> ! {
+    pub(super) fn report_two_threads(&self, this: usize, other: usize, call: RecordedCall) -> ! {
         if this == other {
-            self.begin(format_args!(
+            self.log_heading(format_args!(
                 "it was called while it was at work: by a signal handler of the same thread"
             ));
         } else {
-            self.begin(format_args!("two threads use it at once"));
+            self.log_heading(format_args!("two threads use it at once"));
         }
         bug::log_line(format_args!("  inside: thread {other:#x}, in {}", self.state.call));
         bug::log_line(format_args!("  came in: thread {this:#x}, with {call}, from:"));
-        say_from_where_and_end()
+        log_backtrace_and_abort()
     }
 
     /// Reports that another thread came in while this one was inside. 0: it has left.
     #[cold]
     pub(super) fn report_another_came_in(&self, this: usize, other: usize) -> ! {
-        self.begin(format_args!("two threads use it at once"));
+        self.log_heading(format_args!("two threads use it at once"));
         match other {
             0 => bug::log_line(format_args!("  came in: a thread that has left meanwhile")),
             _ => bug::log_line(format_args!(
@@ -164,31 +181,33 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             )),
         }
         bug::log_line(format_args!("  inside: thread {this:#x}, from:"));
-        say_from_where_and_end()
+        log_backtrace_and_abort()
     }
 
     #[cold]
     pub(super) fn report_wrong_size(&self, live: &Live) -> ! {
         let debug_stats = self.state.call.old_size;
-        self.begin(format_args!(
+        self.log_heading(format_args!(
             "wrong size: osize is {debug_stats} for a block of {}",
             Bytes(live.size)
         ));
-        self.say_live(live);
-        end(self.state)
+        self.log_live(live);
+        finish(self.state)
     }
 
     /// Reports that something was written beside a live block.
     #[cold]
     pub(super) fn report_written(&self, live: &Live, at: *mut u8, bytes: usize, pattern: u8) -> ! {
         if at < live.at {
-            self.begin(format_args!("underflow: something was written before a block"));
+            self.log_heading(format_args!("underflow: something was written before a block"));
         } else {
-            self.begin(format_args!("overflow: something was written past the end of a block"));
+            self.log_heading(format_args!(
+                "overflow: something was written past the end of a block"
+            ));
         }
-        self.say_live(live);
-        say_damage(live, at, bytes, pattern);
-        end(self.state)
+        self.log_live(live);
+        log_damage(live, at, bytes, pattern);
+        finish(self.state)
     }
 
     /// Reports that something was written into, or beside, a block that was freed.
@@ -200,36 +219,36 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         at: *mut u8,
         bytes: usize,
     ) -> ! {
-        self.begin(format_args!(
+        self.log_heading(format_args!(
             "use after free: something was written into a block that was freed"
         ));
-        say_block(live);
-        say_freed(freed);
-        say_damage(live, at, bytes, FREE_FILL);
-        end(self.state)
+        log_block(live);
+        log_freed(freed);
+        log_damage(live, at, bytes, FREE_FILL);
+        finish(self.state)
     }
 
     /// Reports that what stands before a block was written over.
     #[cold]
     pub(super) fn report_header(&self, at: *mut u8, slot_bytes: usize, freed: Option<u64>) -> ! {
-        self.begin(format_args!(
+        self.log_heading(format_args!(
             "underflow: something was written before a block, or past the end of the one before"
         ));
         bug::log_line(format_args!("  block: {at:p}, in a slot of {slot_bytes}"));
         // SAFETY: a slot begins with its header, and is readable.
-        let bytes = unsafe { memory(at.wrapping_sub(HEADER), HEADER) };
+        let shown = unsafe { Hex::at(at.wrapping_sub(HEADER), HEADER) };
         bug::log_line(format_args!("  damage: in the {HEADER} bytes before it"));
-        bug::log_line(format_args!("  bytes there:{}", Hex(bytes)));
+        bug::log_line(format_args!("  bytes there:{shown}"));
         if let Some(freed) = freed {
-            say_freed(freed);
+            log_freed(freed);
         }
-        end(self.state)
+        finish(self.state)
     }
 
     /// Reports a pointer that is no live block.
     #[cold]
     pub(super) fn report_pointer(&mut self, at: *mut u8) -> ! {
-        if let Some(offset) = self.state.slots.offset_of(at.addr()) {
+        if let Some(offset) = self.state.pool.offset_of(at.addr()) {
             self.report_guarded_pointer(at, offset);
         }
         if let Some(slot_size) = self.slot_of(at) {
@@ -244,24 +263,26 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         }
         let offset = at.addr().wrapping_sub(self.heap.base.addr());
         let wrong = diagnose::what_is_wrong(self.heap, at.wrapping_sub(HEADER), offset);
-        self.begin(format_args!("wrong pointer: {at:p} {wrong}"));
+        self.log_heading(format_args!("wrong pointer: {at:p} {wrong}"));
         let own = self.heap.base.addr();
         if let Some(other) = fault_registry::heap_around(at.addr()).filter(|other| *other != own) {
             bug::log_line(format_args!("  it lies in heap {other:#x}"));
         }
-        end(self.state)
+        finish(self.state)
     }
 
     fn report_guarded_pointer(&self, at: *mut u8, offset: usize) -> ! {
-        let (index, _) = self.state.slots.nearest(offset);
-        let slot = &self.state.slots.slots[index];
+        let (index, _) = self.state.pool.nearest(offset);
+        let slot = &self.state.pool.slots[index];
         if slot.used == SlotState::Freed && slot.at == at {
-            self.begin(format_args!("double free: {at:p} is a block that was freed before"));
+            self.log_heading(format_args!("double free: {at:p} is a block that was freed before"));
         } else {
-            self.begin(format_args!("wrong pointer: {at:p} is near a block, not at its start"));
+            self.log_heading(format_args!(
+                "wrong pointer: {at:p} is near a block, not at its start"
+            ));
         }
-        say_moments(slot);
-        end(self.state)
+        log_traces(slot);
+        finish(self.state)
     }
 
     /// Reports a pointer to where a block of a slot that is in use starts.
@@ -269,7 +290,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         // SAFETY: a slot that is in use has a header: C1.
         let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
         match header.state(self.state.secret, at.addr()) {
-            State::Freed => {
+            HeaderState::Freed => {
                 let (size, number) = (header.size(), header.number());
                 self.report_twice(&Live { at, size, number, home: Home::Slot(slot_size) })
             }
@@ -278,26 +299,29 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     }
 
     fn report_twice(&self, live: &Live) -> ! {
-        self.begin(format_args!("double free: {:p} is a block that was freed before", live.at));
-        say_block(live);
-        if let Some(held) = self.state.quarantine.find(live.at) {
-            say_freed(held.freed);
+        self.log_heading(format_args!(
+            "double free: {:p} is a block that was freed before",
+            live.at
+        ));
+        log_block(live);
+        if let Some(entry) = self.state.quarantine.find(live.at) {
+            log_freed(entry.freed);
         }
-        end(self.state)
+        finish(self.state)
     }
 
     fn report_inside(&self, at: *mut u8, live: &Live, gone: bool) -> ! {
         if gone && live.at == at {
             self.report_twice(live);
         }
-        let place = place(live, at.addr());
+        let offset = offset_in(live, at.addr());
         let freed = if gone { " that was freed" } else { "" };
-        self.begin(format_args!(
+        self.log_heading(format_args!(
             "wrong pointer: {at:p} points into a block{freed}, not to its start"
         ));
-        bug::log_line(format_args!("  pointer: to {place}"));
-        self.say_live(live);
-        end(self.state)
+        bug::log_line(format_args!("  pointer: to {offset}"));
+        self.log_live(live);
+        finish(self.state)
     }
 
     /// The block of the slot in use that an address lies in.
@@ -312,7 +336,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         }
         let shape = descriptor.shape();
         let first = descriptor.first_page(page);
-        let start = self.heap.address(first).wrapping_add(shape.lead());
+        let start = self.heap.address(first).wrapping_add(shape.slack());
         let slot_size = shape.slot_size as usize;
         let slot = at.addr().checked_sub(start.addr())? / slot_size;
         let block = start.wrapping_add(slot * slot_size + HEADER);
@@ -320,7 +344,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         // SAFETY: a slot that is in use has a header: C1.
         let header = unsafe { block.sub(HEADER).cast::<Header>().read() };
         let (size, number) = (header.size(), header.number());
-        let is_live = header.state(self.state.secret, block.addr()) == State::Live;
+        let is_live = header.state(self.state.secret, block.addr()) == HeaderState::Live;
         is_live.then_some(Live { at: block, size, number, home: Home::Slot(slot_size) })
     }
 }
@@ -335,10 +359,10 @@ pub(super) unsafe fn report_fault<S: ReclaimHooks>(heap: *mut u8, address: usize
     // SAFETY: the caller's promise; this thread was stopped in what it did, and will not go on if
     // anything is found.
     let checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
-    if let Some(offset) = checking.state.slots.offset_of(address) {
-        explain_guarded(&checking, address, offset, access);
+    if let Some(offset) = checking.state.pool.offset_of(address) {
+        report_guarded_fault(&checking, address, offset, access);
     }
-    explain_large(checking, address, access);
+    report_large_fault(checking, address, access);
 }
 
 fn verb(access: Access) -> &'static str {
@@ -349,54 +373,61 @@ fn verb(access: Access) -> &'static str {
     }
 }
 
-fn explain_guarded<S: ReclaimHooks>(
+fn report_guarded_fault<S: ReclaimHooks>(
     checking: &Checking<'_, S>,
     address: usize,
     offset: usize,
     access: Access,
 ) -> ! {
-    let (index, _) = checking.state.slots.nearest(offset);
-    let slot = &checking.state.slots.slots[index];
+    let (index, _) = checking.state.pool.nearest(offset);
+    let slot = &checking.state.pool.slots[index];
     let (at, size, number) = (slot.at, slot.size, slot.allocated.number);
     let live = Live { at, size, number, home: Home::Guarded(index) };
-    stop(checking, &live, slot.used == SlotState::Freed, address, access, Some(slot))
+    report_access(checking, &live, slot.used == SlotState::Freed, address, access, Some(slot))
 }
 
-fn explain_large<S: ReclaimHooks>(mut checking: Checking<'_, S>, address: usize, access: Access) {
+fn report_large_fault<S: ReclaimHooks>(
+    mut checking: Checking<'_, S>,
+    address: usize,
+    access: Access,
+) {
     let offset = address.wrapping_sub(checking.heap.base.addr());
     if offset >= checking.heap.committed() {
         return;
     }
     if let Some(page) = checking.large_around(address) {
         let (live, gone) = checking.large_live(page);
-        stop(&checking, &live, gone, address, access, None);
+        report_access(&checking, &live, gone, address, access, None);
     }
 }
 
-fn stop<S: ReclaimHooks>(
+fn report_access<S: ReclaimHooks>(
     checking: &Checking<'_, S>,
     live: &Live,
     freed: bool,
     address: usize,
     access: Access,
-    slot: Option<&Slot>,
+    slot: Option<&GuardedSlot>,
 ) -> ! {
-    let (verb, place) = (verb(access), place(live, address));
-    match (freed, place.offset < 0) {
-        (true, _) => checking.begin(format_args!("use after free: a freed block was {verb}")),
-        (_, true) => checking.begin(format_args!("underflow: memory before a block was {verb}")),
-        _ => checking.begin(format_args!("overflow: memory past the end of a block was {verb}")),
+    let (verb, offset) = (verb(access), offset_in(live, address));
+    match (freed, offset.bytes < 0) {
+        (true, _) => checking.log_heading(format_args!("use after free: a freed block was {verb}")),
+        (_, true) => {
+            checking.log_heading(format_args!("underflow: memory before a block was {verb}"))
+        }
+        _ => checking
+            .log_heading(format_args!("overflow: memory past the end of a block was {verb}")),
     }
-    bug::log_line(format_args!("  access: at {address:#x}, {place}"));
+    bug::log_line(format_args!("  access: at {address:#x}, {offset}"));
     match slot {
-        Some(slot) => say_moments(slot),
+        Some(slot) => log_traces(slot),
         None => {
-            say_block(live);
-            if let Some(held) = checking.state.quarantine.find(live.at) {
-                say_freed(held.freed);
+            log_block(live);
+            if let Some(entry) = checking.state.quarantine.find(live.at) {
+                log_freed(entry.freed);
             }
         }
     }
     bug::log_line(format_args!("  found: by the fault of thread {:#x}, from:", this_thread()));
-    say_from_where_and_end()
+    log_backtrace_and_abort()
 }

@@ -1,9 +1,10 @@
 //! Small checked blocks: handed out, and taken back by a way without turns while all is well. What
 //! is not goes the long way, which tells what is wrong.
 
-use super::block::{self, FREE_FILL, HEADER, Header, State};
+use super::block::{self, HEADER, Header, HeaderState};
+use super::pattern::{Body, FREE_FILL};
 use super::quarantine::QuarantineEntry;
-use super::{Checking, Home, Live, body, sanitizer};
+use super::{Checking, Home, Live, sanitizer};
 use crate::heap::ReclaimHooks;
 use crate::heap::blocks::plain;
 use crate::heap::slots::class::{CLASSES, class_of};
@@ -25,7 +26,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             sanitizer::unpoison(slot, bytes);
             let header = Header::new(self.state.secret, at.addr(), self.state.allocations, size);
             slot.cast::<Header>().write(header);
-            block::lay_out(body(at, bytes), size);
+            Body::new(at, bytes).lay_out(size);
             sanitizer::placed(at, size, (slot, bytes));
             at
         }
@@ -38,12 +39,12 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let slot_size = self.slot_of(at)?;
         // SAFETY: it is a slot that is not free: C1.
         let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
-        let is_live = header.state(self.state.secret, at.addr()) == State::Live;
+        let is_live = header.state(self.state.secret, at.addr()) == HeaderState::Live;
         if !is_live || header.size() != size {
             return None;
         }
         // SAFETY: the slot is the block's, to its end.
-        let is_whole = block::zone_is_whole(unsafe { body(at, slot_size) }, size);
+        let is_whole = unsafe { Body::new(at, slot_size).zone_is_whole(size) };
         let (number, home) = (header.number(), Home::Slot(slot_size));
         is_whole.then_some(Live { at, size, number, home })
     }
@@ -66,9 +67,9 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         unsafe {
             let header = slot.cast::<Header>();
             header.write(header.read().freed());
-            block::fill(body(at, slot_size), FREE_FILL);
+            Body::new(at, slot_size).fill(FREE_FILL);
         }
         sanitizer::freed(at, (slot, slot_size));
-        self.hold(QuarantineEntry { at, bytes: slot_size, freed, is_large: false });
+        self.quarantine(QuarantineEntry { at, bytes: slot_size, freed, is_large: false });
     }
 }

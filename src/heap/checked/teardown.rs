@@ -1,7 +1,7 @@
 //! The last look at a checked heap, when it is deleted; and what the layer adds to its statistics.
 
-use super::block::{HEADER, Header, State};
-use super::call::{ApiCall, Call};
+use super::block::{HEADER, Header, HeaderState};
+use super::call::{ApiCall, RecordedCall};
 use super::{Checked, Checking, Home, Live, fault_registry, sanitizer};
 use crate::heap::slots::class::CLASS_COUNT;
 use crate::heap::slots::descriptor::PageKind;
@@ -10,10 +10,10 @@ use crate::units::{PageIndex, Pages};
 
 /// What of a heap's blocks are the user's, where that is not what the heap itself counts.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct DebugStats {
     /// Blocks in guarded slots, and bytes asked for in them.
     pub(crate) guarded: u64,
-    pub(crate) guarded_bytes: usize,
+    pub(crate) guarded_requested: usize,
     /// Large blocks that were freed and are held back, or lost.
     pub(crate) held_large: u64,
     /// All other live blocks, and bytes asked for in these, where every block is checked.
@@ -22,24 +22,24 @@ pub(crate) struct Told {
 
 impl<S: ReclaimHooks> Heap<S> {
     /// What the layer knows of the heap's blocks.
-    pub(crate) fn debug_stats(&self) -> Told {
-        let Some(state) = self.checked() else { return Told::default() };
-        Told {
-            guarded: state.slots.live as u64,
-            guarded_bytes: state.slots.live_bytes,
+    pub(crate) fn debug_stats(&self) -> DebugStats {
+        let Some(state) = self.checked() else { return DebugStats::default() };
+        DebugStats {
+            guarded: state.pool.live as u64,
+            guarded_requested: state.pool.live_bytes,
             held_large: state.quarantine.large + state.lost,
             others: state.every.then_some((state.live, state.live_bytes)),
         }
     }
 
     /// Bytes of the pages that guarded slots hold.
-    pub(crate) fn beside_bytes(&self) -> usize {
-        self.beside.bytes()
+    pub(crate) fn guarded_bytes(&self) -> usize {
+        self.guarded_pages.bytes()
     }
 
     /// Bytes of address space that they take.
-    pub(crate) fn beside_reserved(&self) -> usize {
-        self.checked().map_or(0, |state| state.slots.reserved())
+    pub(crate) fn guarded_reserved(&self) -> usize {
+        self.checked().map_or(0, |state| state.pool.reserved())
     }
 
     /// Live blocks of a heap that checks none, or a few.
@@ -54,7 +54,7 @@ impl<S: ReclaimHooks> Heap<S> {
 pub(in crate::heap) fn finish<S: ReclaimHooks>(heap: &mut Heap<S>) -> bool {
     let shut = heap.fast_path_disabled();
     if let Some(mut checking) = heap.checking_every() {
-        checking.enter(Call::to(ApiCall::Delete));
+        checking.enter(RecordedCall::to(ApiCall::Delete));
         checking.release_all();
         checking.verify_all();
         checking.leave();
@@ -70,15 +70,15 @@ pub(super) fn forget<S: ReclaimHooks>(heap: &mut Heap<S>) {
     }
     // SAFETY: made by a box, and nobody else has it; the blocks in its slots are not used again.
     unsafe {
-        fault_registry::forget(&raw mut (*heap.checked).watched);
+        fault_registry::forget(&raw mut (*heap.checked).registered);
         let mut state: Box<Checked> = Box::from_raw(heap.checked);
-        fault_registry::give_mappings(2 * state.slots.live);
-        state.slots.release(&heap.os);
+        fault_registry::give_mappings(2 * state.pool.live);
+        state.pool.release(&heap.os);
     }
     let (start, bytes, committed) = heap.for_blocks();
     sanitizer::heap_gone(start, bytes, committed);
     heap.checked = core::ptr::null_mut();
-    heap.beside = Pages::ZERO;
+    heap.guarded_pages = Pages::ZERO;
 }
 
 impl<S: ReclaimHooks> Checking<'_, S> {
@@ -93,8 +93,8 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             };
             page = page + length;
         }
-        for index in 0..self.state.slots.slots.len() {
-            let slot = self.state.slots.slots[index];
+        for index in 0..self.state.pool.slots.len() {
+            let slot = self.state.pool.slots[index];
             if slot.used == super::SlotState::Live {
                 let (at, size, number) = (slot.at, slot.size, slot.allocated.number);
                 self.verify(&Live { at, size, number, home: Home::Guarded(index) });
@@ -105,7 +105,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     /// Verifies the blocks of a span. How many pages it has.
     fn verify_span(&mut self, first: PageIndex) -> Pages {
         let shape = self.heap.descriptor(first).shape();
-        let start = self.heap.address(first).wrapping_add(shape.lead());
+        let start = self.heap.address(first).wrapping_add(shape.slack());
         for index in 0..shape.slots {
             if self.heap.descriptor(first).free.has(index) {
                 continue;
@@ -114,7 +114,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             let at = start.wrapping_add(index as usize * slot_size + HEADER);
             // SAFETY: a slot that is not free has a header: C1.
             let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
-            if header.state(self.state.secret, at.addr()) != State::Live {
+            if header.state(self.state.secret, at.addr()) != HeaderState::Live {
                 self.report_header(at, slot_size, None);
             }
             let (size, number) = (header.size(), header.number());

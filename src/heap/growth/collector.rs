@@ -116,7 +116,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Tells the layer above, while the collector is due, that an allocation took the slow path.
     #[inline]
-    pub(in crate::heap) fn settle_collector(&mut self) {
+    pub(in crate::heap) fn poll_collector(&mut self) {
         if self.collecting {
             S::allocated(self);
         }

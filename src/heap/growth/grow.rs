@@ -1,4 +1,4 @@
-//! Taking pages: as far as the gate lets the heap, and the kernel.
+//! Taking pages, as far as the growth limit and the kernel allow.
 
 use crate::heap::{Heap, NO_LIMIT, PageRuns, ReclaimHooks};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
@@ -19,12 +19,12 @@ impl<S: ReclaimHooks> Heap<S> {
             return Some(range);
         }
         let fits = count <= self.layout.limit.since(self.layout.first);
-        self.denied = if fits { 0 } else { count.bytes() };
+        self.kernel_denied = if fits { 0 } else { count.bytes() };
         fits.then(|| self.page_runs().at_top(count))
     }
 
     /// Takes free or never used pages. `pages_credited` pages in use will hold no memory any more
-    /// when this is done. False: there is no memory, or the gate is closed.
+    /// when this is done. False: the kernel or the growth limit refused.
     pub(in crate::heap) fn take_pages(&mut self, range: PageRange, pages_credited: Pages) -> bool {
         self.mend_after_fork();
         let known = self.page_runs().below_top(range);
@@ -41,8 +41,8 @@ impl<S: ReclaimHooks> Heap<S> {
         let cut_off = self.runs.cut_off_in(range);
         if returned + cut_off.count() > Pages::ZERO {
             let now_us = self.os.now_us();
-            self.page_runs().refaults(known, now_us);
-            self.page_runs().refaults(cut_off, now_us);
+            self.page_runs().note_refaults(known, now_us);
+            self.page_runs().note_refaults(cut_off, now_us);
         }
         self.page_runs().take(range);
         self.note_aside();
@@ -98,12 +98,12 @@ impl<S: ReclaimHooks> Heap<S> {
         again + Pages((bytes / PAGE) as u32)
     }
 
-    /// Whether the gate lets the heap hold `pages` more.
+    /// Whether the growth limit lets the heap hold `pages` more.
     pub(in crate::heap) fn may_grow(&mut self, pages: Pages) -> bool {
         let open = self.growth_limit == NO_LIMIT
             || pages == Pages::ZERO
             || self.resident().saturating_add(pages.bytes()) <= self.growth_limit;
-        self.refused = if open { Pages::ZERO } else { pages };
+        self.denied_pages = if open { Pages::ZERO } else { pages };
         open
     }
 
@@ -115,7 +115,7 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Bytes of the heap's own tables that it uses.
     pub(crate) fn metadata(&self) -> usize {
         let tables = self.layout.metadata(self.runs.top, self.runs.reached());
-        tables + self.words_touched - self.tables_returned()
+        tables + self.history_bytes - self.tables_returned()
     }
 
     /// Bytes of descriptors that were returned.
@@ -131,7 +131,7 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Pages that hold memory, by our own account: all below `top` but the clean and the purged.
     pub(crate) fn resident_pages(&self) -> Pages {
         let clean = self.runs.free - self.runs.dirty;
-        self.runs.top.since(self.layout.first) - clean - self.counts.purged + self.beside
+        self.runs.top.since(self.layout.first) - clean - self.counts.purged + self.guarded_pages
     }
 
     /// Notes how much is resident, less what will not be in a moment.
@@ -146,9 +146,9 @@ impl<S: ReclaimHooks> Heap<S> {
         if top.offset() <= self.committed() {
             return true;
         }
-        self.denied = 0;
+        self.kernel_denied = 0;
         if top > self.layout.limit {
-            self.denied = top.offset() - self.committed();
+            self.kernel_denied = top.offset() - self.committed();
             return false;
         }
         let generous = self.committed() + self.step();
@@ -171,12 +171,12 @@ impl<S: ReclaimHooks> Heap<S> {
     fn commit_up_to(&mut self, end: usize) -> bool {
         let pages = PageIndex::of(end);
         let below = self.layout.descriptors(pages, self.kernel_page);
-        if below > self.ground.below {
+        if below > self.extent.below {
             let from = self.base.wrapping_sub(below);
-            if !self.commit_part(from, below - self.ground.below) {
+            if !self.commit_part(from, below - self.extent.below) {
                 return false;
             }
-            self.ground.below = below;
+            self.extent.below = below;
         }
         if self.layout.is_planned && !self.commit_tables(pages) {
             return false;
@@ -185,7 +185,7 @@ impl<S: ReclaimHooks> Heap<S> {
         if !self.commit_part(from, end - self.committed()) {
             return false;
         }
-        self.ground.end = end;
+        self.extent.end = end;
         if !self.fast_path_disabled() {
             self.committed_complement = !end;
         }
@@ -206,7 +206,7 @@ impl<S: ReclaimHooks> Heap<S> {
             self.counts.failed_calls += 1;
             return;
         }
-        self.ground.end = end;
+        self.extent.end = end;
         if !self.fast_path_disabled() {
             self.committed_complement = !end;
         }
@@ -214,14 +214,14 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Makes sure that the chunks of all pages below `end` are committed.
     fn commit_tables(&mut self, end: PageIndex) -> bool {
-        let (old, new) = (self.ground.tables_end, self.layout.tables_end(end, self.kernel_page));
+        let (old, new) = (self.extent.tables_end, self.layout.tables_end(end, self.kernel_page));
         if new <= old {
             return true;
         }
         if !self.commit_part(self.base.wrapping_add(old), new - old) {
             return false;
         }
-        self.ground.tables_end = new;
+        self.extent.tables_end = new;
         self.chunk_count = self.layout.chunks_below(new);
         true
     }

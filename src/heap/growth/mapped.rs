@@ -8,7 +8,7 @@
 
 use core::fmt;
 
-use super::reserve::{self, Range};
+use super::reserve::{self, Reservation};
 use crate::error::Error;
 use crate::heap::pages::layout::Layout;
 use crate::heap::{Heap, ReclaimHooks};
@@ -27,7 +27,7 @@ const CUT_MIN: Pages = Pages(64);
 const PLACES: usize = 16;
 
 /// A range for a new heap. Its first parts are committed.
-pub(in crate::heap) struct Ground {
+pub(in crate::heap) struct Extent {
     pub(in crate::heap) layout: Layout,
     pub(in crate::heap) base: *mut u8,
     /// Bytes below the base that are committed: of descriptors.
@@ -36,13 +36,13 @@ pub(in crate::heap) struct Ground {
     pub(in crate::heap) tables_end: usize,
     /// Where the pages that are committed end, as bytes above the base.
     pub(in crate::heap) end: usize,
-    /// Whether the words of the layer above are committed.
-    pub(in crate::heap) has_words: bool,
+    /// Whether the history buffer is committed.
+    pub(in crate::heap) has_history: bool,
 }
 
-impl Ground {
+impl Extent {
     /// A range at an address, laid out by `layout`, of which nothing is committed yet.
-    fn new(start: *mut u8, layout: Layout, kernel_page: usize, with_words: bool) -> Ground {
+    fn new(start: *mut u8, layout: Layout, kernel_page: usize, with_history: bool) -> Extent {
         let first = if layout.is_planned { FIRST_PLANNED } else { FIRST };
         let end = layout.first.offset() + round_up(first, kernel_page);
         let end = end.min(layout.limit.offset());
@@ -51,19 +51,20 @@ impl Ground {
             true => layout.tables_end(pages, kernel_page),
             false => layout.first.offset(),
         };
-        Ground {
+        Extent {
             base: start.wrapping_add(layout.base),
             below: layout.descriptors(pages, kernel_page),
             tables_end,
             end,
-            has_words: with_words || !layout.is_planned,
+            has_history: with_history || !layout.is_planned,
             layout,
         }
     }
 
-    /// What is committed: descriptors and tables, words in a plan, pages. Parts may be empty.
+    /// What is committed: descriptors and tables, in a plan the history buffer, pages. Parts may be
+    /// empty.
     pub(in crate::heap) fn committed(&self) -> [MemoryRange; 3] {
-        let Layout { words, guard, first, is_planned, .. } = self.layout;
+        let Layout { history, guard, first, is_planned, .. } = self.layout;
         let part = |from: usize, to: usize| MemoryRange {
             start: self.base.wrapping_add(from),
             bytes: to - from,
@@ -72,8 +73,9 @@ impl Ground {
             start: self.base.wrapping_sub(self.below),
             bytes: self.below + self.tables_end,
         };
-        let words = if is_planned && self.has_words { part(words, guard) } else { part(0, 0) };
-        [descriptors, words, part(first.offset(), self.end)]
+        let history =
+            if is_planned && self.has_history { part(history, guard) } else { part(0, 0) };
+        [descriptors, history, part(first.offset(), self.end)]
     }
 
     /// Bytes of what is committed.
@@ -88,35 +90,35 @@ fn some(parts: [MemoryRange; 3]) -> impl Iterator<Item = MemoryRange> {
 }
 
 /// Finds a range for a new heap with a header of `header` bytes, and commits its first parts.
-pub(in crate::heap) fn lay<S: ReclaimHooks>(
+pub(in crate::heap) fn new_extent<S: ReclaimHooks>(
     os: &S,
     options: &Options,
     kernel_page: usize,
     header: usize,
-) -> Result<Ground, Error> {
+) -> Result<Extent, Error> {
     let range = reserve::wanted(os.address_space(), options, kernel_page);
-    if let Range::Planned(bytes, _) = range {
-        let layout = Layout::new(bytes, header, S::WORDS, kernel_page);
+    if let Reservation::Planned(bytes, _) = range {
+        let layout = Layout::new(bytes, header, S::HISTORY_WORDS, kernel_page);
         let layout = layout.map(|layout| Layout { is_planned: true, ..layout });
-        let with_words = options.get(Key::History) == 1;
-        if let Some(ground) = layout.and_then(|it| plan(os, it, kernel_page, with_words)) {
-            return Ok(ground);
+        let with_history = options.get(Key::History) == 1;
+        if let Some(extent) = layout.and_then(|it| plan(os, it, kernel_page, with_history)) {
+            return Ok(extent);
         }
         // A kernel that maps nothing where it is asked to may reserve.
     }
     let (start, layout) = reserve_somewhere(os, range.to_reserve(), header, kernel_page)?;
-    let ground = Ground::new(start, layout, kernel_page, true);
-    let [descriptors, ..] = ground.committed();
+    let extent = Extent::new(start, layout, kernel_page, true);
+    let [descriptors, ..] = extent.committed();
     // SAFETY: the reservation is ours; L1 and L2 hold for the range, which is one.
     unsafe {
-        if os.commit(descriptors.start, ground.bytes()) {
-            return Ok(ground);
+        if os.commit(descriptors.start, extent.bytes()) {
+            return Ok(extent);
         }
         os.release(start, layout.bytes);
     }
     Err(Error::Memory.because(format_args!(
         "the kernel gives no {} bytes of memory for a new heap",
-        ground.bytes()
+        extent.bytes()
     )))
 }
 
@@ -126,16 +128,16 @@ fn plan<S: ReclaimHooks>(
     os: &S,
     layout: Layout,
     kernel_page: usize,
-    with_words: bool,
-) -> Option<Ground> {
+    with_history: bool,
+) -> Option<Extent> {
     (0..PLACES).find_map(|refused| {
         let start = os.plan(layout.bytes, refused > 0 || reserve::are_few())?;
-        let ground = Ground::new(start, layout, kernel_page, with_words);
-        let is_mapped = map_all(os, ground.committed());
+        let extent = Extent::new(start, layout, kernel_page, with_history);
+        let is_mapped = map_all(os, extent.committed());
         if !is_mapped {
             os.unplan(start);
         }
-        is_mapped.then_some(ground)
+        is_mapped.then_some(extent)
     })
 }
 
@@ -163,7 +165,7 @@ fn reserve_somewhere<S: ReclaimHooks>(
 ) -> Result<(*mut u8, Layout), Error> {
     let mut bytes = wanted;
     while bytes >= RESERVE_MIN {
-        let layout = Layout::new(bytes, header, S::WORDS, kernel_page);
+        let layout = Layout::new(bytes, header, S::HISTORY_WORDS, kernel_page);
         if let Some((layout, start)) = layout.zip(os.reserve(bytes, reserve::are_few())) {
             return Ok((start, layout));
         }
@@ -212,12 +214,12 @@ pub(in crate::heap) fn shortage<S: Os>(os: &S, bytes: usize) -> Option<Shortage>
 impl<S: ReclaimHooks> Heap<S> {
     /// What is committed. Parts may be empty.
     pub(crate) fn committed_parts(&self) -> [MemoryRange; 3] {
-        self.ground.committed()
+        self.extent.committed()
     }
 
     /// Bytes that are committed.
     pub(crate) fn committed_bytes(&self) -> usize {
-        self.ground.bytes()
+        self.extent.bytes()
     }
 
     /// What the heap has taken of the address space: its reservation, or the parts that are mapped.
@@ -287,7 +289,7 @@ impl<S: ReclaimHooks> Heap<S> {
         }
         self.counts.failed_calls += u64::from(!done);
         if !done {
-            self.denied = bytes;
+            self.kernel_denied = bytes;
         }
         done
     }
@@ -305,7 +307,7 @@ impl<S: ReclaimHooks> Heap<S> {
         }
         let (range, is_dirty) = self.page_runs().cut(end);
         self.note_aside();
-        let (new, old) = (round_up(end.offset(), self.kernel_page), self.ground.end);
+        let (new, old) = (round_up(end.offset(), self.kernel_page), self.extent.end);
         // SAFETY: M1; the pages from there on are free, and the background thread has done with
         // them.
         if !unsafe { self.os.unmap(self.base.wrapping_add(new), old - new) } {
@@ -313,7 +315,7 @@ impl<S: ReclaimHooks> Heap<S> {
             self.page_runs().join(range, is_dirty);
             return;
         }
-        self.ground.end = new;
+        self.extent.end = new;
         if !self.fast_path_disabled() {
             self.committed_complement = !new;
         }
@@ -322,8 +324,8 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Gives the descriptors of pages that are mapped no more back.
     fn cut_descriptors(&mut self) {
-        let end = PageIndex::of(self.ground.end);
-        let (new, old) = (self.layout.descriptors(end, self.kernel_page), self.ground.below);
+        let end = PageIndex::of(self.extent.end);
+        let (new, old) = (self.layout.descriptors(end, self.kernel_page), self.extent.below);
         if new == old {
             return;
         }
@@ -331,7 +333,7 @@ impl<S: ReclaimHooks> Heap<S> {
         // SAFETY: M1; descriptors of pages above the top say nothing, and the background thread
         // looks at those of spans only.
         if unsafe { self.os.unmap(from, old - new) } {
-            self.ground.below = new;
+            self.extent.below = new;
             return;
         }
         self.counts.failed_calls += 1;
@@ -340,11 +342,11 @@ impl<S: ReclaimHooks> Heap<S> {
         unsafe { self.os.purge(&[rest]) };
     }
 
-    /// Commits the words of the layer above, if they are not. False: there is no memory.
-    pub(in crate::heap) fn commit_words(&mut self) -> bool {
-        let Layout { words, guard, .. } = self.layout;
-        self.ground.has_words |=
-            self.ground.has_words || self.commit_part(self.base.wrapping_add(words), guard - words);
-        self.ground.has_words
+    /// Commits the history buffer, if it is not. False: there is no memory.
+    pub(in crate::heap) fn commit_history(&mut self) -> bool {
+        let Layout { history, guard, .. } = self.layout;
+        self.extent.has_history |= self.extent.has_history
+            || self.commit_part(self.base.wrapping_add(history), guard - history);
+        self.extent.has_history
     }
 }

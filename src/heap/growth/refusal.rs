@@ -1,9 +1,8 @@
 //! What is refused: an allocation, which is counted and told to the thread; and ranges that the
 //! kernel does not take back, which are counted.
 //!
-//! The former is the last thing before `ebb_alloc` returns NULL though bytes were wanted. Whoever
-//! refused a block for a moment and found room after all does not come here, or takes the count
-//! back.
+//! An allocation is counted just before `ebb_alloc` returns NULL for a size above 0. An attempt
+//! that failed but succeeded after room was made is not counted, or taken off the count again.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -31,11 +30,11 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(in crate::heap) fn note_refusal(&mut self, size: usize) {
         self.counts.refused_allocations += 1;
         let (held, limit) = (self.resident(), self.options.get(Key::LimitHard));
-        let by_limit = self.refused > Pages::ZERO && limit > 0;
-        let denied = if by_limit { 0 } else { core::mem::take(&mut self.denied) };
+        let by_limit = self.denied_pages > Pages::ZERO && limit > 0;
+        let denied = if by_limit { 0 } else { core::mem::take(&mut self.kernel_denied) };
         let shortage = (denied > 0 && self.layout.is_planned).then(|| shortage(&self.os, denied));
         let shortage = shortage.flatten();
-        self.is_short = shortage.is_some();
+        self.address_space_refused = shortage.is_some();
         if by_limit {
             Error::Memory.because(format_args!(
                 "ebb_alloc: no room for {size} bytes: limit_hard is {limit} bytes, {held} are held"
@@ -50,7 +49,7 @@ impl<S: ReclaimHooks> Heap<S> {
                 self.layout.bytes
             ));
         }
-        S::refused(self);
+        S::allocation_refused(self);
     }
 
     /// Takes note that it is RLIMIT_AS that has refused.
@@ -90,15 +89,21 @@ impl<S: ReclaimHooks> Heap<S> {
     #[cold]
     pub(in crate::heap) fn take_refusal_back(&mut self) {
         self.counts.refused_allocations -= 1;
-        self.counts.refused_address_space -= u64::from(self.is_short);
+        self.counts.refused_address_space -= u64::from(self.address_space_refused);
     }
 
     /// Notes that a block of a class was shrunk and stays where it is, since there is no memory.
     #[cold]
-    pub(in crate::heap) fn note_stayed(&mut self, class: usize, old_size: usize, new_size: usize) {
+    pub(in crate::heap) fn note_shrunk_in_place(
+        &mut self,
+        class: usize,
+        old_size: usize,
+        new_size: usize,
+    ) {
         self.take_refusal_back();
         let least = least_of(class).min(old_size);
-        self.counts.stayed = self.counts.stayed.saturating_add(least.saturating_sub(new_size));
+        self.counts.shrunk_in_place =
+            self.counts.shrunk_in_place.saturating_add(least.saturating_sub(new_size));
     }
 }
 
@@ -114,7 +119,8 @@ pub(in crate::heap) unsafe fn noted<S: ReclaimHooks>(
     size: usize,
 ) -> *mut u8 {
     if block.is_null() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: the heap is live, and no other reference to it exists
+        // during the call.
         unsafe { (*heap).note_refusal(size) };
     }
     block

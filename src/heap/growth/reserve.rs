@@ -29,8 +29,8 @@ use crate::units::{round_down, round_up};
 /// What one heap gets at most.
 const SHARE_MAX: usize = 64 << 30;
 
-/// So many heaps may each cost the kernel page tables of its own, to lie at random, and mappings of
-/// the 65,530 that a process may have, for guards.
+/// Up to this many heaps lie at random addresses, which costs the kernel page tables for each, and
+/// have guard pages, which are mappings of the 65,530 that a process may have.
 const FEW: usize = 256;
 
 /// Bytes reserved by all heaps of the process. Only a hint for the next share: threads that make
@@ -41,17 +41,17 @@ static HEAPS: AtomicUsize = AtomicUsize::new(0);
 
 /// A range of addresses for a heap, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::heap) enum Range {
+pub(in crate::heap) enum Reservation {
     Reserved(usize),
     /// With what is to be reserved where no plan can be carried out.
     Planned(usize, usize),
 }
 
-impl Range {
+impl Reservation {
     /// Bytes to reserve, if the range is to be reserved.
     pub(in crate::heap) fn to_reserve(self) -> usize {
         match self {
-            Range::Reserved(bytes) | Range::Planned(_, bytes) => bytes,
+            Reservation::Reserved(bytes) | Reservation::Planned(_, bytes) => bytes,
         }
     }
 }
@@ -61,18 +61,18 @@ pub(in crate::heap) fn wanted(
     address_space: usize,
     options: &Options,
     kernel_page: usize,
-) -> Range {
+) -> Reservation {
     let reserve = options.bytes(Key::Reserve);
     if reserve > 0 {
-        return Range::Reserved(round_up(reserve, kernel_page));
+        return Reservation::Reserved(round_up(reserve, kernel_page));
     }
     let share = share(budget(address_space), RESERVED.load(Relaxed), HEAPS.load(Relaxed));
     // A tool that looks for memory bugs learns a heap's range once, when the heap is made.
     if address_space >= ADDRESS_LIMIT || sanitizer::is_there() {
-        return Range::Reserved(share);
+        return Reservation::Reserved(share);
     }
     let longest = longest_plan(HEAPS.load(Relaxed));
-    Range::Planned(round_down(address_space.clamp(RESERVE_MIN, longest), kernel_page), share)
+    Reservation::Planned(round_down(address_space.clamp(RESERVE_MIN, longest), kernel_page), share)
 }
 
 /// The longest range that one more heap plans.
@@ -141,13 +141,15 @@ mod tests {
     fn a_limit_on_address_space_makes_a_plan_as_long() {
         let wanted = |space| wanted(space, &Options::DEFAULT, 4096);
         for space in [1 << 20, 1 << 30, (3 << 30) + 4096, SHARE_MAX] {
-            assert!(matches!(wanted(space), Range::Planned(bytes, _) if bytes == space));
+            assert!(matches!(wanted(space), Reservation::Planned(bytes, _) if bytes == space));
         }
-        assert!(matches!(wanted((1 << 30) + 4095), Range::Planned(bytes, _) if bytes == 1 << 30));
-        assert!(matches!(wanted(SHARE_MAX * 9), Range::Planned(SHARE_MAX, _)));
-        assert!(matches!(wanted(ADDRESS_LIMIT), Range::Reserved(_)));
+        assert!(
+            matches!(wanted((1 << 30) + 4095), Reservation::Planned(bytes, _) if bytes == 1 << 30)
+        );
+        assert!(matches!(wanted(SHARE_MAX * 9), Reservation::Planned(SHARE_MAX, _)));
+        assert!(matches!(wanted(ADDRESS_LIMIT), Reservation::Reserved(_)));
         let options = Options::resolve(&[8 << 20]).expect("good options");
-        assert_eq!(super::wanted(1 << 30, &options, 4096), Range::Reserved(8 << 20));
+        assert_eq!(super::wanted(1 << 30, &options, 4096), Reservation::Reserved(8 << 20));
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! One deleted heap is parked for the next one.
+//! One deleted heap is kept for the next one.
 //!
-//! Hosts that make a VM per request delete and make heaps all day. To the kernel that is a mapping,
-//! its page tables and a fault for each page, over and over: 35 µs of it for an empty heap. So the
-//! heap that was deleted last is kept, wiped, with its first [`KEEP`] bytes still resident, and the
-//! next one that would get the same range gets it, in under 1 µs. A process parks one heap and
-//! no more, and only one that was small and never had huge pages.
+//! Hosts that make a VM for each request make and delete heaps all the time. Each costs the kernel
+//! a mapping, page tables and a fault for each page: 35 µs for an empty heap. So the heap that was
+//! deleted last is reset and kept, with its first [`KEEP`] bytes still resident. The next heap with
+//! the same range takes it over in under 1 µs. A process caches one heap at most, and only one that
+//! was small and never had huge pages.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -13,52 +13,51 @@ use super::deleted;
 use crate::error::{self, Error};
 use crate::heap::blocks::last_slots::SlotScan;
 use crate::heap::blocks::span;
-use crate::heap::growth::reserve::{self, Range};
+use crate::heap::growth::reserve::{self, Reservation};
 use crate::heap::pages::layout;
 use crate::heap::pages::split_mappings::SplitMappings;
-use crate::heap::{Counts, Descriptor, Heap, NO_LIMIT, ReclaimHooks, RunCounts, checked};
+use crate::heap::{
+    Counts, Descriptor, Heap, KernelHeap, NO_LIMIT, ReclaimHooks, RunCounts, checked,
+};
 use crate::options::{self, Key, Options};
 use crate::os::{Kernel, MemoryRange};
 use crate::units::{PageIndex, PageRange, Pages, round_up};
 
-/// Bytes for blocks that stay resident in a parked heap.
+/// Bytes for blocks that stay resident in a cached heap.
 const KEEP: usize = 512 << 10;
-/// A heap that committed more than this for blocks is not parked.
+/// A heap that committed more than this for blocks is not cached.
 const COMMITTED_MAX: usize = 8 << 20;
 /// Nor one in a plan that has mapped more than this, since others want the address space.
 const MAPPED_MAX: usize = 1 << 20;
 
-/// A heap on the real kernel: what C sees.
-pub(crate) type KernelHeap = Heap<Kernel>;
+/// The cached heap, or null. The thread that swaps it out owns it.
+static CACHED: AtomicPtr<KernelHeap> = AtomicPtr::new(ptr::null_mut());
 
-/// The parked heap, or null. Whoever swaps it out owns it.
-static PARKED: AtomicPtr<KernelHeap> = AtomicPtr::new(ptr::null_mut());
-
-/// Makes a heap, from the parked one if that fits.
+/// Makes a heap, the cached one if that matches.
 pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
-    let made = made_or_reopened(options).inspect_err(options::note_refused)?;
+    let made = made_or_reused(options).inspect_err(options::note_refused)?;
     options::note_taken();
     Ok(made)
 }
 
-fn made_or_reopened(options: Options) -> Result<*mut KernelHeap, Error> {
+fn made_or_reused(options: Options) -> Result<*mut KernelHeap, Error> {
     error::prepare();
-    let parked = PARKED.swap(ptr::null_mut(), Ordering::Acquire);
+    let cached = CACHED.swap(ptr::null_mut(), Ordering::Acquire);
     // SAFETY: swapping it out has made it ours.
-    if let Some(heap) = unsafe { parked.as_mut() } {
-        if heap.suits(&options) {
-            deleted::note_made(parked.addr());
+    if let Some(heap) = unsafe { cached.as_mut() } {
+        if heap.matches(&options) {
+            deleted::note_made(cached.addr());
             heap.reuse(options);
             heap.check_as_asked();
-            return Ok(parked);
+            return Ok(cached);
         }
         // SAFETY: as above; it is not used again.
-        unsafe { Heap::release(parked) };
+        unsafe { Heap::release(cached) };
     }
     Heap::create(Kernel, options)
 }
 
-/// Deletes a heap, or parks it.
+/// Deletes a heap, or caches it.
 ///
 /// # Safety
 ///
@@ -74,7 +73,7 @@ pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
             return Heap::release(heap);
         }
         (*heap).close();
-        let before = PARKED.swap(heap, Ordering::AcqRel);
+        let before = CACHED.swap(heap, Ordering::AcqRel);
         if !before.is_null() {
             Heap::release(before);
         }
@@ -83,18 +82,18 @@ pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
 
 impl<S: ReclaimHooks> Heap<S> {
     /// Whether a heap made with these options would be like this one.
-    fn suits(&self, options: &Options) -> bool {
+    fn matches(&self, options: &Options) -> bool {
         let wanted = reserve::wanted(self.os.address_space(), options, self.kernel_page);
         let is_alike = match (self.layout.is_planned, wanted) {
-            (true, Range::Planned(bytes, _)) => bytes == self.layout.bytes,
-            (false, Range::Reserved(bytes)) => bytes == self.layout.bytes,
+            (true, Reservation::Planned(bytes, _)) => bytes == self.layout.bytes,
+            (false, Reservation::Reserved(bytes)) => bytes == self.layout.bytes,
             _ => false,
         };
-        let has_words = self.ground.has_words || options.get(Key::History) == 0;
-        is_alike && has_words && options.get(Key::Thp) == 0
+        let has_history = self.extent.has_history || options.get(Key::History) == 0;
+        is_alike && has_history && options.get(Key::Thp) == 0
     }
 
-    /// Turns a wiped heap into one made with these options.
+    /// Turns a reset heap into one made with these options.
     pub(in crate::heap) fn reuse(&mut self, mut options: Options) {
         if !self.layout.is_planned {
             options.put(Key::Reserve, self.layout.bytes as i64);
@@ -137,10 +136,10 @@ impl<S: ReclaimHooks> Heap<S> {
         self.bins = span::empty_bins::<S>(self.base);
         self.counts = Counts::default();
         self.slot_scans = SlotScan::ALL_NEW;
-        (self.asked_bytes, self.freed_bytes) = (0, 0);
+        (self.requested_bytes, self.freed_bytes) = (0, 0);
         self.growth_limit = NO_LIMIT;
         self.packing = false;
-        self.outside = None;
+        self.foreign = None;
         (self.collector, self.collecting) = (None, false);
         self.remap_refused = false;
         if first < top {
@@ -167,7 +166,7 @@ impl<S: ReclaimHooks> Heap<S> {
         // The end of a plan may have been cut off below `keep`.
         let bytes = self.committed().saturating_sub(keep.offset());
         let pages = MemoryRange { start: self.address(keep), bytes };
-        let descriptors = MemoryRange { start, bytes: self.ground.below.saturating_sub(below) };
+        let descriptors = MemoryRange { start, bytes: self.extent.below.saturating_sub(below) };
         let chunks =
             MemoryRange { start: self.base.wrapping_add(chunks), bytes: chunks_end - chunks };
         let ranges = [pages, descriptors, chunks];
@@ -179,6 +178,6 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 }
 
-/// Pages that a parked heap keeps at most.
+/// Pages that a cached heap keeps at most.
 #[cfg(test)]
 pub(in crate::heap) const KEPT_PAGES: u32 = (KEEP / crate::units::PAGE) as u32;

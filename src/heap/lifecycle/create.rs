@@ -21,8 +21,8 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(crate) fn create(os: S, mut options: Options) -> Result<*mut Heap<S>, Error> {
         let kernel_page = os.page_size();
         let header = watch_offset::<S>() + size_of::<Watch>();
-        let ground = mapped::lay(&os, &options, kernel_page, header)?;
-        let (layout, base) = (ground.layout, ground.base);
+        let extent = mapped::new_extent(&os, &options, kernel_page, header)?;
+        let (layout, base) = (extent.layout, extent.base);
         if !layout.is_planned {
             options.put(Key::Reserve, layout.bytes as i64);
         }
@@ -31,8 +31,8 @@ impl<S: ReclaimHooks> Heap<S> {
         let mut heap = Heap {
             no_bin: span::no_bin::<S>(base),
             below: base.addr() - 1,
-            committed_complement: !ground.end,
-            asked_bytes: 0,
+            committed_complement: !extent.end,
+            requested_bytes: 0,
             freed_bytes: 0,
             always_zero: 0,
             bins: span::empty_bins::<S>(base),
@@ -44,25 +44,25 @@ impl<S: ReclaimHooks> Heap<S> {
             options,
             small_max: SMALL_MAX,
             checked: ptr::null_mut(),
-            beside: Pages::ZERO,
-            chunk_count: layout.chunks_below(ground.tables_end),
-            ground,
-            denied: 0,
-            is_short: false,
+            guarded_pages: Pages::ZERO,
+            chunk_count: layout.chunks_below(extent.tables_end),
+            extent,
+            kernel_denied: 0,
+            address_space_refused: false,
             split_mappings: SplitMappings::NONE,
-            leads: random as u32,
+            color_seed: random as u32,
             word_seed: (random >> 32) as u32,
             slot_scans: SlotScan::ALL_NEW,
             huge_pages: false,
             remap_refused: false,
             growth_limit: NO_LIMIT,
-            refused: Pages::ZERO,
+            denied_pages: Pages::ZERO,
             poll_threshold: Pages(u32::MAX),
-            look_in: u32::MAX,
-            words_touched: 0,
+            poll_in: u32::MAX,
+            history_bytes: 0,
             packing: false,
             kernel_page,
-            outside: None,
+            foreign: None,
             collector: None,
             collecting: false,
             grace: 0,

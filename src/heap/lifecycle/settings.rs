@@ -18,10 +18,10 @@ impl<S: ReclaimHooks> Heap<S> {
                     .because(format_args!("thp: the kernel refused to change huge pages")));
             }
         }
-        if key == Key::History && value == 1 && !self.has_room_for_words() {
+        if key == Key::History && value == 1 && !self.has_room_for_history() {
             return Err(Error::Memory.because(format_args!(
                 "history: takes {} bytes, which limit_hard or the kernel leaves no room for",
-                S::WORDS * size_of::<u64>()
+                S::HISTORY_WORDS * size_of::<u64>()
             )));
         }
         self.remap_refused &= key != Key::RemapMin;
@@ -30,13 +30,13 @@ impl<S: ReclaimHooks> Heap<S> {
         Ok(())
     }
 
-    /// Makes room for the words of the layer above, if they are not counted yet. False: there is
+    /// Makes room for the history buffer, if it is not counted yet. False: there is
     /// none.
-    fn has_room_for_words(&mut self) -> bool {
-        let bytes = S::WORDS * size_of::<u64>() - self.words_touched;
+    fn has_room_for_history(&mut self) -> bool {
+        let bytes = S::HISTORY_WORDS * size_of::<u64>() - self.history_bytes;
         let wanted = Pages::holding(bytes).unwrap_or(Pages::ZERO);
         let fits =
-            |heap: &mut Heap<S>| (heap.may_grow(wanted) && heap.commit_words()).then_some(());
+            |heap: &mut Heap<S>| (heap.may_grow(wanted) && heap.commit_history()).then_some(());
         self.retry_after_reclaim(fits, |_| None).is_some()
     }
 }

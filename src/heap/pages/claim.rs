@@ -1,7 +1,7 @@
 //! Bits of pages that two threads work on: the heap's own and the background thread.
 //!
 //! A [`Claimable`] has a bit for each of 64 pages, of one of two kinds: `dirty` ones are free and
-//! hold memory; at `resting` ones a span of several pages starts that is not its bin's current one.
+//! hold memory; at `resting` ones a span of several pages starts that is not its bin's active one.
 //! The heap's thread sets the bit when a page becomes that, and clears it before it uses the page,
 //! or the span, again. The background thread claims pages, gives their memory back, and releases
 //! them. There is no lock:
@@ -15,10 +15,11 @@
 //!          release pages                     release
 //! ```
 //!
-//! A claim is one bit of `claimed`: whoever sets it has the page until it clears it, and looks at
-//! the page's other bit meanwhile. The heap's thread holds claims for a few instructions only. The
-//! background thread holds them until the pages of one call to the kernel are returned, and the
-//! heap's thread waits if it needs one of these. The background thread waits for nobody.
+//! A claim is one bit of `claimed`. The thread that sets the bit owns the page until it clears the
+//! bit, and looks at the page's other bit meanwhile. The heap's thread holds claims for a few
+//! instructions only. The background thread holds them until the pages of one system call are
+//! returned, and the heap's thread waits if it needs one of these. The background thread never
+//! waits.
 //!
 //! Setting a bit releases what the heap's thread did, and clearing it acquires that. So on
 //! processors that do not keep the order of their accesses, too, no access to a free page comes
@@ -26,7 +27,7 @@
 //! the kernel order all threads between looking and purging (see [`crate::os::Os::order_threads`]).
 //!
 //! - C1: the background thread purges pages, and spans, only between its claim and its release.
-//! - C2: a page in use is not dirty, and a current span does not rest.
+//! - C2: a page in use is not dirty, and an active span does not rest.
 //!
 //! As long as nobody watches a heap, its thread does the same without atomic read-modify-write
 //! operations. It is also the one that has the watch begin.

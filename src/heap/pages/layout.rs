@@ -10,7 +10,7 @@
 //! ```text
 //!  plan                           base
 //!  |                              |
-//!  |           | descriptors      | header | chunks |     | words |       | pages          |
+//!  |           | descriptors      | header | chunks |     | hist. |       | pages          |
 //!  |           |------------- mapped ---------------|     |-------|       |---- mapped ----|
 //! ```
 //!
@@ -24,11 +24,11 @@
 //! - L2: the base, the guard, `first` and all ends of what is committed are on kernel pages.
 //! - L3: the first and the last kernel page of the range belong to nothing.
 //! - L4: the chunks of all pages below an end lie below `tables_end` of it, in whole groups, and
-//!   that end lies below the words.
+//!   that end lies below the history buffer.
 
 #![forbid(unsafe_code)]
 
-use super::runs::{Chunk, GROUP_CHUNKS, chunk_count};
+use super::runs::{GROUP_CHUNKS, PageChunk, chunk_count};
 use crate::heap::slots::descriptor::Descriptor;
 use crate::units::{PAGE, PageIndex, round_down, round_up};
 
@@ -50,8 +50,8 @@ pub(crate) struct Layout {
     pub(crate) chunks: usize,
     /// How many.
     pub(crate) chunk_count: usize,
-    /// Where the words of the layer above lie, on pages of their own.
-    pub(crate) words: usize,
+    /// Where the buffer of the option `history` lies, on pages of their own.
+    pub(crate) history: usize,
     /// Where the kernel page between the tables and the pages for blocks lies.
     pub(crate) guard: usize,
     /// The first page for blocks.
@@ -59,13 +59,13 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Lays out a reservation of `bytes`, a multiple of `kernel_page`, for a header of `header`
-    /// bytes and `words` for the layer above. `None` when not even one span of each class would
-    /// fit.
+    /// Lays out a reservation of `bytes` bytes, a multiple of `kernel_page`, with a header of
+    /// `header` bytes and a history buffer of `history_words` words. `None`: fewer than 64 pages
+    /// would be left for blocks.
     pub(crate) fn new(
         bytes: usize,
         header: usize,
-        words: usize,
+        history_words: usize,
         kernel_page: usize,
     ) -> Option<Layout> {
         let pages = bytes.checked_sub(kernel_page)? / (PAGE + DESCRIPTOR);
@@ -73,17 +73,17 @@ impl Layout {
         let limit = bytes.checked_sub(base + kernel_page)?.min(pages * PAGE);
         let limit = round_down(limit, kernel_page) / PAGE;
         let chunk_count = chunk_count(limit);
-        let chunks = round_up(header, align_of::<Chunk>());
-        let tables = round_up(chunks + chunk_count * size_of::<Chunk>(), kernel_page);
-        let guard = tables + round_up(words * size_of::<u64>(), kernel_page);
+        let chunks = round_up(header, align_of::<PageChunk>());
+        let tables = round_up(chunks + chunk_count * size_of::<PageChunk>(), kernel_page);
+        let guard = tables + round_up(history_words * size_of::<u64>(), kernel_page);
         let first = PageIndex::of(guard + kernel_page);
         let limit = PageIndex(limit as u32);
         let room = limit.0.checked_sub(first.0)?;
         const ROOM_MIN: u32 = 64;
-        let words = tables;
+        let history = tables;
         let is_planned = false;
         let layout =
-            Layout { bytes, is_planned, base, limit, chunks, chunk_count, words, guard, first };
+            Layout { bytes, is_planned, base, limit, chunks, chunk_count, history, guard, first };
         (room >= ROOM_MIN).then_some(layout)
     }
 
@@ -94,29 +94,29 @@ impl Layout {
 
     /// Where the chunks of all pages below `end` end, on kernel pages.
     pub(crate) fn chunks_end(&self, end: PageIndex, kernel_page: usize) -> usize {
-        round_up(self.chunks + chunk_count(end.0 as usize) * size_of::<Chunk>(), kernel_page)
+        round_up(self.chunks + chunk_count(end.0 as usize) * size_of::<PageChunk>(), kernel_page)
     }
 
     /// Where the header and the chunks that serve pages up to `end` end, on kernel pages. A group's
     /// summary is formed from all of its chunks.
     pub(in crate::heap) fn tables_end(&self, end: PageIndex, kernel_page: usize) -> usize {
         let chunks = chunk_count(end.0 as usize).next_multiple_of(GROUP_CHUNKS);
-        let bytes = chunks.min(self.chunk_count) * size_of::<Chunk>();
+        let bytes = chunks.min(self.chunk_count) * size_of::<PageChunk>();
         round_up(self.chunks + bytes, kernel_page)
     }
 
     /// Chunks that lie below an offset.
     pub(in crate::heap) fn chunks_below(&self, end: usize) -> usize {
-        ((end - self.chunks) / size_of::<Chunk>()).min(self.chunk_count)
+        ((end - self.chunks) / size_of::<PageChunk>()).min(self.chunk_count)
     }
 
     /// Bytes of descriptors that serve pages up to `top`, and of tables up to where `top` ever
-    /// `reached`: what the heap itself holds. The words of the layer above are not in it.
+    /// `reached`: what the heap itself holds. The history buffer is not in it.
     pub(crate) fn metadata(&self, top: PageIndex, reached: PageIndex) -> usize {
         // A group's summary is formed from all of its chunks.
         let chunks = chunk_count(reached.0 as usize).next_multiple_of(GROUP_CHUNKS);
-        let chunks = chunks * size_of::<Chunk>();
-        let tables = round_up(self.chunks + chunks, PAGE).min(self.words);
+        let chunks = chunks * size_of::<PageChunk>();
+        let tables = round_up(self.chunks + chunks, PAGE).min(self.history);
         let descriptors = |end: PageIndex| end.0 as usize * DESCRIPTOR;
         // The tables' own descriptors are never touched, but for what shares a page.
         let unused = round_down(descriptors(self.first), PAGE);
@@ -166,8 +166,8 @@ mod tests {
         assert!(end + kernel_page <= layout.bytes, "L1 and L3: {layout:?} ends at {end}");
         let descriptors = layout.descriptors(layout.limit, kernel_page);
         assert!(descriptors + kernel_page <= layout.base, "L1 and L3: {layout:?}");
-        assert!(layout.chunks + layout.chunk_count * size_of::<Chunk>() <= layout.words);
-        assert!(layout.words + 100 * size_of::<u64>() <= layout.guard);
+        assert!(layout.chunks + layout.chunk_count * size_of::<PageChunk>() <= layout.history);
+        assert!(layout.history + 100 * size_of::<u64>() <= layout.guard);
         assert_eq!(layout.guard + kernel_page, layout.first.offset());
         assert_eq!(layout.base % kernel_page, 0, "L2: {layout:?}");
         assert_eq!(layout.first.offset() % kernel_page, 0, "L2: {layout:?}");
@@ -176,7 +176,7 @@ mod tests {
             let end = PageIndex(end);
             let tables = layout.tables_end(end, kernel_page);
             assert!(tables.is_multiple_of(kernel_page), "L2: {layout:?}");
-            assert!(tables <= layout.words, "L4: {layout:?}");
+            assert!(tables <= layout.history, "L4: {layout:?}");
             let whole = chunk_count(end.0 as usize).next_multiple_of(GROUP_CHUNKS);
             let wanted = whole.min(layout.chunk_count);
             assert!(layout.chunks_below(tables) >= wanted, "L4: {layout:?} up to {end:?}");

@@ -17,7 +17,7 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(crate) fn note_aside(&mut self) {
         if let Some(aside) = self.page_runs().note_aside() {
             self.counts.purged += aside.holes;
-            self.counts.leads -= aside.leads;
+            self.counts.slack -= aside.slack;
         }
     }
 
@@ -40,23 +40,23 @@ impl<S: ReclaimHooks> Heap<S> {
     fn try_to_mend(&mut self) -> bool {
         let Some(visits) = self.watch().end_all_stale() else { return false };
         self.note_aside();
-        let (dirty, (purged, leads)) = (self.watch().dirty(), self.purged_and_leads());
+        let (dirty, (purged, slack)) = (self.watch().dirty(), self.purged_and_slack());
         let sheets = self.page_runs().sheets_by_bits();
         let is_mended = self.watch().is_mended(visits);
         if is_mended {
             (self.runs.dirty, self.runs.sheets) = (dirty, sheets);
-            (self.counts.purged, self.counts.leads) = (purged, leads);
+            (self.counts.purged, self.counts.slack) = (purged, slack);
         }
         is_mended
     }
 
     /// Counts, from the spans' bits, what [`Counts`](crate::heap::Counts) has of `purged` and
-    /// `leads`.
-    fn purged_and_leads(&self) -> (Pages, usize) {
-        let (mut purged, mut leads) = (Pages::ZERO, 0);
+    /// `slack`.
+    fn purged_and_slack(&self) -> (Pages, usize) {
+        let (mut purged, mut slack) = (Pages::ZERO, 0);
         for (class, bin) in self.bins.iter().enumerate() {
-            leads += (bin.spans - bin.short) as usize * CLASSES[class].lead();
-            leads += bin.short as usize * SHORT[class].lead();
+            slack += (bin.spans - bin.short) as usize * CLASSES[class].slack();
+            slack += bin.short as usize * SHORT[class].slack();
         }
         // Of spans that do not rest only spares of one page can have been returned (S4).
         let is_single = |page: &PageIndex| {
@@ -66,9 +66,9 @@ impl<S: ReclaimHooks> Heap<S> {
         for span in self.watch().resting().chain(spares).map(|page| self.descriptor(page)) {
             purged += Pages(span.purged().count_ones());
             if span.purged() & 1 == 1 {
-                leads -= span.shape().lead();
+                slack -= span.shape().slack();
             }
         }
-        (purged, leads)
+        (purged, slack)
     }
 }

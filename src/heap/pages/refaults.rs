@@ -1,10 +1,10 @@
-//! What was returned, why, and what of it was needed again.
+//! Counts of memory that was returned, by the reason, and of what was needed again.
 //!
-//! A row of 64 pages bears a stamp: when memory of its was returned last, and why. When a page that
-//! holds no memory is used again, the stamp of its row tells whether that was too soon. Pages of a
-//! row that were returned earlier pass for returned when the last one was, so mistakes are counted
-//! rather too high than too low; but of no cause more are used again than were returned: what is
-//! beyond is another's.
+//! Each word of 64 pages has one stamp: when memory of these pages was returned last, and why. When
+//! a page without memory is used again, the stamp says whether that is premature. A page that was
+//! returned earlier than another page of its word counts as returned when that one was, so the
+//! counts of premature returns are rather too high than too low. No more pages are counted as used
+//! again for a reason than were returned for it; the excess counts for the other reasons.
 
 #![forbid(unsafe_code)]
 
@@ -24,8 +24,8 @@ pub(crate) enum PurgeReason {
     Limit = 3,
 }
 
-/// How many causes there are.
-const CAUSES: usize = 3;
+/// How many reasons there are.
+const REASONS: usize = 3;
 
 /// When memory was returned, in units of about 0.13 s, and why. 0: never. Comes round after 36
 /// minutes, so that one in a thousand very old returns passes for a fresh one.
@@ -34,16 +34,16 @@ pub(crate) struct PurgeStamp(u16);
 
 /// log2 of the microseconds in a stamp's unit.
 const UNIT_SHIFT: u32 = 17;
-/// Memory that is needed again before this many units have passed was returned in error: a second,
-/// and what the units blur.
+/// Memory that is needed again before this many units have passed was returned prematurely: a
+/// second, and what the units blur.
 const SOON: u16 = (1_000_000 >> UNIT_SHIFT) as u16 + 2;
 
 impl PurgeStamp {
-    pub(crate) fn new(now_us: u64, cause: PurgeReason) -> PurgeStamp {
-        PurgeStamp((now_us >> UNIT_SHIFT << 2) as u16 | cause as u16)
+    pub(crate) fn new(now_us: u64, reason: PurgeReason) -> PurgeStamp {
+        PurgeStamp((now_us >> UNIT_SHIFT << 2) as u16 | reason as u16)
     }
 
-    fn cause(self) -> Option<usize> {
+    fn reason(self) -> Option<usize> {
         usize::from(self.0 & 3).checked_sub(1)
     }
 
@@ -67,8 +67,8 @@ impl AtomicStamp {
     }
 }
 
-/// Pages by the cause of their return.
-pub(crate) type ByReason = [u64; CAUSES];
+/// Pages by the reason of their return.
+pub(crate) type ByReason = [u64; REASONS];
 
 /// The counts over the life of a heap.
 #[derive(Clone, Debug, Default)]
@@ -82,36 +82,36 @@ pub(crate) struct RefaultStats {
 
 impl RefaultStats {
     /// Notes that pages were returned.
-    pub(crate) fn note_returned(&mut self, cause: PurgeReason, pages: Pages) {
-        self.returned[cause as usize - 1] += u64::from(pages.0);
+    pub(crate) fn note_returned(&mut self, reason: PurgeReason, pages: Pages) {
+        self.returned[reason as usize - 1] += u64::from(pages.0);
     }
 
-    /// Notes that pages of a row with this stamp, which were returned, are used again.
+    /// Notes that pages of a word with this stamp, which were returned, are used again.
     pub(crate) fn note_used(&mut self, stamp: PurgeStamp, pages: Pages, now_us: u64) {
-        let Some(cause) = stamp.cause() else { return };
-        let own = self.note_refaulted(cause, pages.0.into());
+        let Some(reason) = stamp.reason() else { return };
+        let own = self.note_refaulted(reason, pages.0.into());
         if stamp.is_fresh(now_us) {
-            self.premature[cause] += own;
+            self.premature[reason] += own;
         }
-        let others = (0..CAUSES).filter(|other| *other != cause);
+        let others = (0..REASONS).filter(|other| *other != reason);
         others
             .fold(u64::from(pages.0) - own, |left, other| left - self.note_refaulted(other, left));
     }
 
-    /// Counts as many of the pages as can have been returned for this cause; returns how many.
-    fn note_refaulted(&mut self, cause: usize, pages: u64) -> u64 {
-        let counted = pages.min(self.returned[cause] - self.refaulted[cause]);
-        self.refaulted[cause] += counted;
+    /// Counts as many of the pages as can have been returned for this reason; returns how many.
+    fn note_refaulted(&mut self, reason: usize, pages: u64) -> u64 {
+        let counted = pages.min(self.returned[reason] - self.refaulted[reason]);
+        self.refaulted[reason] += counted;
         counted
     }
 
-    /// Pages that the policy returned in error.
+    /// Pages that the policy returned prematurely.
     pub(crate) fn premature_total(&self) -> u64 {
         self.premature[PurgeReason::Idle as usize - 1]
     }
 }
 
-/// The sum over all causes.
+/// The sum over all reasons.
 pub(crate) fn total(counts: &ByReason) -> u64 {
     counts.iter().sum()
 }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_for_returned_by_one_cause_was_returned_by_another() {
+    fn what_passes_for_returned_for_one_reason_was_returned_for_another() {
         let mut refaults = RefaultStats::default();
         refaults.note_returned(PurgeReason::Idle, Pages(63));
         refaults.note_returned(PurgeReason::Asked, Pages(1));
@@ -155,13 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_counted_apart() {
+    fn reasons_are_counted_apart() {
         let mut refaults = RefaultStats::default();
-        for (index, cause) in
+        for (index, reason) in
             [PurgeReason::Asked, PurgeReason::Idle, PurgeReason::Limit].into_iter().enumerate()
         {
-            refaults.note_returned(cause, Pages(index as u32 + 1));
-            refaults.note_used(PurgeStamp::new(SECOND, cause), Pages(1), SECOND);
+            refaults.note_returned(reason, Pages(index as u32 + 1));
+            refaults.note_used(PurgeStamp::new(SECOND, reason), Pages(1), SECOND);
         }
         assert_eq!(
             (refaults.returned, refaults.refaulted, refaults.premature),

@@ -26,7 +26,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 
 use super::claim::Claimable;
-use super::runs::Chunk;
+use super::runs::PageChunk;
 use crate::os::background::{self, Patience};
 use crate::units::{PageIndex, Pages};
 use letter::Letter;
@@ -59,7 +59,7 @@ pub(crate) struct Aside {
     pub(crate) pages: Pages,
     pub(crate) holes: Pages,
     /// Bytes at the starts of spans that no slot covers, on those pages.
-    pub(crate) leads: usize,
+    pub(crate) slack: usize,
     /// Sheets whose descriptors it returned.
     pub(crate) sheets: u32,
     /// Sheets that it closed.
@@ -75,7 +75,7 @@ impl Aside {
     pub(super) fn add(&mut self, next: &Aside) {
         self.pages = self.pages.saturating_add(next.pages);
         self.holes = self.holes.saturating_add(next.holes);
-        self.leads += next.leads;
+        self.slack += next.slack;
         self.sheets = self.sheets.saturating_add(next.sheets);
         self.closed = self.closed.saturating_add(next.closed);
         self.calls += next.calls;
@@ -101,7 +101,7 @@ pub(crate) struct Watch {
     #[cfg(test)]
     is_pretended: Cell<bool>,
     base: *mut u8,
-    chunks: *const Chunk,
+    chunks: *const PageChunk,
     kernel_page: usize,
     top: AtomicU32,
     may_close: AtomicBool,
@@ -157,7 +157,7 @@ impl Watch {
     /// tables.
     pub(in crate::heap) fn new(
         base: *mut u8,
-        chunks: *const Chunk,
+        chunks: *const PageChunk,
         kernel_page: usize,
         top: PageIndex,
     ) -> Watch {
@@ -345,11 +345,11 @@ impl Watch {
         if self.is_visited() {
             return None;
         }
-        for first in self.rows() {
-            let row = self.row(first);
-            self.end_stale(row.dirty, u64::MAX);
-            self.end_stale(row.resting, u64::MAX);
-            self.end_stale(row.vacant, u64::MAX);
+        for first in self.words() {
+            let word = self.word(first);
+            self.end_stale(word.dirty, u64::MAX);
+            self.end_stale(word.resting, u64::MAX);
+            self.end_stale(word.vacant, u64::MAX);
         }
         Some(visits)
     }
@@ -366,8 +366,8 @@ impl Watch {
 
     /// The first pages of all spans that rest.
     pub(super) fn resting(&self) -> impl Iterator<Item = PageIndex> + use<'_> {
-        self.rows().flat_map(|first| {
-            let bits = self.row(first).resting.get();
+        self.words().flat_map(|first| {
+            let bits = self.word(first).resting.get();
             (0..64).filter(move |page| bits >> page & 1 == 1).map(move |page| first + Pages(page))
         })
     }
@@ -378,7 +378,7 @@ impl Watch {
 struct Done {
     pages: AtomicU32,
     holes: AtomicU32,
-    leads: AtomicU32,
+    slack: AtomicU32,
     sheets: AtomicU32,
     closed: AtomicU32,
     calls: AtomicU32,
@@ -388,7 +388,7 @@ struct Done {
 
 impl Done {
     /// In the reverse of the order in which the background thread counts: pages before the runs of
-    /// them that it closes, leads before the holes that they are in, and calls last.
+    /// them that it closes, slack before the holes that they are in, and calls last.
     fn take(&self) -> Option<Aside> {
         if self.calls.load(Relaxed) == 0 {
             return None;
@@ -398,7 +398,7 @@ impl Done {
             closed: self.closed.swap(0, Acquire),
             sheets: self.sheets.swap(0, Relaxed),
             holes: Pages(self.holes.swap(0, Acquire)),
-            leads: self.leads.swap(0, Relaxed) as usize,
+            slack: self.slack.swap(0, Relaxed) as usize,
             pages: Pages(self.pages.swap(0, Relaxed)),
             refused: self.refused.swap(0, Relaxed).into(),
             searches: self.searches.swap(0, Relaxed).into(),

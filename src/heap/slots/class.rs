@@ -51,7 +51,7 @@ impl Class {
     /// They lie at the start, not at the end, so that every address of a span that is a whole
     /// number of slots away from the first slot is a slot: a pointer past the last would have
     /// passed for one.
-    pub(crate) const fn lead(&self) -> usize {
+    pub(crate) const fn slack(&self) -> usize {
         self.pages.bytes() - (self.slots * self.slot_size) as usize
     }
 
@@ -179,8 +179,8 @@ const fn span_pages(slot_size: usize, is_short: bool) -> usize {
     let mut pages = 1;
     while pages < SPAN_PAGES_MAX {
         let slots = pages * PAGE / slot_size;
-        let lead = pages * PAGE - slots * slot_size;
-        if slots >= wanted && lead * part <= pages * PAGE {
+        let slack = pages * PAGE - slots * slot_size;
+        if slots >= wanted && slack * part <= pages * PAGE {
             break;
         }
         pages += 1;
@@ -263,10 +263,10 @@ mod tests {
         for class in &CLASSES {
             assert!(class.pages.0 as usize <= SPAN_PAGES_MAX);
             assert!((8..=SLOTS_MAX as u32).contains(&class.slots), "{class:?}");
-            assert!(class.lead() < PAGE, "{class:?}: the lead must lie in the first page");
-            assert_eq!(class.lead() % 8, 0);
-            assert!(class.slot_size % 16 > 0 || class.lead() % 16 == 0, "{class:?}: alignment");
-            assert!(class.lead() * 16 <= class.pages.bytes(), "{class:?} loses over 6 %");
+            assert!(class.slack() < PAGE, "{class:?}: the slack must lie in the first page");
+            assert_eq!(class.slack() % 8, 0);
+            assert!(class.slot_size % 16 > 0 || class.slack() % 16 == 0, "{class:?}: alignment");
+            assert!(class.slack() * 16 <= class.pages.bytes(), "{class:?} loses over 6 %");
         }
     }
 
@@ -276,8 +276,8 @@ mod tests {
             assert_eq!(short.slot_size, class.slot_size);
             assert!((2..=class.slots).contains(&short.slots), "{short:?}");
             assert!(short.pages <= class.pages, "{short:?} of {class:?}");
-            assert!(short.lead() < PAGE && short.lead() * 16 <= short.pages.bytes(), "{short:?}");
-            assert!(class.slot_size % 16 > 0 || short.lead() % 16 == 0, "{short:?}: alignment");
+            assert!(short.slack() < PAGE && short.slack() * 16 <= short.pages.bytes(), "{short:?}");
+            assert!(class.slot_size % 16 > 0 || short.slack() % 16 == 0, "{short:?}: alignment");
             assert_ne!(short.reciprocal, class.reciprocal);
         }
         let pages = |classes: &[Class]| classes.iter().map(|class| class.pages.0).sum::<u32>();

@@ -44,7 +44,7 @@ pub(crate) enum PageKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum SpanState {
-    /// Slots are handed out from here: it is its bin's current span.
+    /// Slots are handed out from here: it is its bin's active span.
     #[default]
     Active = 0,
     /// Too full to be worth a visit; in no list.
@@ -64,7 +64,7 @@ pub(crate) struct Descriptor {
     /// Free slots. (Span)
     pub(crate) free: Bits,
     /// The descriptor of the span's first page. (Span, SpanRest)
-    pub(crate) first: Cell<*mut Descriptor>,
+    pub(crate) span_head: Cell<*mut Descriptor>,
     /// The class's reciprocal, and in its low 16 bits where the class's bin lies, in bytes from the
     /// heap. (Span, SpanRest; 0 for all others)
     pub(crate) reciprocal: Cell<u64>,
@@ -125,7 +125,7 @@ impl Descriptor {
     pub(crate) fn none() -> Descriptor {
         Descriptor {
             free: Bits::default(),
-            first: Cell::new(ptr::null_mut()),
+            span_head: Cell::new(ptr::null_mut()),
             reciprocal: Cell::new(0),
             neg_start: Cell::new(0),
             next: Cell::new(0),
@@ -136,17 +136,17 @@ impl Descriptor {
     }
 
     /// Page `page` of a span of a class in this shape, whose first page starts at address `start`
-    /// and has its descriptor at `first`.
+    /// and has its descriptor at `span_head`.
     pub(crate) fn span_page(
         (class, shape): (usize, &Class),
         page: u32,
         start: usize,
-        first: *mut Descriptor,
+        span_head: *mut Descriptor,
     ) -> Descriptor {
         let descriptor = Descriptor {
-            first: Cell::new(first),
+            span_head: Cell::new(span_head),
             reciprocal: Cell::new(shape.reciprocal | u64::from(bin_at(class))),
-            neg_start: Cell::new(((start + shape.lead()) as u32).wrapping_neg()),
+            neg_start: Cell::new(((start + shape.slack()) as u32).wrapping_neg()),
             ..Descriptor::none()
         };
         if page == 0 {
@@ -156,10 +156,10 @@ impl Descriptor {
     }
 
     /// The first page of a large block.
-    pub(crate) fn large(pages: Pages, requested: usize, lead: usize) -> Descriptor {
+    pub(crate) fn large(pages: Pages, requested: usize, color: usize) -> Descriptor {
         let descriptor = Descriptor::none();
         descriptor.set_large(pages, requested);
-        descriptor.free.set_word(2, lead as u64);
+        descriptor.free.set_word(2, color as u64);
         descriptor
     }
 
@@ -167,7 +167,7 @@ impl Descriptor {
         match (self.reciprocal.get(), self.large_pages()) {
             (0, Pages::ZERO) => PageKind::None,
             (0, _) => PageKind::Large,
-            _ if ptr::eq(self.first.get(), self) => PageKind::Span,
+            _ if ptr::eq(self.span_head.get(), self) => PageKind::Span,
             _ => PageKind::SpanRest,
         }
     }
@@ -215,8 +215,8 @@ impl Descriptor {
         self.free.word(1) as usize
     }
 
-    /// How far behind the start of its first page a large block begins, in bytes.
-    pub(crate) fn large_lead(&self) -> usize {
+    /// The color of a large block: how far behind the start of its first page it begins, in bytes.
+    pub(crate) fn large_color(&self) -> usize {
         self.free.word(2) as usize
     }
 
@@ -267,7 +267,7 @@ impl Descriptor {
     /// The first page of the span, as the descriptor of page `page` tells it.
     pub(crate) fn first_page(&self, page: PageIndex) -> PageIndex {
         // Descriptors grow downwards.
-        let above = self.first.get().addr() - ptr::from_ref(self).addr();
+        let above = self.span_head.get().addr() - ptr::from_ref(self).addr();
         page - Pages((above / size_of::<Descriptor>()) as u32)
     }
 
@@ -296,7 +296,7 @@ impl Descriptor {
 
     fn is_at_hand(&self, slot: u32) -> bool {
         let (shape, page_bytes) = (self.shape(), Pages(1).bytes() as u32);
-        let start = shape.lead() as u32 + slot * shape.slot_size;
+        let start = shape.slack() as u32 + slot * shape.slot_size;
         let mut pages = start / page_bytes..=(start + shape.slot_size - 1) / page_bytes;
         let purged = self.purged();
         self.free.has(slot) && pages.all(|page| purged >> page & 1 == 0)
@@ -311,11 +311,11 @@ impl Descriptor {
     /// Pages of a span that hold no live block, one bit each.
     pub(crate) fn hole_pages(&self) -> u16 {
         let (shape, page_bytes) = (self.shape(), Pages(1).bytes() as u32);
-        let lead = shape.lead() as u32;
+        let slack = shape.slack() as u32;
         let mut holes = 0;
         for page in 0..shape.pages.0 {
-            let first = (page * page_bytes).saturating_sub(lead) / shape.slot_size;
-            let end = ((page + 1) * page_bytes - lead).div_ceil(shape.slot_size);
+            let first = (page * page_bytes).saturating_sub(slack) / shape.slot_size;
+            let end = ((page + 1) * page_bytes - slack).div_ceil(shape.slot_size);
             if self.all_free(first, end) {
                 holes |= 1 << page;
             }
@@ -344,7 +344,7 @@ mod tests {
         let mut holes = (1u32 << shape.pages.0) - 1;
         for slot in 0..shape.slots {
             if !descriptor.free.has(slot) {
-                let at = shape.lead() + (slot * shape.slot_size) as usize;
+                let at = shape.slack() + (slot * shape.slot_size) as usize;
                 let (start, last) = (at / PAGE, (at + shape.slot_size as usize - 1) / PAGE);
                 (start..=last).for_each(|page| holes &= !(1 << page));
             }
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn the_starts_of_slots_and_no_other_addresses_of_a_span_are_slots() {
         for (index, class) in shapes() {
-            let (lead, size) = (class.lead(), class.slot_size as usize);
+            let (slack, size) = (class.slack(), class.slot_size as usize);
             // Where the low half of the address wraps, too.
             for start in [0x7f00_0000_0000, (5 << 32) - PAGE] {
                 let descriptor = Descriptor::span_page((index, class), 0, start, ptr::null_mut());
@@ -402,11 +402,11 @@ mod tests {
                 assert!(descriptor.is_of(index) && ptr::eq(descriptor.shape(), class));
                 for at in 0..class.pages.bytes() {
                     let slot = descriptor.slot_at(start + at);
-                    let is_start = at >= lead && (at - lead).is_multiple_of(size);
+                    let is_start = at >= slack && (at - slack).is_multiple_of(size);
                     assert_eq!(slot.is_some(), is_start, "{at} in {class:?}");
                     let Some(slot) = slot else { continue };
                     let place = slot.word * 64 + slot.bit as usize % 64;
-                    assert_eq!(place, (at - lead) / size, "{at} in {class:?}");
+                    assert_eq!(place, (at - slack) / size, "{at} in {class:?}");
                     assert!(place < class.slots as usize, "{at} in {class:?}");
                 }
             }
@@ -418,7 +418,7 @@ mod tests {
     fn kind_and_place_and_the_list_are_apart() {
         let mut descriptor = Descriptor::span_page((3, &CLASSES[3]), 0, 0, ptr::null_mut());
         let at = &raw mut descriptor;
-        descriptor.first.set(at);
+        descriptor.span_head.set(at);
         let last = PageIndex(u32::MAX >> 1);
         for place in [SpanState::Full, SpanState::Partial, SpanState::Empty, SpanState::Active] {
             descriptor.set_span_state(place);

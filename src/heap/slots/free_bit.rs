@@ -8,7 +8,7 @@
 use super::class::Slot;
 use super::descriptor::Descriptor;
 
-/// Marks a slot as free that `first` is the first descriptor of the span of. True: it was free
+/// Marks a slot as free. `head` is the descriptor of its span's first page. True: it was free
 /// before, and is not marked so any more, or the span's countdown ended.
 ///
 /// # Safety
@@ -16,7 +16,7 @@ use super::descriptor::Descriptor;
 /// The span lives and the slot is one of its; nobody else uses its descriptor.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(in crate::heap) unsafe fn set(first: *mut Descriptor, slot: Slot) -> bool {
+pub(in crate::heap) unsafe fn set(head: *mut Descriptor, slot: Slot) -> bool {
     use core::mem::offset_of;
     // SAFETY: the caller's promise: the word of the slot is one of four, so that the first three
     // instructions change a word of `free`, and the fourth changes `countdown`. `btc` takes the bit
@@ -24,12 +24,12 @@ pub(in crate::heap) unsafe fn set(first: *mut Descriptor, slot: Slot) -> bool {
     // zero flag that it came to 0; the jump is taken when either is set.
     unsafe {
         core::arch::asm!(
-            "mov {bits}, [{first} + 8 * {word} + {free}]",
+            "mov {bits}, [{head} + 8 * {word} + {free}]",
             "btc {bits}, {bit}",
-            "mov [{first} + 8 * {word} + {free}], {bits}",
-            "dec word ptr [{first} + {countdown}]",
+            "mov [{head} + 8 * {word} + {free}], {bits}",
+            "dec word ptr [{head} + {countdown}]",
             "jbe {rare}",
-            first = in(reg) first,
+            head = in(reg) head,
             word = in(reg) slot.word,
             bit = in(reg) slot.bit,
             bits = out(reg) _,
@@ -49,16 +49,17 @@ pub(in crate::heap) unsafe fn set(first: *mut Descriptor, slot: Slot) -> bool {
 /// As above.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 #[inline(always)]
-pub(in crate::heap) unsafe fn free_anywhere(first: *mut Descriptor, slot: Slot) -> bool {
-    // SAFETY: the caller's promise.
+pub(in crate::heap) unsafe fn free_anywhere(head: *mut Descriptor, slot: Slot) -> bool {
+    // SAFETY: the caller's promise: the span lives, so that its descriptor is committed. The slot's
+    // word is one of four (D2), and nobody else changes the descriptor's cells.
     unsafe {
-        let free = &raw const (*first).free;
+        let free = &raw const (*head).free;
         let bits = (*free).word(slot.word);
         let flipped = bits ^ 1 << (slot.bit % 64);
         (*free).set_word(slot.word, flipped);
         // Volatile, or it may be read with what lies beside it: too wide for what was written there
         // just before.
-        let countdown = (&raw mut (*first).countdown).cast::<u16>();
+        let countdown = (&raw mut (*head).countdown).cast::<u16>();
         let left = countdown.read_volatile().wrapping_sub(1);
         countdown.write_volatile(left);
         flipped < bits || left == 0

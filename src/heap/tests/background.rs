@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::heap::lifecycle::cached_heap::KernelHeap;
+use crate::heap::KernelHeap;
 use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::pages::watch::Watch;
 use crate::os::MemoryRange;
@@ -43,7 +43,7 @@ fn free_pages_go_back_though_the_heaps_thread_does_nothing() {
     let took_us = wait(&mut tested);
     tested.heap().check();
     let after = tested.heap().snapshot();
-    // What lies in current spans and in spares of one page stays.
+    // What lies in active spans and in spares of one page stays.
     assert!(after.free_resident < 128 << 10, "{after:?}");
     assert!(took_us < 2 * SECOND, "after {took_us} µs");
     assert_eq!(after.committed + tested.heap().closed_bytes(), before.committed);
@@ -98,7 +98,7 @@ fn a_range_that_the_kernel_refuses_is_passed_over() {
     tested.os.world().now_us += 10 * SECOND;
     let dirty = tested.heap().runs.dirty;
     assert!(dirty > Pages(1000));
-    // The highest row of 64 pages is asked for first.
+    // The highest word of 64 pages is asked for first.
     tested.os.world().failures = vec![true; 1].into();
     tested.heap().visit_in_background();
     tested.heap().check();
@@ -109,7 +109,7 @@ fn a_range_that_the_kernel_refuses_is_passed_over() {
 }
 
 #[test]
-fn a_heap_at_work_is_visited_once_a_second() {
+fn a_heap_at_work_is_visited_four_times_in_five_seconds() {
     let mut tested = emptied(400, 20_000, 20_000);
     tested.heap().set_option(Key::Background, 1).expect("on");
     let visit_at_work = |tested: &mut Tested, now_us| {
@@ -120,14 +120,15 @@ fn a_heap_at_work_is_visited_once_a_second() {
         tested.heap().check();
         (again_us, tested.heap().runs.dirty)
     };
-    // All heaps at work are visited at full seconds.
+    // All heaps at work are visited at multiples of 1.25 s.
+    const EVERY: u64 = SECOND * 5 / 4;
     let first_us = 10 * SECOND;
     let (again_us, dirty) = visit_at_work(&mut tested, first_us);
-    assert!(again_us >= first_us + SECOND && dirty > Pages(1000), "{again_us} {dirty:?}");
+    assert!(again_us >= first_us + EVERY && dirty > Pages(1000), "{again_us} {dirty:?}");
     // From here on all of it is due.
     tested.heap().set_option(Key::DecayMs, 0).expect("in range");
     let (again_us, left) = visit_at_work(&mut tested, first_us + SECOND / 2);
-    assert!((first_us + SECOND..first_us + SECOND * 11 / 10).contains(&again_us), "{again_us}");
+    assert!((first_us + EVERY..first_us + EVERY * 11 / 10).contains(&again_us), "{again_us}");
     assert_eq!(left, dirty);
     tested.os.world().now_us = again_us;
     tested.heap().visit_in_background();
@@ -182,13 +183,13 @@ fn early_visits_that_do_not_pay_become_rare() {
         }
     }
     tested.heap().check();
-    // One in a second, and one more in ten.
+    // Four in 5 s, and at most one more.
     let later: u32 = visits[4..].iter().sum();
-    assert!(visits[0] <= 5 && (18..=24).contains(&later), "{visits:?}");
-    // It sleeps: then much goes back within a second all the same.
+    assert!(visits[0] <= 5 && (15..=18).contains(&later), "{visits:?}");
+    // It sleeps: then much goes back soon all the same.
     let end_us = tested.os.world().now_us;
     while tested.heap().watch().dirty() > Pages(1200) {
-        assert!(next_us < end_us + SECOND, "{} µs after the end", next_us - end_us);
+        assert!(next_us < end_us + SECOND * 3 / 2, "{} µs after the end", next_us - end_us);
         tested.os.world().now_us = next_us;
         next_us = tested.heap().visit_in_background().expect("it comes again");
     }
@@ -329,15 +330,15 @@ impl Shared {
 struct AtWork {
     heap: *mut KernelHeap,
     live: Vec<Block>,
-    dice: u64,
+    rng: u64,
 }
 
 impl AtWork {
     fn below(&mut self, limit: u64) -> u64 {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        self.dice % limit
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        self.rng % limit
     }
 
     /// Allocates, resizes or frees one block, whose contents must be what they were.
@@ -378,7 +379,7 @@ fn two_threads_on_the_same_pages_lose_nothing() {
     let watch = unsafe { (*heap).watch() };
     watch.pretend();
     let (stop, shared) = (AtomicBool::new(false), Shared(watch));
-    let mut work = AtWork { heap, live: Vec::new(), dice: 0x2545_F491_4F6C_DD1D };
+    let mut work = AtWork { heap, live: Vec::new(), rng: 0x2545_F491_4F6C_DD1D };
     let (returned, start) = (Returned::default(), Instant::now());
     thread::scope(|scope| {
         let other = scope.spawn(|| shared.work(&stop, &returned));

@@ -24,9 +24,9 @@ fn compare(tested: &mut Tested) {
 }
 
 /// Numbers without a pattern.
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -43,18 +43,18 @@ impl Dice {
     }
 }
 
-fn random_steps(tested: &mut Tested, dice: &mut Dice, steps: usize) {
+fn random_steps(tested: &mut Tested, rng: &mut Rng, steps: usize) {
     for step in 0..steps {
         // Time passes, so that more than one block is sampled.
         tested.os.world().now_us += 1000;
         let count = tested.live.len();
-        match dice.below(8) {
-            0..4 if count < 400 => drop(tested.allocate(dice.size())),
+        match rng.below(8) {
+            0..4 if count < 400 => drop(tested.allocate(rng.size())),
             4..6 if count > 0 => {
-                let (index, size) = (dice.below(count), dice.size());
+                let (index, size) = (rng.below(count), rng.size());
                 tested.resize(index, size, OldSize::Right);
             }
-            _ if count > 0 => tested.free(dice.below(count), OldSize::Right),
+            _ if count > 0 => tested.free(rng.below(count), OldSize::Right),
             _ => {}
         }
         if step % 500 == 0 {
@@ -69,9 +69,9 @@ fn every_invariant_holds_below_checked_blocks() {
     for page_size in KERNEL_PAGES {
         let os = FakeOs::new(page_size);
         let mut tested = checked(&os, 1);
-        let mut dice = Dice(page_size as u64);
+        let mut rng = Rng(page_size as u64);
         for _ in 0..4 {
-            random_steps(&mut tested, &mut dice, 3000);
+            random_steps(&mut tested, &mut rng, 3000);
             compare(&mut tested);
         }
         tested.free_all();
@@ -82,30 +82,30 @@ fn every_invariant_holds_below_checked_blocks() {
 fn a_heap_that_samples_keeps_its_invariants() {
     let os = FakeOs::new(4096);
     let mut tested = checked(&os, 2);
-    let mut dice = Dice(7);
+    let mut rng = Rng(7);
     let mut sampled = 0;
     for _ in 0..60 {
-        random_steps(&mut tested, &mut dice, 500);
+        random_steps(&mut tested, &mut rng, 500);
         compare(&mut tested);
         sampled += tested.heap().debug_stats().guarded;
     }
     assert!(sampled > 0, "no block was sampled");
     // A slot of a page each, and a page beside each.
-    assert_eq!(tested.heap().beside_reserved(), 257 * 4096);
+    assert_eq!(tested.heap().guarded_reserved(), 257 * 4096);
     tested.free_all();
     assert_eq!(tested.heap().debug_stats().guarded, 0);
 }
 
 #[test]
 fn checked_heaps_go_on_when_the_kernel_refuses() {
-    let mut dice = Dice(99);
+    let mut rng = Rng(99);
     for refused in 0..60 {
         let os = FakeOs::new(4096);
         let mut tested = checked(&os, 1);
-        random_steps(&mut tested, &mut dice, 50 * refused);
-        let calls = (0..400).map(|_| dice.below(3) == 0).collect();
+        random_steps(&mut tested, &mut rng, 50 * refused);
+        let calls = (0..400).map(|_| rng.below(3) == 0).collect();
         os.world().failures = calls;
-        random_steps(&mut tested, &mut dice, 600);
+        random_steps(&mut tested, &mut rng, 600);
         os.world().failures.clear();
         compare(&mut tested);
         // Larger ones than a slot has room for, with what lies around them.

@@ -97,7 +97,7 @@ fn after_a_rest_the_collector_is_asked_again() {
     fill(&mut tested, LIMIT / 8 * 7 + (640 << 10));
     assert_eq!((counted.due, counted.let_be), (3, 1), "in vain");
     tested.os.world().now_us += 10 * SECOND_US;
-    // A look closes the gate again.
+    // A look lowers the growth limit again.
     tested.act(&Step::Tick(0, 0));
     assert!(tested.allocate(100_000));
     assert!(counted.due > 3, "it is asked again");
@@ -168,7 +168,7 @@ fn a_tick_lets_the_collector_be_until_the_heap_grows_again() {
 }
 
 /// A VM whose next emergency begins above seven eighths of the limit. Returns where it would.
-fn with_raised_gate(counted: &mut Counted) -> (Tested, usize) {
+fn with_raised_limit(counted: &mut Counted) -> (Tested, usize) {
     let mut tested = with_collector(counted);
     fill(&mut tested, LIMIT / 64 * 61);
     assert_eq!((counted.due, counted.let_be), (3, 1), "in vain");
@@ -179,7 +179,7 @@ fn with_raised_gate(counted: &mut Counted) -> (Tested, usize) {
     (tested, raised)
 }
 
-/// Frees blocks until so many bytes are live, and gives back what is free.
+/// Frees blocks until `bytes` bytes are live, and returns free memory.
 fn drop_to(tested: &mut Tested, bytes: usize) {
     while tested.heap().snapshot().live > bytes {
         tested.free(0, OldSize::Right);
@@ -188,9 +188,9 @@ fn drop_to(tested: &mut Tested, bytes: usize) {
 }
 
 /// After the VM has dropped half of what it may hold, and the host has ticked or not.
-fn the_gate_falls(ticks: bool) {
+fn the_limit_falls(ticks: bool) {
     let mut counted = Counted::default();
-    let (mut tested, raised) = with_raised_gate(&mut counted);
+    let (mut tested, raised) = with_raised_limit(&mut counted);
     drop_to(&mut tested, LIMIT / 2);
     if ticks {
         tested.act(&Step::Tick(0, 0));
@@ -203,13 +203,13 @@ fn the_gate_falls(ticks: bool) {
 }
 
 #[test]
-fn the_gate_falls_with_what_is_held() {
-    the_gate_falls(true);
+fn the_limit_falls_with_what_is_held() {
+    the_limit_falls(true);
 }
 
 #[test]
-fn the_gate_falls_without_a_tick_nor_time() {
-    the_gate_falls(false);
+fn the_limit_falls_without_a_tick_nor_time() {
+    the_limit_falls(false);
 }
 
 #[test]

@@ -155,8 +155,8 @@ type Beside = fn(&mut Heap<FakeOs>) -> *mut u8;
 #[test]
 fn occupied_addresses_refuse_growth_at_every_end() {
     let below: Beside = |heap| heap.committed_parts()[0].start.wrapping_sub(PAGE);
-    let tables: Beside = |heap| heap.base.wrapping_add(heap.ground.tables_end);
-    let pages: Beside = |heap| heap.base.wrapping_add(heap.ground.end);
+    let tables: Beside = |heap| heap.base.wrapping_add(heap.extent.tables_end);
+    let pages: Beside = |heap| heap.base.wrapping_add(heap.extent.end);
     for (end, fits) in [(below, MIB), (tables, 48 * MIB), (pages, MIB)] {
         let os = FakeOs::new(4096);
         let mut tested = planned(&os, 256 * MIB);
@@ -292,17 +292,17 @@ fn the_history_is_mapped_when_it_is_asked_for() {
     let os = FakeOs::new(4096);
     let mut tested = planned(&os, 64 * MIB);
     let before = os.world().address_bytes();
-    assert_eq!(tested.heap().words().len(), 0);
+    assert_eq!(tested.heap().history_buffer().len(), 0);
     os.world().failures = vec![true, true].into();
     assert_eq!(tested.heap().set_option(Key::History, 1), Err(Error::Memory));
-    assert_eq!(tested.heap().words().len(), 0);
+    assert_eq!(tested.heap().history_buffer().len(), 0);
     assert_eq!(os.world().address_bytes(), before);
     os.world().failures.clear();
     tested.act(&Step::Set(Key::History, 1));
-    let bytes = size_of_val(tested.heap().words());
+    let bytes = size_of_val(tested.heap().history_buffer());
     assert!(bytes > 0);
     assert_eq!(os.world().address_bytes(), before + bytes);
-    assert!(tested.heap().words().iter().all(|word| *word == 0));
+    assert!(tested.heap().history_buffer().iter().all(|word| *word == 0));
     for _ in 0..3 {
         tested.act(&Step::Tick(SECOND_US, 0));
     }
@@ -357,7 +357,7 @@ fn a_large_block_moves_to_pages_that_are_mapped() {
     assert!(os.world().moves > 0);
     tested.check_contents();
     // The target cannot be mapped: nothing moves.
-    let at = tested.heap().base.wrapping_add(tested.heap().ground.end).addr();
+    let at = tested.heap().base.wrapping_add(tested.heap().extent.end).addr();
     os.world().occupied = at..at + PAGE;
     let (moves, block) = (os.world().moves, tested.live[1].at);
     tested.run(&Step::Resize(1, 20 * MIB, OldSize::Right));
@@ -420,10 +420,10 @@ fn cut(os: &FakeOs) -> Tested {
     let mut tested = planned(os, 256 * MIB);
     assert!(tested.allocate(100));
     tested.swell();
-    let before = tested.heap().ground.below;
+    let before = tested.heap().extent.below;
     tested.run(&Step::ReclaimAll);
     assert!(tested.is_cut());
-    assert!(tested.heap().ground.below < before, "descriptors go with their pages");
+    assert!(tested.heap().extent.below < before, "descriptors go with their pages");
     tested
 }
 
@@ -438,7 +438,7 @@ fn pointers_to_what_was_cut_off_are_known() {
         assert!(heap.is_inside(pointer), "{offset}");
         assert!(matches!(what_is_wrong(heap, pointer, offset), Wrong::OnFreePage), "{offset}");
     }
-    let between_tables = heap.ground.tables_end + 64;
+    let between_tables = heap.extent.tables_end + 64;
     assert!(between_tables < heap.layout.first.offset());
     for offset in [reached, reached + 24, between_tables, usize::MAX - (1 << 30), 1 << 45] {
         let pointer = heap.base.wrapping_add(offset);
@@ -464,8 +464,11 @@ fn what_cannot_be_cut_off_stays_in_the_account() {
         tested.os.world().now_us = again_us;
     }
     tested.heap().note_background();
-    let (top, failed, moved) =
-        (tested.heap().runs.top, tested.heap().counts.failed_calls, tested.heap().runs.moved);
+    let (top, failed, churned) = (
+        tested.heap().runs.top,
+        tested.heap().counts.failed_calls,
+        tested.heap().runs.pages_churned,
+    );
     assert!(top.offset() > 11 * MIB);
     // The pages; then the descriptors, which are purged then.
     os.world().failures = vec![true].into();
@@ -473,20 +476,20 @@ fn what_cannot_be_cut_off_stays_in_the_account() {
     assert!(os.world().failures.is_empty());
     tested.heap().check();
     let heap = tested.heap();
-    assert_eq!((heap.runs.top, heap.runs.moved), (top, moved));
+    assert_eq!((heap.runs.top, heap.runs.pages_churned), (top, churned));
     assert_eq!(heap.counts.failed_calls, failed + 1);
     tested.check_resident();
-    let below = tested.heap().ground.below;
+    let below = tested.heap().extent.below;
     os.world().failures = vec![false, true].into();
     tested.heap().cut_end();
     assert!(os.world().failures.is_empty());
     tested.heap().check();
     assert!(tested.heap().runs.top < top);
-    assert_eq!(tested.heap().ground.below, below);
+    assert_eq!(tested.heap().extent.below, below);
     tested.check_resident();
     tested.swell();
     tested.run(&Step::ReclaimAll);
-    assert!(tested.heap().ground.below < below);
+    assert!(tested.heap().extent.below < below);
     tested.check_contents();
     tested.free_all();
 }

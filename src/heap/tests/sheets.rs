@@ -162,7 +162,7 @@ fn what_the_kernel_refuses_stays() {
     let mut tested = emptied(4096);
     let (bytes, [MemoryRange { start, .. }, ..]) =
         (tested.heap().committed_bytes(), tested.heap().committed_parts());
-    let descriptors = start.addr()..start.addr() + tested.heap().ground.below;
+    let descriptors = start.addr()..start.addr() + tested.heap().extent.below;
     assert!(descriptors.len() < bytes);
     tested.os.world().locked = descriptors;
     let outcome = tested.heap().reclaim(Budget::Unlimited);
@@ -191,7 +191,7 @@ fn refused_apart(mut step: impl FnMut(&mut Tested)) -> Tested {
     freed.for_each(|index| tested.free(index, OldSize::Right));
     tested.heap().tick(1);
     let [MemoryRange { start, .. }, ..] = tested.heap().committed_parts();
-    tested.os.world().locked = start.addr()..start.addr() + tested.heap().ground.below;
+    tested.os.world().locked = start.addr()..start.addr() + tested.heap().extent.below;
     // All of it is due, and a look at the clock takes longer than the budgets of these tests.
     tested.os.world().now_us += 10_000_000;
     tested.os.world().tick_us = 5;
@@ -255,7 +255,7 @@ fn a_run_is_closed_though_other_descriptors_are_refused() {
     assert!(bytes > 8 << 20, "{bytes}");
 }
 
-/// The gate counts descriptors that come again.
+/// The growth limit counts descriptors that come again.
 #[test]
 fn a_hard_limit_holds_while_descriptors_come_again() {
     let mut tested = emptied(4096);

@@ -12,7 +12,7 @@ fn three_listed() -> (Tested, [PageIndex; 3]) {
     (0..2000).for_each(|_| assert!(tested.allocate(1000)));
     (0..2000).rev().step_by(2).for_each(|index| tested.free(index, OldSize::Right));
     tested.heap().check();
-    let first = tested.heap().bins[class_of(1000)].listed;
+    let first = tested.heap().bins[class_of(1000)].partial;
     let second = tested.heap().descriptor(first).next();
     let third = tested.heap().descriptor(second).next();
     (tested, [first, second, third])
@@ -71,10 +71,10 @@ fn a_span_whose_descriptor_is_spoilt_is_not_used() {
         });
         assert!(words.contains(wrong) && words.lines().count() == 1, "{words}");
     };
-    expect(&|heap| heap.bins[class_of(1000)].listed = PageIndex(77_000), "H1: ");
+    expect(&|heap| heap.bins[class_of(1000)].partial = PageIndex(77_000), "H1: ");
     expect(&|heap| heap.descriptor(first).free.set_word(2, 1 << 40), "D2: ");
     expect(&|heap| heap.descriptor(first).neg_start.update(|it| it + 8), "is not that of a span");
-    expect(&|heap| heap.descriptor(first).first.set(ptr::null_mut()), "is not that of a span");
+    expect(&|heap| heap.descriptor(first).span_head.set(ptr::null_mut()), "is not that of a span");
     expect(&|heap| heap.descriptor(first).reciprocal.set(0xFFFF), "says that it is not");
     tested.free_all();
 }

@@ -75,8 +75,8 @@ impl Holes {
         };
     }
 
-    /// When the next search is due: once after the heap has filled holes last, and from time to time
-    /// while it does and has many free slots, or has too little memory.
+    /// When the next search is due: once after the heap has filled holes last, and from time to
+    /// time while it does and has many free slots, or has too little memory.
     pub(super) fn next(
         &self,
         decay_us: u64,

@@ -2,8 +2,9 @@
 //! and what a worker that exhales costs the next request.
 //!
 //! `cargo run --release -p ebbtide-programs --bin nginx -- --module FILE` prints the figures;
-//! `--check` fails when one is missed, `--chart FILE` draws the memory, `--rounds N` sets how often
-//! the two take turns, `--soak MINUTES` changes the load for so long and looks for a drift.
+//! `--check` fails when one is missed, `--json FILE` takes the memory over time and draws it,
+//! `--rounds N` sets how often the two take turns, `--soak MINUTES` changes the load for so long and
+//! looks for a drift.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -12,13 +13,13 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use ebbtide_programs::Result;
-use ebbtide_programs::chart::{Chart, Note, Series};
 use ebbtide_programs::memory::{in_megabytes, megabytes};
 use ebbtide_programs::nginx::{Load, Nginx};
 use ebbtide_programs::numbers::Spread;
+use ebbtide_programs::picture::{Picture, publish};
 
 const USAGE: &str =
-    "usage: nginx --module FILE [--check] [--chart FILE] [--rounds N] [--soak MINUTES]";
+    "usage: nginx --module FILE [--check] [--json FILE] [--rounds N] [--soak MINUTES]";
 /// Requests in flight.
 const HEAVY: u32 = 1500;
 const LIGHT: u32 = 20;
@@ -28,14 +29,14 @@ const NAMES: [&str; 2] = ["stock nginx", "with ebbtide"];
 
 struct Options {
     module: PathBuf,
-    chart: Option<PathBuf>,
+    json: Option<PathBuf>,
     rounds: usize,
     soak: u64,
     check: bool,
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
-    let (mut module, mut chart, mut rounds, mut soak, mut check) = (None, None, 5, 0, false);
+    let (mut module, mut json, mut rounds, mut soak, mut check) = (None, None, 5, 0, false);
     while let Some(argument) = arguments.next() {
         let mut value =
             || arguments.next().ok_or_else(|| format!("{argument} wants a value; {USAGE}"));
@@ -43,7 +44,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
             |text: String| text.parse::<u64>().map_err(|_| format!("{text} is no number; {USAGE}"));
         match argument.as_str() {
             "--module" => module = Some(PathBuf::from(value()?)),
-            "--chart" => chart = Some(PathBuf::from(value()?)),
+            "--json" => json = Some(PathBuf::from(value()?)),
             "--rounds" => rounds = number(value()?)?.max(1) as usize,
             "--soak" => soak = number(value()?)?,
             "--check" => check = true,
@@ -52,7 +53,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
     }
     let module = module.ok_or_else(|| format!("which module? {USAGE}"))?;
     let module = module.canonicalize().map_err(|error| format!("{}: {error}", module.display()))?;
-    Ok(Options { module, chart, rounds, soak, check })
+    Ok(Options { module, json, rounds, soak, check })
 }
 
 /// How many figures are not what they must be.
@@ -89,7 +90,7 @@ fn run(options: &Options) -> Result<bool> {
     if options.soak > 0 {
         soak(&servers[1], options.soak, &mut report)?;
     } else {
-        breathe(&servers, options.chart.as_deref(), &mut report)?;
+        breathe(&servers, options.json.as_deref(), &mut report)?;
         throughput(&servers, "1,500 requests in flight", HEAVY, 1.10, options.rounds, &mut report)?;
         throughput(&servers, "20 requests in flight", LIGHT, 1.0, options.rounds, &mut report)?;
     }
@@ -188,7 +189,7 @@ fn trickle(server: &Nginx) -> Result<Duration> {
     Ok(longest)
 }
 
-fn breathe(servers: &[Nginx; 2], chart: Option<&Path>, report: &mut Report) -> Result<()> {
+fn breathe(servers: &[Nginx; 2], json: Option<&Path>, report: &mut Report) -> Result<()> {
     let seen = [watch(&servers[0])?, watch(&servers[1])?];
     for (name, seen) in NAMES.iter().zip(&seen) {
         let in_mb = |all: &[u64]| all.iter().map(|one| in_megabytes(*one)).collect::<Vec<_>>();
@@ -212,34 +213,23 @@ fn breathe(servers: &[Nginx; 2], chart: Option<&Path>, report: &mut Report) -> R
         longest[0].as_secs_f64() * 1e3
     );
     report.judge(longest[1] < Duration::from_millis(20), format!("{text}, under 20 ms"));
-    match chart {
-        Some(path) => std::fs::write(path, drawn(seen).to_svg())
-            .map_err(|error| format!("{}: {error}", path.display())),
+    match json {
+        Some(path) => publish(path, &picture(&seen).json()),
         None => Ok(()),
     }
 }
 
-fn drawn(seen: [Seen; 2]) -> Chart {
-    let colours = [("#b4532a", "#f6e3da"), ("#0b6e8a", "#d9eef3")];
-    let series = seen.into_iter().enumerate().map(|(index, seen)| Series {
-        label: NAMES[index].to_owned(),
-        colour: colours[index].0,
-        tint: colours[index].1,
-        notes: vec![Note {
-            at: (seen.loaded_s, seen.curve.iter().map(|point| point.1).fold(0.0, f64::max)),
-            lines: vec!["last response".to_owned()],
-        }]
-        .into_iter()
-        .filter(|_| index == 1)
-        .collect(),
-        points: seen.curve,
-    });
-    Chart {
+fn picture(seen: &[Seen; 2]) -> Picture {
+    let curves =
+        NAMES.iter().zip(seen).map(|(name, seen)| ((*name).to_owned(), seen.curve.clone()));
+    let highest = seen[1].curve.iter().map(|point| point.1).fold(0.0, f64::max);
+    Picture {
         title: "Two nginx workers, 1,500 requests in flight for six seconds, then none".to_owned(),
         subtitle: "PSS of the workers in MB, over seconds".to_owned(),
         footnotes: vec!["Debian's nginx and libnginx-mod-http-lua; a run each.".to_owned()],
-        series: series.collect(),
+        curves: curves.collect(),
         bands: Vec::new(),
+        notes: vec![((seen[1].loaded_s, highest), vec!["last response".to_owned()])],
     }
 }
 

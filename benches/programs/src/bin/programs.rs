@@ -5,19 +5,20 @@
 #![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ebbtide_programs::Result;
 use ebbtide_programs::figures::{Figure, checked_figures, figures};
 use ebbtide_programs::host::{Allocator, BUILTIN, EBBTIDE, Host, PEERS, allocator};
 use ebbtide_programs::machine::{command, machine};
+use ebbtide_programs::picture::{publish, write};
 use ebbtide_programs::process;
 use ebbtide_programs::report::{Report, figure_table};
 use ebbtide_programs::suite::{Measured, PROGRAMS, Program, When, program};
 
 const USAGE: &str = "usage: programs [--rounds N | --quick] [--only NAME]... \
-[--allocators A,B,... | --peers] [--library FILE] [--json FILE] [--markdown FILE] [--charts FOLDER] \
+[--allocators A,B,... | --peers] [--library FILE] [--json FILE] [--markdown FILE] \
 [--check]";
 
 struct Options {
@@ -27,7 +28,6 @@ struct Options {
     library: Option<PathBuf>,
     json: Option<PathBuf>,
     markdown: Option<PathBuf>,
-    charts: Option<PathBuf>,
     quick: bool,
     check: bool,
 }
@@ -55,7 +55,6 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
         library: None,
         json: None,
         markdown: None,
-        charts: None,
         quick: false,
         check: false,
     };
@@ -70,7 +69,6 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
             "--library" => options.library = Some(value()?.into()),
             "--json" => options.json = Some(value()?.into()),
             "--markdown" => options.markdown = Some(value()?.into()),
-            "--charts" => options.charts = Some(value()?.into()),
             "--check" => options.check = true,
             _ => return Err(format!("no such option: {option}; {USAGE}")),
         }
@@ -133,25 +131,12 @@ fn measure(options: &Options) -> Result<()> {
         println!("{}", figure_table(&figures));
     }
     if let Some(path) = &options.json {
-        write(path, &report.json(&about, &figures))?;
+        publish(path, &report.json(&about, &figures))?;
     }
     if let (Some(path), Some(ours)) = (&options.markdown, ours) {
         write(path, &report.markdown(ours))?;
     }
-    if let Some(folder) = &options.charts {
-        let origin = format!("{}. {}", machine(), command("programs"));
-        write_charts(folder, &report.charts(&origin))?;
-    }
     judge(options, &figures)
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn write_charts(folder: &Path, charts: &[(&str, String)]) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    charts.iter().try_for_each(|(name, svg)| write(&folder.join(name), svg))
 }
 
 /// Shows on a terminal what is going on, on a line that the next one overwrites.

@@ -9,7 +9,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 use std::ffi::c_void;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::ptr;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use ebbtide_programs::Result;
 use ebbtide_programs::figures::{Bound, Figure};
 use ebbtide_programs::machine::{available_bytes, command, machine};
 use ebbtide_programs::numbers::exponent;
-use ebbtide_programs::panels::{Panel, Panels, Point};
+use ebbtide_programs::picture::publish;
 use ebbtide_programs::report::{figure_table, json_figure, quote};
 use ebbtide_programs::table;
 
-const USAGE: &str = "usage: scale [--quick] [--json FILE] [--charts FOLDER] [--check]";
+const USAGE: &str = "usage: scale [--quick] [--json FILE] [--check]";
 
 /// Live bytes of one heap.
 const SIZES: &[u64] =
     &[1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20, 1 << 30, 2 << 30, 4 << 30, 8 << 30];
 const QUICK_SIZE_MAX: u64 = 1 << 30;
-/// How many heaps, each with so many live bytes.
+/// Numbers of heaps, each with [`BYTES_OF_EACH`] live bytes.
 const COUNTS: &[usize] = &[1, 10, 100, 1000, 3000, 10_000];
 const QUICK_COUNT_MAX: usize = 1000;
 const BYTES_OF_EACH: u64 = 64 << 10;
@@ -48,7 +48,6 @@ const METADATA_MAX_PERCENT: f64 = 1.7;
 struct Options {
     quick: bool,
     json: Option<PathBuf>,
-    charts: Option<PathBuf>,
     check: bool,
 }
 
@@ -63,13 +62,12 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
-    let mut options = Options { quick: false, json: None, charts: None, check: false };
+    let mut options = Options { quick: false, json: None, check: false };
     while let Some(option) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{option} wants a value; {USAGE}"));
         match option.as_str() {
             "--quick" => options.quick = true,
             "--json" => options.json = Some(value()?.into()),
-            "--charts" => options.charts = Some(value()?.into()),
             "--check" => options.check = true,
             _ => return Err(format!("no such option: {option}; {USAGE}")),
         }
@@ -212,7 +210,7 @@ impl Drop for Filled {
     }
 }
 
-/// What so many heaps with so many bytes in each cost, all together.
+/// What one heap of `x` live bytes, or `x` heaps, cost in all.
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
     /// Live bytes, or heaps.
@@ -319,21 +317,12 @@ fn measure(options: &Options) -> Result<()> {
     figures.extend(count_figures(&counts));
     println!("{}", figure_table(&figures));
     if let Some(path) = &options.json {
-        write(path, &json(&sizes, &counts, &figures))?;
-    }
-    if let Some(folder) = &options.charts {
-        std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        write(&folder.join("scale-size.svg"), &size_panels(&sizes).to_svg())?;
-        write(&folder.join("scale-vms.svg"), &count_panels(&counts).to_svg())?;
+        publish(path, &json(&sizes, &counts, &figures))?;
     }
     match options.check && !figures.iter().all(Figure::reached) {
         true => Err("a figure was missed".to_owned()),
         false => Ok(()),
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn size_label(bytes: f64) -> String {
@@ -408,79 +397,6 @@ fn count_figures(rows: &[Row]) -> Vec<Figure> {
     figures.into_iter().flatten().collect()
 }
 
-fn curve(
-    name: &'static str,
-    rows: &[Row],
-    label: fn(f64) -> String,
-    read: fn(&Row) -> f64,
-) -> (&'static str, Vec<Point>) {
-    let point = |row: &Row| Point { x: row.x, label: label(row.x), y: read(row) };
-    (name, rows.iter().map(point).collect())
-}
-
-/// Where the figures are from.
-fn origin() -> String {
-    format!("{}. {}", machine(), command("scale"))
-}
-
-fn size_panels(rows: &[Row]) -> Panels {
-    let curve = |name, read| curve(name, rows, size_label, read);
-    let panel = |title: &str, curves| Panel { title: title.to_owned(), curves };
-    Panels {
-        title: "One heap of ebbtide's, from 1 MB to gigabytes".to_owned(),
-        subtitle: "Blocks of 16 to 496 bytes. A flat curve is a cost in proportion.".to_owned(),
-        footnote: origin(),
-        panels: vec![
-            panel(
-                "ns for an operation",
-                vec![
-                    curve("allocate", Row::fill_ns),
-                    curve("replace", |row| row.replace_ns),
-                    curve("free", Row::thin_ns),
-                ],
-            ),
-            panel(
-                "reclaim, ms for each GB of heap",
-                vec![curve("reclaim", |row| row.reclaim_s * 1e3 / row.x * f64::from(1 << 30))],
-            ),
-            panel("metadata, % of the heap", vec![curve("metadata", Row::metadata_percent)]),
-        ],
-    }
-}
-
-fn count_panels(rows: &[Row]) -> Panels {
-    let curve = |name, read| curve(name, rows, count_label, read);
-    let panel = |title: &str, curves| Panel { title: title.to_owned(), curves };
-    Panels {
-        title: "Many heaps of ebbtide's in one process".to_owned(),
-        subtitle: "Each with 64 KB of live blocks. A flat curve is a cost in proportion."
-            .to_owned(),
-        footnote: origin(),
-        panels: vec![
-            panel(
-                "ns for an operation",
-                vec![
-                    curve("allocate", Row::fill_ns),
-                    curve("replace", |row| row.replace_ns),
-                    curve("free", Row::thin_ns),
-                ],
-            ),
-            panel(
-                "µs for each heap",
-                vec![
-                    curve("reclaim", |row| row.reclaim_s / row.x * 1e6),
-                    curve("make", |row| row.create_s / row.x * 1e6),
-                    curve("delete", |row| row.delete_s / row.x * 1e6),
-                ],
-            ),
-            panel(
-                "KB of metadata for each heap",
-                vec![curve("metadata", |row| row.metadata / row.x / 1024.0)],
-            ),
-        ],
-    }
-}
-
 fn json_rows(rows: &[Row]) -> String {
     let line = |row: &Row| {
         format!(
@@ -504,9 +420,10 @@ fn json_rows(rows: &[Row]) -> String {
 fn json(sizes: &[Row], counts: &[Row], figures: &[Figure]) -> String {
     let figures: Vec<_> = figures.iter().map(json_figure).collect();
     format!(
-        "{{\n  \"machine\": {},\n  \"sizes\": [\n{}\n  ],\n  \"heaps\": [\n{}\n  ],\n  \
+        "{{\n  \"machine\": {},\n  \"command\": {},\n  \"sizes\": [\n{}\n  ],\n  \"heaps\": [\n{}\n  ],\n  \
          \"figures\": [\n{}\n  ]\n}}\n",
         quote(&machine()),
+        quote(&command("scale")),
         json_rows(sizes),
         json_rows(counts),
         figures.join(",\n")
@@ -516,6 +433,7 @@ fn json(sizes: &[Row], counts: &[Row], figures: &[Figure]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ebbtide_programs::picture::{draw, write};
 
     #[test]
     fn a_small_heap_goes_through_everything() {
@@ -536,6 +454,23 @@ mod tests {
     fn sizes_are_named_in_their_units() {
         assert_eq!(size_label(f64::from(4 << 20)), "4 MB");
         assert_eq!(size_label(8.0 * f64::from(1 << 30)), "8 GB");
+    }
+
+    #[test]
+    fn there_is_a_picture_of_sizes_and_one_of_heaps() {
+        let row = |x: f64| Row { x, blocks: 1.0, fill_s: 3e-7, resident: 1.0, ..Row::default() };
+        for rows in [&[row(1e6)][..], &[row(1e6), row(2e6), row(4e6)]] {
+            let path = std::env::temp_dir().join(format!("ebbtide-scale-{}", std::process::id()));
+            let path = path.join("scale.json");
+            write(&path, &json(rows, rows, &[])).expect("the folder is writable");
+            let pictures = draw(&path).expect("the results are whole");
+            let svgs: Vec<_> = pictures.iter().flat_map(std::fs::read_to_string).collect();
+            std::fs::remove_dir_all(path.parent().expect("a folder")).expect("it is there");
+            // Five curves and seven, with a dot for each point and for each name in a legend.
+            let dots: Vec<_> = svgs.iter().map(|svg| svg.matches("<circle").count()).collect();
+            assert_eq!(dots, [5 * rows.len() + 3, 7 * rows.len() + 6]);
+            assert!(svgs.iter().all(|svg| svg.contains(">350<") && !svg.contains("nan")));
+        }
     }
 
     #[test]

@@ -13,11 +13,11 @@ impl PageRuns<'_> {
     /// vacant sheets of the range before they are used.
     pub(crate) fn open(&mut self, range: PageRange, commit: &dyn Fn(PageRange) -> bool) -> bool {
         let vacant = self.vacant_in(range);
-        self.hold(vacant);
+        self.withhold(vacant);
         let mut rest = vacant;
         while let Some(closed) = self.next_closed(rest) {
             if !self.open_run(closed, vacant, commit) {
-                self.let_go(vacant);
+                self.let_claim(vacant);
                 return false;
             }
             rest.start = closed.end;
@@ -30,12 +30,12 @@ impl PageRuns<'_> {
         let mut rest =
             self.watch.whole_sheets(PageRange { start: PageIndex(0), end: self.counts.top });
         while let Some(closed) = self.next_closed(rest) {
-            self.hold(closed);
+            self.withhold(closed);
             let is_open = commit(closed);
             if is_open {
                 self.note_open(closed);
             }
-            self.let_go(closed);
+            self.let_claim(closed);
             if !is_open {
                 return false;
             }
@@ -44,17 +44,17 @@ impl PageRuns<'_> {
         true
     }
 
-    /// Opens a run of closed sheets of those that are held, and some beside it if the kernel lets
-    /// it.
+    /// Opens a run of closed sheets among those that are withheld, and its neighbours where the
+    /// kernel allows it.
     fn open_run(
         &mut self,
         closed: PageRange,
-        held: PageRange,
+        withheld: PageRange,
         commit: &dyn Fn(PageRange) -> bool,
     ) -> bool {
-        let above = self.more_above(closed, held);
-        let below = self.less_below(closed, held);
-        [above, below].into_iter().for_each(|beside| self.hold(beside));
+        let above = self.more_above(closed, withheld);
+        let below = self.less_below(closed, withheld);
+        [above, below].into_iter().for_each(|sheets| self.withhold(sheets));
         let more = PageRange { start: below.start, end: above.end };
         // What was just being closed may be open after all.
         let is_closed = self.next_closed(more) == Some(more);
@@ -63,16 +63,16 @@ impl PageRuns<'_> {
         if let Some(run) = opened {
             self.note_open(run);
         }
-        [above, below].into_iter().for_each(|beside| self.let_go(beside));
+        [above, below].into_iter().for_each(|sheets| self.let_claim(sheets));
         opened.is_some()
     }
 
     /// Closed sheets that are opened with those below: as many as make the next calls rare, and
     /// those that would be too few to stay closed.
-    fn more_above(&self, closed: PageRange, held: PageRange) -> PageRange {
+    fn more_above(&self, closed: PageRange, withheld: PageRange) -> PageRange {
         let (start, more) = (closed.end, self.watch.least_closed());
         let none = PageRange { start, end: start };
-        if start != held.end {
+        if start != withheld.end {
             return none;
         }
         let end = start + more + self.watch.least_left_closed();
@@ -87,11 +87,11 @@ impl PageRuns<'_> {
     }
 
     /// Closed sheets below others that would be too few to stay closed.
-    fn less_below(&self, closed: PageRange, held: PageRange) -> PageRange {
+    fn less_below(&self, closed: PageRange, withheld: PageRange) -> PageRange {
         let (end, pages) = (closed.start, self.watch.sheet_pages());
         let mut start = end;
         let is_closed = |start: PageIndex| self.sheet(start).is_closed();
-        while start == end && end == held.start || start < end {
+        while start == end && end == withheld.start || start < end {
             if start.0 < pages.0 || !is_closed(start - pages) {
                 return PageRange { start, end };
             }
@@ -103,7 +103,7 @@ impl PageRuns<'_> {
         PageRange { start: end, end }
     }
 
-    /// The vacant sheets that a range of free pages touches, which lie in a row.
+    /// The vacant sheets that a range of free pages touches, which are neighbours.
     fn vacant_in(&self, range: PageRange) -> PageRange {
         let vacant = |pages: &PageRange| self.is_vacant(*pages);
         let mut all = sheets_of(range, self.watch.sheet_pages()).filter(vacant);
@@ -130,16 +130,16 @@ impl PageRuns<'_> {
     }
 
     /// Waits for the claims of vacant sheets, and has nobody claim them any more.
-    fn hold(&self, vacant: PageRange) {
+    fn withhold(&self, vacant: PageRange) {
         let (watch, is_watched) = (self.watch, self.watch.is_on());
         for pages in sheets_of(vacant, watch.sheet_pages()) {
             let wait = |word: &Claimable, mask| watch.wait_for(word, mask);
-            self.sheet(pages.start).hold(is_watched, wait);
+            self.sheet(pages.start).withhold(is_watched, wait);
         }
     }
 
-    /// Vacant sheets that were held can be claimed again.
-    fn let_go(&self, vacant: PageRange) {
+    /// Vacant sheets that were withheld can be claimed again.
+    fn let_claim(&self, vacant: PageRange) {
         let is_watched = self.watch.is_on();
         for pages in sheets_of(vacant, self.watch.sheet_pages()) {
             self.sheet(pages.start).vacate(is_watched);

@@ -1,7 +1,7 @@
 //! Finding the lowest run of N free pages.
 //!
 //! A few pages are looked for in the bits themselves, from where such a run was found last: freed
-//! pages move that place back (P4). Beyond, and for more pages, there are summaries of rows of
+//! pages move that place back (P4). Beyond, and for more pages, there are summaries of parts of
 //! pages: how many free pages stand at the start, at the end, and in the longest run. Two
 //! neighbours' summaries join into one, so chunks sum up words, and the first chunk of a group sums
 //! up the group. A change only marks its chunk and group as stale; the next search that comes by
@@ -10,15 +10,15 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CHUNK_PAGES, CHUNK_WORDS, Chunk, GROUP_CHUNKS, GROUP_PAGES, PageRuns, free_of};
+use super::{CHUNK_PAGES, CHUNK_WORDS, GROUP_CHUNKS, GROUP_PAGES, PageChunk, PageRuns, free_of};
 use crate::units::{PageIndex, Pages};
 
-/// So many pages, which is as many as a span has, are looked for in the bits themselves first.
+/// Runs of up to this many pages, the most that a span has, are looked for in the bits first.
 pub(super) const FEW: usize = 16;
-/// In this many words of them.
+/// In this many words.
 const NEAR_WORDS: usize = if cfg!(test) { 3 } else { 8 };
 
-/// Free pages in a row of pages: at its start, at its end, and most anywhere.
+/// Free pages in a part of the pages: at its start, at its end, and most anywhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Summary {
     start: u16,
@@ -48,7 +48,7 @@ impl Summary {
         }
     }
 
-    /// The summary of a row of `len` pages followed by one of `next_len`.
+    /// The summary of a part of `len` pages followed by one of `next_len`.
     fn join(self, len: usize, next: Summary, next_len: usize) -> Summary {
         let whole = |summary: Summary, len: usize| summary.start as usize == len;
         Summary {
@@ -59,23 +59,23 @@ impl Summary {
         }
     }
 
-    /// The summary of equal rows of `len` pages, one after the other.
-    fn of_rows(rows: impl Iterator<Item = Summary>, len: usize) -> Summary {
+    /// The summary of equal parts of `len` pages, one after the other.
+    fn of_parts(parts: impl Iterator<Item = Summary>, len: usize) -> Summary {
         let mut total = Summary::EMPTY;
         let mut total_len = 0;
-        for row in rows {
-            total = total.join(total_len, row, len);
+        for part in parts {
+            total = total.join(total_len, part, len);
             total_len += len;
         }
         total
     }
 }
 
-impl Chunk {
+impl PageChunk {
     pub(super) fn refresh(&self) -> Summary {
         if self.summary.get().stale {
             let words = self.free.iter().map(|word| Summary::of_word(word.get()));
-            self.summary.set(Summary::of_rows(words, 64));
+            self.summary.set(Summary::of_parts(words, 64));
         }
         self.summary.get()
     }
@@ -90,19 +90,19 @@ impl PageRuns<'_> {
         }
         let first_group = self.no_run_below(wanted) / GROUP_PAGES;
         let group_end = (self.counts.top.0 as usize).div_ceil(GROUP_PAGES);
-        // Free pages in a row up to where the search stands.
-        let mut row = 0;
+        // Length of the run of free pages that ends at where the search stands.
+        let mut run = 0;
         for group in first_group..group_end {
             let summary = self.refresh_group(group);
             let start = group * GROUP_PAGES;
-            if row + summary.start as usize >= wanted {
-                return Some(PageIndex((start - row) as u32));
+            if run + summary.start as usize >= wanted {
+                return Some(PageIndex((start - run) as u32));
             }
             if summary.most as usize >= wanted {
                 return Some(self.find_in_group(group, wanted));
             }
             let whole = summary.start as usize == GROUP_PAGES;
-            row = if whole { row + GROUP_PAGES } else { summary.end as usize };
+            run = if whole { run + GROUP_PAGES } else { summary.end as usize };
         }
         None
     }
@@ -120,18 +120,18 @@ impl PageRuns<'_> {
         }
         let first = self.no_run_below(wanted) / 64;
         let words = self.chunks.len() * CHUNK_WORDS;
-        // Free pages in a row up to the word.
-        let mut row = 0;
+        // Length of the run of free pages that ends at the word.
+        let mut run = 0;
         for at in first..words.min(first + NEAR_WORDS) {
             let word = free_of(&self.chunks[at / CHUNK_WORDS], at % CHUNK_WORDS);
-            if row + word.trailing_ones() as usize >= wanted {
-                return Some(PageIndex((at * 64 - row) as u32));
+            if run + word.trailing_ones() as usize >= wanted {
+                return Some(PageIndex((at * 64 - run) as u32));
             }
             let starts = starts_in_word(word, wanted);
             if starts != 0 {
                 return Some(PageIndex(at as u32 * 64 + starts.trailing_zeros()));
             }
-            row = word.leading_ones() as usize;
+            run = word.leading_ones() as usize;
         }
         None
     }
@@ -141,8 +141,8 @@ impl PageRuns<'_> {
         let group = &self.chunks[first].group;
         if group.get().stale {
             let end = self.chunks.len().min(first + GROUP_CHUNKS);
-            let rows = self.chunks[first..end].iter().map(Chunk::refresh);
-            group.set(Summary::of_rows(rows, CHUNK_PAGES));
+            let parts = self.chunks[first..end].iter().map(PageChunk::refresh);
+            group.set(Summary::of_parts(parts, CHUNK_PAGES));
         }
         group.get()
     }
@@ -150,12 +150,12 @@ impl PageRuns<'_> {
     /// The lowest run in a group that has one. Its chunks' summaries are fresh.
     fn find_in_group(&self, group: usize, wanted: usize) -> PageIndex {
         let first = group * GROUP_CHUNKS;
-        let rows = self.chunks[first..].iter().map(|chunk| chunk.summary.get());
-        let (chunk, row) = match lowest_fit(rows, CHUNK_PAGES, wanted) {
+        let parts = self.chunks[first..].iter().map(|chunk| chunk.summary.get());
+        let (chunk, index) = match lowest_fit(parts, CHUNK_PAGES, wanted) {
             Fit::Across(page) => return PageIndex((group * GROUP_PAGES + page) as u32),
             Fit::Within(chunk) => (first + chunk, chunk),
         };
-        debug_assert!(row < GROUP_CHUNKS);
+        debug_assert!(index < GROUP_CHUNKS);
         let words = self.chunks[chunk].free.iter().map(|word| Summary::of_word(word.get()));
         let page = match lowest_fit(words, 64, wanted) {
             Fit::Across(page) => page,
@@ -167,23 +167,23 @@ impl PageRuns<'_> {
     }
 }
 
-/// Where a run was found among rows of pages.
+/// Where a run was found among parts of the pages.
 enum Fit {
-    /// From this page on, across rows.
+    /// From this page on, across parts.
     Across(usize),
-    /// Somewhere within this row.
+    /// Somewhere within this part.
     Within(usize),
 }
 
-/// The lowest run of `wanted` pages in rows that have one.
-fn lowest_fit(rows: impl Iterator<Item = Summary>, len: usize, wanted: usize) -> Fit {
+/// The lowest run of `wanted` pages among parts that have one.
+fn lowest_fit(parts: impl Iterator<Item = Summary>, len: usize, wanted: usize) -> Fit {
     let mut before = 0;
-    for (row, summary) in rows.enumerate() {
+    for (index, summary) in parts.enumerate() {
         if before + summary.start as usize >= wanted {
-            return Fit::Across(row * len - before);
+            return Fit::Across(index * len - before);
         }
         if summary.most as usize >= wanted {
-            return Fit::Within(row);
+            return Fit::Within(index);
         }
         let whole = summary.start as usize == len;
         before = if whole { before + len } else { summary.end as usize };
@@ -219,11 +219,11 @@ mod tests {
             words in prop::collection::vec(
                 prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 1..6),
         ) {
-            let joined = Summary::of_rows(words.iter().map(|word| Summary::of_word(*word)), 64);
+            let joined = Summary::of_parts(words.iter().map(|word| Summary::of_word(*word)), 64);
             let bit = |page: usize| words[page / 64] >> (page % 64) & 1 == 1;
             let bits: Vec<bool> = (0..words.len() * 64).map(bit).collect();
-            let rows = bits.split(|bit| !bit).map(<[bool]>::len).max().unwrap_or(0);
-            prop_assert_eq!(joined.most as usize, rows);
+            let longest = bits.split(|bit| !bit).map(<[bool]>::len).max().unwrap_or(0);
+            prop_assert_eq!(joined.most as usize, longest);
             prop_assert_eq!(joined.start as usize, bits.iter().take_while(|bit| **bit).count());
             prop_assert_eq!(joined.end as usize, bits.iter().rev().take_while(|bit| **bit).count());
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::heap::pages::refaults::PurgeReason;
+use crate::heap::pages::sheet::sheets_of;
 use crate::units::PAGE;
 use proptest::prelude::*;
 use std::ptr;
@@ -10,14 +11,14 @@ impl PageRuns<'_> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
         let (mut free, mut dirty) = (Pages::ZERO, Pages::ZERO);
-        // Free pages in a row up to this one.
-        let mut row = 0;
+        // Length of the run of free pages that ends here.
+        let mut run = 0;
         for page in (0..(self.chunks.len() * CHUNK_PAGES) as u32).map(PageIndex) {
             let (is_free, is_dirty) = (self.is_free(page), self.is_dirty(page));
             assert!(is_free || !is_dirty, "P1: {page:?} is dirty and in use");
             assert!(page < self.counts.top || !is_free, "P2: {page:?} is above the top");
-            row = if is_free { row + 1 } else { 0 };
-            for (before, lowest) in self.counts.lowest.iter().enumerate().take(row) {
+            run = if is_free { run + 1 } else { 0 };
+            for (before, lowest) in self.counts.lowest.iter().enumerate().take(run) {
                 assert!(page.0 >= lowest.0 + before as u32, "P4: {before} and {page:?} are free");
             }
             assert!(page < self.counts.dirty_end || !is_dirty, "P6: {page:?} is beyond the end");
@@ -76,7 +77,7 @@ const FIRST: PageIndex = PageIndex(3);
 /// Page runs with memory of their own.
 struct Owned {
     counts: RunCounts,
-    chunks: Vec<Chunk>,
+    chunks: Vec<PageChunk>,
     watch: Watch,
 }
 
@@ -84,7 +85,7 @@ impl Owned {
     fn new() -> Owned {
         Owned {
             counts: RunCounts::new(FIRST),
-            chunks: (0..chunk_count(PAGES)).map(|_| Chunk::default()).collect(),
+            chunks: (0..chunk_count(PAGES)).map(|_| PageChunk::default()).collect(),
             watch: Watch::new(ptr::null_mut(), ptr::null(), PAGE, PageIndex(0)),
         }
     }
@@ -177,7 +178,7 @@ fn what_was_returned_is_recalled_by_its_stamp() {
     let cleaned = runs.clean(half);
     runs.counts.refaults.note_returned(PurgeReason::Idle, cleaned);
     runs.stamp(half, PurgeStamp::new(0, PurgeReason::Idle));
-    runs.refaults(range, 1000);
+    runs.note_refaults(range, 1000);
     assert_eq!(owned.counts.refaults.refaulted, [0, 50, 0]);
     assert_eq!(owned.counts.refaults.premature_total(), 50);
 }
@@ -195,7 +196,7 @@ fn what_was_moved_away_is_not_recalled() {
     owned.view().stamp(range, PurgeStamp::new(0, PurgeReason::Idle));
     owned.view().check();
     owned.counts.refaults.note_returned(PurgeReason::Idle, Pages(10));
-    owned.view().refaults(range, 1000);
+    owned.view().note_refaults(range, 1000);
     assert_eq!(owned.counts.refaults.refaulted, [0, 10, 0]);
     owned.view().take(range);
     assert!((0..100).all(|at| !owned.view().is_moved(page + Pages(at))));

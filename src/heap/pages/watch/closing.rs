@@ -73,7 +73,7 @@ impl Watch {
         None
     }
 
-    /// The highest sheets in a row of a range that are as asked for, [`MOST`] bytes at most. Empty
+    /// The highest run of sheets of a range that are as asked for, [`MOST`] bytes at most. Empty
     /// at the start of the range: there are none.
     fn highest_run(&self, within: PageRange, is_good: impl Fn(&Sheet<'_>) -> bool) -> PageRange {
         let mut run = PageRange { start: within.start, end: within.start };

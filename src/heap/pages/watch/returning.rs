@@ -13,7 +13,7 @@ use crate::units::{PAGE, PageIndex, Pages};
 
 /// Most pages that go back in one call: about 150 µs of the kernel's time.
 const CALL: Pages = Pages((1 << 20) / PAGE as u32);
-/// Most ranges that do. A row has 32 at most.
+/// Most ranges that do. A word of 64 pages has 32 at most.
 const RANGES: usize = 64;
 
 impl Watch {
@@ -24,8 +24,8 @@ impl Watch {
 
     /// Free pages that hold memory.
     pub(crate) fn dirty(&self) -> Pages {
-        let count = |first| self.row(first).dirty.get().count_ones();
-        Pages(self.rows().map(count).sum())
+        let count = |first| self.word(first).dirty.get().count_ones();
+        Pages(self.words().map(count).sum())
     }
 
     /// Returns as many dirty pages, the highest first, by calls of `purge`, as long as `goes_on`.
@@ -41,13 +41,13 @@ impl Watch {
         goes_on: &dyn Fn() -> bool,
         stamp: PurgeStamp,
     ) -> Option<Pages> {
-        let (mut returned, mut rows) = (Some(Pages::ZERO), self.rows());
+        let (mut returned, mut words) = (Some(Pages::ZERO), self.words());
         let mut is_last = false;
         while !is_last && goes_on() {
-            let mut batch = Batch::new(self, stamp);
+            let mut batch = ClaimedRanges::new(self, stamp);
             is_last = true;
-            for first in &mut rows {
-                let dirty = self.row(first).dirty;
+            for first in &mut words {
+                let dirty = self.word(first).dirty;
                 let mine = dirty.claim(self.highest(dirty.get(), excess.0));
                 excess = excess.saturating_sub(Pages(mine.count_ones()));
                 batch.add(first, mine);
@@ -97,21 +97,21 @@ impl Watch {
         goes_on: &dyn Fn() -> bool,
         stamp: PurgeStamp,
     ) -> bool {
-        let (mut batch, mut is_whole) = (Batch::new(self, stamp), true);
+        let (mut batch, mut is_whole) = (ClaimedRanges::new(self, stamp), true);
         if self.kernel_page > PAGE {
             return true;
         }
-        for first in self.rows() {
+        for first in self.words() {
             if !goes_on() {
                 break;
             }
-            let mut bits = self.row(first).resting.get();
+            let mut bits = self.word(first).resting.get();
             while bits != 0 {
                 let page = first + Pages(bits.trailing_zeros());
                 bits &= bits - 1;
                 if batch.is_full() {
                     is_whole &= batch.give_back(purge).is_some();
-                    batch = Batch::new(self, stamp);
+                    batch = ClaimedRanges::new(self, stamp);
                 }
                 batch.add_span(page);
             }
@@ -131,7 +131,7 @@ impl Watch {
         self.done.calls.fetch_add(1, Relaxed);
     }
 
-    /// Counts pages that were returned for whoever reads the heap's figures.
+    /// Counts returned pages in the heap's published figures.
     fn tell(&self, pages: Pages) {
         // SAFETY: null, or a counter that is never freed.
         if let Some(counter) = unsafe { self.told.load(Acquire).as_ref() } {
@@ -139,20 +139,20 @@ impl Watch {
         }
     }
 
-    /// The first pages of all rows of 64 below the top, the highest first.
-    pub(super) fn rows(&self) -> impl Iterator<Item = PageIndex> + use<> {
+    /// The first pages of all words of 64 below the top, the highest first.
+    pub(super) fn words(&self) -> impl Iterator<Item = PageIndex> + use<> {
         let count = self.top.load(Relaxed).div_ceil(64);
-        (0..count).rev().map(|row| PageIndex(row * 64))
+        (0..count).rev().map(|word| PageIndex(word * 64))
     }
 
-    /// The row that a page lies in.
-    pub(super) fn row(&self, page: PageIndex) -> Row<'_> {
+    /// The word that a page lies in.
+    pub(super) fn word(&self, page: PageIndex) -> PageWord<'_> {
         let (chunk, word) = (page.0 as usize / CHUNK_PAGES, page.0 as usize % CHUNK_PAGES / 64);
         // SAFETY: W1 and W2: the page is below the top, or was. Only fields that are atomic are
         // referred to.
         unsafe {
             let chunk = self.chunks.add(chunk);
-            Row {
+            PageWord {
                 dirty: &(*chunk).dirty[word],
                 resting: &(*chunk).resting[word],
                 stamp: &(*chunk).stamps[word],
@@ -172,16 +172,16 @@ impl Watch {
 }
 
 /// What both threads look at of 64 pages.
-pub(super) struct Row<'heap> {
+pub(super) struct PageWord<'heap> {
     pub(super) dirty: &'heap Claimable,
     pub(super) resting: &'heap Claimable,
     stamp: &'heap AtomicStamp,
-    /// Of all sheets in the row's chunk.
+    /// Of all sheets in the word's chunk.
     pub(super) vacant: &'heap Claimable,
 }
 
 /// Pages that were claimed, to go back by one call.
-struct Batch<'heap> {
+struct ClaimedRanges<'heap> {
     watch: &'heap Watch,
     stamp: PurgeStamp,
     ranges: [Claimed; RANGES],
@@ -198,25 +198,25 @@ struct Claimed {
     span: PageIndex,
 }
 
-impl<'heap> Batch<'heap> {
-    fn new(watch: &'heap Watch, stamp: PurgeStamp) -> Batch<'heap> {
+impl<'heap> ClaimedRanges<'heap> {
+    fn new(watch: &'heap Watch, stamp: PurgeStamp) -> ClaimedRanges<'heap> {
         let ranges = [Claimed::default(); RANGES];
-        Batch { watch, stamp, ranges, count: 0, pages: Pages::ZERO }
+        ClaimedRanges { watch, stamp, ranges, count: 0, pages: Pages::ZERO }
     }
 
-    /// Whether there may be no room for another row, or span.
+    /// Whether there may be no room for another word, or span.
     fn is_full(&self) -> bool {
         self.count > RANGES - 32 || self.pages >= CALL
     }
 
-    /// Adds dirty pages of a row, which were claimed.
+    /// Adds dirty pages of a word, which were claimed.
     fn add(&mut self, first: PageIndex, pages: u64) {
         self.add_bits(first, pages, PageIndex(0));
     }
 
     /// Claims a span, and adds its pages without a live slot.
     fn add_span(&mut self, page: PageIndex) {
-        let (resting, bit) = (self.watch.row(page).resting, 1 << (page.0 % 64));
+        let (resting, bit) = (self.watch.word(page).resting, 1 << (page.0 % 64));
         if resting.claim(bit) == 0 {
             return;
         }
@@ -272,15 +272,15 @@ impl<'heap> Batch<'heap> {
 
     /// Takes note of what became of a range.
     fn note(&self, range: &Claimed, is_returned: bool) {
-        let (row, done) = (self.watch.row(range.first), &self.watch.done);
+        let (word, done) = (self.watch.word(range.first), &self.watch.done);
         let is_span = range.span != PageIndex(0);
         if !is_returned {
             if !is_span {
-                row.dirty.put_back(range.bits());
+                word.dirty.put_back(range.bits());
             }
             return;
         }
-        row.stamp.set(self.stamp);
+        word.stamp.set(self.stamp);
         self.watch.tell(range.count);
         if !is_span {
             done.pages.fetch_add(range.count.0, Relaxed);
@@ -290,16 +290,16 @@ impl<'heap> Batch<'heap> {
         let pages = (u64::MAX >> (64 - range.count.0) << range.first.since(range.span).0) as u16;
         let fresh = pages & !span.purged.fetch_or(pages, Relaxed);
         if fresh & 1 == 1 {
-            done.leads.fetch_add(span.shape().lead() as u32, Relaxed);
+            done.slack.fetch_add(span.shape().slack() as u32, Relaxed);
         }
         done.holes.fetch_add(fresh.count_ones(), Release);
     }
 
     fn release(&self, range: &Claimed) {
         if range.span == PageIndex(0) {
-            return self.watch.row(range.first).dirty.release(range.bits());
+            return self.watch.word(range.first).dirty.release(range.bits());
         }
-        let (resting, bit) = (self.watch.row(range.span).resting, 1 << (range.span.0 % 64));
+        let (resting, bit) = (self.watch.word(range.span).resting, 1 << (range.span.0 % 64));
         if resting.claimed() & bit != 0 {
             resting.put_back(bit);
             resting.release(bit);
@@ -308,7 +308,7 @@ impl<'heap> Batch<'heap> {
 }
 
 impl Claimed {
-    /// The bits of free pages in their row.
+    /// The bits of free pages in their word.
     fn bits(&self) -> u64 {
         u64::MAX >> (64 - self.count.0) << (self.first.0 % 64)
     }

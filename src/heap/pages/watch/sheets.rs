@@ -50,7 +50,7 @@ impl Watch {
     /// Whether no page of a vacant sheet holds memory, or is just being returned.
     fn is_clean(&self, pages: PageRange) -> bool {
         (pages.start.0..pages.end.0).step_by(64).all(|first| {
-            let dirty = self.row(PageIndex(first)).dirty;
+            let dirty = self.word(PageIndex(first)).dirty;
             dirty.get() == 0 && dirty.claimed() == 0
         })
     }

@@ -5,20 +5,19 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use crate::chart::axis_end;
 use crate::event::Event;
 use crate::memory::{Sample, in_megabytes, megabytes};
-use crate::tide;
+use crate::traffic;
 
 const COLUMNS: usize = 60;
 const ROWS: usize = 4;
 /// The label of the event after which a program does nothing more.
-const LAST_PHASE: &str = tide::END;
+const LAST_PHASE: &str = traffic::END;
 const EIGHTHS: [char; 8] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'];
 
 /// The display of some runs, one after another.
 #[derive(Debug)]
-pub struct Live {
+pub struct ProgressDisplay {
     curves: Vec<Curve>,
     /// How long a run is expected to last.
     span: Duration,
@@ -36,9 +35,9 @@ struct Curve {
     points: Vec<(Duration, u64)>,
 }
 
-impl Live {
+impl ProgressDisplay {
     /// A display of runs by these names and colours (as in `ESC[…m`), each of about `span`.
-    pub fn new(runs: &[(&'static str, &'static str)], span: Duration) -> Live {
+    pub fn new(runs: &[(&'static str, &'static str)], span: Duration) -> ProgressDisplay {
         let curve = |&(name, colour)| Curve {
             name,
             colour,
@@ -46,7 +45,7 @@ impl Live {
             points: Vec::new(),
         };
         let terminal = std::io::stdout().is_terminal();
-        Live {
+        ProgressDisplay {
             curves: runs.iter().map(curve).collect(),
             span,
             terminal,
@@ -100,7 +99,7 @@ impl Live {
 
     fn lines(&self) -> Vec<String> {
         let points = || self.curves.iter().flat_map(|curve| &curve.points);
-        let end = axis_end(points().map(|point| megabytes(point.1)).fold(20.0, f64::max));
+        let end = axis_end(points().map(|point| megabytes(point.1)).fold(0.0, f64::max));
         let lasted = points().map(|point| point.0).fold(self.span, Duration::max);
         let mut lines = Vec::new();
         for curve in &self.curves {
@@ -132,6 +131,11 @@ impl Live {
         let bar = "━".repeat(full) + &"·".repeat(COLUMNS - full);
         format!("{:8}{bar} {:3.0} s", "", passed.as_secs_f64())
     }
+}
+
+/// Where the axis ends, in MB: at a multiple of 20, with a fifth of that or more above the greatest.
+fn axis_end(greatest: f64) -> f64 {
+    (greatest / 20.0 + 0.2).ceil() * 20.0
 }
 
 /// The curve as [`ROWS`] lines of [`COLUMNS`] characters: in each column its last value.
@@ -179,6 +183,11 @@ mod tests {
             assert_eq!(row.chars().count(), COLUMNS);
             assert_eq!(row.trim_end().chars().count(), 30);
         }
+    }
+
+    #[test]
+    fn the_axis_ends_above_the_greatest() {
+        assert_eq!([0.0, 78.4, 99.0].map(axis_end), [20.0, 100.0, 120.0]);
     }
 
     #[test]

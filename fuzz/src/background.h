@@ -1,4 +1,4 @@
-/* The library's background thread, beside the owner of the heaps.
+/* The library's background thread, while the program uses the heaps.
  *
  * By turns: one of the two runs at a time. The thread stops before and after each
  * call to the kernel and when it sleeps. It goes on when the program says so, and
@@ -7,8 +7,8 @@
  * At once: both run. The thread's calls are the real kernel's, and time passes as
  * soon as the thread sleeps. What is lost shows, but no program does the same again. */
 
-#ifndef BESIDE_H
-#define BESIDE_H
+#ifndef BACKGROUND_H
+#define BACKGROUND_H
 
 #include "../../ffi-tests/c/include/syscall_faults.h"
 
@@ -32,7 +32,7 @@ static struct {
   uint64_t wakes_us;
   void *(*run)(void *); /* the thread's function, and its argument */
   void *argument;
-} beside;
+} background;
 
 int __real_nanosleep(const struct timespec *, struct timespec *);
 int __real_pthread_create(pthread_t *, const pthread_attr_t *,
@@ -41,29 +41,29 @@ int __wrap_nanosleep(const struct timespec *, struct timespec *);
 int __wrap_pthread_create(pthread_t *, const pthread_attr_t *,
                           void *(*)(void *), void *);
 
-static unsigned beside_alive(void)
+static unsigned background_alive(void)
 {
-  return __atomic_load_n(&beside.alive, __ATOMIC_ACQUIRE);
+  return __atomic_load_n(&background.alive, __ATOMIC_ACQUIRE);
 }
 
-static void beside_await(sem_t *goes)
+static void background_await(sem_t *goes)
 {
   while (sem_wait(goes) != 0) {
   }
 }
 
 /* It is no earlier than that from now on. */
-static void beside_time_is(uint64_t us)
+static void background_clock_reaches(uint64_t us)
 {
-  uint64_t now = __atomic_load_n(&unkind.now_us, __ATOMIC_RELAXED);
+  uint64_t now = __atomic_load_n(&faults.now_us, __ATOMIC_RELAXED);
 
   while (now < us
-         && !__atomic_compare_exchange_n(&unkind.now_us, &now, us, 1,
+         && !__atomic_compare_exchange_n(&faults.now_us, &now, us, 1,
                                          __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
 }
 
-static void beside_nap(void)
+static void background_nap(void)
 {
   struct timespec nap = { 0, NAP_NS };
 
@@ -71,52 +71,52 @@ static void beside_nap(void)
 }
 
 /* The thread: the owner goes on, until it lets the thread. */
-static void beside_stop(void)
+static void background_stop(void)
 {
   int saved = errno;
 
-  if (beside.company == BY_TURNS) {
-    sem_post(&beside.owner_goes);
-    beside_await(&beside.thread_goes);
+  if (background.company == BY_TURNS) {
+    sem_post(&background.owner_goes);
+    background_await(&background.thread_goes);
   }
   errno = saved;
 }
 
-static void beside_purged(void)
+static void background_purged(void)
 {
-  __atomic_fetch_add(&beside.purges, 1, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&background.purges, 1, __ATOMIC_RELAXED);
 }
 
-static void beside_sleep(uint64_t us)
+static void background_sleep(uint64_t us)
 {
-  uint64_t wakes_us = __atomic_load_n(&unkind.now_us, __ATOMIC_RELAXED) + us;
+  uint64_t wakes_us = __atomic_load_n(&faults.now_us, __ATOMIC_RELAXED) + us;
 
-  if (beside.company == AT_ONCE) {
-    beside_nap();
-    beside_time_is(wakes_us);
+  if (background.company == AT_ONCE) {
+    background_nap();
+    background_clock_reaches(wakes_us);
     return;
   }
-  beside.wakes_us = wakes_us;
-  beside.sleeps = 1;
-  beside_stop();
-  beside.sleeps = 0;
+  background.wakes_us = wakes_us;
+  background.sleeps = 1;
+  background_stop();
+  background.sleeps = 0;
 }
 
 /* The owner: the thread goes on to where it stops next. */
-static void beside_pass(void)
+static void background_pass(void)
 {
   int saved = errno;
 
-  if (beside.company == BY_TURNS && beside_alive() > 0) {
-    sem_post(&beside.thread_goes);
-    beside_await(&beside.owner_goes);
+  if (background.company == BY_TURNS && background_alive() > 0) {
+    sem_post(&background.thread_goes);
+    background_await(&background.owner_goes);
   }
   errno = saved;
 }
 
 /* The library's thread holds all signals back: without these nobody is told in
  * which program it was. */
-static void beside_tells_of_its_end(void)
+static void background_unblock_faults(void)
 {
   sigset_t ends;
 
@@ -127,23 +127,24 @@ static void beside_tells_of_its_end(void)
   pthread_sigmask(SIG_UNBLOCK, &ends, NULL);
 }
 
-static void *beside_run(void *unused)
+static void *background_run(void *unused)
 {
-  static const struct unkind_beside thread = { beside_stop, beside_purged,
-                                               beside_sleep };
+  static const struct background_hooks thread = { background_stop,
+                                                  background_purged,
+                                                  background_sleep };
 
   (void)unused;
-  beside_tells_of_its_end();
-  unkind_beside = &thread;
-  if (beside.company == BY_TURNS) {
-    beside_await(&beside.thread_goes);
-    unkind_enter();
+  background_unblock_faults();
+  background_hooks = &thread;
+  if (background.company == BY_TURNS) {
+    background_await(&background.thread_goes);
+    faults_enter();
   }
-  beside.run(beside.argument);
-  unkind_again(NULL, 0);
-  __atomic_fetch_sub(&beside.alive, 1, __ATOMIC_RELEASE);
-  if (beside.company == BY_TURNS) {
-    sem_post(&beside.owner_goes);
+  background.run(background.argument);
+  purge_again(NULL, 0);
+  __atomic_fetch_sub(&background.alive, 1, __ATOMIC_RELEASE);
+  if (background.company == BY_TURNS) {
+    sem_post(&background.owner_goes);
   }
   return NULL;
 }
@@ -153,19 +154,19 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
 {
   int error;
 
-  if (!unkind_inside || beside.company == ALONE) {
+  if (!faults_inside || background.company == ALONE) {
     return __real_pthread_create(thread, attributes, run, argument);
   }
   /* It needs a stack. */
-  if (unkind_refuses(CALL_MMAP)) {
+  if (faults_refuse(CALL_MMAP)) {
     return EAGAIN;
   }
-  beside.run = run;
-  beside.argument = argument;
-  __atomic_fetch_add(&beside.alive, 1, __ATOMIC_ACQUIRE);
-  error = __real_pthread_create(thread, attributes, beside_run, NULL);
+  background.run = run;
+  background.argument = argument;
+  __atomic_fetch_add(&background.alive, 1, __ATOMIC_ACQUIRE);
+  error = __real_pthread_create(thread, attributes, background_run, NULL);
   if (error != 0) {
-    __atomic_fetch_sub(&beside.alive, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&background.alive, 1, __ATOMIC_RELAXED);
   }
   return error;
 }
@@ -173,36 +174,36 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
 /* The library's owner of a heap does so when it waits for the thread. */
 int __wrap_nanosleep(const struct timespec *time, struct timespec *left)
 {
-  if (!unkind_inside || beside.company == ALONE) {
+  if (!faults_inside || background.company == ALONE) {
     return __real_nanosleep(time, left);
   }
-  if (beside.company == BY_TURNS) {
-    beside_pass();
+  if (background.company == BY_TURNS) {
+    background_pass();
   } else {
-    beside_nap();
+    background_nap();
   }
   return 0;
 }
 
 /* There are no heaps any more: so the thread ends. */
-static void beside_ends(void)
+static void background_end(void)
 {
-  while (beside_alive() > 0) {
-    beside_time_is(LONG_US);
-    if (beside.company == BY_TURNS) {
-      beside_pass();
+  while (background_alive() > 0) {
+    background_clock_reaches(LONG_US);
+    if (background.company == BY_TURNS) {
+      background_pass();
     } else {
-      beside_nap();
+      background_nap();
     }
   }
-  beside.company = ALONE;
+  background.company = ALONE;
 }
 
-static void beside_begins(enum company company)
+static void background_begin(enum company company)
 {
-  sem_init(&beside.owner_goes, 0, 0);
-  sem_init(&beside.thread_goes, 0, 0);
-  beside.company = company;
+  sem_init(&background.owner_goes, 0, 0);
+  sem_init(&background.thread_goes, 0, 0);
+  background.company = company;
 }
 
-#endif /* BESIDE_H */
+#endif /* BACKGROUND_H */

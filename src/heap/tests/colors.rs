@@ -6,18 +6,18 @@ use super::breathing::tested;
 use super::*;
 use crate::units::PAGE;
 
-fn lead(tested: &Tested, index: usize) -> usize {
+fn color(tested: &Tested, index: usize) -> usize {
     tested.live[index].at.addr() % PAGE
 }
 
 #[test]
 fn large_blocks_begin_all_over_their_first_pages() {
     let mut tested = tested(&[]);
-    // 2288 bytes are left over on three pages: room for 36 leads.
+    // 2288 bytes are left over on three pages: room for 36 colors.
     (0..144).for_each(|_| assert!(tested.allocate(10_000)));
-    let leads: BTreeSet<usize> = (0..144).map(|index| lead(&tested, index)).collect();
-    assert!(leads.iter().all(|lead| lead % 64 == 0 && *lead <= 2288), "{leads:?}");
-    assert_eq!(leads.len(), 36, "{leads:?}");
+    let colors: BTreeSet<usize> = (0..144).map(|index| color(&tested, index)).collect();
+    assert!(colors.iter().all(|color| color % 64 == 0 && *color <= 2288), "{colors:?}");
+    assert_eq!(colors.len(), 36, "{colors:?}");
     tested.heap().check();
     tested.check_contents();
 }
@@ -27,24 +27,24 @@ fn where_nothing_is_left_over_a_large_block_begins_with_its_page() {
     let mut tested = tested(&[]);
     for size in [3 * PAGE, 3 * PAGE - 63, 64 * PAGE] {
         assert!(tested.allocate(size));
-        assert_eq!(lead(&tested, tested.live.len() - 1), 0, "{size}");
+        assert_eq!(color(&tested, tested.live.len() - 1), 0, "{size}");
     }
     tested.heap().check();
 }
 
 #[test]
-fn a_large_block_keeps_its_lead_wherever_it_goes() {
+fn a_large_block_keeps_its_color_wherever_it_goes() {
     for remap_min in [4096, 1 << 30] {
         let mut tested = tested(&[(Key::RemapMin, remap_min)]);
         (0..5).for_each(|_| assert!(tested.allocate(9000)));
-        let before = lead(&tested, 4);
+        let before = color(&tested, 4);
         assert!(before > 0);
         let mut at = 4;
         for size in [30_000, 100_000, 300_001, 1_000_000, 70_000, 8_193, 2_000_000] {
             tested.act(&Step::Resize(at, size, OldSize::Right));
             // What was resized is the last, and the next one is in its way.
             at = tested.live.len() - 1;
-            assert_eq!(lead(&tested, at), before, "{size}");
+            assert_eq!(color(&tested, at), before, "{size}");
             assert!(tested.allocate(9000));
             tested.heap().check();
             tested.check_contents();
@@ -52,7 +52,7 @@ fn a_large_block_keeps_its_lead_wherever_it_goes() {
     }
 }
 
-/// Where in its page the first block lies that each of so many pages gets.
+/// For each of `pages` pages, where in the page its first block lies.
 fn first_places(word_seed: u32, size: usize, pages: usize) -> Vec<usize> {
     let mut tested = tested(&[]);
     tested.heap().word_seed = word_seed;

@@ -132,6 +132,9 @@ fullest spans first|src/heap/blocks/span.rs|s/if free < fewest \&\& self.may_use
 what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.saturating_sub(sweep.keep),/dirty: self.runs.dirty,/
 the slow path looks|src/heap/hooks.rs|s/            S::poll(self);//
 auto off is off|src/reclaim/pace.rs|s/        let auto = self.options.get(Key::Auto) == 1;/        let auto = true;/
+light work fills no holes|src/reclaim/policy.rs|s/Pages(sparse.0 \/ NEEDED_SHARE)/Pages(sparse.0 \/ NEEDED_SHARE \/ 64)/
+light work needs nothing that a swing needed|src/reclaim/policy.rs|s/Pages(needed.0 \/ NEEDED_SHARE)/Pages(needed.0 \/ NEEDED_SHARE \/ 8)/
+a search that was begun has its time|src/reclaim/pace.rs|s/!is_searching/(is_searching || !is_searching)/
 what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
 a climb back keeps what it needs|src/reclaim/policy/demand.rs|s/filter(|level| level.is_neared(now_us, used))/filter(|level| used > level.level)/
 no packing while demand climbs|src/reclaim/policy/demand.rs|s/let goes_on = before > /let goes_on = before < /

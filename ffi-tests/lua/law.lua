@@ -150,6 +150,32 @@ local kinds = {
   end,
 }
 
+-- Small tables and strings that come and go, 3 MB in a second.
+local function work(ms)
+  for _ = 1, ms / 10 do
+    C.poll(nil, 0, 10)
+    for i = 1, 300 do
+      local _ = { i, tostring(now() + i) }
+    end
+  end
+end
+
+-- A large table that is filled again and again.
+function kinds.swings()
+  for _ = 1, 12 do
+    phase "fill"
+    local array = {}
+    for i = 1, 2.5e6 do
+      array[i] = i
+    end
+    array = nil
+    collectgarbage()
+    phase "pause"
+    work(300)
+  end
+  collect()
+end
+
 local tenth = ffi.new("struct timespec", 0, 100000000)
 local epoll = C.epoll_create1(0)
 local event = ffi.new "char[12]"
@@ -189,6 +215,9 @@ local ways = {
   -- No thread has the VM.
   queue = function()
     hand_on(REST_S)
+  end,
+  work = function()
+    work(100)
   end,
   lightly = function()
     local list = {}

@@ -182,13 +182,18 @@ impl<S: Os> Heap<S> {
         [falls_us, search_us].into_iter().flatten().min()
     }
 
-    /// Whether the background thread may come at once, or nearly so, to return what is due.
+    /// Whether the background thread comes to this heap, and waits for no host.
+    pub(super) fn background_comes(&self) -> bool {
+        let shown_us = self.hooks.clock.shown_us.unwrap_or_default();
+        let has_host = self.hooks.background.has_host(shown_us);
+        self.watch().is_on() && !(has_host && self.options.get(Key::Background) == AUTO)
+    }
+
+    /// Whether it may come at once, or nearly so, to return what is due.
     pub(super) fn background_comes_soon(&self) -> bool {
         let Some(shown_us) = self.hooks.clock.shown_us else { return false };
-        let background = &self.hooks.background;
-        let is_alone = self.options.get(Key::Background) != AUTO || !background.has_host(shown_us);
-        is_alone
-            && shown_us >= background.none_until_us
+        self.background_comes()
+            && shown_us >= self.hooks.background.none_until_us
             && rested_us(self.watch(), self.due()) <= shown_us + VISIT_FOR_MUCH_US
     }
 

@@ -8,10 +8,13 @@
 mod course;
 mod driven;
 mod figures;
+mod nginx;
 #[path = "../nginx/ports.rs"]
 mod ports;
+mod processes;
 mod programs;
 mod real;
+mod scripts;
 mod side_by_side;
 mod watched;
 
@@ -143,26 +146,6 @@ mod long {
 }
 
 mod full {
-    use super::*;
-
-    #[test]
-    #[ignore = "takes longer"]
-    fn programs_of_the_benches() {
-        let scripts = [
-            "tables.lua",
-            "strings.lua",
-            "closures.lua",
-            "json.lua",
-            "growth.lua",
-            "service.lua",
-            "scatter.lua",
-            "binary_trees.lua",
-            "lru_cache.lua",
-            "havlak.lua",
-        ];
-        all_keep(scripts.map(|script| (script, "poll")), &DOORS);
-    }
-
     /// Nor do its pages count against what the machine has promised.
     #[test]
     #[ignore = "changes the machine's overcommit for seconds"]

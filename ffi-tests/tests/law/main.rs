@@ -8,10 +8,13 @@
 mod course;
 mod driven;
 mod figures;
+mod nginx;
 #[path = "../nginx/ports.rs"]
 mod ports;
+mod processes;
 mod programs;
 mod real;
+mod scripts;
 mod side_by_side;
 mod watched;
 
@@ -149,24 +152,6 @@ mod long {
 
 mod full {
     use super::*;
-
-    #[test]
-    #[ignore = "takes longer"]
-    fn programs_of_the_benches() {
-        let scripts = [
-            "tables.lua",
-            "strings.lua",
-            "closures.lua",
-            "json.lua",
-            "growth.lua",
-            "service.lua",
-            "scatter.lua",
-            "binary_trees.lua",
-            "lru_cache.lua",
-            "havlak.lua",
-        ];
-        all_keep(scripts.map(|script| (script, "poll")), &DOORS);
-    }
 
     /// What is left of a load goes back though the program goes on to work, as far as that does not
     /// need it.

@@ -6,6 +6,7 @@
 //! - [`compile`]: one C or C++ source into a program.
 //! - [`made_at_once`]: a program that several tests make and run at a time.
 //! - [`pages`]: the documents, and the code that they show.
+//! - [`long`]: which tests of a file are for `make test-long`.
 //! - [`finish`]: a command that must succeed, with everything it said if it did not.
 //! - [`shared`], [`archive`], [`limited`], [`sanitized`], [`valgrind`], [`cplusplus`], [`wrapped`],
 //!   [`with_quota`], [`strict`]: one source, compiled and run in one of the ways that matter.
@@ -14,6 +15,7 @@
 mod overcommit;
 pub mod pages;
 mod quota;
+mod tiers;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

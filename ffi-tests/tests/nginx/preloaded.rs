@@ -6,6 +6,10 @@ use ebbtide_ffi_tests::installed;
 
 use crate::server::{Config, Modules, Nginx, Worker, alone, beside, target};
 
+ebbtide_ffi_tests::long! {
+    idle_workers_collect_their_garbage_also_after_a_reload
+}
+
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Garbage of 40 MB, from one request.
@@ -45,7 +49,6 @@ fn comes_down(nginx: &Nginx) {
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
-#[test]
 fn idle_workers_collect_their_garbage_also_after_a_reload() {
     let _alone = alone();
     let nginx = Nginx::start(&started_by(&[], Modules::Stock));

@@ -8,6 +8,10 @@ use crate::limits::GREEDY;
 use crate::server::{Config, Modules, Nginx, alone, beside, kill};
 use crate::status::{json, number, pids, running_pids, vms};
 
+ebbtide_ffi_tests::long! {
+    that_the_address_space_is_used_up_is_told
+}
+
 const PATIENCE: Duration = Duration::from_secs(20);
 const DAY: u32 = 24 * 60 * 60;
 const BEGINS: &str = "[warn]";
@@ -132,7 +136,6 @@ fn refused_allocations_are_counted() {
 }
 
 /// A worker in 1 GiB of address space lives, as it does without ebbtide, and says what it lacks.
-#[test]
 fn that_the_address_space_is_used_up_is_told() {
     let _alone = alone();
     let rows = "local rows, count = {}, 0

@@ -149,8 +149,12 @@ lint-long: setup
 	$(FUZZ) clippy $(FUZZ_FLAGS) --bin random -- -D warnings
 
 cargo-test: lint
-	@echo "== tests: the library, then C, C++ and Lua programs on it"
-	$(CARGO) test $(NOW) --no-fail-fast
+	@echo "== tests: the library, then C, C++ and Lua programs on it, and nginx beside them"
+	$(CARGO) test $(NOW) --no-run
+	$(MAKE) --no-print-directory all
+	sh tests/side_by_side.sh \
+		"$(CARGO) test $(NOW) --no-fail-fast --lib --bins --test '[!n]*'" \
+		"$(CARGO) test $(NOW) --no-fail-fast --test 'n*'"
 
 # Tests of the second tier are ignored by cargo test, and stand in modules called long; those in
 # modules called full take longer still. With the packages of `make test`, so that nothing is built
@@ -160,6 +164,7 @@ LONG_TESTS = $(CARGO) test $(NOW) --no-fail-fast --test '*' -- --ignored
 
 test-long: setup lint-long ## run the tests that take minutes, after make test (25 minutes)
 	@echo "== long tests: endurance, every way to run a program, every build of nginx, the memory rule"
+	$(CARGO) test --package ebbtide --doc
 	$(LATER_TESTS)
 	$(LONG_TESTS) long::
 

@@ -81,13 +81,15 @@ pub fn installed() -> &'static Installed {
     })
 }
 
-/// Runs `make` with these targets, for files below `destination`.
+/// Runs `make` with these targets, for files below `destination`. Other test programs that call
+/// this wait until it has ended, since they make the same files.
 pub fn make(targets: &[&str], destination: &Path, prefix: &str) {
+    let mut command = Command::new("flock");
     // A surrounding make's job server is not ours to use.
-    let mut command = Command::new("make");
     command
         .env_remove("MAKEFLAGS")
-        .args(["--no-print-directory", "-C"])
+        .arg(scratch("make").join("lock"))
+        .args(["make", "--no-print-directory", "-C"])
         .arg(repository())
         .args(targets)
         .arg(assignment("DESTDIR", destination))

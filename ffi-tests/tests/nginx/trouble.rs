@@ -10,6 +10,8 @@ use crate::status::{json, number, pids, running_pids, vms};
 
 ebbtide_ffi_tests::long! {
     that_the_address_space_is_used_up_is_told
+    thrashing_at_a_limit_is_seen
+    that_the_kernel_takes_nothing_back_is_told
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,7 +62,6 @@ const CHURN: &str = "init_worker_by_lua_block {
     end)
 }";
 
-#[test]
 fn thrashing_at_a_limit_is_seen() {
     let _alone = alone();
     let config = Config::new(Modules::First)
@@ -181,7 +182,6 @@ fn that_the_address_space_is_used_up_is_told() {
 }
 
 /// Locked memory is what the kernel takes nothing of.
-#[test]
 fn that_the_kernel_takes_nothing_back_is_told() {
     let _alone = alone();
     let lock = "local ffi = require('ffi')

@@ -100,7 +100,7 @@ NGINX_MODULE = ngx_http_ebbtide_module.so
 NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
 	/usr/lib/nginx/modules)
 
-.PHONY: all header test test-long test-full setup format lint lint-long cargo-test bench bench-breathing bench-figures bench-checked bench-nginx \
+.PHONY: all header test test-long test-full setup format lint cargo-test bench bench-breathing bench-figures bench-checked bench-nginx \
 	soak-nginx demo \
 	policy mutants soak fuzz fuzz-build luajit nginx install-nginx uninstall-nginx disassemble \
 	install install-lua install-lua-scripts uninstall uninstall-lua clean help
@@ -142,6 +142,7 @@ lint: format
 	@echo "== lint"
 	$(CARGO) clippy $(NOW) --all-targets -- -D warnings
 
+.PHONY: lint-long
 lint-long: setup
 	@echo "== lint of what only long tests build"
 	$(CARGO) clippy $(ALL_LATER) --all-targets -- -D warnings

@@ -41,8 +41,11 @@ macro_rules! waiting_programs {
     };
 }
 
-/// Runs a program in each of the ways, which have names.
-fn at_once(source: &str, ways: &[(&str, fn(&str))]) {
+/// A way of running a program, by its name.
+type Way = (&'static str, fn(&str));
+
+/// Runs a program in each of the ways.
+fn at_once(source: &str, ways: &[Way]) {
     thread::scope(|scope| {
         for (name, way) in ways {
             let thread = thread::Builder::new().name(format!("{source}, {name}"));

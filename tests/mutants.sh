@@ -292,15 +292,15 @@ run_tests() {
     case $1:${2:-} in
     *:*closures*) tests=--lib ;;
     src/vm/emergency.rs:* | src/vm/previous.rs:*) tests=--lib ;;
-    src/os/background.rs:*) tests="--package ebbtide-ffi-tests --test programs background" ;;
-    *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs purge_refused" ;;
+    src/os/background.rs:*) tests="--package ebbtide-ffi-tests --test programs background -- --include-ignored" ;;
+    *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs purge_refused -- --include-ignored" ;;
     *:pages\ that\ cannot\ come\ back*) tests="--package ebbtide-ffi-tests --test failures memory_that_was_moved" ;;
-    src/log.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error" ;;
+    src/log.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error -- --include-ignored" ;;
     src/heap/pages/claim.rs:* | src/vm/lock.rs:*) tests="--package ebbtide-models" ;;
-    src/heap/checked* | src/os/fault.rs:*) tests="--package ebbtide-ffi-tests --test checked" ;;
+    src/heap/checked* | src/os/fault.rs:*) tests="--package ebbtide-ffi-tests --test checked -- --include-ignored" ;;
     src/vm/collect/schedule.rs:* | src/vm/collect/layout.rs:*) tests=--lib ;;
-    src/vm/collect* | *:a\ VM\ of\ two\ threads*) tests="--package ebbtide-ffi-tests --test preload collecting" ;;
-    src/vm*) tests="--package ebbtide-ffi-tests --test doors threads_share" ;;
+    src/vm/collect* | *:a\ VM\ of\ two\ threads*) tests="--package ebbtide-ffi-tests --test preload collecting -- --include-ignored" ;;
+    src/vm*) tests="--package ebbtide-ffi-tests --test doors threads_share -- --include-ignored" ;;
     *) tests=--lib ;;
     esac
     # shellcheck disable=SC2086

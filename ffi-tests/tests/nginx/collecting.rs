@@ -5,6 +5,10 @@ use std::time::Duration;
 use crate::server::{Config, Modules, Nginx, alone, beside};
 use crate::status::{json, number, vms};
 
+ebbtide_ffi_tests::long! {
+    a_worker_at_rest_near_a_limit_rests
+}
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn slices(nginx: &Nginx) -> u64 {
@@ -145,7 +149,6 @@ fn what_was_inherited_stays_shared() {
 }
 
 /// Near a limit too, a timer that does nothing much makes nobody collect all the time.
-#[test]
 fn a_worker_at_rest_near_a_limit_rests() {
     let _alone = alone();
     let http = "ebbtide_idle 100ms; ebbtide_limit_soft 32m;

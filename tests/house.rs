@@ -1,5 +1,5 @@
-//! The house: layers, rooms, unsafe code and line lengths are as `src/lib.rs`, `src/heap.rs` and
-//! the style say.
+//! The house: layers, rooms, unsafe code and line lengths are as `src/lib.rs`, `src/heap.rs` and the
+//! style say.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -54,7 +54,7 @@ const STEPS_MAX: u64 = 32;
 /// When the slow path looked and looks again.
 #[derive(Default)]
 pub(super) struct Pace {
-    run_us: u64,
+    breathed_us: u64,
     look_again_us: u64,
     /// When to ask again whether a host would tick.
     ask_again_us: u64,
@@ -94,7 +94,7 @@ impl<S: Os> Heap<S> {
         self.leave_to_background();
         let pause_us = LOOK_EVERY_US.max(SHARE * took_us);
         let look_again_us = now_us + pause_us;
-        self.hooks.pace = Pace { run_us: now_us, look_again_us, ask_again_us: look_again_us };
+        self.hooks.pace = Pace { breathed_us: now_us, look_again_us, ask_again_us: look_again_us };
     }
 
     fn is_time_to_look(&mut self, now_us: u64) -> bool {
@@ -141,7 +141,7 @@ impl<S: Os> Heap<S> {
         if self.watch().is_on() && self.due() < MUCH && !self.is_foreign_due() {
             return step_us;
         }
-        let earned_us = (now_us - self.hooks.pace.run_us) / SHARE;
+        let earned_us = (now_us - self.hooks.pace.breathed_us) / SHARE;
         earned_us.clamp(step_us, STEPS_MAX * step_us)
     }
 }

@@ -44,7 +44,7 @@ mod tests;
 
 use core::slice;
 
-pub(crate) use blocks::foreign::{ForeignBlocks, ForeignPages, ForeignReturned};
+pub(crate) use blocks::foreign::{ForeignBlocks, ForeignPages, ForeignReason, ForeignReturned};
 pub(crate) use fast::alloc;
 pub(crate) use growth::collector::Collector;
 pub(crate) use growth::refusal::tell_of_shortage;

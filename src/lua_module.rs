@@ -217,12 +217,13 @@ core! {
             ebb_stats_read(heap, &mut stats);
             stats
         };
-        stack.push_table(STATS.len() + 3);
+        stack.push_table(STATS.len() + 4);
         for (name, field) in STATS {
             stack.field(name, field(&stats));
         }
         stack.field(c"collected", stack.collected());
         stack.flag(c"thrashing", stats.thrashing == 1);
+        stack.flag(c"previous_damaged", stats.previous_damaged == 1);
         1
     }
 

@@ -45,7 +45,7 @@ pub(crate) use report::{report_open, tell_of_closed};
 
 use crate::builtin;
 use crate::heap::KernelHeap as Heap;
-use crate::heap::{self, ForeignBlocks, ForeignPages, ForeignReturned};
+use crate::heap::{self, ForeignBlocks, ForeignPages, ForeignReason, ForeignReturned};
 use crate::lua_api::{Lua, lua_Alloc, lua_State, symbol};
 use crate::options::Key;
 use crate::os::{Kernel, MemoryRange, Os};
@@ -254,7 +254,7 @@ unsafe fn free_foreign(vm_heap: *mut VmHeap, block: *mut u8, is_last: bool) {
             (*(*vm_heap).heap).poll_now();
         } else if (*(*vm_heap).heap).options.get(Key::Auto) == 1 && previous.next_us() == Some(0) {
             // The host's ticks leave these pages alone: see `next_us`. This is the VM's own thread.
-            previous.give_back(Some(Kernel.now_us()), false);
+            previous.give_back(ForeignReason::Due, Some(Kernel.now_us()));
         }
     }
 }
@@ -281,10 +281,14 @@ unsafe fn next_us(context: *mut u8) -> Option<u64> {
 /// # Safety
 ///
 /// As for [`next_us`].
-unsafe fn give_back(context: *mut u8, deadline_us: Option<u64>, asked: bool) -> ForeignReturned {
+unsafe fn give_back(
+    context: *mut u8,
+    reason: ForeignReason,
+    deadline_us: Option<u64>,
+) -> ForeignReturned {
     // SAFETY: the caller's promise. The heap, which the caller may hold, is not touched.
     match unsafe { &mut (*context.cast::<VmHeap>()).state_home } {
-        StateBlock::Previous(previous) => previous.give_back(deadline_us, asked),
+        StateBlock::Previous(previous) => previous.give_back(reason, deadline_us),
         StateBlock::Mapped(_) => ForeignReturned::default(),
     }
 }

@@ -136,10 +136,15 @@ what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/     
 a climb back keeps what it needs|src/reclaim/policy/demand.rs|s/filter(|level| level.is_neared(now_us, used))/filter(|level| used > level.level)/
 no packing while demand climbs|src/reclaim/policy/demand.rs|s/let goes_on = before > /let goes_on = before < /
 packing after a fall|src/reclaim/policy/demand.rs|s/|_| !is_known || goes_on/|_| true/
-what is idle goes before its time|src/reclaim/policy/idle.rs|s/    dirty.saturating_sub(idle).saturating_add(kept)/    dirty.saturating_add(kept).saturating_add(idle)/
-what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before = self.before.saturating_sub(pages);//
-what was needed is not idle|src/reclaim/policy/idle.rs|s/        self.least = self.least.min(dirty);/        self.least = dirty;/
-a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: state.keep_of(settings, observation, dirty, dirty, 0),/            idle_keep: Pages(u32::MAX),/
+what is idle goes before its time|src/reclaim/policy/idle.rs|s/            let stays = if goes { kept } else { much\[level\] };/            let stays = much[level];/
+what was returned is not idle|src/reclaim/policy/idle.rs|s/            level.before = level.before.saturating_sub(pages);//
+what was needed is not idle|src/reclaim/policy/idle.rs|s/            least.least = least.least.min(dirty);/            least.least = dirty;/
+less waits for longer|src/reclaim/policy/idle.rs|s/    (settings.decay_us << level) \/ MOMENTS/    settings.decay_us \/ MOMENTS/
+a look that took long is not followed by one that takes as long|src/reclaim/pace.rs|s/(since_us.min(2 \* interval_us) /(since_us /
+a thread that waits for a processor does not pause for long|src/reclaim/pace.rs|s/took_us.min(OVERRUN \* earned_us)/took_us/
+much is left to the background thread|src/reclaim/pace.rs|s/ \&\& (!is_much || self.background_comes_soon())/ \&\& !is_much/
+but not for long|src/reclaim/pace.rs|s/now_us < since_us + LEAVE_US/now_us >= *since_us/
+a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: state.keep_of(settings, observation, dirty, idle_after_us, 0),/            idle_keep: Pages(u32::MAX),/
 much is returned soon though the heap works|src/reclaim/background.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
 early visits that do not pay become rare|src/reclaim/background.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//
 an option reaches a thread that was not called|src/reclaim/scheduler.rs|s/        heap.leave_by_new_options();/        if heap.watch().is_on() { heap.leave_by_new_options() }/
@@ -199,6 +204,13 @@ shared VMs: a child waits for no owner|src/vm/lock.rs|s/        self.is_inside.s
 shared VMs: the end is told|src/vm.rs|s/            function(context);//
 pages that a kernel refused are still free|src/vm/previous.rs|s/                self.freed += Self::LEAST;//
 passes over the previous allocator have a share of the time|src/vm/previous.rs|s/(took_us \* Self::SHARE).min/(0 * took_us).min/
+a damaged record leads to known memory only|src/builtin/mappings.rs|s/    memory\[\.\.behind\]\.last()?\.part(at, bytes)/    memory[..behind].last().map(|_| Memory { start: at, end: at.wrapping_add(bytes) })/
+a damaged record leads to what is still mapped|src/builtin/known.rs|s/is_mapped.then_some(memory)/(is_mapped || bytes > 0).then_some(memory)/
+records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
+a heap that has grown is recognised anew|src/builtin/known.rs|s/            Err(Error::Unknown) => HeapView::read(os, self.state),//
+nothing from outside goes before it is due|src/reclaim/foreign.rs|s/self.foreign_next_us() == Some(0)/self.foreign_next_us().is_some()/
+pages from outside wait for what is left of the budget|src/reclaim/foreign.rs|s/before.more || before.calls > 0 \&\& budget.is_spent(self.os.now_us())/before.more/
+a reclaim of both keeps its budget|src/reclaim/foreign.rs|/fn reclaim_foreign/,/^    }/s/if before.more {/if false {/
 a sweep without a deadline is whole|src/builtin/sweep.rs|s/    if deadline_us.is_none() {/    if false {/
 a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/
 a field is the only place that fits|src/vm/collect/layout.rs|s/found.next().filter(|_| found.next().is_none())/found.next()/
@@ -239,6 +251,13 @@ a refused closing leaves sheets open|src/heap/pages/watch/closing.rs|s/sheet.set
 the background thread closes runs|src/reclaim/background.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
 pages above the top are given up|src/reclaim/sheets.rs|s/        self.close_tail();/        if self.growth_limit == 1 { self.close_tail(); }/
 the heap waits for a claim|src/heap/pages/claim.rs|s/            if free == pages {/            if free == free {/
+pages that are claimed in part are let go of|src/heap/pages/claim.rs|s/            self.release(free);//
+what was claimed in vain is let go of|src/heap/pages/claim.rs|s/            self.release(free \& !mine);//
+only dirty pages are claimed|src/heap/pages/claim.rs|s/let mine = self.bits.fetch_and(!free, AcqRel) \& free;/self.bits.fetch_and(!free, AcqRel); let mine = free;/
+a page that is set releases what was done|src/heap/pages/claim.rs|s/fetch_or(pages, Release)/fetch_or(pages, Relaxed)/
+a claim acquires that|src/heap/pages/claim.rs|s/self.bits.fetch_and(!free, AcqRel)/self.bits.fetch_and(!free, Relaxed)/
+the end of a claim releases its purge|src/heap/pages/claim.rs|s/self.claimed.fetch_and(!pages, Release)/self.claimed.fetch_and(!pages, Relaxed)/
+pages put back leave others alone|src/heap/pages/claim.rs|s/self.bits.fetch_or(pages, Relaxed);/self.bits.store(self.get() | pages, Relaxed);/
 retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
 and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/
 a child of a fork does not wait|src/heap/pages/watch.rs|s/            self.end_stale(word, pages);//
@@ -250,7 +269,7 @@ before it looks|src/reclaim/background.rs|s/        self.mend_after_fork();//
 it counts free pages anew|src/heap/pages/mend.rs|s/            (self.runs.dirty, self.runs.sheets) = (dirty, sheets);/            self.runs.sheets = sheets;/
 and what was returned of spans|src/heap/pages/mend.rs|s/            (self.counts.purged, self.counts.slack) = (purged, slack);//
 ranges that the kernel refuses are passed over|src/heap/pages/watch/returning.rs|s/let purged = purge(&memory\[index..self.count\]);/let purged = if refused > 0 { Purged { ranges: 0, calls: 1, errno: 1 } } else { purge(\&memory[index..self.count]) };/
-a heap at work is visited once a second|src/reclaim/background.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
+a heap at work is visited four times in 5 s|src/reclaim/background.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
 and not earlier|src/reclaim/background.rs|s/    if now_us < watch.again_us() {/    if false {/
 a heap that ends gives back where munmap is refused|src/os/kernel.rs|s/ \&\& !map_over(start, bytes) {/ \&\& false {/
 functions of a LuaJIT are looked up once|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if false {/

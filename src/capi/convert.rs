@@ -122,6 +122,7 @@ pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
         refused_allocations: counts.refused_allocations,
         thrashing: heap.is_thrashing().into(),
         refused_address_space: counts.refused_address_space,
+        previous_damaged: previous.is_damaged.into(),
         ..head
     }
 }

@@ -92,8 +92,8 @@ fn what_is_due_goes_back_at_any_rate_of_allocation() {
     }
 }
 
-/// At full speed, on a kernel that is slow once: milliseconds until 400 MB are back, and the longest
-/// allocation after that in microseconds.
+/// At full speed, on a kernel that is slow once: milliseconds until 400 MB are back, and the
+/// longest allocation after that in microseconds.
 fn at_full_speed(slow_us: u64) -> (u64, u64) {
     let mut tested = slow();
     tested.make_dirty(400 * MB);
@@ -123,8 +123,8 @@ fn at_full_speed_a_look_takes_one_step() {
     assert!(longest_us < 500 && ms < 3000, "{longest_us} us, {ms} ms");
 }
 
-/// A heap of which much is due, ten operations a second, and a background thread that does not come:
-/// MB that are left some milliseconds after they are due.
+/// A heap of which much is due, ten operations a second, and a background thread that does not
+/// come: MB that are left some milliseconds after they are due.
 fn left_to_a_thread_that_does_not_come(after_ms: u64) -> usize {
     let mut tested = slow();
     tested.os.world().has_background = true;

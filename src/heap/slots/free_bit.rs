@@ -9,8 +9,8 @@ use super::class::Slot;
 use super::descriptor::Descriptor;
 
 /// Flips the bit of a slot, which marks it as free, and counts the span's countdown down. `head` is
-/// the descriptor of the span's first page. True: the slot was free before, and is not marked so any
-/// more; or the countdown ended.
+/// the descriptor of the span's first page. True: the slot was free before, and is not marked so
+/// any more; or the countdown ended.
 ///
 /// # Safety
 ///

@@ -155,8 +155,8 @@ fn at_full_speed_a_look_takes_one_step() {
     assert!(longest_us < 500 && ms < 3000, "{longest_us} us, {ms} ms");
 }
 
-/// A heap of which much is due, ten operations a second, and a background thread that does not come:
-/// MB that are left some milliseconds after they are due.
+/// A heap of which much is due, ten operations a second, and a background thread that does not
+/// come: MB that are left some milliseconds after they are due.
 fn left_to_a_thread_that_does_not_come(after_ms: u64) -> usize {
     let mut tested = slow();
     tested.os.world().has_background = true;

@@ -156,10 +156,13 @@ test-full: setup ## run these and the tests that take longer, before a release (
 # jemalloc's thread-local data need more room than the loader keeps for libraries that come late.
 HEAP_BENCH = env GLIBC_TUNABLES=glibc.rtld.optional_static_tls=8192 \
 	BENCH_PEERS="$(abspath $(TARGET))/peers" $(if $(QUICK),BENCH_QUICK=1)
+# What a bench measures, for the documents: commit and day. With uncommitted changes: `-dirty`.
+MEASURED = { git describe --always --abbrev=7 --dirty --exclude '*' 2> /dev/null || echo unknown; date -u +%F; } | xargs echo
 BENCH_FLAGS = $(if $(QUICK),--quick) $(if $(CHECK),--check)
 
 bench: ## allocators against each other (20 minutes; QUICK=1 for 3); CHECK=1 fails on a missed figure
 	mkdir -p "$(BENCH)"
+	@$(MEASURED) > "$(BENCH)/bench.measured"
 	sh benches/peers/build.sh "$(TARGET)/peers"
 	$(HEAP_BENCH) $(CARGO) bench --package ebbtide --bench heap
 	status=0; \
@@ -173,6 +176,7 @@ BACKGROUND_PROGRAMS = strings closures growth binary-trees k-nucleotide lru-cach
 # What each of them prints, also for the documents. Without tee's status in place of the bench's.
 bench-breathing: ## what breathing, budgets and the doors cost (eight minutes)
 	mkdir -p "$(BENCH)"
+	@$(MEASURED) > "$(BENCH)/bench-breathing.measured"
 	$(CARGO) bench --package ebbtide --bench pauses > "$(BENCH)/pauses.txt"
 	@cat "$(BENCH)/pauses.txt"
 	$(CARGO) bench --package ebbtide --bench breathing > "$(BENCH)/breathing.txt"

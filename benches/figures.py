@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Writes the figures of the last run of the benches into the documents.
 
-    benches/figures.py [--check] TARGET
+    benches/figures.py TARGET
+    benches/figures.py --check
 
 TARGET is cargo's target folder, in which `make bench` and `make bench-breathing` left their results.
-A block of a document between `<!-- figures: NAME -->` and `<!-- end of figures -->` is replaced by what
-the function of that name returns. Prose around the blocks is written by hand. With --check nothing is
-written; the exit status is 1 if a block would change.
+A block of a document between `<!-- figures: NAME -->` and `<!-- end of figures: SUM -->` is replaced by
+what the function of that name returns, and SUM by a checksum of that. Prose around the blocks is
+written by hand. With --check nothing is written, and no results are needed: the exit status is 1 if a
+block is not as it was written, or is missing.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -18,7 +21,8 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "docs/performance.md", "benches/README.md"]
-BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.S)
+BLOCK = re.compile(r"<!-- figures: (\w+) -->\n(.*?)<!-- end of figures(?:: (\w+))? -->", re.S)
+MARKER = re.compile(r"<!-- (?:figures|end of figures)\b.*?-->")
 
 BASE, OURS = "built-in", "ebbtide"
 PEERS = ["mimalloc-v2", "mimalloc-v3", "jemalloc", "snmalloc", "libc"]
@@ -70,6 +74,13 @@ def table(header, rows):
     return line(header) + rule + "".join(line(row) for row in rows)
 
 
+def measured(target, bench):
+    """The commit that a bench has measured, and the day: `make` leaves both beside the results."""
+    path = target / f"bench/{bench}.measured"
+    commit, day = path.read_text().split()
+    return f"{commit}, {day}"
+
+
 def text(target, name):
     """What a bench printed, as it was."""
     lines = (target / f"bench/{name}.txt").read_text().rstrip()
@@ -98,12 +109,17 @@ def summary(target):
         [f"CPU time of {count} programs, geometric mean", "1", f"{1 / time:.2f}"],
         ["peak RSS of these programs, geometric mean", "1", f"{1 / peak:.2f}"],
     ]
-    return table(["", "LuaJIT's allocator", "ebbtide"], rows)
+    where = f"Measured at commit {measured(target, 'bench')}, on {programs.all['machine']}."
+    return table(["", "LuaJIT's allocator", "ebbtide"], rows) + f"\n{where}\n"
 
 
 def about(target):
     programs = Programs(target).all
-    return f"Measured on {programs['machine']}, with {programs['versions']}.\n"
+    return (
+        f"Measured on {programs['machine']}, with {programs['versions']}. `make bench` at commit "
+        f"{measured(target, 'bench')}; `make bench-breathing` at commit "
+        f"{measured(target, 'bench-breathing')}.\n"
+    )
 
 
 def programs(target):
@@ -225,28 +241,58 @@ BLOCKS = {
 }
 
 
-def main(arguments):
-    check = "--check" in arguments
-    rest = [argument for argument in arguments if argument != "--check"]
-    if len(rest) != 1:
-        sys.exit(__doc__)
-    target, changed = Path(rest[0]), False
+def checksum(block):
+    return hashlib.sha256(block.encode()).hexdigest()[:8]
+
+
+def faults(pages):
+    """What is wrong with the blocks of the pages, a line each. `pages`: their texts by name."""
+    seen = []
+    for page, text in pages.items():
+        for name, block, found in BLOCK.findall(text):
+            seen.append(name)
+            if found != checksum(block):
+                yield f"{page}: the figures '{name}' were changed by hand: run `make bench-figures`"
+        if MARKER.search(BLOCK.sub("", text)):
+            yield f"{page}: a block of figures without its other end"
+    for name in sorted(set(seen) - set(BLOCKS)):
+        yield f"no figures are called '{name}'"
+    for name in BLOCKS:
+        if seen.count(name) != 1:
+            yield f"the figures '{name}' stand in {seen.count(name)} places"
+
+
+def written(text, target):
+    """The text of a page with the figures of the last run."""
 
     def fill(match):
-        begin, name, end = match.groups()
+        name = match[1]
         if name not in BLOCKS:
             sys.exit(f"figures.py: no figures are called '{name}'")
-        return begin + BLOCKS[name](target) + end
+        block = BLOCKS[name](target)
+        return f"<!-- figures: {name} -->\n{block}<!-- end of figures: {checksum(block)} -->"
 
+    return BLOCK.sub(fill, text)
+
+
+def main(arguments, root=ROOT):
+    if len(arguments) != 1:
+        sys.exit(__doc__)
+    pages = {page: (root / page).read_text() for page in PAGES}
+    if arguments == ["--check"]:
+        found = list(faults(pages))
+        for fault in found:
+            print(f"figures.py: {fault}", file=sys.stderr)
+        return 1 if found else 0
+    try:
+        after = {page: written(text, Path(arguments[0])) for page, text in pages.items()}
+    except FileNotFoundError as error:
+        sys.exit(f"figures.py: no {error.filename}: run `make bench` and `make bench-breathing`")
     for page in PAGES:
-        path = ROOT / page
-        before = path.read_text()
-        after = BLOCK.sub(fill, before)
-        changed |= after != before
-        if not check and after != before:
-            path.write_text(after)
+        if after[page] != pages[page]:
+            (root / page).write_text(after[page])
             print(f"written: {page}")
-    return 1 if check and changed else 0
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "c/include/libc_alloc.h"
 #include "peer.h"
 
 /* ISO C has no cast from the pointer that dlsym returns to a function. */
@@ -28,17 +29,6 @@ const char *peer_load(peer *p, const char *path)
       || !find(library, "peer_purge", &p->purge))
     return "it has no functions peer_alloc and peer_purge";
   return NULL;
-}
-
-static void *libc_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
-{
-  (void)ud;
-  (void)osize;
-  if (nsize == 0) {
-    free(ptr);
-    return NULL;
-  }
-  return realloc(ptr, nsize);
 }
 
 /* A preloaded tcmalloc has a function of its own. */

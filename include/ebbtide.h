@@ -628,6 +628,13 @@ typedef struct ebb_stats {
    * address space (a count).
    */
   uint64_t refused_address_space;
+  /**
+   * 1 when what LuaJIT's own allocator has from before ebb_attach() was found
+   * damaged: the program has overwritten its records, and a line in the log says
+   * where. Its free pages stay. 0 again once an ebb_reclaim() without a budget
+   * finds it in order.
+   */
+  uint64_t previous_damaged;
 } ebb_stats;
 
 /**

@@ -417,7 +417,10 @@ local function add_previous(stats, lines)
   stats.large_max = min(beside, max(0, process - stats.resident - stats.previous_resident))
   stats.large_min = min(stats.large_max, max(0, beside - stats.previous_live))
   add_large_lines(stats, lines)
-  if stats.previous_resident - stats.previous_live >= LITTLE then
+  if stats.previous_damaged then
+    lines[#lines + 1] = "  damaged    the program has overwritten records of LuaJIT's own allocator: " ..
+                        "what is free there stays"
+  elseif stats.previous_resident - stats.previous_live >= LITTLE then
     lines[#lines + 1] = "Whole free pages of the previous allocator go back " ..
                         (core.get("auto") == 0 and "in tick() and reclaim()." or
                          "while the VM works, and in tick().")

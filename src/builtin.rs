@@ -18,8 +18,11 @@
 //!   bin ([`bins`]).
 //!
 //! Nothing is read that was not found to be memory first, so that a damaged heap is refused, too.
+//! A heap that was recognised before is read within the segments that it had then ([`known`]): the
+//! kernel's list of mappings is needed again only when its records lead elsewhere.
 
 mod bins;
+mod known;
 mod layout;
 mod mapped_vec;
 mod mappings;
@@ -36,10 +39,11 @@ use core::ptr;
 use crate::error::Error;
 use crate::os::Os;
 use crate::units::{round_down, round_up};
+pub(crate) use known::KnownHeap;
 use layout::{CHUNK_MIN, CONTENTS, FLAGS, FOOT, HEAD, HEADER, MMAPPED, PREVIOUS_IN_USE, WORD};
 use residency::Residency;
 use segments::{Chunk, HeapView};
-pub(crate) use sweep::{Progress, Reclaimed, reclaim, reclaim_known};
+pub(crate) use sweep::{Progress, Reclaimed, reclaim};
 
 /// Free chunks of sizes up to a power of two, above the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,17 +87,20 @@ pub(crate) struct Survey {
 
 /// Walks the heap of the allocator with this state.
 pub(crate) fn survey<S: Os>(os: &S, state: *const u8) -> Result<Survey, Error> {
-    let view = HeapView::read(os, state.expose_provenance())?;
-    let mut residency = Residency::new(&view, residency::ALL)?;
+    survey_view(&HeapView::read(os, state.expose_provenance())?)
+}
+
+fn survey_view<S: Os>(view: &HeapView<'_, S>) -> Result<Survey, Error> {
+    let mut residency = Residency::new(view, residency::ALL)?;
     let mut survey = Survey { segments: view.segments().len() as u64, ..Survey::default() };
     survey.name_sizes();
-    let totals = walk::walk(&view, |segment, chunk| {
+    let totals = walk::walk(view, |segment, chunk| {
         let pages = idle_pages(chunk, view.page);
         let whole = pages.end - pages.start;
         let resident = residency.count(segment, pages) * view.page;
         survey.add_free(chunk.size as u64, resident as u64, (whole - resident) as u64);
     })?;
-    bins::check_bins(&view, &totals)?;
+    bins::check_bins(view, &totals)?;
     (survey.live, survey.blocks) = (totals.live, totals.blocks);
     survey.metadata = totals.metadata;
     for segment in view.segments() {
@@ -105,26 +112,6 @@ pub(crate) fn survey<S: Os>(os: &S, state: *const u8) -> Result<Survey, Error> {
         return Err(Error::System.because(format_args!("the kernel refused mincore")));
     }
     Ok(survey)
-}
-
-/// Bytes of all segments of a heap, without a walk.
-///
-/// # Safety
-///
-/// `state` is that of LuaJIT's allocator, which nobody else uses meanwhile.
-pub(crate) unsafe fn reserved(state: *const u8) -> u64 {
-    // SAFETY: the caller's promise.
-    unsafe { segment_records::reserved(state.expose_provenance()) }
-}
-
-/// Bytes of them that the kernel holds resident; `None` when it will not say.
-///
-/// # Safety
-///
-/// As for [`reserved`].
-pub(crate) unsafe fn resident<S: Os>(os: &S, state: *const u8) -> Option<u64> {
-    // SAFETY: the caller's promise.
-    unsafe { segment_records::resident(os, state.expose_provenance()) }
 }
 
 /// Unmaps every segment of a heap; returns how many bytes that were. A process that has no file

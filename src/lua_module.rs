@@ -17,7 +17,7 @@ use crate::builtin::Progress;
 use crate::capi::{self, *};
 use crate::error;
 use crate::fixed_str::FixedStr;
-use crate::heap::cached_heap::KernelHeap;
+use crate::heap::KernelHeap;
 use crate::log;
 use crate::lua_api::{self, Lua, lua_CFunction, lua_State};
 use crate::options::{self, Options};
@@ -217,12 +217,13 @@ core! {
             ebb_stats_read(heap, &mut stats);
             stats
         };
-        stack.push_table(STATS.len() + 3);
+        stack.push_table(STATS.len() + 4);
         for (name, field) in STATS {
             stack.field(name, field(&stats));
         }
         stack.field(c"collected", stack.collected());
         stack.flag(c"thrashing", stats.thrashing == 1);
+        stack.flag(c"previous_damaged", stats.previous_damaged == 1);
         1
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Lines that a newcomer reads in five minutes.
 const README_LINES: usize = 200;
@@ -172,4 +173,16 @@ fn broken_links_would_be_seen() {
     assert_eq!(anchors(page), ["one-word-two", "under"].map(str::to_owned).into());
     let expected = [("", "one-word-two"), ("c/d.md", "e")];
     assert_eq!(links(page), expected.map(|(path, anchor)| (path.to_owned(), anchor.to_owned())));
+}
+
+/// Figures in the documents are those that the benches have left, and the script that writes them
+/// does that.
+#[test]
+fn figures_are_written_by_the_benches_alone() {
+    let benches = root().join("benches");
+    for arguments in [["figures.py", "--check"].as_slice(), &["-m", "unittest", "test_figures"]] {
+        let run = Command::new("python3").arg("-B").args(arguments).current_dir(&benches).output();
+        let run = run.expect("python3 is there");
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    }
 }

@@ -15,7 +15,7 @@ survivors=0
 
 table() {
     cat <<'TABLE'
-P1 dirty is free|src/heap/pages/runs.rs|s/let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));/let cleaned = Pages::ZERO;/
+P1 dirty is free|src/heap/pages/runs/dirty.rs|s/let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));/let cleaned = Pages::ZERO;/
 P2 nothing above top|src/heap/pages/runs.rs|s/            self.counts.top = range.end;/            self.counts.top = range.end - Pages(range.count().0 \& 1);/
 P3 counts are the bits|src/heap/pages/runs.rs|s/self.counts.free += count;/self.counts.free += count + Pages(1);/
 P4 where to look for free pages|src/heap/pages/runs.rs|s/range.start.0.saturating_sub(before as u32)).min(\*lowest)/u32::MAX).min(*lowest)/
@@ -33,9 +33,9 @@ M2 chunks before pages|src/heap/growth/grow.rs|s/if self.layout.is_planned \&\& 
 a limit means a plan|src/heap/growth/reserve.rs|s/if address_space >= ADDRESS_LIMIT || sanitizer::is_there() {/if address_space >= 1 << 20 {/
 a plan grows in small steps|src/heap/growth/grow.rs|s/(self.layout.bytes \/ PLANNED_STEP.1).min/(self.layout.bytes \/ PLANNED_STEP.1 * 64).min/
 the end of a plan goes back|src/heap/growth/mapped.rs|s/if self.runs.top.since(end) < CUT_MIN {/if true {/
-what is cut off was returned|src/heap/pages/runs.rs|s/let most = top.since(self.dirty_end().min(top));/let most = Pages(u32::MAX);/
-K1 sheets that are cut off|src/heap/pages/runs.rs|s/        self.occupy_sheets(range);//
-tables of what was cut off|src/heap/pages/runs.rs|s/self.counts.cut_top = self.counts.reached();//
+what is cut off was returned|src/heap/pages/runs/end.rs|s/let most = top.since(self.dirty_end().min(top));/let most = Pages(u32::MAX);/
+K1 sheets that are cut off|src/heap/pages/runs/end.rs|s/        self.occupy_sheets(range);//
+tables of what was cut off|src/heap/pages/runs/end.rs|s/self.counts.cut_top = self.counts.reached();//
 descriptors of what was cut off|src/heap/growth/mapped.rs|s/        self.cut_descriptors();/        if false { self.cut_descriptors(); }/
 pointers to what was cut off|src/heap/growth/mapped.rs|s/|| self.is_cut_off(address.addr().wrapping_sub(self.base.addr()))//
 what was cut off is needed again|src/heap/growth/grow.rs|s/self.page_runs().note_refaults(cut_off, now_us);//
@@ -45,8 +45,8 @@ a limit that binds is told, and no other|src/heap/growth/mapped.rs|s/(used.satur
 addresses of a plan are the heap's when mapped|src/heap/growth/mapped.rs|s/        if self.layout.is_planned {/        if false {/
 planned ranges are apart|src/os/plan.rs|s/let fits = word == 0 .* == pages;/let fits = true;/
 mapping replaces nothing|src/os/plan.rs|s/let flags = FRESH | libc::MAP_FIXED_NOREPLACE;/let flags = FRESH | libc::MAP_FIXED;/
-R1 scars apart|src/heap/pages/split_mappings.rs|s/        self.count -= 1;//
-R1 scars renewed|src/heap/blocks/large.rs|s/        self.merge(range);//
+R1 split mappings apart|src/heap/pages/split_mappings.rs|s/        self.count -= 1;//
+R1 split mappings renewed|src/heap/blocks/large.rs|s/        self.merge(range);//
 D1 reciprocal 0 outside spans|src/heap/blocks/span.rs|s/self.set_descriptor(first + Pages(page), Descriptor::none());//
 no slot past the end|src/heap/slots/class.rs|s/self.pages.bytes() - (self.slots \* self.slot_size) as usize/0/
 D2 bits are slots|src/heap/slots/class.rs|s/(1 << (self.slots - first)) - 1/u64::MAX/
@@ -170,14 +170,14 @@ signals that are sent are no accesses|src/os/fault.rs|s/(\*info).si_code > 0/(*i
 handlers of before have their masks|src/os/fault.rs|s/libc::pthread_sigmask(libc::SIG_BLOCK, \&mask/libc::pthread_sigmask(libc::SIG_UNBLOCK, \&mask/
 nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigaction == ours().sa_sigaction/true/
 children attempt nothing of other threads|src/os/fault_probe.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
-calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(Call::to(function));//
+calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(RecordedCall::to(function));//
 an unwinder may fault in a handler|src/os/fault_probe.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
 C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.about > 0 => HeaderState::Freed,/
 wrong sizes are told|src/heap/checked.rs|s/ \&\& live.size != old_size {/ \&\& false {/
 closures that were not finished are no bugs|src/heap/checked/block.rs|s/    fits \&\& upvalues.is_multiple_of(UPVALUE)/    false \&\& fits \&\& upvalues.is_multiple_of(UPVALUE)/
 only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& kind() == KIND//
-blocks freed twice are told|src/heap/checked.rs|s/== HeaderState::Live {/!= HeaderState::Broken {/
-writes past the end are told|src/heap/checked.rs|s/if unsafe { body.zone_is_whole(live.size) }/if true || unsafe { body.zone_is_whole(live.size) }/
+blocks freed twice are told|src/heap/checked/verify.rs|s/== HeaderState::Live {/!= HeaderState::Broken {/
+writes past the end are told|src/heap/checked/verify.rs|s/if unsafe { body.zone_is_whole(live.size) }/if true || unsafe { body.zone_is_whole(live.size) }/
 writes after the end of a block's life are told|src/heap/checked/release.rs|s/if unsafe { body.is_all(FREE_FILL) }/if true || unsafe { body.is_all(FREE_FILL) }/
 freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(entry) {/{/
 large blocks lie between guards|src/heap/checked/large.rs|s/let may = self.state.may_guard \&\& /let may = false \&\& /
@@ -185,7 +185,7 @@ guards are paid for|src/heap/checked/large.rs|s/let affords = self.left >= GUARD
 guards take a share of the mappings|src/heap/checked/fault_registry.rs|s/let fits = /let fits = true || /
 large blocks are hidden when freed|src/heap/checked/large.rs|s/let hidden = guarded \&\& /let hidden = false \&\& /
 guarded slots are hidden when freed|src/heap/checked/guarded_pool.rs|s/            os.protect(start, bytes);//
-some blocks get a guarded slot|src/heap/checked.rs|s/        if self.state.countdown > 0 {/        if true {/
+some blocks get a guarded slot|src/heap/checked/sample.rs|s/        if self.state.countdown > 0 {/        if true {/
 who allocated is known|src/heap/checked/guarded_pool.rs|s/backtrace: Backtrace::here() }/backtrace: Backtrace::NONE }/
 two threads are told|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
 faults find their heap|src/heap/checked/fault_registry.rs|s/unsafe { (registered.report_fault)(registered.heap, address, access) };//
@@ -204,6 +204,13 @@ shared VMs: a child waits for no owner|src/vm/lock.rs|s/        self.is_inside.s
 shared VMs: the end is told|src/vm.rs|s/            function(context);//
 pages that a kernel refused are still free|src/vm/previous.rs|s/                self.freed += Self::LEAST;//
 passes over the previous allocator have a share of the time|src/vm/previous.rs|s/(took_us \* Self::SHARE).min/(0 * took_us).min/
+a damaged record leads to known memory only|src/builtin/mappings.rs|s/    memory\[\.\.behind\]\.last()?\.part(at, bytes)/    memory[..behind].last().map(|_| Memory { start: at, end: at.wrapping_add(bytes) })/
+a damaged record leads to what is still mapped|src/builtin/known.rs|s/is_mapped.then_some(memory)/(is_mapped || bytes > 0).then_some(memory)/
+records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
+a heap that has grown is recognised anew|src/builtin/known.rs|s/            Err(Error::Unknown) => HeapView::read(os, self.state),//
+nothing from outside goes before it is due|src/reclaim/foreign.rs|s/self.foreign_next_us() == Some(0)/self.foreign_next_us().is_some()/
+pages from outside wait for what is left of the budget|src/reclaim/foreign.rs|s/before.more || before.calls > 0 \&\& budget.is_spent(self.os.now_us())/before.more/
+a reclaim of both keeps its budget|src/reclaim/foreign.rs|/fn reclaim_foreign/,/^    }/s/if before.more {/if false {/
 a sweep without a deadline is whole|src/builtin/sweep.rs|s/    if deadline_us.is_none() {/    if false {/
 a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/
 a field is the only place that fits|src/vm/collect/layout.rs|s/found.next().filter(|_| found.next().is_none())/found.next()/
@@ -223,7 +230,7 @@ it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(fo
 K1 a sheet becomes vacant|src/heap/pages/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/
 K2 a sheet in use is not bare|src/heap/pages/sheet.rs|s/            self.set_bare(false);//
 K3 what the background thread returned is counted|src/heap/pages/runs.rs|s/        self.counts.sheets.note_returned(aside.sheets);//
-K3 sheets are counted anew|src/heap/pages/runs.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
+K3 sheets are counted anew|src/heap/pages/runs/vacancy.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
 descriptors go back|src/reclaim/purge.rs|s/            self.return_sheets(cursor, \&mut clock, budget, \&mut outcome);/            if budget.is_spent(0) { self.return_sheets(cursor, \&mut clock, budget, \&mut outcome); }/
 a kernel that refuses descriptors is left alone|src/reclaim/sheets.rs|s/            if is_refused \&\& /            if false \&\& /
 a sweep goes on below returned descriptors|src/reclaim/sheets.rs|s/cursor.leave_sheets(within.end)/cursor.leave_sheets(cursor.sheets_left().end)/
@@ -244,6 +251,13 @@ a refused closing leaves sheets open|src/heap/pages/watch/closing.rs|s/sheet.set
 the background thread closes runs|src/reclaim/background.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
 pages above the top are given up|src/reclaim/sheets.rs|s/        self.close_tail();/        if self.growth_limit == 1 { self.close_tail(); }/
 the heap waits for a claim|src/heap/pages/claim.rs|s/            if free == pages {/            if free == free {/
+pages that are claimed in part are let go of|src/heap/pages/claim.rs|s/            self.release(free);//
+what was claimed in vain is let go of|src/heap/pages/claim.rs|s/            self.release(free \& !mine);//
+only dirty pages are claimed|src/heap/pages/claim.rs|s/let mine = self.bits.fetch_and(!free, AcqRel) \& free;/self.bits.fetch_and(!free, AcqRel); let mine = free;/
+a page that is set releases what was done|src/heap/pages/claim.rs|s/fetch_or(pages, Release)/fetch_or(pages, Relaxed)/
+a claim acquires that|src/heap/pages/claim.rs|s/self.bits.fetch_and(!free, AcqRel)/self.bits.fetch_and(!free, Relaxed)/
+the end of a claim releases its purge|src/heap/pages/claim.rs|s/self.claimed.fetch_and(!pages, Release)/self.claimed.fetch_and(!pages, Relaxed)/
+pages put back leave others alone|src/heap/pages/claim.rs|s/self.bits.fetch_or(pages, Relaxed);/self.bits.store(self.get() | pages, Relaxed);/
 retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
 and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/
 a child of a fork does not wait|src/heap/pages/watch.rs|s/            self.end_stale(word, pages);//

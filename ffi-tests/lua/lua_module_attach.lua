@@ -115,7 +115,9 @@ local function attached_twice()
   check.equal(stats.allocator, "ebbtide", "allocator")
   check.equal(stats.attached, true, "attached")
   check.within(1, stats.previous_live, before.previous_live, "previous_live")
+  check.equal(stats.previous_damaged, false, "previous_damaged")
   assert(allocator.report():find("attached to a running VM", 1, true))
+  assert(not allocator.report():find("damaged", 1, true))
   assert(allocator.report():find("previous ", 1, true))
 end
 

@@ -10,7 +10,7 @@ use crate::os::Os;
 use crate::units::round_up;
 
 /// As many as a process has mappings, unless it was told to have more.
-const CAPACITY: usize = 1 << 16;
+pub(super) const CAPACITY: usize = 1 << 16;
 
 /// Values, up to a number that is given once.
 pub(super) struct MappedVec<'a, S: Os, T: Copy> {

@@ -1,12 +1,13 @@
 //! What the process may read and write: private anonymous memory, by the kernel's own list of it.
 //!
-//! Nothing of LuaJIT's heap is read before the kernel has said that it is such memory.
+//! Nothing of LuaJIT's heap is read before the kernel has said that it is such memory: now, or when
+//! the heap was recognised.
 
 use core::ptr;
 use core::str;
 
 use super::layout::WORD;
-use super::mapped_vec::MappedVec;
+use super::mapped_vec::{CAPACITY, MappedVec};
 use super::refuse;
 use crate::error::Error;
 use crate::os::Os;
@@ -47,8 +48,9 @@ impl Memory {
             return None;
         }
         // SAFETY: the word is aligned and lies in memory that the kernel lists as readable, or that
-        // is known to be LuaJIT's (`Mappings::all`). It
-        // belongs to LuaJIT, whose pointers are exposed to all; the VM does not run meanwhile.
+        // it listed when the heap was recognised and that LuaJIT alone could unmap since, which it
+        // did not (`known`). It belongs to LuaJIT, whose pointers are exposed to all; the VM does
+        // not run meanwhile.
         Some(unsafe { ptr::with_exposed_provenance::<usize>(at).read() })
     }
 }
@@ -66,6 +68,21 @@ pub(super) fn fetch_early(at: usize) {
     unsafe {
         core::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(nostack, preserves_flags));
     }
+}
+
+/// Tells which addresses may be read.
+pub(super) trait MemoryMap {
+    /// The memory of `bytes` bytes from an address on. `None`: not all of that may be read.
+    fn find(&self, at: usize, bytes: usize) -> Option<Memory>;
+
+    /// How many segments a heap in that memory can have.
+    fn segments_max(&self) -> usize;
+}
+
+/// The part of sorted memory that is `bytes` bytes from an address on.
+pub(super) fn find_in(memory: &[Memory], at: usize, bytes: usize) -> Option<Memory> {
+    let behind = memory.partition_point(|memory| memory.start <= at);
+    memory[..behind].last()?.part(at, bytes)
 }
 
 /// The process's memory, by address.
@@ -87,23 +104,15 @@ impl<'a, S: Os> Mappings<'a, S> {
         }
         Ok(Mappings { memory: reader.memory })
     }
+}
 
-    /// All addresses, without a question to the kernel.
-    ///
-    /// # Safety
-    ///
-    /// Every address that is looked for is one of a heap that was recognised, and whose allocator
-    /// alone has changed it since.
-    pub(super) unsafe fn all(os: &'a S) -> Result<Mappings<'a, S>, Error> {
-        let mut memory = MappedVec::with_room(os, 1)?;
-        memory.push(Memory { start: 0, end: usize::MAX });
-        Ok(Mappings { memory })
+impl<S: Os> MemoryMap for Mappings<'_, S> {
+    fn find(&self, at: usize, bytes: usize) -> Option<Memory> {
+        find_in(self.memory.values(), at, bytes)
     }
 
-    /// The memory of `bytes` bytes from an address on. `None`: not all of that is memory.
-    pub(super) fn find(&self, at: usize, bytes: usize) -> Option<Memory> {
-        let behind = self.memory.values().partition_point(|memory| memory.start <= at);
-        self.memory.values()[..behind].last()?.part(at, bytes)
+    fn segments_max(&self) -> usize {
+        CAPACITY
     }
 }
 

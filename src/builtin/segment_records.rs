@@ -1,8 +1,7 @@
 //! The records of the segments, followed as LuaJIT follows them at the end of its own heap.
 //!
-//! For a heap that was recognised before and has been LuaJIT's alone since: to tell in microseconds
-//! how large it is, and to unmap it where the kernel's list of mappings is not to be had: no file
-//! can be opened, or none is there. No notes are taken: the newest segment's record is in the
+//! For a heap that was recognised before and has been LuaJIT's alone since, to unmap it where the
+//! kernel's list of mappings is not to be had: no file can be opened, or none is there. No notes are taken: the newest segment's record is in the
 //! state, which lies in the oldest segment, and every other one lies in the segment that it
 //! describes. So code that reads each record before unmapping the memory that the record
 //! describes, reads all records.
@@ -11,12 +10,10 @@ use core::iter::successors;
 use core::ptr;
 
 use super::layout::*;
+use super::mapped_vec::CAPACITY;
 use super::{refuse, unmap};
 use crate::error::Error;
 use crate::os::Os;
-
-/// More segments than any heap has.
-const LIMIT: usize = 1 << 20;
 
 /// What is kept of a segment.
 #[derive(Clone, Copy)]
@@ -63,28 +60,7 @@ unsafe fn segment_records(state: usize) -> impl Iterator<Item = Record> {
     successors(Some(read(state + NEWEST)), move |record| {
         (record.next != 0).then(|| read(record.next))
     })
-    .take(LIMIT)
-}
-
-/// Bytes of all segments.
-///
-/// # Safety
-///
-/// `state` is that of LuaJIT's allocator, which nobody else uses meanwhile.
-pub(super) unsafe fn reserved(state: usize) -> u64 {
-    // SAFETY: the caller's promise.
-    unsafe { segment_records(state) }.map(|record| record.size as u64).sum()
-}
-
-/// Bytes of all segments that the kernel holds resident; `None` when it will not say.
-///
-/// # Safety
-///
-/// As for [`reserved`].
-pub(super) unsafe fn resident<S: Os>(os: &S, state: usize) -> Option<u64> {
-    let of = |record: Record| os.resident(ptr::without_provenance_mut(record.base), record.size);
-    // SAFETY: the caller's promise.
-    unsafe { segment_records(state) }.map(of).sum()
+    .take(CAPACITY)
 }
 
 /// Unmaps all segments; returns how many bytes went and how many stayed. Nothing is done when a
@@ -116,7 +92,7 @@ pub(super) unsafe fn unmap_all<S: Os>(os: &S, state: usize) -> Result<(u64, u64)
 unsafe fn check<S: Os>(os: &S, state: usize) -> Result<(), Error> {
     let page = os.page_size();
     let mut at = state.wrapping_add(NEWEST);
-    for count in 0..LIMIT {
+    for count in 0..CAPACITY {
         // A record is at the end of a segment, or within the first page: it is in one page.
         let start = ptr::without_provenance_mut(at & !(page - 1));
         let fits = at.is_multiple_of(WORD) && at % page + RECORD_BYTES <= page;

@@ -8,7 +8,7 @@
 
 use super::layout::*;
 use super::mapped_vec::MappedVec;
-use super::mappings::{Mappings, Memory};
+use super::mappings::{Mappings, Memory, MemoryMap};
 use super::refuse;
 use crate::error::Error;
 use crate::os::Os;
@@ -133,10 +133,10 @@ impl<'a, S: Os> HeapView<'a, S> {
         HeapView::read_in(os, &Mappings::read(os)?, state)
     }
 
-    /// The same, where these are the process's mappings.
+    /// The same, where only this memory may be read.
     pub(super) fn read_in(
         os: &'a S,
-        mappings: &Mappings<'a, S>,
+        mappings: &impl MemoryMap,
         state: usize,
     ) -> Result<HeapView<'a, S>, Error> {
         let page = os.page_size();
@@ -146,7 +146,7 @@ impl<'a, S: Os> HeapView<'a, S> {
             Some(memory) if chunk.is_multiple_of(page) => memory,
             _ => return Err(refuse(format_args!("{state:#x} cannot be its state"))),
         };
-        let mut segments = MappedVec::new(os)?;
+        let mut segments = MappedVec::with_room(os, mappings.segments_max())?;
         let (newest, oldest) = collect(mappings, page, state + NEWEST, &mut segments)?;
         let state = State::read(state, memory)?;
         let newest = sort(segments.values_mut(), newest);
@@ -244,7 +244,7 @@ fn sort(segments: &mut [Segment], mut wanted: Segment) -> Segment {
 
 /// Follows the records from the newest on, and returns the newest and the oldest segment.
 fn collect<S: Os>(
-    mappings: &Mappings<'_, S>,
+    mappings: &impl MemoryMap,
     page: usize,
     first: usize,
     segments: &mut MappedVec<'_, S, Segment>,
@@ -276,8 +276,8 @@ fn collect<S: Os>(
 }
 
 /// The segment that a record describes, if that is possible.
-fn segment_of<S: Os>(
-    mappings: &Mappings<'_, S>,
+fn segment_of(
+    mappings: &impl MemoryMap,
     page: usize,
     record: usize,
     (base, size): (Option<usize>, Option<usize>),

@@ -11,7 +11,6 @@ use core::ptr;
 
 use super::bins::{Node, check_bins};
 use super::layout::*;
-use super::mappings::Mappings;
 use super::residency::{self, Residency};
 use super::segments::{Chunk, HeapView, Segment};
 use super::walk::walk;
@@ -118,29 +117,16 @@ pub(crate) fn reclaim<S: Os>(
     progress: &mut Progress,
     deadline_us: Option<u64>,
 ) -> Result<Reclaimed, Error> {
-    let state = state.expose_provenance();
-    let result =
-        HeapView::read(os, state).and_then(|view| go_on(&view, state, progress, deadline_us));
-    note_error(result, progress)
+    reclaim_view(HeapView::read(os, state.expose_provenance()), progress, deadline_us)
 }
 
-/// The same for a heap that is known: the kernel's list of mappings is not read, so that no file is
-/// opened.
-///
-/// # Safety
-///
-/// The heap was recognised, and LuaJIT's allocator alone has changed it since.
-pub(crate) unsafe fn reclaim_known<S: Os>(
-    os: &S,
-    state: *const u8,
+/// The same for a heap that was read, if that could be done.
+pub(super) fn reclaim_view<S: Os>(
+    view: Result<HeapView<'_, S>, Error>,
     progress: &mut Progress,
     deadline_us: Option<u64>,
 ) -> Result<Reclaimed, Error> {
-    let state = state.expose_provenance();
-    // SAFETY: the caller's promise.
-    let result = unsafe { Mappings::all(os) }
-        .and_then(|mappings| HeapView::read_in(os, &mappings, state))
-        .and_then(|view| go_on(&view, state, progress, deadline_us));
+    let result = view.and_then(|view| go_on(&view, progress, deadline_us));
     note_error(result, progress)
 }
 
@@ -159,10 +145,10 @@ fn note_error(
 
 fn go_on<S: Os>(
     view: &HeapView<'_, S>,
-    state: usize,
     progress: &mut Progress,
     deadline_us: Option<u64>,
 ) -> Result<Reclaimed, Error> {
+    let state = view.state.at;
     if progress.state != state {
         check_bins(view, &walk(view, |_, _| ())?)?;
         *progress = Progress { state, cursor: SweepCursor::START };

@@ -1,5 +1,6 @@
 //! Random heaps, surveyed, reclaimed and spoilt.
 
+mod known;
 mod mappings;
 mod model;
 mod spoilt;

@@ -22,6 +22,8 @@ pub(crate) struct FakeState {
     pub(crate) refused_moves: VecDeque<bool>,
     /// Addresses whose memory is not taken back, as of locked pages.
     pub(crate) locked: Range<usize>,
+    /// Addresses that somebody has unmapped behind the heap's back.
+    pub(crate) lost: Range<usize>,
     /// Most bytes that may be committed at once: strict overcommit.
     pub(crate) commit_limit: Option<usize>,
     /// Most bytes that one reservation may have.
@@ -87,7 +89,8 @@ impl FakeOs {
     fn is_mapped(&self, start: *mut u8, bytes: usize) -> bool {
         let world = self.world();
         let range = world.check_range(start, bytes);
-        world.is_reserved(&range)
+        let meets_lost = world.lost.start < range.end && range.start < world.lost.end;
+        world.is_reserved(&range) && !meets_lost
     }
 }
 

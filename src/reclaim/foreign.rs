@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::purge::{Budget, Outcome};
-use crate::heap::{ForeignReturned, Heap};
+use crate::heap::{ForeignReason, ForeignReturned, Heap};
 use crate::os::Os;
 use crate::units::Pages;
 
@@ -27,7 +27,7 @@ impl<S: Os> Heap<S> {
         if before.more || before.calls > 0 && budget.is_spent(self.os.now_us()) {
             return Outcome { more: true, ..before };
         }
-        before.and(self.give_back_foreign(budget.deadline_us(), false).into())
+        before.and(self.give_back_foreign(ForeignReason::Due, budget.deadline_us()).into())
     }
 
     /// Gives all of them back that the host asked for, unless the heap itself took the budget.
@@ -35,7 +35,7 @@ impl<S: Os> Heap<S> {
         if before.more {
             return before;
         }
-        before.and(self.give_back_foreign(budget.deadline_us(), true).into())
+        before.and(self.give_back_foreign(ForeignReason::Asked, budget.deadline_us()).into())
     }
 }
 

@@ -63,7 +63,7 @@ const LEAVE_US: u64 = 250_000;
 /// When the slow path looked and looks again.
 #[derive(Default)]
 pub(super) struct Pace {
-    breathed_us: u64,
+    run_us: u64,
     look_again_us: u64,
     /// When to ask again whether a host would tick.
     ask_again_us: u64,
@@ -85,7 +85,7 @@ impl<S: Os> Heap<S> {
     }
 
     /// Looks if it is time, and returns what is due as far as the pace allows.
-    pub(super) fn breathe_in_passing(&mut self) {
+    pub(super) fn run_due_in_passing(&mut self) {
         if self.options.get(Key::Auto) == 0 {
             self.poll_in = u32::MAX;
             return;
@@ -107,12 +107,12 @@ impl<S: Os> Heap<S> {
             true => Budget::Unlimited,
             false => Budget::Until(start_us + earned_us),
         };
-        let took_us = self.timed_breath(start_us, budget).1;
+        let took_us = self.timed_run(start_us, budget).1;
         self.publish();
         self.leave_to_background();
         let look_again_us = now_us + LOOK_EVERY_US.max(SHARE * took_us.min(OVERRUN * earned_us));
         let pace = &mut self.hooks.pace;
-        (pace.breathed_us, pace.readings) = (now_us, 0);
+        (pace.run_us, pace.readings) = (now_us, 0);
         (pace.look_again_us, pace.ask_again_us) = (look_again_us, look_again_us);
     }
 
@@ -170,7 +170,7 @@ impl<S: Os> Heap<S> {
         if self.is_left_to_background(now_us) && !self.is_foreign_due() {
             return step_us;
         }
-        let since_us = now_us - self.hooks.pace.breathed_us;
+        let since_us = now_us - self.hooks.pace.run_us;
         // On average: a thread that waited for a processor has one long interval among many.
         let interval_us = since_us / self.hooks.pace.readings.max(1);
         (since_us.min(2 * interval_us) / SHARE).clamp(step_us, STEPS_MAX * step_us)

@@ -11,9 +11,9 @@ use std::sync::OnceLock;
 use super::{
     Allocs, PreviousAllocator, StateBlock, VmHeap, emergency, heap_of, tell_without_effect,
 };
-use crate::builtin;
+use crate::builtin::KnownHeap;
 use crate::error::Error;
-use crate::heap;
+use crate::heap::{self, ForeignReason};
 use crate::lua_api::{Lua, lua_Alloc, lua_State};
 use crate::options::{Key, Options};
 use crate::os::Kernel;
@@ -123,7 +123,8 @@ unsafe extern "C-unwind" fn keep_header(
     bytes: usize,
     header: *mut c_void,
 ) -> c_int {
-    // SAFETY: the caller's promise.
+    // SAFETY: `part` has `bytes` bytes by the rules of lua_Writer, and `header` room for 5, by the
+    // caller's promise. They are apart: one is LuaJIT's buffer, the other the caller's array.
     unsafe { ptr::copy_nonoverlapping(part.cast::<u8>(), header.cast(), bytes.min(5)) };
     1
 }
@@ -175,12 +176,12 @@ pub(crate) unsafe fn attach(
             return Ok(true);
         }
         let builtin = known_builtin(lua, state)?;
-        let survey = builtin::survey(&Kernel, builtin.state)?;
+        let (known, survey) = KnownHeap::recognise(&Kernel, builtin.state)?;
         tell_without_effect(&options);
         let heap = heap::cached_heap::create(options)?;
-        let mut previous = PreviousAllocator::new(builtin, &survey);
+        let mut previous = PreviousAllocator::new(builtin, known, &survey);
         if (*heap).options.get(Key::Auto) == 1 {
-            previous.give_back(None, true);
+            previous.give_back(ForeignReason::Asked, None);
         }
         let vm_heap = VmHeap::new(heap, builtin.state_block, StateBlock::Previous(previous));
         (lua.lua_setallocf)(state, allocs[0], heap.cast());

@@ -2,21 +2,27 @@
 //!
 //! Blocks that the VM had before stay there until they are freed, and nothing new is allocated
 //! there. So free pages of that allocator are of no use to the VM any more. They go back when the
-//! VM changes over, and later in passes over that heap, whenever the VM has freed enough there: on
-//! the slow path of the new heap and in a tick of the host. The background thread has no part in
-//! that, for a C module may still call the previous allocator, without a lock.
+//! VM changes over, and later in passes over that heap, whenever the VM has freed enough there: at
+//! one of those frees, on the slow path of the new heap, and in a tick of the host. All of them go
+//! back when the host asks. The background thread has no part in that, for a C module may still
+//! call the previous allocator, without a lock.
+//!
+//! A pass that finds that heap damaged leaves it alone, says so in a line, and is the last one by
+//! itself until the host asks for a whole one, which finds the heap in order.
 
 use core::ffi::c_void;
 
 use super::attach::Builtin;
-use crate::builtin::{self, Progress, Survey};
-use crate::error::Error;
-use crate::heap::ForeignReturned;
+use crate::builtin::{self, KnownHeap, Progress, Reclaimed, Survey};
+use crate::error::{self, Error};
+use crate::heap::{ForeignReason, ForeignReturned};
+use crate::log;
 use crate::os::{Kernel, Os};
 
 /// What a VM ran on before it had its heap.
 pub(crate) struct PreviousAllocator {
     builtin: Builtin,
+    heap: KnownHeap,
     /// Bytes of its blocks that the VM still has.
     live: u64,
     /// Bytes of its segments that are resident, at most: as last counted, less what went back.
@@ -36,23 +42,38 @@ pub(crate) struct PreviousUsage {
     pub(crate) reserved: u64,
     /// Resident there, at most.
     pub(crate) resident: u64,
+    /// A pass found that its heap does not add up.
+    pub(crate) is_damaged: bool,
 }
 
 impl PreviousAllocator {
     /// The allocator that a VM runs on now, as a survey has found it.
-    pub(super) fn new(builtin: Builtin, survey: &Survey) -> PreviousAllocator {
+    pub(super) fn new(builtin: Builtin, heap: KnownHeap, survey: &Survey) -> PreviousAllocator {
         let Survey { live, resident, returnable, .. } = *survey;
         let progress = Progress::of_surveyed(builtin.state);
-        let schedule = Schedule { freed: returnable, ..Schedule::default() };
-        PreviousAllocator { builtin, live, resident, progress, asked: progress, schedule }
+        PreviousAllocator {
+            builtin,
+            heap,
+            live,
+            resident,
+            progress,
+            asked: progress,
+            schedule: Schedule { freed: returnable, ..Schedule::default() },
+        }
     }
 
     /// What it holds.
     pub(super) fn usage(&self) -> PreviousUsage {
-        // SAFETY: a previous allocator's state is LuaJIT's, and only this thread, which has the VM,
-        // uses it.
-        let reserved = unsafe { builtin::reserved(self.builtin.state) };
-        PreviousUsage { live: self.live, reserved, resident: self.resident.min(reserved) }
+        // SAFETY: `attach` has recognised the heap, whose segments are LuaJIT's allocator's own, and
+        // only this thread, which has the VM, calls that allocator.
+        let reserved = unsafe { self.heap.reserved(&Kernel) };
+        let resident = self.resident.min(reserved);
+        PreviousUsage {
+            live: self.live,
+            reserved,
+            resident,
+            is_damaged: self.schedule.is_stopped(),
+        }
     }
 
     /// Walks its heap.
@@ -65,55 +86,56 @@ impl PreviousAllocator {
         self.schedule.next_us(|| Kernel.now_us())
     }
 
-    /// Gives free pages back, until the deadline if there is one: by itself, or because the host
-    /// has asked, and then the kernel is asked what is left resident at the end of the pass. A heap
-    /// that does not add up is left alone.
+    /// Gives free pages back, until the deadline if there is one. At the end of a pass that the host
+    /// has asked for, the kernel is asked what is left resident. A heap that does not add up is left
+    /// alone.
     pub(super) fn give_back(
         &mut self,
+        reason: ForeignReason,
         deadline_us: Option<u64>,
-        is_asked: bool,
     ) -> ForeignReturned {
         let start_us = Kernel.now_us();
-        let state = self.builtin.state;
         let is_whole = deadline_us.is_none();
-        let progress = if is_asked { &mut self.asked } else { &mut self.progress };
-        if is_whole || !is_asked {
+        // What the host asks for in steps has a place of its own in the heap, and no say in when
+        // the next pass by itself is due.
+        let (progress, is_scheduled) = match reason {
+            ForeignReason::Due => (&mut self.progress, true),
+            ForeignReason::Asked => (&mut self.asked, is_whole),
+        };
+        if is_scheduled {
             self.schedule.note_start(is_whole);
         }
-        // SAFETY: `attach` has recognised the heap, and only LuaJIT's allocator changes it.
-        let done = unsafe { builtin::reclaim_known(&Kernel, state, progress, deadline_us) };
-        let (returned, end) = match done {
-            Ok(done) => {
-                let returned = ForeignReturned {
-                    bytes: done.returned,
-                    calls: done.calls,
-                    refused: done.refused.into(),
-                    more: done.more,
-                };
-                let end = match done {
-                    _ if done.more => PassEnd::Deadline,
-                    _ if done.refused => PassEnd::Refused,
-                    _ => PassEnd::Complete,
-                };
-                (returned, end)
-            }
-            Err(Error::Unknown) => (ForeignReturned::default(), PassEnd::Unknown),
-            Err(_) => (ForeignReturned { refused: 1, ..Default::default() }, PassEnd::Refused),
-        };
+        // SAFETY: as in `usage`.
+        let done = unsafe { self.heap.reclaim(&Kernel, progress, deadline_us) };
+        let (returned, end) = PassEnd::of(done);
         self.resident = self.resident.saturating_sub(returned.bytes);
-        if is_asked && end != PassEnd::Deadline {
-            self.count_resident();
+        match end {
+            PassEnd::Unknown => self.note_damage(),
+            PassEnd::Deadline => {}
+            _ if reason == ForeignReason::Asked => self.count_resident(),
+            _ => {}
         }
-        if is_whole || !is_asked {
+        if is_scheduled || end == PassEnd::Unknown {
             self.schedule.note_end(start_us, Kernel.now_us(), end);
         }
         returned
     }
 
+    /// Says that the heap is damaged, if that is news, and has each next pass recognise it anew.
+    fn note_damage(&mut self) {
+        if !self.schedule.is_stopped() {
+            log::line(format_args!(
+                "a VM's heap from before attach() is damaged, and its free pages stay: {}",
+                error::last_line().as_str()
+            ));
+        }
+        (self.progress, self.asked) = Default::default();
+    }
+
     /// Asks the kernel how much is resident.
     fn count_resident(&mut self) {
         // SAFETY: as in `usage`.
-        if let Some(counted) = unsafe { builtin::resident(&Kernel, self.builtin.state) } {
+        if let Some(counted) = unsafe { self.heap.resident(&Kernel) } {
             self.resident = counted;
         }
     }
@@ -179,6 +201,24 @@ enum PassEnd {
     Unknown,
 }
 
+impl PassEnd {
+    /// What a pass gave back, and how it has ended.
+    fn of(done: Result<Reclaimed, Error>) -> (ForeignReturned, PassEnd) {
+        match done {
+            Ok(Reclaimed { returned, calls, more, refused }) => {
+                let end = match (more, refused) {
+                    (true, _) => PassEnd::Deadline,
+                    (false, true) => PassEnd::Refused,
+                    (false, false) => PassEnd::Complete,
+                };
+                (ForeignReturned { bytes: returned, calls, refused: refused.into(), more }, end)
+            }
+            Err(Error::Unknown) => (ForeignReturned::default(), PassEnd::Unknown),
+            Err(_) => (ForeignReturned { refused: 1, ..Default::default() }, PassEnd::Refused),
+        }
+    }
+}
+
 impl Schedule {
     /// A pass is worth its time when this many bytes were freed.
     const LEAST: u64 = 128 << 10;
@@ -193,12 +233,17 @@ impl Schedule {
     /// In how many microseconds a pass is due. `None`: too little was freed.
     fn next_us(&self, now_us: impl FnOnce() -> u64) -> Option<u64> {
         let is_due = self.under_way_us.is_some() || self.freed >= Self::LEAST;
-        if !is_due || self.not_before_us == u64::MAX {
+        if !is_due || self.is_stopped() {
             return None;
         }
         let wait_us = self.not_before_us.saturating_sub(now_us());
         // No pause is longer: the clock has gone back.
         Some(if wait_us > Self::REST_US.1 { 0 } else { wait_us })
+    }
+
+    /// No pass is due ever: the last one found that the heap does not add up.
+    fn is_stopped(&self) -> bool {
+        self.not_before_us == u64::MAX
     }
 
     /// True once for every [`Schedule::LEAST`] bytes.
@@ -229,6 +274,7 @@ impl Schedule {
                 self.freed += Self::LEAST;
                 end_us + self.rest_us
             }
+            // See `is_stopped`.
             PassEnd::Unknown => u64::MAX,
             PassEnd::Deadline => {
                 self.under_way_us = Some(took_us);
@@ -313,7 +359,13 @@ mod tests {
         let mut schedule = Schedule::default();
         schedule.note_end(0, 10, PassEnd::Unknown);
         schedule.note_freed(10 * Schedule::LEAST);
+        assert!(schedule.is_stopped());
         assert_eq!(due(&schedule), None);
+        // The host has asked for a whole pass, which found it in order.
+        schedule.note_start(true);
+        schedule.note_end(20, 20, PassEnd::Complete);
+        schedule.note_freed(Schedule::LEAST);
+        assert!(!schedule.is_stopped() && due(&schedule) == Some(20));
         let mut schedule = Schedule::default();
         schedule.note_end(1 << 40, 1 << 40, PassEnd::Complete);
         schedule.note_freed(Schedule::LEAST);

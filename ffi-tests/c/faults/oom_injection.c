@@ -12,6 +12,7 @@
  * were left, and crashes. */
 
 #include "check.h"
+#include "libc_alloc.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -121,17 +122,6 @@ static void *thrift_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
     thrift->blocks--;
   }
   return got;
-}
-
-static void *libc_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
-{
-  (void)ud;
-  (void)osize;
-  if (nsize == 0) {
-    free(ptr);
-    return NULL;
-  }
-  return realloc(ptr, nsize);
 }
 
 /* What one run said. */

@@ -4,8 +4,8 @@
 #ifndef VISITS_H
 #define VISITS_H
 
-#define BREATH_IN_BACKGROUND
-#include "breath.h"
+#define TICK_HOST_WITH_THREAD
+#include "tick_host.h"
 
 #include <dirent.h>
 #include <sched.h>
@@ -14,6 +14,28 @@
 #define BLOCKS 8000
 
 static void *blocks[BLOCKS];
+
+/* A number that the kernel tells of a thread, by the name of its line; a mask
+ * is in base 16. */
+static inline uint64_t thread_status(pid_t thread, const char *name, int base)
+{
+  char path[64], line[128];
+  size_t length = strlen(name);
+  const char *number = NULL;
+  FILE *file;
+
+  snprintf(path, sizeof path, "/proc/self/task/%d/status", (int)thread);
+  file = fopen(path, "r");
+  REQUIRE(file != NULL);
+  while (number == NULL && fgets(line, sizeof line, file) != NULL) {
+    if (strncmp(line, name, length) == 0 && line[length] == ':') {
+      number = line + length + 1;
+    }
+  }
+  fclose(file);
+  REQUIRE(number != NULL);
+  return strtoull(number, NULL, base);
+}
 
 /* Fills 2 KB a block. */
 static inline void fill_slots(ebb_heap *heap, size_t count)

@@ -1,10 +1,13 @@
 /* The built-in heap of a VM, spoilt one word at a time: every word of its
  * state, and heads, feet and links of chunks and segments of every kind. Who
  * looks at it must refuse it, unless nobody ever reads the word, and must not
- * crash. Each place is spoilt in a child, in several ways. The layout is
- * LuaJIT's. */
+ * crash. Each place is spoilt in a child, in several ways; then the VM is
+ * attached, and each is spoilt again. The layout is LuaJIT's. */
 
 #include "check.h"
+
+#include <fcntl.h>
+#include <time.h>
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -14,7 +17,7 @@
 #define WAYS 9
 
 enum {
-  DV_SIZE = 8, DV = 24, TOP = 32, TRIM = 40, LISTS = 56, TREES = 584,
+  DV_SIZE = 8, TOP_SIZE = 16, DV = 24, TOP = 32, TRIM = 40, LISTS = 56, TREES = 584,
   SEGMENT = 840, STATE_END = 864,
   FOOT = 0, HEAD = 8, FD = 16, BK = 24, CHILDREN = 32, PARENT = 48, INDEX = 56,
   PREV = 1, USED = 2, FLAGS = 7
@@ -329,11 +332,132 @@ static void many_words_do_not_crash_it(void)
   }
 }
 
+/* After ebb_attach() */
+
+static uint64_t is_damaged(void)
+{
+  return stats_of(ebb_heap_of(L), 0).previous_damaged;
+}
+
+/* What damages a heap that is known, whatever else is in order: what it is
+ * read from first. */
+static int is_read_first(const struct place *place)
+{
+  size_t offset = place->at - (uintptr_t)state;
+
+  return offset == TOP || offset == TOP_SIZE
+         || (offset >= SEGMENT && offset < STATE_END);
+}
+
+/* Lines on standard error are for people, and there would be hundreds. */
+static void reclaim_silently(void)
+{
+  int error = dup(2), null = open("/dev/null", O_WRONLY);
+
+  REQUIRE(error >= 0 && null >= 0 && dup2(null, 2) == 2);
+  CHECK_EQ(ebb_reclaim(ebb_heap_of(L), NULL, NULL), EBB_OK);
+  REQUIRE(dup2(error, 2) == 2);
+  close(error);
+  close(null);
+}
+
+static void spoil_attached(const void *argument)
+{
+  const struct place *place = (const struct place *)argument;
+  size_t was = *word(place->at), way, value;
+
+  alarm(120);
+  for (way = 0; way < WAYS; way++) {
+    value = (spoilt(was, way) & place->bits) | (was & ~place->bits);
+    if (value == was) {
+      continue;
+    }
+    *word(place->at) = value;
+    CHECK(ebb_tick(ebb_heap_of(L), 500) >= EBB_OK);
+    reclaim_silently();
+    CHECK(is_damaged() || !is_read_first(place));
+    CHECK(!is_damaged() || !place->is_harmless);
+    *word(place->at) = was;
+    reclaim_silently();
+    CHECK(!is_damaged());
+  }
+}
+
+static void an_attached_vm_leaves_damage_alone(void)
+{
+  size_t i;
+
+  CHECK_EQ(ebb_attach(L, NULL), EBB_OK);
+  CHECK(!is_damaged());
+  for (i = 0; i < place_count; i++) {
+    if (in_child(spoil_attached, &places[i]) != 0) {
+      fprintf(stderr, "%s at %#zx\n", places[i].name, (size_t)places[i].at);
+      check_failed(__FILE__, __LINE__, "a child failed or crashed");
+    }
+  }
+}
+
+/* Free blocks, then damage: a tick meets it by itself, says so once, and none
+ * comes again until a reclaim has found the heap in order. */
+static void tick_over_damage(const void *argument)
+{
+  const struct timespec pause = { 0, 10 * 1000 * 1000 };
+  uintptr_t link = in_state(SEGMENT + 16);
+  size_t i, was = *word(link);
+  void *heap;
+
+  alarm(120);
+  REQUIRE(dup2(((const int *)argument)[1], 2) == 2);
+  CHECK_EQ(ebb_attach(L, NULL), EBB_OK);
+  alloc = lua_getallocf(L, &heap);
+  for (i = 0; i < COUNT_OF(blocks); i++) {
+    if (blocks[i].at != NULL) {
+      alloc(heap, blocks[i].at, 0, 0);
+    }
+  }
+  was = *word(link);
+  *word(link) = (size_t)1 << 46;
+  while (!is_damaged()) {
+    CHECK(ebb_tick(heap, 500) >= EBB_OK);
+    nanosleep(&pause, NULL);
+  }
+  CHECK(ebb_next_tick(heap) != 0);
+  CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
+  CHECK(is_damaged());
+  *word(link) = was;
+  CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
+  CHECK(!is_damaged());
+}
+
+static void damage_is_told_once(void)
+{
+  static const char told[] = "ebbtide: a VM's heap from before attach() is "
+                             "damaged, and its free pages stay: "
+                             "not LuaJIT's own heap: 0x400000000000: no "
+                             "segment's record\n";
+  char text[1024];
+  ssize_t length;
+  int ends[2];
+
+  REQUIRE(pipe(ends) == 0);
+  CHECK_EQ(in_child(tick_over_damage, ends), 0);
+  close(ends[1]);
+  length = read(ends[0], text, sizeof text - 1);
+  REQUIRE(length >= 0);
+  close(ends[0]);
+  text[length] = '\0';
+  if (strcmp(text, told) != 0) {
+    check_failed(__FILE__, __LINE__, text);
+  }
+}
+
 int main(void)
 {
   build();
   RUN(every_single_word_is_noticed);
   RUN(many_words_do_not_crash_it);
+  RUN(damage_is_told_once);
+  RUN(an_attached_vm_leaves_damage_alone);
   lua_close(L);
   return check_status();
 }

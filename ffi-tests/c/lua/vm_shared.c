@@ -1,13 +1,10 @@
 /* ebb_on_close and ebb_share: who is told of the end of a VM, and a heap that
  * several threads use in turns. */
 
-#include "check.h"
+#include "refuse_call.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include <lauxlib.h>
@@ -132,16 +129,7 @@ static void *run_job(void *argument)
 /* From now on the kernel orders no threads for this process. */
 static void refuse_membarrier(void)
 {
-  struct sock_filter filter[] = {
-    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
-    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  struct sock_fprog program = { COUNT_OF(filter), filter };
-
-  REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-  REQUIRE(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+  refuse_call(SYS_membarrier);
   REQUIRE(syscall(SYS_membarrier, 0, 0) == -1 && errno == EPERM);
 }
 

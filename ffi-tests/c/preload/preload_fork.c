@@ -3,37 +3,13 @@
  * Before that, a child of a host with a thread that has a VM, which the child
  * has not. The first argument is the Lua script. */
 
-#include "check.h"
-
-#include <lauxlib.h>
-#include <lua.h>
-#include <lualib.h>
+#include "serving_vm.h"
 
 #include <poll.h>
 #include <pthread.h>
 
 #define CHILDREN 12
 #define AT_ONCE 4
-
-static void ask(lua_State *L, const char *request)
-{
-  lua_getglobal(L, "handle");
-  lua_pushstring(L, request);
-  if (lua_pcall(L, 1, 0, 0) != 0) {
-    check_failed(__FILE__, __LINE__, lua_tostring(L, -1));
-    exit(1);
-  }
-}
-
-static lua_State *vm_new(const char *script)
-{
-  lua_State *L = luaL_newstate();
-
-  REQUIRE(L != NULL);
-  luaL_openlibs(L);
-  REQUIRE(!luaL_dofile(L, script));
-  return L;
-}
 
 static int serve(lua_State *L, const char *script)
 {

@@ -2,11 +2,7 @@
  * to hand while the thread that made them waits. The first argument is the Lua
  * script that each VM runs. */
 
-#include "check.h"
-
-#include <lauxlib.h>
-#include <lua.h>
-#include <lualib.h>
+#include "serving_vm.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -18,26 +14,6 @@
 
 static const char *script;
 
-static void ask(lua_State *L, const char *request)
-{
-  lua_getglobal(L, "handle");
-  lua_pushstring(L, request);
-  if (lua_pcall(L, 1, 0, 0) != 0) {
-    check_failed(__FILE__, __LINE__, lua_tostring(L, -1));
-    exit(1);
-  }
-}
-
-static lua_State *vm_new(void)
-{
-  lua_State *L = luaL_newstate();
-
-  REQUIRE(L != NULL);
-  luaL_openlibs(L);
-  REQUIRE(!luaL_dofile(L, script));
-  return L;
-}
-
 static void *serve_eight(void *argument)
 {
   lua_State *vms[VMS_EACH];
@@ -45,7 +21,7 @@ static void *serve_eight(void *argument)
 
   (void)argument;
   for (i = 0; i < VMS_EACH; i++) {
-    vms[i] = vm_new();
+    vms[i] = vm_new(script);
   }
   for (round = 0; round < 5; round++) {
     for (i = 0; i < VMS_EACH; i++) {
@@ -150,7 +126,7 @@ static void vms_go_from_hand_to_hand(void)
   size_t i;
 
   for (i = 0; i < THREADS; i++) {
-    lua_State *L = vm_new();
+    lua_State *L = vm_new(script);
 
     ask(L, "load");
     ask(L, "rest");

@@ -2,11 +2,7 @@
  * library, while the heap of its VM exhales between the slices of each wait, as
  * without. The first argument is the Lua script that keeps the heap busy. */
 
-#include "check.h"
-
-#include <lauxlib.h>
-#include <lua.h>
-#include <lualib.h>
+#include "serving_vm.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -48,26 +44,6 @@ static void sleep_ms(long ms)
   struct timespec time = { ms / 1000, ms % 1000 * 1000000 };
 
   nanosleep(&time, NULL);
-}
-
-static void ask(lua_State *L, const char *request)
-{
-  lua_getglobal(L, "handle");
-  lua_pushstring(L, request);
-  if (lua_pcall(L, 1, 0, 0) != 0) {
-    check_failed(__FILE__, __LINE__, lua_tostring(L, -1));
-    exit(1);
-  }
-}
-
-static lua_State *vm_new(void)
-{
-  lua_State *L = luaL_newstate();
-
-  REQUIRE(L != NULL);
-  luaL_openlibs(L);
-  REQUIRE(!luaL_dofile(L, script));
-  return L;
 }
 
 /* Leaves the heap with memory to give back, now and for some time. */
@@ -344,7 +320,7 @@ static void clean(void *argument)
 
 static void *wait_for_ever(void *way)
 {
-  lua_State *L = vm_new();
+  lua_State *L = vm_new(script);
 
   stir(L);
   pthread_cleanup_push(clean, NULL);
@@ -407,7 +383,7 @@ int main(int argc, char **argv)
   /* What hangs has failed. */
   alarm(300);
   script = argv[1];
-  vm = vm_new();
+  vm = vm_new(script);
   REQUIRE(pipe(ends) == 0);
   pipe_start = ends[0];
   pipe_end = ends[1];

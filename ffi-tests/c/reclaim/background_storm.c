@@ -2,13 +2,11 @@
  * five thousand times a second, a thousand heaps, and a kernel that refuses the
  * calls that the thread makes. */
 
+#include "refuse_call.h"
 #include "visits.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <signal.h>
 #include <stddef.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 
@@ -88,21 +86,6 @@ static void a_thousand_heaps_go_back(void)
   }
 }
 
-/* From now on this process may not make this call. */
-static void refuse(unsigned number)
-{
-  struct sock_filter filter[] = {
-    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
-    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  struct sock_fprog program = { COUNT_OF(filter), filter };
-
-  REQUIRE(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-  REQUIRE(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
-}
-
 static uint64_t cpu_ms(void)
 {
   struct timespec used;
@@ -128,7 +111,7 @@ static void a_call_is_refused(const void *call)
   unsigned i;
 
   leave_blocks_free(heap);
-  refuse(*(const unsigned *)call);
+  refuse_call(*(const unsigned *)call);
   for (i = 0; i < 3; i++) {
     leave_blocks_free(heap);
   }

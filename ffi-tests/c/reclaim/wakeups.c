@@ -25,19 +25,7 @@ static struct rng rng = { 3 };
 /* How often the thread has gone to sleep so far. */
 static uint64_t sleeps(pid_t thread)
 {
-  uint64_t count = UINT64_MAX;
-  char path[64], line[128];
-  FILE *file;
-
-  snprintf(path, sizeof path, "/proc/self/task/%d/status", (int)thread);
-  file = fopen(path, "r");
-  REQUIRE(file != NULL);
-  while (fgets(line, sizeof line, file) != NULL) {
-    sscanf(line, "voluntary_ctxt_switches: %" SCNu64, &count);
-  }
-  fclose(file);
-  REQUIRE(count != UINT64_MAX);
-  return count;
+  return thread_status(thread, "voluntary_ctxt_switches", 10);
 }
 
 static size_t live_size(size_t i)

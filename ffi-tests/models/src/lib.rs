@@ -126,3 +126,22 @@ fn two_uses_and_two_visits_keep_apart() {
         thread.join().expect("the background thread");
     });
 }
+
+/// The heap's thread needs two pages, of which the background thread has one: it lets go of the
+/// other while it waits, or it would wait for itself.
+#[test]
+fn pages_that_are_claimed_in_part_are_waited_for() {
+    explore(|| {
+        let pages = Pages::new();
+        let other = Arc::clone(&pages);
+        let thread = thread::spawn(move || {
+            let mine = other.bits.claim(NEXT);
+            other.bits.release(mine);
+            mine
+        });
+        let taken = pages.bits.take(PAGE | NEXT, true, |_, _| thread::yield_now());
+        let returned = thread.join().expect("the background thread");
+        assert_eq!((taken & returned, taken | returned), (0, PAGE | NEXT));
+        assert_eq!((pages.bits.get(), pages.bits.claimed()), (0, 0));
+    });
+}

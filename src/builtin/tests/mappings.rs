@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use super::super::mappings::Mappings;
+use super::super::mappings::{Mappings, MemoryMap};
 use super::model::{Heap, Shape};
 use super::survey;
 use crate::error::{Error, last_text};

@@ -8,7 +8,7 @@ use crate::error::{Error, last_text};
 use crate::os::Os;
 
 /// Values that a word may have by accident, and pointers to here and there.
-fn wrong_values(heap: &Heap, random: &mut Random, old: usize) -> Vec<usize> {
+pub(super) fn wrong_values(heap: &Heap, random: &mut Random, old: usize) -> Vec<usize> {
     let any = |random: &mut Random, free: bool| {
         let chunks: Vec<usize> = heap
             .chunks

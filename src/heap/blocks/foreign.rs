@@ -34,14 +34,25 @@ pub(crate) struct ForeignPages {
     ///
     /// The context is that of the blocks, and nobody else uses the heap or its VM.
     pub(crate) next_us: unsafe fn(context: *mut u8) -> Option<u64>,
-    /// Gives them back, until the deadline if there is one, but at least one step: by itself, or
-    /// because the host has `asked`.
+    /// Gives them back, until the deadline if there is one, but at least one step.
     ///
     /// # Safety
     ///
     /// As for `next_us`.
-    pub(crate) give_back:
-        unsafe fn(context: *mut u8, deadline_us: Option<u64>, asked: bool) -> ForeignReturned,
+    pub(crate) give_back: unsafe fn(
+        context: *mut u8,
+        reason: ForeignReason,
+        deadline_us: Option<u64>,
+    ) -> ForeignReturned,
+}
+
+/// Why free pages from outside go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ForeignReason {
+    /// By themselves: `next_us` said that it is time.
+    Due,
+    /// The host has asked for all of them.
+    Asked,
 }
 
 /// What was given back of them.
@@ -73,12 +84,12 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Gives free pages from outside back: see [`ForeignPages::give_back`].
     pub(crate) fn give_back_foreign(
         &mut self,
+        reason: ForeignReason,
         deadline_us: Option<u64>,
-        asked: bool,
     ) -> ForeignReturned {
         let found = self.foreign.and_then(|foreign| Some((foreign.context, foreign.pages?)));
         let Some((context, pages)) = found else { return ForeignReturned::default() };
         // SAFETY: as above; the function does not touch the heap.
-        unsafe { (pages.give_back)(context, deadline_us, asked) }
+        unsafe { (pages.give_back)(context, reason, deadline_us) }
     }
 }

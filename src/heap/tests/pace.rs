@@ -46,8 +46,8 @@ impl Tested {
         self.os.world().now_us
     }
 
-    /// Small blocks that come and go, so many in a second, until less than 1 MiB is dirty. Returns
-    /// how many milliseconds that took, and the longest that one allocation did.
+    /// Allocates and frees `rate` small blocks in a second until less than 1 MiB is dirty. Returns
+    /// the milliseconds that this took, and the microseconds of the longest allocation.
     fn work_until_clean(&mut self, rate: u64) -> (u64, u64) {
         let start_us = self.now_us();
         let (mut made, mut longest_us) = (0, 0);

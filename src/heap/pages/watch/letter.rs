@@ -20,23 +20,21 @@ pub(super) struct Letter {
 
 impl Letter {
     pub(super) fn write(&self, forecast: &Forecast) {
-        let Forecast {
-            made_us,
-            epoch_start_us,
-            epoch_us,
-            keep,
-            idle_us,
-            idle_keep,
-            search_us,
-            not_before_us,
-        } = *forecast;
         let version = self.version.load(Relaxed);
         self.version.store(version.wrapping_add(1), Relaxed);
         fence(Release);
-        let times = [made_us, epoch_start_us, epoch_us, idle_us, search_us, not_before_us];
+        // In the order of `read`, which names every field.
+        let times = [
+            forecast.made_us,
+            forecast.epoch_start_us,
+            forecast.epoch_us,
+            forecast.idle_us,
+            forecast.search_us,
+            forecast.not_before_us,
+        ];
         self.times.iter().zip(times).for_each(|(at, time)| at.store(time, Relaxed));
-        self.keep.iter().zip(keep).for_each(|(at, pages)| at.store(pages.0, Relaxed));
-        self.idle_keep.store(idle_keep.0, Relaxed);
+        self.keep.iter().zip(forecast.keep).for_each(|(at, pages)| at.store(pages.0, Relaxed));
+        self.idle_keep.store(forecast.idle_keep.0, Relaxed);
         self.version.store(version.wrapping_add(2), Release);
     }
 

@@ -17,7 +17,7 @@
 //! is visited every 1.1 s, and all such heaps at the same time. Where [`MUCH`] will be due,
 //! that would be too late if the program slept. The visit then comes early, after an eighth of a
 //! second. An early visit pays when the program does sleep. If the work went on, the next early
-//! visits come later, and not at all after three, until 20 s have passed or the work has ended. So
+//! visits come later, and not at all after three, until 40 s have passed or the work has ended. So
 //! the thread wakes less than once a second, early visits included.
 //!
 //! The heap takes note of what was returned when its own thread looks next. The policy then counts
@@ -54,7 +54,7 @@ const VISIT_FOR_MUCH_US: u64 = 125_000;
 /// 8 MiB.
 pub(super) const MUCH: Pages = Pages(2048);
 /// How long an early visit that did not pay is remembered.
-const UNPAID_US: u64 = 20_000_000;
+const UNPAID_US: u64 = 40_000_000;
 /// So many of them are remembered: then no visit comes early.
 const UNPAID_MOST: u64 = 3;
 /// When no forecast was left for this time, the work has ended.

@@ -9,7 +9,7 @@
 /* The thread learns in the first seconds that the program does not sleep. */
 #define WARM_UP_MS 3000
 #define WINDOW_MS 5000
-/* One in 1.1 s, and two for an early visit in 20 s. A wake-up that waits for a
+/* One in 1.1 s, and some for an early visit in 40 s. A wake-up that waits for a
  * lock of the kernel counts twice. */
 #define APART_MS 1000
 

@@ -100,7 +100,7 @@ NGINX_MODULE = ngx_http_ebbtide_module.so
 NGINX_MODULES ?= $(or $(shell nginx -V 2>&1 | tr ' ' '\n' | sed -n 's/^--modules-path=//p'),\
 	/usr/lib/nginx/modules)
 
-.PHONY: all header test test-long test-full setup format lint cargo-test bench bench-breathing bench-figures bench-checked bench-nginx \
+.PHONY: all header test test-long test-full setup format lint cargo-test bench bench-breathing bench-background bench-figures bench-checked bench-nginx \
 	soak-nginx demo \
 	policy mutants soak fuzz fuzz-build luajit nginx install-nginx uninstall-nginx disassemble \
 	install install-lua install-lua-scripts uninstall uninstall-lua clean help
@@ -171,6 +171,8 @@ bench: ## allocators against each other (20 minutes; QUICK=1 for 3); CHECK=1 fai
 		--json "$(BENCH)/programs.json" --markdown "$(BENCH)/programs.md" || status=1; \
 	exit $$status
 
+BACKGROUND_PROGRAMS = strings closures growth binary-trees k-nucleotide lru-cache string-builders cjson grow8m
+
 # What each of them prints, also for the documents. Without tee's status in place of the bench's.
 bench-breathing: ## what breathing, budgets and the doors cost (eight minutes)
 	mkdir -p "$(BENCH)"
@@ -185,6 +187,12 @@ bench-breathing: ## what breathing, budgets and the doors cost (eight minutes)
 bench-figures: ## write the figures and pictures of the last `make bench` and `make bench-breathing` into the documents
 	python3 benches/figures.py "$(abspath $(TARGET))"
 	cp "$(BENCH)/speed.svg" "$(BENCH)/scale-size.svg" "$(BENCH)/scale-vms.svg" benches
+
+# The programs that hold much, and so have something due while they run.
+bench-background: ## speed with the background thread against without (four minutes)
+	$(CARGO) bench --package ebbtide --bench breathing -- --background
+	$(PROGRAMS) programs -- --rounds 7 --allocators ebbtide,no-thread \
+		$(foreach name,$(BACKGROUND_PROGRAMS),--only $(name))
 
 bench-checked: ## what EBBTIDE_CHECKED=on and sample cost (three minutes); CHECK=1 fails on a missed figure
 	$(PROGRAMS) programs -- --rounds 7 --allocators ebbtide,checked,sampled $(if $(CHECK),--check) \

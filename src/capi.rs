@@ -3,6 +3,7 @@
 //! This file and [`types`] are what cbindgen reads: their comments are the header's. Each function
 //! checks its arguments, turns them into Rust, and hands over to the layer that does the work.
 
+mod call;
 mod checked;
 mod convert;
 mod environment;
@@ -14,22 +15,22 @@ pub use environment::*;
 pub use types::*;
 pub use vm::*;
 
+use call::{budget_of, fill, given_options, heap_in, null, result_of, too_small};
 use convert::{fill_classes, read_head, sample_to_c, to_c};
 
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::ops::{Deref, DerefMut};
-use core::{ptr, slice};
+use core::ptr;
 
 use crate::cgroup;
 use crate::error::{self, Error};
 use crate::heap;
-use crate::heap::cached_heap::KernelHeap as Heap;
-use crate::heap::checked::{ApiCall, ApiGuard};
+use crate::heap::KernelHeap as Heap;
+use crate::heap::checked::ApiCall;
 use crate::options::Options;
 use crate::os::{Kernel, Os};
-use crate::reclaim::{Budget, Outcome};
+use crate::reclaim::Budget;
 use crate::stats;
-use crate::vm::{Turn, check_collect, tell_without_effect};
+use crate::vm::{check_collect, tell_without_effect};
 
 /// Makes a heap.
 ///
@@ -71,7 +72,8 @@ pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_h
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
     if !heap.is_null() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: no block of the heap, and not the heap itself, is used
+        // again. `ebb_heap` stands for the heap's own type.
         unsafe { heap::cached_heap::delete(heap.cast()) }
     }
 }
@@ -113,7 +115,8 @@ pub unsafe extern "C" fn ebb_alloc(
     osize: usize,
     nsize: usize,
 ) -> *mut c_void {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises are those of `alloc`. No panic leaves an `extern "C"` function:
+    // it aborts the process here.
     unsafe { heap::alloc(heap.cast::<Heap>(), ptr.cast(), osize, nsize).cast() }
 }
 
@@ -165,7 +168,8 @@ pub unsafe extern "C" fn ebb_reclaim(
             purge_calls: outcome.calls,
             refused: outcome.refused,
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: `budget_of` has read the report's `size` above; as many bytes are writable by the
+        // caller's promise.
         unsafe { fill(report, done) };
     }
     result_of("reclaim", &outcome, heap.counts.purge_errno)
@@ -249,7 +253,8 @@ pub unsafe extern "C" fn ebb_pressure(heap: *mut ebb_heap) -> c_int {
 /// writable bytes, `stats->classes` to room for `stats->class_count` entries.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_stats) -> c_int {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises. `stats` is not NULL when its `size` is read, and its first
+    // fields are read only when `size` covers them; `fill` keeps to `size`.
     unsafe {
         let Some(heap) = heap_in(heap, ApiCall::StatsRead) else { return null("heap") };
         if stats.is_null() {
@@ -295,7 +300,8 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
 /// `history->sample_size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb_history) -> c_int {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises. Sample `index` is below `count`, and no more than
+    // `sample_size` bytes of each are written, so all lies in the caller's array.
     unsafe {
         let Some(mut heap) = heap_in(heap, ApiCall::HistoryRead) else { return null("heap") };
         let Some(history) = history.as_mut() else { return null("history") };
@@ -339,7 +345,7 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
 /// `heap` is live and no other thread uses it; `name` is NULL or a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ebb_set(heap: *mut ebb_heap, name: *const c_char, value: i64) -> c_int {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises; the name is not NULL when it is read, and is not kept.
     let (mut heap, name) = unsafe {
         let Some(heap) = heap_in(heap, ApiCall::Set) else { return null("heap") };
         if name.is_null() {
@@ -373,7 +379,7 @@ pub unsafe extern "C" fn ebb_get(
     name: *const c_char,
     value: *mut i64,
 ) -> c_int {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises; neither pointer is NULL when it is used.
     unsafe {
         let Some(heap) = heap_in(heap, ApiCall::Get) else { return null("heap") };
         if name.is_null() {
@@ -427,132 +433,4 @@ pub extern "C" fn ebb_version() -> *const c_char {
         }
     };
     VERSION.as_ptr()
-}
-
-/// A heap during a call that is not for a block, and the turn of the thread that calls.
-struct Call<'heap> {
-    /// Dropped first: the turn is still this thread's then.
-    visit: ApiGuard<'heap, Kernel>,
-    _turn: Turn,
-}
-
-impl Deref for Call<'_> {
-    type Target = heap::Heap<Kernel>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.visit
-    }
-}
-
-impl DerefMut for Call<'_> {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.visit
-    }
-}
-
-/// The heap of a call that is not for a block, until that returns; `None`: it is NULL.
-///
-/// # Safety
-///
-/// `heap` is NULL, or live, and no other thread uses it unless its VM is shared.
-unsafe fn heap_in<'heap>(heap: *mut ebb_heap, function: ApiCall) -> Option<Call<'heap>> {
-    let heap = heap.cast::<Heap>();
-    if heap.is_null() {
-        return None;
-    }
-    heap::refuse_deleted(heap.addr(), function);
-    // SAFETY: the caller's promise; from the turn on this thread is alone in the heap.
-    unsafe {
-        let turn = Turn::wait(heap);
-        (*heap).note_background();
-        Some(Call { visit: (*heap).visit(function), _turn: turn })
-    }
-}
-
-/// What a call that returned memory tells its caller.
-fn result_of(call: &str, outcome: &Outcome, errno: i32) -> c_int {
-    if outcome.more {
-        return EBB_MORE;
-    }
-    if outcome.refused == 0 {
-        return EBB_OK;
-    }
-    let Outcome { refused, .. } = outcome;
-    let error = match errno {
-        0 => Error::System
-            .because(format_args!("{call}: the kernel refused to take {refused} ranges back")),
-        errno => Error::System.because(format_args!(
-            "{call}: the kernel refused to take {refused} ranges back: {}",
-            std::io::Error::from_raw_os_error(errno)
-        )),
-    };
-    error as c_int
-}
-
-/// The budget in a pass's options, 0 for none; or the result that says what is wrong with them.
-///
-/// # Safety
-///
-/// Both are NULL or point to as many bytes as their `size` says.
-unsafe fn budget_of(
-    options: *const ebb_reclaim_options,
-    report: *const ebb_reclaim_report,
-) -> Result<u32, c_int> {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if !report.is_null() && (*report).size < size_of::<usize>() {
-            return Err(too_small("ebb_reclaim_report"));
-        }
-        if options.is_null() {
-            Ok(0)
-        } else if (*options).size < size_of::<ebb_reclaim_options>() {
-            Err(too_small("ebb_reclaim_options"))
-        } else {
-            Ok((*options).budget_us)
-        }
-    }
-}
-
-fn null(argument: &str) -> c_int {
-    Error::Argument.because(format_args!("{argument} is NULL")) as c_int
-}
-
-fn too_small(structure: &str) -> c_int {
-    Error::Argument.because(format_args!("{structure}: size is not set, or too small")) as c_int
-}
-
-/// The option values of a structure, in the table's order. NULL has none.
-///
-/// # Safety
-///
-/// `options` is NULL or points to `options->size` readable bytes.
-unsafe fn given_options<'a>(options: *const ebb_options) -> Result<&'a [i64], Error> {
-    if options.is_null() {
-        return Ok(&[]);
-    }
-    // SAFETY: the caller's promise. Behind `size` there are only i64 fields.
-    unsafe {
-        let size = (*options).size;
-        if size < size_of::<usize>() || !size.is_multiple_of(size_of::<i64>()) {
-            return Err(Error::Argument
-                .because(format_args!("ebb_options: size is {size}, not sizeof(ebb_options)")));
-        }
-        let fields = options.byte_add(size_of::<usize>()).cast::<i64>();
-        Ok(slice::from_raw_parts(fields, size / size_of::<i64>() - 1))
-    }
-}
-
-/// Writes as much of `value` as the caller's structure has room for; its `size` stays.
-///
-/// # Safety
-///
-/// `to` points to as many writable bytes as its first field, a `usize`, says.
-unsafe fn fill<T>(to: *mut T, value: T) {
-    const HEAD: usize = size_of::<usize>();
-    // SAFETY: the caller's promise.
-    unsafe {
-        let size = to.cast::<usize>().read().min(size_of::<T>());
-        let from = (&raw const value).cast::<u8>();
-        ptr::copy_nonoverlapping(from.add(HEAD), to.cast::<u8>().add(HEAD), size - HEAD);
-    }
 }

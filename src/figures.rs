@@ -1,11 +1,11 @@
-//! What heaps were last seen to hold, for those who may not look into a heap: signal handlers, and
-//! threads that do not have it.
+//! What heaps held when they were last looked at, for code that may not look into a heap: signal
+//! handlers, and threads that do not own it.
 //!
-//! A heap with figures publishes them whenever it is looked at: on its slow path, at most every few
-//! milliseconds, and when its thread waits. What the background thread returns meanwhile it counts.
-//! Entries are never freed, only used again, and the list of them only grows. So whoever walks it
-//! takes no lock, in a signal handler too, and the child of a fork finds it whole; the list is as
-//! long as there were ever heaps with figures at the same time.
+//! A heap with figures publishes them on its slow path, at most every few milliseconds, and when
+//! its thread waits. The background thread adds what it returns in between. Entries are never
+//! freed, only used again, and their list only grows. So a walk takes no lock, in a signal handler
+//! either, and the child of a fork finds the list whole. The list has as many entries as there were
+//! heaps with figures at the same time.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -50,16 +50,16 @@ pub(crate) struct Figures {
     refused_address_space: AtomicU64,
     thrashing: AtomicU64,
     purge_errno: AtomicU64,
-    next: Link,
+    next: NextEntry,
 }
 
 /// Where the next entry is; null until there is one, and then the same for ever.
 #[derive(Default)]
-struct Link(AtomicPtr<Figures>);
+struct NextEntry(AtomicPtr<Figures>);
 
-static FIRST: Link = Link(AtomicPtr::new(ptr::null_mut()));
+static FIRST: NextEntry = NextEntry(AtomicPtr::new(ptr::null_mut()));
 
-impl Link {
+impl NextEntry {
     fn get(&self) -> Option<&'static Figures> {
         // SAFETY: null, or an entry that `put` has got from a box and that is never freed. Its
         // fields can be read and written at any time.

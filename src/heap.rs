@@ -17,7 +17,7 @@
 //! | `fast`       | allocate, free, resize: the hot path                                      |
 //! | `invariants` | every invariant of every room, for tests                                  |
 //!
-//! # Who owns what
+//! # Ownership
 //!
 //! The range owns everything: the [`Heap`] itself lies at its base. Raw pointers appear in
 //! two places only: on the hot path, and where a descriptor or a block is reached from the base.
@@ -60,6 +60,7 @@ pub(crate) use slots::descriptor::{Descriptor, PageKind, SpanState};
 
 use crate::bug::ensure;
 use crate::options::Options;
+use crate::os::Kernel;
 use crate::units::{PageIndex, Pages};
 use blocks::last_slots::SlotScan;
 use checked::Checked;
@@ -176,8 +177,8 @@ pub(crate) struct Counts {
 ///
 /// Pages of 4096 bytes grow upwards and their descriptors of 64 bytes downwards, so that what is
 /// committed is one range, and a heap is two mappings to the kernel, which counts them. The header
-/// is this struct; "hist." is the buffer of the option `history`. `pages::layout` has the drawing of
-/// a range that is planned, not reserved.
+/// is this struct. "hist." is the buffer of the option `history`. `pages::layout` has the drawing
+/// of a range that is planned, not reserved.
 ///
 /// From the address of a small block to its bit:
 ///
@@ -241,8 +242,8 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     /// The last allocation that failed did so because of RLIMIT_AS.
     address_space_refused: bool,
     split_mappings: SplitMappings,
-    /// The sequence that the colors of large blocks come from: see `blocks::large`. Starts at random,
-    /// so that colors cannot be predicted.
+    /// The sequence that the colors of large blocks come from: see `blocks::large`. Starts at
+    /// random, so that colors cannot be predicted.
     color_seed: u32,
     /// Which bitmap word of a span is filled first follows from this, and from where the span lies.
     word_seed: u32,
@@ -265,7 +266,7 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     /// New blocks go into the fullest spans, so that sparse ones drain.
     pub(crate) packing: bool,
     pub(crate) kernel_page: usize,
-    /// Who takes care of blocks that are not of this heap.
+    /// The functions for blocks that are not of this heap.
     pub(crate) foreign: Option<ForeignBlocks>,
     /// The collector of the VM, where the heap may reach it.
     pub(crate) collector: Option<Collector>,
@@ -277,6 +278,9 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     pub(crate) hooks: S::State,
     pub(crate) os: S,
 }
+
+/// A heap on the real kernel: what C sees as `ebb_heap`.
+pub(crate) type KernelHeap = Heap<Kernel>;
 
 /// No limit: the heap may grow to the end of its range.
 pub(crate) const NO_LIMIT: usize = usize::MAX;
@@ -376,7 +380,8 @@ impl<S: ReclaimHooks> Heap<S> {
         Watch::new(self.base, chunks, self.kernel_page, self.runs.top)
     }
 
-    /// The buffer of the option `history`, in words. Zero at first; empty where it is not committed.
+    /// The buffer of the option `history`, in words. Zero at first; empty where it is not
+    /// committed.
     pub(crate) fn history_buffer(&mut self) -> &mut [u64] {
         let count = if self.extent.has_history { S::HISTORY_WORDS } else { 0 };
         // SAFETY: L1: they lie behind the chunks, aligned; as many are committed, and any bytes are

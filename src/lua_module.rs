@@ -17,7 +17,7 @@ use crate::builtin::Progress;
 use crate::capi::{self, *};
 use crate::error;
 use crate::fixed_str::FixedStr;
-use crate::heap::cached_heap::KernelHeap;
+use crate::heap::KernelHeap;
 use crate::log;
 use crate::lua_api::{self, Lua, lua_CFunction, lua_State};
 use crate::options::{self, Options};

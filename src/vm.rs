@@ -44,7 +44,7 @@ pub(crate) use previous::{PreviousAllocator, PreviousUsage};
 pub(crate) use report::{report_open, tell_of_closed};
 
 use crate::builtin;
-use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::KernelHeap as Heap;
 use crate::heap::{self, ForeignBlocks, ForeignPages, ForeignReason, ForeignReturned};
 use crate::lua_api::{Lua, lua_Alloc, lua_State, symbol};
 use crate::options::Key;
@@ -69,7 +69,7 @@ pub(crate) struct VmHeap {
     state_home: StateBlock,
     /// Which thread has the VM, where that is watched.
     owner: ThreadOwner,
-    pace: emergency::Pace,
+    pace: emergency::CollectorPace,
     collection: collect::Collection,
     /// What is called when the VM is closed.
     closed: Option<Closed>,
@@ -114,7 +114,8 @@ impl VmHeap {
     ///
     /// The `VmHeap` and its heap are live, and nobody uses the heap meanwhile.
     unsafe fn install(vm_heap: *mut VmHeap) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: nobody else uses the heap, so that its fields may be
+        // written. The context is this `VmHeap`, which lives as long as the heap.
         unsafe {
             let (only, pages) = match &(*vm_heap).state_home {
                 StateBlock::Mapped(range) => (Some(range.start), None),
@@ -151,7 +152,8 @@ pub(crate) unsafe fn on_close(heap: *mut Heap, closed: Option<Closed>) -> bool {
 ///
 /// `state` is a live VM that no other thread uses.
 pub(crate) unsafe fn share(lua: &Lua, state: *mut lua_State, allocs: Allocs) -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise. A heap that is found is live, and bound to this VM: its
+    // `VmHeap` is live, too, and no other thread uses either.
     unsafe {
         let heap = heap_of(lua, state, allocs);
         let vm_heap = heap.as_ref().map_or(ptr::null_mut(), VmHeap::of);
@@ -263,7 +265,8 @@ unsafe fn free_foreign(vm_heap: *mut VmHeap, block: *mut u8, is_last: bool) {
 ///
 /// `context` is a `VmHeap`, and its heap is the calling thread's.
 unsafe fn next_us(context: *mut u8) -> Option<u64> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise. The `VmHeap` is only looked at by reference: what changes in it
+    // are cells and atomics.
     let vm_heap = unsafe { &*context.cast::<VmHeap>() };
     match &vm_heap.state_home {
         // The thread that ticks for a shared VM need not be the one that runs the VM, and a C

@@ -1,5 +1,5 @@
-//! The house: layers, rooms, unsafe code and line lengths are as `src/lib.rs`, `src/heap.rs` and the
-//! style say.
+//! The house: layers, rooms, unsafe code and line lengths are as `src/lib.rs`, `src/heap.rs` and
+//! the style say.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -55,8 +55,8 @@ fn layers() -> Vec<String> {
     table("src/lib.rs")
 }
 
-/// The rooms of the heap in the order of the table in `src/heap.rs`, lowest first. Below them all is
-/// that file itself, which has no name.
+/// The rooms of the heap in the order of the table in `src/heap.rs`, lowest first. Below them all
+/// is that file itself, which has no name.
 fn rooms() -> Vec<String> {
     [String::new()].into_iter().chain(table("src/heap.rs")).collect()
 }
@@ -85,8 +85,8 @@ impl Source {
         paths.map(|rest| first_name(rest).to_owned()).filter(|name| !name.is_empty()).collect()
     }
 
-    /// What the shipped text of a file of the heap names by `crate::heap::`, or by `super::` if that
-    /// is the heap.
+    /// What the shipped text of a file of the heap names by `crate::heap::`, or by `super::` if
+    /// that is the heap.
     fn uses_of_heap(&self) -> Vec<String> {
         let mut code = compact(self.code());
         assert!(!code.contains("super::super::"), "{}: say crate::heap", self.path.display());
@@ -183,7 +183,8 @@ fn upward(source: &Source, layers: &[String]) -> Vec<String> {
     source.uses().into_iter().filter(wrong).map(message).collect()
 }
 
-/// The rooms of what `src/heap.rs` takes from its rooms, by name: other files may use it from there.
+/// The rooms of what `src/heap.rs` takes from its rooms, by name: other files may use it from
+/// there.
 fn passed_on(heap: &Source) -> BTreeMap<String, String> {
     let code = compact(heap.code());
     let mut rooms = BTreeMap::new();
@@ -335,6 +336,83 @@ fn modules_without_unsafe_code_say_so() {
             source.path.display()
         );
     }
+}
+
+/// Names that were replaced by standard terms: see `docs/glossary.md`.
+const OLD_NAMES: &str = "allocate_more asked_bytes beside_bytes birth choose_listed close_gate \
+    closed_gate commit_words count_words current_span door_world empty_word every_allocation faded \
+    gate give_up glean gleaner grown hands has_words hide_large hostile hurry in_return is_shut \
+    keeping_errno kernel_truth large_lead lead leads less_start let_go listable look_at_freed look_in \
+    make_current misses mood next_lead no_tool not_committed note_held note_stayed parked recall \
+    recall_pages regretted resize_elsewhere resize_outside say_block scars shed slot_at_hand stirred \
+    suits take_away unforeseen unkind unkind_enter unkind_leave unkind_refuses useless vm_again \
+    vms_settle wipe words_touched zone_ask";
+
+/// All source files in a folder, in Rust and in C.
+fn code_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        let is_code = ["rs", "c", "h"].iter().any(|end| path.extension() == Some(end.as_ref()));
+        match path.is_dir() {
+            true if !path.ends_with("target") => code_files(&path, files),
+            false if is_code => files.push(path),
+            _ => {}
+        }
+    }
+}
+
+/// The identifiers of a text, without those in comments and in strings on one line.
+fn identifiers(text: &str) -> impl Iterator<Item = &str> {
+    let is_comment = |line: &&str| ["//", "/*", "* "].iter().any(|it| line.trim().starts_with(it));
+    let code = text.lines().filter(move |line| !is_comment(line));
+    let code = code.flat_map(|line| line.split("//").next()).flat_map(|line| {
+        // What stands between two quotes is not code.
+        line.split('"').step_by(2)
+    });
+    code.flat_map(|part| part.split(|c: char| !c.is_alphanumeric() && c != '_'))
+}
+
+#[test]
+fn no_old_name_is_back() {
+    let old: Vec<&str> = OLD_NAMES.split_whitespace().collect();
+    let is_old = |name: &&str| old.contains(name);
+    assert_eq!(identifiers("a.parked(\"lead\"); // gate\n * mood").find(is_old), Some("parked"));
+    assert!(!identifiers("let s = \"lead\"; // gate\n * mood\nleader").any(|name| is_old(&name)));
+    let mut files = Vec::new();
+    for folder in ["src", "preload/src", "fuzz/src", "benches", "ffi-tests/src", "ffi-tests/c"] {
+        code_files(&root().join(folder), &mut files);
+    }
+    assert!(files.len() > 200, "{} files", files.len());
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a source file");
+        let found: Vec<&str> = identifiers(&text).filter(is_old).collect();
+        assert!(found.is_empty(), "{}: {found:?}: see docs/glossary.md", file.display());
+    }
+}
+
+#[test]
+fn each_type_has_a_name_of_its_own() {
+    let mut homes: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for source in shipped_sources() {
+        for line in source.code() {
+            let line = line.trim_start().trim_start_matches("pub(crate) ");
+            let line =
+                line.trim_start_matches("pub(super) ").trim_start_matches("pub(in crate::heap) ");
+            let Some(name) = ["struct ", "enum "].iter().find_map(|it| line.strip_prefix(it))
+            else {
+                continue;
+            };
+            let other = homes.insert(first_name(name).to_owned(), source.path.clone());
+            assert!(other.is_none(), "{line}: also in {other:?}, not only {:?}", source.path);
+        }
+    }
+    assert!(homes.len() > 100, "{} types", homes.len());
+}
+
+#[test]
+fn every_module_is_a_file_of_its_own_name() {
+    let named_mod: Vec<PathBuf> = sources().into_iter().map(|source| source.path).collect();
+    assert!(!named_mod.iter().any(|path| path.ends_with("mod.rs")), "x.rs, not x/mod.rs");
 }
 
 #[test]

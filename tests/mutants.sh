@@ -15,7 +15,7 @@ survivors=0
 
 table() {
     cat <<'TABLE'
-P1 dirty is free|src/heap/pages/runs.rs|s/let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));/let cleaned = Pages::ZERO;/
+P1 dirty is free|src/heap/pages/runs/dirty.rs|s/let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));/let cleaned = Pages::ZERO;/
 P2 nothing above top|src/heap/pages/runs.rs|s/            self.counts.top = range.end;/            self.counts.top = range.end - Pages(range.count().0 \& 1);/
 P3 counts are the bits|src/heap/pages/runs.rs|s/self.counts.free += count;/self.counts.free += count + Pages(1);/
 P4 where to look for free pages|src/heap/pages/runs.rs|s/range.start.0.saturating_sub(before as u32)).min(\*lowest)/u32::MAX).min(*lowest)/
@@ -33,9 +33,9 @@ M2 chunks before pages|src/heap/growth/grow.rs|s/if self.layout.is_planned \&\& 
 a limit means a plan|src/heap/growth/reserve.rs|s/if address_space >= ADDRESS_LIMIT || sanitizer::is_there() {/if address_space >= 1 << 20 {/
 a plan grows in small steps|src/heap/growth/grow.rs|s/(self.layout.bytes \/ PLANNED_STEP.1).min/(self.layout.bytes \/ PLANNED_STEP.1 * 64).min/
 the end of a plan goes back|src/heap/growth/mapped.rs|s/if self.runs.top.since(end) < CUT_MIN {/if true {/
-what is cut off was returned|src/heap/pages/runs.rs|s/let most = top.since(self.dirty_end().min(top));/let most = Pages(u32::MAX);/
-K1 sheets that are cut off|src/heap/pages/runs.rs|s/        self.occupy_sheets(range);//
-tables of what was cut off|src/heap/pages/runs.rs|s/self.counts.cut_top = self.counts.reached();//
+what is cut off was returned|src/heap/pages/runs/end.rs|s/let most = top.since(self.dirty_end().min(top));/let most = Pages(u32::MAX);/
+K1 sheets that are cut off|src/heap/pages/runs/end.rs|s/        self.occupy_sheets(range);//
+tables of what was cut off|src/heap/pages/runs/end.rs|s/self.counts.cut_top = self.counts.reached();//
 descriptors of what was cut off|src/heap/growth/mapped.rs|s/        self.cut_descriptors();/        if false { self.cut_descriptors(); }/
 pointers to what was cut off|src/heap/growth/mapped.rs|s/|| self.is_cut_off(address.addr().wrapping_sub(self.base.addr()))//
 what was cut off is needed again|src/heap/growth/grow.rs|s/self.page_runs().note_refaults(cut_off, now_us);//
@@ -45,8 +45,8 @@ a limit that binds is told, and no other|src/heap/growth/mapped.rs|s/(used.satur
 addresses of a plan are the heap's when mapped|src/heap/growth/mapped.rs|s/        if self.layout.is_planned {/        if false {/
 planned ranges are apart|src/os/plan.rs|s/let fits = word == 0 .* == pages;/let fits = true;/
 mapping replaces nothing|src/os/plan.rs|s/let flags = FRESH | libc::MAP_FIXED_NOREPLACE;/let flags = FRESH | libc::MAP_FIXED;/
-R1 scars apart|src/heap/pages/split_mappings.rs|s/        self.count -= 1;//
-R1 scars renewed|src/heap/blocks/large.rs|s/        self.merge(range);//
+R1 split mappings apart|src/heap/pages/split_mappings.rs|s/        self.count -= 1;//
+R1 split mappings renewed|src/heap/blocks/large.rs|s/        self.merge(range);//
 D1 reciprocal 0 outside spans|src/heap/blocks/span.rs|s/self.set_descriptor(first + Pages(page), Descriptor::none());//
 no slot past the end|src/heap/slots/class.rs|s/self.pages.bytes() - (self.slots \* self.slot_size) as usize/0/
 D2 bits are slots|src/heap/slots/class.rs|s/(1 << (self.slots - first)) - 1/u64::MAX/
@@ -136,10 +136,15 @@ what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/     
 a climb back keeps what it needs|src/reclaim/policy/demand.rs|s/filter(|level| level.is_neared(now_us, used))/filter(|level| used > level.level)/
 no packing while demand climbs|src/reclaim/policy/demand.rs|s/let goes_on = before > /let goes_on = before < /
 packing after a fall|src/reclaim/policy/demand.rs|s/|_| !is_known || goes_on/|_| true/
-what is idle goes before its time|src/reclaim/policy/idle.rs|s/    dirty.saturating_sub(idle).saturating_add(kept)/    dirty.saturating_add(kept).saturating_add(idle)/
-what was returned is not idle|src/reclaim/policy/idle.rs|s/        self.before = self.before.saturating_sub(pages);//
-what was needed is not idle|src/reclaim/policy/idle.rs|s/        self.least = self.least.min(dirty);/        self.least = dirty;/
-a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: state.keep_of(settings, observation, dirty, dirty, 0),/            idle_keep: Pages(u32::MAX),/
+what is idle goes before its time|src/reclaim/policy/idle.rs|s/            let stays = if goes { kept } else { much\[level\] };/            let stays = much[level];/
+what was returned is not idle|src/reclaim/policy/idle.rs|s/            level.before = level.before.saturating_sub(pages);//
+what was needed is not idle|src/reclaim/policy/idle.rs|s/            least.least = least.least.min(dirty);/            least.least = dirty;/
+less waits for longer|src/reclaim/policy/idle.rs|s/    (settings.decay_us << level) \/ MOMENTS/    settings.decay_us \/ MOMENTS/
+a look that took long is not followed by one that takes as long|src/reclaim/pace.rs|s/(since_us.min(2 \* interval_us) /(since_us /
+a thread that waits for a processor does not pause for long|src/reclaim/pace.rs|s/took_us.min(OVERRUN \* earned_us)/took_us/
+much is left to the background thread|src/reclaim/pace.rs|s/ \&\& (!is_much || self.background_comes_soon())/ \&\& !is_much/
+but not for long|src/reclaim/pace.rs|s/now_us < since_us + LEAVE_US/now_us >= *since_us/
+a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: state.keep_of(settings, observation, dirty, idle_after_us, 0),/            idle_keep: Pages(u32::MAX),/
 much is returned soon though the heap works|src/reclaim/background.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
 early visits that do not pay become rare|src/reclaim/background.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//
 an option reaches a thread that was not called|src/reclaim/scheduler.rs|s/        heap.leave_by_new_options();/        if heap.watch().is_on() { heap.leave_by_new_options() }/
@@ -165,14 +170,14 @@ signals that are sent are no accesses|src/os/fault.rs|s/(\*info).si_code > 0/(*i
 handlers of before have their masks|src/os/fault.rs|s/libc::pthread_sigmask(libc::SIG_BLOCK, \&mask/libc::pthread_sigmask(libc::SIG_UNBLOCK, \&mask/
 nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigaction == ours().sa_sigaction/true/
 children attempt nothing of other threads|src/os/fault_probe.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
-calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(Call::to(function));//
+calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(RecordedCall::to(function));//
 an unwinder may fault in a handler|src/os/fault_probe.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
 C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.about > 0 => HeaderState::Freed,/
 wrong sizes are told|src/heap/checked.rs|s/ \&\& live.size != old_size {/ \&\& false {/
 closures that were not finished are no bugs|src/heap/checked/block.rs|s/    fits \&\& upvalues.is_multiple_of(UPVALUE)/    false \&\& fits \&\& upvalues.is_multiple_of(UPVALUE)/
 only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& kind() == KIND//
-blocks freed twice are told|src/heap/checked.rs|s/== HeaderState::Live {/!= HeaderState::Broken {/
-writes past the end are told|src/heap/checked.rs|s/if unsafe { body.zone_is_whole(live.size) }/if true || unsafe { body.zone_is_whole(live.size) }/
+blocks freed twice are told|src/heap/checked/verify.rs|s/== HeaderState::Live {/!= HeaderState::Broken {/
+writes past the end are told|src/heap/checked/verify.rs|s/if unsafe { body.zone_is_whole(live.size) }/if true || unsafe { body.zone_is_whole(live.size) }/
 writes after the end of a block's life are told|src/heap/checked/release.rs|s/if unsafe { body.is_all(FREE_FILL) }/if true || unsafe { body.is_all(FREE_FILL) }/
 freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(entry) {/{/
 large blocks lie between guards|src/heap/checked/large.rs|s/let may = self.state.may_guard \&\& /let may = false \&\& /
@@ -180,7 +185,7 @@ guards are paid for|src/heap/checked/large.rs|s/let affords = self.left >= GUARD
 guards take a share of the mappings|src/heap/checked/fault_registry.rs|s/let fits = /let fits = true || /
 large blocks are hidden when freed|src/heap/checked/large.rs|s/let hidden = guarded \&\& /let hidden = false \&\& /
 guarded slots are hidden when freed|src/heap/checked/guarded_pool.rs|s/            os.protect(start, bytes);//
-some blocks get a guarded slot|src/heap/checked.rs|s/        if self.state.countdown > 0 {/        if true {/
+some blocks get a guarded slot|src/heap/checked/sample.rs|s/        if self.state.countdown > 0 {/        if true {/
 who allocated is known|src/heap/checked/guarded_pool.rs|s/backtrace: Backtrace::here() }/backtrace: Backtrace::NONE }/
 two threads are told|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
 faults find their heap|src/heap/checked/fault_registry.rs|s/unsafe { (registered.report_fault)(registered.heap, address, access) };//
@@ -225,7 +230,7 @@ it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(fo
 K1 a sheet becomes vacant|src/heap/pages/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/
 K2 a sheet in use is not bare|src/heap/pages/sheet.rs|s/            self.set_bare(false);//
 K3 what the background thread returned is counted|src/heap/pages/runs.rs|s/        self.counts.sheets.note_returned(aside.sheets);//
-K3 sheets are counted anew|src/heap/pages/runs.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
+K3 sheets are counted anew|src/heap/pages/runs/vacancy.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
 descriptors go back|src/reclaim/purge.rs|s/            self.return_sheets(cursor, \&mut clock, budget, \&mut outcome);/            if budget.is_spent(0) { self.return_sheets(cursor, \&mut clock, budget, \&mut outcome); }/
 a kernel that refuses descriptors is left alone|src/reclaim/sheets.rs|s/            if is_refused \&\& /            if false \&\& /
 a sweep goes on below returned descriptors|src/reclaim/sheets.rs|s/cursor.leave_sheets(within.end)/cursor.leave_sheets(cursor.sheets_left().end)/
@@ -264,7 +269,7 @@ before it looks|src/reclaim/background.rs|s/        self.mend_after_fork();//
 it counts free pages anew|src/heap/pages/mend.rs|s/            (self.runs.dirty, self.runs.sheets) = (dirty, sheets);/            self.runs.sheets = sheets;/
 and what was returned of spans|src/heap/pages/mend.rs|s/            (self.counts.purged, self.counts.slack) = (purged, slack);//
 ranges that the kernel refuses are passed over|src/heap/pages/watch/returning.rs|s/let purged = purge(&memory\[index..self.count\]);/let purged = if refused > 0 { Purged { ranges: 0, calls: 1, errno: 1 } } else { purge(\&memory[index..self.count]) };/
-a heap at work is visited once a second|src/reclaim/background.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
+a heap at work is visited four times in 5 s|src/reclaim/background.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
 and not earlier|src/reclaim/background.rs|s/    if now_us < watch.again_us() {/    if false {/
 a heap that ends gives back where munmap is refused|src/os/kernel.rs|s/ \&\& !map_over(start, bytes) {/ \&\& false {/
 functions of a LuaJIT are looked up once|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if false {/

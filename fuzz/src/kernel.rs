@@ -1,5 +1,5 @@
-//! The kernel between the library and the real one: `ffi-tests/c/include/syscall_faults.h`. The library's
-//! background thread: `background.h`.
+//! The kernel between the library and the real one: `ffi-tests/c/include/syscall_faults.h`. The
+//! library's background thread: `background.h`.
 
 use std::ffi::c_int;
 
@@ -21,7 +21,7 @@ mod c {
     }
 }
 
-/// Who runs beside the owner of the heaps.
+/// Whether the background thread runs, besides the owner of the heaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Company {

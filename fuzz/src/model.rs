@@ -53,14 +53,15 @@ pub(crate) struct Model {
     pub(crate) bytes: usize,
     /// Whether every old size given was right.
     exact: bool,
-    /// A block shrank and stayed in its slot, since there was no memory for a smaller one. What is
-    /// live is kept within what the size classes allow, so from then on it may be told too high.
+    /// A block shrank in place, since there was no memory for a smaller one. The heap keeps `live`
+    /// within what the size classes allow, so from then on the statistics may have it too high.
     stayed: bool,
     /// What each option was set to; none: the heap worked it out.
     options: [Option<i64>; 12],
     /// Every block is verified.
     on: bool,
-    /// Who may return memory beside, so that there may be less of it than a moment ago.
+    /// Whether the background thread may return memory, so that there can be less than a moment
+    /// ago.
     company: Company,
     /// Where the blocks were that such a heap may hold back.
     held: VecDeque<Range<usize>>,
@@ -156,8 +157,8 @@ impl Model {
         got.cast()
     }
 
-    /// Whether there may be no memory for so many bytes more. One span of each size class alone
-    /// takes three megabytes; but where no block is live, all of them are given up.
+    /// Whether an allocation of `size` bytes may fail. One span of each size class takes 3 MB in
+    /// all; but where no block is live, all spans are given up.
     fn may_lack(&self, size: usize, refused: u64) -> bool {
         if kernel::refused() > refused || self.options[LIMIT_HARD].is_some_and(|limit| limit > 0) {
             return true;
@@ -369,7 +370,7 @@ impl Model {
             samples: samples.as_mut_ptr().cast(),
             count,
         };
-        // SAFETY: there is room for so many samples of that size.
+        // SAFETY: the buffer has room for `count` samples of that size.
         let code = calling(|| unsafe { ebb_history_read(self.heap, &mut history) });
         if sample_size < 8 {
             assert_eq!(code, EBB_ERR_ARGUMENT);

@@ -33,7 +33,7 @@ impl Source for Given<'_> {
     }
 }
 
-/// So many random bytes: xorshift64*.
+/// A source of `left` random bytes: xorshift64*.
 pub struct Random {
     state: u64,
     word: u64,

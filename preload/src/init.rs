@@ -54,7 +54,7 @@ pub unsafe extern "C" fn _exit(status: c_int) -> ! {
 #[allow(non_snake_case)]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise is that of `_exit`, which is the same function by another name.
     unsafe { _exit(status) }
 }
 

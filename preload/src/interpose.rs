@@ -325,7 +325,8 @@ impl Sets {
         for (from, to) in self.words.iter().zip(sets) {
             if !to.is_null() {
                 let from = from.as_ptr().cast::<u8>();
-                // SAFETY: the caller's promise.
+                // SAFETY: the caller's promise: the set has as many bytes, for they were copied
+                // from there, and `from` is this structure's own.
                 unsafe { ptr::copy_nonoverlapping(from, to.cast(), self.bytes) };
             }
         }

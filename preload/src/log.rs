@@ -150,7 +150,7 @@ pub(crate) unsafe extern "C" fn line_of_library(
     bytes: usize,
     last: c_int,
 ) -> c_int {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: the bytes are readable, and do not change until this returns.
     let text = unsafe { core::slice::from_raw_parts(text.cast(), bytes) };
     with_process(&[text], last != 0).into()
 }

@@ -81,7 +81,7 @@ unsafe extern "C" fn newstate_from(
 /// `real` is `lua_newstate` of a LuaJIT.
 unsafe fn newstate_on_heap(real: *mut c_void) -> *mut c_void {
     let mut why = Text::new();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; `real::lua_setallocf` finds the function of the same Lua.
     let vm = unsafe { library::newstate(real, real::lua_setallocf(real), &mut why) };
     if vm.is_null() {
         log::always_once(&[b"LuaJIT keeps its own allocator: ", why.as_bytes()]);

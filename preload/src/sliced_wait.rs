@@ -161,7 +161,7 @@ impl Wait {
         if self.report == 0 {
             return sigmask;
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: `sigmask` is this structure's own or, by the caller's promise, points to a set.
         unsafe {
             self.mask_asleep = *sigmask;
             libc::sigaddset(&mut self.mask_asleep, self.report);

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use crate::heap;
-use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::KernelHeap as Heap;
 
 /// ebb_alloc() with every block of the heap checked: for finding memory
 /// bugs of C modules and of code that uses the FFI. Given to lua_newstate() as its
@@ -29,7 +29,9 @@ pub unsafe extern "C" fn ebb_alloc_checked(
     osize: usize,
     nsize: usize,
 ) -> *mut c_void {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises are those of both functions. The first makes every block
+    // checked before the second hands out or takes one. No panic leaves an `extern "C"` function:
+    // it aborts the process here.
     unsafe {
         heap::checked::check_every_block(heap.cast::<Heap>());
         heap::alloc(heap.cast::<Heap>(), ptr.cast(), osize, nsize).cast()

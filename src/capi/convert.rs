@@ -1,7 +1,7 @@
 //! What a heap holds, in the structures of the header.
 
 use super::types::*;
-use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::KernelHeap as Heap;
 use crate::heap::{NO_LIMIT, class};
 use crate::reclaim::Sample;
 use crate::stats;
@@ -39,7 +39,8 @@ pub(super) unsafe fn fill_classes(heap: &Heap, classes: *mut ebb_class_stats, ro
             blocks: heap.live(index),
             spans: heap.spans(index).into(),
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: `index` is below the number of entries that there is room
+        // for.
         unsafe { classes.add(index).write(entry) };
     }
     count as u32

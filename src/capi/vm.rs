@@ -99,7 +99,8 @@ pub unsafe extern "C" fn ebb_attach(L: *mut lua_State, options: *const ebb_optio
     if L.is_null() {
         return null("L");
     }
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises: the options are readable as far as their `size` says, and the
+    // VM is live and no other thread uses it.
     let attached = unsafe {
         given_options(options)
             .and_then(Options::resolve)
@@ -227,7 +228,7 @@ pub unsafe extern "C" fn ebb_builtin_read(
     if stats.is_null() {
         return null("stats");
     }
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises; `fill` keeps to the size that the structure says.
     unsafe {
         if (*stats).size < size_of::<usize>() {
             return too_small("ebb_builtin_stats");
@@ -319,7 +320,7 @@ pub unsafe extern "C" fn ebb_builtin_reclaim(
     result
 }
 
-/// [`ebb_builtin_reclaim`] for those who remember how far they came.
+/// [`ebb_builtin_reclaim`] for callers that keep the progress themselves.
 ///
 /// # Safety
 ///
@@ -334,7 +335,8 @@ pub(crate) unsafe fn reclaim_builtin(
         return null("L");
     }
     let start = Kernel.now_us();
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises: both structures are as long as their `size` says, and the VM
+    // is this thread's, so that nothing changes in its allocator during the walk.
     unsafe {
         let budget_us = match budget_of(options, report) {
             Ok(budget_us) => budget_us,
@@ -437,7 +439,8 @@ pub unsafe extern "C" fn ebb_preload_newstate(
         null("lua_newstate or lua_setallocf");
         return ptr::null_mut();
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: both pointers are to functions of these types, of one LuaJIT. A
+    // pointer to a function is as large as one to data here.
     let made = Options::resolve(&[]).and_then(|options| unsafe {
         let lua_fns = LuaFns {
             newstate: transmute::<*mut c_void, NewState>(newstate),

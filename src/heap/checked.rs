@@ -10,6 +10,8 @@
 //! | `small`        | small blocks: handed out, and the shortest way back          | yes    |
 //! | `large`        | large blocks between inaccessible pages                      | yes    |
 //! | `guarded_pool` | guarded slots: a few small blocks between such pages         | yes    |
+//! | `sample`       | which blocks get a guarded slot, and when                    | no     |
+//! | `verify`       | the live block at an address; what was written beside it     | yes    |
 //! | `release`      | a block that is freed, until the heap has it back            | yes    |
 //! | `quarantine`   | freed blocks that are held back                              | no     |
 //! | `fault_registry` | which heap a fault is in; how many mappings there may be     | yes    |
@@ -40,8 +42,10 @@ mod pattern;
 mod quarantine;
 mod release;
 mod report;
+mod sample;
 mod small;
 mod teardown;
+mod verify;
 
 pub(crate) use call::{ApiCall, ApiGuard};
 pub(super) use teardown::finish;
@@ -54,24 +58,14 @@ use super::growth::refusal::noted;
 use super::slots::class::{QUICK_MAX, SMALL_MAX};
 use super::{Heap, ReclaimHooks, sanitizer};
 use crate::options::Key;
-use crate::units::{PageIndex, Pages};
-use block::{HEADER, Header, HeaderState};
-use call::Call;
+use crate::units::PageIndex;
+use block::{HEADER, Header};
+use call::RecordedCall;
 use fault_registry::RegisteredHeap;
 use guarded_pool::{GuardedPool, SlotState};
 use large::GuardBudget;
-use pattern::{Body, REDZONE};
+use pattern::REDZONE;
 use quarantine::Quarantine;
-
-/// In `on`, one block in this many is to go to a guarded slot, where one fits.
-const SAMPLE_EVERY: u32 = 1024;
-/// In `sample`, one refill in this many.
-const SAMPLE_REFILLS: u32 = 32;
-/// Between two guarded slots lies this many times as long as handing one out took: in `on`, and in
-/// `sample`. Freeing it takes as long again.
-const BACKOFF: [u64; 2] = [40, 250];
-/// Microseconds that it can have taken at most. Beyond, the thread was waiting for a processor.
-const TAKEN_MAX_US: u64 = 1000;
 
 /// What the layer keeps with a heap.
 pub(crate) struct Checked {
@@ -83,7 +77,7 @@ pub(crate) struct Checked {
     secret: u64,
     /// The thread that is inside; 0: none.
     inside: AtomicUsize,
-    call: Call,
+    call: RecordedCall,
     /// Blocks handed out so far, and taken back. Where blocks are sampled, of those.
     allocations: u64,
     frees: u64,
@@ -167,7 +161,7 @@ impl<S: ReclaimHooks> Heap<S> {
             may_guard: false,
             secret: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15),
             inside: AtomicUsize::new(0),
-            call: Call::to(ApiCall::Delete),
+            call: RecordedCall::to(ApiCall::Delete),
             allocations: 0,
             frees: 0,
             live: 0,
@@ -208,7 +202,8 @@ impl<S: ReclaimHooks> Heap<S> {
 ///
 /// The heap is live and nobody else uses it.
 pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: no other reference to the heap exists. It has no blocks when
+    // its state is replaced.
     unsafe {
         if (*heap).fast_path_disabled() {
             return;
@@ -243,7 +238,7 @@ pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
         // SAFETY: as above.
         return unsafe { noted(heap, block, size) };
     }
-    checking.enter(Call { block: ptr::null_mut(), old_size: 0, new_size: size });
+    checking.enter(RecordedCall { block: ptr::null_mut(), old_size: 0, new_size: size });
     let block = checking.allocate(size);
     checking.leave();
     // SAFETY: the caller's promise.
@@ -264,7 +259,7 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
 ) -> *mut u8 {
     // SAFETY: the caller's promise; the state is no part of the heap.
     let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
-    checking.enter(Call { block, old_size, new_size });
+    checking.enter(RecordedCall { block, old_size, new_size });
     // Where blocks are sampled, none of the heap's own comes here.
     let done = match checking.sound_small(block, old_size) {
         Some(live) if new_size > 0 => Some(checking.move_block(live, new_size)),
@@ -283,23 +278,6 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
         Some(block) => block,
         // SAFETY: the caller's promise.
         None => unsafe { plain::resize_foreign(heap, block, new_size) },
-    }
-}
-
-impl Checked {
-    /// The next pseudorandom number.
-    fn next_random(&mut self) -> u64 {
-        // Marsaglia's xorshift.
-        self.rng ^= self.rng << 13;
-        self.rng ^= self.rng >> 7;
-        self.rng ^= self.rng << 17;
-        self.rng
-    }
-
-    /// Rolls when the next block is sampled.
-    fn next_sample(&mut self) {
-        let every = if self.every { SAMPLE_EVERY } else { SAMPLE_REFILLS };
-        self.countdown = (self.next_random() % u64::from(2 * every)) as u32 + 1;
     }
 }
 
@@ -339,17 +317,6 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         }
     }
 
-    /// Where blocks are sampled: a guarded block, now and then.
-    fn sample(&mut self, size: usize) -> *mut u8 {
-        self.state.countdown -= 1;
-        if self.state.countdown > 0 {
-            return ptr::null_mut();
-        }
-        self.state.next_sample();
-        self.state.allocations += 1;
-        self.take_guarded(size)
-    }
-
     /// Resizes or frees a block that is not small, or not sound, or guarded. `None`: it is not
     /// checked.
     #[inline(never)]
@@ -377,40 +344,6 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         Some(self.move_block(live, new_size))
     }
 
-    /// Hands a guarded slot out. Null: the block is too large, there is none, or it is too soon.
-    #[cold]
-    #[inline(never)]
-    fn take_guarded(&mut self, size: usize) -> *mut u8 {
-        let page = self.pages_per_slot();
-        let state = &mut *self.state;
-        let start_us = self.heap.os.now_us();
-        let may = state.may_guard
-            && size <= self.heap.kernel_page
-            && start_us >= state.next_us
-            && self.heap.may_grow(page);
-        self.heap.denied_pages = Pages::ZERO;
-        if !may || !fault_registry::take_mappings(&self.heap.os, 2) {
-            return ptr::null_mut();
-        }
-        if state.pool.slots.is_empty() {
-            state.pool = GuardedPool::new(&self.heap.os);
-            fault_registry::add_slots(&raw mut state.registered, state.pool.range());
-        }
-        let rng = state.next_random();
-        let block = state.pool.take(&self.heap.os, size, state.allocations, rng);
-        match block.is_null() {
-            true => fault_registry::give_mappings(2),
-            false => {
-                self.heap.guarded_pages += page;
-                self.heap.note_peak(Pages::ZERO);
-            }
-        }
-        let end_us = self.heap.os.now_us();
-        let (rest, taken) = (BACKOFF[usize::from(!state.every)], end_us.saturating_sub(start_us));
-        state.next_us = end_us + rest * taken.clamp(1, TAKEN_MAX_US);
-        block
-    }
-
     /// Places a block that will be checked no more. Null: there is no memory.
     fn place_unchecked(&mut self, size: usize) -> *mut u8 {
         // SAFETY: the heap is this call's alone.
@@ -419,62 +352,6 @@ impl<S: ReclaimHooks> Checking<'_, S> {
                 ..=SMALL_MAX => plain::allocate_small(self.heap, size),
                 _ => plain::place_large(self.heap, size),
             }
-        }
-    }
-
-    /// The live block that starts there. Stops when none does.
-    fn live_block(&mut self, at: *mut u8) -> Live {
-        if let Some(offset) = self.state.pool.offset_of(at.addr()) {
-            let (index, _) = self.state.pool.nearest(offset);
-            let slot = self.state.pool.slots[index];
-            if slot.used == SlotState::Live && slot.at == at {
-                let number = slot.allocated.number;
-                return Live { at, size: slot.size, number, home: Home::Guarded(index) };
-            }
-            self.report_pointer(at);
-        }
-        if let Some(slot_size) = self.slot_of(at) {
-            // SAFETY: it is a slot that is not free: C1.
-            let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
-            if header.state(self.state.secret, at.addr()) == HeaderState::Live {
-                let (size, number) = (header.size(), header.number());
-                return Live { at, size, number, home: Home::Slot(slot_size) };
-            }
-        } else if let Some(page) = self.large_at(at)
-            && let (live, false) = self.large_live(page)
-        {
-            return live;
-        }
-        self.report_pointer(at)
-    }
-
-    /// Stops when something was written beside a block.
-    fn verify(&mut self, live: &Live) {
-        let (zone, bytes) = match live.home {
-            Home::Large(page) => return self.verify_large(live, page),
-            Home::Slot(slot_size) => {
-                let body = Body::new(live.at, slot_size);
-                // SAFETY: the slot is the block's, to its end.
-                if unsafe { body.zone_is_whole(live.size) } {
-                    return;
-                }
-                (live.at.wrapping_add(live.size), slot_size - HEADER - live.size)
-            }
-            Home::Guarded(index) => {
-                let (page, bytes) = self.state.pool.page_of(index);
-                let before = live.at.addr() - page.addr();
-                self.verify_zone(live, page, before);
-                (live.at.wrapping_add(live.size), bytes - before - live.size)
-            }
-        };
-        self.verify_zone(live, zone, bytes);
-    }
-
-    fn verify_zone(&mut self, live: &Live, zone: *mut u8, bytes: usize) {
-        // SAFETY: they are the block's own.
-        let other = unsafe { pattern::first_other(zone, bytes, REDZONE) };
-        if let Some(other) = other {
-            self.report_written(live, zone.wrapping_add(other), bytes - other, REDZONE);
         }
     }
 

@@ -37,7 +37,8 @@ pub(crate) unsafe fn alloc<S: ReclaimHooks>(
     old_size: usize,
     new_size: usize,
 ) -> *mut u8 {
-    // SAFETY: the caller's promises, handed on.
+    // SAFETY: the caller's promises: nobody else uses the heap. A block below `committed` has a
+    // committed descriptor (H1), which `free` needs; all others go to `resize_slow`.
     unsafe {
         let is_null = block.is_null();
         // Null is 0, which `allocate` can use: as a register, not as a constant.
@@ -80,7 +81,7 @@ fn opaque_reg(mut value: usize) -> usize {
 #[inline(always)]
 unsafe fn allocate<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize, zero: usize) -> *mut u8 {
     if size > QUICK_MAX {
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller's promises; the size was compared above.
         return unsafe { allocate_medium(heap, size) };
     }
     // SAFETY: the caller's promise; the size is in the table, which is of bins.
@@ -117,7 +118,8 @@ unsafe fn allocate_from<S: ReclaimHooks>(
 /// As for [`alloc`]; the size is above [`QUICK_MAX`].
 #[inline(never)]
 unsafe extern "C" fn allocate_medium<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises. A size up to `small_max`, which is SMALL_MAX or 0, has a
+    // class, whose bin is one of the heap's.
     unsafe {
         if size > (*heap).small_max {
             return allocate_large(heap, size);
@@ -138,7 +140,8 @@ unsafe extern "C" fn refill_and_allocate<S: ReclaimHooks>(
     if size == 0 {
         return ptr::null_mut();
     }
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises, for a heap that nobody else uses. A state means that every
+    // block, or a sample of them, is checked. The size is small and not 0, as `refill` needs.
     unsafe {
         if !(*heap).checked.is_null() {
             return checked::allocate(heap, size);
@@ -258,7 +261,7 @@ unsafe fn resize<S: ReclaimHooks>(
 /// The heap is live.
 unsafe fn note_requested<S: ReclaimHooks>(heap: *mut Heap<S>, old_size: usize, new_size: usize) {
     let change = (new_size as u64).wrapping_sub(old_size as u64);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: the heap is live, and its counts are the calling thread's.
     unsafe { (*heap).requested_bytes = (*heap).requested_bytes.wrapping_add(change) };
 }
 

@@ -33,8 +33,8 @@ pub(crate) trait ReclaimHooks: Os + Sized {
     /// A large block that was freed, shrunk or moved has left `pages` free.
     fn emptied(heap: &mut Heap<Self>, pages: Pages);
 
-    /// The growth limit refused [`Heap::denied_pages`] pages. Makes room, and raises the limit as far
-    /// as it may be raised, for one more attempt.
+    /// The growth limit refused [`Heap::denied_pages`] pages. Makes room, and raises the limit as
+    /// far as it may be raised, for one more attempt.
     fn make_room(heap: &mut Heap<Self>);
 
     /// An allocation failed.

@@ -8,7 +8,7 @@
 //! | `claim`          | bits of pages that two threads work on                       | no     |
 //! | `refaults`       | what was returned, and what of it was needed again           | no     |
 //! | `sheet`          | descriptors of pages that are all free, by kernel pages      | no     |
-//! | `runs`           | free and dirty pages; the lowest run of so many              | no     |
+//! | `runs`           | free and dirty pages; the lowest run of a given length       | no     |
 //! | `watch`          | what a heap and the background thread share; what it returns | yes    |
 //! | `mend`           | what a fork has left of the background thread's work         | no     |
 //! | `split_mappings` | ranges that are kernel mappings of their own                 | no     |

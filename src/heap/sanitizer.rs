@@ -179,8 +179,8 @@ pub(super) fn heap_made(start: *mut u8, bytes: usize) {
     tools().give(start, bytes, |sanitizer| sanitizer.add_root);
 }
 
-/// A heap is deleted that had this range for blocks, and used some of it. Who gets the addresses
-/// next finds nothing hidden.
+/// A heap that had this range for blocks is deleted; it used the first `used` bytes. Whatever is
+/// mapped there next is accessible.
 pub(super) fn heap_gone(start: *mut u8, bytes: usize, used: usize) {
     tools().give(start, bytes, |sanitizer| sanitizer.remove_root);
     unpoison(start, used);

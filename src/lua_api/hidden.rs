@@ -1,4 +1,5 @@
-//! A LuaJIT that the process has loaded and that only those see who have opened it.
+//! A LuaJIT that the process has loaded with `RTLD_LOCAL`: its symbols are visible only to the code
+//! that opened it.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::MaybeUninit;

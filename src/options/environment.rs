@@ -82,7 +82,7 @@ fn without_effect<'a>(
         }
         let meant = Meant::of(&name[PREFIX.len()..], known().map(|known| &known[PREFIX.len()..]));
         let name = name.escape_ascii();
-        let _ = write!(line, "{before}unknown option {name}{}", meant.behind(PREFIX));
+        let _ = write!(line, "{before}unknown option {name}{}", meant.with_prefix(PREFIX));
     }
     (!line.as_bytes().is_empty()).then_some(line)
 }

@@ -33,7 +33,7 @@ impl<'a> Meant<'a> {
     }
 
     /// The same names, each written behind a prefix.
-    pub(super) fn behind(self, prefix: &'static str) -> Meant<'a> {
+    pub(super) fn with_prefix(self, prefix: &'static str) -> Meant<'a> {
         Meant { prefix, ..self }
     }
 }

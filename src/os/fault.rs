@@ -1,8 +1,8 @@
-//! The signals of forbidden accesses, handed to whoever can explain them.
+//! The signals of forbidden accesses.
 //!
-//! The handler stands in front of the one that was there: what nobody here can explain goes on to
-//! it, as if we were not there. And a fault in what was only an [`fault_probe`](super::fault_probe)
-//! ends that.
+//! Our handler calls the function that can explain a fault in a heap. A fault that it cannot
+//! explain goes on to the handler that the program had before. A fault inside a
+//! [`fault_probe`](super::fault_probe) ends that probe.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
@@ -27,16 +27,16 @@ pub(crate) type Explain = fn(address: usize, access: Access);
 
 pub(super) const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
-/// What stood there before, and who explains.
-struct Before {
+/// The handlers of before, and the function that explains.
+struct PreviousAction {
     actions: UnsafeCell<[MaybeUninit<libc::sigaction>; SIGNALS.len()]>,
     explain: UnsafeCell<Option<Explain>>,
 }
 
 // SAFETY: written once, before the handler is there that reads it.
-unsafe impl Sync for Before {}
+unsafe impl Sync for PreviousAction {}
 
-static BEFORE: Before = Before {
+static BEFORE: PreviousAction = PreviousAction {
     actions: UnsafeCell::new([const { MaybeUninit::zeroed() }; SIGNALS.len()]),
     explain: UnsafeCell::new(None),
 };

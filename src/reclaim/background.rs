@@ -14,10 +14,11 @@
 //!
 //! Nobody tells the thread that a heap's own thread has gone to sleep. It has to wake to see that,
 //! and while the heap works it wakes in vain: the slow path returns what is due. So a heap at work
-//! is visited once a second, and all such heaps at the same time. Where [`MUCH`] will be due, a
-//! second would be too long if the program slept. The visit then comes early, after an eighth of a
+//! is visited four times in 5 s, and all such heaps at the same time. Where [`MUCH`] will be due,
+//! that would be too late if the program slept. The visit then comes early, after an eighth of a
 //! second. An early visit pays when the program does sleep. If the work went on, the next early
-//! visits come later, up to the second, until 10 s have passed or the work has ended.
+//! visits come later, and not at all after three, until 20 s have passed or the work has ended. So
+//! the thread wakes less than once a second, early visits included.
 //!
 //! The heap takes note of what was returned when its own thread looks next. The policy then counts
 //! those pages, and those of them that were needed again too soon, as it counts its own.
@@ -43,15 +44,17 @@ const HOST_US: u64 = 1_000_000;
 /// A forecast that is younger than this comes from a heap that is at work.
 const AT_WORK_US: u64 = 250_000;
 /// Heaps at work are visited at multiples of this time, all of them by one wake-up.
-const VISIT_EVERY_US: u64 = 1_000_000;
-/// The time between two such visits to a heap, at least.
-const VISIT_APART_US: u64 = 500_000;
+const VISIT_EVERY_US: u64 = 1_250_000;
+/// The time between two such visits to a heap, at least. A heap counts as one at work for
+/// [`AT_WORK_US`] after its work has ended, and what is left then is due 1.5 s after that: the next
+/// visit is not later than this.
+const VISIT_APART_US: u64 = 250_000;
 /// The same when [`MUCH`] memory is due. The time doubles with each early visit that did not pay.
 const VISIT_FOR_MUCH_US: u64 = 125_000;
 /// 8 MiB.
 pub(super) const MUCH: Pages = Pages(2048);
 /// How long an early visit that did not pay is remembered.
-const UNPAID_US: u64 = 10_000_000;
+const UNPAID_US: u64 = 20_000_000;
 /// So many of them are remembered: then no visit comes early.
 const UNPAID_MOST: u64 = 3;
 /// When no forecast was left for this time, the work has ended.
@@ -179,7 +182,18 @@ impl<S: Os> Heap<S> {
         [falls_us, search_us].into_iter().flatten().min()
     }
 
-    fn may_be_watched(&self) -> bool {
+    /// Whether the background thread may come at once, or nearly so, to return what is due.
+    pub(super) fn background_comes_soon(&self) -> bool {
+        let Some(shown_us) = self.hooks.clock.shown_us else { return false };
+        let background = &self.hooks.background;
+        let is_alone = self.options.get(Key::Background) != AUTO || !background.has_host(shown_us);
+        is_alone
+            && shown_us >= background.none_until_us
+            && rested_us(self.watch(), self.due()) <= shown_us + VISIT_FOR_MUCH_US
+    }
+
+    /// Whether the background thread may be called for this heap.
+    pub(super) fn may_be_watched(&self) -> bool {
         let is_wanted = self.options.get(Key::Background) != 0 && self.options.get(Key::Auto) == 1;
         is_wanted && self.os.has_background() && !self.is_checked()
     }
@@ -211,6 +225,12 @@ impl<S: Os> Heap<S> {
 
 #[cfg(test)]
 impl<S: Os> Heap<S> {
+    /// As if the background thread had been started, and was slow to come.
+    pub(crate) fn pretend_thread(&mut self) {
+        self.watch().pretend();
+        self.hooks.background.none_until_us = 0;
+    }
+
     /// Does what the background thread would do now. Returns when that would come again.
     pub(crate) fn visit_in_background(&mut self) -> Option<u64> {
         self.watch().pretend();

@@ -15,8 +15,9 @@
 //!   `decay_us`, then goes in four steps over half as long again. Whatever is needed again sooner
 //!   is never returned. (The ring of epochs and the smooth step are those of jemalloc's decay; the
 //!   plateau is not: jemalloc begins to return at once.)
-//! - **Idle.** Of much free memory that nobody has needed for a moment, 31 ms by default, 4 MB or a
-//!   sixteenth of what is in use stay for the decay (see `idle`).
+//! - **Idle.** Of free memory that nobody has needed for a while, 4 MB or a sixteenth of what is in
+//!   use stay for the decay: by default after 31 ms of more than 72 MB, and after 250 ms of more
+//!   than 9 MB (see `idle`).
 //! - **Floor.** What will be needed again: up to the level that demand has come back to before, if
 //!   returning the difference each time would cost more than a hundredth of the time; what was
 //!   needed again within a second of being returned, if that did; and while demand climbs back
@@ -158,13 +159,17 @@ pub(crate) struct Policy {
 impl Policy {
     /// Takes note of an observation and judges. The time must not go back.
     pub(crate) fn decide(&mut self, settings: &Settings, observation: Observation) -> Decision {
+        self.note(settings, observation);
+        self.state.after(settings, &self.observation).decision(settings, &self.observation)
+    }
+
+    fn note(&mut self, settings: &Settings, observation: Observation) {
         if observation.now_us > self.observation.now_us {
             self.state = self.state.after(settings, &self.observation);
             self.observation = observation;
         } else {
             self.observation = self.observation.merged(&observation);
         }
-        self.state.after(settings, &self.observation).decision(settings, &self.observation)
     }
 
     /// Takes note that a search of all spans for holes begins.
@@ -206,12 +211,14 @@ impl Policy {
     /// now, and when each of the next epochs has ended. Times are those of the observations.
     pub(crate) fn forecast(&self, settings: &Settings, observation: Observation) -> Forecast {
         let mut seen = self.clone();
-        seen.decide(settings, observation);
+        seen.note(settings, observation);
         let (state, observation) =
             (seen.state.after(settings, &seen.observation), &seen.observation);
         let dirty = observation.dirty;
         let holes_us = state.holes.next(settings.decay_us, observation, state.active_us);
         let grown_us = state.demand_levels.grown_us() + state.growing_us(settings);
+        let idle_after_us = idle::goes_after_us(settings, observation.used, dirty);
+        let idle_after_us = idle_after_us.unwrap_or(u64::MAX);
         Forecast {
             made_us: state.now_us,
             epoch_start_us: state.decay.epoch_start_us(),
@@ -219,8 +226,8 @@ impl Policy {
             keep: core::array::from_fn(|step| {
                 state.keep_after(settings, observation, dirty, step as u64)
             }),
-            idle_us: state.now_us + idle::moment_us(settings),
-            idle_keep: state.keep_of(settings, observation, dirty, dirty, 0),
+            idle_us: state.now_us.saturating_add(idle_after_us),
+            idle_keep: state.keep_of(settings, observation, dirty, idle_after_us, 0),
             search_us: holes_us.map_or(u64::MAX, |at_us| at_us.max(grown_us)),
             not_before_us: 0,
         }
@@ -297,7 +304,7 @@ impl PolicyState {
         next.note_mean(observation);
         next.note_activity(epoch_us, observation);
         next.decay.note(epoch_us, now_us, observation.dirty);
-        next.idle.note(settings, now_us, observation.dirty);
+        next.idle.note(settings, now_us, observation.used, observation.dirty);
         next.demand_levels.note(now_us, observation.used, self.growing_us(settings));
         next.holes.note(observation);
         next.premature.add(now_us, observation.premature);
@@ -353,8 +360,7 @@ impl PolicyState {
         Decision { keep, floor, reason, trend, holes, next_us }
     }
 
-    /// How many of `dirty` pages may stay when `epochs` more have ended and nothing changed. Each
-    /// epoch is longer than a moment.
+    /// How many of `dirty` pages may stay when `epochs` more have ended and nothing changed.
     fn keep_after(
         &self,
         settings: &Settings,
@@ -362,17 +368,17 @@ impl PolicyState {
         dirty: Pages,
         epochs: u64,
     ) -> Pages {
-        let idle = if epochs == 0 { self.idle.pages().min(dirty) } else { dirty };
-        self.keep_of(settings, observation, dirty, idle, epochs)
+        let quiet_us = self.time_after(settings, epochs) - self.now_us;
+        self.keep_of(settings, observation, dirty, quiet_us, epochs)
     }
 
-    /// The same when `idle` pages were free for a moment.
+    /// The same when nothing has happened for `quiet_us` more.
     fn keep_of(
         &self,
         settings: &Settings,
         observation: &Observation,
         dirty: Pages,
-        idle: Pages,
+        quiet_us: u64,
         epochs: u64,
     ) -> Pages {
         let at_us = self.time_after(settings, epochs);
@@ -384,7 +390,7 @@ impl PolicyState {
         if settings.decay_us == 0 {
             return floor;
         }
-        let most = idle::keep(settings, observation.used, dirty, idle);
+        let most = self.idle.keep(settings, observation.used, dirty, quiet_us);
         if self.trend_at(settings, observation, at_us) == Trend::Growing {
             return most.max(floor).min(settings.retain_max);
         }
@@ -478,8 +484,9 @@ impl PolicyState {
         let goes_at = (1..=EPOCHS + 1).find(goes).map(|epochs| self.time_after(settings, epochs));
         // A search that is due now may take several breaths.
         let holes_us = holes_us.map(|at_us| at_us.max(self.time_after(settings, 1)));
-        let will_be_idle = self.keep_of(settings, observation, kept, kept, 0) < kept;
-        let idle_us = will_be_idle.then(|| self.idle.ends_us(settings).max(self.now_us + 1));
+        let will_be_idle = self.keep_of(settings, observation, kept, u64::MAX, 0) < kept;
+        let idle_us = self.idle.next_us(settings, observation.used, kept);
+        let idle_us = idle_us.filter(|_| will_be_idle).map(|at_us| at_us.max(self.now_us + 1));
         [goes_at, holes_us, idle_us].into_iter().flatten().min()
     }
 }

@@ -165,7 +165,7 @@ impl<S: Os> ReclaimHooks for S {
     }
 
     fn poll(heap: &mut Heap<S>) {
-        heap.breathe_in_passing();
+        heap.run_due_in_passing();
     }
 
     fn large_growth(heap: &mut Heap<S>, pages: Pages) {
@@ -213,7 +213,7 @@ impl<S: Os> Heap<S> {
         self.suspend_emergency();
         self.look(now_us);
         let budget = Budget::from_us(start_us, budget_us);
-        let outcome = self.timed_breath(start_us, budget).0;
+        let outcome = self.timed_run(start_us, budget).0;
         self.publish();
         self.hooks.background.note_host(start_us);
         self.leave_to_background();
@@ -424,7 +424,7 @@ impl<S: Os> Heap<S> {
     }
 
     /// A breath, and how many microseconds it took since `start_us` if it did anything.
-    pub(super) fn timed_breath(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
+    pub(super) fn timed_run(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
         let outcome = self.run_due(budget);
         self.cut_end();
         let outcome = self.run_due_foreign(outcome, budget);

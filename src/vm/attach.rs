@@ -123,7 +123,8 @@ unsafe extern "C-unwind" fn keep_header(
     bytes: usize,
     header: *mut c_void,
 ) -> c_int {
-    // SAFETY: the caller's promise.
+    // SAFETY: `part` has `bytes` bytes by the rules of lua_Writer, and `header` room for 5, by the
+    // caller's promise. They are apart: one is LuaJIT's buffer, the other the caller's array.
     unsafe { ptr::copy_nonoverlapping(part.cast::<u8>(), header.cast(), bytes.min(5)) };
     1
 }

@@ -17,7 +17,7 @@
 //!
 //! | file       | concern                                                             | unsafe |
 //! |------------|---------------------------------------------------------------------|--------|
-//! | this one   | which VM, on what conditions, and who says so                       | yes    |
+//! | this one   | which VM, on what conditions, by which option                       | yes    |
 //! | `schedule` | when a collection begins, and when what it freed is returned        | no     |
 //! | `layout`   | where a VM keeps its activity, concluded from what was seen         | no     |
 //! | `probe`    | the VM in which that is seen                                        | yes    |
@@ -36,7 +36,7 @@ use std::cell::Cell;
 
 use super::VmHeap;
 use crate::error::Error;
-use crate::heap::cached_heap::KernelHeap as Heap;
+use crate::heap::KernelHeap as Heap;
 use crate::heap::checked::ApiCall;
 use crate::log;
 use crate::lua_api::{CollectorApi, lua_State, symbol};
@@ -44,28 +44,28 @@ use crate::options::{AUTO, Key, Options};
 use crate::os::backtrace::{self, Callers, object_start};
 use crate::os::{Kernel, Os};
 use crate::reclaim::Budget;
-use layout::{Layout, Reading};
+use layout::{LuaLayout, Reading};
+use schedule::CollectSchedule;
 pub(super) use schedule::Due;
-use schedule::Schedule;
-use slice::{Outcome, Progress};
+use slice::{SliceOutcome, SliceProgress};
 
 /// What a `VmHeap` knows of the collections in its VM.
 #[derive(Default)]
 pub(super) struct Collection {
     /// None before the first look.
-    schedule: Cell<Option<Schedule>>,
-    progress: Cell<Progress>,
+    schedule: Cell<Option<CollectSchedule>>,
+    progress: Cell<SliceProgress>,
     /// The last step was made, and there is another one.
     is_under_way: Cell<bool>,
     /// The VM is from before the first wait of the process, or from before a fork.
     is_early: Cell<bool>,
-    has_changed_hands: AtomicBool,
+    was_handed_over: AtomicBool,
 }
 
 /// What collecting in the idle VMs of a LuaJIT takes.
 pub(super) struct IdleCollector {
     api: CollectorApi,
-    layout: Layout,
+    layout: LuaLayout,
     /// Where the object of its functions starts.
     object: usize,
 }
@@ -156,7 +156,7 @@ impl Collection {
 
     /// Another thread has the VM now.
     pub(super) fn note_handover(&self) {
-        self.has_changed_hands.store(true, Ordering::Relaxed);
+        self.was_handed_over.store(true, Ordering::Relaxed);
     }
 
     /// Whether slices follow one another: what is due by age waits for their end.
@@ -182,13 +182,13 @@ fn main_thread(vm_heap: &VmHeap) -> *mut lua_State {
 pub(super) fn note_fork(vm_heap: &VmHeap) {
     let this = &vm_heap.collection;
     this.is_early.set(true);
-    this.progress.set(Progress::default());
+    this.progress.set(SliceProgress::default());
     this.is_under_way.set(false);
     this.schedule.set(vm_heap.pace.luajit.map(|luajit| {
         // SAFETY: a `VmHeap` in the list has a live VM, and no other thread is in the child. The
         // count is only read, whatever the VM was doing.
         let bytes = unsafe { luajit.counted(main_thread(vm_heap)) };
-        Schedule::inherited(Kernel.now_us(), bytes)
+        CollectSchedule::inherited(Kernel.now_us(), bytes)
     }));
 }
 
@@ -199,10 +199,10 @@ pub(super) fn note_fork(vm_heap: &VmHeap) {
 /// The calling thread has the VM, and the lock of the live `VmHeap`.
 pub(super) unsafe fn look(vm_heap: &VmHeap, now_us: u64) -> Due {
     let this = &vm_heap.collection;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: a live `VmHeap` has a live heap, and its lock keeps other
+    // threads out.
     let collect = unsafe { (*vm_heap.heap).options.get(Key::Collect) };
-    let is_handed_over =
-        this.has_changed_hands.load(Ordering::Relaxed) || vm_heap.owner.is_shared();
+    let is_handed_over = this.was_handed_over.load(Ordering::Relaxed) || vm_heap.owner.is_shared();
     let luajit = vm_heap.pace.luajit.filter(|luajit| {
         this.is_wanted(collect)
             && !is_handed_over
@@ -216,10 +216,10 @@ pub(super) unsafe fn look(vm_heap: &VmHeap, now_us: u64) -> Due {
     };
     // SAFETY: the caller's promise. The count is only read.
     let bytes = unsafe { luajit.counted(main_thread(vm_heap)) };
-    let mut schedule = this.schedule.get().unwrap_or_else(|| Schedule::new(now_us, bytes));
+    let mut schedule = this.schedule.get().unwrap_or_else(|| CollectSchedule::new(now_us, bytes));
     let due = schedule.look(now_us, bytes);
     if matches!(due, Due::In(_) | Due::Never) {
-        this.progress.set(Progress::default());
+        this.progress.set(SliceProgress::default());
         this.is_under_way.set(false);
     }
     this.schedule.set(Some(schedule));
@@ -238,7 +238,8 @@ pub(super) unsafe fn step(vm_heap: &VmHeap, budget_us: u64) -> bool {
     let until_us = Kernel.now_us() + budget_us;
     let mut is_made = false;
     loop {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: this thread has the VM and is not inside it, and holds the
+        // lock of the live `VmHeap` for all of the loop.
         let goes_on = unsafe {
             let bytes =
                 vm_heap.pace.luajit.map_or(0, |luajit| luajit.counted(main_thread(vm_heap)));
@@ -263,7 +264,7 @@ pub(super) unsafe fn step(vm_heap: &VmHeap, budget_us: u64) -> bool {
 /// # Safety
 ///
 /// As for [`step`].
-unsafe fn collect(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> bool {
+unsafe fn collect(vm_heap: &VmHeap, schedule: &mut CollectSchedule, until_us: u64) -> bool {
     let Some(luajit) = vm_heap.pace.luajit else { return false };
     let collector = match luajit.idle_collector() {
         Ok(collector) => collector,
@@ -273,7 +274,8 @@ unsafe fn collect(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> b
         }
     };
     let state = main_thread(vm_heap);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise. The main thread is that of this VM, and the collector was
+    // proven to be of the VM's own LuaJIT.
     if !unsafe { collector.is_idle(vm_heap, state) } {
         return false;
     }
@@ -288,11 +290,11 @@ unsafe fn collect(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> b
         });
         (outcome, luajit.counted(state))
     };
-    if outcome == Outcome::More {
+    if outcome == SliceOutcome::More {
         schedule.note_step(bytes);
     } else {
-        schedule.note_collected(Kernel.now_us(), bytes, outcome == Outcome::Whole);
-        progress = Progress::default();
+        schedule.note_collected(Kernel.now_us(), bytes, outcome == SliceOutcome::Whole);
+        progress = SliceProgress::default();
     }
     vm_heap.collection.progress.set(progress);
     true
@@ -303,9 +305,9 @@ unsafe fn collect(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> b
 /// # Safety
 ///
 /// As for [`step`].
-unsafe fn return_freed(vm_heap: &VmHeap, schedule: &mut Schedule, until_us: u64) -> bool {
+unsafe fn return_freed(vm_heap: &VmHeap, schedule: &mut CollectSchedule, until_us: u64) -> bool {
     // SAFETY: the caller's promise: this thread has the heap, and is in no call for it.
-    let mut heap = unsafe { (*vm_heap.heap).visit(ApiCall::Reclaim) };
+    let mut heap = unsafe { (*vm_heap.heap).api_guard(ApiCall::Reclaim) };
     let retains = heap.options.get(Key::Retain) != 0;
     let has_more = !retains && heap.reclaim(Budget::Until(until_us)).more;
     heap.publish();
@@ -351,7 +353,7 @@ impl IdleCollector {
     ///
     /// `state` is the main thread of the VM of the `VmHeap`, which is of this LuaJIT.
     unsafe fn is_idle(&self, vm_heap: &VmHeap, state: *mut lua_State) -> bool {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: the layout is that of the LuaJIT that the state is of.
         let reading = unsafe { self.read(vm_heap, state) };
         if !reading.is_some_and(|reading| self.layout.is_idle(&reading)) {
             return false;
@@ -374,7 +376,7 @@ impl IdleCollector {
     ///
     /// As for [`IdleCollector::is_idle`].
     unsafe fn read(&self, vm_heap: &VmHeap, state: *mut lua_State) -> Option<Reading> {
-        let Layout { distance, frame, current, compiled, state: activity, .. } = self.layout;
+        let LuaLayout { distance, frame, current, compiled, state: activity, .. } = self.layout;
         let thread = state.cast::<u64>();
         // SAFETY: the caller's promise. The layout is that of the VMs of this LuaJIT: the state
         // that all threads share lies that far behind the main thread's, and begins with the

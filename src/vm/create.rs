@@ -82,7 +82,9 @@ unsafe extern "C-unwind" fn creation_alloc(
     new_size: usize,
 ) -> *mut c_void {
     let creation = creation.cast::<Creation>();
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises: `creation` and its `VmHeap` live until `lua_newstate` returns,
+    // and nobody else has them. When the state block is freed the heap ends with it, and neither is
+    // touched afterwards.
     unsafe {
         let vm_heap = (*creation).vm_heap;
         if (*vm_heap).state_block.is_null() {

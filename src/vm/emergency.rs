@@ -47,7 +47,7 @@ pub(super) const STEPMUL_DEFAULT: c_int = 200;
 
 /// What a `VmHeap` knows of its VM's collector.
 #[derive(Default)]
-pub(super) struct Pace {
+pub(super) struct CollectorPace {
     /// The VM's LuaJIT; `None`: the collector is left alone.
     pub(super) luajit: Option<&'static LuaJit>,
     /// The program's own step multiplier, while the collector is due.
@@ -67,7 +67,7 @@ pub(super) unsafe fn serve(vm_heap: *mut VmHeap, setallocf: SetAllocF) {
     }
     // SAFETY: the caller's promise. The `VmHeap` lives as long as its heap has it for a context.
     unsafe {
-        (*vm_heap).pace = Pace { luajit: Some(luajit), step_mul: None };
+        (*vm_heap).pace = CollectorPace { luajit: Some(luajit), step_mul: None };
         (*(*vm_heap).heap).set_collector(Collector {
             context: vm_heap.cast(),
             make_due,
@@ -108,7 +108,7 @@ impl LuaJit {
         }
         let new = Box::into_raw(Box::new(LuaJit {
             setallocf: (setallocf as *const c_void).expose_provenance(),
-            functions: beside(setallocf as *const c_void, |find| Functions::look_up(find)),
+            functions: in_object_of(setallocf as *const c_void, |find| Functions::look_up(find)),
             step_mul: AtomicI32::new(0),
             idle: OnceLock::new(),
             next: newest,
@@ -123,7 +123,7 @@ impl LuaJit {
     pub(super) fn idle_collector(&self) -> &Result<IdleCollector, Unproven> {
         self.idle.get_or_init(|| {
             let setallocf = ptr::with_exposed_provenance::<c_void>(self.setallocf);
-            IdleCollector::prove(beside(setallocf, |find| CollectorApi::look_up(find).ok()))
+            IdleCollector::prove(in_object_of(setallocf, |find| CollectorApi::look_up(find).ok()))
         })
     }
 
@@ -139,7 +139,8 @@ impl LuaJit {
     /// `state` is a live VM of this thread's, and of this LuaJIT.
     pub(super) unsafe fn counted(&self, state: *mut lua_State) -> u64 {
         let Some(gc) = self.gc() else { return 0 };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: `lua_gc` is of the LuaJIT that the state is of. To count
+        // runs no Lua code and throws no error.
         let (kilobytes, bytes) = unsafe { (gc(state, GC_COUNT, 0), gc(state, GC_COUNTB, 0)) };
         ((i64::from(kilobytes) << 10) + i64::from(bytes)).max(0) as u64
     }
@@ -297,7 +298,7 @@ pub(super) type Find<'a> = &'a dyn Fn(&CStr) -> *mut c_void;
 
 /// Looks functions up in the object of the `lua_setallocf` first: what the process sees under these
 /// names may be the preload library's. The object stays loaded, for the functions are kept.
-fn beside<T>(setallocf: *const c_void, look_up: impl Fn(Find) -> Option<T>) -> Option<T> {
+fn in_object_of<T>(setallocf: *const c_void, look_up: impl Fn(Find) -> Option<T>) -> Option<T> {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: there is room for the answer, whose fields may all be zero; a name in it is a C
     // string for as long as the library is loaded. NOLOAD loads nothing.
@@ -391,7 +392,7 @@ unsafe fn goes_in_steps(context: *mut u8) -> bool {
     luajit.is_some_and(|luajit| luajit.step_mul() == STEPMUL_LONG)
 }
 
-impl Pace {
+impl CollectorPace {
     /// `lua_gc` of the VM's LuaJIT, and the multiplier that makes its collector due.
     fn gc(&self) -> Option<(Gc, c_int)> {
         let luajit = self.luajit?;

@@ -1,16 +1,20 @@
 //! Which thread has a VM, for hosts that know nothing of heaps.
 //!
-//! A program under the preload library may hand a VM from thread to thread and then wait, and while
-//! it waits its heaps shall exhale. Only the thread that used a VM last may touch its heap then,
-//! and only as long as no other one does. So a watched VM allocates through [`watched_alloc`],
-//! which looks whether the calling thread is the one that is written down; if not, the thread first
-//! takes the VM over, under the lock that a breath holds too. A breath begins only when it holds
-//! the lock and the calling thread is still the one: then the thread is not in the VM, for it is
-//! here, and no other can get in before the lock is open.
+//! A program under the preload library may use a VM on one thread after another. While a thread
+//! waits, what is due in the heaps of its VMs shall go back ([`idle`]). Only the thread that used a
+//! VM last may touch its heap then, and only while no other thread does. So a watched VM allocates
+//! through [`watched_alloc`], which compares the calling thread with the noted owner. Another
+//! thread first becomes the owner, under the lock that [`idle`] holds too. [`idle`] touches a heap
+//! only while it holds the lock and the calling thread is the owner: this thread is then not inside
+//! the VM, and no other thread can enter before the lock is released.
 //!
-//! Nobody needs to say that a VM has changed hands: whoever allocates has it. Another thread may be
-//! in the VM and not have allocated yet, so a breath touches the heap alone, and not the VM. Only
-//! where one thread alone has ever had the VM is its garbage collected too ([`collect`]).
+//! A host need not report that a VM is handed over: the thread that allocates is the owner. Another
+//! thread may be inside the VM and not have allocated yet, so [`idle`] touches the heap alone, and
+//! not the VM. Garbage is collected ([`collect`]) only in VMs that one thread alone ever had.
+
+mod idle;
+
+pub(crate) use idle::{idle, publish};
 
 use core::ffi::c_void;
 use core::ptr;
@@ -19,30 +23,20 @@ use std::cell::Cell;
 use std::sync::Once;
 use std::time::Duration;
 
-use super::collect::{self, Due};
+use super::collect;
 use super::lock::BiasedLock;
 use super::spin::SpinLock;
 use super::{VmHeap, report};
 use crate::figures::{self, Figures};
 use crate::heap;
-use crate::heap::cached_heap::KernelHeap as Heap;
-use crate::heap::checked::ApiCall;
+use crate::heap::KernelHeap as Heap;
 use crate::lua_api::{Lua, lua_Alloc, lua_State};
-use crate::os::{Kernel, Os, interrupt_threads, this_thread};
-
-/// A thread looks after its heaps once in this many microseconds at most, or in 32 times as long as
-/// the look takes: a busy event loop waits ten thousand times a second.
-const LOOK_US: u64 = 10_000;
-const LOOK_SHARE: u64 = 32;
-
-/// Microseconds that the thread waits for at least after a step of a collection: the rest of the
-/// machine has a share too.
-const PAUSE_US: u64 = 1_000;
+use crate::os::{Kernel, interrupt_threads, this_thread};
 
 /// A running thread is interrupted more often.
 const AFTER_ANY_INTERRUPT: Duration = Duration::from_millis(50);
 
-/// Who has a VM.
+/// The thread that owns a VM, and its lock.
 #[derive(Default)]
 pub(super) struct ThreadOwner {
     /// The thread that used it last; 0: nobody watches.
@@ -64,13 +58,6 @@ static LIST: SpinLock = SpinLock::new();
 /// VMs ever watched.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-thread_local! {
-    /// When this thread looks after its heaps again.
-    static NEXT_LOOK_US: Cell<u64> = const { Cell::new(0) };
-    /// The number of the VM that had the last step of a collection.
-    static LAST_STEP: Cell<u64> = const { Cell::new(0) };
-}
-
 /// A lua_Alloc that notices when another thread has the VM.
 ///
 /// # Safety
@@ -83,7 +70,8 @@ pub(super) unsafe extern "C-unwind" fn watched_alloc(
     new_size: usize,
 ) -> *mut c_void {
     let vm_heap = vm_heap.cast::<VmHeap>();
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises. When the calling thread is the owner, no other thread touches
+    // the heap: `idle` and `take` do so as owners only.
     unsafe {
         if (*vm_heap).owner.thread.load(Ordering::Relaxed) != this_thread() {
             return take_and_alloc(vm_heap, block, old_size, new_size);
@@ -103,7 +91,8 @@ unsafe fn take_and_alloc(
     old_size: usize,
     new_size: usize,
 ) -> *mut c_void {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises. After `take` this thread is the owner, and no other one is
+    // inside the heap: it would hold the lock that `take` has waited for.
     unsafe {
         let heap = take(vm_heap);
         heap::alloc::<Kernel>(heap, block.cast(), old_size, new_size).cast()
@@ -121,7 +110,8 @@ pub(super) fn is_watched(function: lua_Alloc) -> bool {
 ///
 /// `vm_heap` is a live watched `VmHeap`, and no other thread uses its VM.
 pub(super) unsafe fn take(vm_heap: *mut VmHeap) -> *mut Heap {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise. What changes in it meanwhile are atomics and cells; the cells
+    // are the owner's.
     let vm_heap = unsafe { &*vm_heap };
     let ThreadOwner { thread, lock, .. } = &vm_heap.owner;
     if thread.load(Ordering::Relaxed) != this_thread() {
@@ -163,7 +153,8 @@ unsafe fn enlist(vm_heap: *mut VmHeap) {
     FORKS.call_once(|| unsafe {
         libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child));
     });
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: it is in no list, so that no other reference to the owner
+    // exists until the list has it.
     let owner = unsafe { &mut (*vm_heap).owner };
     owner.thread = AtomicUsize::new(this_thread());
     owner.number = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
@@ -180,7 +171,8 @@ unsafe fn enlist(vm_heap: *mut VmHeap) {
 ///
 /// `vm_heap` is live, its VM is `state`, and no other thread uses either.
 pub(crate) unsafe fn share(lua: &Lua, vm_heap: *mut VmHeap, state: *mut lua_State) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: no other thread uses the heap or the VM while the VM gets
+    // another allocation function, which takes the lock for each call.
     unsafe {
         if !(*vm_heap).owner.is_listed() {
             enlist(vm_heap);
@@ -342,7 +334,7 @@ impl ThreadOwner {
         self.shared.load(Ordering::Relaxed)
     }
 
-    /// Whether the lock is taken: the caller breathes for the VM, or has its turn.
+    /// Whether the lock is taken: the caller does what is due for the VM, or has its turn.
     pub(super) fn is_locked(&self) -> bool {
         self.lock.is_locked()
     }
@@ -353,7 +345,8 @@ impl ThreadOwner {
     ///
     /// `vm_heap` is live.
     pub(super) unsafe fn unlink(vm_heap: *mut VmHeap) -> *mut Heap {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise. Others that walk the list look at it by shared references
+        // as well.
         let this = unsafe { &*vm_heap };
         if this.owner.is_listed() {
             LIST.with(|| {
@@ -378,198 +371,5 @@ impl ThreadOwner {
             figures.release();
         }
         this.heap
-    }
-}
-
-/// Does what is due in the heaps of the VMs that the calling thread used last, within a budget for
-/// all; and in one of these VMs a step of a collection, with a budget of its own. Returns after how
-/// many microseconds it makes sense to call again; `None`: never, unless one of them is used.
-pub(crate) fn idle(budget_us: u64) -> Option<u64> {
-    collect::note_wait();
-    let start_us = Kernel.now_us();
-    let wait_us = NEXT_LOOK_US.get().saturating_sub(start_us);
-    if wait_us > 0 {
-        return Some(wait_us);
-    }
-    if !LIST.try_lock() {
-        return Some(LOOK_US);
-    }
-    let mut next_us: Option<u64> = None;
-    let mut turns = Turns::after(LAST_STEP.get());
-    each(|vm_heap| {
-        let visit = breathe(vm_heap, start_us, start_us + budget_us);
-        next_us = [next_us, visit.next_us].into_iter().flatten().min();
-        if visit.wants_step {
-            turns.add(vm_heap.owner.number);
-        }
-    });
-    LIST.unlock();
-    let looked_us = Kernel.now_us().saturating_sub(start_us);
-    if make_steps(&turns, budget_us) {
-        let pause_us = PAUSE_US.max(looked_us * LOOK_SHARE);
-        NEXT_LOOK_US.set(Kernel.now_us() + pause_us);
-        return Some(pause_us);
-    }
-    NEXT_LOOK_US.set(start_us + LOOK_US.max(looked_us * LOOK_SHARE));
-    next_us.map(|us| us.max(1))
-}
-
-/// Makes a step in each of these VMs, until the budget is spent. Whether any was made.
-fn make_steps(turns: &Turns, budget_us: u64) -> bool {
-    let deadline_us = Kernel.now_us() + budget_us;
-    let mut is_any_made = false;
-    for number in turns.in_order() {
-        let left_us = deadline_us.saturating_sub(Kernel.now_us());
-        if left_us == 0 || !LIST.try_lock() {
-            break;
-        }
-        let vm_heap = locked(number);
-        LIST.unlock();
-        let Some(vm_heap) = vm_heap else { continue };
-        LAST_STEP.set(number);
-        // SAFETY: this thread has the VM and is not in it, and the lock keeps others out, one that
-        // closes the VM too. The list is open.
-        is_any_made |= unsafe { collect::step(vm_heap, left_us) };
-        vm_heap.owner.lock.unlock();
-    }
-    is_any_made
-}
-
-/// Whose turn it is among VMs that want a step, by their numbers: those below the last that had
-/// one, downwards, then those from the highest on.
-struct Turns {
-    last: u64,
-    /// Whether it is below the last, and its number, the highest first.
-    wanting: [(bool, u64); Turns::MOST],
-    count: usize,
-}
-
-impl Turns {
-    const MOST: usize = 16;
-
-    fn after(last: u64) -> Turns {
-        Turns { last, wanting: [(false, 0); Turns::MOST], count: 0 }
-    }
-
-    /// Adds a VM, unless there are enough before it.
-    fn add(&mut self, number: u64) {
-        let turn = (number < self.last, number);
-        let at = self.wanting[..self.count].partition_point(|before| *before > turn);
-        if at < Turns::MOST {
-            self.count = Turns::MOST.min(self.count + 1);
-            self.wanting[at..self.count].rotate_right(1);
-            self.wanting[at] = turn;
-        }
-    }
-
-    fn in_order(&self) -> impl Iterator<Item = u64> {
-        self.wanting[..self.count].iter().map(|turn| turn.1)
-    }
-}
-
-/// The `VmHeap` of a number, with its lock taken, if the calling thread has its VM. The list is
-/// locked.
-fn locked<'vm_heap>(number: u64) -> Option<&'vm_heap VmHeap> {
-    let mut next = first();
-    // SAFETY: as in `each`. A `VmHeap` ends after its VM has freed its last block, for which
-    // another thread has to wait for the lock.
-    while let Some(vm_heap) = unsafe { next.as_ref() } {
-        let ThreadOwner { thread, lock, .. } = &vm_heap.owner;
-        if vm_heap.owner.number == number {
-            if !lock.try_lock(order_threads) {
-                return None;
-            }
-            if thread.load(Ordering::Relaxed) == this_thread() {
-                return Some(vm_heap);
-            }
-            lock.unlock();
-            return None;
-        }
-        next = vm_heap.owner.next.get();
-    }
-    None
-}
-
-/// What came of a visit.
-#[derive(Default)]
-struct Visit {
-    /// In how many microseconds more will be due; `None`: not before the VM is used.
-    next_us: Option<u64>,
-    /// A step of a collection is due in the VM.
-    wants_step: bool,
-}
-
-/// Does what is due in one heap if the calling thread has its VM.
-fn breathe(vm_heap: &VmHeap, now_us: u64, deadline_us: u64) -> Visit {
-    let ThreadOwner { thread, lock, .. } = &vm_heap.owner;
-    if thread.load(Ordering::Relaxed) != this_thread() || !lock.try_lock(order_threads) {
-        return Visit::default();
-    }
-    let mut visit = Visit::default();
-    if thread.load(Ordering::Relaxed) == this_thread() {
-        // SAFETY: this thread has the VM and is not in it, and the lock keeps others out; a
-        // `VmHeap` in the list has a live heap.
-        unsafe {
-            let mut heap = (*vm_heap.heap).visit(ApiCall::Tick);
-            heap.publish();
-            visit.next_us = heap.next_tick_us();
-            let left_us = deadline_us.saturating_sub(Kernel.now_us());
-            if visit.next_us == Some(0) && left_us > 0 && !vm_heap.collection.is_under_way() {
-                heap.tick(left_us as u32);
-                visit.next_us = heap.next_tick_us();
-            }
-        }
-        if collect::is_possible_here() {
-            // SAFETY: as above.
-            match unsafe { collect::look(vm_heap, now_us) } {
-                Due::Collect | Due::Return => visit.wants_step = true,
-                Due::In(us) => {
-                    visit.next_us = [visit.next_us, Some(us)].into_iter().flatten().min()
-                }
-                Due::Never => {}
-            }
-        }
-    }
-    lock.unlock();
-    visit
-}
-
-/// Has the heaps of the VMs that the calling thread used last publish what they hold now. The
-/// thread is in none of them.
-pub(crate) fn publish() {
-    LIST.with(|| {
-        each(|vm_heap| {
-            let ThreadOwner { thread, lock, .. } = &vm_heap.owner;
-            if thread.load(Ordering::Relaxed) == this_thread() && lock.try_lock(order_threads) {
-                // SAFETY: this thread has the VM and is not in it, and the lock keeps others out;
-                // a `VmHeap` in the list has a live heap.
-                unsafe { (*vm_heap.heap).publish() };
-                lock.unlock();
-            }
-        });
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn vms_that_want_a_step_take_turns() {
-        let order = |last: u64, wanting: &[u64]| {
-            let mut turns = Turns::after(last);
-            wanting.iter().for_each(|number| turns.add(*number));
-            turns.in_order().collect::<Vec<u64>>()
-        };
-        assert_eq!(order(0, &[]), [0; 0]);
-        assert_eq!(order(0, &[3, 9, 5]), [9, 5, 3]);
-        assert_eq!(order(9, &[3, 9, 5]), [5, 3, 9]);
-        assert_eq!(order(5, &[9, 3, 5]), [3, 9, 5]);
-        assert_eq!(order(7, &[8]), [8]);
-        let many: Vec<u64> = (1..=40).collect();
-        let expected: Vec<u64> = (1..=9).rev().chain(34..=40).collect();
-        let mut got = order(10, &many);
-        got[9..].reverse();
-        assert_eq!(got, expected);
     }
 }

@@ -1,4 +1,4 @@
-//! The lock of what is soon done.
+//! A lock for work that is soon done.
 
 #![forbid(unsafe_code)]
 
@@ -6,8 +6,8 @@ use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::thread::yield_now;
 
-/// Lets one in. Held for the length of a breath at most, so waiting for it is not worth a system
-/// call of its own.
+/// Lets one thread in. It is held at most while a thread does what is due in its heaps, so waiting
+/// for it is not worth a system call of its own.
 #[derive(Default)]
 pub(super) struct SpinLock(AtomicBool);
 

@@ -1,4 +1,4 @@
-//! One tide on LuaJIT's own allocator and on ebbtide: what there is to see of it, and whether the
+//! One traffic on LuaJIT's own allocator and on ebbtide: what there is to see of it, and whether the
 //! memory went back.
 #![forbid(unsafe_code)]
 
@@ -9,7 +9,7 @@ use crate::memory::{in_megabytes, megabytes};
 use crate::numbers::Spread;
 use crate::picture::{Band, Picture};
 use crate::process::Outcome;
-use crate::tide::{END, Kind, START, Stretch, Tide, collected, end_of};
+use crate::traffic::{END, Kind, START, Stretch, Traffic, collected, end_of};
 
 /// How long after a peak and its collection memory is looked at.
 const LATER_S: f64 = 2.0;
@@ -37,33 +37,33 @@ pub const SUBJECTS: [Subject; 2] = [
 /// Both runs, to their end.
 #[derive(Debug)]
 pub struct Breathing {
-    tide: Tide,
+    traffic: Traffic,
     outcomes: [Outcome; 2],
     curves: [Curve; 2],
 }
 
 impl Breathing {
-    /// Takes runs of `tide` in the order of [`SUBJECTS`]. Everything must be there that will be
+    /// Takes runs of `traffic` in the order of [`SUBJECTS`]. Everything must be there that will be
     /// looked at.
-    pub fn new(tide: Tide, outcomes: [Outcome; 2]) -> Result<Breathing> {
+    pub fn new(traffic: Traffic, outcomes: [Outcome; 2]) -> Result<Breathing> {
         let curves = outcomes.each_ref().map(Curve::of);
         for (outcome, subject) in outcomes.iter().zip(&SUBJECTS) {
-            let missing = tide.events().into_iter().find(|label| outcome.event(label).is_none());
+            let missing = traffic.events().into_iter().find(|label| outcome.event(label).is_none());
             if let Some(label) = missing {
                 let name = subject.allocator.name;
-                return Err(format!("tide.lua on {name} did not report \"{label}\""));
+                return Err(format!("traffic.lua on {name} did not report \"{label}\""));
             }
             if outcome.samples.len() < outcome.events.len() {
                 return Err("/proc gave too few samples".to_owned());
             }
         }
-        Ok(Breathing { tide, outcomes, curves })
+        Ok(Breathing { traffic, outcomes, curves })
     }
 
     /// Whether ebbtide did what it is for, by itself: down after each peak, and back to the start
     /// when all was dropped.
     pub fn judge(&self) -> Result<()> {
-        for peak in self.tide.peaks() {
+        for peak in self.traffic.peaks() {
             let [builtin, ebbtide] = self.later(&peak);
             if ebbtide >= SHARE_MAX * builtin {
                 return Err(format!(
@@ -112,7 +112,7 @@ impl Breathing {
         let names = SUBJECTS.each_ref().map(|subject| subject.allocator.name);
         let mut rows = vec![words(&["PSS in MB", "live in Lua", names[0], names[1]])];
         rows.push(self.event_row(START, START));
-        for (name, stretch) in self.tide.stretches() {
+        for (name, stretch) in self.traffic.stretches() {
             match stretch.kind {
                 Kind::Peak { .. } => {
                     rows.push(self.event_row(&name, &end_of(&name)));
@@ -191,7 +191,7 @@ impl Breathing {
 
     fn about_memory(&self) -> String {
         let live = |peak: &String| megabytes(self.of_ebbtide(&collected(peak), "live"));
-        let live = self.tide.peaks().iter().map(live).fold(0.0, f64::max);
+        let live = self.traffic.peaks().iter().map(live).fold(0.0, f64::max);
         format!(
             "Nothing asks for memory to go back. Live in Lua after a peak: {live:.1} MB at most."
         )
@@ -200,7 +200,7 @@ impl Breathing {
     /// For the whole run what notes say of each peak.
     fn about_halves(&self) -> String {
         let took_s = |peak: &String| Some(self.half_way(peak)?.1);
-        let took_s = self.tide.peaks().iter().map(took_s).collect::<Option<Vec<_>>>();
+        let took_s = self.traffic.peaks().iter().map(took_s).collect::<Option<Vec<_>>>();
         let Some(Spread { min, max, .. }) = took_s.and_then(|took_s| Spread::of(&took_s)) else {
             return String::new();
         };
@@ -219,12 +219,12 @@ impl Breathing {
             let (at, took_s) = self.half_way(peak)?;
             Some((at, vec!["half way".to_owned(), format!("after {took_s:.1} s")]))
         };
-        self.tide.peaks().iter().filter_map(note).collect()
+        self.traffic.peaks().iter().filter_map(note).collect()
     }
 
     /// Each stretch lasts until the next one begins.
     fn bands(&self) -> Vec<Band> {
-        let stretches = self.tide.stretches();
+        let stretches = self.traffic.stretches();
         let names = stretches.iter().map(|(name, _)| name.as_str());
         let bounds: Vec<_> = names.chain([END]).map(|label| self.at_s(1, label)).collect();
         let band = |((name, stretch), bounds): (&(String, Stretch), &[f64])| {
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
     use crate::event::Event;
     use crate::memory::Sample;
-    use crate::tide::SHORT;
+    use crate::traffic::SHORT;
     use std::time::Duration;
 
     /// What one run held: PSS in MB at its highest, some time after each peak, and in the end.
@@ -334,7 +334,7 @@ mod tests {
         let mut cut = outcome(KEPT, "");
         cut.events.pop();
         let error = Breathing::new(SHORT, [outcome(KEPT, ""), cut]).err().unwrap_or_default();
-        assert_eq!(error, "tide.lua on ebbtide did not report \"end\"");
+        assert_eq!(error, "traffic.lua on ebbtide did not report \"end\"");
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! A figure whose programs were not run is left out, so that a part of the suite can be checked.
 #![forbid(unsafe_code)]
 
-use crate::contest;
 use crate::host::{Allocator, CHECKED, SAMPLED};
 use crate::memory::megabytes;
 use crate::numbers::geometric_mean;
+use crate::peer_comparison;
 use crate::process::Outcome;
 use crate::suite::{Kind, Measured};
 
@@ -50,7 +50,7 @@ impl Figure {
 /// Every figure that `measured` yields for one allocator against LuaJIT's own and against `peers`,
 /// all by their places in the order.
 pub fn figures(measured: &[Measured], allocator: usize, peers: &[usize]) -> Vec<Figure> {
-    let mut figures = contest::figures(measured, allocator, peers);
+    let mut figures = peer_comparison::figures(measured, allocator, peers);
     figures.extend(reference_figures(measured, allocator));
     figures.extend(MEMORY.iter().filter_map(|row| row.figure(measured, allocator)));
     figures.extend(SPEED.iter().filter_map(|row| row.figure(measured, allocator)));

@@ -21,8 +21,8 @@ pub struct Allocator {
 enum Source {
     /// In itself, by this name.
     Inside(&'static str),
-    /// Ours, with the option `checked` set to this.
-    Checked(&'static str),
+    /// Ours, with this variable of the environment set to this value.
+    With(&'static str, &'static str),
     /// In a library of `benches/peers`, named like the allocator.
     Peer,
     /// In malloc's place: a library of the system's, preloaded.
@@ -31,6 +31,10 @@ enum Source {
 
 const fn inside(name: &'static str, host_name: &'static str) -> Allocator {
     Allocator { name, source: Source::Inside(host_name) }
+}
+
+const fn with(name: &'static str, variable: &'static str, value: &'static str) -> Allocator {
+    Allocator { name, source: Source::With(variable, value) }
 }
 
 const fn peer(name: &'static str) -> Allocator {
@@ -42,9 +46,11 @@ pub const BUILTIN: Allocator = inside("built-in", "builtin");
 /// Ours.
 pub const EBBTIDE: Allocator = inside("ebbtide", "ebbtide");
 /// Ours, with every block checked.
-pub const CHECKED: Allocator = Allocator { name: "checked", source: Source::Checked("on") };
+pub const CHECKED: Allocator = with("checked", "EBBTIDE_CHECKED", "on");
 /// Ours, with a few blocks checked.
-pub const SAMPLED: Allocator = Allocator { name: "sampled", source: Source::Checked("sample") };
+pub const SAMPLED: Allocator = with("sampled", "EBBTIDE_CHECKED", "sample");
+/// Ours, without the background thread.
+pub const NO_THREAD: Allocator = with("no-thread", "EBBTIDE_BACKGROUND", "off");
 /// Ours, in a VM that was made on LuaJIT's own and attached before anything else.
 pub const ATTACHED: Allocator = inside("attached", "attached");
 /// LuaJIT's own, with what is free given back in place.
@@ -69,7 +75,7 @@ pub const PEERS: &[&Allocator] = &[
 
 /// Every allocator.
 pub fn allocators() -> impl Iterator<Item = &'static Allocator> {
-    let ours = [&EBBTIDE, &CHECKED, &SAMPLED, &ATTACHED, &IN_PLACE];
+    let ours = [&EBBTIDE, &CHECKED, &SAMPLED, &NO_THREAD, &ATTACHED, &IN_PLACE];
     [&BUILTIN].into_iter().chain(ours).chain([&BARE]).chain(PEERS.iter().copied())
 }
 
@@ -175,7 +181,7 @@ impl Host {
         command.env(LOADER_SETTING.0, LOADER_SETTING.1).arg("--allocator");
         match allocator.source {
             Source::Inside(name) => command.arg(name),
-            Source::Checked(how) => command.env("EBBTIDE_CHECKED", how).arg("ebbtide"),
+            Source::With(variable, value) => command.env(variable, value).arg("ebbtide"),
             Source::Peer => command.arg(self.peer_library(allocator)),
             Source::Preloaded(name) => {
                 command.env("LD_PRELOAD", find_library(name).unwrap_or_else(|| name.into()));

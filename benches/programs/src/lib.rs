@@ -13,11 +13,11 @@
 //!   nginx     an nginx with a service in Lua, and a load on it
 //!   numbers   median, spread, geometric mean
 //!   suite     the programs and their results; figures: what they must reach
-//!   contest   the figures against all others: LuaJIT's own, and the best of the peers
+//!   peer_comparison  the figures against all others: LuaJIT's own, and the best of the peers
 //!   report    tables and JSON of all runs
-//!   tide      the schedules of the demo's program; curve: its memory over time
+//!   traffic   the schedules of the demo's program; curve: its memory over time
 //!   breathing what the demo's two runs show, and whether the memory went back
-//!   live      the display while the demo runs; table: aligned text
+//!   progress  the display while the demo runs; table: aligned text
 //!   picture   results as files, drawn by `benches/plot.py`
 //! ```
 //!
@@ -28,22 +28,22 @@
 #![deny(unsafe_code)]
 
 pub mod breathing;
-pub mod contest;
 pub mod curve;
 pub mod event;
 pub mod figures;
 pub mod host;
-pub mod live;
 pub mod machine;
 pub mod memory;
 pub mod nginx;
 pub mod numbers;
+pub mod peer_comparison;
 pub mod picture;
 pub mod process;
+pub mod progress;
 pub mod report;
 pub mod suite;
 pub mod table;
-pub mod tide;
+pub mod traffic;
 
 /// What goes wrong is said in one line, to whoever started the program.
 pub type Result<T> = std::result::Result<T, String>;

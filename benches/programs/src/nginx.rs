@@ -140,7 +140,7 @@ impl Nginx {
             .ok_or_else(|| format!("{path}: {answer}"))
     }
 
-    /// Keeps so many requests to the service in flight, for so many seconds.
+    /// Keeps a number of requests to the service in flight, for a number of seconds.
     pub fn load(&self, connections: u32, seconds: u32) -> Result<Load> {
         let mut command = Command::new("wrk");
         command.args(["--latency", "--timeout", "10", "-t", "1"]);

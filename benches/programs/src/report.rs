@@ -3,11 +3,11 @@
 
 use std::fmt::Write;
 
-use crate::contest::{PEAK, TIME, best};
 use crate::figures::{Bound, Figure};
 use crate::host::Allocator;
 use crate::memory::{in_megabytes, megabytes};
 use crate::numbers::Spread;
+use crate::peer_comparison::{PEAK, TIME, best};
 use crate::process::Outcome;
 use crate::suite::Measured;
 use crate::table;
@@ -50,7 +50,7 @@ impl Report<'_> {
             (at > 0).then_some(show_spread(it.speed(at)?))
         }));
         if let (Some(ours), false) = (ours, self.peers().is_empty()) {
-            put(self.contest(ours));
+            put(self.peer_comparison(ours));
         }
         put(self.table("peak RSS, MB", &|it, at| {
             let peak = it.of(at, |outcome| Some(megabytes(outcome.rss_peak)))?;
@@ -80,8 +80,8 @@ impl Report<'_> {
                 let peak = it.of(at, |outcome| Some(megabytes(outcome.rss_peak)));
                 show(peak, |peak| format!("{:.1} MB", peak.median))
             };
-            let contest = best(it, TIME, ours, &peers);
-            let (peer, ratio) = match contest {
+            let closest = best(it, TIME, ours, &peers);
+            let (peer, ratio) = match closest {
                 Some((peer, ratio)) => (self.allocators[peer].name, show_spread(ratio)),
                 None => ("–", "–".to_owned()),
             };
@@ -111,7 +111,7 @@ impl Report<'_> {
     }
 
     /// Ours against the best of the peers, program by program.
-    fn contest(&self, ours: usize) -> Vec<Vec<String>> {
+    fn peer_comparison(&self, ours: usize) -> Vec<Vec<String>> {
         let heading =
             ["against the best peer", "fastest", "ours is faster by", "least RSS", "our peak"]
                 .map(str::to_owned)

@@ -95,7 +95,7 @@ const fn blocks(name: &'static str, args: &'static [&'static str], rounds_max: u
     Program { kind: Kind::Blocks, ..replacing(name, "blocks.lua", args, rounds_max) }
 }
 
-/// One that replaces so much that it is not worth so many rounds is left out of a quick look.
+/// Programs with fewer rounds than this, since each round replaces much, are not in a quick look.
 const QUICK_ROUNDS_MAX: usize = 3;
 
 /// Every program.

@@ -1,7 +1,7 @@
 /* A kernel that refuses to take memory back: the heap says so, goes on with
  * all that it holds, and does not ask all the time. */
 
-#include "breath.h"
+#include "tick_host.h"
 #include "scatter.h"
 
 #include <linux/filter.h>

@@ -5,7 +5,7 @@
  * they have: use it, return it, delete it, make more. Nobody sees what the
  * other does. */
 
-#include "breath.h"
+#include "tick_host.h"
 
 #include <pthread.h>
 #include <spawn.h>

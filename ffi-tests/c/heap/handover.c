@@ -2,7 +2,7 @@
  * fork: whoever holds it goes on where the last one stopped, with work and
  * with giving memory back. */
 
-#include "breath.h"
+#include "tick_host.h"
 
 #include <pthread.h>
 

@@ -2,7 +2,7 @@
  * with wrong old sizes, with memory going back between the steps and in them.
  */
 
-#include "breath.h"
+#include "tick_host.h"
 
 #define BLOCKS 3000
 

@@ -4,7 +4,7 @@
  * own, which nobody else uses. One that comes into the heap at work is told of,
  * where that heap is checked. */
 
-#include "breath.h"
+#include "tick_host.h"
 
 #include <signal.h>
 #include <sys/resource.h>

@@ -1,7 +1,7 @@
 /* Statistics: the parts add up to the whole at every moment, also while memory
  * breathes, the counts are exact, and the kernel agrees. */
 
-#include "breath.h"
+#include "tick_host.h"
 
 #include <stddef.h>
 

@@ -4,7 +4,7 @@
 #ifndef LIMITED_H
 #define LIMITED_H
 
-#include "breath.h"
+#include "tick_host.h"
 #include "scatter.h"
 
 #define PAGE ((size_t)4096)

@@ -4,8 +4,8 @@
 #ifndef VISITS_H
 #define VISITS_H
 
-#define BREATH_IN_BACKGROUND
-#include "breath.h"
+#define TICK_HOST_WITH_THREAD
+#include "tick_host.h"
 
 #include <dirent.h>
 #include <sched.h>

@@ -2,8 +2,8 @@
  * Run under /proc/sys/vm/overcommit_memory = 2; in any other mode the kernel
  * charges nothing for a heap. */
 
-#define BREATH_IN_BACKGROUND
-#include "breath.h"
+#define TICK_HOST_WITH_THREAD
+#include "tick_host.h"
 
 #define BLOCK 4000
 #define BLOCKS (128 * KIB)

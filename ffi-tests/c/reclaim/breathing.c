@@ -1,7 +1,7 @@
 /* Breathing: what is free goes back by itself, when its time has come and not
  * before, until nothing is left to do. */
 
-#include "breath.h"
+#include "tick_host.h"
 #include "scatter.h"
 
 #define COUNT 100000

@@ -3,8 +3,8 @@
  * new one, by the kernel's account of the whole process. Nor does it keep the
  * memory committed: under a limit others can allocate it. */
 
-#define BREATH_IN_BACKGROUND
-#include "breath.h"
+#define TICK_HOST_WITH_THREAD
+#include "tick_host.h"
 
 #include <sys/resource.h>
 

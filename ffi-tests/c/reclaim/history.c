@@ -1,7 +1,7 @@
 /* The history of a heap: a sample for each second in which something was done,
  * copied out for callers with smaller and larger samples than the library's. */
 
-#include "breath.h"
+#include "tick_host.h"
 
 #include <stddef.h>
 

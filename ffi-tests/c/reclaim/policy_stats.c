@@ -1,7 +1,7 @@
 /* What a heap says of its breathing: its trend, how long memory has been free,
  * what went back and why, what of it was needed again, and what it learns. */
 
-#include "breath.h"
+#include "tick_host.h"
 
 static void *take(ebb_heap *heap, size_t bytes)
 {

@@ -1,7 +1,7 @@
 /* Breathing in steps: memory goes back in the course of allocation, or in ticks
  * with a budget, a little at a time. */
 
-#include "breath.h"
+#include "tick_host.h"
 #include "scatter.h"
 
 #define COUNT 100000

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::thread;
 
-/// Does the work for each item, for so many of them at once. What came of each, in their order.
+/// Calls `work` for each item, on `at_once` threads. Returns the results in the order of the items.
 pub fn side_by_side<T: Sync, R: Send>(
     items: &[T],
     at_once: usize,

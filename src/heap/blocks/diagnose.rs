@@ -1,5 +1,4 @@
-//! Finds out what is wrong with a pointer that is no live block, and stops with a line that says
-//! so.
+//! Stops the process, with a line that says what is wrong, when a pointer is no live block.
 
 #![forbid(unsafe_code)]
 
@@ -25,13 +24,14 @@ pub(in crate::heap) fn large_block<S: ReclaimHooks>(
             return page;
         }
     }
-    report(heap, block, offset)
+    not_live(heap, block)
 }
 
+/// Stops the process with a line that says what is wrong with a pointer that is no live block.
 #[cold]
-fn report<S: ReclaimHooks>(heap: &mut Heap<S>, block: *mut u8, offset: usize) -> ! {
+pub(in crate::heap) fn not_live<S: ReclaimHooks>(heap: &mut Heap<S>, block: *mut u8) -> ! {
     let base = heap.base;
-    let wrong = what_is_wrong(heap, block, offset);
+    let wrong = what_is_wrong(heap, block, block.addr().wrapping_sub(base.addr()));
     bug!("heap {base:p}: pointer {block:p} {wrong}")
 }
 

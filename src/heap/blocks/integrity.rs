@@ -1,9 +1,10 @@
 //! Stops the process when what the heap keeps about a block is not what it wrote.
 //!
-//! Who writes out of bounds may reach descriptors or tables all the same, and who holds a broken
-//! descriptor could make the heap hand out memory that is in use. So, off the hot path, whatever is
-//! read from a descriptor to be acted on is compared with what is known besides, and with what its
-//! neighbours say, in a few comparisons of words at hand. `invariants` looks at everything.
+//! A write out of bounds can reach descriptors and tables in spite of the guard page, and a broken
+//! descriptor could make the heap hand out memory that is in use. So, off the hot path, a value
+//! from a descriptor is compared with what is known from elsewhere, and with the neighbours'
+//! values, before the heap acts on it. This takes a few comparisons of words that are in the cache
+//! already. `invariants`, for tests, looks at everything.
 
 #![forbid(unsafe_code)]
 

@@ -2,10 +2,10 @@
 //!
 //! A block begins a few cache lines behind the start of its first page, as far as the unused bytes
 //! of its last page allow. That distance is the block's color (slab coloring). If every block began
-//! at the start of a page, a loop that reads one block and writes another would use equal offsets in
-//! two pages. Processors take these for the same address at first, and the first lines of all blocks
-//! would compete for the same few sets of the cache. (jemalloc colors large blocks for the caches'
-//! sake, too.) A block keeps its color when it moves.
+//! at the start of a page, a loop that reads one block and writes another would use equal offsets
+//! in two pages. Processors take these for the same address at first, and the first lines of all
+//! blocks would compete for the same few sets of the cache. (jemalloc colors large blocks for the
+//! caches' sake, too.) A block keeps its color when it moves.
 //!
 //! A block that grows takes the free pages behind it. When these are not free, the block moves. The
 //! pages of a long block are moved by the kernel (`mremap`), which takes 0.04 ms for 64 MB; a copy
@@ -184,8 +184,8 @@ impl<S: ReclaimHooks> Heap<S> {
         self.large_block(range.start)
     }
 
-    /// Frees the new block of a move that cannot be done: the kernel did not move the pages, and the
-    /// growth limit leaves no room for a copy beside the old block.
+    /// Frees the new block of a move that cannot be done: the kernel did not move the pages, and
+    /// the growth limit leaves no room for a copy beside the old block.
     fn abandon_move(&mut self, page: PageIndex) {
         let range = PageRange::new(page, self.large_size(page).0);
         self.give_block_back(page);

@@ -35,8 +35,8 @@ pub(in crate::heap) unsafe fn take_slot<S: ReclaimHooks>(
     negative: u64,
     size: usize,
 ) -> *mut u8 {
-    // SAFETY: the caller's promise. A word that is not 0 is in the active span (the word `always_zero`
-    // is), its bits are slots (D2), and so the address lies in the span.
+    // SAFETY: the caller's promise. A word that is not 0 is in the active span (the word
+    // `always_zero` is), its bits are slots (D2), and so the address lies in the span.
     unsafe {
         let word = (*bin).word;
         core::hint::assert_unchecked(negative != 0);
@@ -57,7 +57,8 @@ pub(in crate::heap) unsafe fn allocate_small<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     size: usize,
 ) -> *mut u8 {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises: a small size has a class, whose bin is one of the heap's. A
+    // bin's word is always readable, and only one that is not 0 is handed to `take_slot`.
     unsafe {
         let bin = bin(heap, bin_at(class_of(size)));
         match *(*bin).word {
@@ -149,13 +150,14 @@ pub(in crate::heap) unsafe fn free<S: ReclaimHooks>(
 ///
 /// # Safety
 ///
-/// As for [`alloc`](crate::heap::alloc); it is a small block, of so many bytes.
+/// As for [`alloc`](crate::heap::alloc); it is a small block, of `size` bytes.
 pub(in crate::heap) unsafe fn free_small<S: ReclaimHooks>(
     heap: *mut Heap<S>,
     block: *mut u8,
     size: usize,
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: the caller's promises: it is a live block of this heap, so that its offset is
+    // committed, as `free` needs (H1).
     unsafe { free(heap, block, complement_of(heap, block), size) };
 }
 
@@ -173,8 +175,8 @@ unsafe extern "C" fn free_slow<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut 
         let descriptor = descriptor_of(heap, complement_of(heap, block));
         let head = (*descriptor).span_head.get();
         if !slot_at(descriptor, block).is_some_and(|slot| slot.is_free(&(*head).free)) {
-            // Marking a slot that is free takes its mark away. This does not return.
-            diagnose::large_block(&mut *heap, block);
+            // Marking a slot that is free takes its mark away.
+            diagnose::not_live(&mut *heap, block);
         }
         let below = heap.addr() - head.addr();
         (*heap).countdown_ended(PageIndex((below / size_of::<Descriptor>()) as u32 - 1));
@@ -220,10 +222,8 @@ pub(in crate::heap) unsafe fn resize_foreign<S: ReclaimHooks>(
         if let Some(foreign) = (*heap).foreign_of(block) {
             return (foreign.resize)(foreign.context, block, new_size);
         }
-        // It is none of ours: this does not return.
-        diagnose::large_block(&mut *heap, block);
+        diagnose::not_live(&mut *heap, block)
     }
-    opaque_null()
 }
 
 /// A null pointer that the compiler does not know to be one. If it knew, it would turn the jump to

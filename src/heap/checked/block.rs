@@ -7,8 +7,9 @@
 //!  | checksum      | out, FREE_FILL when freed | least 8 bytes |
 //! ```
 //!
-//! The checksum is worked out from the header's address, its other word, a secret of the heap, and
-//! whether the block lives. Who writes before a block breaks it, and nobody makes one by chance.
+//! The checksum is computed from the header's address, its other word, a secret of the heap, and
+//! whether the block is live. A write before a block breaks the checksum; a valid one does not come
+//! about by chance.
 
 #![forbid(unsafe_code)]
 

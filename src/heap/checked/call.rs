@@ -47,21 +47,21 @@ impl ApiCall {
 /// A call, for reports. One for nothing and to nothing is never noted, since it does nothing: such
 /// a one stands for another function, with its number for the old size.
 #[derive(Clone, Copy)]
-pub(super) struct Call {
+pub(super) struct RecordedCall {
     pub(super) block: *mut u8,
     pub(super) old_size: usize,
     pub(super) new_size: usize,
 }
 
-impl Call {
-    pub(super) const fn to(function: ApiCall) -> Call {
-        Call { block: ptr::null_mut(), old_size: function as usize, new_size: 0 }
+impl RecordedCall {
+    pub(super) const fn to(function: ApiCall) -> RecordedCall {
+        RecordedCall { block: ptr::null_mut(), old_size: function as usize, new_size: 0 }
     }
 }
 
-impl Display for Call {
+impl Display for RecordedCall {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Call { block, old_size, new_size } = *self;
+        let RecordedCall { block, old_size, new_size } = *self;
         match NAMES.get(old_size) {
             Some(name) if block.is_null() && new_size == 0 => out.write_str(name),
             _ => write!(out, "ebb_alloc(heap, {block:p}, {old_size}, {new_size})"),
@@ -74,9 +74,9 @@ pub(crate) struct ApiGuard<'heap, S: ReclaimHooks>(&'heap mut Heap<S>);
 
 impl<S: ReclaimHooks> Heap<S> {
     /// Begins a call that is not for a block. Stops when another thread is inside.
-    pub(crate) fn visit(&mut self, function: ApiCall) -> ApiGuard<'_, S> {
+    pub(crate) fn api_guard(&mut self, function: ApiCall) -> ApiGuard<'_, S> {
         if let Some(mut checking) = self.checking_every() {
-            checking.enter(Call::to(function));
+            checking.enter(RecordedCall::to(function));
         }
         ApiGuard(self)
     }
@@ -114,7 +114,7 @@ impl<S: ReclaimHooks> DerefMut for ApiGuard<'_, S> {
 impl<S: ReclaimHooks> Checking<'_, S> {
     /// Notes that this thread is inside; stops when another one is.
     #[inline(always)]
-    pub(super) fn enter(&mut self, call: Call) {
+    pub(super) fn enter(&mut self, call: RecordedCall) {
         sanitizer::work_begins();
         if self.state.every {
             let (this, other) = (this_thread(), self.state.inside.load(Ordering::Relaxed));
@@ -124,7 +124,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             self.state.inside.store(this, Ordering::Relaxed);
         }
         // One by one: a call that has to be in memory as a whole makes the processor wait for it.
-        let Call { block, old_size, new_size } = call;
+        let RecordedCall { block, old_size, new_size } = call;
         self.state.call.block = block;
         self.state.call.old_size = old_size;
         self.state.call.new_size = new_size;

@@ -14,7 +14,7 @@ const MAPPINGS: usize = 65530;
 /// The share of the kernel's mappings that inaccessible pages may take.
 const SHARE: usize = 4;
 
-/// A heap, and who explains a fault in it.
+/// A heap, and the function that reports a fault in it.
 pub(super) struct RegisteredHeap {
     pub(super) heap: *mut u8,
     /// Explains a fault that lies in the heap, and does not return; or returns if it does not.
@@ -50,8 +50,8 @@ impl AtomicRange {
     }
 }
 
-/// A registered heap, and where it lies. Another thread may be deleting it, so nothing of it is looked
-/// at for an address that is elsewhere. One that is in it was used just now: its heap stays.
+/// A registered heap, and where it lies. Another thread may be deleting it, so nothing of it is
+/// looked at for an address that is elsewhere. One that is in it was used just now: its heap stays.
 struct RegistryEntry {
     registered: AtomicPtr<RegisteredHeap>,
     /// The heap's address, to be told.
@@ -79,8 +79,8 @@ static TAKEN: AtomicUsize = AtomicUsize::new(0);
 /// How many they may. 0: not asked yet.
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-/// Puts a heap whose reservation lies there into the registry, until it is [forgotten](forget). False:
-/// there is no room.
+/// Puts a heap whose reservation lies there into the registry, until it is [forgotten](forget).
+/// False: there is no room.
 pub(super) fn add(
     registered: *mut RegisteredHeap,
     heap: *mut u8,
@@ -131,8 +131,8 @@ fn report_fault(address: usize, access: Access) {
     }
 }
 
-/// The registered heap that an address lies in: in the heap's reservation, or in the guarded slots of
-/// the heap.
+/// The registered heap that an address lies in: in the heap's reservation, or in the guarded slots
+/// of the heap.
 pub(super) fn heap_around(address: usize) -> Option<usize> {
     let entry = REGISTRY.iter().find(|entry| entry.contains(address))?;
     Some(entry.heap.load(Ordering::Relaxed))

@@ -1,10 +1,10 @@
 //! Guarded slots: a page each, with inaccessible pages on both sides.
 //!
-//! A block in one ends where its page ends, or, now and then, starts where it starts: an access
-//! past that side is a fault at once. When the block is freed its page becomes inaccessible, and
-//! stays so until all other slots were used: an access after the free is a fault, too. Only a few
-//! blocks of very many get such a slot, by chance, and for these it is kept who allocated and who
-//! freed them. (The idea is that of GWP-ASan, in Chromium and LLVM.)
+//! A block in a slot ends where its page ends or, for one block in [`LEFT_EVERY`], starts where the
+//! page starts: an access past that side faults at once. When the block is freed, its page becomes
+//! inaccessible and stays so until all other slots were used: an access after the free faults, too.
+//! A few blocks, chosen at random, get such a slot; the backtraces of their allocation and their
+//! free are kept. (The idea is that of GWP-ASan, in Chromium and LLVM.)
 //!
 //! ```text
 //!  | none | slot 0 | none | slot 1 | none | slot 2 | none | …
@@ -113,7 +113,8 @@ impl GuardedPool {
     /// No block in them is used again; the `os` is that of [`GuardedPool::new`].
     pub(super) unsafe fn release(&mut self, os: &impl Os) {
         if !self.slots.is_empty() {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise: the slots are exactly what `new` has reserved at
+            // `start`, and no block in them is used again.
             unsafe { os.release(self.start, GuardedPool::bytes(self.page)) };
             self.slots.clear();
         }

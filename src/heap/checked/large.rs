@@ -28,7 +28,8 @@ const MAPPINGS: usize = 4;
 /// an eighth of this, a program that builds strings takes 3.4 times as long as on a heap that is
 /// not checked; with this, 2.)
 const GUARD_COST: usize = 512;
-/// Most that is saved up, and what there is at first: for this many large blocks one after the other.
+/// Most that is saved up, and what there is at first: for this many large blocks one after the
+/// other.
 const BUDGET_MAX: usize = 1024 * GUARD_COST;
 
 /// In a descriptor's note: the guard pages are inaccessible.
@@ -47,8 +48,8 @@ pub(super) struct GuardBudget {
 impl GuardBudget {
     pub(super) const FULL: GuardBudget = GuardBudget { left: BUDGET_MAX, blocks: 0 };
 
-    /// Whether a block of so many bytes may have guard pages, with which so many blocks have been
-    /// handed out.
+    /// Whether a block of `size` bytes may have guard pages. `blocks` blocks were handed out so
+    /// far, this one included.
     fn affords(&mut self, blocks: u64, size: usize) -> bool {
         let earned = (blocks - self.blocks) as usize + (size >> 10);
         self.blocks = blocks;

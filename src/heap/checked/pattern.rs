@@ -77,7 +77,7 @@ impl Body {
     ///
     /// # Panics
     ///
-    /// When there are not so many.
+    /// When `first` is not below their count.
     #[inline(always)]
     fn from(self, first: usize) -> Body {
         assert!(first < self.count, "a block ends beyond its slot");

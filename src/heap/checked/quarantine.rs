@@ -1,13 +1,14 @@
 //! Freed blocks that are held back: first in, first out.
 //!
-//! A block that is held back is nobody's. Whoever still writes into it leaves a mark on its
-//! pattern, or, where its pages are inaccessible, faults.
+//! A block that is held back belongs to nobody. A program that still writes into it changes its
+//! pattern or, where its pages are inaccessible, faults.
 
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 
-/// Most blocks that are held back at once: more would only cost the caches more.
+/// Most blocks that are held back at once: more would evict more of the program's data from the
+/// caches.
 const BLOCKS_MAX: usize = 8 << 10;
 /// Most bytes, with all that lies around the blocks.
 const BYTES_MAX: usize = 4 << 20;

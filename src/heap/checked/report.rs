@@ -7,7 +7,7 @@ use core::fmt::{self, Display};
 use super::block::{HEADER, Header, HeaderState};
 use super::guarded_pool::{AllocTrace, GuardedSlot, SlotState};
 use super::pattern::{self, FREE_FILL};
-use super::{Call, Checked, Checking, Home, Live, fault_registry, sanitizer};
+use super::{Checked, Checking, Home, Live, RecordedCall, fault_registry, sanitizer};
 use crate::bug;
 use crate::heap::blocks::diagnose;
 use crate::heap::slots::descriptor::PageKind;
@@ -20,7 +20,7 @@ use crate::units::PageIndex;
 /// How many bytes are shown.
 const SHOWN: usize = 16;
 
-/// Bytes as people write them.
+/// Bytes in hexadecimal, at most [`SHOWN`].
 struct Hex {
     bytes: [u8; SHOWN],
     count: usize,
@@ -46,7 +46,7 @@ impl Display for Hex {
     }
 }
 
-/// So many bytes, as people write it.
+/// A number of bytes, with its unit.
 struct Bytes(usize);
 
 impl Display for Bytes {
@@ -95,7 +95,7 @@ fn log_freed(freed: u64) {
     bug::log_line(format_args!("  freed: number {freed} of those that were freed"));
 }
 
-/// Says who allocated and who freed a guarded block.
+/// Logs where a guarded block was allocated, and where it was freed.
 fn log_traces(slot: &GuardedSlot) {
     let log_trace = |what: &str, trace: &AllocTrace| {
         let AllocTrace { number, thread, backtrace } = trace;
@@ -110,7 +110,7 @@ fn log_traces(slot: &GuardedSlot) {
     }
 }
 
-/// Says what stands somewhere, and what should.
+/// Logs what bytes are at an address, and which should be.
 fn log_damage(live: &Live, at: *mut u8, bytes: usize, pattern: u8) {
     // SAFETY: the caller found a wrong byte among those that it has read.
     let (wrong, shown) = unsafe { (pattern::count_others(at, bytes, pattern), Hex::at(at, bytes)) };
@@ -146,7 +146,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         bug::log_line(format_args!("heap {:p}: {what}", self.heap.base));
     }
 
-    /// Says what is known of a live block: who allocated it, if it is guarded.
+    /// Logs what is known of a live block: where it was allocated, if it is guarded.
     fn log_live(&self, live: &Live) {
         match live.home {
             Home::Guarded(index) => log_traces(&self.state.pool.slots[index]),
@@ -156,7 +156,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
 
     /// Reports that this thread came in while another one, or itself, was inside.
     #[cold]
-    pub(super) fn report_two_threads(&self, this: usize, other: usize, call: Call) -> ! {
+    pub(super) fn report_two_threads(&self, this: usize, other: usize, call: RecordedCall) -> ! {
         if this == other {
             self.log_heading(format_args!(
                 "it was called while it was at work: by a signal handler of the same thread"

@@ -1,7 +1,7 @@
 //! The last look at a checked heap, when it is deleted; and what the layer adds to its statistics.
 
 use super::block::{HEADER, Header, HeaderState};
-use super::call::{ApiCall, Call};
+use super::call::{ApiCall, RecordedCall};
 use super::{Checked, Checking, Home, Live, fault_registry, sanitizer};
 use crate::heap::slots::class::CLASS_COUNT;
 use crate::heap::slots::descriptor::PageKind;
@@ -54,7 +54,7 @@ impl<S: ReclaimHooks> Heap<S> {
 pub(in crate::heap) fn finish<S: ReclaimHooks>(heap: &mut Heap<S>) -> bool {
     let shut = heap.fast_path_disabled();
     if let Some(mut checking) = heap.checking_every() {
-        checking.enter(Call::to(ApiCall::Delete));
+        checking.enter(RecordedCall::to(ApiCall::Delete));
         checking.release_all();
         checking.verify_all();
         checking.leave();

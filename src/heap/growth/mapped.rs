@@ -61,7 +61,8 @@ impl Extent {
         }
     }
 
-    /// What is committed: descriptors and tables, in a plan the history buffer, pages. Parts may be empty.
+    /// What is committed: descriptors and tables, in a plan the history buffer, pages. Parts may be
+    /// empty.
     pub(in crate::heap) fn committed(&self) -> [MemoryRange; 3] {
         let Layout { history, guard, first, is_planned, .. } = self.layout;
         let part = |from: usize, to: usize| MemoryRange {

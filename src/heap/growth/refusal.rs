@@ -1,9 +1,8 @@
 //! What is refused: an allocation, which is counted and told to the thread; and ranges that the
 //! kernel does not take back, which are counted.
 //!
-//! The former is the last thing before `ebb_alloc` returns NULL though bytes were wanted. Whoever
-//! refused a block for a moment and found room after all does not come here, or takes the count
-//! back.
+//! An allocation is counted just before `ebb_alloc` returns NULL for a size above 0. An attempt
+//! that failed but succeeded after room was made is not counted, or taken off the count again.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -120,7 +119,8 @@ pub(in crate::heap) unsafe fn noted<S: ReclaimHooks>(
     size: usize,
 ) -> *mut u8 {
     if block.is_null() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise: the heap is live, and no other reference to it exists
+        // during the call.
         unsafe { (*heap).note_refusal(size) };
     }
     block

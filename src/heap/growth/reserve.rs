@@ -29,8 +29,8 @@ use crate::units::{round_down, round_up};
 /// What one heap gets at most.
 const SHARE_MAX: usize = 64 << 30;
 
-/// So many heaps may each cost the kernel page tables of its own, to lie at random, and mappings of
-/// the 65,530 that a process may have, for guards.
+/// Up to this many heaps lie at random addresses, which costs the kernel page tables for each, and
+/// have guard pages, which are mappings of the 65,530 that a process may have.
 const FEW: usize = 256;
 
 /// Bytes reserved by all heaps of the process. Only a hint for the next share: threads that make

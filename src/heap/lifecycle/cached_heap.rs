@@ -1,10 +1,10 @@
 //! One deleted heap is kept for the next one.
 //!
-//! Hosts that make a VM per request delete and make heaps all day. To the kernel that is a mapping,
-//! its page tables and a fault for each page, over and over: 35 µs of it for an empty heap. So the
-//! heap that was deleted last is kept, reset, with its first [`KEEP`] bytes still resident, and the
-//! next one that would get the same range gets it, in under 1 µs. A process caches one heap and
-//! no more, and only one that was small and never had huge pages.
+//! Hosts that make a VM for each request make and delete heaps all the time. Each costs the kernel
+//! a mapping, page tables and a fault for each page: 35 µs for an empty heap. So the heap that was
+//! deleted last is reset and kept, with its first [`KEEP`] bytes still resident. The next heap with
+//! the same range takes it over in under 1 µs. A process caches one heap at most, and only one that
+//! was small and never had huge pages.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -16,7 +16,9 @@ use crate::heap::blocks::span;
 use crate::heap::growth::reserve::{self, Reservation};
 use crate::heap::pages::layout;
 use crate::heap::pages::split_mappings::SplitMappings;
-use crate::heap::{Counts, Descriptor, Heap, NO_LIMIT, ReclaimHooks, RunCounts, checked};
+use crate::heap::{
+    Counts, Descriptor, Heap, KernelHeap, NO_LIMIT, ReclaimHooks, RunCounts, checked,
+};
 use crate::options::{self, Key, Options};
 use crate::os::{Kernel, MemoryRange};
 use crate::units::{PageIndex, PageRange, Pages, round_up};
@@ -28,10 +30,7 @@ const COMMITTED_MAX: usize = 8 << 20;
 /// Nor one in a plan that has mapped more than this, since others want the address space.
 const MAPPED_MAX: usize = 1 << 20;
 
-/// A heap on the real kernel: what C sees.
-pub(crate) type KernelHeap = Heap<Kernel>;
-
-/// The cached heap, or null. Whoever swaps it out owns it.
+/// The cached heap, or null. The thread that swaps it out owns it.
 static CACHED: AtomicPtr<KernelHeap> = AtomicPtr::new(ptr::null_mut());
 
 /// Makes a heap, the cached one if that matches.

@@ -2,9 +2,9 @@
 //!
 //! The addresses of deleted heaps are remembered in a table, one for each hash: a call other than
 //! for a block looks there before it touches the heap, which may be unmapped. An entry stands until
-//! another heap of that hash is deleted, or a new heap gets that address. Whoever calls `ebb_alloc`
-//! does not look, for the hot path has no time to: a cached heap, which is still mapped, is closed
-//! to it, so that each such call arrives on a slow path that stops the process.
+//! another heap of that hash is deleted, or a new heap gets that address. `ebb_alloc` does not
+//! look, since the hot path has no time for that. But a cached heap, which is still mapped, has its
+//! fast path disabled: each such call takes a slow path that stops the process.
 
 #![forbid(unsafe_code)]
 

@@ -15,10 +15,11 @@
 //!          release pages                     release
 //! ```
 //!
-//! A claim is one bit of `claimed`: whoever sets it has the page until it clears it, and looks at
-//! the page's other bit meanwhile. The heap's thread holds claims for a few instructions only. The
-//! background thread holds them until the pages of one call to the kernel are returned, and the
-//! heap's thread waits if it needs one of these. The background thread waits for nobody.
+//! A claim is one bit of `claimed`. The thread that sets the bit owns the page until it clears the
+//! bit, and looks at the page's other bit meanwhile. The heap's thread holds claims for a few
+//! instructions only. The background thread holds them until the pages of one system call are
+//! returned, and the heap's thread waits if it needs one of these. The background thread never
+//! waits.
 //!
 //! Setting a bit releases what the heap's thread did, and clearing it acquires that. So on
 //! processors that do not keep the order of their accesses, too, no access to a free page comes

@@ -34,8 +34,8 @@ pub(crate) struct PurgeStamp(u16);
 
 /// log2 of the microseconds in a stamp's unit.
 const UNIT_SHIFT: u32 = 17;
-/// Memory that is needed again before this many units have passed was returned prematurely: a second,
-/// and what the units blur.
+/// Memory that is needed again before this many units have passed was returned prematurely: a
+/// second, and what the units blur.
 const SOON: u16 = (1_000_000 >> UNIT_SHIFT) as u16 + 2;
 
 impl PurgeStamp {

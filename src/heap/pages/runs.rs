@@ -18,18 +18,23 @@
 //! - P6: no page at or above `dirty_end` is dirty.
 //! - P7: a page whose memory was moved away is free and clean, but was not returned.
 //!
-//! `search` finds the lowest run of a given length.
+//! `search` finds the lowest run of a given length, `dirty` the pages that hold memory. `end`
+//! lowers `top` and raises it again. `vacancy` knows which descriptors serve free pages alone, and
+//! `opening` makes closed pages accessible before they are used.
 
 #![forbid(unsafe_code)]
 
+mod dirty;
+mod end;
 mod opening;
 mod search;
+mod vacancy;
 
 use core::cell::Cell;
 
 use super::claim::Claimable;
 use super::refaults::{AtomicStamp, PurgeReason, PurgeStamp, RefaultStats};
-use super::sheet::{Sheet, SheetCounts, Sheets, sheets_of};
+use super::sheet::{SheetCounts, Sheets};
 use super::watch::{Aside, Watch};
 use crate::bug::ensure;
 use crate::units::{PageIndex, PageRange, Pages};
@@ -123,7 +128,7 @@ pub(crate) struct PageRuns<'heap> {
 
 /// One of the bitmaps that are the heap's thread's alone.
 #[derive(Clone, Copy)]
-enum Bits {
+enum OwnBitmap {
     Free,
     Moved,
 }
@@ -148,23 +153,17 @@ impl PageRuns<'_> {
         Some(PageRange::new(page, count))
     }
 
-    /// The `count` pages that end where `top` will be when they are taken. Free pages just below
-    /// the `top` of now are among them.
-    pub(crate) fn at_top(&self, count: Pages) -> PageRange {
-        PageRange::new(self.counts.top - self.free_before_top(count), count)
-    }
-
     /// Takes the free or never used pages of a range that touches or lies below `top`, and raises
     /// `top` if the range ends above. The caller has made sure that the heap reaches so far.
     pub(crate) fn take(&mut self, range: PageRange) {
         let below_top = self.below_top(range);
         self.occupy_sheets(below_top);
-        let taken = self.unset(Bits::Free, below_top);
+        let taken = self.unset(OwnBitmap::Free, below_top);
         ensure!(taken == below_top.count(), "page runs: {range:?} handed out twice");
         self.counts.free -= taken;
         let cleaned = self.take_dirty(below_top);
         self.counts.dirty -= cleaned;
-        self.unset(Bits::Moved, below_top);
+        self.unset(OwnBitmap::Moved, below_top);
         let [lowest, ..] = &mut self.counts.lowest;
         if range.start <= *lowest {
             *lowest = below_top.end.max(*lowest);
@@ -180,11 +179,6 @@ impl PageRuns<'_> {
     pub(crate) fn below_top(&self, range: PageRange) -> PageRange {
         let top = self.counts.top;
         PageRange { start: range.start.min(top), end: range.end.min(top) }
-    }
-
-    /// How many pages of a range below `top` hold memory though they are free.
-    pub(crate) fn dirty_in(&self, range: PageRange) -> Pages {
-        self.count(range, |chunk, word| chunk.dirty[word].get())
     }
 
     /// Sums up the bits of a range in a bitmap.
@@ -229,7 +223,7 @@ impl PageRuns<'_> {
     pub(crate) fn give_back(&mut self, range: PageRange, dirty: bool) {
         let count = range.count();
         ensure!(range.end <= self.counts.top, "page runs: {range:?} freed beyond the top");
-        let freed = self.set(Bits::Free, range);
+        let freed = self.set(OwnBitmap::Free, range);
         ensure!(freed == count, "page runs: {range:?} freed twice");
         self.counts.free += count;
         if dirty {
@@ -237,7 +231,7 @@ impl PageRuns<'_> {
             self.counts.dirty += self.dirty_words(range, |word, mask| word.set(mask, is_watched));
             self.counts.dirty_end = self.counts.dirty_end.max(range.end);
         } else {
-            self.set(Bits::Moved, range);
+            self.set(OwnBitmap::Moved, range);
         }
         // A run that has one of these pages and n before starts n pages before them.
         for (before, lowest) in self.counts.lowest.iter_mut().enumerate() {
@@ -245,93 +239,6 @@ impl PageRuns<'_> {
         }
         self.counts.pages_churned = self.counts.pages_churned.saturating_add(count);
         self.vacate_sheets(range);
-    }
-
-    /// Notes which sheets are vacant now that a range was freed.
-    fn vacate_sheets(&mut self, range: PageRange) {
-        let is_watched = self.watch.is_on();
-        for pages in sheets_of(range, self.watch.sheet_pages()) {
-            if self.is_vacant(pages) {
-                self.counts.sheets.vacant += 1;
-                self.counts.sheets.held += 1;
-                self.sheet(pages.start).vacate(is_watched);
-            }
-        }
-    }
-
-    /// Notes which sheets are not vacant any more since free pages are about to be used. Waits for
-    /// those that the background thread has.
-    fn occupy_sheets(&mut self, range: PageRange) {
-        let (watch, is_watched) = (self.watch, self.watch.is_on());
-        for pages in sheets_of(range, watch.sheet_pages()) {
-            if self.is_vacant(pages) {
-                let wait = |word: &Claimable, mask| watch.wait_for(word, mask);
-                let holds_memory = self.sheet(pages.start).occupy(is_watched, wait);
-                self.counts.sheets.vacant -= 1;
-                self.counts.sheets.note_returned(holds_memory.into());
-            }
-        }
-    }
-
-    /// Pages of the tables that hold no memory, and will when a range below `top` is used: the
-    /// descriptors of its vacant sheets.
-    pub(crate) fn bare_in(&self, range: PageRange) -> Pages {
-        let is_bare =
-            |pages: &PageRange| self.is_vacant(*pages) && !self.sheet(pages.start).can_go();
-        let sheets = sheets_of(range, self.watch.sheet_pages()).filter(is_bare).count();
-        Pages(sheets as u32 * self.watch.sheet_pages().0 / 64)
-    }
-
-    /// The counts of sheets, with what their bits say.
-    pub(crate) fn sheets_by_bits(&self) -> SheetCounts {
-        let all = PageRange { start: PageIndex(0), end: self.counts.top };
-        let (mut held, mut closed) = (0, 0);
-        for pages in sheets_of(all, self.watch.sheet_pages()) {
-            let sheet = self.sheet(pages.start);
-            held += u32::from(self.is_vacant(pages) && sheet.can_go());
-            closed += u32::from(sheet.is_closed());
-        }
-        self.counts.sheets.recounted(held, closed)
-    }
-
-    /// Whether all pages of a sheet are free.
-    fn is_vacant(&self, pages: PageRange) -> bool {
-        pages.end <= self.counts.top
-            && words_of(pages).all(|part| {
-                let (chunk, word, _) = place_of(part);
-                self.chunks[chunk].free[word].get() == u64::MAX
-            })
-    }
-
-    /// The sheet that begins at a page.
-    fn sheet(&self, first: PageIndex) -> Sheet<'_> {
-        let (chunk, word, _) = place_of(PageRange::new(first, Pages(1)));
-        self.chunks[chunk].sheets.at(word)
-    }
-
-    /// Notes that free pages hold no memory any more; returns how many held some.
-    pub(crate) fn clean(&mut self, range: PageRange) -> Pages {
-        let is_watched = self.watch.is_on();
-        let cleaned = self.dirty_words(range, |word, mask| word.unset(mask, is_watched));
-        self.counts.dirty -= cleaned;
-        cleaned
-    }
-
-    /// The same for pages that are about to be used: waits for those that the background thread
-    /// has.
-    fn take_dirty(&mut self, range: PageRange) -> Pages {
-        let (watch, is_watched) = (self.watch, self.watch.is_on());
-        let wait = |word: &Claimable, mask| watch.wait_for(word, mask);
-        self.dirty_words(range, |word, mask| word.take(mask, is_watched, wait))
-    }
-
-    /// Changes every word of a range. Returns how many bits `change` says it has changed.
-    fn dirty_words(&self, range: PageRange, change: impl Fn(&Claimable, u64) -> u64) -> Pages {
-        let in_part = |part: PageRange| {
-            let (chunk, word, mask) = place_of(part);
-            change(&self.chunks[chunk].dirty[word], mask).count_ones()
-        };
-        Pages(words_of(range).map(in_part).sum())
     }
 
     /// Takes note of what the background thread has returned since last time. Pages that are in use
@@ -350,26 +257,9 @@ impl PageRuns<'_> {
         Some(aside)
     }
 
-    /// Notes that the dirty pages of a range of free ones lost their memory, but not by a return.
-    pub(crate) fn empty(&mut self, range: PageRange) {
-        let is_watched = self.watch.is_on();
-        for part in words_of(range) {
-            let (chunk, word, mask) = place_of(part);
-            let chunk = &self.chunks[chunk];
-            let emptied = chunk.dirty[word].unset(mask, is_watched);
-            chunk.moved[word].update(|moved| moved | emptied);
-            self.counts.dirty -= Pages(emptied.count_ones());
-        }
-    }
-
     /// Whether a page below `top` is free.
     pub(crate) fn is_free(&self, page: PageIndex) -> bool {
         self.count(PageRange::new(page, Pages(1)), |chunk, word| chunk.free[word].get()).0 == 1
-    }
-
-    /// Whether a page is free and holds memory.
-    pub(crate) fn is_dirty(&self, page: PageIndex) -> bool {
-        self.dirty_in(PageRange::new(page, Pages(1))).0 == 1
     }
 
     /// The span of several pages that starts at a page is not active any more: it is found by
@@ -400,107 +290,9 @@ impl PageRuns<'_> {
         self.count(PageRange::new(page, Pages(1)), |chunk, word| chunk.moved[word].get()).0 == 1
     }
 
-    /// The first page from `from` up to, not including, `end` that is dirty or, if asked for, one
-    /// that a resting span of several pages starts at.
-    pub(crate) fn next_dirty(
-        &self,
-        from: PageIndex,
-        end: PageIndex,
-        or_resting: bool,
-    ) -> Option<PageIndex> {
-        let mut page = from.0 as usize;
-        while page < end.0 as usize {
-            let chunk = &self.chunks[page / CHUNK_PAGES];
-            let word = page % CHUNK_PAGES / 64;
-            let resting = if or_resting { chunk.resting[word].get() } else { 0 };
-            let bits = (chunk.dirty[word].get() | resting) >> (page % 64);
-            if bits != 0 {
-                let found = PageIndex(page as u32 + bits.trailing_zeros());
-                return (found < end).then_some(found);
-            }
-            page = (page / 64 + 1) * 64;
-        }
-        None
-    }
-
-    /// Where the highest dirty page ends.
-    pub(crate) fn dirty_end(&mut self) -> PageIndex {
-        let mut end = self.counts.dirty_end.0 as usize;
-        while end > 0 {
-            let last = end - 1;
-            let word = self.chunks[last / CHUNK_PAGES].dirty[last % CHUNK_PAGES / 64].get();
-            let upto = word << (63 - last % 64);
-            if upto != 0 {
-                end -= upto.leading_zeros() as usize;
-                break;
-            }
-            end = last / 64 * 64;
-        }
-        self.counts.dirty_end = PageIndex(end as u32);
-        self.counts.dirty_end
-    }
-
-    /// Where the run of dirty pages that starts at `from` ends.
-    pub(crate) fn dirty_end_of(&self, from: PageIndex) -> PageIndex {
-        let within = PageRange { start: from, end: self.counts.top };
-        self.run_end(within, |chunk, word| chunk.dirty[word].get())
-    }
-
     /// Where the run of free pages that starts at `from` ends.
     pub(crate) fn free_end(&self, from: PageIndex) -> PageIndex {
         self.run_end(PageRange { start: from, end: self.counts.top }, free_of)
-    }
-
-    /// The first of the run of free pages up to `top` that hold no memory; `top` if there are
-    /// none.
-    pub(crate) fn clean_end(&mut self) -> PageIndex {
-        let top = self.counts.top;
-        let most = top.since(self.dirty_end().min(top));
-        top - self.free_before_top(most)
-    }
-
-    /// Lowers `top` to where [`PageRuns::clean_end`] is: what is above counts as never used. Waits
-    /// for the background thread, which may have returned these pages, or their descriptors, just
-    /// now. Returns what was cut off, and whether some of that holds memory after all: the kernel
-    /// has refused it to that thread.
-    pub(crate) fn cut(&mut self, end: PageIndex) -> (PageRange, bool) {
-        let range = PageRange { start: end, end: self.counts.top };
-        self.occupy_sheets(range);
-        let freed = self.unset(Bits::Free, range);
-        ensure!(freed == range.count(), "page runs: {range:?} is cut off, and in use");
-        self.counts.free -= freed;
-        let cleaned = self.take_dirty(range);
-        self.counts.dirty -= cleaned;
-        self.unset(Bits::Moved, range);
-        self.counts.cut_top = self.counts.reached();
-        self.counts.top = end;
-        self.watch.set_top(end);
-        (range, cleaned > Pages::ZERO)
-    }
-
-    /// Has the pages that were cut off just now free again. `dirty`: they may hold memory.
-    pub(crate) fn join(&mut self, range: PageRange, dirty: bool) {
-        let pages_churned = self.counts.pages_churned;
-        self.counts.top = range.end;
-        self.watch.set_top(range.end);
-        self.give_back(range, dirty);
-        self.counts.pages_churned = pages_churned;
-    }
-
-    /// Free pages in a run that ends at `top`, counted to at most `most`.
-    fn free_before_top(&self, most: Pages) -> Pages {
-        let top = self.counts.top.0 as usize;
-        let mut page = top;
-        while page > 0 && top - page < most.0 as usize {
-            let last = page - 1;
-            let word = free_of(&self.chunks[last / CHUNK_PAGES], last % CHUNK_PAGES / 64);
-            let ones = (word << (63 - last % 64)).leading_ones() as usize;
-            page -= ones;
-            if ones <= last % 64 {
-                break;
-            }
-        }
-        Pages((top - page) as u32).min(most)
     }
 
     /// Where the run of ones that starts at `within.start` ends, at `within.end` at the latest.
@@ -519,12 +311,12 @@ impl PageRuns<'_> {
     }
 
     /// Sets the bits of a range; returns how many were clear.
-    fn set(&mut self, bits: Bits, range: PageRange) -> Pages {
+    fn set(&mut self, bits: OwnBitmap, range: PageRange) -> Pages {
         self.update(bits, range, |word, mask| (word | mask, mask & !word))
     }
 
     /// Clears the bits of a range; returns how many were set.
-    fn unset(&mut self, bits: Bits, range: PageRange) -> Pages {
+    fn unset(&mut self, bits: OwnBitmap, range: PageRange) -> Pages {
         self.update(bits, range, |word, mask| (word & !mask, mask & word))
     }
 
@@ -532,7 +324,7 @@ impl PageRuns<'_> {
     /// sums up the bits that were changed.
     fn update(
         &mut self,
-        bits: Bits,
+        bits: OwnBitmap,
         range: PageRange,
         change: impl Fn(u64, u64) -> (u64, u64),
     ) -> Pages {
@@ -541,13 +333,13 @@ impl PageRuns<'_> {
             let (at, word, mask) = place_of(part);
             let chunk = &self.chunks[at];
             let words = match bits {
-                Bits::Free => &chunk.free,
-                Bits::Moved => &chunk.moved,
+                OwnBitmap::Free => &chunk.free,
+                OwnBitmap::Moved => &chunk.moved,
             };
             let (new, changed) = change(words[word].get(), mask);
             words[word].set(new);
             count += Pages(changed.count_ones());
-            if matches!(bits, Bits::Free) {
+            if matches!(bits, OwnBitmap::Free) {
                 chunk.summary.set(Summary::STALE);
                 self.chunks[at / GROUP_CHUNKS * GROUP_CHUNKS].group.set(Summary::STALE);
             }

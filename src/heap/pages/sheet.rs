@@ -6,14 +6,15 @@
 //! page that is part of nothing.
 //!
 //! Both threads return sheets, by claims as in `claim`. The bit of a vacant sheet is set, so that
-//! it can be claimed. Whoever has claimed it may change its other bit, `bare`: the descriptors were
-//! returned. The heap's thread takes the bit before it uses one of the sheet's pages.
+//! it can be claimed. The thread that has claimed it may change its other bit, `bare`: the
+//! descriptors were returned. The heap's thread takes the bit before it uses one of the sheet's
+//! pages.
 //!
 //! A long run of bare sheets is closed: its pages, which hold no memory, are made inaccessible, so
-//! that they do not count as a commitment of the process any more. Whoever has claimed a sheet may
-//! close it. The heap's thread opens closed sheets before it uses their pages, which the kernel may
-//! refuse. That a sheet is closed is noted before the kernel is asked: in the child of a fork at
-//! any moment no sheet is inaccessible without a note.
+//! that they do not count as a commitment of the process any more. The thread that has claimed a
+//! sheet may close it. The heap's thread opens closed sheets before it uses their pages, which the
+//! kernel may refuse. That a sheet is closed is noted before the kernel is asked: in the child of a
+//! fork at any moment no sheet is inaccessible without a note.
 //!
 //! - K1: the bit of a sheet is set or claimed if all of its pages are free, and clear otherwise.
 //! - K2: a sheet that is bare is vacant, and its descriptors read as zero: nobody has written to
@@ -162,7 +163,8 @@ impl Sheet<'_> {
         self.sheets.bare.load(Relaxed) & self.bit != 0
     }
 
-    /// Notes whether they were. (Whoever has it: others change other bits meanwhile)
+    /// Notes whether they were. (The thread that has claimed it: the other one may change other
+    /// bits)
     pub(crate) fn set_bare(&self, is_bare: bool) {
         if is_bare {
             self.sheets.bare.fetch_or(self.bit, Relaxed);

@@ -9,14 +9,14 @@ use super::descriptor::Descriptor;
 use crate::heap::{Bin, Heap, ReclaimHooks};
 use crate::units::PAGE_SHIFT;
 
-/// The bin that lies so many bytes from the heap.
+/// The bin that lies `at` bytes behind the start of the heap.
 ///
 /// # Safety
 ///
 /// One does, and `heap` is live.
 #[inline(always)]
 pub(in crate::heap) unsafe fn bin<S: ReclaimHooks>(heap: *mut Heap<S>, at: u16) -> *mut Bin {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: the bin lies within the heap, which is one object.
     unsafe { heap.byte_add(at.into()).cast::<Bin>() }
 }
 
@@ -94,7 +94,8 @@ pub(in crate::heap) unsafe fn descriptor_of<S: ReclaimHooks>(
 /// The descriptor is that of the address's page.
 #[inline(always)]
 pub(in crate::heap) unsafe fn slot_at(descriptor: *mut Descriptor, block: *mut u8) -> Option<Slot> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: the descriptor is committed. Its cells are the heap's thread's,
+    // which is the caller's.
     unsafe {
         let offset = (block.addr() as u32).wrapping_add((*descriptor).neg_start.get());
         let reciprocal = (*descriptor).reciprocal.get();

@@ -50,7 +50,8 @@ pub(in crate::heap) unsafe fn set(head: *mut Descriptor, slot: Slot) -> bool {
 #[cfg(any(test, not(target_arch = "x86_64")))]
 #[inline(always)]
 pub(in crate::heap) unsafe fn free_anywhere(head: *mut Descriptor, slot: Slot) -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise: the span lives, so that its descriptor is committed. The slot's
+    // word is one of four (D2), and nobody else changes the descriptor's cells.
     unsafe {
         let free = &raw const (*head).free;
         let bits = (*free).word(slot.word);

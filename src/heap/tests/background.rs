@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::heap::lifecycle::cached_heap::KernelHeap;
+use crate::heap::KernelHeap;
 use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::pages::watch::Watch;
 use crate::os::MemoryRange;
@@ -109,7 +109,7 @@ fn a_range_that_the_kernel_refuses_is_passed_over() {
 }
 
 #[test]
-fn a_heap_at_work_is_visited_once_a_second() {
+fn a_heap_at_work_is_visited_four_times_in_five_seconds() {
     let mut tested = emptied(400, 20_000, 20_000);
     tested.heap().set_option(Key::Background, 1).expect("on");
     let visit_at_work = |tested: &mut Tested, now_us| {
@@ -120,14 +120,15 @@ fn a_heap_at_work_is_visited_once_a_second() {
         tested.heap().check();
         (again_us, tested.heap().runs.dirty)
     };
-    // All heaps at work are visited at full seconds.
+    // All heaps at work are visited at multiples of 1.25 s.
+    const EVERY: u64 = SECOND * 5 / 4;
     let first_us = 10 * SECOND;
     let (again_us, dirty) = visit_at_work(&mut tested, first_us);
-    assert!(again_us >= first_us + SECOND && dirty > Pages(1000), "{again_us} {dirty:?}");
+    assert!(again_us >= first_us + EVERY && dirty > Pages(1000), "{again_us} {dirty:?}");
     // From here on all of it is due.
     tested.heap().set_option(Key::DecayMs, 0).expect("in range");
     let (again_us, left) = visit_at_work(&mut tested, first_us + SECOND / 2);
-    assert!((first_us + SECOND..first_us + SECOND * 11 / 10).contains(&again_us), "{again_us}");
+    assert!((first_us + EVERY..first_us + EVERY * 11 / 10).contains(&again_us), "{again_us}");
     assert_eq!(left, dirty);
     tested.os.world().now_us = again_us;
     tested.heap().visit_in_background();
@@ -182,13 +183,13 @@ fn early_visits_that_do_not_pay_become_rare() {
         }
     }
     tested.heap().check();
-    // One in a second, and one more in ten.
+    // Four in 5 s, and at most one more.
     let later: u32 = visits[4..].iter().sum();
-    assert!(visits[0] <= 5 && (18..=24).contains(&later), "{visits:?}");
-    // It sleeps: then much goes back within a second all the same.
+    assert!(visits[0] <= 5 && (15..=18).contains(&later), "{visits:?}");
+    // It sleeps: then much goes back soon all the same.
     let end_us = tested.os.world().now_us;
     while tested.heap().watch().dirty() > Pages(1200) {
-        assert!(next_us < end_us + SECOND, "{} µs after the end", next_us - end_us);
+        assert!(next_us < end_us + SECOND * 3 / 2, "{} µs after the end", next_us - end_us);
         tested.os.world().now_us = next_us;
         next_us = tested.heap().visit_in_background().expect("it comes again");
     }

@@ -179,7 +179,7 @@ fn with_raised_limit(counted: &mut Counted) -> (Tested, usize) {
     (tested, raised)
 }
 
-/// Frees blocks until so many bytes are live, and gives back what is free.
+/// Frees blocks until `bytes` bytes are live, and returns free memory.
 fn drop_to(tested: &mut Tested, bytes: usize) {
     while tested.heap().snapshot().live > bytes {
         tested.free(0, OldSize::Right);

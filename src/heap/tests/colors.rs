@@ -52,7 +52,7 @@ fn a_large_block_keeps_its_color_wherever_it_goes() {
     }
 }
 
-/// Where in its page the first block lies that each of so many pages gets.
+/// For each of `pages` pages, where in the page its first block lies.
 fn first_places(word_seed: u32, size: usize, pages: usize) -> Vec<usize> {
     let mut tested = tested(&[]);
     tested.heap().word_seed = word_seed;

@@ -53,7 +53,7 @@ impl Moment {
 
 /// What memory held at one moment.
 #[derive(Clone)]
-pub(super) struct Observation {
+pub(super) struct LuaSnapshot {
     pub(super) moment: Moment,
     /// An address on the stack of the function that looked.
     pub(super) stack: u64,
@@ -65,7 +65,7 @@ pub(super) struct Observation {
 
 /// A VM that was seen.
 pub(super) struct Seen<'a> {
-    pub(super) observations: &'a [Observation],
+    pub(super) observations: &'a [LuaSnapshot],
     /// The addresses of the two threads.
     pub(super) main: u64,
     pub(super) other: u64,
@@ -79,7 +79,7 @@ pub(super) struct Seen<'a> {
 
 /// The fields, in words; that of the state is one of 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(super) struct LuaLayout {
     /// From the main thread's state to the state that all threads share.
     pub(super) distance: usize,
     /// In a thread's state: its innermost frame on the C stack; null outside of Lua (`cframe`).
@@ -95,17 +95,17 @@ pub(super) struct Layout {
     pub(super) at_rest: [i32; 2],
 }
 
-impl Layout {
+impl LuaLayout {
     /// The only layout that explains what was seen. The error names the field that has none, or
     /// several.
-    pub(super) fn find(seen: &Seen) -> Result<Layout, &'static str> {
+    pub(super) fn find(seen: &Seen) -> Result<LuaLayout, &'static str> {
         if !Moment::ALL.iter().all(|moment| seen.at(*moment).next().is_some()) {
             return Err("not every moment was seen");
         }
         let global = 0..seen.readable.min(GLOBAL);
         let (state, at_rest) = only(global.start..2 * global.end, |at| seen.rests_at(at))
             .ok_or("the VM's state (vmstate) is not found")?;
-        Ok(Layout {
+        Ok(LuaLayout {
             distance: seen.distance,
             frame: only(0..seen.distance.min(THREAD), |at| seen.is_frame(at).then_some(()))
                 .ok_or("a thread's frame (cframe) is not found")?
@@ -129,20 +129,20 @@ fn only<T>(places: Range<usize>, fits: impl Fn(usize) -> Option<T>) -> Option<(u
 }
 
 impl Seen<'_> {
-    fn at(&self, moment: Moment) -> impl Iterator<Item = &Observation> {
-        self.observations.iter().filter(move |sight| sight.moment == moment)
+    fn at(&self, moment: Moment) -> impl Iterator<Item = &LuaSnapshot> {
+        self.observations.iter().filter(move |snapshot| snapshot.moment == moment)
     }
 
     fn is_frame(&self, at: usize) -> bool {
         let is_near =
-            |word: u64, sight: &Observation| word != 0 && word.abs_diff(sight.stack) < FRAMES;
-        self.observations.iter().all(|sight| {
-            let (main, other) = (sight.main[at], sight.other[at]);
-            match sight.moment {
+            |word: u64, snapshot: &LuaSnapshot| word != 0 && word.abs_diff(snapshot.stack) < FRAMES;
+        self.observations.iter().all(|snapshot| {
+            let (main, other) = (snapshot.main[at], snapshot.other[at]);
+            match snapshot.moment {
                 Moment::InMain | Moment::Interpreted | Moment::Traced => {
-                    is_near(main, sight) && other == 0
+                    is_near(main, snapshot) && other == 0
                 }
-                Moment::InOther => main == 0 && is_near(other, sight),
+                Moment::InOther => main == 0 && is_near(other, snapshot),
                 Moment::ForeignBlocks | Moment::Yielded | Moment::Dead => main == 0 && other == 0,
                 // Perhaps in a function of its own.
                 Moment::Collecting => other == 0,
@@ -151,9 +151,9 @@ impl Seen<'_> {
     }
 
     fn is_current(&self, at: usize) -> bool {
-        self.observations.iter().all(|sight| {
-            let word = sight.global[at];
-            match sight.moment {
+        self.observations.iter().all(|snapshot| {
+            let word = snapshot.global[at];
+            match snapshot.moment {
                 Moment::InMain | Moment::Interpreted | Moment::Traced => word == self.main,
                 Moment::InOther => word == self.other,
                 Moment::Yielded => word == self.other || word == 0,
@@ -165,9 +165,9 @@ impl Seen<'_> {
     }
 
     fn is_compiled(&self, at: usize) -> bool {
-        self.observations.iter().all(|sight| {
-            let word = sight.global[at];
-            match sight.moment {
+        self.observations.iter().all(|snapshot| {
+            let word = snapshot.global[at];
+            match snapshot.moment {
                 Moment::Traced => self.memory.contains(&word) && word.is_multiple_of(8),
                 _ => word == 0,
             }
@@ -177,13 +177,13 @@ impl Seen<'_> {
     /// What the field says in a C function and in the interpreter, if it is that of the state: one
     /// of some small negative numbers, or, in compiled code, the number of the trace.
     fn rests_at(&self, at: usize) -> Option<[i32; 2]> {
-        let half = |sight: &Observation| (sight.global[at / 2] >> (32 * (at % 2))) as i32;
+        let half = |snapshot: &LuaSnapshot| (snapshot.global[at / 2] >> (32 * (at % 2))) as i32;
         let in_c = half(self.at(Moment::InMain).next()?);
         let interpreted = half(self.at(Moment::Interpreted).next()?);
         let is_word = |word: i32| (-32..0).contains(&word);
-        let fits = self.observations.iter().all(|sight| {
-            let word = half(sight);
-            match sight.moment {
+        let fits = self.observations.iter().all(|snapshot| {
+            let word = half(snapshot);
+            match snapshot.moment {
                 Moment::InMain | Moment::InOther => word == in_c,
                 Moment::Interpreted => word == interpreted,
                 Moment::Traced => (1..1 << 16).contains(&word),
@@ -210,7 +210,7 @@ pub(super) struct Reading {
     pub(super) status: i32,
 }
 
-impl Layout {
+impl LuaLayout {
     /// Whether no Lua function is active in a VM that says so.
     pub(super) fn is_idle(&self, reading: &Reading) -> bool {
         let Reading { main_frame, current_frame, compiled, state, status } = *reading;
@@ -229,12 +229,18 @@ mod tests {
     const MAIN: u64 = 0x10_0000;
     const OTHER: u64 = 0x10_8000;
     const STACK: u64 = 0x7fff_0000_8000;
-    const LAYOUT: Layout =
-        Layout { distance: 12, frame: 10, current: 51, compiled: 52, state: 41, at_rest: [-2, -1] };
+    const LAYOUT: LuaLayout = LuaLayout {
+        distance: 12,
+        frame: 10,
+        current: 51,
+        compiled: 52,
+        state: 41,
+        at_rest: [-2, -1],
+    };
 
     /// As LuaJIT would have it with [`LAYOUT`].
-    fn sight(moment: Moment) -> Observation {
-        let mut sight = Observation {
+    fn snapshot(moment: Moment) -> LuaSnapshot {
+        let mut snapshot = LuaSnapshot {
             moment,
             stack: STACK,
             main: [9; THREAD],
@@ -252,23 +258,23 @@ mod tests {
             Moment::Traced => (frame, 0, MAIN, 1, MAIN + 0x4000),
             Moment::Collecting => (0, 0, OTHER, -3, 0),
         };
-        sight.main[10] = main;
-        sight.other[10] = other;
-        sight.global[51] = current;
-        sight.global[50] = MAIN;
-        sight.global[52] = compiled;
-        sight.global[20] = u64::from(state as u32) << 32;
-        sight
+        snapshot.main[10] = main;
+        snapshot.other[10] = other;
+        snapshot.global[51] = current;
+        snapshot.global[50] = MAIN;
+        snapshot.global[52] = compiled;
+        snapshot.global[20] = u64::from(state as u32) << 32;
+        snapshot
     }
 
-    fn all() -> Vec<Observation> {
-        Moment::ALL.map(sight).into()
+    fn all() -> Vec<LuaSnapshot> {
+        Moment::ALL.map(snapshot).into()
     }
 
-    fn find(observations: &[Observation]) -> Result<Layout, &'static str> {
+    fn find(observations: &[LuaSnapshot]) -> Result<LuaLayout, &'static str> {
         let memory = MAIN..MAIN + (1 << 20);
         let (main, other) = (MAIN, OTHER);
-        Layout::find(&Seen { observations, main, other, memory, distance: 12, readable: 90 })
+        LuaLayout::find(&Seen { observations, main, other, memory, distance: 12, readable: 90 })
     }
 
     #[test]
@@ -278,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_second_place_that_fits_leaves_the_field_unknown() {
-        let doubled = |change: fn(&mut Observation)| {
+        let doubled = |change: fn(&mut LuaSnapshot)| {
             let mut observations = all();
             observations.iter_mut().for_each(change);
             find(&observations).expect_err("two places")
@@ -293,7 +299,7 @@ mod tests {
 
     #[test]
     fn one_moment_that_does_not_fit_leaves_the_field_unknown() {
-        let wrong = |moment: Moment, change: fn(&mut Observation)| {
+        let wrong = |moment: Moment, change: fn(&mut LuaSnapshot)| {
             let mut observations = all();
             observations.iter_mut().filter(|s| s.moment == moment).for_each(change);
             find(&observations).is_err()
@@ -310,7 +316,7 @@ mod tests {
     #[test]
     fn every_moment_must_be_seen() {
         for lacking in Moment::ALL {
-            let observations: Vec<Observation> =
+            let observations: Vec<LuaSnapshot> =
                 all().into_iter().filter(|s| s.moment != lacking).collect();
             assert_eq!(find(&observations), Err("not every moment was seen"), "{lacking:?}");
         }

@@ -4,7 +4,7 @@ use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use std::cell::Cell;
 
-use super::layout::{GLOBAL, Layout, Moment, Observation, Seen, THREAD};
+use super::layout::{GLOBAL, LuaLayout, LuaSnapshot, Moment, Seen, THREAD};
 use crate::lua_api::{CollectorApi, GC_COLLECT, GC_STOP, GLOBALS, lua_State};
 use crate::vm::emergency::Probe;
 
@@ -38,7 +38,7 @@ struct Lab {
     distance: usize,
     /// The moment that an allocation comes at, where it is to be seen.
     stage: Option<Moment>,
-    observations: Vec<Observation>,
+    observations: Vec<LuaSnapshot>,
 }
 
 thread_local! {
@@ -47,7 +47,7 @@ thread_local! {
 }
 
 /// Learns the layout of the VMs of a LuaJIT. The error says why that failed.
-pub(super) fn prove(api: &CollectorApi) -> Result<Layout, &'static str> {
+pub(super) fn prove(api: &CollectorApi) -> Result<LuaLayout, &'static str> {
     const NO_MEMORY: &str = "there is no memory for a VM to compare with";
     let probe = Probe::new().ok_or(NO_MEMORY)?;
     let mut lab = Lab {
@@ -79,7 +79,7 @@ pub(super) fn prove(api: &CollectorApi) -> Result<Layout, &'static str> {
     let lab = unsafe { &*lab };
     let start = lab.probe.start.addr() as u64;
     let found = ran.and_then(|()| {
-        Layout::find(&Seen {
+        LuaLayout::find(&Seen {
             observations: &lab.observations,
             main: lab.main.addr() as u64,
             other: lab.other.addr() as u64,
@@ -192,23 +192,26 @@ impl Lab {
         // the end.
         unsafe {
             let Lab { main, other, distance, main_bytes, observations, .. } = &mut *lab;
-            let mut sight = Observation {
+            let mut snapshot = LuaSnapshot {
                 moment,
                 stack: (&raw mut here).addr() as u64,
                 main: [0; THREAD],
                 other: [0; THREAD],
                 global: [0; GLOBAL],
             };
-            copy(*main, *distance, &mut sight.main);
+            copy(*main, *distance, &mut snapshot.main);
             if !other.is_null() {
-                copy(*other, *distance, &mut sight.other);
+                copy(*other, *distance, &mut snapshot.other);
             }
-            copy(main.add(*distance * 8), *main_bytes / 8 - *distance, &mut sight.global);
+            copy(main.add(*distance * 8), *main_bytes / 8 - *distance, &mut snapshot.global);
             let is_allocation =
                 matches!(moment, Moment::Interpreted | Moment::Traced | Moment::Collecting);
-            match observations.iter_mut().find(|sight| is_allocation && sight.moment == moment) {
-                Some(last) => *last = sight,
-                None => observations.push(sight),
+            match observations
+                .iter_mut()
+                .find(|snapshot| is_allocation && snapshot.moment == moment)
+            {
+                Some(last) => *last = snapshot,
+                None => observations.push(snapshot),
             }
         }
     }

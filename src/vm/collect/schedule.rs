@@ -40,7 +40,7 @@ enum Phase {
 
 /// The schedule of one VM.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Schedule {
+pub(crate) struct CollectSchedule {
     phase: Phase,
     /// Bytes that the collector counted when the VM was last active, and when that was.
     quiet_bytes: u64,
@@ -55,10 +55,10 @@ pub(crate) struct Schedule {
     is_partial: bool,
 }
 
-impl Schedule {
+impl CollectSchedule {
     /// Of a VM that the process has made.
-    pub(crate) fn new(now_us: u64, bytes: u64) -> Schedule {
-        Schedule {
+    pub(crate) fn new(now_us: u64, bytes: u64) -> CollectSchedule {
+        CollectSchedule {
             phase: Phase::Busy,
             quiet_bytes: bytes,
             active_us: now_us,
@@ -71,8 +71,12 @@ impl Schedule {
     }
 
     /// Of a VM from before a fork: its pages are shared with the parent until it is used.
-    pub(crate) fn inherited(now_us: u64, bytes: u64) -> Schedule {
-        Schedule { phase: Phase::Settled, patience_us: None, ..Schedule::new(now_us, bytes) }
+    pub(crate) fn inherited(now_us: u64, bytes: u64) -> CollectSchedule {
+        CollectSchedule {
+            phase: Phase::Settled,
+            patience_us: None,
+            ..CollectSchedule::new(now_us, bytes)
+        }
     }
 
     /// What is to be done now that the collector counts these bytes.
@@ -156,15 +160,15 @@ mod tests {
     const MB: u64 = 1 << 20;
 
     /// A VM with garbage, quiet for long enough.
-    fn collecting() -> Schedule {
-        let mut schedule = Schedule::new(0, 100 * MB);
+    fn collecting() -> CollectSchedule {
+        let mut schedule = CollectSchedule::new(0, 100 * MB);
         assert_eq!(schedule.look(S, 100 * MB), Due::Collect);
         schedule
     }
 
     #[test]
     fn a_vm_is_collected_when_it_was_quiet_for_a_second() {
-        let mut schedule = Schedule::new(0, MB);
+        let mut schedule = CollectSchedule::new(0, MB);
         assert_eq!(schedule.look(S - 1, MB), Due::In(1));
         assert_eq!(schedule.look(S, 2 * MB), Due::In(S), "it was active");
         let quiet = 2 * MB + noise(2 * MB);
@@ -218,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_was_inherited_is_left_alone_until_it_is_used() {
-        let mut schedule = Schedule::inherited(0, 100 * MB);
+        let mut schedule = CollectSchedule::inherited(0, 100 * MB);
         assert_eq!(schedule.look(900 * S, 100 * MB + 50), Due::Never);
         assert_eq!(schedule.look(900 * S, 110 * MB), Due::In(S));
         assert_eq!(schedule.look(901 * S, 110 * MB), Due::Collect);

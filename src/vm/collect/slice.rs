@@ -27,7 +27,7 @@ const MARKINGS: u8 = 4;
 
 /// How far a collection has come.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct SliceProgress {
     /// The weak value is there.
     is_watched: bool,
     markings: u8,
@@ -35,7 +35,7 @@ pub(super) struct Progress {
 
 /// What became of a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum SliceOutcome {
     More,
     /// All garbage is collected; or the program has stopped its collector, and means that.
     Whole,
@@ -46,7 +46,7 @@ pub(super) enum Outcome {
 /// The slice that a thread makes.
 struct Slice<'a> {
     api: &'a CollectorApi,
-    progress: Progress,
+    progress: SliceProgress,
     until_us: u64,
 }
 
@@ -66,14 +66,14 @@ static KEY: AtomicU8 = AtomicU8::new(0);
 pub(super) unsafe fn run(
     api: &CollectorApi,
     state: *mut lua_State,
-    progress: &mut Progress,
+    progress: &mut SliceProgress,
     until_us: u64,
-) -> Outcome {
+) -> SliceOutcome {
     let mut slice = Slice { api, progress: *progress, until_us };
     // SAFETY: the caller's promise. The slice outlives the call, which no error leaves.
     unsafe {
         if (api.lua_gc)(state, GC_IS_RUNNING, 0) != 1 {
-            return Outcome::Whole;
+            return SliceOutcome::Whole;
         }
         // The program's own may make a step a whole collection; that of a heap at its limit does.
         let step_mul = (api.lua_gc)(state, GC_SET_STEP_MUL, STEPMUL_DEFAULT);
@@ -92,9 +92,9 @@ pub(super) unsafe fn run(
             (api.lua_settop)(state, -2);
         }
         match result {
-            ERROR_MEMORY => Outcome::NoMemory,
-            _ if progress.markings < MARKINGS => Outcome::More,
-            _ => Outcome::Whole,
+            ERROR_MEMORY => SliceOutcome::NoMemory,
+            _ if progress.markings < MARKINGS => SliceOutcome::More,
+            _ => SliceOutcome::Whole,
         }
     }
 }

@@ -13,17 +13,17 @@ use std::time::Duration;
 use ebbtide_programs::Result;
 use ebbtide_programs::breathing::{Breathing, SUBJECTS};
 use ebbtide_programs::host::Host;
-use ebbtide_programs::live::Live;
 use ebbtide_programs::picture::publish;
 use ebbtide_programs::process::{self, Notice, Outcome};
+use ebbtide_programs::progress::ProgressDisplay;
 use ebbtide_programs::table;
-use ebbtide_programs::tide::{LONG, SHORT, Tide};
+use ebbtide_programs::traffic::{LONG, SHORT, Traffic};
 
 const USAGE: &str = "usage: demo [--soak] [--library FILE]";
 
 /// What is run, and what is made of it.
 struct Form {
-    tide: Tide,
+    traffic: Traffic,
     /// How often the memory is looked at.
     period: Duration,
     /// The name of the file that holds the curve.
@@ -33,9 +33,9 @@ struct Form {
 }
 
 const DEMO: Form =
-    Form { tide: SHORT, period: Duration::from_millis(50), file: "breathing.json", soak: false };
+    Form { traffic: SHORT, period: Duration::from_millis(50), file: "breathing.json", soak: false };
 const SOAK: Form =
-    Form { tide: LONG, period: Duration::from_millis(100), file: "soak.json", soak: true };
+    Form { traffic: LONG, period: Duration::from_millis(100), file: "soak.json", soak: true };
 
 struct Options {
     form: &'static Form,
@@ -75,9 +75,9 @@ fn demo(options: &Options) -> Result<()> {
     let form = options.form;
     let host = Host::build(options.library.as_deref())?;
     let versions = host.versions()?;
-    println!("One Lua service: {}", contents(form.tide));
+    println!("One Lua service: {}", contents(form.traffic));
     println!("Its memory (PSS), once on each allocator. {versions}\n");
-    let breathing = Breathing::new(form.tide, run_both(&host, form)?)?;
+    let breathing = Breathing::new(form.traffic, run_both(&host, form)?)?;
     println!("\n{}", table::render(&breathing.rows()));
     if form.soak {
         println!("{}", table::render(&breathing.heap_rows()));
@@ -88,8 +88,8 @@ fn demo(options: &Options) -> Result<()> {
     breathing.judge()
 }
 
-fn contents(tide: Tide) -> String {
-    let (peaks, seconds) = (tide.peaks().len(), tide.length().as_secs());
+fn contents(traffic: Traffic) -> String {
+    let (peaks, seconds) = (traffic.peaks().len(), traffic.length().as_secs());
     format!(
         "{peaks} peaks of traffic, pauses and low traffic between, at last all is dropped; \
          {seconds} s."
@@ -99,21 +99,21 @@ fn contents(tide: Tide) -> String {
 fn run_both(host: &Host, form: &Form) -> Result<[Outcome; 2]> {
     let names =
         SUBJECTS.each_ref().map(|subject| (subject.allocator.name, subject.terminal_colour));
-    let mut live = Live::new(&names, form.tide.length());
-    let arguments = form.tide.arguments();
+    let mut progress = ProgressDisplay::new(&names, form.traffic.length());
+    let arguments = form.traffic.arguments();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let mut run = |index: usize| {
         let allocator = SUBJECTS[index].allocator;
-        let command = host.command(allocator, "tide.lua", &arguments);
+        let command = host.command(allocator, "traffic.lua", &arguments);
         let show = |notice: Notice| match notice {
-            Notice::Event(event) => live.event(index, event),
-            Notice::Sample(sample) => live.sample(index, sample),
+            Notice::Event(event) => progress.event(index, event),
+            Notice::Sample(sample) => progress.sample(index, sample),
         };
         let outcome = process::run(command, Some(form.period), show);
-        outcome.map_err(|error| format!("tide.lua on {}: {error}", allocator.name))
+        outcome.map_err(|error| format!("traffic.lua on {}: {error}", allocator.name))
     };
     let outcomes = [run(0)?, run(1)?];
-    live.finish();
+    progress.finish();
     Ok(outcomes)
 }
 

@@ -31,7 +31,7 @@ const USAGE: &str = "usage: scale [--quick] [--json FILE] [--check]";
 const SIZES: &[u64] =
     &[1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20, 1 << 30, 2 << 30, 4 << 30, 8 << 30];
 const QUICK_SIZE_MAX: u64 = 1 << 30;
-/// How many heaps, each with so many live bytes.
+/// Numbers of heaps, each with [`BYTES_OF_EACH`] live bytes.
 const COUNTS: &[usize] = &[1, 10, 100, 1000, 3000, 10_000];
 const QUICK_COUNT_MAX: usize = 1000;
 const BYTES_OF_EACH: u64 = 64 << 10;
@@ -210,7 +210,7 @@ impl Drop for Filled {
     }
 }
 
-/// What so many heaps with so many bytes in each cost, all together.
+/// What one heap of `x` live bytes, or `x` heaps, cost in all.
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
     /// Live bytes, or heaps.

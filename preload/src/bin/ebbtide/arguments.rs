@@ -156,7 +156,7 @@ fn unknown(name: &str, taker: Option<&(&Flag, OsString)>) -> String {
     let names: Vec<String> = FLAGS.iter().map(Flag::argument).collect();
     let own = ["report", "report-signal", "verbose", "help"];
     let bare = name.trim_start_matches('-').as_bytes();
-    let meant = Meant::of(bare, names.iter().map(String::as_str).chain(own)).behind("--");
+    let meant = Meant::of(bare, names.iter().map(String::as_str).chain(own)).with_prefix("--");
     let advice = match taker.filter(|(_, word)| !is_a_value(word)) {
         Some(taker @ (flag, word)) => {
             let usage = format!("--{} {} {}", flag.argument(), flag.value, word.to_string_lossy());

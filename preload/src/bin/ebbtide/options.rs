@@ -171,7 +171,7 @@ fn check_names(names: impl Iterator<Item = OsString>) -> Result<(), String> {
         if is_ours(&name) && !known.iter().any(|known| *known == name) {
             let bare = &name.as_bytes()[PREFIX.len()..];
             let meant = Meant::of(bare, known.iter().map(|known| &known[PREFIX.len()..]));
-            let meant = meant.behind(PREFIX);
+            let meant = meant.with_prefix(PREFIX);
             return Err(format!(
                 "{name}: there is no such setting{meant}; unset it, or set another"
             ));

@@ -13,9 +13,9 @@
 use super::{CHUNK_PAGES, CHUNK_WORDS, GROUP_CHUNKS, GROUP_PAGES, PageChunk, PageRuns, free_of};
 use crate::units::{PageIndex, Pages};
 
-/// So many pages, which is as many as a span has, are looked for in the bits themselves first.
+/// Runs of up to this many pages, the most that a span has, are looked for in the bits first.
 pub(super) const FEW: usize = 16;
-/// In this many words of them.
+/// In this many words.
 const NEAR_WORDS: usize = if cfg!(test) { 3 } else { 8 };
 
 /// Free pages in a part of the pages: at its start, at its end, and most anywhere.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::heap::pages::refaults::PurgeReason;
+use crate::heap::pages::sheet::sheets_of;
 use crate::units::PAGE;
 use proptest::prelude::*;
 use std::ptr;

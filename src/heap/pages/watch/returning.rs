@@ -131,7 +131,7 @@ impl Watch {
         self.done.calls.fetch_add(1, Relaxed);
     }
 
-    /// Counts pages that were returned for whoever reads the heap's figures.
+    /// Counts returned pages in the heap's published figures.
     fn tell(&self, pages: Pages) {
         // SAFETY: null, or a counter that is never freed.
         if let Some(counter) = unsafe { self.told.load(Acquire).as_ref() } {

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use crate::event::Event;
 use crate::memory::{Sample, in_megabytes, megabytes};
-use crate::tide;
+use crate::traffic;
 
 const COLUMNS: usize = 60;
 const ROWS: usize = 4;
 /// The label of the event after which a program does nothing more.
-const LAST_PHASE: &str = tide::END;
+const LAST_PHASE: &str = traffic::END;
 const EIGHTHS: [char; 8] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'];
 
 /// The display of some runs, one after another.
 #[derive(Debug)]
-pub struct Live {
+pub struct ProgressDisplay {
     curves: Vec<Curve>,
     /// How long a run is expected to last.
     span: Duration,
@@ -35,9 +35,9 @@ struct Curve {
     points: Vec<(Duration, u64)>,
 }
 
-impl Live {
+impl ProgressDisplay {
     /// A display of runs by these names and colours (as in `ESC[…m`), each of about `span`.
-    pub fn new(runs: &[(&'static str, &'static str)], span: Duration) -> Live {
+    pub fn new(runs: &[(&'static str, &'static str)], span: Duration) -> ProgressDisplay {
         let curve = |&(name, colour)| Curve {
             name,
             colour,
@@ -45,7 +45,7 @@ impl Live {
             points: Vec::new(),
         };
         let terminal = std::io::stdout().is_terminal();
-        Live {
+        ProgressDisplay {
             curves: runs.iter().map(curve).collect(),
             span,
             terminal,

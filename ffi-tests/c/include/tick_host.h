@@ -1,16 +1,16 @@
-/* What the tests of breathing share: heaps with options, the time, and a host
+/* What the tests of returned memory share: heaps with options, the time, and a host
  * that does nothing but tick when it is asked to. */
 
-#ifndef BREATH_H
-#define BREATH_H
+#ifndef TICK_HOST_H
+#define TICK_HOST_H
 
 #include "check.h"
 
 #include <time.h>
 
 /* What these tests see is what ticks and allocations return. */
-#ifndef BREATH_IN_BACKGROUND
-__attribute__((constructor)) static void breath_is_alone(void)
+#ifndef TICK_HOST_WITH_THREAD
+__attribute__((constructor)) static void without_thread(void)
 {
   setenv("EBBTIDE_BACKGROUND", "off", 1);
 }
@@ -141,4 +141,4 @@ static inline void churn(ebb_heap *heap)
   }
 }
 
-#endif /* BREATH_H */
+#endif /* TICK_HOST_H */

@@ -1,5 +1,5 @@
-//! The schedules of `tide.lua`: stretches of traffic with pauses between, and the events by which
-//! the program tells where it is.
+//! The schedules of `traffic.lua`: stretches of traffic with pauses between, and the events by
+//! which the program tells where it is.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ const IN_FLIGHT_LOW: u32 = 200;
 /// What happens in a stretch of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Many requests, up to so many in flight at once. In the end all are done.
+    /// Many requests, up to `in_flight` at once. In the end all are done.
     Peak {
         /// How many.
         in_flight: u32,
@@ -52,7 +52,7 @@ const fn all_dropped(milliseconds: u64) -> Stretch {
 }
 
 /// For a demonstration: 26 seconds.
-pub const SHORT: Tide = Tide(&[
+pub const SHORT: Traffic = Traffic(&[
     pause(700),
     peak(3600, 52_000),
     pause(4000),
@@ -64,7 +64,7 @@ pub const SHORT: Tide = Tide(&[
 ]);
 
 /// For a soak: three minutes.
-pub const LONG: Tide = Tide(&[
+pub const LONG: Traffic = Traffic(&[
     pause(3000),
     peak(10_000, 30_000),
     pause(12_000),
@@ -83,15 +83,15 @@ pub const LONG: Tide = Tide(&[
 
 /// A schedule.
 #[derive(Clone, Copy, Debug)]
-pub struct Tide(&'static [Stretch]);
+pub struct Traffic(&'static [Stretch]);
 
-impl Tide {
+impl Traffic {
     /// How long it lasts, if the machine keeps up.
     pub fn length(&self) -> Duration {
         Duration::from_millis(self.0.iter().map(|stretch| stretch.milliseconds).sum())
     }
 
-    /// What `tide.lua` wants for arguments.
+    /// What `traffic.lua` wants for arguments.
     pub fn arguments(&self) -> Vec<String> {
         self.0.iter().map(Stretch::argument).collect()
     }
@@ -170,25 +170,25 @@ impl Stretch {
 mod tests {
     use super::*;
 
-    const TIDE: Tide = Tide(&[peak(2500, 9), pause(1000), peak(1000, 8), low(500)]);
+    const TRAFFIC: Traffic = Traffic(&[peak(2500, 9), pause(1000), peak(1000, 8), low(500)]);
 
     #[test]
     fn stretches_are_counted_by_kind() {
-        let names: Vec<_> = TIDE.stretches().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = TRAFFIC.stretches().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["peak 1", "pause 1", "peak 2", "low 1"]);
-        assert_eq!(TIDE.peaks(), ["peak 1", "peak 2"]);
-        assert_eq!(TIDE.length(), Duration::from_secs(5));
+        assert_eq!(TRAFFIC.peaks(), ["peak 1", "peak 2"]);
+        assert_eq!(TRAFFIC.length(), Duration::from_secs(5));
     }
 
     #[test]
     fn arguments_say_what_happens() {
         let arguments = ["peak:2.5:9:20000", "pause:1", "peak:1:8:20000", "low:0.5:200:4000"];
-        assert_eq!(TIDE.arguments(), arguments);
+        assert_eq!(TRAFFIC.arguments(), arguments);
     }
 
     #[test]
     fn events_come_in_the_order_of_the_run() {
-        let events = TIDE.events();
+        let events = TRAFFIC.events();
         assert_eq!(events[..4], ["start", "peak 1", "end of peak 1", "peak 1 collected"]);
         assert_eq!(events[4..6], ["pause 1", "peak 2"]);
         assert_eq!(events[8..], ["low 1", "end of low 1", "end"]);
@@ -196,12 +196,12 @@ mod tests {
 
     #[test]
     fn there_is_time_to_look_after_each_peak_and_at_the_end() {
-        for tide in [SHORT, LONG] {
+        for traffic in [SHORT, LONG] {
             let is_rest = |stretch: &Stretch| !matches!(stretch.kind, Kind::Peak { .. });
-            for pair in tide.0.windows(2) {
+            for pair in traffic.0.windows(2) {
                 assert!(is_rest(&pair[0]) || is_rest(&pair[1]) && pair[1].milliseconds > 3000);
             }
-            let last = tide.0.last().expect("there are stretches");
+            let last = traffic.0.last().expect("there are stretches");
             assert!(last.kind == Kind::Drop && last.milliseconds > 2000);
         }
     }

@@ -210,9 +210,9 @@ typedef struct ebb_options {
   int64_t remap_min;
   /**
    * Milliseconds that free memory stays, in case it is needed again; then it
-   * goes over half as long again. At 1000 that holds for 4 MiB, or a sixteenth
-   * of what is in use, and for more or less in proportion; the rest goes when
-   * nobody has needed it for a 32nd of the time. From 0, for at once, to
+   * goes over half as long again. Where much is free that nobody needs, all but
+   * 4 MiB or a sixteenth of what is in use goes sooner: at 1000 more than 9 MiB
+   * after 250, and more than 72 MiB after 31. From 0, for at once, to
    * 3600000. Shorter saves memory and costs page faults. Default: 1000.
    */
   int64_t decay_ms;
@@ -288,8 +288,8 @@ typedef struct ebb_options {
    * does something else: 1 (on); EBB_ZERO (off); default 2 (auto): unless the host
    * calls ebb_tick() or ebb_next_tick() at least once a second. The process has
    * one such thread, named "ebbtide", for all heaps. The thread starts when more
-   * than 1 MiB will be due, ends when all is back, and wakes about once a second
-   * while the heap is at work. All signals are held back in it. It returns pages
+   * than 1 MiB will be due, ends when all is back, and wakes once a second at
+   * most while the heap is at work. All signals are held back in it. It returns pages
    * without live blocks, and takes no lock: a call waits for it only where it needs
    * pages that are just going back, for some 0.2 ms. fork(), exit() and
    * ebb_heap_delete() need no preparation. off is for programs that must not have a

@@ -1,10 +1,10 @@
 //! The records of the segments, followed as LuaJIT follows them at the end of its own heap.
 //!
 //! For a heap that was recognised before and has been LuaJIT's alone since, to unmap it where the
-//! kernel's list of mappings is not to be had: no file can be opened, or none is there. No notes are taken: the newest segment's record is in the
-//! state, which lies in the oldest segment, and every other one lies in the segment that it
-//! describes. So code that reads each record before unmapping the memory that the record
-//! describes, reads all records.
+//! kernel's list of mappings is not to be had: no file can be opened, or none is there. No notes
+//! are taken: the newest segment's record is in the state, which lies in the oldest segment, and
+//! every other one lies in the segment that it describes. So code that reads each record before
+//! unmapping the memory that the record describes, reads all records.
 
 use core::iter::successors;
 use core::ptr;

@@ -212,7 +212,7 @@ a damaged record leads to what is still mapped|src/builtin/known.rs|s/is_mapped.
 records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
 a heap that has grown is recognised anew|src/builtin/known.rs|s/            Err(Error::Unknown) => HeapView::read(os, self.state),//
 nothing from outside goes before it is due|src/reclaim/foreign.rs|s/self.foreign_next_us() == Some(0)/self.foreign_next_us().is_some()/
-pages from outside wait for what is left of the budget|src/reclaim/foreign.rs|s/before.more || before.calls > 0 \&\& budget.is_spent(self.os.now_us())/before.more/
+pages from outside wait for what is left of the budget|src/reclaim/foreign.rs|s/ || !is_spent())/ || before.calls > 0)/
 a reclaim of both keeps its budget|src/reclaim/foreign.rs|/fn reclaim_foreign/,/^    }/s/if before.more {/if false {/
 a sweep without a deadline is whole|src/builtin/sweep.rs|s/    if deadline_us.is_none() {/    if false {/
 a VM is quiet for a second|src/vm/collect/schedule.rs|s/        if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {/        if bytes == u64::MAX {/

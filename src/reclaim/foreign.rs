@@ -23,8 +23,7 @@ impl<S: Os> Heap<S> {
         if !self.is_foreign_due() {
             return before;
         }
-        // A call takes one step at least, and this one may have taken none yet.
-        if before.more || before.calls > 0 && budget.is_spent(self.os.now_us()) {
+        if !leaves_budget(before, || budget.is_spent(self.os.now_us())) {
             return Outcome { more: true, ..before };
         }
         before.and(self.give_back_foreign(ForeignReason::Due, budget.deadline_us()).into())
@@ -39,6 +38,12 @@ impl<S: Os> Heap<S> {
     }
 }
 
+/// Whether what a call did to the heap itself leaves budget for more. A call takes one step at
+/// least, and this one may have taken none yet.
+fn leaves_budget(before: Outcome, is_spent: impl FnOnce() -> bool) -> bool {
+    !before.more && (before.calls == 0 || !is_spent())
+}
+
 impl From<ForeignReturned> for Outcome {
     fn from(returned: ForeignReturned) -> Outcome {
         Outcome {
@@ -47,5 +52,21 @@ impl From<ForeignReturned> for Outcome {
             refused: returned.refused,
             more: returned.more,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_takes_a_step_and_keeps_its_budget() {
+        let leaves = |calls, more, is_spent| {
+            leaves_budget(Outcome { calls, more, ..Outcome::default() }, || is_spent)
+        };
+        assert!(leaves(0, false, false) && leaves(0, false, true));
+        assert!(leaves(1, false, false) && !leaves(1, false, true));
+        // The heap is not done.
+        assert!(!leaves(0, true, false) && !leaves(1, true, false) && !leaves(1, true, true));
     }
 }

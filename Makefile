@@ -117,7 +117,15 @@ all: ## build the library, the preload library and the command, in target/releas
 header: ## write include/ebbtide.h anew from src/capi.rs, and the nginx module's page as C
 	EBBTIDE_BLESS=1 $(CARGO) test --test header
 
-test: setup format lint cargo-test ## run everything that must pass
+# Two tiers: `make test` has what is fast and finds most, `make test-long` the rest. These packages
+# are all of the second one, for each compiles Lua runtimes of its own.
+LATER = ebbtide-mlua ebbtide-other-runtimes
+NOW = --workspace $(LATER:%=--exclude %)
+ALL_LATER = $(LATER:%=--package %)
+# Most tests wait most of the time, so more of them run at once than there are processors.
+cargo-test test-long test-full: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+
+test: setup format lint cargo-test ## run what is fast and finds most (six minutes on two cores)
 	@echo "== all tests passed"
 
 setup: ## install what the tests need from the system, if anything is missing
@@ -132,25 +140,38 @@ format: setup
 
 lint: format
 	@echo "== lint"
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(NOW) --all-targets -- -D warnings
+
+.PHONY: lint-long
+lint-long: setup
+	@echo "== lint of what only long tests build"
+	$(CARGO) clippy $(ALL_LATER) --all-targets -- -D warnings
 	$(CARGO) clippy --package ebbtide --features sanitizers -- -D warnings
 	$(FUZZ) clippy $(FUZZ_FLAGS) --bin random -- -D warnings
 
 cargo-test: lint
-	@echo "== tests: the library, then C, C++ and Lua programs on it"
-	$(CARGO) test --workspace --no-fail-fast
+	@echo "== tests: the library, then C, C++ and Lua programs on it, and nginx beside them"
+	$(CARGO) test $(NOW) --no-run
+	$(MAKE) --no-print-directory all
+	sh tests/side_by_side.sh \
+		"$(CARGO) test $(NOW) --no-fail-fast --lib --bins --test '[!n]*'" \
+		"$(CARGO) test $(NOW) --no-fail-fast --test 'n*'"
 
-# Tests that take minutes are ignored by cargo test, and stand in modules called long and full. Named
-# one by one, for the last of several test programs may have none, and its summary closes the run.
-# With the workspace as in `make test`, so that nothing is built again.
-LONG_TESTS = $(CARGO) test --workspace --no-fail-fast --test linked --test nginx --test law -- --ignored
+# Tests of the second tier are ignored by cargo test, and stand in modules called long; those in
+# modules called full take longer still. With the packages of `make test`, so that nothing is built
+# again, and the others before them, so that the summary of the last suite closes the run.
+LATER_TESTS = $(CARGO) test $(ALL_LATER) --no-fail-fast
+LONG_TESTS = $(CARGO) test $(NOW) --no-fail-fast --test '*' -- --ignored
 
-test-long: setup ## run the tests that take minutes, after make test (seven minutes)
-	@echo "== long tests: the memory rule over real programs, every build of nginx in every order of its modules"
+test-long: setup lint-long ## run the tests that take minutes, after make test (25 minutes)
+	@echo "== long tests: endurance, every way to run a program, every build of nginx, the memory rule"
+	$(CARGO) test --package ebbtide --doc
+	$(LATER_TESTS)
 	$(LONG_TESTS) long::
 
-test-full: setup ## run these and the tests that take longer, before a release (forty minutes)
+test-full: setup ## run these and the tests that take longer, before a release (an hour)
 	@echo "== long and longer tests"
+	$(LATER_TESTS)
 	$(LONG_TESTS) long:: full::
 
 # jemalloc's thread-local data need more room than the loader keeps for libraries that come late.
@@ -216,7 +237,7 @@ mutants: ## break each invariant once; a test must see it (long)
 	sh tests/mutants.sh
 
 soak: ## many VMs made, forked and closed by several threads for an hour; MINUTES=60
-	MINUTES=$(MINUTES) $(CARGO) test --package ebbtide-ffi-tests --test soak -- --nocapture
+	MINUTES=$(MINUTES) $(CARGO) test --package ebbtide-ffi-tests --test soak -- --nocapture --ignored
 
 fuzz-build: ## build the driver of random programs, in target/fuzz
 	$(FUZZ) build $(FUZZ_FLAGS) --bin random

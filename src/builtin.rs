@@ -137,7 +137,7 @@ pub(crate) unsafe fn release<S: Os>(os: &S, state: *mut u8) -> Result<u64, Error
     }
 }
 
-/// Unmaps the segments of a ground; returns how many bytes went and how many stayed.
+/// Unmaps the segments of a heap; returns how many bytes went and how many stayed.
 ///
 /// # Safety
 ///

@@ -1,6 +1,6 @@
-//! The documents: links lead somewhere, and the README stays short.
+//! The documents: links lead somewhere, tables are true, and the README stays short.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -162,6 +162,44 @@ fn the_table_of_c_programs_is_true() {
     for (file, tests) in rows.iter().filter(|(file, _)| !file.starts_with("include/")) {
         assert_eq!(tests, &users_of(file), "{file}: the tests in its row, and those that name it");
         assert!(!tests.is_empty(), "{file}: no test runs it");
+    }
+}
+
+/// The suites of tests below a folder, with their sources.
+fn suites_below(folder: &str) -> BTreeMap<String, String> {
+    let folder = root().join(folder);
+    let mut suites = BTreeMap::<String, String>::new();
+    for file in files_below(&folder).iter().filter(|file| file.ends_with(".rs")) {
+        let suite = file.split(['/', '.']).next().expect("a name");
+        *suites.entry(suite.to_owned()).or_default() += &text_of(&folder.join(file));
+    }
+    suites
+}
+
+/// Whether sources have tests of `make test-long` and of `make test-full`.
+fn later_tiers(sources: &str) -> [bool; 2] {
+    ["long", "full"].map(|tier| {
+        ["mod {};", "mod {} {", "{}! {"]
+            .iter()
+            .any(|code| sources.contains(&code.replacen("{}", tier, 1)))
+    })
+}
+
+/// Each suite has a row, and the row an entry for each tier in which the suite has tests.
+#[test]
+fn the_table_of_suites_is_true() {
+    let page = text_of(&root().join("docs/contributing.md"));
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<&str>>());
+    let rows: BTreeMap<&str, Vec<&str>> = rows.map(|row| (row[0], row[1..].to_vec())).collect();
+    let mut suites = suites_below("tests");
+    suites.extend(suites_below("ffi-tests/tests"));
+    assert!(suites.len() > 15, "{:?}", suites.keys());
+    for (suite, sources) in suites {
+        let row = rows.get(&*suite).unwrap_or_else(|| panic!("{suite} has no row"));
+        let [_, _, long, full] = row[..] else { panic!("{suite}: {row:?}") };
+        let listed = [long, full].map(|tests| !tests.is_empty());
+        assert_eq!(listed, later_tiers(&sources), "{suite}: long and full tests in its row");
     }
 }
 

@@ -41,7 +41,7 @@ fn page_is_current() {
         "\n/* Made of page.html by `make header`. */\n\n\n\
          static const char  ngx_http_ebbtide_page[] =\n{lines}    ;\n"
     );
-    compare(&folder.join("ngx_http_ebbtide_page.h"), &fresh);
+    compare(&folder.join("src/ngx_http_ebbtide_page.h"), &fresh);
 }
 
 /// With `EBBTIDE_BLESS=1` (`make header`) writes the file; otherwise compares it.

@@ -1,10 +1,15 @@
-//! The house: layers, rooms, unsafe code and line lengths are as `src/lib.rs`, `src/heap.rs` and
-//! the style say.
+//! The house: layers, rooms, unsafe code and line lengths are as `src/lib.rs`, `src/heap.rs`,
+//! `preload/src/lib.rs`, `nginx/config` and the style say.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+#[path = "house/nginx.rs"]
+mod nginx;
+#[path = "house/preload.rs"]
+mod preload;
 
 /// A source file of the library.
 struct Source {

@@ -1,10 +1,15 @@
--- A program in phases, for the law of memory: law.lua KIND WAIT [module
--- [attach]]. Says on standard output when each phase begins. KIND is what the
--- program makes and drops, with another count than usual as in
--- "tables:1200000", or the path of a script that is its work; WAIT is what it
--- waits in afterwards. With `module` the VM must have a heap, and the last phase
--- is a full reclaim. Under pool_run.c threads hand the VM on: the KIND "pool" and
--- the WAIT "queue" are for that.
+-- A program in phases, for the law of memory:
+--
+--   law.lua KIND WAIT DOOR [ARGUMENT...]
+--
+-- Says on standard output when each phase begins. KIND is what the program makes
+-- and drops, with another count than usual as in "tables:1200000", or the path
+-- of a script that is its work, with these arguments; WAIT is what it waits in
+-- afterwards. DOOR is "stock", or "heap" where the VM must have one, or "attach"
+-- where it is to get one; the last phase of these is a full reclaim. Under
+-- pool_run.c threads hand the VM on: the KIND "pool" and the WAIT "queue" are
+-- for that. Under nginx the program runs in a request handler or in a timer, as
+-- WAIT says, and waits in nginx's event loop.
 local ffi = require "ffi"
 
 ffi.cdef [[
@@ -21,20 +26,23 @@ int clock_gettime(int, struct timespec *);
 ]]
 
 local C = ffi.C
-local kind, wait, module, attach = arg[1], arg[2], arg[3], arg[4]
+local kind, wait, door = arg[1], arg[2], arg[3]
 local name, count = kind:match "^(%l+):?(%d*)$"
 count = tonumber(count)
 local REST_S = 4
 
 io.stdout:setvbuf "no"
 
+-- Scripts may write, too, and nobody wants to read that.
+local write = io.write
+
 local function phase(title)
-  io.write("phase ", title, "\n")
+  write("phase " .. title .. "\n")
 end
 
 phase "start"
-local ebbtide = module and require "ebbtide"
-if attach then
+local ebbtide = door ~= "stock" and require "ebbtide"
+if door == "attach" then
   assert(ebbtide.attach())
 end
 if ebbtide then
@@ -47,11 +55,29 @@ local function now()
   return tonumber(time.seconds) + tonumber(time.nanoseconds) / 1e9
 end
 
+-- Waits as an event loop does.
+local function pause(seconds)
+  if ngx then
+    -- nginx takes the time from its last look at the clock.
+    ngx.update_time()
+    ngx.sleep(seconds)
+  else
+    C.poll(nil, 0, seconds * 1000)
+  end
+end
+
 local function collect()
-  phase "collect"
   -- Each of them halves LuaJIT's own buffer for strings, too.
-  for _ = 1, 6 do
+  for number = 1, 6 do
+    phase("collect " .. number)
     collectgarbage()
+  end
+end
+
+-- Says how far a loop is, for two runs to be compared at the same turn.
+local function turn(i, number)
+  if i % math.ceil(number / 20) == 0 then
+    phase("turn " .. i)
   end
 end
 
@@ -61,6 +87,7 @@ local function rows(number, keep, make)
   local all, kept = {}, {}
   for i = 1, number do
     all[i] = make(i)
+    turn(i, number)
   end
   for i = keep or number + 1, number, keep or 1 do
     kept[#kept + 1] = all[i]
@@ -100,7 +127,7 @@ local kinds = {
     for _ = 1, 3 do
       kept = rows(60000, 100, record)
       phase "pause"
-      C.poll(nil, 0, 300)
+      pause(0.3)
     end
     return kept
   end,
@@ -117,6 +144,7 @@ local kinds = {
     local array = {}
     for i = 1, 12e6 do
       array[i] = i
+      turn(i, 12e6)
     end
     array = nil
     collect()
@@ -127,6 +155,7 @@ local kinds = {
     local ring = {}
     for i = 1, 4e6 do
       ring[i % 40000] = { i, ("y"):rep(i % 500) }
+      turn(i, 4e6)
     end
     return ring
   end,
@@ -137,6 +166,7 @@ local kinds = {
     local ring, kept = {}, {}
     for i = 1, 800000 do
       ring[i % 40000 + 1] = record(i)
+      turn(i, 800000)
       if i % 500 == 0 then
         hand_on(0)
       end
@@ -149,6 +179,32 @@ local kinds = {
     return kept
   end,
 }
+
+-- Small tables and strings that come and go, 3 MB in a second.
+local function work(ms)
+  for _ = 1, ms / 10 do
+    C.poll(nil, 0, 10)
+    for i = 1, 300 do
+      local _ = { i, tostring(now() + i) }
+    end
+  end
+end
+
+-- A large table that is filled again and again.
+function kinds.swings()
+  for _ = 1, 12 do
+    phase "fill"
+    local array = {}
+    for i = 1, 2.5e6 do
+      array[i] = i
+    end
+    array = nil
+    collectgarbage()
+    phase "pause"
+    work(300)
+  end
+  collect()
+end
 
 local tenth = ffi.new("struct timespec", 0, 100000000)
 local epoll = C.epoll_create1(0)
@@ -190,27 +246,33 @@ local ways = {
   queue = function()
     hand_on(REST_S)
   end,
+  work = function()
+    work(100)
+  end,
+  handler = function()
+    pause(REST_S)
+  end,
+  timer = function()
+    pause(REST_S)
+  end,
   lightly = function()
     local list = {}
     for i = 1, 10 do
-      C.poll(nil, 0, 10)
+      pause(0.01)
       list[i] = { i, tostring(now()) }
     end
   end,
 }
 
-local kept
-if kinds[name] then
-  kept = kinds[name]()
-else
-  phase "work"
-  arg = { [0] = kind }
-  local out = io.write
-  io.write, print = function() end, function() end
-  dofile(kind)
-  io.write = out
+-- A script of the benches or of the tests.
+local function run_script()
+  local here = arg[0]:match "^(.*/)"
+  local script = dofile(here .. "law_script.lua")
+  script(kind, { select(4, unpack(arg)) }, { phase = phase, now = now, pause = pause })
   collect()
 end
+
+local kept = (kinds[name] or run_script)()
 
 phase "rest"
 local ends = now() + REST_S
@@ -221,7 +283,7 @@ phase "reclaim"
 if ebbtide then
   ebbtide.reclaim { collect = false }
 end
-C.poll(nil, 0, 200)
+pause(0.2)
 phase "end"
-C.poll(nil, 0, 100)
+pause(0.1)
 return kept

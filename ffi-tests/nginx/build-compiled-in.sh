@@ -212,7 +212,7 @@ inputs() {
 
 # What the module of nginx/ is built from.
 module_inputs() {
-    cat "$library" "$module/config" "$module/"*.[ch]
+    cat "$library" "$module/config" "$module/src/"*.[ch]
 }
 
 case $mode in

@@ -6,6 +6,7 @@
 //! - [`compile`]: one C or C++ source into a program.
 //! - [`made_at_once`]: a program that several tests make and run at a time.
 //! - [`pages`]: the documents, and the code that they show.
+//! - [`long`]: which tests of a file are for `make test-long`.
 //! - [`finish`]: a command that must succeed, with everything it said if it did not.
 //! - [`shared`], [`archive`], [`limited`], [`sanitized`], [`valgrind`], [`cplusplus`], [`wrapped`],
 //!   [`with_quota`], [`strict`]: one source, compiled and run in one of the ways that matter.
@@ -14,6 +15,7 @@
 mod overcommit;
 pub mod pages;
 mod quota;
+mod tiers;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -79,13 +81,15 @@ pub fn installed() -> &'static Installed {
     })
 }
 
-/// Runs `make` with these targets, for files below `destination`.
+/// Runs `make` with these targets, for files below `destination`. Other test programs that call
+/// this wait until it has ended, since they make the same files.
 pub fn make(targets: &[&str], destination: &Path, prefix: &str) {
+    let mut command = Command::new("flock");
     // A surrounding make's job server is not ours to use.
-    let mut command = Command::new("make");
     command
         .env_remove("MAKEFLAGS")
-        .args(["--no-print-directory", "-C"])
+        .arg(scratch("make").join("lock"))
+        .args(["make", "--no-print-directory", "-C"])
         .arg(repository())
         .args(targets)
         .arg(assignment("DESTDIR", destination))

@@ -15,7 +15,15 @@ use ebbtide_ffi_tests::{
     Language, Linkage, clean, compile, compiler, finish, installed, linked_with_lua, scratch,
     source, with_address_space,
 };
-use ebbtide_runtimes::{self as runtimes, LUAJIT, Runtime, build_host, repository};
+use ebbtide_runtimes::others::{lua51, lua53, lua54, luajit_checked};
+use ebbtide_runtimes::{LUAJIT, Runtime, build_host, repository};
+
+ebbtide_ffi_tests::long! {
+    lua_programs_run_clean
+    puc_lua_runs_clean
+    they_do_within_8_gib_of_address_space
+    programs_with_many_heaps_and_threads_run_as_on_any
+}
 
 const ABORTED: i32 = 6;
 
@@ -449,7 +457,6 @@ fn programs_that_use_a_heap_well_run_as_on_any() {
     run_as_on_any(&["heap/fork.c", "heap/alloc_free_loop.c"]);
 }
 
-#[test]
 fn programs_with_many_heaps_and_threads_run_as_on_any() {
     run_as_on_any(&["heap/handover.c", "heap/many.c"]);
 }
@@ -464,7 +471,6 @@ fn run_as_on_any(names: &[&str]) {
 }
 
 /// There a heap maps its pages piece by piece.
-#[test]
 fn they_do_within_8_gib_of_address_space() {
     let calls = compile("checked/checked_calls.c", Language::C, Linkage::Shared, "limited", &[]);
     finish(&mut with_address_space(8 << 20, calls));
@@ -521,9 +527,8 @@ fn runs_clean(host: &Path, allocator: &str, workloads: &[(&str, &str)]) {
     }
 }
 
-#[test]
 fn lua_programs_run_clean() {
-    for runtime in [&runtimes::LUAJIT_CHECKED, &LUAJIT] {
+    for runtime in [&luajit_checked(), &LUAJIT] {
         runs_clean(&host(runtime), "ebbtide", WORKLOADS);
     }
     runs_clean(&host(&LUAJIT), "attached", WORKLOADS);
@@ -540,9 +545,8 @@ fn a_program_that_handles_faults_itself_runs_clean() {
     }
 }
 
-#[test]
 fn puc_lua_runs_clean() {
-    for runtime in [runtimes::LUA51, runtimes::LUA53, runtimes::LUA54] {
+    for runtime in [lua51(), lua53(), lua54()] {
         runs_clean(&host(&runtime), "ebbtide", &WORKLOADS[9..]);
     }
 }

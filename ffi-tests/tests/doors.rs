@@ -16,9 +16,24 @@ use ebbtide_ffi_tests::{
     Language, base_name, clean, compiler, finish, installed, linked_with_lua, made_at_once,
     scratch, source, text_of, under_valgrind,
 };
-use ebbtide_runtimes::{
-    EBBTIDE_LINK_FLAGS, LUA51, LUA52, LUA53, LUA54, LUAJIT, LUAJIT_CHECKED, SONAME, repository,
-};
+use ebbtide_runtimes::others::{lua51, lua52, lua53, lua54, luajit_checked};
+use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, SONAME, repository};
+
+ebbtide_ffi_tests::long! {
+    attach_in_a_coroutine_and_in_a_loop
+    attach_in_a_finalizer_and_in_a_sort
+    attach_at_a_random_moment_of_random_programs
+    other_allocators_are_refused_with_a_reason
+    reports_of_what_may_go_back_come_true
+    large_strings_that_were_joined_leave_nothing_behind
+    large_tables_leave_nothing_behind
+    a_million_small_blocks_leave_nothing_behind
+    c_modules_work_on
+    closed_vms_leave_nothing_behind
+    attach_reclaim_and_close_under_valgrind
+    a_later_lua_is_told_by_its_name
+    threads_share_a_heap_and_the_end_of_a_vm_is_told
+}
 
 /// The LuaJIT library that Debian's packages have.
 const SHARED_LUAJIT: &str = "-l:libluajit-5.1.so.2";
@@ -48,9 +63,9 @@ impl Lua {
     /// Has a C compiler link it.
     fn link(self, command: &mut Command) {
         let runtime = match self {
-            Lua::Vendored | Lua::Shared => &LUAJIT,
-            Lua::Checked => &LUAJIT_CHECKED,
-            Lua::Plain => &LUA51,
+            Lua::Vendored | Lua::Shared => LUAJIT,
+            Lua::Checked => luajit_checked(),
+            Lua::Plain => lua51(),
         };
         command.arg("-isystem").arg(runtime.include_dir);
         match self {
@@ -197,7 +212,6 @@ fn memory_may_run_out_inside_of_the_module() {
     everywhere("lua_module_memory.lua", &[]);
 }
 
-#[test]
 fn other_allocators_are_refused_with_a_reason() {
     let own = "does not run on LuaJIT's own";
     for lua in [Lua::Vendored, Lua::Shared] {
@@ -232,13 +246,11 @@ fn attach_at_the_start_and_in_the_middle() {
     everywhere("lua_module_attach.lua", &["middle"]);
 }
 
-#[test]
 fn attach_in_a_coroutine_and_in_a_loop() {
     everywhere("lua_module_attach.lua", &["coroutine"]);
     everywhere("lua_module_attach.lua", &["loop"]);
 }
 
-#[test]
 fn attach_in_a_finalizer_and_in_a_sort() {
     everywhere("lua_module_attach.lua", &["finalizer"]);
     everywhere("lua_module_attach.lua", &["sort"]);
@@ -254,7 +266,6 @@ fn pages_of_the_previous_allocator_go_back_by_themselves() {
     }
 }
 
-#[test]
 fn attach_at_a_random_moment_of_random_programs() {
     let mut programs = luajits();
     programs.push(host(Lua::Checked));
@@ -278,7 +289,6 @@ fn reports_of_large_blocks_come_true() {
     everywhere("lua_module_report.lua", &["large", "attach"]);
 }
 
-#[test]
 fn reports_of_what_may_go_back_come_true() {
     for mode in ["reclaim", "attach", "rest"] {
         everywhere("lua_module_report.lua", &[mode]);
@@ -376,29 +386,24 @@ fn a_large_string_leaves_nothing_behind() {
     leaves_nothing_behind("rep");
 }
 
-#[test]
 fn large_strings_that_were_joined_leave_nothing_behind() {
     leaves_nothing_behind("concat");
 }
 
-#[test]
 fn large_tables_leave_nothing_behind() {
     leaves_nothing_behind("grow");
 }
 
-#[test]
 fn a_million_small_blocks_leave_nothing_behind() {
     leaves_nothing_behind("small");
 }
 
-#[test]
 fn c_modules_work_on() {
     for when in ["never", "start", "middle"] {
         everywhere("lua_module_modules.lua", &[when]);
     }
 }
 
-#[test]
 fn closed_vms_leave_nothing_behind() {
     for lua in [Lua::Vendored, Lua::Shared] {
         finish(&mut command(host(lua), &["--vms", "200"], "lua_module_close.lua", &[]));
@@ -419,7 +424,6 @@ fn a_closed_program_ends_well() {
     }
 }
 
-#[test]
 fn attach_reclaim_and_close_under_valgrind() {
     for lua in [Lua::Vendored, Lua::Shared] {
         let mut command = under_valgrind();
@@ -436,7 +440,13 @@ fn c_functions_that_know_lua() {
     program("lua/lua_module_calls.c");
 }
 
+/// With fewer steps than below.
 #[test]
+fn a_few_threads_share_a_heap() {
+    let shared = build("lua/vm_shared.c", Lua::Shared, true);
+    finish(clean(shared).env("CHECK_LIGHT", "1"));
+}
+
 fn threads_share_a_heap_and_the_end_of_a_vm_is_told() {
     program("lua/vm_shared.c");
     for checked in ["on", "sample"] {
@@ -483,12 +493,11 @@ fn a_program_that_hides_lua_is_told() {
     }
 }
 
-#[test]
 fn a_later_lua_is_told_by_its_name() {
     let file = loader_folder().join("later.lua");
     let files = repository().join("lua/?.lua");
     let (nowhere, throws) = (script("?.lua"), "^ebbtide: this is Lua 5.%d %(PUC%); .*LuaJIT$");
-    for runtime in [LUA52, LUA53, LUA54] {
+    for runtime in [lua52(), lua53(), lua54()] {
         let program = loader_folder().join(format!("lua_module_host.c-{}", runtime.name));
         let mut command = compiler(Language::C);
         command.arg("-isystem").arg(runtime.include_dir).arg("-o").arg(&program);

@@ -12,6 +12,12 @@ use ebbtide_ffi_tests::{
 };
 use ebbtide_runtimes::LUAJIT;
 
+ebbtide_ffi_tests::long! {
+    an_allocator_that_fails_badly_is_found_out
+    heaps_survive_every_refusal_under_a_limit_on_address_space
+    a_checked_heap_finds_no_bug_in_luajit_when_memory_runs_out
+}
+
 /// What `oom_injection` counts for one Lua program.
 #[derive(Debug, PartialEq, Eq)]
 struct Counts {
@@ -67,14 +73,12 @@ fn luajit_survives_the_refusal_of_every_allocation() {
 
 /// A closure whose upvalue is refused is freed with a size that is not its own: no bug of the
 /// program's.
-#[test]
 fn a_checked_heap_finds_no_bug_in_luajit_when_memory_runs_out() {
     let counts = oom_injection_on("on", &["ebbtide", "sound", "1", "closures"]);
     let Counts { refusals, left, crashes } = counts["closures"];
     assert!(refusals > 100 && left == 0 && crashes == 0, "{counts:?}");
 }
 
-#[test]
 fn an_allocator_that_fails_badly_is_found_out() {
     let leaks = oom_injection(&["ebbtide", "leak", "17"]);
     assert!(leaks.values().all(|counts| counts.left > 0), "{leaks:?}");
@@ -119,7 +123,6 @@ fn heaps_survive_the_refusal_of_every_system_call() {
 }
 
 /// The same under a limit on address space, where heaps map what they use piece by piece.
-#[test]
 fn heaps_survive_every_refusal_under_a_limit_on_address_space() {
     let kinds = calls_of(&mut with_address_space(8 << 20, syscall_faults_program()));
     for (kind, [calls, refused, bad]) in &kinds {

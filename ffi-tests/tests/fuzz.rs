@@ -8,6 +8,13 @@ use std::sync::OnceLock;
 use ebbtide_ffi_tests::{PREFIX, clean, finish, make, release, with_address_space};
 use ebbtide_runtimes::repository;
 
+ebbtide_ffi_tests::long! {
+    random_programs_agree_with_the_model
+    kept_programs_agree_with_the_model
+    programs_agree_with_the_model_under_a_limit_on_address_space
+    defects_on_purpose_are_found
+}
+
 /// The driver, built at its first use.
 fn driver() -> Command {
     clean(driver_path())
@@ -25,7 +32,6 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-#[test]
 fn random_programs_agree_with_the_model() {
     let output = finish(driver().args(["--seconds", "6"]));
     let told = said(&output);
@@ -40,7 +46,6 @@ fn background_returns(told: &str) -> u64 {
     times.and_then(|times| times.parse().ok()).expect("how often")
 }
 
-#[test]
 fn kept_programs_agree_with_the_model() {
     let told = said(&finish(driver().arg(repository().join("fuzz/corpus"))));
     let programs = told.lines().filter(|line| line.contains("/corpus/")).count();
@@ -49,7 +54,6 @@ fn kept_programs_agree_with_the_model() {
 }
 
 /// Heaps that reserve nothing agree, too.
-#[test]
 fn programs_agree_with_the_model_under_a_limit_on_address_space() {
     let limited = || with_address_space(4 << 20, driver_path());
     finish(limited().args(["--seconds", "6"]));
@@ -72,7 +76,6 @@ const DEFECTS: [(&str, &str); 11] = [
     ("write-freed", "use after free"),
 ];
 
-#[test]
 fn defects_on_purpose_are_found() {
     for (defect, expected) in DEFECTS {
         let output = driver().args(["--seconds", "60", "--defect", defect]).output();

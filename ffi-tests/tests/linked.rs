@@ -74,7 +74,6 @@ fn is_like_openresty(luajit: &Path, prefix: &Path) {
     finish(clean(luajit).arg(&script).arg(prefix));
 }
 
-#[test]
 fn make_luajit_builds_one_whose_vms_have_heaps() {
     let folder = scratch("linked-luajit");
     let setting = format!("LUAJIT_BUILD={}", folder.display());
@@ -117,6 +116,12 @@ fn a_program_that_hides_lua_has_no_vm_and_says_why() {
 
 mod long {
     use super::*;
+
+    #[test]
+    #[ignore = "builds LuaJIT again: make test-long"]
+    fn make_luajit_builds_one_whose_vms_have_heaps() {
+        super::make_luajit_builds_one_whose_vms_have_heaps();
+    }
 
     /// The commands for OpenResty's LuaJIT as they stand in docs/embedding.md, on the source that cargo has:
     /// only the folders are other ones.

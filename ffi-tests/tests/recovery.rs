@@ -9,6 +9,11 @@ use std::thread;
 use ebbtide_ffi_tests::{Language, base_name, clean, compiler, finish, installed, scratch, source};
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
+ebbtide_ffi_tests::long! {
+    a_vm_that_was_made_on_a_heap_works_again_after_its_limit
+    a_vm_that_was_attached_works_again_after_its_limit
+}
+
 /// A LuaJIT that is linked in, and Debian's, by its soname.
 const LUAJITS: [&str; 2] = ["vendored", "shared"];
 
@@ -57,12 +62,10 @@ fn recovers(door: &str) {
     }
 }
 
-#[test]
 fn a_vm_that_was_made_on_a_heap_works_again_after_its_limit() {
     recovers("new");
 }
 
-#[test]
 fn a_vm_that_was_attached_works_again_after_its_limit() {
     recovers("attach");
 }

@@ -11,6 +11,15 @@ use ebbtide_ffi_tests::{
 };
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
+ebbtide_ffi_tests::long! {
+    valgrind_finds_what_it_finds_on_the_c_library
+    valgrind_finds_leaks
+    the_sanitizer_finds_what_it_finds_on_the_c_library
+    without_the_feature_neither_finds_them
+    nothing_is_found_in_programs_that_use_a_heap_well
+    lua_programs_are_looked_at_with_their_modules_and_ffi_code
+}
+
 const ADDRESS: &[&str] = &["-fsanitize=address"];
 
 /// A case of `tool_bugs.c`, and what valgrind says of it.
@@ -92,7 +101,6 @@ fn is_clean(output: &Output, what: &str) {
     assert!(output.status.success() && is_silent, "{what}: {}\n{report}", output.status);
 }
 
-#[test]
 fn valgrind_finds_what_it_finds_on_the_c_library() {
     let told = program("checked/tool_bugs.c", archive(), "told", &[]);
     for (case, words) in BUGS.iter().chain(UNSET) {
@@ -105,7 +113,6 @@ fn valgrind_finds_what_it_finds_on_the_c_library() {
     }
 }
 
-#[test]
 fn valgrind_finds_leaks() {
     let told = program("checked/tool_bugs.c", archive(), "leaks", &[]);
     for allocator in ["libc", "ebbtide"] {
@@ -114,7 +121,6 @@ fn valgrind_finds_leaks() {
     }
 }
 
-#[test]
 fn the_sanitizer_finds_what_it_finds_on_the_c_library() {
     let told = program("checked/tool_bugs.c", archive(), "sanitized", ADDRESS);
     for (case, _) in BUGS {
@@ -125,7 +131,6 @@ fn the_sanitizer_finds_what_it_finds_on_the_c_library() {
     }
 }
 
-#[test]
 fn without_the_feature_neither_finds_them() {
     let library = installed().archive();
     let plain = program("checked/tool_bugs.c", &library, "plain", &[]);
@@ -138,7 +143,6 @@ fn without_the_feature_neither_finds_them() {
     }
 }
 
-#[test]
 fn nothing_is_found_in_programs_that_use_a_heap_well() {
     let told = program("checked/tool_bugs.c", archive(), "well", &[]);
     let sanitized = program("checked/tool_bugs.c", archive(), "well-sanitized", ADDRESS);
@@ -152,7 +156,6 @@ fn nothing_is_found_in_programs_that_use_a_heap_well() {
     is_clean(&sanitizer(&pairs, &["100", "100000"]), "pairs");
 }
 
-#[test]
 fn lua_programs_are_looked_at_with_their_modules_and_ffi_code() {
     let (module, ffi) = ("ffi-tests/lua/checked_module.lua", "ffi-tests/lua/checked_ffi.lua");
     let told = program("checked/checked_bugs.c", archive(), "told", &[]);

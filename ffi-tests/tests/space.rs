@@ -11,6 +11,12 @@ use ebbtide_ffi_tests::{
 };
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
+ebbtide_ffi_tests::long! {
+    as_many_rows_fit_as_without_ebbtide
+    a_limit_that_binds_is_told
+    as_many_vms_fit_as_without_ebbtide
+}
+
 const GIB_IN_KIB: u64 = 1 << 20;
 
 /// A plain host on the system's shared LuaJIT, which knows nothing of ebbtide, or makes its VM by
@@ -47,7 +53,6 @@ fn limited(with_ebbtide: bool) -> Command {
     with_address_space(GIB_IN_KIB, host(with_ebbtide))
 }
 
-#[test]
 fn as_many_rows_fit_as_without_ebbtide() {
     let stock = rows(limited(false).arg(script()));
     let modules = format!("{}/lib?.so", installed().lib().display());
@@ -67,7 +72,6 @@ fn as_many_rows_fit_as_without_ebbtide() {
     }
 }
 
-#[test]
 fn a_limit_that_binds_is_told() {
     let said = |variable: &str| {
         let mut command = limited(false);
@@ -95,7 +99,6 @@ fn vms_and_blocks(kind: &str) -> (u64, u64) {
 
 /// 2,000 VMs in 2 GiB, and blocks of 1 MB beside them, as many as fit. Each VM may take 12 KiB of
 /// address space more than on LuaJIT's own allocator: 25 blocks for all.
-#[test]
 fn as_many_vms_fit_as_without_ebbtide() {
     let (stock, ebbtide) = (vms_and_blocks("stock"), vms_and_blocks("ebbtide"));
     assert_eq!((stock.0, ebbtide.0), (2000, 2000), "{stock:?}, {ebbtide:?}");

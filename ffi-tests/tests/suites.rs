@@ -9,6 +9,16 @@ use std::sync::OnceLock;
 use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, release, scratch, source};
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, build_host, repository};
 
+ebbtide_ffi_tests::long! {
+    lpeg_passes_its_own_tests
+    cjson_passes_its_own_tests
+    lfs_passes_its_own_tests
+    zlib_passes_its_own_tests
+    iconv_passes_its_own_tests
+    luasocket_passes_its_own_tests
+    penlight_passes_its_own_tests
+}
+
 /// The sources of the suites, fetched if they are not there.
 fn folder() -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -236,12 +246,10 @@ fn pass(suite: &Suite, scripts: &[impl AsRef<str>]) {
     }
 }
 
-#[test]
 fn lpeg_passes_its_own_tests() {
     passes(&LPEG);
 }
 
-#[test]
 fn cjson_passes_its_own_tests() {
     let inside = folder().join("lua-cjson/tests");
     if !inside.join("utf8.dat").exists() {
@@ -250,27 +258,22 @@ fn cjson_passes_its_own_tests() {
     passes(&CJSON);
 }
 
-#[test]
 fn lfs_passes_its_own_tests() {
     passes(&LFS);
 }
 
-#[test]
 fn zlib_passes_its_own_tests() {
     passes(&ZLIB);
 }
 
-#[test]
 fn iconv_passes_its_own_tests() {
     passes(&ICONV);
 }
 
-#[test]
 fn luasocket_passes_its_own_tests() {
     SOCKET.iter().for_each(passes);
 }
 
-#[test]
 fn penlight_passes_its_own_tests() {
     pass(&PENLIGHT, &scripts_of_penlight());
 }

@@ -1,26 +1,38 @@
 //! Lua VMs on ebbtide, from `lua_newstate` to `lua_close`, after which the heap must hold nothing:
 //! the host program checks that, and these tests that it ends well.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use ebbtide_ffi_tests::{clean, finish, installed, scratch, under_valgrind};
 use ebbtide_runtimes as runtimes;
+use ebbtide_runtimes::others::{lua51, lua52, lua53, lua54, luajit_checked};
 use ebbtide_runtimes::{Runtime, build_host, repository};
 
-/// The host program for `runtime`, built with the others at its first use.
+ebbtide_ffi_tests::long! {
+    luajit_with_assertions_runs_the_workloads
+    luajit_runs_the_workloads_through_other_doors
+    luajit_with_assertions_runs_the_stress_scripts
+    luajit_with_assertions_survives_exhaustion
+    luajit_with_assertions_runs_while_memory_never_rests
+    luajit_runs_everything_interpreted
+    luajit_runs_under_valgrind
+    plain_lua_runs_the_stress_scripts
+}
+
+/// The host program for `runtime`, built at its first use.
 fn host(runtime: &Runtime) -> PathBuf {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        let folder = scratch("hosts");
-        for runtime in runtimes::ALL {
-            build_host(runtime, &installed().shared(), &folder.join(runtime.name))
-                .unwrap_or_else(|error| panic!("{error}"));
-        }
-        folder
-    });
-    folder.join(runtime.name)
+    static BUILT: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    let program = scratch("hosts").join(runtime.name);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if !built.contains(runtime.name) {
+        let library = installed().shared();
+        build_host(runtime, &library, &program).unwrap_or_else(|error| panic!("{error}"));
+        built.insert(runtime.name);
+    }
+    program
 }
 
 /// One of the scripts of `ffi-tests/lua`.
@@ -93,13 +105,11 @@ fn run_exhaustion(runtime: &Runtime, options: &[&str]) {
     }
 }
 
-#[test]
 fn luajit_with_assertions_runs_the_workloads() {
-    run_workloads(&runtimes::LUAJIT_CHECKED, &[]);
+    run_workloads(&luajit_checked(), &[]);
 }
 
 /// With memory given back in place, and on a heap that was attached before the script began.
-#[test]
 fn luajit_runs_the_workloads_through_other_doors() {
     for allocator in ["inplace", "attached"] {
         for (name, scale) in WORKLOADS {
@@ -136,22 +146,19 @@ fn a_library_that_is_no_allocator_is_refused() {
     assert!(!output.status.success() && said.contains("no functions peer_alloc"), "{said}");
 }
 
-#[test]
 fn luajit_with_assertions_runs_the_stress_scripts() {
-    run_stress(&runtimes::LUAJIT_CHECKED, &[]);
-    run(&runtimes::LUAJIT_CHECKED, &[], &stress("cdata.lua"), &["2"]);
+    run_stress(&luajit_checked(), &[]);
+    run(&luajit_checked(), &[], &stress("cdata.lua"), &["2"]);
 }
 
-#[test]
 fn luajit_with_assertions_survives_exhaustion() {
-    run_exhaustion(&runtimes::LUAJIT_CHECKED, &[]);
+    run_exhaustion(&luajit_checked(), &[]);
 }
 
 /// Free memory goes back at once, and the heap stands above its soft limit all the time.
-#[test]
 fn luajit_with_assertions_runs_while_memory_never_rests() {
     for script in STRESS.iter().chain(&["cdata.lua"]) {
-        let program = clean(host(&runtimes::LUAJIT_CHECKED));
+        let program = clean(host(&luajit_checked()));
         let mut command = on_ebbtide(program, &[], &stress(script), &["2"]);
         finish(command.env("EBBTIDE_DECAY_MS", "0").env("EBBTIDE_LIMIT_SOFT", "1m"));
     }
@@ -165,7 +172,6 @@ fn luajit_runs_everything_compiled() {
     run_exhaustion(&runtimes::LUAJIT, &["--jit", "on"]);
 }
 
-#[test]
 fn luajit_runs_everything_interpreted() {
     run_workloads(&runtimes::LUAJIT, &["--jit", "off"]);
     run_stress(&runtimes::LUAJIT, &["--jit", "off"]);
@@ -173,7 +179,6 @@ fn luajit_runs_everything_interpreted() {
     run_exhaustion(&runtimes::LUAJIT, &["--jit", "off"]);
 }
 
-#[test]
 fn luajit_runs_under_valgrind() {
     let mut program = under_valgrind();
     // LuaJIT reads strings a word at a time, past their ends but never past their blocks.
@@ -181,9 +186,8 @@ fn luajit_runs_under_valgrind() {
     finish(&mut on_ebbtide(program, &["--jit", "off"], &stress("smoke.lua"), &["reclaim"]));
 }
 
-#[test]
 fn plain_lua_runs_the_stress_scripts() {
-    for runtime in [runtimes::LUA51, runtimes::LUA52, runtimes::LUA53, runtimes::LUA54] {
+    for runtime in [lua51(), lua52(), lua53(), lua54()] {
         run(&runtime, &[], &stress("smoke.lua"), &["reclaim"]);
         run_stress(&runtime, &[]);
         run_exhaustion(&runtime, &[]);

@@ -31,8 +31,8 @@ extern "C" fn finish() {
     }
 }
 
-/// Ends the process at once, as in the C library. Daemons do, from signal handlers too, and
-/// children of a fork, which have nothing to tell.
+/// Ends the process at once, as in the C library. Daemons call it, from signal handlers too, and so
+/// do children of a fork, which have no VMs to report on.
 ///
 /// # Safety
 ///

@@ -9,31 +9,34 @@
 //! | `lua_newstate`                        | when LuaJIT's own allocator is asked for         |
 //! | `epoll_wait`, `epoll_pwait`, `poll`,  | once there is a VM on a heap, and the wait may   |
 //! | `__poll_chk`, `select`                | take time                                        |
-//! | `sigaction`, `signal`, `sysv_signal`, | where a report is asked for: the program is told |
-//! | `__sysv_signal`, `sigset`             | nothing of our handler, and has its own          |
+//! | `sigaction`, `signal`, `sysv_signal`, | where a report is asked for: the program reads   |
+//! | `__sysv_signal`, `sigset`             | its own handler back, not ours                   |
 //! | `dlclose`                             | to note that a LuaJIT is closed again            |
 //! | `_exit`, `_Exit`                      | where a report is asked for                      |
 //!
 //! By the symbol `ebb_preload_is_here` the allocator knows that this library is in the process.
 //!
-//! Everything else goes straight to the function behind. The allocator itself, `libebbtide.so`, is
+//! Other calls go straight to the real function. The allocator itself, `libebbtide.so`, is
 //! loaded from the folder of this library when the first VM is made: a program without LuaJIT never
 //! sees it, and pays for a constructor that looks up a few functions.
 //!
-//! | module          | knows                                                             |
+//! Each module uses only those above its row, which `tests/house.rs` checks:
+//!
+//! | module          | holds                                                             |
 //! |-----------------|-------------------------------------------------------------------|
 //! | `text`          | a line of text without allocating                                 |
+//! | `system`        | the number of this process, and the clock                         |
 //! | `elf_objects`   | what is loaded, and which symbols that offers                     |
 //! | `sigpipe`       | a write to a pipe without a reader, without the signal            |
 //! | `fd`            | which file a descriptor leads to, and a write that waits for room |
 //! | `report_signal` | the signals on which a report can be asked for                    |
 //! | `switch`        | what a switch in the environment takes                            |
 //! | `settings`      | what the environment asks for                                     |
-//! | `real`          | the functions that are taken over, as the program would find them |
 //! | `log`           | where standard error was when the program began                   |
+//! | `real`          | the functions that are taken over, as the program would find them |
 //! | `library`       | `libebbtide.so`                                                   |
+//! | `why`           | why no VM was taken over                                          |
 //! | `newstate`      | which VMs are taken over                                          |
-//! | `why`           | why none was                                                      |
 //! | `signals`       | reports on signals, of which the program notices nothing          |
 //! | `sliced_wait`   | a wait in slices, between which heaps exhale                      |
 //! | `interpose`     | the functions that wait                                           |
@@ -63,6 +66,7 @@ mod signals;
 mod sigpipe;
 mod sliced_wait;
 mod switch;
+mod system;
 mod text;
 mod why;
 

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use crate::settings::Settings;
 use crate::text::Text;
-use crate::{log, settings};
+use crate::{log, settings, system};
 
 /// `ebb_preload_newstate`.
 type Newstate = unsafe extern "C" fn(*mut c_void, *mut c_void) -> *mut c_void;
@@ -28,7 +28,7 @@ const NAMES: [&[u8]; 2] =
 
 /// The loader's handle. Null until there is one; it is never closed.
 static HANDLE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-/// It was tried, and not found: for each VM again would be in vain.
+/// Loading it has failed, and is not tried again for each VM.
 static MISSING: AtomicBool = AtomicBool::new(false);
 /// [`Idle`], from the first VM on.
 static IDLE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
@@ -36,7 +36,7 @@ static IDLE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 static REPORT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 /// The process that made the last VM.
 static MADE_BY: AtomicI32 = AtomicI32::new(0);
-/// The library was told where lines go.
+/// The library knows where lines go.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
 /// What does the due work; none as long as no VM was made.
@@ -48,7 +48,7 @@ pub(crate) fn idle() -> Option<Idle> {
     unsafe { transmute(idle) }
 }
 
-/// Makes a VM on a heap of its own with these functions of a Lua. If there is none, `why` says why.
+/// Makes a VM on a heap of its own with these functions of a Lua. Null on failure: then `why` says why.
 ///
 /// # Safety
 ///
@@ -86,7 +86,7 @@ pub(crate) unsafe fn newstate(
         match vm.is_null() {
             true => why.push(CStr::from_ptr(strerror(0)).to_bytes()),
             false => {
-                MADE_BY.store(log::process(), Ordering::Relaxed);
+                MADE_BY.store(system::process(), Ordering::Relaxed);
                 REPORT.store(report, Ordering::Release);
                 IDLE.store(idle, Ordering::Release);
             }
@@ -100,18 +100,18 @@ pub(crate) fn has_vms() -> bool {
     !IDLE.load(Ordering::Acquire).is_null()
 }
 
-/// Whether this process has made VMs, not one that it was forked from.
+/// Whether this process itself has made VMs, not only one that it was forked from.
 pub(crate) fn made_vms_here() -> bool {
-    MADE_BY.load(Ordering::Relaxed) == log::process()
+    MADE_BY.load(Ordering::Relaxed) == system::process()
 }
 
-/// Has each VM that is still open tell what it holds. The thread is in none of them.
+/// Reports what each VM that is still open holds. The thread must run none of them.
 pub(crate) fn report() {
     report_by(1);
 }
 
-/// Has each VM that is open tell what it was last seen to hold; returns how many there are. Signal
-/// handlers may.
+/// Reports what each VM that is open was last seen to hold. Returns the number of VMs. Signal handlers
+/// may call it.
 pub(crate) fn report_last_seen() -> c_int {
     report_by(0)
 }
@@ -206,7 +206,7 @@ pub(crate) fn start() {
         return;
     }
     let room = STARTED_IN.0.get();
-    // SAFETY: there is room for that many bytes, and nobody reads them yet.
+    // SAFETY: there is room for that many bytes; `STARTED_IN_IS_KNOWN` is not set, so no one reads.
     let found = unsafe { libc::getcwd(room.cast(), 4096) };
     STARTED_IN_IS_KNOWN.store(!found.is_null(), Ordering::Release);
 }

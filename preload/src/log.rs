@@ -1,10 +1,9 @@
-//! What is said, and where: on the standard error that the program began with.
+//! Lines for the user, on the standard error that the program began with.
 //!
 //! Later a program has often closed it, and another file may stand in its place: a database, opened
 //! as descriptor 2. So the constructor notes which file standard error leads to, and a line is
 //! written only to a descriptor that still leads there. Where lines are asked for, the constructor
-//! keeps a descriptor of its own besides. A program that begins without a standard error is told
-//! nothing.
+//! also keeps a descriptor of its own. Without a standard error at the beginning, no line is written.
 //!
 //! The last lines of a process that stops for a bug may also go to a log that has become descriptor
 //! 2, and they wait for the reader of a full pipe: `libebbtide.so` does the same without this
@@ -15,13 +14,12 @@
 use core::ffi::{c_char, c_int};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use libc::iovec;
+use libc::{iovec, timespec};
 
 use crate::fd::{file_of, is_log, write_last};
-use crate::real::POLL;
 use crate::settings::{self, Settings};
 use crate::sigpipe;
-use crate::sliced_wait::now_ns;
+use crate::system::{now_ns, process};
 
 /// Whether the one line of this process is still to be said.
 static WANTED: AtomicBool = AtomicBool::new(false);
@@ -88,12 +86,6 @@ fn look() {
         }
         None => STANDARD.store(CLOSED, Ordering::Release),
     }
-}
-
-/// The number of this process.
-pub(crate) fn process() -> c_int {
-    // SAFETY: always sound.
-    unsafe { libc::getpid() }
 }
 
 /// Whether this is the process that began, and no fork of it.
@@ -204,8 +196,8 @@ impl<'parts> LogLine<'parts> {
         }
     }
 
-    /// Writes the line in one piece to the standard error of the beginning, if that is still there
-    /// and somebody reads it. Whether it was written.
+    /// Writes the line in one piece to the standard error of the beginning, if that is still there and
+    /// has a reader. Returns whether it was written.
     fn write(self) -> bool {
         let kept = KEPT.load(Ordering::Relaxed);
         let mut descriptors = [kept, libc::STDERR_FILENO].into_iter();
@@ -254,16 +246,18 @@ fn is_first(descriptor: c_int) -> bool {
     STANDARD.load(Ordering::Acquire) == OPEN && file_of(descriptor) == Some(file)
 }
 
-/// Whether a descriptor takes a line, now or within [`patience_ms`]. A pipe that nobody reads would
-/// end the program by SIGPIPE, and one that is full would stop it.
+/// Whether a descriptor takes a line, now or within [`patience_ms`]. A pipe without a reader would end
+/// the program by SIGPIPE, and a full one would stop it.
 fn takes_a_line(descriptor: c_int) -> bool {
     let mut asked = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
-    let poll = POLL.get();
-    // SAFETY: one descriptor to look at.
-    let mut ready = unsafe { poll(&mut asked, 1, 0) };
+    let mut poll = |ms: c_int| {
+        let timeout = timespec { tv_sec: 0, tv_nsec: i64::from(ms) * 1_000_000 };
+        // SAFETY: one descriptor to look at. `ppoll` is not one of the functions taken over.
+        unsafe { libc::ppoll(&mut asked, 1, &timeout, core::ptr::null()) }
+    };
+    let mut ready = poll(0);
     if ready == 0 {
-        // SAFETY: as above.
-        ready = unsafe { poll(&mut asked, 1, patience_ms()) };
+        ready = poll(patience_ms());
     }
     ready == 1 && asked.revents & libc::POLLOUT != 0 && asked.revents & libc::POLLERR == 0
 }

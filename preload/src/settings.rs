@@ -5,17 +5,17 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::log;
 use crate::report_signal;
 use crate::switch;
+use crate::system;
 use crate::text::Text;
 
 /// What the environment asks for. An empty variable counts as unset.
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
-    /// Say what was taken over, or why nothing.
+    /// Log what was taken over, or why nothing was.
     pub(crate) verbose: bool,
-    /// Tell what each VM holds.
+    /// Report what each VM holds.
     pub(crate) report: bool,
     /// The signal to report on while the program runs; 0: none.
     pub(crate) report_signal: c_int,
@@ -35,7 +35,7 @@ unsafe impl<T> Sync for Room<T> {}
 static SETTINGS: Room<Settings> = Room(UnsafeCell::new(NONE));
 /// The options of the heap that are set, as `NAME=VALUE`, with a space between two.
 static OPTIONS: Room<Text> = Room(UnsafeCell::new(Text::new()));
-/// What to say of values that the variables below do not take, and that count as unset.
+/// Messages about values that the variables below do not take, and that count as unset.
 static WRONG: [Room<Text>; 3] = [const { Room(UnsafeCell::new(Text::new())) }; 3];
 static KNOWN: AtomicBool = AtomicBool::new(false);
 
@@ -68,7 +68,7 @@ pub(crate) fn options() -> &'static [u8] {
     text(&OPTIONS)
 }
 
-/// What to say of values that are not taken, a line each.
+/// Messages about values that are not taken, a line each.
 pub(crate) fn wrong() -> impl Iterator<Item = &'static [u8]> {
     WRONG.iter().map(text).filter(|line| !line.is_empty())
 }
@@ -89,7 +89,7 @@ fn text(room: &'static Room<Text>) -> &'static [u8] {
 /// Reads the environment. Called once, by the constructor.
 pub(crate) fn start() -> Settings {
     let [verbose, report, signal] = &WRONG;
-    // SAFETY: one thread, which has each of the texts once, and nobody reads before `KNOWN`.
+    // SAFETY: one thread, which has each of the texts once; `KNOWN` is not set, so no one reads.
     let (verbose, report, signal) =
         unsafe { (&mut *verbose.0.get(), &mut *report.0.get(), &mut *signal.0.get()) };
     let report_signal = read(
@@ -108,7 +108,7 @@ pub(crate) fn start() -> Settings {
         report_signal,
         is_named: names_this_process(c"_EBBTIDE_RUN"),
     };
-    // SAFETY: one thread, and nobody reads before `KNOWN`.
+    // SAFETY: one thread; `KNOWN` is not set, so no one reads.
     unsafe {
         *SETTINGS.0.get() = settings;
         note_options(&mut *OPTIONS.0.get());
@@ -121,7 +121,7 @@ pub(crate) fn start() -> Settings {
 
 /// Adds the options of the heap that are set.
 fn note_options(options: &mut Text) {
-    // SAFETY: the C library's own list, which nobody changes before the program begins.
+    // SAFETY: the C library's own list, which does not change before the program begins.
     let mut next = unsafe { environ };
     // SAFETY: as above; the list ends in a null pointer, and is null itself when it is empty.
     while let Some(variable) = unsafe { next.as_ref() }.filter(|variable| !variable.is_null()) {
@@ -142,7 +142,7 @@ fn is_option(variable: &[u8]) -> bool {
     name.starts_with(b"EBBTIDE_") && !value.is_empty() && !OWN.contains(&name)
 }
 
-/// The meaning of a variable that is set. What to say of a value that has none goes into `wrong`.
+/// The meaning of a variable that is set. A message about a value without one goes into `wrong`.
 fn read<T>(
     variable: &CStr,
     meaning: impl Fn(&[u8]) -> Option<T>,
@@ -163,7 +163,7 @@ fn read<T>(
 /// Whether a variable has the number of this process for its value.
 fn names_this_process(variable: &CStr) -> bool {
     let number = value_of(variable).and_then(|value| value.to_str().ok()?.parse().ok());
-    number == Some(log::process())
+    number == Some(system::process())
 }
 
 /// The value of a variable that is not empty.

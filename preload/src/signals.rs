@@ -1,7 +1,7 @@
 //! Reports on signals: on the one that the user has chosen, and on SIGTERM.
 //!
-//! The program must not notice. What it does with a signal it asks for through the functions here,
-//! and the answer is what it would have had without this library:
+//! The program must not notice. It sets what a signal does through the functions here, and reads back
+//! what it would read without this library:
 //!
 //! | the program's action  | what the kernel gets      | what happens                             |
 //! |-----------------------|---------------------------|------------------------------------------|
@@ -26,7 +26,7 @@ use libc::{SIG_DFL, SIG_IGN, sigaction as Action, siginfo_t, sigset_t};
 
 use crate::real::{SIGACTION, SIGNAL, SIGSET, SYSV_SIGNAL, SYSV_SIGNAL_RESERVED, SignalFunction};
 use crate::settings::Settings;
-use crate::sliced_wait::now_ns;
+use crate::system::now_ns;
 use crate::{library, log, report_signal, settings, why};
 
 type Handler = unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
@@ -40,7 +40,7 @@ static TERM_REPORTED_AT_NS: AtomicU64 = AtomicU64::new(0);
 /// An end within this time after SIGTERM is the answer to SIGTERM: a second report would repeat the
 /// first. A program that lives longer has survived the signal, and its end is news.
 const SURVIVED_NS: u64 = 1_000_000_000;
-/// It was said that the chosen signal is not answered.
+/// The line that the chosen signal brings no report was written.
 static SAID: AtomicBool = AtomicBool::new(false);
 
 /// A report where another copy of the library has the heaps.
@@ -252,7 +252,7 @@ fn say_unanswered(signal: c_int, why: &[u8]) {
     }
 }
 
-/// Sets what a signal does, and tells what it did, as in the C library.
+/// Sets what a signal does, and returns what it did, as in the C library.
 ///
 /// # Safety
 ///
@@ -276,11 +276,11 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Action, old: *mut 
         });
         let result = real(signal, changed.as_ref().map_or(ptr::null(), ptr::from_ref), old);
         if let Some(old) = old.as_mut().filter(|_| result == 0) {
-            let told = for_program(old.sa_sigaction);
-            if told == SIG_DFL && old.sa_sigaction != SIG_DFL {
+            let seen = for_program(old.sa_sigaction);
+            if seen == SIG_DFL && old.sa_sigaction != SIG_DFL {
                 old.sa_flags = 0;
             }
-            old.sa_sigaction = told;
+            old.sa_sigaction = seen;
         }
         result
     }

@@ -1,10 +1,10 @@
 //! A wait in slices: between them, heaps that belong to the waiting thread exhale, and the garbage
 //! of its idle VMs is collected in steps.
 //!
-//! What is ready waits for nobody: each of the functions that wait looks with a timeout of zero
-//! first, and begins a [`Wait`] when there is nothing. From then on the thread's signals are held
-//! back but while it sleeps, as `ppoll` does it: one that comes while a heap exhales interrupts the
-//! next slice, as it would have interrupted the one wait that the program asked for.
+//! Each of the functions that wait first looks with a timeout of zero, so that what is ready is
+//! returned at once. It begins a [`Wait`] when nothing is ready. From then on the thread's signals
+//! are held back except while it sleeps, as `ppoll` does it: a signal that comes while a heap exhales
+//! interrupts the next slice, as it would have interrupted the one wait that the program asked for.
 
 use core::ffi::c_int;
 use core::mem::MaybeUninit;
@@ -14,6 +14,7 @@ use libc::{sigset_t, timespec};
 
 use crate::library::Idle;
 use crate::signals;
+use crate::system::now_ns;
 
 /// Microseconds that heaps may exhale for, and that a step of a collection may take, before the
 /// descriptors are looked at again.
@@ -69,16 +70,6 @@ impl Deadline {
     }
 }
 
-pub(crate) fn now_ns() -> u64 {
-    let mut time = MaybeUninit::<timespec>::zeroed();
-    // SAFETY: there is room for the answer, whose fields may all be zero; each Linux has it.
-    let time = unsafe {
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
-        time.assume_init()
-    };
-    Nanoseconds::from_parts(time.tv_sec as u64, time.tv_nsec as u64).0
-}
-
 /// The next slice of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slice {
@@ -132,7 +123,7 @@ impl Wait {
         Wait { idle, end, slice, mask_before, report, mask_asleep: mask_before }
     }
 
-    /// Has heaps exhale; then tells how long to sleep.
+    /// Lets heaps exhale. Returns how long to sleep.
     pub(crate) fn next(&mut self) -> Slice {
         // SAFETY: errno is this thread's; the function has no conditions.
         let due_ms = unsafe {

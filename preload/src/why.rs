@@ -37,7 +37,7 @@ impl Note {
 
     fn write(&self, path: &[u8], reason: &'static [u8]) {
         if !self.claimed.swap(true, Ordering::AcqRel) {
-            // SAFETY: the claim is this thread's, and nobody reads yet.
+            // SAFETY: the claim is this thread's; `is_known` is not set, so no one reads.
             unsafe {
                 (*self.path.get()).push(path);
                 *self.reason.get() = reason;
@@ -88,7 +88,7 @@ pub(crate) fn other_ebbtide() -> Option<&'static [u8]> {
     OTHER_EBBTIDE.read().map(|(path, _)| path)
 }
 
-/// Says why no VM was taken over, if somebody asked, or has set options that then had no effect.
+/// Logs why no VM was taken over, if that is asked for, or if options are set that had no effect.
 pub(crate) fn say_why_none(settings: &Settings) {
     let asked = log::is_wanted() || settings.report && settings.is_named;
     // Another copy of the library takes the options, too.
@@ -186,10 +186,10 @@ fn reason(object: &Object<'_>) -> &'static [u8] {
 /// That of the function of the same name in the C library.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn dlclose(handle: *mut c_void) -> c_int {
-    let somebody_asks = log::is_wanted()
+    let is_asked_for = log::is_wanted()
         || settings::get().report && settings::get().is_named
         || !settings::options().is_empty();
-    if somebody_asks && CLOSED.is_free() && !library::has_vms() {
+    if is_asked_for && CLOSED.is_free() && !library::has_vms() {
         let mut is_program = true;
         elf_objects::walk(|object| {
             let found = !is_program && is_luajit(object);

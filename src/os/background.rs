@@ -75,8 +75,8 @@ static LIST: Part = Part {
 /// The thread is woken when it is due earlier than it would wake by itself, by more than this. It
 /// saves wake-ups when each of many heaps has news.
 const SLACK_US: u64 = 100_000;
-/// The thread looks every 5 s whether it is the last of the process. It does not wake for that alone
-/// where it wakes twice as often anyway.
+/// The thread looks every 5 s whether it is the last of the process. It does not wake for that
+/// alone where it wakes twice as often anyway.
 const LOOK_AROUND_US: u64 = 5_000_000;
 /// Enough for the thread's few frames and for what C libraries keep on a stack for themselves.
 const STACK: usize = 256 << 10;

@@ -14,10 +14,10 @@
 //!
 //! Nobody tells the thread that a heap's own thread has gone to sleep. It has to wake to see that,
 //! and while the heap works it wakes in vain: the slow path returns what is due. So a heap at work
-//! is visited four times in 5 s, and all such heaps at the same time. Where [`MUCH`] will be due,
+//! is visited every 1.1 s, and all such heaps at the same time. Where [`MUCH`] will be due,
 //! that would be too late if the program slept. The visit then comes early, after an eighth of a
 //! second. An early visit pays when the program does sleep. If the work went on, the next early
-//! visits come later, and not at all after three, until 20 s have passed or the work has ended. So
+//! visits come later, and not at all after three, until 40 s have passed or the work has ended. So
 //! the thread wakes less than once a second, early visits included.
 //!
 //! The heap takes note of what was returned when its own thread looks next. The policy then counts
@@ -44,7 +44,7 @@ const HOST_US: u64 = 1_000_000;
 /// A forecast that is younger than this comes from a heap that is at work.
 const AT_WORK_US: u64 = 250_000;
 /// Heaps at work are visited at multiples of this time, all of them by one wake-up.
-const VISIT_EVERY_US: u64 = 1_250_000;
+const VISIT_EVERY_US: u64 = 1_100_000;
 /// The time between two such visits to a heap, at least. A heap counts as one at work for
 /// [`AT_WORK_US`] after its work has ended, and what is left then is due 1.5 s after that: the next
 /// visit is not later than this.
@@ -54,7 +54,7 @@ const VISIT_FOR_MUCH_US: u64 = 125_000;
 /// 8 MiB.
 pub(super) const MUCH: Pages = Pages(2048);
 /// How long an early visit that did not pay is remembered.
-const UNPAID_US: u64 = 20_000_000;
+const UNPAID_US: u64 = 40_000_000;
 /// So many of them are remembered: then no visit comes early.
 const UNPAID_MOST: u64 = 3;
 /// When no forecast was left for this time, the work has ended.
@@ -182,13 +182,18 @@ impl<S: Os> Heap<S> {
         [falls_us, search_us].into_iter().flatten().min()
     }
 
-    /// Whether the background thread may come at once, or nearly so, to return what is due.
+    /// Whether the background thread comes to this heap, and waits for no host.
+    pub(super) fn background_comes(&self) -> bool {
+        let shown_us = self.hooks.clock.shown_us.unwrap_or_default();
+        let has_host = self.hooks.background.has_host(shown_us);
+        self.watch().is_on() && !(has_host && self.options.get(Key::Background) == AUTO)
+    }
+
+    /// Whether it may come at once, or nearly so, to return what is due.
     pub(super) fn background_comes_soon(&self) -> bool {
         let Some(shown_us) = self.hooks.clock.shown_us else { return false };
-        let background = &self.hooks.background;
-        let is_alone = self.options.get(Key::Background) != AUTO || !background.has_host(shown_us);
-        is_alone
-            && shown_us >= background.none_until_us
+        self.background_comes()
+            && shown_us >= self.hooks.background.none_until_us
             && rested_us(self.watch(), self.due()) <= shown_us + VISIT_FOR_MUCH_US
     }
 

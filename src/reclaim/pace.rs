@@ -13,7 +13,7 @@
 //!   time between two readings of the clock, so that it is one step where operations are frequent:
 //!   a look that took long is followed by a pause, and not by one that takes as long. It is one
 //!   step, too, where the background thread comes soon: that thread does the rest, but for pages
-//!   outside of the heap.
+//!   outside of the heap and a search for holes that a look has begun.
 //!
 //! So what is due goes back at some hundred MB a second from ten operations a second on, and in
 //! proportion to their rate below. By default, where the kernel takes 150 µs for 1 MB:
@@ -177,12 +177,14 @@ impl<S: Os> Heap<S> {
     }
 
     /// Whether the background thread does the rest: all that is not much, and what is if it comes
-    /// soon and keeps up.
+    /// soon and keeps up. It goes on with no search that the heap's own thread has begun.
     fn is_left_to_background(&mut self, now_us: u64) -> bool {
         let is_much = self.due() >= MUCH;
         let pace = &mut self.hooks.pace;
         pace.much_since_us = is_much.then_some(pace.much_since_us.unwrap_or(now_us));
         let keeps_up = pace.much_since_us.is_none_or(|since_us| now_us < since_us + LEAVE_US);
-        self.watch().is_on() && keeps_up && (!is_much || self.background_comes_soon())
+        let is_searching = self.hooks.search.is_some() || self.hooks.decision.holes;
+        let is_left = self.background_comes() && !is_searching && keeps_up;
+        is_left && (!is_much || self.background_comes_soon())
     }
 }

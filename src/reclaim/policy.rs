@@ -22,7 +22,7 @@
 //!   returning the difference each time would cost more than a hundredth of the time; what was
 //!   needed again within a second of being returned, if that did; and while demand climbs back
 //!   that fast, twice what it has climbed. All are believed for a while, and only as long as the
-//!   heap is busy.
+//!   heap is busy; what was needed again, only as long as as much memory changes hands.
 //! - **Cap.** `retain_max`, and for the floor also twice the mean demand, so that a rare spike does
 //!   not hold memory for the next one.
 //!
@@ -64,6 +64,10 @@ const WORTH_MIN: Pages = Pages(64);
 /// that a swing will need, are no activity: a timer that moves 20 pages a second must not keep what
 /// a swing needed.
 const ACTIVITY_MIN: Pages = Pages(16);
+/// What was premature is needed again, and holes are filled again, as long as one page for this many
+/// of them changes hands in an epoch: as many as they are in `decay_us`. A heap that works lightly
+/// is busy, but needs neither.
+const NEEDED_SHARE: u32 = 8;
 /// After a fall, new blocks are packed for this many times `decay_us`.
 const PACKING_DECAYS: u64 = 10;
 /// While demand climbs back fast, this many times what it has climbed is kept for what it will
@@ -181,8 +185,9 @@ impl Policy {
     /// Takes note that a search of all spans for holes has ended: pages that it returned.
     pub(crate) fn note_holes(&mut self, settings: &Settings, returned: Pages) {
         self.conclude(settings);
-        let at_rest = self.state.is_at_rest(settings, self.observation.now_us);
-        self.state.holes.note_search(&self.observation, at_rest, returned);
+        let filled_us = self.observation.now_us - self.state.filling.last_us;
+        let is_idle = filled_us >= holes::IDLE_EPOCHS * epoch_us(settings.decay_us);
+        self.state.holes.note_search(&self.observation, is_idle, returned);
     }
 
     /// Takes note that free pages were returned.
@@ -215,7 +220,7 @@ impl Policy {
         let (state, observation) =
             (seen.state.after(settings, &seen.observation), &seen.observation);
         let dirty = observation.dirty;
-        let holes_us = state.holes.next(settings.decay_us, observation, state.active_us);
+        let holes_us = state.holes.next(settings.decay_us, observation, state.filling.last_us);
         let grown_us = state.demand_levels.grown_us() + state.growing_us(settings);
         let idle_after_us = idle::goes_after_us(settings, observation.used, dirty);
         let idle_after_us = idle_after_us.unwrap_or(u64::MAX);
@@ -288,11 +293,32 @@ struct PolicyState {
     used: Pages,
     mean_used: f64,
     mean_span_us: u64,
-    /// When the heap was busy last.
-    active_us: u64,
+    /// When the heap was busy; so busy that it needs what was premature; or that it fills holes.
+    active: Activity,
+    needing: Activity,
+    filling: Activity,
+}
+
+/// When many pages changed hands.
+#[derive(Clone, Copy, Debug, Default)]
+struct Activity {
+    last_us: u64,
     /// Pages that changed hands since a time within the last epoch.
     moved: Pages,
-    moved_since_us: u64,
+    since_us: u64,
+}
+
+impl Activity {
+    /// Takes note of pages that changed hands. As many as `least` in an epoch are many.
+    fn note(&mut self, epoch_us: u64, now_us: u64, moved: Pages, least: Pages) {
+        if now_us >= self.since_us + epoch_us {
+            *self = Activity { moved: Pages::ZERO, since_us: now_us, ..*self };
+        }
+        self.moved = self.moved.saturating_add(moved);
+        if self.moved >= least.max(ACTIVITY_MIN) {
+            *self = Activity { last_us: now_us, moved: Pages::ZERO, ..*self };
+        }
+    }
 }
 
 impl PolicyState {
@@ -332,20 +358,12 @@ impl PolicyState {
     }
 
     fn note_activity(&mut self, epoch_us: u64, observation: &Observation) {
-        if observation.now_us >= self.moved_since_us + epoch_us {
-            self.moved_since_us = observation.now_us;
-            self.moved = Pages::ZERO;
-        }
-        self.moved = self.moved.saturating_add(observation.moved);
-        let expected = self
-            .demand_levels
-            .expected(observation.now_us)
-            .saturating_sub(observation.used)
-            .max(observation.dirty);
-        if self.moved >= ACTIVITY_MIN.max(Pages(expected.0 / 64)) {
-            self.moved = Pages::ZERO;
-            self.active_us = observation.now_us;
-        }
+        let Observation { now_us, used, dirty, sparse, moved, .. } = *observation;
+        let expected = self.demand_levels.expected(now_us).saturating_sub(used).max(dirty);
+        self.active.note(epoch_us, now_us, moved, Pages(expected.0 / 64));
+        let needed = self.premature.at(now_us).min(dirty);
+        self.needing.note(epoch_us, now_us, moved, Pages(needed.0 / NEEDED_SHARE));
+        self.filling.note(epoch_us, now_us, moved, Pages(sparse.0 / NEEDED_SHARE));
     }
 
     fn decision(&self, settings: &Settings, observation: &Observation) -> Decision {
@@ -353,7 +371,7 @@ impl PolicyState {
         let keep = self.keep_after(settings, observation, observation.dirty, 0);
         let (floor, reason) = self.floor_at(settings, observation, now_us);
         let trend = self.trend_at(settings, observation, now_us);
-        let holes_us = self.holes.next(settings.decay_us, observation, self.active_us);
+        let holes_us = self.holes.next(settings.decay_us, observation, self.filling.last_us);
         let holes = trend != Trend::Growing && holes_us.is_some_and(|at_us| at_us <= now_us);
         let kept = observation.dirty.min(keep);
         let next_us = self.next_change(settings, observation, kept, holes_us);
@@ -414,7 +432,7 @@ impl PolicyState {
     }
 
     fn idle_epochs(&self, settings: &Settings, at_us: u64) -> u64 {
-        (at_us - self.active_us) / epoch_us(settings.decay_us)
+        (at_us - self.active.last_us) / epoch_us(settings.decay_us)
     }
 
     fn floor_at(
@@ -426,19 +444,23 @@ impl PolicyState {
         if observation.over_limit {
             return (Pages::ZERO, Reason::Limit);
         }
+        let most = FLOOR_PER_MEAN * self.mean_at(at_us).max(f64::from(observation.used.0));
+        let most = Pages(most as u32);
         let swing = self.demand_levels.expected(at_us).saturating_sub(observation.used);
-        let (learned, reason) = match self.premature.at(at_us) {
-            premature if premature > swing => (premature, Reason::PrematurePurge),
-            _ => (swing, Reason::Swing),
+        let needless_epochs = (at_us - self.needing.last_us) / epoch_us(settings.decay_us);
+        let premature = decayed(self.premature.at(at_us).min(most), needless_epochs);
+        let (learned, reason) = if premature > swing {
+            (premature, Reason::PrematurePurge)
+        } else {
+            (swing, Reason::Swing)
         };
         let climb =
             Pages(self.demand_levels.climbed(at_us, self.growing_us(settings)).0 * CLIMBS_AHEAD);
         let (learned, reason) =
             if climb > learned { (climb, Reason::Climb) } else { (learned, reason) };
-        let most = FLOOR_PER_MEAN * self.mean_at(at_us).max(f64::from(observation.used.0));
         let learned = match settings.decay_us {
             0 => Pages::ZERO,
-            _ => decayed(learned.min(Pages(most as u32)), self.idle_epochs(settings, at_us)),
+            _ => decayed(learned.min(most), self.idle_epochs(settings, at_us)),
         };
         let (floor, reason) = if learned > settings.retain {
             (learned, reason)

@@ -64,8 +64,8 @@ impl PreviousAllocator {
 
     /// What it holds.
     pub(super) fn usage(&self) -> PreviousUsage {
-        // SAFETY: `attach` has recognised the heap, whose segments are LuaJIT's allocator's own, and
-        // only this thread, which has the VM, calls that allocator.
+        // SAFETY: `attach` has recognised the heap, whose segments are LuaJIT's allocator's own,
+        // and only this thread, which has the VM, calls that allocator.
         let reserved = unsafe { self.heap.reserved(&Kernel) };
         let resident = self.resident.min(reserved);
         PreviousUsage {
@@ -86,9 +86,9 @@ impl PreviousAllocator {
         self.schedule.next_us(|| Kernel.now_us())
     }
 
-    /// Gives free pages back, until the deadline if there is one. At the end of a pass that the host
-    /// has asked for, the kernel is asked what is left resident. A heap that does not add up is left
-    /// alone.
+    /// Gives free pages back, until the deadline if there is one. At the end of a pass that the
+    /// host has asked for, the kernel is asked what is left resident. A heap that does not add up
+    /// is left alone.
     pub(super) fn give_back(
         &mut self,
         reason: ForeignReason,

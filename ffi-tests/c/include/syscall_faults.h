@@ -159,7 +159,7 @@ static int faults_refuse(enum fault_call call)
 }
 
 /* What a refused call returns that could have returned 0. */
-static inline int refuse_call(void)
+static inline int refused_result(void)
 {
   return faults.silent ? 0 : -1;
 }
@@ -255,7 +255,7 @@ int __wrap_munmap(void *at, size_t bytes)
 int __wrap_mprotect(void *at, size_t bytes, int access)
 {
   notify_stop();
-  return faults_refuse(CALL_MPROTECT) ? refuse_call()
+  return faults_refuse(CALL_MPROTECT) ? refused_result()
                                        : __real_mprotect(at, bytes, access);
 }
 
@@ -271,7 +271,7 @@ static int faulty_madvise(void *at, size_t bytes, int advice)
       bytes += FAULTS_PAGE;
     }
   }
-  return faults_refuse(CALL_MADVISE) ? refuse_call()
+  return faults_refuse(CALL_MADVISE) ? refused_result()
                                       : __real_madvise(at, bytes, advice);
 }
 

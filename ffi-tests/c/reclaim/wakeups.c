@@ -9,8 +9,8 @@
 /* The thread learns in the first seconds that the program does not sleep. */
 #define WARM_UP_MS 3000
 #define WINDOW_MS 5000
-/* Four in 5 s, and two for an early visit in some of them. A wake-up that waits
- * for a lock of the kernel counts twice. */
+/* One in 1.1 s, and some for an early visit in 40 s. A wake-up that waits for a
+ * lock of the kernel counts twice. */
 #define APART_MS 1000
 
 /* What a request uses, in blocks of 2 KB: 100 MB. */
@@ -138,6 +138,7 @@ static void wakes_seldom(const void *which)
     is_seldom = before * APART_MS <= lasted;
     printf("%s: %" PRIu64 " wake-ups in %" PRIu64 " ms\n", service->name,
            before, lasted);
+    fflush(stdout);
   }
   CHECK(is_seldom);
 

@@ -45,12 +45,14 @@ impl Course {
         phase.unwrap_or_else(|| panic!("there is no phase {name}: {:?}", self.phases)).0
     }
 
-    /// Each phase with when it began and what was held then, a line each.
+    /// Each phase with when it began and what was held then, a line each. Not those that only say how
+    /// far a loop is.
     pub fn summary(&self) -> String {
         let phase = |(at_s, name): &(f64, String)| {
             format!("{name} at {at_s:.2} s: {:.1} MB\n      ", self.mb_at(*at_s))
         };
-        let phases: String = self.phases.iter().map(phase).collect();
+        let is_named = |phase: &&(f64, String)| !phase.1.starts_with("turn ");
+        let phases: String = self.phases.iter().filter(is_named).map(phase).collect();
         let rest_s = self.start_of("rest");
         let rest = (0..16).map(|quarter| rest_s + f64::from(quarter) / 4.0);
         let rest: Vec<String> = rest.map(|at_s| format!("{:.0}", self.mb_at(at_s))).collect();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::course::{Course, Sample};
 use crate::ports::free_port;
+use crate::processes::{Held, held_mb, processes};
 
 /// Time between two looks at the program's memory.
 const EVERY: Duration = Duration::from_millis(50);
@@ -211,36 +212,6 @@ fn signal(name: &str, processes: &[u32]) {
     let _ = Command::new("kill").args(["-s", name]).args(numbers).stderr(Stdio::null()).status();
 }
 
-/// A process and all that it started.
-fn processes(first: u32) -> Vec<u32> {
-    let mut all = vec![first];
-    let mut next = 0;
-    while next < all.len() {
-        let threads = fs::read_dir(format!("/proc/{}/task", all[next])).into_iter().flatten();
-        for thread in threads.flatten() {
-            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        }
-        next += 1;
-    }
-    all
-}
-
-/// What a program and its children hold, in MB: proportional and resident.
-fn held_mb(first: u32) -> (f64, f64) {
-    let mut held = (0.0, 0.0);
-    for process in processes(first) {
-        let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
-        let mb = |name: &str| -> f64 {
-            let kb = text.lines().find_map(|line| line.strip_prefix(name));
-            let kb = kb.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-            kb.unwrap_or(0.0) / 1024.0
-        };
-        held = (held.0 + mb("Pss:"), held.1 + mb("Rss:"));
-    }
-    held
-}
-
 /// One run of a program, in both of the kernel's figures.
 pub struct Run {
     pub pss: Course,
@@ -305,9 +276,9 @@ fn samples(process: u32, began: Instant, ends: &AtomicBool) -> (Vec<Sample>, Vec
     let (mut pss, mut rss) = (Vec::new(), Vec::new());
     while !ends.load(Ordering::Relaxed) {
         let at_s = began.elapsed().as_secs_f64();
-        let (pss_mb, rss_mb) = held_mb(process);
-        pss.push(Sample { at_s, mb: pss_mb });
-        rss.push(Sample { at_s, mb: rss_mb });
+        let held: Vec<Held> = processes(process).into_iter().filter_map(held_mb).collect();
+        pss.push(Sample { at_s, mb: held.iter().map(|held| held.pss_mb).sum() });
+        rss.push(Sample { at_s, mb: held.iter().map(|held| held.rss_mb).sum() });
         thread::sleep(EVERY);
     }
     (pss, rss)

@@ -1,4 +1,4 @@
-//! The programs of `law.lua`: hosts in C that run it, on stock LuaJIT and at each door.
+//! The programs of `law.lua`: hosts in C and nginx that run it, on stock LuaJIT and at each door.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -7,7 +7,8 @@ use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch, s
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
 use crate::course::Course;
-use crate::watched::watch;
+use crate::nginx;
+use crate::watched::{watch, watch_worker};
 
 /// How a program comes by ebbtide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +21,16 @@ pub enum Door {
     Linked,
     /// The host makes its VM by `lua_newstate(ebb_alloc, heap)`.
     Host,
+    /// nginx loads ebbtide as a module of its own.
+    NginxModule,
+    /// `ebbtide run nginx`.
+    NginxPreload,
 }
 
+/// Those of a command that runs a script.
 pub const DOORS: [Door; 4] = [Door::Preload, Door::Attach, Door::Linked, Door::Host];
+/// Those of nginx.
+pub const NGINX_DOORS: [Door; 2] = [Door::NginxModule, Door::NginxPreload];
 
 /// Where a program's LuaJIT is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,15 +39,18 @@ pub enum LuaJit {
     Shared,
     /// Linked in.
     Inside,
+    /// Debian's, in its nginx.
+    Nginx,
 }
 
-pub const LUAJITS: [LuaJit; 2] = [LuaJit::Shared, LuaJit::Inside];
+pub const LUAJITS: [LuaJit; 3] = [LuaJit::Shared, LuaJit::Inside, LuaJit::Nginx];
 
 impl Door {
     pub fn luajit(self) -> LuaJit {
         match self {
             Door::Preload | Door::Attach => LuaJit::Shared,
             Door::Linked | Door::Host => LuaJit::Inside,
+            Door::NginxModule | Door::NginxPreload => LuaJit::Nginx,
         }
     }
 }
@@ -113,45 +124,88 @@ impl Programs {
     }
 }
 
+/// What `law.lua` is to do: a kind that it knows or the name of a script, a script's arguments, and
+/// what the program waits in afterwards.
+struct Work<'a> {
+    kind: &'a str,
+    arguments: Vec<&'a str>,
+    wait: &'a str,
+}
+
+impl Work<'_> {
+    /// Of a kind that may have arguments after it.
+    fn new<'a>(kind: &'a str, wait: &'a str) -> Work<'a> {
+        let (kind, arguments) = kind.split_once(' ').unwrap_or((kind, ""));
+        Work { kind, arguments: arguments.split_whitespace().collect(), wait }
+    }
+
+    /// The command line of `law.lua`, itself included.
+    fn command_line(&self, door: &str) -> Vec<String> {
+        let is_there = |folder: &&&str| repository().join(folder).join(self.kind).is_file();
+        let folder = SCRIPT_FOLDERS.iter().find(is_there);
+        let script = folder.map(|folder| repository().join(folder).join(self.kind));
+        let script = script.map_or(self.kind.to_owned(), |path| path.display().to_string());
+        let law = repository().join("ffi-tests/lua/law.lua").display().to_string();
+        let words = [law, script, self.wait.to_owned(), door.to_owned()];
+        words.into_iter().chain(self.arguments.iter().map(|word| (*word).to_owned())).collect()
+    }
+
+    fn run(&self, luajit: LuaJit, door: Option<Door>) -> Course {
+        let line = self.command_line(match door {
+            None => "stock",
+            Some(Door::Attach) => "attach",
+            Some(_) => "heap",
+        });
+        let programs = || Runner::of(self.kind).programs();
+        let mut command = match (luajit, door) {
+            (LuaJit::Nginx, _) => nginx::command(&line, door),
+            (_, Some(Door::Preload)) => {
+                let mut command = clean(ebbtide());
+                command.arg("run").arg(&programs().shared);
+                command
+            }
+            (_, Some(Door::Linked)) => clean(&programs().linked),
+            (_, Some(Door::Host)) => clean(&programs().host),
+            (LuaJit::Shared, _) => clean(&programs().shared),
+            (LuaJit::Inside, _) => clean(&programs().inside),
+        };
+        command
+            .env("LUA_PATH", format!("{};;", repository().join("lua/?.lua").display()))
+            .env("LUA_CPATH", format!("{};;", installed().lib().join("lua/5.1/?.so").display()));
+        if self.kind == "blocks.lua" {
+            command.env("LAW_BLOCKS", blocks());
+        }
+        if luajit == LuaJit::Nginx { watch_worker(&mut command) } else { watch(command.args(line)) }
+    }
+}
+
+/// Where scripts are.
+pub const SCRIPT_FOLDERS: [&str; 2] = ["benches/programs/lua", "ffi-tests/lua"];
+
+/// The command `ebbtide`.
+pub fn ebbtide() -> PathBuf {
+    installed().lib().join("../bin/ebbtide")
+}
+
+/// A library with the function that `blocks.lua` calls.
+fn blocks() -> PathBuf {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let library = scratch("law").join("blocks.so");
+        let mut command = compiler(Language::C);
+        command.args(["-shared", "-fPIC", "-isystem", LUAJIT.include_dir, "-o"]).arg(&library);
+        finish(command.arg(repository().join("ffi-tests/blocks.c")));
+        library
+    };
+    LIBRARY.get_or_init(build).clone()
+}
+
 /// Runs a program of `law.lua` on this LuaJIT without ebbtide.
 pub fn run_stock(kind: &str, wait: &str, luajit: LuaJit) -> Course {
-    let programs = Runner::of(kind).programs();
-    let program = match luajit {
-        LuaJit::Shared => &programs.shared,
-        LuaJit::Inside => &programs.inside,
-    };
-    watch(clean(program).arg(script()).arg(kind_or_path(kind)).arg(wait))
+    Work::new(kind, wait).run(luajit, None)
 }
 
 /// Runs a program of `law.lua` at a door.
 pub fn run(kind: &str, wait: &str, door: Door) -> Course {
-    let programs = Runner::of(kind).programs();
-    let mut command = match door {
-        Door::Preload => {
-            let mut command = clean(installed().lib().join("../bin/ebbtide"));
-            command.arg("run").arg(&programs.shared);
-            command
-        }
-        Door::Attach => clean(&programs.shared),
-        Door::Linked => clean(&programs.linked),
-        Door::Host => clean(&programs.host),
-    };
-    command
-        .arg(script())
-        .arg(kind_or_path(kind))
-        .args([wait, "module"])
-        .args((door == Door::Attach).then_some("attach"))
-        .env("LUA_PATH", repository().join("lua/?.lua"))
-        .env("LUA_CPATH", installed().lib().join("lua/5.1/?.so"));
-    watch(&mut command)
-}
-
-fn script() -> PathBuf {
-    repository().join("ffi-tests/lua/law.lua")
-}
-
-/// A script of the benches by its name, or a kind that `law.lua` knows.
-fn kind_or_path(kind: &str) -> PathBuf {
-    let script = repository().join("benches/programs/lua").join(kind);
-    if script.is_file() { script } else { kind.into() }
+    Work::new(kind, wait).run(door.luajit(), Some(door))
 }

@@ -4,14 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use ebbtide_ffi_tests::{clean, finish, installed, make, release, scratch};
+use ebbtide_ffi_tests::{clean, finish, installed, scratch};
 use ebbtide_runtimes::repository;
 
 use crate::course::{Course, Sample};
 use crate::driven::{Load, Port, Run, Way, drive};
+use crate::nginx::{NGINX, module};
 use crate::ports::free_port;
 use crate::side_by_side::side_by_side;
 use crate::{TRIES_ALONE, alone, breach};
@@ -94,7 +94,7 @@ impl Program {
             KnotResolver => "/usr/sbin/kresd",
             // The one in /usr/games is a script.
             Minetest => "/usr/lib/minetest/minetestserver",
-            Nginx | NginxModule => "/usr/sbin/nginx",
+            Nginx | NginxModule => NGINX,
             Lupa => return lupa(),
             Wrk => "/usr/bin/wrk",
         };
@@ -104,8 +104,8 @@ impl Program {
     /// What setup should have installed and has not, in words.
     fn missing(self) -> Option<String> {
         let is_nginx = matches!(self, Nginx | NginxModule);
-        let module = is_nginx.then(|| "/usr/lib/nginx/modules/ngx_http_lua_module.so".into());
-        let mut files = [Some(self.file()), module].into_iter().flatten();
+        let lua = is_nginx.then(|| "/usr/lib/nginx/modules/ngx_http_lua_module.so".into());
+        let mut files = [Some(self.file()), lua].into_iter().flatten();
         let file: PathBuf = files.find(|file| !file.exists())?;
         let file = file.display();
         Some(format!("{file} is missing: install it (ffi-tests/setup.sh does, where it may)"))
@@ -132,7 +132,7 @@ impl Program {
                 let template = fs::read_to_string(material("nginx.conf")).expect("the template");
                 let mut config = template.replace("PORT", &place.port.number.to_string());
                 if self == NginxModule && with_ebbtide {
-                    config.insert_str(0, &format!("load_module {};\n", text(nginx_module())));
+                    config.insert_str(0, &format!("load_module {};\n", text(module())));
                 }
                 format!("-p {} -c {}", place.folder.display(), place.file("nginx.conf", &config))
             }
@@ -185,15 +185,6 @@ impl Program {
         let log = place.folder.join("log");
         drive(&mut self.command(&place, with_ebbtide), &place.port, load, &log)
     }
-}
-
-/// The module, built for the nginx that is installed.
-fn nginx_module() -> &'static Path {
-    static MODULE: OnceLock<PathBuf> = OnceLock::new();
-    MODULE.get_or_init(|| {
-        make(&["nginx"], Path::new("/"), "/x");
-        release().join("../nginx/ngx_http_ebbtide_module.so")
-    })
 }
 
 /// A Python with lupa from PyPI, which brings LuaJIT 2.1 in a module.

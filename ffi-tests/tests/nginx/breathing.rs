@@ -9,6 +9,10 @@ use crate::clock::{DOWN_WITHIN, OwnClock};
 use crate::load::Load;
 use crate::server::{Config, Modules, Nginx, alone, target};
 
+ebbtide_ffi_tests::long! {
+    workers_breathe_out_after_load_and_those_of_stock_nginx_do_not
+}
+
 const CONNECTIONS: u32 = 1500;
 const LOAD_SECONDS: u32 = 4;
 
@@ -92,7 +96,6 @@ fn breathe(nginx: &Nginx, percent: u64) -> Curve {
     curve
 }
 
-#[test]
 fn workers_breathe_out_after_load_and_those_of_stock_nginx_do_not() {
     let _alone = alone();
     let nginx = Nginx::start(&Config::new(Modules::Stock));

@@ -17,6 +17,12 @@ use crate::server::{
     Config, Modules, Nginx, alone, beside, children_of, find, material, module, target, title,
 };
 
+ebbtide_ffi_tests::long! {
+    stock_nginx_with_lua_compiled_in_serves
+    nginx_with_lua_compiled_in_has_a_privileged_agent
+    the_module_loads_into_nginx_with_lua_compiled_in_and_exhales
+}
+
 /// Which nginx a server is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Build {
@@ -122,7 +128,6 @@ fn stream_serves(nginx: &Nginx, port: u16) {
     }
 }
 
-#[test]
 fn stock_nginx_with_lua_compiled_in_serves() {
     let _beside = beside();
     let port = free_port();
@@ -144,7 +149,6 @@ fn stock_nginx_with_lua_compiled_in_serves() {
 }
 
 /// The process that OpenResty adds to nginx: it runs no requests.
-#[test]
 fn nginx_with_lua_compiled_in_has_a_privileged_agent() {
     let _beside = beside();
     let config = Config::new(Modules::Stock).on(Build::CompiledIn).http(
@@ -166,7 +170,6 @@ fn nginx_with_lua_compiled_in_has_a_privileged_agent() {
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
-#[test]
 fn the_module_loads_into_nginx_with_lua_compiled_in_and_exhales() {
     let _alone = alone();
     let nginx = Nginx::start(&Config::new(Modules::Last).on(Build::CompiledIn).workers(1));

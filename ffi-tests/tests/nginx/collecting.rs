@@ -5,6 +5,10 @@ use std::time::Duration;
 use crate::server::{Config, Modules, Nginx, alone, beside};
 use crate::status::{json, number, vms};
 
+ebbtide_ffi_tests::long! {
+    a_worker_at_rest_near_a_limit_rests
+}
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn slices(nginx: &Nginx) -> u64 {
@@ -72,6 +76,7 @@ fn what_is_let_go_by_a_settled_worker_is_found() {
     let _alone = alone();
     let config = Config::new(Modules::First)
         .workers(1)
+        .top("error_log error.log debug_core;")
         .http("ebbtide_idle 100ms;")
         .lua("hold", &format!("{} ngx.say('held')", hold(300)))
         .lua("drop", "package.kept = nil ngx.say('dropped')");
@@ -82,6 +87,24 @@ fn what_is_let_go_by_a_settled_worker_is_found() {
     nginx.get("/drop");
     settles(&nginx, 5_000_000);
     assert!(nginx.running()[0].pss_anon_kb() < 20_000);
+    phases_are_logged(&nginx);
+}
+
+/// Every phase of the worker is in the log of an nginx that was built to debug.
+fn phases_are_logged(nginx: &Nginx) {
+    let log = nginx.log();
+    let lines = [
+        " begins settled, ",
+        ": busy, was settled",
+        ": collecting, was busy",
+        ": collection begins, ",
+        ": collection ends, ",
+        ": returning, was collecting",
+        ": settled, was returning",
+        ": collecting, was settled",
+    ];
+    let missing: Vec<&str> = lines.into_iter().filter(|line| !log.contains(line)).collect();
+    assert!(!log.contains("[debug]") || missing.is_empty(), "{missing:?}");
 }
 
 #[test]
@@ -126,7 +149,6 @@ fn what_was_inherited_stays_shared() {
 }
 
 /// Near a limit too, a timer that does nothing much makes nobody collect all the time.
-#[test]
 fn a_worker_at_rest_near_a_limit_rests() {
     let _alone = alone();
     let http = "ebbtide_idle 100ms; ebbtide_limit_soft 32m;

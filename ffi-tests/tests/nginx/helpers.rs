@@ -11,6 +11,10 @@ use crate::processes::with_early_vm;
 use crate::server::{Config, Modules, Nginx, Reply, beside, children_of, kill, title};
 use crate::status::{json, number, running_pids};
 
+ebbtide_ffi_tests::long! {
+    the_privileged_agent_has_a_name_of_its_own
+}
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn reclaim(nginx: &Nginx) -> Reply {
@@ -35,7 +39,6 @@ fn labels(metrics: &str, metric: &str) -> BTreeSet<String> {
 }
 
 /// OpenResty's agent runs Lua, like a worker, and nginx counts it as none.
-#[test]
 fn the_privileged_agent_has_a_name_of_its_own() {
     let _beside = beside();
     let config = Config::new(Modules::Last)

@@ -9,6 +9,10 @@ use crate::load::Load;
 use crate::server::{Config, Modules, Nginx, alone, beside, is_running, kill, workers_of};
 use crate::status::{json, number, pids, running_pids};
 
+ebbtide_ffi_tests::long! {
+    no_request_fails_and_no_slot_is_lost_while_nginx_reloads
+}
+
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Seconds of a load that is ended when the test has done its part.
 const LONG: u32 = 600;
@@ -42,7 +46,6 @@ fn reloads_under_load(nginx: &Nginx, reloads: u32) {
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
-#[test]
 fn no_request_fails_and_no_slot_is_lost_while_nginx_reloads() {
     let _alone = alone();
     for (modules, reloads) in [(Modules::First, 50), (Modules::Last, 10)] {

@@ -6,6 +6,11 @@ use ebbtide_ffi_tests::installed;
 
 use crate::server::{Config, Modules, Nginx, Worker, alone, beside, target};
 
+ebbtide_ffi_tests::long! {
+    idle_workers_collect_their_garbage_also_after_a_reload
+    switched_off_the_garbage_stays
+}
+
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Garbage of 40 MB, from one request.
@@ -45,7 +50,6 @@ fn comes_down(nginx: &Nginx) {
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
-#[test]
 fn idle_workers_collect_their_garbage_also_after_a_reload() {
     let _alone = alone();
     let nginx = Nginx::start(&started_by(&[], Modules::Stock));
@@ -69,7 +73,6 @@ fn nginx_in_a_single_process_collects_too() {
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
-#[test]
 fn switched_off_the_garbage_stays() {
     let _alone = alone();
     let nginx = Nginx::start(&started_by(&["--collect", "off"], Modules::Stock).workers(1));

@@ -11,6 +11,10 @@ use serde_json::Value;
 
 use crate::server::{Config, Modules, Nginx, alone, beside, text};
 
+ebbtide_ffi_tests::long! {
+    readers_of_the_page_leave_its_history_alone
+}
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The workers in the JSON of the page.
@@ -406,7 +410,6 @@ fn a_sleeping_worker_is_woken_to_reclaim() {
     assert_eq!(nginx.errors(), Vec::<String>::new());
 }
 
-#[test]
 fn readers_of_the_page_leave_its_history_alone() {
     let _beside = beside();
     let nginx = Nginx::start(&Config::new(Modules::First).workers(1));

@@ -9,6 +9,10 @@ use crate::ports::free_port;
 use crate::server::{Config, Folder, Modules, Nginx, beside, module, modules_path};
 use crate::status::{json, vms};
 
+ebbtide_ffi_tests::long! {
+    init_by_lua_of_the_stream_module_finds_resty_ebbtide
+}
+
 const LUA: [&str; 2] = ["ndk_http_module.so", "ngx_http_lua_module.so"];
 
 /// Puts copies of Debian's modules there, each at once. They are as if linked with `-Bsymbolic`, as
@@ -85,7 +89,6 @@ fn after_the_lua_module_was_replaced_new_workers_have_heaps() {
 }
 
 /// The stream block's VM is made, and runs its first line, when that block ends, wherever it is.
-#[test]
 fn init_by_lua_of_the_stream_module_finds_resty_ebbtide() {
     let _beside = beside();
     let port = free_port();

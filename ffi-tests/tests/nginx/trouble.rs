@@ -8,6 +8,12 @@ use crate::limits::GREEDY;
 use crate::server::{Config, Modules, Nginx, alone, beside, kill};
 use crate::status::{json, number, pids, running_pids, vms};
 
+ebbtide_ffi_tests::long! {
+    that_the_address_space_is_used_up_is_told
+    thrashing_at_a_limit_is_seen
+    that_the_kernel_takes_nothing_back_is_told
+}
+
 const PATIENCE: Duration = Duration::from_secs(20);
 const DAY: u32 = 24 * 60 * 60;
 const BEGINS: &str = "[warn]";
@@ -56,7 +62,6 @@ const CHURN: &str = "init_worker_by_lua_block {
     end)
 }";
 
-#[test]
 fn thrashing_at_a_limit_is_seen() {
     let _alone = alone();
     let config = Config::new(Modules::First)
@@ -132,7 +137,6 @@ fn refused_allocations_are_counted() {
 }
 
 /// A worker in 1 GiB of address space lives, as it does without ebbtide, and says what it lacks.
-#[test]
 fn that_the_address_space_is_used_up_is_told() {
     let _alone = alone();
     let rows = "local rows, count = {}, 0
@@ -178,7 +182,6 @@ fn that_the_address_space_is_used_up_is_told() {
 }
 
 /// Locked memory is what the kernel takes nothing of.
-#[test]
 fn that_the_kernel_takes_nothing_back_is_told() {
     let _alone = alone();
     let lock = "local ffi = require('ffi')

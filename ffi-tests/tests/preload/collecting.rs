@@ -2,6 +2,11 @@
 
 use super::*;
 
+ebbtide_ffi_tests::long! {
+    it_works_on_the_newest_luajit
+    it_works_on_beta3
+}
+
 /// What the program saw, and what was said on standard error.
 #[derive(Debug)]
 struct Seen {
@@ -141,7 +146,6 @@ fn works_on_luajit_of(folder: &Path) {
 }
 
 /// What a VM's state says is found out from each LuaJIT.
-#[test]
 fn it_works_on_the_newest_luajit() {
     let folder = scratch("preload-luajit-newest");
     let flags = ["-shared", "-Wl,--whole-archive", LUAJIT.library, "-Wl,--no-whole-archive"];
@@ -152,7 +156,6 @@ fn it_works_on_the_newest_luajit() {
 }
 
 /// Debian's package of upstream's LuaJIT, 2.1.0-beta3, unpacked beside whatever is installed.
-#[test]
 fn it_works_on_beta3() {
     let folder = scratch("preload-luajit-beta3");
     let mut get = clean("apt-get");

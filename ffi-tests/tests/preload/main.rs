@@ -20,6 +20,13 @@ use std::time::{Duration, Instant};
 use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch, source, text_of};
 use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
+ebbtide_ffi_tests::long! {
+    a_loop_on_epoll_pwait_exhales
+    a_loop_on_select_exhales
+    a_loop_on_poll_exhales
+    vms_on_many_threads_and_from_hand_to_hand
+}
+
 const LUAJIT_SONAME: &str = "libluajit-5.1.so.2";
 
 /// Runs a script.
@@ -220,17 +227,14 @@ fn a_loop_on_epoll_wait_exhales() {
     exhales("epoll_wait");
 }
 
-#[test]
 fn a_loop_on_epoll_pwait_exhales() {
     exhales("epoll_pwait");
 }
 
-#[test]
 fn a_loop_on_poll_exhales() {
     exhales("poll");
 }
 
-#[test]
 fn a_loop_on_select_exhales() {
     exhales("select");
 }
@@ -244,7 +248,6 @@ fn waits_return_what_they_would_have() {
     }
 }
 
-#[test]
 fn vms_on_many_threads_and_from_hand_to_hand() {
     for decay_ms in ["0", "20"] {
         finish(run(&["--decay-ms", decay_ms]).arg(program("threads")).arg(service()));

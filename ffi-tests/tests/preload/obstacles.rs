@@ -6,6 +6,10 @@ use std::os::unix::process::CommandExt;
 
 use super::*;
 
+ebbtide_ffi_tests::long! {
+    luajit_2_0_is_told
+}
+
 const ATTACH: &str = "call require 'ebbtide'.attach() in its Lua code";
 
 /// What `ebbtide run` says of a program that must succeed, line by line.
@@ -139,7 +143,6 @@ fn is_root() -> Option<bool> {
     Some(user.trim() == "0")
 }
 
-#[test]
 fn luajit_2_0_is_told() {
     // Before the start, where the program is linked with it.
     let folder = scratch("preload-luajit20");

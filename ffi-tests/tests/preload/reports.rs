@@ -9,6 +9,10 @@ use std::process::ExitStatus;
 
 use super::*;
 
+ebbtide_ffi_tests::long! {
+    reports_at_any_time_do_no_harm
+}
+
 const SIGTERM: i32 = 15;
 
 /// A program that was asked for reports, with its standard error in a file.
@@ -273,7 +277,6 @@ fn a_report_of_no_vm_says_so() {
 }
 
 /// Hundreds of reports in the middle of everything: allocation, waits, threads that come and go.
-#[test]
 fn reports_at_any_time_do_no_harm() {
     // The fork server measures what its own waits return: nothing else returns memory there.
     for (name, others) in [("threads", "on"), ("fork", "off")] {

@@ -1,15 +1,16 @@
 //! The last free slots of a class, when the heap may not grow.
 //!
-//! Otherwise a span is visited when enough of its slots are free to be worth it, and all of its
-//! pages are held while it is the active one. Where the heap may not grow, every slot counts:
-//! those of spans that are in no list, and those of spans that miss pages which the heap may not
-//! hold. One at a time they are taken out of their spans, which stay what they are.
+//! Otherwise a span becomes active when enough of its slots are free, and no page of an active span
+//! is purged. Where the heap may not grow, every slot counts: those of full spans, and those of
+//! spans with purged pages that the heap may not use again. Such slots are taken one at a time, and
+//! their span keeps its state.
 //!
-//! They are found by a walk over all pages, which goes on where the last one stopped, so that it is
-//! short as long as there are many. A walk in vain has counted the slots that nobody can have; the
-//! next one is due when more than those are free, or when the heap may hold what they miss.
+//! A walk over all pages finds them. It continues where the last walk stopped, so that it is short
+//! while there are many. A walk that finds none has counted the unreachable slots: free ones on
+//! purged pages. The next walk is due when more slots than these are free, or when the heap may use
+//! the fewest purged pages that one of them needs.
 //!
-//! - G1: `unreachable` is not more than the free slots of the class that are not at hand.
+//! - G1: `unreachable` is at most the number of the class's free slots that lie on purged pages.
 
 #![forbid(unsafe_code)]
 
@@ -23,9 +24,9 @@ use crate::units::{PageIndex, PageRange, Pages};
 pub(in crate::heap) struct SlotScan {
     /// Where the next walk begins.
     pub(in crate::heap) next: PageIndex,
-    /// Free slots that lie on pages which were returned, at least in part.
+    /// Free slots that lie on purged pages, at least in part.
     pub(in crate::heap) unreachable: u64,
-    /// How many pages must be held for the first of them.
+    /// The fewest pages that must be unpurged to use one of them.
     pages_needed: Pages,
 }
 
@@ -54,7 +55,8 @@ impl<S: ReclaimHooks> Heap<S> {
         slots.saturating_sub(self.live(class))
     }
 
-    /// Finds a free slot on pages that hold memory, or that may, and holds them.
+    /// Finds a free slot on pages that hold memory, or on purged pages that the heap may use again,
+    /// which it then unpurges.
     fn find_slot(&mut self, class: usize) -> Option<(PageIndex, u32)> {
         let (first, top) = (self.layout.first, self.runs.top);
         let start = self.slot_scans[class].next.clamp(first, top);
@@ -124,7 +126,8 @@ impl<S: ReclaimHooks> Heap<S> {
         self.address(span).wrapping_add(shape.slack() + (slot * shape.slot_size) as usize)
     }
 
-    /// Notes that a span's missing pages are held, or freed: its slots are not useless any more.
+    /// Notes that a span's purged pages are used again, or freed: its slots are not unreachable any
+    /// more.
     pub(in crate::heap) fn note_unpurged(&mut self, span: PageIndex) {
         let descriptor = self.descriptor(span);
         let (class, free) = (descriptor.class(), u64::from(descriptor.free_slots()));

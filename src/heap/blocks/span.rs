@@ -128,7 +128,7 @@ impl<S: ReclaimHooks> Heap<S> {
         bin.cursor = 0;
     }
 
-    /// Takes the active span away from its bin and puts it where its free slots say.
+    /// Takes the active span from its bin, and gives it the state that follows from its free slots.
     pub(crate) fn retire(&mut self, class: usize) {
         let page = self.bins[class].active;
         if page == NO_PAGE {
@@ -185,7 +185,8 @@ impl<S: ReclaimHooks> Heap<S> {
         self.bins[class].spans
     }
 
-    /// Gives a span that is in no list, and not the spare, the place that its free slots ask for.
+    /// Gives a span that is in no list, and not the spare, the state that follows from its free
+    /// slots.
     pub(in crate::heap) fn list_by_free_slots(&mut self, class: usize, page: PageIndex) {
         let free = self.descriptor(page).free_slots();
         self.list_by(class, page, free);
@@ -241,13 +242,13 @@ impl<S: ReclaimHooks> Heap<S> {
         chosen
     }
 
-    /// Whether the heap may hold the pages of a span that were returned.
+    /// Whether the growth limit lets the heap use the purged pages of a span again.
     pub(in crate::heap) fn may_use(&mut self, page: PageIndex) -> bool {
         let purged = self.purged_count(page);
         self.may_grow(purged)
     }
 
-    /// The pages of a span that were returned.
+    /// The number of a span's purged pages.
     pub(in crate::heap) fn purged_count(&mut self, page: PageIndex) -> Pages {
         Pages(self.descriptor(page).purged().count_ones())
     }
@@ -300,7 +301,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.counts.slack -= shape.slack();
     }
 
-    /// A countdown of frees ended: the span has come into another place of its life.
+    /// A countdown of frees ended: the span changes its state.
     pub(in crate::heap) fn countdown_ended(&mut self, page: PageIndex) {
         let class = self.verify_any_span(page);
         let descriptor = self.descriptor(page);
@@ -393,7 +394,7 @@ impl<S: ReclaimHooks> Heap<S> {
         fresh
     }
 
-    /// Notes that those pages of a span that were returned are about to be used again.
+    /// Notes that the purged pages of a span are about to be used again.
     pub(in crate::heap) fn unpurge(&mut self, first: PageIndex) {
         self.disturb(first);
         let purged = self.descriptor(first).purged();

@@ -8,12 +8,13 @@
 use super::class::Slot;
 use super::descriptor::Descriptor;
 
-/// Marks a slot as free. `head` is the descriptor of its span's first page. True: it was free
-/// before, and is not marked so any more, or the span's countdown ended.
+/// Flips the bit of a slot, which marks it as free, and counts the span's countdown down. `head` is
+/// the descriptor of the span's first page. True: the slot was free before, and is not marked so
+/// any more; or the countdown ended.
 ///
 /// # Safety
 ///
-/// The span lives and the slot is one of its; nobody else uses its descriptor.
+/// The span is live and the slot is one of its slots; nobody else uses its descriptor.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(in crate::heap) unsafe fn set(head: *mut Descriptor, slot: Slot) -> bool {

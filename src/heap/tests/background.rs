@@ -109,7 +109,7 @@ fn a_range_that_the_kernel_refuses_is_passed_over() {
 }
 
 #[test]
-fn a_heap_at_work_is_visited_four_times_in_five_seconds() {
+fn a_heap_at_work_is_visited_less_than_once_a_second() {
     let mut tested = emptied(400, 20_000, 20_000);
     tested.heap().set_option(Key::Background, 1).expect("on");
     let visit_at_work = |tested: &mut Tested, now_us| {
@@ -120,9 +120,9 @@ fn a_heap_at_work_is_visited_four_times_in_five_seconds() {
         tested.heap().check();
         (again_us, tested.heap().runs.dirty)
     };
-    // All heaps at work are visited at multiples of 1.25 s.
-    const EVERY: u64 = SECOND * 5 / 4;
-    let first_us = 10 * SECOND;
+    // All heaps at work are visited at multiples of 1.1 s.
+    const EVERY: u64 = SECOND * 11 / 10;
+    let first_us = 10 * EVERY;
     let (again_us, dirty) = visit_at_work(&mut tested, first_us);
     assert!(again_us >= first_us + EVERY && dirty > Pages(1000), "{again_us} {dirty:?}");
     // From here on all of it is due.
@@ -183,9 +183,9 @@ fn early_visits_that_do_not_pay_become_rare() {
         }
     }
     tested.heap().check();
-    // Four in 5 s, and at most one more.
+    // 18 in 20 s, and at most one more.
     let later: u32 = visits[4..].iter().sum();
-    assert!(visits[0] <= 5 && (15..=18).contains(&later), "{visits:?}");
+    assert!(visits[0] <= 5 && (17..=20).contains(&later), "{visits:?}");
     // It sleeps: then much goes back soon all the same.
     let end_us = tested.os.world().now_us;
     while tested.heap().watch().dirty() > Pages(1200) {

@@ -92,6 +92,38 @@ fn what_is_due_goes_back_at_any_rate_of_allocation() {
     }
 }
 
+/// Ten operations a second, on a kernel that takes 300 µs to return 1 MiB, with a host that ticks
+/// in between or without. The background thread could come, but leaves both alone for a second.
+#[test]
+fn holes_go_back_in_two_seconds_though_a_little_work_goes_on() {
+    for has_host in [false, true] {
+        let mut tested = Tested::new(FakeOs::new(4096), 256 << 20);
+        tested.heap().watch().pretend();
+        let blocks: Vec<_> = (0..12_000).map(|_| tested.raw(3000)).collect();
+        for (index, at) in blocks.into_iter().enumerate() {
+            if index % 50 != 0 {
+                tested.discard(at, 3000);
+            }
+        }
+        tested.os.world().tick_us = 150;
+        let end_us = tested.now_us() + 2 * SECOND_US;
+        while tested.now_us() < end_us {
+            tested.os.world().now_us += SECOND_US / 10;
+            let at = tested.raw(9000);
+            tested.discard(at, 9000);
+            if has_host {
+                tested.heap().tick(250);
+                tested.heap().next_tick_us();
+            }
+        }
+        let left = tested.heap().snapshot().free_resident;
+        tested.heap().reclaim(Budget::Unlimited);
+        let more = left - tested.heap().snapshot().free_resident;
+        assert!(more < 2 * MB, "{more} bytes could have gone, with a host: {has_host}");
+        tested.heap().check();
+    }
+}
+
 /// At full speed, on a kernel that is slow once: milliseconds until 400 MB are back, and the longest
 /// allocation after that in microseconds.
 fn at_full_speed(slow_us: u64) -> (u64, u64) {
@@ -123,8 +155,8 @@ fn at_full_speed_a_look_takes_one_step() {
     assert!(longest_us < 500 && ms < 3000, "{longest_us} us, {ms} ms");
 }
 
-/// A heap of which much is due, ten operations a second, and a background thread that does not come:
-/// MB that are left some milliseconds after they are due.
+/// A heap of which much is due, ten operations a second, and a background thread that does not
+/// come: MB that are left some milliseconds after they are due.
 fn left_to_a_thread_that_does_not_come(after_ms: u64) -> usize {
     let mut tested = slow();
     tested.os.world().has_background = true;

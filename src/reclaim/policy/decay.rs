@@ -6,7 +6,7 @@ use crate::units::Pages;
 
 /// Epochs until memory begins to go: parts of `decay_us` that are remembered apart. With 16, as
 /// much is returned and refaulted, by more wake-ups.
-const EPOCHS_PER_DECAY: u64 = 8;
+pub(super) const EPOCHS_PER_DECAY: u64 = 8;
 /// Epochs over which it goes then. All at once refaults a tenth more, and is one long call.
 const EPOCHS_OF_FADE: u64 = 4;
 /// Epochs until all has gone.

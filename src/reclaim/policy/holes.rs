@@ -2,10 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::decay::{EPOCHS, epoch_us};
+use super::decay::{EPOCHS_PER_DECAY, epoch_us};
 use super::{MEMORY_US, Observation, affordable_us};
 use crate::units::Pages;
 
+/// Epochs after which a heap is searched that does not fill its holes: they go after `decay_us`, as
+/// the first of the free pages do.
+pub(super) const IDLE_EPOCHS: u64 = EPOCHS_PER_DECAY;
 /// Epochs between two searches of a busy heap at first, 5 s by default, and how many times as long
 /// that becomes at most when a search yields little or was premature: holes that are soon filled
 /// again cost 0.07 % of the time instead of 0.6.
@@ -26,7 +29,7 @@ const WORK_PER_PAGE: u32 = 4;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Holes {
     searched_us: u64,
-    /// The last search was while the heap was idle.
+    /// The last search was while the heap filled no holes.
     idle: bool,
     /// When all searches up to the last one will have been affordable.
     paid_us: u64,
@@ -53,7 +56,8 @@ impl Holes {
         self.moved = Pages::ZERO;
     }
 
-    /// Takes note of a search that has ended: whether the heap was idle then, and what it returned.
+    /// Takes note of a search that has ended: whether the heap filled no holes then, and what it
+    /// returned.
     pub(super) fn note_search(&mut self, observation: &Observation, idle: bool, returned: Pages) {
         let premature = self.premature.0 > self.returned.0 / 8;
         let fruitless = returned.0 < observation.used.0 / WORTH_SHARE;
@@ -71,24 +75,25 @@ impl Holes {
         };
     }
 
-    /// When the next search is due: once after the heap went idle, and from time to time while it
-    /// is busy and has many free slots, or has too little memory.
+    /// When the next search is due: once after the heap has filled holes last, and from time to
+    /// time while it does and has many free slots, or has too little memory.
     pub(super) fn next(
         &self,
         decay_us: u64,
         observation: &Observation,
-        active_us: u64,
+        filled_us: u64,
     ) -> Option<u64> {
         let worth = Pages(observation.used.0 / WORTH_SHARE);
         if observation.sparse <= worth || self.moved < worth.max(MOVED_MIN) {
             return None;
         }
         let epoch_us = epoch_us(decay_us);
-        // The end of a load is searched at once. What idles every few seconds is not, unless much
-        // more was done than the last search undid.
+        // The end of a load is searched at once. What idles every few seconds is not, nor what
+        // works lightly, unless much more was done than the last search undid.
         let is_burst = self.idle && self.moved.0 / WORK_PER_PAGE < self.returned.0;
-        let rest_us = if is_burst { self.paid_us } else { 0 };
-        let idle_us = rest_us.max(active_us + EPOCHS * epoch_us);
+        let apart_us = IDLE_EPOCHS * epoch_us * u64::from(self.rarer + 1);
+        let rest_us = if is_burst { self.paid_us.max(self.searched_us + apart_us) } else { 0 };
+        let idle_us = rest_us.max(filled_us + IDLE_EPOCHS * epoch_us);
         let every_us = EVERY_EPOCHS * epoch_us * u64::from(self.rarer + 1);
         let again_us = self.paid_us.max(self.searched_us + every_us);
         let many =

@@ -131,8 +131,8 @@ impl Idle {
         (0..LEVELS).map(keep).fold(Pages(u32::MAX), Pages::min)
     }
 
-    /// When some of `pages` pages will have been idle for long enough, if nothing happens until then.
-    /// `None`: never.
+    /// When some of `pages` pages will have been idle for long enough, if nothing happens until
+    /// then. `None`: never.
     pub(super) fn next_us(&self, settings: &Settings, used: Pages, pages: Pages) -> Option<u64> {
         let (_, much) = bounds(settings, used);
         let ends_us =

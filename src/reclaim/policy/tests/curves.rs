@@ -27,7 +27,7 @@ const fn curve(
     Curve { name, length_s, held_max, cost_max, at }
 }
 
-pub(super) const CURVES: [Curve; 33] = [
+pub(super) const CURVES: [Curve; 34] = [
     curve("step", 30, 10.0, 0.01, |s| busy(if s < 10.0 { 500.0 } else { 100.0 })),
     curve("sawtooth 10 ms", 10, 100.0, 0.1, |s| sawtooth(s, 0.01, 16.0)),
     curve("sawtooth 100 ms", 20, 100.0, 0.01, |s| sawtooth(s, 0.1, 256.0)),
@@ -59,6 +59,7 @@ pub(super) const CURVES: [Curve; 33] = [
     curve("requests of 2 ms", 60, 100.0, 1.0, requests),
     curve("bursts every 3 s", 240, 0.0, 1.2, bursts),
     curve("holes, busy", 300, 100.0, 0.2, holes),
+    curve("holes, light work", 300, 100.0, 0.5, |s| Demand { churn: 5, ..left_with_holes(s) }),
     curve("service, recorded", 30, 30.0, 0.6, service),
     curve("strings, recorded", 30, 100.0, 0.01, strings),
 ];
@@ -185,6 +186,11 @@ fn bursts(s: f64) -> Demand {
     let left = Demand { sparse: 200 * MB, ..quiet(300.0) };
     let burst = Demand { used: left.used + 4 * MB, churn: 150, ..left };
     if tooth(s, 3.0) > 0.1 { left } else { burst }
+}
+
+/// A steady heap of which a large part is free slots.
+fn left_with_holes(_: f64) -> Demand {
+    Demand { sparse: 40 * MB, ..quiet(140.0) }
 }
 
 /// Forty of 140 MB are free slots that are soon filled again.

@@ -47,6 +47,25 @@ fn two_seconds_after_the_load_all_free_memory_is_returned_and_nothing_wakes_the_
     }
 }
 
+/// A large table is filled every 0.4 s, then small tables come and go.
+#[test]
+fn what_a_swing_needed_is_returned_though_light_work_goes_on() {
+    for churn_every_ms in [3, 5, 10] {
+        let light = |s: f64| Demand {
+            churn: u32::from((s * 1000.0).round() as u64 % churn_every_ms == 0),
+            ..quiet(1.0)
+        };
+        let demand = |s: f64| {
+            if s < 8.0 && (s / 0.4).fract() < 0.1 { busy(33.0) } else { light(s) }
+        };
+        let mut simulation = simulated(&demand);
+        simulation.run(8.0);
+        assert!(simulation.decision.floor > Pages::ZERO);
+        simulation.run(9.9);
+        assert!(simulation.dirty_mb() < 2.0, "{} MB", simulation.dirty_mb());
+    }
+}
+
 #[test]
 fn what_is_to_be_retained_is_all_that_stays_after_the_load() {
     let settings = Settings { retain: Pages(50 * MB), ..SETTINGS };

@@ -124,8 +124,8 @@ fn holes_go_back_in_two_seconds_though_a_little_work_goes_on() {
     }
 }
 
-/// At full speed, on a kernel that is slow once: milliseconds until 400 MB are back, and the longest
-/// allocation after that in microseconds.
+/// At full speed, on a kernel that is slow once: milliseconds until 400 MB are back, and the
+/// longest allocation after that in microseconds.
 fn at_full_speed(slow_us: u64) -> (u64, u64) {
     let mut tested = slow();
     tested.make_dirty(400 * MB);

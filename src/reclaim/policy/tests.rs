@@ -2,6 +2,7 @@
 //! time.
 
 mod curves;
+mod holes;
 mod laws;
 mod parts;
 mod promises;

@@ -52,7 +52,7 @@ fn two_seconds_after_the_load_all_free_memory_is_returned_and_nothing_wakes_the_
 fn what_a_swing_needed_is_returned_though_light_work_goes_on() {
     for churn_every_ms in [3, 5, 10] {
         let light = |s: f64| Demand {
-            churn: u32::from((s * 1000.0).round() as u64 % churn_every_ms == 0),
+            churn: u32::from(((s * 1000.0).round() as u64).is_multiple_of(churn_every_ms)),
             ..quiet(1.0)
         };
         let demand = |s: f64| {

@@ -64,9 +64,9 @@ const WORTH_MIN: Pages = Pages(64);
 /// that a swing will need, are no activity: a timer that moves 20 pages a second must not keep what
 /// a swing needed.
 const ACTIVITY_MIN: Pages = Pages(16);
-/// What was premature is needed again, and holes are filled again, as long as one page for this many
-/// of them changes hands in an epoch: as many as they are in `decay_us`. A heap that works lightly
-/// is busy, but needs neither.
+/// What was premature is needed, and holes are filled, while at least this share of their pages
+/// changes hands in an epoch: an eighth, so all of them in `decay_us`. A heap that works lightly is
+/// busy, but needs neither.
 const NEEDED_SHARE: u32 = 8;
 /// After a fall, new blocks are packed for this many times `decay_us`.
 const PACKING_DECAYS: u64 = 10;

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use ebbtide_fuzz::{DEFECTS, Given, Random, Source, order, background_purges, run};
+use ebbtide_fuzz::{DEFECTS, Given, Random, Source, background_purges, order, run};
 
 /// The program that runs now, for whoever has to tell of its end.
 static NUMBER: AtomicU64 = AtomicU64::new(0);

@@ -83,6 +83,6 @@ programs! {
 waiting_programs! {
     background "reclaim/background.c": shared | limited archive sanitized;
     background_storm "reclaim/background_storm.c": shared | limited;
-    wakeups "reclaim/wakeups.c": shared;
+    wakeups "reclaim/wakeups.c": wrapped;
     purge_refused "faults/purge_refused.c": shared | limited;
 }

@@ -30,7 +30,7 @@ const SCRIPTS: [(&str, &str); 31] = [
     ("templates.lua", "poll"),
     // Six stretches of 17 seconds in all.
     (
-        "tide.lua peak:3:40000:20000 pause:3 peak:2:20000:20000 low:4:200:4000 \
+        "traffic.lua peak:3:40000:20000 pause:3 peak:2:20000:20000 low:4:200:4000 \
          peak:2:30000:20000 drop:3",
         "nanosleep",
     ),

@@ -66,7 +66,7 @@ const DEFECTS: [(&str, &str); 11] = [
     ("purge-next", "contents|underflow|use after free"),
     ("purge-not", "truth|overflow"),
     ("move-nothing", "contents"),
-    ("purge-again", "contents|pointer"),
+    ("purge-again", "contents|pointer|descriptor"),
     ("lose-byte", "contents"),
     ("leak", "stats"),
     ("overlap", "contents"),

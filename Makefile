@@ -17,7 +17,8 @@ MAJOR := $(firstword $(subst ., ,$(VERSION)))
 METADATA = $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null
 TARGET = $(or $(shell $(METADATA) | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'),target)
 RELEASE = $(TARGET)/release
-# Results of benches: JSON, and the pictures that benches/plot.py draws of it. Absolute, for cargo runs each bench in its own folder.
+# Results of benches: JSON, and the pictures that benches/plot.py draws of it. Absolute, for cargo
+# runs each bench in its own folder.
 BENCH = $(abspath $(TARGET))/bench
 PROGRAMS = $(CARGO) run --release --package ebbtide-programs --bin
 

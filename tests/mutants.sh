@@ -71,6 +71,7 @@ old contents kept|src/heap/fast.rs|s/slot_size.min(new_size)/old_size.min(new_si
 shrink never fails|src/heap/fast.rs|s/if new_size > slot_size {/if new_size > 0 {/
 pages moved whole|src/heap/blocks/large.rs|s/to = to + piece.count();//
 no live page purged|src/heap/slots/descriptor.rs|s/page_bytes - slack).div_ceil(shape.slot_size);/page_bytes - slack) \/ shape.slot_size;/
+light work is not searched again and again|src/reclaim/policy/holes.rs|s/let is_light = self.idle \&\& filled_us < self.searched_us;/let is_light = false;/
 holes found|src/reclaim/purge.rs|s/(room.holes, self.hole_from(from))/(false, self.hole_from(from))/
 refused moves are not tried again|src/heap/blocks/large.rs|s/            self.remap_refused = true;//
 many ranges at once|src/os/discard.rs|s/    Some(Purged { ranges: done, calls: 1, errno: 0 })/    Some(Purged { ranges: done, calls: 2, errno: 0 })/

@@ -182,23 +182,29 @@ impl<S: Os> Heap<S> {
         [falls_us, search_us].into_iter().flatten().min()
     }
 
+    /// Whether the background thread can come to this heap, as far as is known.
+    pub(super) fn background_can_come(&self) -> bool {
+        let shown_us = self.hooks.clock.shown_us.unwrap_or_default();
+        self.may_be_watched() && shown_us >= self.hooks.background.none_until_us
+    }
+
     /// Whether the background thread comes to this heap, and waits for no host.
     pub(super) fn background_comes(&self) -> bool {
         let shown_us = self.hooks.clock.shown_us.unwrap_or_default();
         let has_host = self.hooks.background.has_host(shown_us);
-        self.watch().is_on() && !(has_host && self.options.get(Key::Background) == AUTO)
+        let waits_for_host = has_host && self.options.get(Key::Background) == AUTO;
+        self.watch().is_on() && self.background_can_come() && !waits_for_host
     }
 
     /// Whether it may come at once, or nearly so, to return what is due.
     pub(super) fn background_comes_soon(&self) -> bool {
         let Some(shown_us) = self.hooks.clock.shown_us else { return false };
         self.background_comes()
-            && shown_us >= self.hooks.background.none_until_us
             && rested_us(self.watch(), self.due()) <= shown_us + VISIT_FOR_MUCH_US
     }
 
     /// Whether the background thread may be called for this heap.
-    pub(super) fn may_be_watched(&self) -> bool {
+    fn may_be_watched(&self) -> bool {
         let is_wanted = self.options.get(Key::Background) != 0 && self.options.get(Key::Auto) == 1;
         is_wanted && self.os.has_background() && !self.is_checked()
     }

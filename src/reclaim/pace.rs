@@ -118,7 +118,7 @@ impl<S: Os> Heap<S> {
 
     /// Operations until the clock is read again.
     fn next_stride(&mut self, interval_us: u64) -> u32 {
-        let most = if self.may_be_watched() { STRIDE_MOST } else { STRIDE };
+        let most = if self.background_can_come() { STRIDE_MOST } else { STRIDE };
         let stride = &mut self.hooks.pace.stride;
         *stride = match interval_us < SPARSE_US {
             true => (*stride * 2).clamp(STRIDE, most),

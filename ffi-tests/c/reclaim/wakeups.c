@@ -15,7 +15,7 @@
 #define TRIES 4
 /* The thread learns in the first seconds that the program does not sleep. */
 #define WARM_UP_MS 3000
-#define WINDOW_MS 5000
+#define WINDOW_MS 10000
 /* One in 1.1 s, and three for early visits in 40 s. */
 #define APART_MS 1000
 

@@ -32,7 +32,7 @@ const LEFT_MB: f64 = 2.0;
 /// Programs mostly wait, so some of them run at once.
 const AT_ONCE: usize = 4;
 /// A machine that is busy makes figures worse, never better, so the best of some tries counts. The
-/// first is beside other programs, these have the machine to themselves.
+/// first is beside other programs of this suite, these are alone in it.
 const TRIES_ALONE: usize = 3;
 
 /// What a run held too much, in words. `None`: it kept the law.

@@ -22,7 +22,7 @@ use crate::ports::free_port;
 const START: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(120);
 
-/// Tests that measure have the machine for themselves; the others share it.
+/// Tests that measure run without the other tests of nginx. Other suites may run beside them.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 /// For a test that measures memory or time.

@@ -16,7 +16,7 @@ use crate::os::backtrace::Backtrace;
 use crate::os::{Os, this_thread};
 use crate::units::round_up;
 
-/// GuardedPool of a heap.
+/// Slots of a heap.
 const SLOTS: usize = 128;
 /// One in this many blocks lies at the start of its page.
 const LEFT_EVERY: u64 = 4;
@@ -69,7 +69,7 @@ pub(super) struct GuardedPool {
     start: *mut u8,
     page: usize,
     pub(super) slots: Vec<GuardedSlot>,
-    /// GuardedPool with a live block, and bytes asked for in these.
+    /// Slots with a live block, and bytes asked for in these.
     pub(super) live: usize,
     pub(super) live_bytes: usize,
 }
@@ -83,7 +83,7 @@ impl GuardedPool {
         live_bytes: 0,
     };
 
-    /// GuardedPool for a heap; none at all where there is no memory or address space for them.
+    /// Slots for a heap; none at all where there is no memory or address space for them.
     pub(super) fn new(os: &impl Os) -> GuardedPool {
         let page = os.page_size();
         let mut slots = Vec::new();

@@ -88,11 +88,17 @@ impl Holes {
             return None;
         }
         let epoch_us = epoch_us(decay_us);
-        // The end of a load is searched at once. What idles every few seconds is not, nor what
-        // works lightly, unless much more was done than the last search undid.
+        // The end of a load is searched at once. What idles every few seconds is not, unless much
+        // more was done than the last search undid. What has worked lightly since the last search
+        // waits, too: longer with each search that found little.
         let is_burst = self.idle && self.moved.0 / WORK_PER_PAGE < self.returned.0;
+        let is_light = self.idle && filled_us < self.searched_us;
         let apart_us = IDLE_EPOCHS * epoch_us * u64::from(self.rarer + 1);
-        let rest_us = if is_burst { self.paid_us.max(self.searched_us + apart_us) } else { 0 };
+        let rest_us = match (is_burst, is_light) {
+            (true, _) => self.paid_us.max(self.searched_us + apart_us),
+            (false, true) => self.searched_us + apart_us,
+            (false, false) => 0,
+        };
         let idle_us = rest_us.max(filled_us + IDLE_EPOCHS * epoch_us);
         let every_us = EVERY_EPOCHS * epoch_us * u64::from(self.rarer + 1);
         let again_us = self.paid_us.max(self.searched_us + every_us);

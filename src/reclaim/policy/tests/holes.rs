@@ -158,3 +158,20 @@ fn what_changes_during_a_search_is_searched_again() {
     holes.note_search(&LOAD, false, Pages(MB));
     assert!(holes.next(SECOND_US, &LOAD, LOAD.now_us).is_some());
 }
+
+#[test]
+fn light_work_is_searched_rarely_when_nothing_is_found() {
+    let mut policy = Policy::default();
+    let mut searches = 0;
+    for hundredth in 0..6000 {
+        let now_us = START_US + hundredth * SECOND_US / 100;
+        // 100 MB in use, and 20 MB a second that come and go.
+        let moved = if hundredth == 0 { LOAD.moved } else { Pages(MB / 5) };
+        if policy.decide(&SETTINGS, Observation { now_us, moved, ..LOAD }).holes {
+            policy.note_search_begins(&SETTINGS);
+            policy.note_holes(&SETTINGS, Pages::ZERO);
+            searches += 1;
+        }
+    }
+    assert!((2..10).contains(&searches), "{searches} searches in a minute");
+}

@@ -170,8 +170,9 @@ pub(crate) trait Os {
     fn resident(&self, start: *mut u8, bytes: usize) -> Option<u64>;
 
     /// Sets a flag for each page from `start` on: 1 when the kernel holds it resident, otherwise 0.
-    /// False when the kernel will not say; then the flags mean nothing.
-    fn residency(&self, start: *mut u8, flags: &mut [u8]) -> bool;
+    /// The `errno` when the kernel will not say, `ENOMEM` when a page is not mapped; then the flags
+    /// mean nothing.
+    fn residency(&self, start: *mut u8, flags: &mut [u8]) -> Result<(), i32>;
 
     /// Reads a file into `buffer`, as much of it as fits; how many bytes that were. `None` when it
     /// cannot be opened or read.

@@ -1,12 +1,17 @@
 //! A heap that was recognised: which memory is its own, from one call to the next.
 //!
-//! The kernel's list of mappings is a file, and to read it takes a millisecond. So the segments are
-//! noted when a heap is recognised. LuaJIT's allocator may have unmapped whole segments and the
-//! ends of segments since; then its records leave these out. A record is believed only when it and
-//! the segment that it describes lie in one noted segment, whose last page there the kernel still
-//! has mapped, and there are no more of them than were noted. So a damaged record leads to no
-//! memory but the heap's own, and the records end. Where they lead elsewhere the list of mappings
-//! decides: the heap has grown, for a C module still allocates there, or it is refused.
+//! The kernel's list of mappings is a file: to read it takes a millisecond, and a sandbox may stop
+//! a process that opens one. So the segments are noted when a heap is recognised. LuaJIT's
+//! allocator may have unmapped whole segments and the ends of segments since; then its records
+//! leave these out. A record is believed only when it and the segment that it describes lie in one
+//! noted segment, and there are no more of them than were noted. So the records end, and a damaged
+//! one leads to no address but those that were the heap's. The kernel is asked whether the last
+//! page is mapped there; it does not tell whose memory that is, if LuaJIT has unmapped the end and
+//! another owner has mapped it since. Where the kernel refuses to answer, the notes are believed.
+//!
+//! Where records lead elsewhere only the list of mappings can decide: the heap has grown, for a C
+//! module still allocates there, or it is damaged. That list is read when the host asks, and not by
+//! itself.
 
 use core::ptr;
 
@@ -35,10 +40,10 @@ struct Remaining<'a, S: Os> {
 impl<S: Os> MemoryMap for Remaining<'_, S> {
     fn find(&self, at: usize, bytes: usize) -> Option<Memory> {
         let memory = find_in(self.segments, at, bytes).filter(|_| bytes > 0)?;
-        // Where the end is, all is: only ends are unmapped.
+        // Where the end is, all is: only ends are unmapped. A sandbox may refuse the question.
         let last = round_down(memory.end() - 1, self.os.page_size());
-        let is_mapped = self.os.residency(ptr::without_provenance_mut(last), &mut [0]);
-        is_mapped.then_some(memory)
+        let told = self.os.residency(ptr::without_provenance_mut(last), &mut [0]);
+        (told != Err(libc::ENOMEM)).then_some(memory)
     }
 
     fn segments_max(&self) -> usize {
@@ -58,7 +63,8 @@ impl KnownHeap {
     }
 
     /// As [`super::reclaim`] does. The kernel's list of mappings is read only when the records lead
-    /// out of the segments that were noted.
+    /// out of the segments that were noted, and `may_read_list`; otherwise they are
+    /// [`Error::Unknown`], and the heap has grown or is damaged.
     ///
     /// # Safety
     ///
@@ -69,10 +75,11 @@ impl KnownHeap {
         os: &S,
         progress: &mut Progress,
         deadline_us: Option<u64>,
+        may_read_list: bool,
     ) -> Result<Reclaimed, Error> {
         // SAFETY: the caller's promise.
         let view = match unsafe { self.view(os) } {
-            Err(Error::Unknown) => HeapView::read(os, self.state),
+            Err(Error::Unknown) if may_read_list => HeapView::read(os, self.state),
             view => view,
         };
         let noted = view.and_then(|view| self.note(&view).map(|()| view));

@@ -49,8 +49,8 @@ impl Memory {
         }
         // SAFETY: the word is aligned and lies in memory that the kernel lists as readable, or that
         // it listed when the heap was recognised and that LuaJIT alone could unmap since, which it
-        // did not (`known`). It belongs to LuaJIT, whose pointers are exposed to all; the VM does
-        // not run meanwhile.
+        // did not, as its records and the kernel say (`known`). It belongs to LuaJIT, whose
+        // pointers are exposed to all; the VM does not run meanwhile.
         Some(unsafe { ptr::with_exposed_provenance::<usize>(at).read() })
     }
 }

@@ -96,7 +96,7 @@ unsafe fn check<S: Os>(os: &S, state: usize) -> Result<(), Error> {
         // A record is at the end of a segment, or within the first page: it is in one page.
         let start = ptr::without_provenance_mut(at & !(page - 1));
         let fits = at.is_multiple_of(WORD) && at % page + RECORD_BYTES <= page;
-        if !fits || !os.residency(start, &mut [0]) {
+        if !fits || os.residency(start, &mut [0]).is_err() {
             return Err(refuse(format_args!("{at:#x}: no segment's record")));
         }
         // SAFETY: the page is mapped, and the caller's promise: LuaJIT can read its own heap.

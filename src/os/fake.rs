@@ -359,23 +359,23 @@ impl Os for FakeOs {
         Kernel.resident(start, bytes)
     }
 
-    fn residency(&self, start: *mut u8, flags: &mut [u8]) -> bool {
+    fn residency(&self, start: *mut u8, flags: &mut [u8]) -> Result<(), i32> {
         let page = self.page_size();
         if !self.is_mapped(start, flags.len() * page) {
-            return false;
+            return Err(libc::ENOMEM);
         }
         if self.enter(start, flags.len() * page) {
             flags.fill(1);
-            return false;
+            return Err(libc::EPERM);
         }
         // The real pages may be smaller than the pretended ones.
         let per_page = page / Kernel.page_size();
         let mut real = vec![0; flags.len() * per_page];
-        assert!(Kernel.residency(start, &mut real), "a reservation is mapped");
+        Kernel.residency(start, &mut real).expect("a reservation is mapped");
         for (flag, real) in flags.iter_mut().zip(real.chunks(per_page)) {
             *flag = u8::from(real.contains(&1));
         }
-        true
+        Ok(())
     }
 
     fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> Result<(), i32> {

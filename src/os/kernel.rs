@@ -225,8 +225,8 @@ impl Os for Kernel {
         count_resident(start, bytes).ok()
     }
 
-    fn residency(&self, start: *mut u8, flags: &mut [u8]) -> bool {
-        flag_resident(start, flags).is_ok()
+    fn residency(&self, start: *mut u8, flags: &mut [u8]) -> Result<(), i32> {
+        flag_resident(start, flags)
     }
 
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize> {

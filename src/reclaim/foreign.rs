@@ -29,12 +29,17 @@ impl<S: Os> Heap<S> {
         before.and(self.give_back_foreign(ForeignReason::Due, budget.deadline_us()).into())
     }
 
-    /// Gives all of them back that the host asked for, unless the heap itself took the budget.
-    pub(super) fn reclaim_foreign(&mut self, before: Outcome, budget: Budget) -> Outcome {
+    /// Gives all of them back, unless the heap itself took the budget.
+    pub(super) fn reclaim_foreign(
+        &mut self,
+        before: Outcome,
+        reason: ForeignReason,
+        budget: Budget,
+    ) -> Outcome {
         if before.more {
             return before;
         }
-        before.and(self.give_back_foreign(ForeignReason::Asked, budget.deadline_us()).into())
+        before.and(self.give_back_foreign(reason, budget.deadline_us()).into())
     }
 }
 

@@ -31,7 +31,7 @@ use super::purge::{Budget, Cursor, Outcome, Sweep};
 use super::thrashing::Thrashing;
 use crate::figures::{Figures, LastSeen, Trouble};
 use crate::heap::refaults::{self, PurgeReason};
-use crate::heap::{Heap, NO_LIMIT, ReclaimHooks};
+use crate::heap::{ForeignReason, Heap, NO_LIMIT, ReclaimHooks};
 use crate::options::Key;
 use crate::os::Os;
 use crate::units::{PAGE, Pages};
@@ -270,6 +270,15 @@ impl<S: Os> Heap<S> {
     /// Gives everything back that the host asks for: until the sweep has ended or the budget is
     /// spent.
     pub(crate) fn reclaim(&mut self, budget: Budget) -> Outcome {
+        self.reclaim_for(ForeignReason::Asked, budget)
+    }
+
+    /// The same, though the host has not asked: what is outside then goes back without a file.
+    pub(crate) fn reclaim_idle(&mut self, budget: Budget) -> Outcome {
+        self.reclaim_for(ForeignReason::Idle, budget)
+    }
+
+    fn reclaim_for(&mut self, reason: ForeignReason, budget: Budget) -> Outcome {
         self.counts.reclaim_passes += 1;
         let sweep = Sweep { keep: Pages::ZERO, holes: true, cause: PurgeReason::Asked };
         let mut search = self.hooks.host_sweep.take();
@@ -280,7 +289,7 @@ impl<S: Os> Heap<S> {
         let outcome = self.purge_holes(&sweep, &mut search, budget);
         self.hooks.host_sweep = search;
         self.cut_end();
-        self.reclaim_foreign(outcome, budget)
+        self.reclaim_foreign(outcome, reason, budget)
     }
 
     /// Free pages that should go back now.

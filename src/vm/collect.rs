@@ -309,7 +309,7 @@ unsafe fn return_freed(vm_heap: &VmHeap, schedule: &mut CollectSchedule, until_u
     // SAFETY: the caller's promise: this thread has the heap, and is in no call for it.
     let mut heap = unsafe { (*vm_heap.heap).api_guard(ApiCall::Reclaim) };
     let retains = heap.options.get(Key::Retain) != 0;
-    let has_more = !retains && heap.reclaim(Budget::Until(until_us)).more;
+    let has_more = !retains && heap.reclaim_idle(Budget::Until(until_us)).more;
     heap.publish();
     if !has_more {
         schedule.note_returned(Kernel.now_us());

@@ -7,8 +7,10 @@
 //! back when the host asks. The background thread has no part in that, for a C module may still
 //! call the previous allocator, without a lock.
 //!
-//! A pass that finds that heap damaged leaves it alone, says so in a line, and is the last one by
-//! itself until the host asks for a whole one, which finds the heap in order.
+//! A pass that does not know that heap again leaves it alone, and is the last one by itself until
+//! the host asks for a whole one, which finds the heap in order. A pass by itself opens no file, so
+//! it cannot tell a heap that has grown from a damaged one, and says nothing. A pass that the host
+//! asks for can, and says so in a line.
 
 use core::ffi::c_void;
 
@@ -31,6 +33,8 @@ pub(crate) struct PreviousAllocator {
     progress: Progress,
     asked: Progress,
     schedule: Schedule,
+    /// See [`PreviousUsage`].
+    is_damaged: bool,
 }
 
 /// What the previous allocator of a VM holds, in bytes, without a walk.
@@ -42,7 +46,7 @@ pub(crate) struct PreviousUsage {
     pub(crate) reserved: u64,
     /// Resident there, at most.
     pub(crate) resident: u64,
-    /// A pass found that its heap does not add up.
+    /// A pass that the host asked for found that its heap does not add up.
     pub(crate) is_damaged: bool,
 }
 
@@ -59,6 +63,7 @@ impl PreviousAllocator {
             progress,
             asked: progress,
             schedule: Schedule { freed: returnable, ..Schedule::default() },
+            is_damaged: false,
         }
     }
 
@@ -68,12 +73,7 @@ impl PreviousAllocator {
         // and only this thread, which has the VM, calls that allocator.
         let reserved = unsafe { self.heap.reserved(&Kernel) };
         let resident = self.resident.min(reserved);
-        PreviousUsage {
-            live: self.live,
-            reserved,
-            resident,
-            is_damaged: self.schedule.is_stopped(),
-        }
+        PreviousUsage { live: self.live, reserved, resident, is_damaged: self.is_damaged }
     }
 
     /// Walks its heap.
@@ -86,9 +86,9 @@ impl PreviousAllocator {
         self.schedule.next_us(|| Kernel.now_us())
     }
 
-    /// Gives free pages back, until the deadline if there is one. At the end of a pass that the
-    /// host has asked for, the kernel is asked what is left resident. A heap that does not add up
-    /// is left alone.
+    /// Gives free pages back, until the deadline if there is one. At the end of a pass over all of
+    /// them, the kernel is asked what is left resident. A heap that does not add up is left alone.
+    /// Only a pass that the host has asked for opens a file.
     pub(super) fn give_back(
         &mut self,
         reason: ForeignReason,
@@ -96,23 +96,25 @@ impl PreviousAllocator {
     ) -> ForeignReturned {
         let start_us = Kernel.now_us();
         let is_whole = deadline_us.is_none();
-        // What the host asks for in steps has a place of its own in the heap, and no say in when
-        // the next pass by itself is due.
+        let is_asked = reason == ForeignReason::Asked;
+        // What goes back in steps, for the host or in an idle VM, has a place of its own in the
+        // heap, and no say in when the next pass by itself is due.
         let (progress, is_scheduled) = match reason {
             ForeignReason::Due => (&mut self.progress, true),
-            ForeignReason::Asked => (&mut self.asked, is_whole),
+            ForeignReason::Idle | ForeignReason::Asked => (&mut self.asked, is_whole),
         };
         if is_scheduled {
             self.schedule.note_start(is_whole);
         }
         // SAFETY: as in `usage`.
-        let done = unsafe { self.heap.reclaim(&Kernel, progress, deadline_us) };
+        let done = unsafe { self.heap.reclaim(&Kernel, progress, deadline_us, is_asked) };
+        self.is_damaged &= !(is_asked && is_whole && done.is_ok());
         let (returned, end) = PassEnd::of(done);
         self.resident = self.resident.saturating_sub(returned.bytes);
         match end {
-            PassEnd::Unknown => self.note_damage(),
+            PassEnd::Unknown => self.note_unknown(is_asked),
             PassEnd::Deadline => {}
-            _ if reason == ForeignReason::Asked => self.count_resident(),
+            _ if reason != ForeignReason::Due => self.count_resident(),
             _ => {}
         }
         if is_scheduled || end == PassEnd::Unknown {
@@ -121,9 +123,11 @@ impl PreviousAllocator {
         returned
     }
 
-    /// Says that the heap is damaged, if that is news, and has each next pass recognise it anew.
-    fn note_damage(&mut self) {
-        if !self.schedule.is_stopped() {
+    /// Has each next pass recognise the heap anew. If it is damaged for certain, and that is news,
+    /// says so.
+    fn note_unknown(&mut self, is_certain: bool) {
+        if is_certain && !self.is_damaged {
+            self.is_damaged = true;
             log::line(format_args!(
                 "a VM's heap from before attach() is damaged, and its free pages stay: {}",
                 error::last_line().as_str()
@@ -197,7 +201,7 @@ enum PassEnd {
     Deadline,
     /// The kernel refused some of it.
     Refused,
-    /// The heap does not add up.
+    /// The heap does not add up, or has grown.
     Unknown,
 }
 
@@ -241,7 +245,7 @@ impl Schedule {
         Some(if wait_us > Self::REST_US.1 { 0 } else { wait_us })
     }
 
-    /// No pass is due ever: the last one found that the heap does not add up.
+    /// No pass is due ever: the last one did not know the heap again.
     fn is_stopped(&self) -> bool {
         self.not_before_us == u64::MAX
     }

@@ -5,6 +5,7 @@
  * attached, and each is spoilt again. The layout is LuaJIT's. */
 
 #include "check.h"
+#include "refuse_call.h"
 
 #include <fcntl.h>
 #include <time.h>
@@ -397,31 +398,65 @@ static void an_attached_vm_leaves_damage_alone(void)
   }
 }
 
-/* Free blocks, then damage: a tick meets it by itself, says so once, and none
- * comes again until a reclaim has found the heap in order. */
-static void tick_over_damage(const void *argument)
+static void *attach_without_thread(int64_t auto_)
+{
+  ebb_options options;
+  void *heap;
+
+  memset(&options, 0, sizeof options);
+  options.size = sizeof options;
+  options.auto_ = auto_;
+  options.background = EBB_ZERO;
+  REQUIRE(ebb_attach(L, &options) == EBB_OK);
+  lua_getallocf(L, &heap);
+  return heap;
+}
+
+static void drop_all(void *heap)
+{
+  lua_Alloc function = lua_getallocf(L, NULL);
+  size_t i;
+
+  for (i = 0; i < COUNT_OF(blocks); i++) {
+    if (blocks[i].at != NULL) {
+      function(heap, blocks[i].at, 0, 0);
+    }
+  }
+}
+
+/* Until no tick will be due, or the kernel has refused something. */
+static int tick_on(void *heap)
 {
   const struct timespec pause = { 0, 10 * 1000 * 1000 };
+  int result;
+
+  do {
+    nanosleep(&pause, NULL);
+    result = ebb_tick(heap, 500);
+  } while (result >= EBB_OK && ebb_next_tick(heap) != EBB_NEVER);
+  return result;
+}
+
+/* Free blocks, then damage: a tick that meets it cannot tell it from growth,
+ * and none comes again until a reclaim has found the heap in order. One that
+ * finds damage says so once. */
+static void tick_over_damage(const void *argument)
+{
   uintptr_t link = in_state(SEGMENT + 16);
-  size_t i, was = *word(link);
+  size_t was;
   void *heap;
 
   alarm(120);
   REQUIRE(dup2(((const int *)argument)[1], 2) == 2);
-  CHECK_EQ(ebb_attach(L, NULL), EBB_OK);
-  alloc = lua_getallocf(L, &heap);
-  for (i = 0; i < COUNT_OF(blocks); i++) {
-    if (blocks[i].at != NULL) {
-      alloc(heap, blocks[i].at, 0, 0);
-    }
-  }
+  heap = attach_without_thread(EBB_ZERO);
+  drop_all(heap);
   was = *word(link);
   *word(link) = (size_t)1 << 46;
-  while (!is_damaged()) {
-    CHECK(ebb_tick(heap, 500) >= EBB_OK);
-    nanosleep(&pause, NULL);
-  }
-  CHECK(ebb_next_tick(heap) != 0);
+  CHECK_EQ(ebb_next_tick(heap), 0);
+  CHECK(tick_on(heap) >= EBB_OK);
+  CHECK(!is_damaged());
+  CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
+  CHECK(is_damaged());
   CHECK_EQ(ebb_reclaim(heap, NULL, NULL), EBB_OK);
   CHECK(is_damaged());
   *word(link) = was;
@@ -451,12 +486,52 @@ static void damage_is_told_once(void)
   }
 }
 
+/* A sandbox that kills who opens a file. The previous allocator grows, for a C
+ * module still has it: passes stop, and nothing is damaged. */
+static void grow_in_sandbox(const void *argument)
+{
+  void *heap = attach_without_thread(1);
+  size_t i;
+
+  (void)argument;
+  alarm(120);
+  kill_who_opens();
+  for (i = 0; i < 40; i++) {
+    REQUIRE(alloc(state, NULL, 0, 100 * KIB) != NULL);
+  }
+  drop_all(heap);
+  CHECK(tick_on(heap) >= EBB_OK);
+  CHECK(!is_damaged());
+}
+
+/* The same, and mincore is refused: passes end so, and come again. */
+static void pass_without_mincore(const void *argument)
+{
+  void *heap = attach_without_thread(1);
+
+  (void)argument;
+  alarm(120);
+  kill_who_opens();
+  refuse_call(SYS_mincore);
+  drop_all(heap);
+  CHECK_EQ(tick_on(heap), EBB_ERR_SYSTEM);
+  CHECK(ebb_next_tick(heap) != EBB_NEVER);
+  CHECK(!is_damaged());
+}
+
+static void passes_open_no_file(void)
+{
+  CHECK_EQ(in_child(grow_in_sandbox, NULL), 0);
+  CHECK_EQ(in_child(pass_without_mincore, NULL), 0);
+}
+
 int main(void)
 {
   build();
   RUN(every_single_word_is_noticed);
   RUN(many_words_do_not_crash_it);
   RUN(damage_is_told_once);
+  RUN(passes_open_no_file);
   RUN(an_attached_vm_leaves_damage_alone);
   lua_close(L);
   return check_status();

@@ -37,9 +37,16 @@ impl Attached {
         self.heap.os.world().files.clear();
     }
 
+    /// As the host asks for.
     fn reclaim(&mut self, deadline_us: Option<u64>) -> Result<Reclaimed, Error> {
         // SAFETY: nobody unmaps or protects anything of the heap but as LuaJIT does.
-        unsafe { self.known.reclaim(&self.heap.os, &mut self.progress, deadline_us) }
+        unsafe { self.known.reclaim(&self.heap.os, &mut self.progress, deadline_us, true) }
+    }
+
+    /// As by itself.
+    fn reclaim_without_list(&mut self) -> Result<Reclaimed, Error> {
+        // SAFETY: as above.
+        unsafe { self.known.reclaim(&self.heap.os, &mut self.progress, None, false) }
     }
 
     fn reserved(&self) -> u64 {
@@ -69,6 +76,9 @@ impl Attached {
         self.resident();
         let in_steps = self.reclaim(Some(self.heap.os.now_us()));
         assert!(!matches!(in_steps, Err(Error::Argument)));
+        self.progress = progress;
+        let without_list = self.reclaim_without_list();
+        assert!(!matches!(without_list, Err(Error::System | Error::Argument)));
         self.progress = progress;
         let whole = self.reclaim(None);
         if whole == Err(Error::Unknown) {
@@ -260,6 +270,8 @@ fn a_heap_that_has_grown_is_recognised_anew() {
         attached.known.forget(index);
         assert!(attached.reserved() < attached.survey.reserved);
         assert_eq!(attached.resident(), None);
+        // The list is there, and not looked at.
+        assert_eq!(attached.reclaim_without_list(), Err(Error::Unknown));
         let idle = attached.survey.returnable + attached.survey.returned;
         assert_eq!(attached.reclaim(None).map(|done| done.returned), Ok(idle));
         assert_eq!(attached.reserved(), attached.survey.reserved);
@@ -267,4 +279,23 @@ fn a_heap_that_has_grown_is_recognised_anew() {
     // From then on the list of mappings is not needed again.
     attached.lose_list_of_mappings();
     assert_eq!(attached.reclaim(None), Ok(Reclaimed::default()));
+}
+
+/// A refusal to answer, or to do anything else, does not make memory unmapped.
+#[test]
+fn notes_are_believed_where_the_kernel_does_not_answer() {
+    let mut attached = Attached::of_segments(3);
+    let asked = calls(&mut attached, |attached| {
+        assert!(attached.reclaim_without_list().is_ok());
+    });
+    for index in 0..asked {
+        let answers = (0..=index).map(|call| call == index);
+        attached.heap.os.world().failures.extend(answers);
+        let done = attached.reclaim_without_list();
+        attached.heap.os.world().failures.clear();
+        assert_ne!(done.err(), Some(Error::Unknown), "call {index} of {asked}: {}", last_text());
+    }
+    // The first question is whether the state is mapped.
+    attached.heap.os.world().failures.push_back(true);
+    assert!(attached.reclaim_without_list().is_ok());
 }

@@ -51,6 +51,8 @@ pub(crate) struct ForeignPages {
 pub(crate) enum ForeignReason {
     /// By themselves: `next_us` said that it is time.
     Due,
+    /// All of them, by themselves: the VM is idle, and its garbage was collected.
+    Idle,
     /// The host has asked for all of them.
     Asked,
 }

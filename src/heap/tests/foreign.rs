@@ -218,6 +218,8 @@ fn a_reclaim_asks_for_all_that_is_outside_due_or_not() {
     }
     assert!(of_heap > 3, "only {of_heap} steps");
     assert_eq!(of_both, [(ForeignReason::Asked, Some(0)); 2]);
+    both.tested.heap().reclaim_idle(Budget::Unlimited);
+    assert_eq!(both.calls(), [(ForeignReason::Idle, None)]);
 }
 
 /// What is outside falls due while the VM works. With `auto=off` that is for ticks alone.

@@ -138,9 +138,10 @@ fn residency_tells_which_pages() {
     // SAFETY: the page holds nothing of value.
     unsafe { Kernel.purge(&[memory.range(3, 1)]) };
     let mut flags = [7; 5];
-    assert!(Kernel.residency(memory.page(1), &mut flags));
+    assert_eq!(Kernel.residency(memory.page(1), &mut flags), Ok(()));
     assert_eq!(flags, [1, 1, 0, 1, 1]);
-    assert!(!Kernel.residency(ptr::without_provenance_mut(4096), &mut flags));
+    let unmapped = Kernel.residency(ptr::without_provenance_mut(4096), &mut flags);
+    assert_eq!(unmapped, Err(libc::ENOMEM));
 }
 
 #[test]
@@ -168,7 +169,7 @@ fn failing_calls_leave_errno_alone() {
         assert!(Kernel.reserve(usize::MAX / 2, true).is_none());
         assert_eq!(Kernel.read_file(c"/proc", &mut [0]), None);
         assert_eq!(Kernel.read_file(c"/missing", &mut [0]), None);
-        assert!(!Kernel.residency(nowhere, &mut [0]));
+        assert!(Kernel.residency(nowhere, &mut [0]).is_err());
         assert!(!Kernel.unmap(ptr::without_provenance_mut(1), 4096));
         assert!(!Kernel.map(nowhere, usize::MAX / 4096 * 4096));
         assert!(Kernel.read_in_parts(c"/missing", &mut |_| ()).is_err());

@@ -13,8 +13,9 @@ ebbtide_ffi_tests::long! {
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Garbage of 40 MB, from one request.
-const LITTER: &str = "/litter?megabytes=40";
+/// Garbage of 40 MB, from one request. Nothing of it survives, for a worker may have any number of
+/// requests before each has had one.
+const LITTER: &str = "/litter?megabytes=40&clean=1";
 
 /// nginx, started by the command with these options.
 pub fn started_by(options: &[&str], modules: Modules) -> Config {

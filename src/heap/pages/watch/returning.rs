@@ -265,8 +265,15 @@ impl<'heap> ClaimedRanges<'heap> {
             }
         }
         done.refused.fetch_add(refused, Relaxed);
-        // After all of it: a span may have several ranges.
-        self.ranges[..self.count].iter().for_each(|range| self.release(range));
+        // After all of it. A span of several ranges is released once, with the last of them: from
+        // then on the heap's thread may have claimed it.
+        let ranges = &self.ranges[..self.count];
+        for (range, next) in ranges.iter().zip(ranges[1..].iter().map(Some).chain([None])) {
+            let is_continued = next.is_some_and(|next| next.span == range.span);
+            if range.span == PageIndex(0) || !is_continued {
+                self.release(range);
+            }
+        }
         (refused == 0).then_some(self.pages)
     }
 
@@ -300,10 +307,8 @@ impl<'heap> ClaimedRanges<'heap> {
             return self.watch.word(range.first).dirty.release(range.bits());
         }
         let (resting, bit) = (self.watch.word(range.span).resting, 1 << (range.span.0 % 64));
-        if resting.claimed() & bit != 0 {
-            resting.put_back(bit);
-            resting.release(bit);
-        }
+        resting.put_back(bit);
+        resting.release(bit);
     }
 }
 

@@ -158,6 +158,8 @@ pub(crate) struct Counts {
     pub(crate) slack: usize,
     pub(crate) large_blocks: u64,
     pub(crate) large_pages: Pages,
+    /// Of these, pages of blocks that LuaJIT's own allocator would map and unmap one by one.
+    pub(crate) mmapped_pages: Pages,
     /// Bytes asked for large blocks.
     pub(crate) large_requested: usize,
     /// Bytes by which small blocks that were shrunk, and had to stay, are less than others of their

@@ -148,7 +148,12 @@ a look that took long is not followed by one that takes as long|src/reclaim/pace
 a thread that waits for a processor does not pause for long|src/reclaim/pace.rs|s/took_us.min(OVERRUN \* earned_us)/took_us/
 much is left to the background thread|src/reclaim/pace.rs|s/ \&\& (!is_much || self.background_comes_soon())/ \&\& !is_much/
 but not for long|src/reclaim/pace.rs|s/now_us < since_us + LEAVE_US/now_us >= *since_us/
-a forecast knows what is idle|src/reclaim/policy.rs|s/            idle_keep: state.keep_of(settings, observation, dirty, idle_after_us, 0),/            idle_keep: Pages(u32::MAX),/
+a forecast knows what is idle|src/reclaim/policy.rs|s/        let idle = (self.now_us.saturating_add(quiet_us), idle_keep);/        let idle = (u64::MAX, Pages(u32::MAX));/
+a forecast knows when the credit is spent|src/reclaim/policy.rs|s/\[Some(idle), spent\]/[Some(idle), spent.filter(|_| false)]/
+what large blocks leave has a credit|src/reclaim/policy.rs|s/self.credit.most(dirty, at_us).max(settings.retain)/self.credit.most(dirty, at_us).max(settings.retain_max)/
+the end of the credit wakes the host|src/reclaim/policy.rs|s/idle_us, spent_us\]/idle_us, spent_us.filter(|_| false)]/
+what is extra for too long is remembered|src/reclaim/policy/credit.rs|s/^const SPENT_MAX: u64 = 4 /const SPENT_MAX: u64 = 1 /
+pages of blocks of 128 KiB are counted|src/heap/blocks/large.rs|s/        self.counts.mmapped_pages -= mmapped(count);//
 much is returned soon though the heap works|src/reclaim/background.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
 early visits that do not pay become rare|src/reclaim/background.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//
 an option reaches a thread that was not called|src/reclaim/scheduler.rs|s/        heap.leave_by_new_options();/        if heap.watch().is_on() { heap.leave_by_new_options() }/

@@ -14,7 +14,7 @@
 pub(super) mod diagnose;
 pub(super) mod foreign;
 mod integrity;
-mod large;
+pub(super) mod large;
 pub(super) mod last_slots;
 pub(super) mod plain;
 mod retry;

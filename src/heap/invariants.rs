@@ -5,6 +5,7 @@
 
 use core::slice;
 
+use super::blocks::large::mmapped;
 use super::pages::runs::{PageChunk, chunk_count};
 use super::slots::class::CLASS_COUNT;
 use super::slots::descriptor::{Descriptor, NEVER, PageKind, SpanState};
@@ -100,6 +101,7 @@ impl<S: ReclaimHooks> Heap<S> {
         assert!(end <= count.bytes(), "{page:?}: {requested} bytes, to {end}, in {count:?}");
         recount.counts.large_blocks += 1;
         recount.counts.large_pages += count;
+        recount.counts.mmapped_pages += mmapped(count);
         recount.counts.large_requested += requested;
         let range = PageRange::new(page, count);
         for rest in (range.start.0 + 1..range.end.0).map(PageIndex) {
@@ -236,6 +238,7 @@ impl<S: ReclaimHooks> Heap<S> {
         assert_eq!(counts.slack, recount.slack, "H4: slack");
         assert_eq!(counts.large_blocks, recount.large_blocks, "H4: large blocks");
         assert_eq!(counts.large_pages, recount.large_pages, "H4: pages of large blocks");
+        assert_eq!(counts.mmapped_pages, recount.mmapped_pages, "H4: pages of blocks of 128 KiB");
         assert_eq!(counts.large_requested, recount.large_requested, "H4: bytes of large blocks");
         assert!(counts.resident_peak >= self.resident_pages(), "H4: the peak was passed");
     }

@@ -7,11 +7,12 @@
 //!
 //! A buffer that comes and goes waits for its time as small blocks do. The first time that it is
 //! freed costs its page faults. These tell that it was needed again, and for as long as to return
-//! it each time would cost more than a hundredth of the time, as much is not returned at once.
+//! it each time would cost more than a hundredth of the time, as much is not returned at once. The
+//! policy's credit for what large blocks leave limits that.
 
 #![forbid(unsafe_code)]
 
-use super::policy::{PrematurePurge, Settings};
+use super::policy::PrematurePurge;
 use super::purge::Budget;
 use crate::heap::Heap;
 use crate::heap::refaults::PurgeReason;
@@ -84,13 +85,13 @@ impl<S: Os> Heap<S> {
         if self.cause() == PurgeReason::Limit {
             return Pages::ZERO;
         }
-        let Settings { retain, retain_max, .. } = self.settings();
+        let retain = self.settings().retain;
         let kept = if self.may_keep() {
             KEPT_MIN.max(Pages(self.used().0 / KEPT_SHARE))
         } else {
             Pages::ZERO
         };
-        kept.max(retain).min(retain_max)
+        kept.max(retain).min(self.hooks.decision.most)
     }
 
     /// What waits for its time after all.
@@ -101,7 +102,7 @@ impl<S: Os> Heap<S> {
             premature_total - core::mem::replace(&mut emptied.premature_total, premature_total);
         emptied.premature.add(now_us, Pages(u32::try_from(new).unwrap_or(u32::MAX)));
         let needed = emptied.premature.at(now_us);
-        if self.may_keep() { needed.min(self.settings().retain_max) } else { Pages::ZERO }
+        if self.may_keep() { needed.min(self.hooks.decision.most) } else { Pages::ZERO }
     }
 
     /// Whether free memory may stay at all but for `retain`.

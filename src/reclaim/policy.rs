@@ -24,7 +24,8 @@
 //!   that fast, twice what it has climbed. All are believed for a while, and only as long as the
 //!   heap is busy; what was needed again, only as long as as much memory changes hands.
 //! - **Cap.** `retain_max`, and for the floor also twice the mean demand, so that a rare spike does
-//!   not hold memory for the next one.
+//!   not hold memory for the next one. What large blocks have left is beyond what LuaJIT's own
+//!   allocator holds, so it may stay as long as there is credit for it (see `credit`).
 //!
 //! Observations of the same moment are merged before anything is concluded from them, so their
 //! order does not matter. Where a constant says what it buys, that is by the table that
@@ -32,6 +33,7 @@
 
 #![forbid(unsafe_code)]
 
+mod credit;
 mod decay;
 mod demand;
 mod holes;
@@ -39,6 +41,7 @@ mod idle;
 
 use crate::heap::Forecast;
 use crate::units::Pages;
+use credit::Credit;
 use decay::{Decay, EPOCHS, decayed, epoch_us};
 use demand::DemandLevels;
 use holes::Holes;
@@ -95,6 +98,8 @@ pub(crate) struct Observation {
     pub(crate) now_us: u64,
     /// Demand: pages in use.
     pub(crate) used: Pages,
+    /// Of these, pages of blocks of 128 KiB and more.
+    pub(crate) large: Pages,
     /// Pages that are free and hold memory.
     pub(crate) dirty: Pages,
     /// Free slots in spans, in pages: no more holes than that can be found.
@@ -143,6 +148,8 @@ pub(crate) struct Decision {
     pub(crate) keep: Pages,
     /// Of these, those that will not go by the passing of time alone while the heap is busy.
     pub(crate) floor: Pages,
+    /// The most that may stay now for whatever reason.
+    pub(crate) most: Pages,
     pub(crate) reason: Reason,
     pub(crate) trend: Trend,
     /// Spans should be searched for holes.
@@ -222,8 +229,7 @@ impl Policy {
         let dirty = observation.dirty;
         let holes_us = state.holes.next(settings.decay_us, observation, state.filling.last_us);
         let grown_us = state.demand_levels.grown_us() + state.growing_us(settings);
-        let idle_after_us = idle::goes_after_us(settings, observation.used, dirty);
-        let idle_after_us = idle_after_us.unwrap_or(u64::MAX);
+        let (idle_us, idle_keep) = state.sudden_fall(settings, observation);
         Forecast {
             made_us: state.now_us,
             epoch_start_us: state.decay.epoch_start_us(),
@@ -231,8 +237,8 @@ impl Policy {
             keep: core::array::from_fn(|step| {
                 state.keep_after(settings, observation, dirty, step as u64)
             }),
-            idle_us: state.now_us.saturating_add(idle_after_us),
-            idle_keep: state.keep_of(settings, observation, dirty, idle_after_us, 0),
+            idle_us,
+            idle_keep,
             search_us: holes_us.map_or(u64::MAX, |at_us| at_us.max(grown_us)),
             not_before_us: 0,
         }
@@ -251,6 +257,7 @@ impl Observation {
         Observation {
             now_us: self.now_us,
             used: self.used.max(other.used),
+            large: self.large.max(other.large),
             dirty: self.dirty.max(other.dirty),
             sparse: self.sparse.max(other.sparse),
             moved: self.moved.saturating_add(other.moved),
@@ -285,6 +292,7 @@ impl PrematurePurge {
 #[derive(Clone, Debug, Default)]
 struct PolicyState {
     now_us: u64,
+    credit: Credit,
     decay: Decay,
     idle: Idle,
     demand_levels: DemandLevels,
@@ -329,6 +337,7 @@ impl PolicyState {
         let epoch_us = epoch_us(settings.decay_us);
         next.note_mean(observation);
         next.note_activity(epoch_us, observation);
+        next.credit.note(now_us, observation.used, observation.large, observation.dirty);
         next.decay.note(epoch_us, now_us, observation.dirty);
         next.idle.note(settings, now_us, observation.used, observation.dirty);
         next.demand_levels.note(now_us, observation.used, self.growing_us(settings));
@@ -369,13 +378,14 @@ impl PolicyState {
     fn decision(&self, settings: &Settings, observation: &Observation) -> Decision {
         let now_us = self.now_us;
         let keep = self.keep_after(settings, observation, observation.dirty, 0);
-        let (floor, reason) = self.floor_at(settings, observation, now_us);
+        let (floor, reason) = self.floor_at(settings, observation, observation.dirty, now_us);
+        let most = self.most_at(settings, observation.dirty, now_us);
         let trend = self.trend_at(settings, observation, now_us);
         let holes_us = self.holes.next(settings.decay_us, observation, self.filling.last_us);
         let holes = trend != Trend::Growing && holes_us.is_some_and(|at_us| at_us <= now_us);
         let kept = observation.dirty.min(keep);
         let next_us = self.next_change(settings, observation, kept, holes_us);
-        Decision { keep, floor, reason, trend, holes, next_us }
+        Decision { keep, floor, most, reason, trend, holes, next_us }
     }
 
     /// How many of `dirty` pages may stay when `epochs` more have ended and nothing changed.
@@ -403,21 +413,43 @@ impl PolicyState {
         if observation.over_limit {
             return Pages::ZERO;
         }
-        let (floor, _) = self.floor_at(settings, observation, at_us);
+        let (floor, _) = self.floor_at(settings, observation, dirty, at_us);
         // An epoch cannot be shorter than it is, but no decay is none.
         if settings.decay_us == 0 {
             return floor;
         }
-        let most = self.idle.keep(settings, observation.used, dirty, quiet_us);
+        let most = self.most_at(settings, dirty, at_us);
+        let idle = self.idle.keep(settings, observation.used, dirty, quiet_us);
         if self.trend_at(settings, observation, at_us) == Trend::Growing {
-            return most.max(floor).min(settings.retain_max);
+            return idle.max(floor).min(most);
         }
-        let keep = self.decay.keep_after(epochs).min(most).max(floor).min(settings.retain_max);
+        let keep = self.decay.keep_after(epochs).min(idle).max(floor).min(most);
         let worth = WORTH_MIN.max(Pages(observation.used.saturating_add(dirty).0 / 64));
         if !self.is_at_rest(settings, at_us) && dirty.saturating_sub(keep) < worth {
             return keep.max(dirty).min(settings.retain_max);
         }
         keep
+    }
+
+    /// The most that may stay for whatever reason.
+    fn most_at(&self, settings: &Settings, dirty: Pages, at_us: u64) -> Pages {
+        self.credit.most(dirty, at_us).max(settings.retain).min(settings.retain_max)
+    }
+
+    /// When less may stay than at the end of an epoch, if nothing happens, and how much then: when
+    /// what is free has been idle for long, or the credit is spent.
+    fn sudden_fall(&self, settings: &Settings, observation: &Observation) -> (u64, Pages) {
+        let dirty = observation.dirty;
+        let quiet_us = idle::goes_after_us(settings, observation.used, dirty).unwrap_or(u64::MAX);
+        let idle_keep = self.keep_of(settings, observation, dirty, quiet_us, 0);
+        let idle = (self.now_us.saturating_add(quiet_us), idle_keep);
+        let spent = self.credit.ends_us(dirty).map(|at_us| {
+            let most = self.most_at(settings, dirty, at_us);
+            (at_us, most.min(idle_keep))
+        });
+        let goes = |fall: &(u64, Pages)| fall.1 < dirty;
+        let first = [Some(idle), spent].into_iter().flatten().filter(goes).min();
+        first.unwrap_or(idle)
     }
 
     /// When `epochs` more have ended; 0: now.
@@ -439,6 +471,7 @@ impl PolicyState {
         &self,
         settings: &Settings,
         observation: &Observation,
+        dirty: Pages,
         at_us: u64,
     ) -> (Pages, Reason) {
         if observation.over_limit {
@@ -468,7 +501,7 @@ impl PolicyState {
             (settings.retain, Reason::Retain)
         };
         let reason = if floor == Pages::ZERO { Reason::Nothing } else { reason };
-        (floor.min(settings.retain_max), reason)
+        (floor.min(self.most_at(settings, dirty, at_us)), reason)
     }
 
     fn growing_us(&self, settings: &Settings) -> u64 {
@@ -509,7 +542,8 @@ impl PolicyState {
         let will_be_idle = self.keep_of(settings, observation, kept, u64::MAX, 0) < kept;
         let idle_us = self.idle.next_us(settings, observation.used, kept);
         let idle_us = idle_us.filter(|_| will_be_idle).map(|at_us| at_us.max(self.now_us + 1));
-        [goes_at, holes_us, idle_us].into_iter().flatten().min()
+        let spent_us = self.credit.ends_us(kept).map(|at_us| at_us.max(self.now_us + 1));
+        [goes_at, holes_us, idle_us, spent_us].into_iter().flatten().min()
     }
 }
 

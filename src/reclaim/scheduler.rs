@@ -349,6 +349,7 @@ impl<S: Os> Heap<S> {
         Observation {
             now_us,
             used: self.used(),
+            large: self.counts.mmapped_pages,
             dirty: self.runs.dirty,
             sparse: Pages((self.free_in_spans() / PAGE) as u32),
             moved: Pages::ZERO,

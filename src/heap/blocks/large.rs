@@ -26,6 +26,14 @@ const STEP: Pages = Pages((64 << 10) / PAGE as u32);
 /// Colors are multiples of a cache line.
 const LINE: usize = 64;
 
+/// LuaJIT's own allocator maps and unmaps blocks of as many pages one by one: 128 KiB.
+const MMAPPED_MIN: Pages = Pages((128 << 10) / PAGE as u32);
+
+/// How many pages of a block count as mapped one by one: all or none.
+pub(in crate::heap) fn mmapped(count: Pages) -> Pages {
+    if count >= MMAPPED_MIN { count } else { Pages::ZERO }
+}
+
 impl<S: ReclaimHooks> Heap<S> {
     /// Allocates a block of whole pages. Null for size 0 and when there is no memory.
     pub(in crate::heap) fn allocate_large(&mut self, size: usize) -> *mut u8 {
@@ -79,6 +87,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.set_descriptor(range.start, Descriptor::large(range.count(), size, color));
         self.counts.large_blocks += 1;
         self.counts.large_pages += range.count();
+        self.counts.mmapped_pages += mmapped(range.count());
         self.counts.large_requested += size;
         true
     }
@@ -110,6 +119,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.set_descriptor(page, Descriptor::none());
         self.counts.large_blocks -= 1;
         self.counts.large_pages -= count;
+        self.counts.mmapped_pages -= mmapped(count);
         self.counts.large_requested -= size;
     }
 
@@ -136,6 +146,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let (old_count, old_size) = self.large_size(page);
         self.descriptor(page).set_large(count, size);
         self.counts.large_pages = self.counts.large_pages - old_count + count;
+        self.counts.mmapped_pages = self.counts.mmapped_pages - mmapped(old_count) + mmapped(count);
         self.counts.large_requested = self.counts.large_requested - old_size + size;
     }
 

@@ -14,6 +14,7 @@ const LOAD: Observation = Observation {
     sparse: Pages(40 * MB),
     moved: Pages(50 * MB),
     premature: Pages::ZERO,
+    large: Pages::ZERO,
     over_limit: false,
 };
 

@@ -248,6 +248,7 @@ impl<'demand> Simulation<'demand> {
             sparse: Pages(self.sparse),
             moved: Pages(core::mem::take(&mut self.moved)),
             premature: Pages(core::mem::take(&mut self.premature)),
+            large: Pages::ZERO,
             over_limit: false,
         };
         let decision = self.policy.decide(settings, observation);

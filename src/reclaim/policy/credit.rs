@@ -1,0 +1,166 @@
+//! How much may be held beyond what LuaJIT's own allocator would hold, and for how long.
+//!
+//! LuaJIT's own allocator keeps what small blocks needed once, and unmaps each block of 128 KiB and
+//! more when it is freed. So free memory costs nothing beside it, as far as small blocks left it.
+//! The rest is *extra*: large blocks left it.
+//!
+//! Extra memory has a credit of size times time, a leaky bucket. It spends [`CREDIT`] beyond an
+//! allowance: 3 MB, or a sixteenth of what LuaJIT would hold. When the credit is spent, half of the
+//! allowance may stay until half of the credit has returned. In a time `T` no more is extra than
+//! `CREDIT + allowance * T`: 13 MB s in three seconds, if the allowance is 3 MB. The law allows
+//! 24 MB s, of which the library's own memory takes 6, and what the background thread returns a
+//! moment later the rest.
+
+#![forbid(unsafe_code)]
+
+use crate::units::Pages;
+
+/// Pages that may be extra for a microsecond beyond the allowance: 4 MiB for a second. A table that
+/// grows to 64 MB ten times in a fifth of a second takes three quarters of this.
+const CREDIT: u64 = 1024 * 1_000_000;
+/// What is extra for longer, because nobody looked or the kernel refused, is remembered up to this.
+const SPENT_MAX: u64 = 4 * CREDIT;
+/// Pages that may always be extra: 3 MiB, or one part in 16 of what LuaJIT would hold.
+const ALLOWANCE_MIN: Pages = Pages(768);
+const ALLOWANCE_SHARE: u32 = 16;
+
+/// What the extra memory has cost so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Credit {
+    now_us: u64,
+    /// The most pages that were in use at a moment, of small blocks and of large ones.
+    small_most: Pages,
+    large_most: Pages,
+    /// Pages that are free since small blocks, or large ones, had most.
+    small_left: Pages,
+    large_left: Pages,
+    allowance: Pages,
+    extra: Pages,
+    /// Pages times microseconds, at most [`SPENT_MAX`].
+    spent: u64,
+    is_spent: bool,
+}
+
+impl Credit {
+    /// Takes note of the pages in use, those of them in blocks of 128 KiB and more, and the free
+    /// ones that hold memory.
+    pub(super) fn note(&mut self, now_us: u64, used: Pages, large: Pages, dirty: Pages) {
+        let spent = self.spent_at(now_us, self.extra);
+        let is_spent = spent >= if self.is_spent { CREDIT / 2 } else { CREDIT };
+        let small = used.saturating_sub(large);
+        let (small_most, large_most) = (self.small_most.max(small), self.large_most.max(large));
+        let stock = small_most.saturating_add(large);
+        let mut next = Credit {
+            now_us,
+            small_most,
+            large_most,
+            small_left: small_most.saturating_sub(small),
+            large_left: large_most.saturating_sub(large),
+            allowance: ALLOWANCE_MIN.max(Pages(stock.0 / ALLOWANCE_SHARE)),
+            extra: Pages::ZERO,
+            spent,
+            is_spent,
+        };
+        next.extra = next.extra_of(dirty);
+        *self = next;
+    }
+
+    /// How many of `dirty` free pages large blocks have left. Small blocks may have had more
+    /// between two observations.
+    fn extra_of(&self, dirty: Pages) -> Pages {
+        dirty.saturating_sub(self.small_left).min(self.large_left)
+    }
+
+    /// What will be spent if `extra` pages are extra until a time.
+    fn spent_at(&self, at_us: u64, extra: Pages) -> u64 {
+        let elapsed_us = at_us.saturating_sub(self.now_us);
+        let size = |pages: Pages| u64::from(pages.0).saturating_mul(elapsed_us);
+        let more = size(extra.saturating_sub(self.allowance));
+        let less = size(self.allowance.saturating_sub(extra));
+        self.spent.saturating_add(more).saturating_sub(less).min(SPENT_MAX)
+    }
+
+    /// The most free pages that may stay, if `dirty` are free until a time.
+    pub(super) fn most(&self, dirty: Pages, at_us: u64) -> Pages {
+        let is_spent = self.is_spent || self.spent_at(at_us, self.extra_of(dirty)) >= CREDIT;
+        let most = Pages(self.allowance.0 / 2);
+        match is_spent && self.large_left > most {
+            true => self.small_left.saturating_add(most),
+            false => Pages(u32::MAX),
+        }
+    }
+
+    /// When the credit will be spent, if `dirty` pages are free until then. `None`: never.
+    pub(super) fn ends_us(&self, dirty: Pages) -> Option<u64> {
+        let more = self.extra_of(dirty).saturating_sub(self.allowance);
+        let left = CREDIT.saturating_sub(self.spent);
+        (more > Pages::ZERO && !self.is_spent)
+            .then(|| self.now_us.saturating_add(left.div_ceil(u64::from(more.0))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND_US: u64 = 1_000_000;
+    const MB: u32 = 256;
+
+    /// Credit after a block of `large_mb` has come and gone at time 0, beside small blocks of 8 MB
+    /// that needed 10 once.
+    fn left_by(large_mb: u32) -> (Credit, Pages) {
+        let mut credit = Credit::default();
+        let large = Pages(large_mb * MB);
+        credit.note(0, Pages(10 * MB).saturating_add(large), large, Pages::ZERO);
+        let dirty = Pages(2 * MB).saturating_add(large);
+        credit.note(0, Pages(8 * MB), Pages::ZERO, dirty);
+        (credit, dirty)
+    }
+
+    #[test]
+    fn what_large_blocks_leave_spends_the_credit() {
+        let (credit, dirty) = left_by(11);
+        // 8 MB beyond the allowance.
+        assert_eq!(credit.ends_us(dirty), Some(SECOND_US / 2));
+        assert_eq!(credit.most(dirty, SECOND_US / 2 - 1), Pages(u32::MAX));
+        // What small blocks have left, and half of the allowance.
+        assert_eq!(credit.most(dirty, SECOND_US / 2), Pages(7 * MB / 2));
+    }
+
+    #[test]
+    fn half_of_the_credit_returns_before_more_may_stay_again() {
+        let (mut credit, dirty) = left_by(11);
+        let mut note = |at_us, dirty| {
+            credit.note(at_us, Pages(8 * MB), Pages::ZERO, dirty);
+            credit
+        };
+        assert!(note(SECOND_US / 2, dirty).is_spent);
+        // 1 MB below the allowance.
+        let less = Pages(4 * MB);
+        assert!(note(SECOND_US / 2, less).is_spent);
+        assert_eq!(note(SECOND_US * 5 / 2, less).most(less, 0), Pages(7 * MB / 2));
+        assert_eq!(note(SECOND_US * 5 / 2 + 1, less).most(less, 0), Pages(u32::MAX));
+    }
+
+    #[test]
+    fn what_small_blocks_leave_costs_nothing() {
+        let mut credit = Credit::default();
+        for (second, small_mb) in [(0, 100), (1, 20), (100, 20)] {
+            let (small, large) = (Pages(small_mb * MB), Pages(300 * MB));
+            let dirty = Pages((100 - small_mb) * MB);
+            credit.note(second * SECOND_US, small.saturating_add(large), large, dirty);
+        }
+        assert_eq!((credit.spent, credit.ends_us(Pages(80 * MB))), (0, None));
+        // More is free than was seen to be in use: nobody looked at the peak.
+        assert_eq!(credit.most(Pages(500 * MB), u64::MAX), Pages(u32::MAX));
+    }
+
+    #[test]
+    fn a_large_heap_may_keep_more() {
+        let mut credit = Credit::default();
+        let large = Pages(640 * MB);
+        credit.note(0, large, large, Pages::ZERO);
+        credit.note(0, large, Pages(600 * MB), Pages(40 * MB));
+        assert_eq!(credit.ends_us(Pages(40 * MB)), None);
+    }
+}

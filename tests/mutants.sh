@@ -230,12 +230,16 @@ a wait that Lua called is left alone|src/vm/collect.rs|s/Callers::of_this(self.o
 a VM of two threads is left alone|src/vm/owner.rs|s/        vm_heap.collection.note_handover();//
 a VM with a host is left alone|src/vm/collect.rs|s/            \&\& vm_heap.closed.is_none()//
 an event waits for one step|src/vm/collect.rs|s/Kernel.now_us() + budget_us;/Kernel.now_us() + 1000 * budget_us;/
-the background thread returns free pages|src/heap/pages/watch/returning.rs|s/let mine = dirty.claim(self.highest(dirty.get(), excess.0));/let mine = 0u64;/
+the background thread returns free pages|src/heap/pages/watch/returning.rs|s/let highest = self.watch.highest(dirty.get(), wanted.0);/let highest = 0;/
+a kernel page that is claimed in part stays|src/heap/pages/watch/returning.rs|s/claim.choose(self.watch.whole_kernel_pages(claim.pages()));//
 it returns holes|src/heap/pages/watch/returning.rs|s/                batch.add_span(page);//
 it leaves active spans alone|src/heap/blocks/span.rs|s/            self.page_runs().disturb(page);//
-a span that was searched rests again|src/heap/pages/watch/returning.rs|s/            resting.put_back(bit);//
-what it returned is counted|src/heap/pages/watch/returning.rs|s/            done.pages.fetch_add(range.count.0, Relaxed);//
-what the kernel refused stays dirty|src/heap/pages/watch/returning.rs|s/word.dirty.put_back(range.bits());//
+a span that was searched rests again|src/heap/pages/batch.rs|s/        if !self.is_span {/        {/
+a span of several holes is released once|src/heap/pages/batch.rs|s/                    note(claim, \*range);/                    note(claim, *range); claim.end();/
+a span of several holes is released once, in a race|src/heap/pages/batch.rs|s/                    note(claim, \*range);/                    note(claim, *range); claim.end();/
+what it returned is counted|src/heap/pages/watch/returning.rs|s/            done.pages.fetch_add(range.count().0, Relaxed);//
+what the kernel refused stays dirty|src/heap/pages/batch.rs|s/            self.word.put_back(self.stays);//
+the end of dirty pages is above those|src/heap/pages/runs/dirty.rs|s/word.held()/word.get()/
 a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
 it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
 K1 a sheet becomes vacant|src/heap/pages/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/
@@ -249,7 +253,7 @@ and comes back to those of pages that it returns|src/reclaim/purge.rs|s/self.she
 runs that no budget was left for are closed|src/reclaim/purge.rs|s/(sweep.holes || self.runs.may_close)/sweep.holes/
 a host ticks for descriptors, too|src/reclaim/scheduler.rs|s/if self.hooks.shedding.is_some() || self.due() > Pages::ZERO/if self.due() > Pages::ZERO/
 the background thread returns them|src/reclaim/background.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
-they wait for their pages|src/heap/pages/watch/sheets.rs|s/if sheet.can_go() \&\& self.is_clean(pages) {/if sheet.can_go() {/
+they wait for their pages|src/heap/pages/watch/sheets.rs|s/firsts.all(|first| is_good(self.word(PageIndex(first)).dirty))/firsts.all(|first| is_good(self.word(PageIndex(first)).dirty) || true)/
 refused descriptors are held|src/heap/pages/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_bare(true));/
 they count again|src/heap/growth/grow.rs|s/        again + Pages/        Pages/
 checked heaps keep descriptors|src/reclaim/sheets.rs|s/if self.is_checked() || /if /
@@ -268,18 +272,23 @@ only dirty pages are claimed|src/heap/pages/claim.rs|s/let mine = self.bits.fetc
 a page that is set releases what was done|src/heap/pages/claim.rs|s/fetch_or(pages, Release)/fetch_or(pages, Relaxed)/
 a claim acquires that|src/heap/pages/claim.rs|s/self.bits.fetch_and(!free, AcqRel)/self.bits.fetch_and(!free, Relaxed)/
 the end of a claim releases its purge|src/heap/pages/claim.rs|s/self.claimed.fetch_and(!pages, Release)/self.claimed.fetch_and(!pages, Relaxed)/
+pages that may be put back are seen|src/heap/pages/claim.rs|s/        set | !mine/        set | mine \& 0/
 pages put back leave others alone|src/heap/pages/claim.rs|s/self.bits.fetch_or(pages, Relaxed);/self.bits.store(self.get() | pages, Relaxed);/
 retained memory stays below a limit in use|src/options.rs|s/        changed.check_order(Options::name)/        Ok(())/
 and below the soft one|src/options.rs|/(Key::Retain, Key::LimitSoft/s/Key::LimitSoft/Key::LimitHard/
-a child of a fork does not wait|src/heap/pages/watch.rs|s/            self.end_stale(word, pages);//
-a child of a fork ends all claims|src/heap/pages/watch.rs|s/            self.end_stale(word.dirty, u64::MAX);//
-and those of spans|src/heap/pages/watch.rs|s/            self.end_stale(word.resting, u64::MAX);//
+a child of a fork does not wait|src/heap/pages/watch.rs|s/            self.end_stale(word, pages, u64::MAX);//
+a child of a fork ends all claims|src/heap/pages/runs/stale.rs|s/            self.watch.end_stale(&chunk.dirty\[word\], u64::MAX, may_be_dirty);//
+and those of spans|src/heap/pages/mend.rs|s/        self.end_stale_spans();//
+but pages in use are not dirty|src/heap/pages/runs/stale.rs|s/let may_be_dirty = .*/let may_be_dirty = u64::MAX;/
+and sheets in use not vacant|src/heap/pages/runs/stale.rs|s/let is_vacant = self.is_vacant(pages);/let is_vacant = true;/
+and active spans do not rest|src/heap/pages/mend.rs|s/            \&\& descriptor.span_state() != SpanState::Active//
+half a count is not left for later|src/heap/pages/mend.rs|s/self.watch().take_left()/self.watch().take_aside().unwrap_or_default()/
 before it takes pages|src/heap/growth/grow.rs|s/        self.mend_after_fork();//
 before it takes a span|src/heap/blocks/span.rs|s/            self.mend_after_fork();//
 before it looks|src/reclaim/background.rs|s/        self.mend_after_fork();//
 it counts free pages anew|src/heap/pages/mend.rs|s/            (self.runs.dirty, self.runs.sheets) = (dirty, sheets);/            self.runs.sheets = sheets;/
 and what was returned of spans|src/heap/pages/mend.rs|s/            (self.counts.purged, self.counts.slack) = (purged, slack);//
-ranges that the kernel refuses are passed over|src/heap/pages/watch/returning.rs|s/let purged = purge(&memory\[index..self.count\]);/let purged = if refused > 0 { Purged { ranges: 0, calls: 1, errno: 1 } } else { purge(\&memory[index..self.count]) };/
+ranges that the kernel refuses are passed over|src/heap/pages/batch.rs|s/let end = index + purge(index);/let end = index + if refused > 0 { 0 } else { purge(index) };/
 a heap at work is visited every 1.1 s|src/reclaim/background.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
 and not earlier|src/reclaim/background.rs|s/    if now_us < watch.again_us() {/    if false {/
 a heap that ends gives back where munmap is refused|src/os/kernel.rs|s/ \&\& !map_over(start, bytes) {/ \&\& false {/
@@ -304,6 +313,7 @@ run_tests() {
     *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs purge_refused -- --include-ignored" ;;
     *:pages\ that\ cannot\ come\ back*) tests="--package ebbtide-ffi-tests --test failures memory_that_was_moved" ;;
     src/log.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error -- --include-ignored" ;;
+    *:*in\ a\ race) tests="--package ebbtide-models" ;;
     src/heap/pages/claim.rs:* | src/vm/lock.rs:*) tests="--package ebbtide-models" ;;
     src/heap/checked* | src/os/fault.rs:*) tests="--package ebbtide-ffi-tests --test checked -- --include-ignored" ;;
     src/vm/collect/schedule.rs:* | src/vm/collect/layout.rs:*) tests=--lib ;;

@@ -6,6 +6,7 @@
 //! |------------------|--------------------------------------------------------------|--------|
 //! | `layout`         | where the parts lie in the heap's range of addresses         | no     |
 //! | `claim`          | bits of pages that two threads work on                       | no     |
+//! | `batch`          | claims whose pages go back by one call, each ended once      | no     |
 //! | `refaults`       | what was returned, and what of it was needed again           | no     |
 //! | `sheet`          | descriptors of pages that are all free, by kernel pages      | no     |
 //! | `runs`           | free and dirty pages; the lowest run of a given length       | no     |
@@ -13,6 +14,9 @@
 //! | `mend`           | what a fork has left of the background thread's work         | no     |
 //! | `split_mappings` | ranges that are kernel mappings of their own                 | no     |
 
+mod batch;
+#[cfg(test)]
+mod batch_tests;
 pub(super) mod claim;
 pub(super) mod layout;
 mod mend;

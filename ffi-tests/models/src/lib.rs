@@ -2,6 +2,7 @@
 //! allows: the sources themselves, with loom's atomics in place of the processor's.
 #![cfg(test)]
 
+mod spans;
 mod turns;
 
 use loom::sync::atomic::AtomicU64;
@@ -9,6 +10,14 @@ use loom::sync::atomic::AtomicU64;
 #[path = "../../../src/heap/pages/claim.rs"]
 #[allow(dead_code)]
 mod claim;
+
+#[path = "../../../src/heap/pages/batch.rs"]
+#[allow(dead_code)]
+mod batch;
+
+#[path = "../../../src/units.rs"]
+#[allow(dead_code)]
+mod units;
 
 use claim::Claimable;
 use loom::cell::UnsafeCell;
@@ -124,6 +133,35 @@ fn two_uses_and_two_visits_keep_apart() {
         pages.use_and_free(1);
         pages.use_and_free(2);
         thread.join().expect("the background thread");
+    });
+}
+
+/// Whenever the heap's thread looks: before, while the kernel refuses the page, and after.
+#[test]
+fn a_page_that_stays_dirty_is_always_seen() {
+    explore(|| {
+        let pages = Pages::new();
+        let other = Arc::clone(&pages);
+        let thread = thread::spawn(move || other.visit(true));
+        assert_eq!(pages.bits.held() & PAGE, PAGE);
+        thread.join().expect("the background thread");
+        assert_eq!((pages.bits.held(), pages.bits.claimed()), (PAGE | NEXT, 0));
+    });
+}
+
+/// The heap's thread returns a page itself, and uses it then.
+#[test]
+fn a_page_that_both_threads_return_is_counted_once() {
+    explore(|| {
+        let pages = Pages::new();
+        let other = Arc::clone(&pages);
+        let thread = thread::spawn(move || other.visit(false));
+        let cleaned = pages.bits.unset(PAGE | NEXT, true).count_ones();
+        pages.use_and_free(1);
+        let returned = thread.join().expect("the background thread");
+        let left = (pages.bits.get() & PAGE).count_ones();
+        assert_eq!(cleaned + returned + left, 3, "two that were dirty, and one that is again");
+        assert_eq!(pages.bits.claimed(), 0);
     });
 }
 

@@ -21,8 +21,8 @@
 //! returned, and the heap's thread waits if it needs one of these. The background thread never
 //! waits.
 //!
-//! Setting a bit releases what the heap's thread did, and clearing it acquires that. So on
-//! processors that do not keep the order of their accesses, too, no access to a free page comes
+//! Setting a bit releases what the heap's thread did, and the claim that clears it acquires that. So
+//! on processors that do not keep the order of their accesses, too, no access to a free page comes
 //! after its purge. Slots of resting spans are freed without that: there the background thread has
 //! the kernel order all threads between looking and purging (see [`crate::os::Os::order_threads`]).
 //!
@@ -70,9 +70,13 @@ impl Claimable {
     }
 
     /// Clears bits, and returns those that were set. (The heap's thread)
+    ///
+    /// This orders nothing, as nothing depends on it. A page that is about to be used was claimed
+    /// before: the claim acquires the purge. Nobody claims a page for its clear bit: there is
+    /// nothing to release.
     pub(crate) fn unset(&self, pages: u64, is_watched: bool) -> u64 {
         let before = if is_watched {
-            self.bits.fetch_and(!pages, AcqRel)
+            self.bits.fetch_and(!pages, Relaxed)
         } else {
             let before = self.get();
             self.bits.store(before & !pages, Relaxed);
@@ -100,14 +104,31 @@ impl Claimable {
         had
     }
 
+    /// Pages whose bits are set, or may be again: the other thread has them. Neither the bits nor
+    /// the claims show that by themselves: between two looks a page may be put back and released.
+    /// (Either thread)
+    pub(crate) fn held(&self) -> u64 {
+        let mine = self.try_claim(u64::MAX);
+        let set = self.get();
+        self.release(mine);
+        set | !mine
+    }
+
     /// Pages that one of the threads has.
     pub(crate) fn claimed(&self) -> u64 {
         self.claimed.load(Acquire)
     }
 
-    /// Claims those of `pages` that nobody has, and returns them.
+    /// Claims those of `pages` that nobody has, and returns them. Whoever sees the claim sees what
+    /// was done before: that the background thread has named the heap that it visits.
     fn try_claim(&self, pages: u64) -> u64 {
         pages & !self.claimed.fetch_or(pages, AcqRel)
+    }
+
+    /// As if one of the threads had claimed pages, and not looked at their bits yet.
+    #[cfg(test)]
+    pub(crate) fn pretend_claimed(&self, pages: u64) {
+        self.claimed.fetch_or(pages, AcqRel);
     }
 
     /// Claims those of `pages` whose bits are set, clears these, and returns them. (The background

@@ -2,12 +2,14 @@
 //!
 //! In the child the thread is missing, but its claims are there. And it may have changed bits that
 //! it had not counted yet, or counted pages whose claims end now. So before the heap's thread takes
-//! pages, or a span, that the background thread may have had, all claims are ended, and what the
-//! bits say is counted anew. It is done once in each child.
+//! pages, or a span, that the background thread may have had, all claims are ended (see
+//! `runs/stale`), and what the bits say is counted anew. It is done once in each child.
 
 #![forbid(unsafe_code)]
 
+use super::watch::Aside;
 use crate::heap::slots::class::{CLASSES, SHORT};
+use crate::heap::slots::descriptor::{PageKind, SpanState};
 use crate::heap::{Heap, ReclaimHooks};
 use crate::os::background::Patience;
 use crate::units::{PageIndex, Pages};
@@ -16,9 +18,13 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Takes note of what the background thread has returned since last time.
     pub(crate) fn note_aside(&mut self) {
         if let Some(aside) = self.page_runs().note_aside() {
-            self.counts.purged += aside.holes;
-            self.counts.slack -= aside.slack;
+            self.note_holes(&aside);
         }
+    }
+
+    fn note_holes(&mut self, aside: &Aside) {
+        self.counts.purged += aside.holes;
+        self.counts.slack -= aside.slack;
     }
 
     /// Ends what the background thread of the parent had begun, if this is the child of a fork.
@@ -38,8 +44,12 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     fn try_to_mend(&mut self) -> bool {
-        let Some(visits) = self.watch().end_all_stale() else { return false };
-        self.note_aside();
+        let Some(visits) = self.watch().begin_to_mend() else { return false };
+        self.page_runs().end_stale_claims();
+        self.end_stale_spans();
+        let left = self.watch().take_left();
+        self.page_runs().count_aside(&left);
+        self.note_holes(&left);
         let (dirty, (purged, slack)) = (self.watch().dirty(), self.purged_and_slack());
         let sheets = self.page_runs().sheets_by_bits();
         let is_mended = self.watch().is_mended(visits);
@@ -48,6 +58,30 @@ impl<S: ReclaimHooks> Heap<S> {
             (self.counts.purged, self.counts.slack) = (purged, slack);
         }
         is_mended
+    }
+
+    /// Ends all claims of spans. Those that are not active rest then.
+    fn end_stale_spans(&mut self) {
+        for first in (0..self.runs.top.0).step_by(64).map(PageIndex) {
+            let claimed = self.watch().claimed_spans(first);
+            let of = |bit: u32| first + Pages(bit);
+            let is_claimed = |bit: &u32| claimed >> bit & 1 == 1;
+            let rests = (0..64).filter(is_claimed).filter(|bit| self.may_rest(of(*bit)));
+            let stays = rests.map(|bit| 1 << bit).sum();
+            self.watch().end_stale_spans(first, claimed, stays);
+        }
+    }
+
+    /// Whether a span of several pages starts at a page, and is not active. Only descriptors of
+    /// pages in use are looked at: others may have been returned.
+    fn may_rest(&mut self, page: PageIndex) -> bool {
+        if page >= self.runs.top || self.page_runs().is_free(page) {
+            return false;
+        }
+        let descriptor = self.descriptor(page);
+        descriptor.kind() == PageKind::Span
+            && descriptor.span_state() != SpanState::Active
+            && descriptor.shape().pages > Pages(1)
     }
 
     /// Counts, from the spans' bits, what [`Counts`](crate::heap::Counts) has of `purged` and

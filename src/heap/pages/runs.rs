@@ -15,12 +15,14 @@
 //! - P3: the counts are the bitmaps' population.
 //! - P4: no run of n free pages, few as they are, starts below `lowest[n - 1]`.
 //! - P5: a summary that is not stale is the summary of its pages.
-//! - P6: no page at or above `dirty_end` is dirty.
+//! - P6: no page at or above `dirty_end` is dirty, or will be if the kernel refuses it to the
+//!   background thread.
 //! - P7: a page whose memory was moved away is free and clean, but was not returned.
 //!
 //! `search` finds the lowest run of a given length, `dirty` the pages that hold memory. `end`
-//! lowers `top` and raises it again. `vacancy` knows which descriptors serve free pages alone, and
-//! `opening` makes closed pages accessible before they are used.
+//! lowers `top` and raises it again. `vacancy` knows which descriptors serve free pages alone,
+//! `opening` makes closed pages accessible before they are used, and `stale` ends claims of a thread
+//! that is gone.
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +30,7 @@ mod dirty;
 mod end;
 mod opening;
 mod search;
+mod stale;
 mod vacancy;
 
 use core::cell::Cell;
@@ -245,16 +248,18 @@ impl PageRuns<'_> {
     /// by now count as well, so it is done whenever pages were taken.
     pub(in crate::heap) fn note_aside(&mut self) -> Option<Aside> {
         let aside = self.watch.take_aside()?;
+        self.count_aside(&aside);
+        Some(aside)
+    }
+
+    /// Counts what the background thread has returned.
+    pub(super) fn count_aside(&mut self, aside: &Aside) {
         self.counts.dirty -= aside.pages;
         self.counts.sheets.note_returned(aside.sheets);
         self.counts.sheets.note_closed(aside.closed);
         self.counts.refaults.note_returned(PurgeReason::Idle, aside.pages + aside.holes);
-        self.counts.aside.add(&aside);
+        self.counts.aside.add(aside);
         self.counts.aside_total = self.counts.aside_total.saturating_add(aside.pages + aside.holes);
-        if aside.refused > 0 {
-            self.counts.dirty_end = self.counts.top;
-        }
-        Some(aside)
     }
 
     /// Whether a page below `top` is free.

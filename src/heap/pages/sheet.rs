@@ -158,6 +158,13 @@ impl Sheet<'_> {
         self.sheets.vacant.release(self.bit.into());
     }
 
+    /// Has `end` end its claim, of a thread that is gone: the word, the bit, and the bit again if
+    /// the sheet is vacant. (The heap's thread)
+    pub(super) fn end_stale(&self, is_vacant: bool, end: impl Fn(&Claimable, u64, u64)) {
+        let bit = u64::from(self.bit);
+        end(&self.sheets.vacant, bit, if is_vacant { bit } else { 0 });
+    }
+
     /// Whether its descriptors were returned.
     pub(crate) fn is_bare(&self) -> bool {
         self.sheets.bare.load(Relaxed) & self.bit != 0
@@ -197,6 +204,12 @@ impl Sheet<'_> {
         } else {
             self.sheets.closed.fetch_and(!self.bit, Relaxed);
         }
+    }
+
+    /// As for [`Claimable::pretend_claimed`].
+    #[cfg(test)]
+    pub(crate) fn pretend_claimed(&self) {
+        self.sheets.vacant.pretend_claimed(self.bit.into());
     }
 
     /// Whether its bit is set. (For tests)

@@ -229,6 +229,24 @@ impl Watch {
         self.is_pretended.set(true);
     }
 
+    /// As if the background thread had found everything to do, just before the heap's thread took
+    /// all of it, and had only claimed it yet.
+    #[cfg(test)]
+    pub(crate) fn pretend_late_claims(&self) {
+        for first in self.words() {
+            let word = self.word(first);
+            word.dirty.pretend_claimed(u64::MAX);
+            word.resting.pretend_claimed(u64::MAX);
+            self.sheet(first).pretend_claimed();
+        }
+    }
+
+    /// The word of dirty bits that a page lies in.
+    #[cfg(test)]
+    pub(crate) fn dirty_word(&self, page: PageIndex) -> &Claimable {
+        self.word(page).dirty
+    }
+
     /// As in the child of a fork whose parent has the background thread.
     #[cfg(test)]
     pub(crate) fn pretend_fork(&self) {
@@ -308,23 +326,30 @@ impl Watch {
         if self.is_on() { self.done.take() } else { None }
     }
 
+    /// The same of a thread that is gone: it may have counted some of a call, and not the call.
+    pub(super) fn take_left(&self) -> Aside {
+        self.done.take_all()
+    }
+
     /// Waits until the background thread has none of some pages of a word.
     #[cold]
     pub(in crate::heap) fn wait_for(&self, word: &Claimable, pages: u64) {
         let mut patience = Patience::default();
         while word.claimed() & pages != 0 {
-            self.end_stale(word, pages);
+            // These pages are about to be used: their bits are cleared next.
+            self.end_stale(word, pages, u64::MAX);
             patience.wait();
         }
     }
 
     /// Ends claims of a thread that is not there any more: this is the child of a fork. Claims that
     /// were seen while nobody visited the heap are stale, and nobody can claim those pages anew.
-    fn end_stale(&self, word: &Claimable, pages: u64) {
+    /// Of those in `stays` the bits are set again.
+    pub(super) fn end_stale(&self, word: &Claimable, pages: u64, stays: u64) {
         let visits = background::visits();
         let stale = if self.is_visited() { 0 } else { word.claimed() & pages };
         if stale != 0 && background::visits() == visits {
-            word.put_back(stale);
+            word.put_back(stale & stays);
             word.release(stale);
         }
     }
@@ -338,23 +363,13 @@ impl Watch {
         self.is_on() && self.process.get() != background::process()
     }
 
-    /// In the child of a fork, ends all claims of the thread that the parent has. Returns what
-    /// [`Watch::is_mended`] asks for. `None`: somebody visits the heap.
-    pub(super) fn end_all_stale(&self) -> Option<u64> {
+    /// What [`Watch::is_mended`] asks for. `None`: somebody visits the heap.
+    pub(super) fn begin_to_mend(&self) -> Option<u64> {
         let visits = background::visits();
-        if self.is_visited() {
-            return None;
-        }
-        for first in self.words() {
-            let word = self.word(first);
-            self.end_stale(word.dirty, u64::MAX);
-            self.end_stale(word.resting, u64::MAX);
-            self.end_stale(word.vacant, u64::MAX);
-        }
-        Some(visits)
+        (!self.is_visited()).then_some(visits)
     }
 
-    /// Whether nobody has visited the heap since [`Watch::end_all_stale`]. If so, what was counted
+    /// Whether nobody has visited the heap since [`Watch::begin_to_mend`]. If so, what was counted
     /// since is right, and nothing is left of the parent's thread.
     pub(super) fn is_mended(&self, visits: u64) -> bool {
         let is_mended = background::visits() == visits;
@@ -362,6 +377,16 @@ impl Watch {
             self.process.set(background::process());
         }
         is_mended
+    }
+
+    /// The spans of a word that are claimed, by their first pages.
+    pub(super) fn claimed_spans(&self, first: PageIndex) -> u64 {
+        self.word(first).resting.claimed()
+    }
+
+    /// Ends such claims as in [`Watch::end_stale`].
+    pub(super) fn end_stale_spans(&self, first: PageIndex, claimed: u64, stays: u64) {
+        self.end_stale(self.word(first).resting, claimed, stays);
     }
 
     /// The first pages of all spans that rest.
@@ -390,10 +415,11 @@ impl Done {
     /// In the reverse of the order in which the background thread counts: pages before the runs of
     /// them that it closes, slack before the holes that they are in, and calls last.
     fn take(&self) -> Option<Aside> {
-        if self.calls.load(Relaxed) == 0 {
-            return None;
-        }
-        Some(Aside {
+        (self.calls.load(Relaxed) > 0).then(|| self.take_all())
+    }
+
+    fn take_all(&self) -> Aside {
+        Aside {
             calls: self.calls.swap(0, Acquire).into(),
             closed: self.closed.swap(0, Acquire),
             sheets: self.sheets.swap(0, Relaxed),
@@ -402,6 +428,6 @@ impl Done {
             pages: Pages(self.pages.swap(0, Relaxed)),
             refused: self.refused.swap(0, Relaxed).into(),
             searches: self.searches.swap(0, Relaxed).into(),
-        })
+        }
     }
 }

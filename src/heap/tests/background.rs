@@ -8,8 +8,8 @@ use super::*;
 use crate::heap::KernelHeap;
 use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::pages::watch::Watch;
-use crate::os::MemoryRange;
-use crate::units::Pages;
+use crate::os::{MemoryRange, Purged};
+use crate::units::{PageIndex, Pages};
 
 const SECOND: u64 = 1_000_000;
 
@@ -48,6 +48,63 @@ fn free_pages_go_back_though_the_heaps_thread_does_nothing() {
     assert!(took_us < 2 * SECOND, "after {took_us} µs");
     assert_eq!(after.committed + tested.heap().closed_bytes(), before.committed);
     tested.free_all();
+}
+
+/// The heap's thread takes one page of each kernel page just before the background thread claims
+/// them. What that is left with is less than a kernel page, which would go as a whole.
+#[test]
+fn a_kernel_page_that_is_claimed_in_part_stays() {
+    for kernel_page in [16 << 10, 64 << 10] {
+        let mut tested = Tested::new(FakeOs::new(kernel_page), 64 << 20);
+        let os = tested.os.clone();
+        (0..200).for_each(|_| assert!(tested.allocate(100_000)));
+        (1..200).rev().for_each(|index| tested.free(index, OldSize::Right));
+        let heap = tested.heap();
+        heap.watch().pretend();
+        let before = heap.watch().dirty();
+        let word = heap.watch().dirty_word(PageIndex(256));
+        assert_eq!(word.get(), u64::MAX);
+        let taken = u64::MAX / (u64::MAX >> (64 - kernel_page / 4096)) << 2;
+        word.pretend_claimed(taken);
+        let returned = return_all(heap.watch(), &os);
+        assert_eq!((word.get(), word.claimed()), (u64::MAX, taken));
+        assert!(returned > Pages::ZERO && returned + Pages(64) <= before, "{returned:?}");
+        word.release(taken);
+        tested.heap().check();
+        tested.free_all();
+    }
+}
+
+/// While the kernel is asked, no page that it may refuse is forgotten.
+#[test]
+fn pages_that_may_stay_dirty_are_below_the_end_of_dirty_ones() {
+    let mut tested = emptied(400, 20_000, 20_000);
+    let heap: *mut _ = tested.heap();
+    // SAFETY: the heap lives, and this is the only thread: it does what two do in turns.
+    unsafe {
+        (*heap).watch().pretend();
+        let end = (*heap).page_runs().dirty_end();
+        let purge = |_: &[MemoryRange]| {
+            assert_eq!((*heap).page_runs().dirty_end(), end);
+            Purged { ranges: 0, calls: 1, errno: libc::EINVAL }
+        };
+        let stamp = PurgeStamp::new(1, PurgeReason::Idle);
+        assert_eq!((*heap).watch().return_dirty(Pages(8), &purge, &|| true, stamp), None);
+        (*heap).check();
+    }
+    tested.free_all();
+}
+
+/// Returns all dirty pages, as the background thread does. How many.
+fn return_all(watch: &Watch, os: &FakeOs) -> Pages {
+    let stamp = PurgeStamp::new(os.now_us(), PurgeReason::Idle);
+    // SAFETY: pages that are claimed hold nothing of value. The heap lives, and this is the only
+    // thread.
+    let returned = unsafe {
+        let purge = |ranges: &[MemoryRange]| os.purge(ranges);
+        watch.return_dirty(Pages(u32::MAX), &purge, &|| true, stamp)
+    };
+    returned.expect("the kernel refuses nothing")
 }
 
 #[test]

@@ -127,6 +127,26 @@ fn all_that_the_parents_thread_had_is_free_again() {
     });
 }
 
+/// The thread had claimed what it saw free, and the heap's thread had taken it just before.
+#[test]
+fn claims_of_what_is_in_use_put_nothing_back() {
+    for size in [400, 3000, 20_000] {
+        ends(move || {
+            let mut tested = emptied(size, 2000, 50);
+            tested.heap().watch().pretend();
+            tested.heap().watch().pretend_late_claims();
+            tested.heap().watch().pretend_fork();
+            tested.heap().mend_after_fork();
+            tested.heap().check();
+            tested.heap().reclaim(Budget::Unlimited);
+            (0..500).for_each(|_| assert!(tested.allocate(size)));
+            tested.heap().check();
+            tested.check_contents();
+            tested.free_all();
+        });
+    }
+}
+
 /// Nothing is taken in this child: it only looks at the heap.
 #[test]
 fn a_child_that_looks_leaves_a_right_forecast() {

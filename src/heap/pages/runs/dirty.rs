@@ -81,12 +81,14 @@ impl PageRuns<'_> {
         None
     }
 
-    /// Where the highest dirty page ends.
+    /// Where the highest dirty page ends, or one that will be dirty if the kernel refuses it to the
+    /// background thread.
     pub(crate) fn dirty_end(&mut self) -> PageIndex {
         let mut end = self.counts.dirty_end.0 as usize;
         while end > 0 {
             let last = end - 1;
-            let word = self.chunks[last / CHUNK_PAGES].dirty[last % CHUNK_PAGES / 64].get();
+            let word = &self.chunks[last / CHUNK_PAGES].dirty[last % CHUNK_PAGES / 64];
+            let word = if self.watch.is_on() { word.held() } else { word.get() };
             let upto = word << (63 - last % 64);
             if upto != 0 {
                 end -= upto.leading_zeros() as usize;

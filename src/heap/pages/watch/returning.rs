@@ -4,17 +4,16 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::{Forecast, Watch};
+use crate::heap::pages::batch::{Batch, Claim};
 use crate::heap::pages::claim::Claimable;
 use crate::heap::pages::refaults::{AtomicStamp, PurgeStamp};
 use crate::heap::pages::runs::CHUNK_PAGES;
 use crate::heap::slots::descriptor::Descriptor;
 use crate::os::{MemoryRange, Purged};
-use crate::units::{PAGE, PageIndex, Pages};
+use crate::units::{PAGE, PageIndex, PageRange, Pages};
 
 /// Most pages that go back in one call: about 150 µs of the kernel's time.
 const CALL: Pages = Pages((1 << 20) / PAGE as u32);
-/// Most ranges that do. A word of 64 pages has 32 at most.
-const RANGES: usize = 64;
 
 impl Watch {
     /// What the heap's thread said last. `None`: it is saying something new.
@@ -44,13 +43,10 @@ impl Watch {
         let (mut returned, mut words) = (Some(Pages::ZERO), self.words());
         let mut is_last = false;
         while !is_last && goes_on() {
-            let mut batch = ClaimedRanges::new(self, stamp);
+            let mut batch = Return::new(self, stamp);
             is_last = true;
             for first in &mut words {
-                let dirty = self.word(first).dirty;
-                let mine = dirty.claim(self.highest(dirty.get(), excess.0));
-                excess = excess.saturating_sub(Pages(mine.count_ones()));
-                batch.add(first, mine);
+                excess = excess.saturating_sub(batch.add_dirty(first, excess));
                 if excess == Pages::ZERO {
                     break;
                 }
@@ -67,20 +63,32 @@ impl Watch {
 
     /// The highest pages of a word, whole kernel pages of them, and not many more than wanted.
     fn highest(&self, dirty: u64, wanted: u32) -> u64 {
-        let pages = ((self.kernel_page / PAGE) as u32).min(64);
-        let whole = u64::MAX >> (64 - pages);
-        // A bit for each kernel page that is dirty as a whole, where its first page has it.
-        let mut firsts = dirty;
-        let mut length = 1;
-        while length < pages {
-            firsts &= firsts >> length;
-            length *= 2;
-        }
-        firsts &= u64::MAX / whole;
+        let (mut firsts, pages) = (self.kernel_pages(dirty), self.per_kernel_page());
         while firsts.count_ones() > wanted.div_ceil(pages) {
             firsts &= firsts - 1;
         }
-        firsts.wrapping_mul(whole)
+        firsts.wrapping_mul(u64::MAX >> (64 - pages))
+    }
+
+    /// The pages of a word that make up whole kernel pages.
+    fn whole_kernel_pages(&self, pages: u64) -> u64 {
+        self.kernel_pages(pages).wrapping_mul(u64::MAX >> (64 - self.per_kernel_page()))
+    }
+
+    /// A bit for each kernel page that all pages of are there, at its first page.
+    fn kernel_pages(&self, pages: u64) -> u64 {
+        let count = self.per_kernel_page();
+        let (mut firsts, mut length) = (pages, 1);
+        while length < count {
+            firsts &= firsts >> length;
+            length *= 2;
+        }
+        firsts & u64::MAX / (u64::MAX >> (64 - count))
+    }
+
+    /// Pages of the heap in a page of the kernel, as far as they lie in one word.
+    fn per_kernel_page(&self) -> u32 {
+        ((self.kernel_page / PAGE) as u32).min(64)
     }
 
     /// Searches all resting spans for pages without a live slot, and returns these, by calls of
@@ -97,7 +105,7 @@ impl Watch {
         goes_on: &dyn Fn() -> bool,
         stamp: PurgeStamp,
     ) -> bool {
-        let (mut batch, mut is_whole) = (ClaimedRanges::new(self, stamp), true);
+        let (mut batch, mut is_whole) = (Return::new(self, stamp), true);
         if self.kernel_page > PAGE {
             return true;
         }
@@ -111,7 +119,7 @@ impl Watch {
                 bits &= bits - 1;
                 if batch.is_full() {
                     is_whole &= batch.give_back(purge).is_some();
-                    batch = ClaimedRanges::new(self, stamp);
+                    batch = Return::new(self, stamp);
                 }
                 batch.add_span(page);
             }
@@ -156,7 +164,6 @@ impl Watch {
                 dirty: &(*chunk).dirty[word],
                 resting: &(*chunk).resting[word],
                 stamp: &(*chunk).stamps[word],
-                vacant: &(*chunk).sheets.vacant,
             }
         }
     }
@@ -176,145 +183,84 @@ pub(super) struct PageWord<'heap> {
     pub(super) dirty: &'heap Claimable,
     pub(super) resting: &'heap Claimable,
     stamp: &'heap AtomicStamp,
-    /// Of all sheets in the word's chunk.
-    pub(super) vacant: &'heap Claimable,
 }
 
-/// Pages that were claimed, to go back by one call.
-struct ClaimedRanges<'heap> {
+/// What is returned by one call.
+struct Return<'heap> {
     watch: &'heap Watch,
     stamp: PurgeStamp,
-    ranges: [Claimed; RANGES],
-    count: usize,
-    pages: Pages,
+    batch: Batch<'heap>,
 }
 
-/// A range that was claimed: free pages, or some of a span.
-#[derive(Clone, Copy, Default)]
-struct Claimed {
-    first: PageIndex,
-    count: Pages,
-    /// The first page of the span; 0: there is none.
-    span: PageIndex,
-}
-
-impl<'heap> ClaimedRanges<'heap> {
-    fn new(watch: &'heap Watch, stamp: PurgeStamp) -> ClaimedRanges<'heap> {
-        let ranges = [Claimed::default(); RANGES];
-        ClaimedRanges { watch, stamp, ranges, count: 0, pages: Pages::ZERO }
+impl<'heap> Return<'heap> {
+    fn new(watch: &'heap Watch, stamp: PurgeStamp) -> Return<'heap> {
+        Return { watch, stamp, batch: Batch::new() }
     }
 
     /// Whether there may be no room for another word, or span.
     fn is_full(&self) -> bool {
-        self.count > RANGES - 32 || self.pages >= CALL
+        self.batch.is_full() || self.batch.pages() >= CALL
     }
 
-    /// Adds dirty pages of a word, which were claimed.
-    fn add(&mut self, first: PageIndex, pages: u64) {
-        self.add_bits(first, pages, PageIndex(0));
+    /// Claims the highest dirty pages of a word, whole kernel pages only, and adds them. How many.
+    fn add_dirty(&mut self, first: PageIndex, wanted: Pages) -> Pages {
+        let dirty = self.watch.word(first).dirty;
+        let highest = self.watch.highest(dirty.get(), wanted.0);
+        let mut claim = Claim::of_pages(dirty, first, highest);
+        // The heap's thread may have used some of a kernel page meanwhile.
+        claim.choose(self.watch.whole_kernel_pages(claim.pages()));
+        let count = Pages(claim.pages().count_ones());
+        self.batch.add(claim);
+        count
     }
 
     /// Claims a span, and adds its pages without a live slot.
     fn add_span(&mut self, page: PageIndex) {
-        let (resting, bit) = (self.watch.word(page).resting, 1 << (page.0 % 64));
-        if resting.claim(bit) == 0 {
-            return;
-        }
-        let span = self.watch.span(page);
-        let holes = span.hole_pages() & !span.purged();
-        if holes == 0 {
-            resting.put_back(bit);
-            resting.release(bit);
-        } else {
-            self.add_bits(page, holes.into(), page);
-        }
-    }
-
-    fn add_bits(&mut self, at: PageIndex, mut bits: u64, span: PageIndex) {
-        self.pages += Pages(bits.count_ones());
-        while bits != 0 {
-            let start = bits.trailing_zeros();
-            let length = (bits >> start).trailing_ones();
-            self.ranges[self.count] =
-                Claimed { first: at + Pages(start), count: Pages(length), span };
-            self.count += 1;
-            bits &= !(u64::MAX >> (64 - length) << start);
+        if let Some(mut claim) = Claim::of_span(self.watch.word(page).resting, page) {
+            let span = self.watch.span(page);
+            claim.choose((span.hole_pages() & !span.purged()).into());
+            self.batch.add(claim);
         }
     }
 
     /// Returns all, and releases it. How many pages; `None`: the kernel refused some.
-    fn give_back(self, purge: &dyn Fn(&[MemoryRange]) -> Purged) -> Option<Pages> {
-        if self.count == 0 {
-            return Some(Pages::ZERO);
-        }
-        let memory = self.ranges.map(|range| MemoryRange {
-            start: self.watch.base.wrapping_add(range.first.offset()),
-            bytes: range.count.bytes(),
-        });
-        let (done, mut index, mut refused) = (&self.watch.done, 0, 0);
-        while index < self.count {
-            let purged = purge(&memory[index..self.count]);
-            let end = index + purged.ranges;
-            self.ranges[index..end].iter().for_each(|range| self.note(range, true));
-            done.calls.fetch_add(purged.calls as u32, Release);
-            index = end;
-            // A range that the kernel refuses is passed over.
-            if index < self.count {
-                self.note(&self.ranges[index], false);
-                (index, refused) = (index + 1, refused + 1);
-            }
-        }
-        done.refused.fetch_add(refused, Relaxed);
-        // After all of it. A span of several ranges is released once, with the last of them: from
-        // then on the heap's thread may have claimed it.
-        let ranges = &self.ranges[..self.count];
-        for (range, next) in ranges.iter().zip(ranges[1..].iter().map(Some).chain([None])) {
-            let is_continued = next.is_some_and(|next| next.span == range.span);
-            if range.span == PageIndex(0) || !is_continued {
-                self.release(range);
-            }
-        }
-        (refused == 0).then_some(self.pages)
+    fn give_back(mut self, purge: &dyn Fn(&[MemoryRange]) -> Purged) -> Option<Pages> {
+        let (watch, stamp, mut calls) = (self.watch, self.stamp, 0);
+        let memory_of = |range: PageRange| MemoryRange {
+            start: watch.base.wrapping_add(range.start.offset()),
+            bytes: range.count().bytes(),
+        };
+        let none = MemoryRange { start: watch.base, bytes: 0 };
+        let (memory, count) = self.batch.ranges(none, memory_of);
+        let purge_from = |index: usize| {
+            let purged = purge(&memory[index..count]);
+            calls += purged.calls as u32;
+            purged.ranges
+        };
+        let refused = self.batch.purge(purge_from, |claim, range| watch.note(claim, range, stamp));
+        // Before the claims end: the heap's thread looks when it has waited for one.
+        watch.done.refused.fetch_add(refused, Relaxed);
+        watch.done.calls.fetch_add(calls, Release);
+        (refused == 0).then_some(self.batch.pages())
     }
+}
 
-    /// Takes note of what became of a range.
-    fn note(&self, range: &Claimed, is_returned: bool) {
-        let (word, done) = (self.watch.word(range.first), &self.watch.done);
-        let is_span = range.span != PageIndex(0);
-        if !is_returned {
-            if !is_span {
-                word.dirty.put_back(range.bits());
-            }
+impl Watch {
+    /// Takes note of a range that was returned.
+    fn note(&self, claim: &Claim<'_>, range: PageRange, stamp: PurgeStamp) {
+        let done = &self.done;
+        self.word(range.start).stamp.set(stamp);
+        self.tell(range.count());
+        let Some(page) = claim.span() else {
+            done.pages.fetch_add(range.count().0, Relaxed);
             return;
-        }
-        word.stamp.set(self.stamp);
-        self.watch.tell(range.count);
-        if !is_span {
-            done.pages.fetch_add(range.count.0, Relaxed);
-            return;
-        }
-        let span = self.watch.span(range.span);
-        let pages = (u64::MAX >> (64 - range.count.0) << range.first.since(range.span).0) as u16;
+        };
+        let span = self.span(page);
+        let pages = claim.bits_of(range) as u16;
         let fresh = pages & !span.purged.fetch_or(pages, Relaxed);
         if fresh & 1 == 1 {
             done.slack.fetch_add(span.shape().slack() as u32, Relaxed);
         }
         done.holes.fetch_add(fresh.count_ones(), Release);
-    }
-
-    fn release(&self, range: &Claimed) {
-        if range.span == PageIndex(0) {
-            return self.watch.word(range.first).dirty.release(range.bits());
-        }
-        let (resting, bit) = (self.watch.word(range.span).resting, 1 << (range.span.0 % 64));
-        resting.put_back(bit);
-        resting.release(bit);
-    }
-}
-
-impl Claimed {
-    /// The bits of free pages in their word.
-    fn bits(&self) -> u64 {
-        u64::MAX >> (64 - self.count.0) << (self.first.0 % 64)
     }
 }

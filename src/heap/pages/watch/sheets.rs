@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::Watch;
+use crate::heap::pages::claim::Claimable;
 use crate::heap::pages::runs::CHUNK_PAGES;
 use crate::heap::pages::sheet::{self, Sheet};
 use crate::os::{MemoryRange, Purged};
@@ -47,12 +48,19 @@ impl Watch {
         sheets.at(word)
     }
 
-    /// Whether no page of a vacant sheet holds memory, or is just being returned.
+    /// Whether no page of a vacant sheet seems to hold memory.
+    fn looks_clean(&self, pages: PageRange) -> bool {
+        self.all_words(pages, |dirty| dirty.get() == 0)
+    }
+
+    /// Whether no page of a sheet that is claimed holds memory, or is just being returned.
     fn is_clean(&self, pages: PageRange) -> bool {
-        (pages.start.0..pages.end.0).step_by(64).all(|first| {
-            let dirty = self.word(PageIndex(first)).dirty;
-            dirty.get() == 0 && dirty.claimed() == 0
-        })
+        self.all_words(pages, |dirty| dirty.held() == 0)
+    }
+
+    fn all_words(&self, pages: PageRange, is_good: impl Fn(&Claimable) -> bool) -> bool {
+        let mut firsts = (pages.start.0..pages.end.0).step_by(64);
+        firsts.all(|first| is_good(self.word(PageIndex(first)).dirty))
     }
 
     /// Claims vacant sheets whose pages were returned, in a range that is narrowed to those that
@@ -67,7 +75,7 @@ impl Watch {
         let most = (CALL / self.kernel_page).max(1) as u32;
         for pages in sheet::sheets_of(*within, self.sheet_pages()).rev() {
             let sheet = self.sheet(pages.start);
-            if sheet.can_go() && self.is_clean(pages) {
+            if sheet.can_go() && self.looks_clean(pages) {
                 if claimed.sheets == most || !claimed.has_room_for(pages) {
                     return claimed;
                 }

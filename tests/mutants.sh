@@ -239,7 +239,7 @@ a span of several holes is released once|src/heap/pages/batch.rs|s/             
 a span of several holes is released once, in a race|src/heap/pages/batch.rs|s/                    note(claim, \*range);/                    note(claim, *range); claim.end();/
 what it returned is counted|src/heap/pages/watch/returning.rs|s/            done.pages.fetch_add(range.count().0, Relaxed);//
 what the kernel refused stays dirty|src/heap/pages/batch.rs|s/            self.word.put_back(self.stays);//
-the end of dirty pages is above those|src/heap/pages/runs/dirty.rs|s/word.held()/word.get()/
+the end of dirty pages is above those|src/heap/pages/runs/dirty.rs|s/if is_sure { end }/if true { end }/
 a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
 it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
 K1 a sheet becomes vacant|src/heap/pages/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/

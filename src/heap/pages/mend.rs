@@ -44,7 +44,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     fn try_to_mend(&mut self) -> bool {
-        let Some(visits) = self.watch().begin_to_mend() else { return false };
+        let Some(visits) = self.watch().unvisited() else { return false };
         self.page_runs().end_stale_claims();
         self.end_stale_spans();
         let left = self.watch().take_left();

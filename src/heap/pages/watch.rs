@@ -23,7 +23,7 @@ mod sheets;
 use core::cell::Cell;
 use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, fence};
 
 use super::claim::Claimable;
 use super::runs::PageChunk;
@@ -363,16 +363,24 @@ impl Watch {
         self.is_on() && self.process.get() != background::process()
     }
 
-    /// What [`Watch::is_mended`] asks for. `None`: somebody visits the heap.
-    pub(super) fn begin_to_mend(&self) -> Option<u64> {
+    /// What [`Watch::is_unvisited_since`] asks for. `None`: somebody visits the heap.
+    pub(super) fn unvisited(&self) -> Option<u64> {
         let visits = background::visits();
-        (!self.is_visited()).then_some(visits)
+        (!self.is_on() || !self.is_visited()).then_some(visits)
     }
 
-    /// Whether nobody has visited the heap since [`Watch::begin_to_mend`]. If so, what was counted
-    /// since is right, and nothing is left of the parent's thread.
+    /// Whether nobody has visited the heap since [`Watch::unvisited`]. If so, nobody else changed
+    /// what was looked at meanwhile.
+    pub(super) fn is_unvisited_since(&self, visits: u64) -> bool {
+        // Whoever saw what a visit did sees that it has begun.
+        fence(Acquire);
+        !self.is_on() || background::visits() == visits
+    }
+
+    /// The same in the child of a fork, where all claims were ended and counts made meanwhile. If
+    /// so, these are right, and nothing is left of the parent's thread.
     pub(super) fn is_mended(&self, visits: u64) -> bool {
-        let is_mended = background::visits() == visits;
+        let is_mended = self.is_unvisited_since(visits);
         if is_mended {
             self.process.set(background::process());
         }

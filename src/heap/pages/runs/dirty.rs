@@ -84,11 +84,18 @@ impl PageRuns<'_> {
     /// Where the highest dirty page ends, or one that will be dirty if the kernel refuses it to the
     /// background thread.
     pub(crate) fn dirty_end(&mut self) -> PageIndex {
+        let visits = self.watch.unvisited();
+        let end = self.dirty_end_by(Claimable::get);
+        let is_sure = visits.is_some_and(|visits| self.watch.is_unvisited_since(visits));
+        self.counts.dirty_end = if is_sure { end } else { self.dirty_end_by(Claimable::held) };
+        self.counts.dirty_end
+    }
+
+    fn dirty_end_by(&self, look: impl Fn(&Claimable) -> u64) -> PageIndex {
         let mut end = self.counts.dirty_end.0 as usize;
         while end > 0 {
             let last = end - 1;
-            let word = &self.chunks[last / CHUNK_PAGES].dirty[last % CHUNK_PAGES / 64];
-            let word = if self.watch.is_on() { word.held() } else { word.get() };
+            let word = look(&self.chunks[last / CHUNK_PAGES].dirty[last % CHUNK_PAGES / 64]);
             let upto = word << (63 - last % 64);
             if upto != 0 {
                 end -= upto.leading_zeros() as usize;
@@ -96,8 +103,7 @@ impl PageRuns<'_> {
             }
             end = last / 64 * 64;
         }
-        self.counts.dirty_end = PageIndex(end as u32);
-        self.counts.dirty_end
+        PageIndex(end as u32)
     }
 
     /// Where the run of dirty pages that starts at `from` ends.

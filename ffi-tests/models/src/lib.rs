@@ -71,6 +71,20 @@ impl Pages {
     }
 }
 
+/// The heap's thread and the background thread do this at the same time. Both are threads of their
+/// own: what the model's main thread does before it waits for another is not tried in every order.
+/// What they return.
+fn race<T: Send + Sync + 'static, H: 'static, B: 'static>(
+    shared: &Arc<T>,
+    heap: impl FnOnce(&T) -> H + Send + 'static,
+    background: impl FnOnce(&T) -> B + Send + 'static,
+) -> (H, B) {
+    let (one, other) = (Arc::clone(shared), Arc::clone(shared));
+    let heap = thread::spawn(move || heap(&one));
+    let background = thread::spawn(move || background(&other));
+    (heap.join().expect("the heap's thread"), background.join().expect("the background thread"))
+}
+
 /// Every order in which the threads change places up to three times.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
@@ -83,10 +97,7 @@ fn a_page_is_purged_only_while_nobody_uses_it() {
     for refuses in [false, true] {
         explore(move || {
             let pages = Pages::new();
-            let other = Arc::clone(&pages);
-            let thread = thread::spawn(move || other.visit(refuses));
-            pages.use_and_free(1);
-            thread.join().expect("the background thread");
+            race(&pages, |pages| pages.use_and_free(1), move |pages| pages.visit(refuses));
             assert_eq!(pages.bits.claimed(), 0);
             let is_left = pages.bits.get() & NEXT != 0;
             assert_eq!(is_left, refuses, "a page that nobody used");
@@ -98,11 +109,11 @@ fn a_page_is_purged_only_while_nobody_uses_it() {
 fn a_page_in_use_is_never_dirty() {
     explore(|| {
         let pages = Pages::new();
-        let other = Arc::clone(&pages);
-        let thread = thread::spawn(move || other.visit(true));
-        pages.bits.take(PAGE, true, |_, _| thread::yield_now());
-        assert_eq!(pages.bits.get() & PAGE, 0, "C2");
-        thread.join().expect("the background thread");
+        let take = |pages: &Pages| {
+            pages.bits.take(PAGE, true, |_, _| thread::yield_now());
+            assert_eq!(pages.bits.get() & PAGE, 0, "C2");
+        };
+        race(&pages, take, |pages| pages.visit(true));
         assert_eq!(pages.bits.get() & PAGE, 0, "C2, afterwards");
         assert_eq!(pages.bits.get() & NEXT, NEXT, "what was refused stays dirty");
     });
@@ -112,10 +123,10 @@ fn a_page_in_use_is_never_dirty() {
 fn every_page_is_counted_once() {
     explore(|| {
         let pages = Pages::new();
-        let other = Arc::clone(&pages);
-        let thread = thread::spawn(move || other.visit(false));
-        let taken = pages.bits.take(PAGE | NEXT, true, |_, _| thread::yield_now()).count_ones();
-        let returned = thread.join().expect("the background thread");
+        let take = |pages: &Pages| {
+            pages.bits.take(PAGE | NEXT, true, |_, _| thread::yield_now()).count_ones()
+        };
+        let (taken, returned) = race(&pages, take, |pages| pages.visit(false));
         assert_eq!(taken + returned, 2);
         assert_eq!((pages.bits.get(), pages.bits.claimed()), (0, 0));
     });
@@ -124,15 +135,15 @@ fn every_page_is_counted_once() {
 #[test]
 fn two_uses_and_two_visits_keep_apart() {
     explore(|| {
-        let pages = Pages::new();
-        let other = Arc::clone(&pages);
-        let thread = thread::spawn(move || {
-            other.visit(false);
-            other.visit(false);
-        });
-        pages.use_and_free(1);
-        pages.use_and_free(2);
-        thread.join().expect("the background thread");
+        let use_twice = |pages: &Pages| {
+            pages.use_and_free(1);
+            pages.use_and_free(2);
+        };
+        let visit_twice = |pages: &Pages| {
+            pages.visit(false);
+            pages.visit(false);
+        };
+        race(&Pages::new(), use_twice, visit_twice);
     });
 }
 
@@ -141,11 +152,9 @@ fn two_uses_and_two_visits_keep_apart() {
 fn a_page_that_stays_dirty_is_always_seen() {
     explore(|| {
         let pages = Pages::new();
-        let other = Arc::clone(&pages);
-        let thread = thread::spawn(move || other.visit(true));
-        assert_eq!(pages.bits.held() & PAGE, PAGE);
-        thread.join().expect("the background thread");
-        assert_eq!((pages.bits.held(), pages.bits.claimed()), (PAGE | NEXT, 0));
+        let look = |pages: &Pages| assert_eq!(pages.bits.held() & PAGE, PAGE);
+        race(&pages, look, |pages| pages.visit(true));
+        assert_eq!(pages.bits.claimed(), 0);
     });
 }
 
@@ -154,11 +163,12 @@ fn a_page_that_stays_dirty_is_always_seen() {
 fn a_page_that_both_threads_return_is_counted_once() {
     explore(|| {
         let pages = Pages::new();
-        let other = Arc::clone(&pages);
-        let thread = thread::spawn(move || other.visit(false));
-        let cleaned = pages.bits.unset(PAGE | NEXT, true).count_ones();
-        pages.use_and_free(1);
-        let returned = thread.join().expect("the background thread");
+        let clean_and_use = |pages: &Pages| {
+            let cleaned = pages.bits.unset(PAGE | NEXT, true).count_ones();
+            pages.use_and_free(1);
+            cleaned
+        };
+        let (cleaned, returned) = race(&pages, clean_and_use, |pages| pages.visit(false));
         let left = (pages.bits.get() & PAGE).count_ones();
         assert_eq!(cleaned + returned + left, 3, "two that were dirty, and one that is again");
         assert_eq!(pages.bits.claimed(), 0);
@@ -171,14 +181,13 @@ fn a_page_that_both_threads_return_is_counted_once() {
 fn pages_that_are_claimed_in_part_are_waited_for() {
     explore(|| {
         let pages = Pages::new();
-        let other = Arc::clone(&pages);
-        let thread = thread::spawn(move || {
-            let mine = other.bits.claim(NEXT);
-            other.bits.release(mine);
+        let take = |pages: &Pages| pages.bits.take(PAGE | NEXT, true, |_, _| thread::yield_now());
+        let visit = |pages: &Pages| {
+            let mine = pages.bits.claim(NEXT);
+            pages.bits.release(mine);
             mine
-        });
-        let taken = pages.bits.take(PAGE | NEXT, true, |_, _| thread::yield_now());
-        let returned = thread.join().expect("the background thread");
+        };
+        let (taken, returned) = race(&pages, take, visit);
         assert_eq!((taken & returned, taken | returned), (0, PAGE | NEXT));
         assert_eq!((pages.bits.get(), pages.bits.claimed()), (0, 0));
     });

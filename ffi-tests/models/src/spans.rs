@@ -9,8 +9,8 @@ use loom::thread;
 
 use crate::batch::{Batch, Claim};
 use crate::claim::Claimable;
-use crate::explore;
 use crate::units::{PageIndex, PageRange};
+use crate::{explore, race};
 
 /// Pages of a span: the second has a live slot.
 const SPAN: usize = 3;
@@ -107,11 +107,11 @@ fn bits(count: usize) -> u64 {
 fn a_span_of_several_holes_is_released_once() {
     explore(|| {
         let spans = Spans::new(1);
-        let other = Arc::clone(&spans);
-        let thread = thread::spawn(move || other.visit(1));
-        spans.take(0, 1);
-        spans.check(0, 1);
-        thread.join().expect("the background thread");
+        let take = |spans: &Spans| {
+            spans.take(0, 1);
+            spans.check(0, 1);
+        };
+        race(&spans, take, |spans| spans.visit(1));
         spans.check(0, 1);
         assert_eq!((spans.resting.get(), spans.resting.claimed()), (0, 0));
     });
@@ -121,17 +121,18 @@ fn a_span_of_several_holes_is_released_once() {
 fn a_span_that_was_used_meanwhile_is_purged_by_the_next_visit_only() {
     explore(|| {
         let spans = Spans::new(1);
-        let other = Arc::clone(&spans);
-        let thread = thread::spawn(move || {
-            other.visit(1);
-            other.visit(1);
-        });
-        spans.take(0, 1);
-        spans.check(0, 1);
-        spans.rest(0);
-        spans.take(0, 2);
-        spans.check(0, 2);
-        thread.join().expect("the background thread");
+        let take_twice = |spans: &Spans| {
+            spans.take(0, 1);
+            spans.check(0, 1);
+            spans.rest(0);
+            spans.take(0, 2);
+            spans.check(0, 2);
+        };
+        let visit_twice = |spans: &Spans| {
+            spans.visit(1);
+            spans.visit(1);
+        };
+        race(&spans, take_twice, visit_twice);
         spans.check(0, 2);
         assert_eq!((spans.resting.get(), spans.resting.claimed()), (0, 0));
     });
@@ -142,11 +143,11 @@ fn the_heap_takes_either_of_two_spans_of_a_batch() {
     for span in [0, 1] {
         explore(move || {
             let spans = Spans::new(2);
-            let other = Arc::clone(&spans);
-            let thread = thread::spawn(move || other.visit(2));
-            spans.take(span, 1);
-            spans.check(span, 1);
-            thread.join().expect("the background thread");
+            let take = move |spans: &Spans| {
+                spans.take(span, 1);
+                spans.check(span, 1);
+            };
+            race(&spans, take, |spans| spans.visit(2));
             spans.check(span, 1);
             let left = bits(2) & !(1 << (span * SPAN));
             assert_eq!((spans.resting.get(), spans.resting.claimed()), (left, 0));

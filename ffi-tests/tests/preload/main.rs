@@ -570,7 +570,7 @@ fn the_command_names_what_is_wrong() {
     };
     let failed = |command: &mut Command| outcome(command);
     for ((status, out, said), expected_status, expected) in [
-        (failed(&mut ebbtide()), 125, "nothing to do"),
+        (failed(&mut ebbtide()), 125, "no command; say: ebbtide run"),
         (failed(ebbtide().arg("luajit")), 125, "luajit: no such task"),
         (failed(&mut run(&[])), 125, "run: no command"),
         (failed(&mut run(&["--retain"])), 125, "--retain: takes a value"),

@@ -37,7 +37,9 @@ pub struct Run {
 /// Reads the arguments. The error is one line that names what is wrong and what to do.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, String> {
     let mut arguments = arguments.into_iter();
-    let first = arguments.next().ok_or("nothing to do: say run COMMAND, or --help")?;
+    let first = arguments
+        .next()
+        .ok_or("no command; say: ebbtide run [OPTIONS] COMMAND, or ebbtide --help")?;
     match first.to_str() {
         Some("run") => read_run(arguments),
         Some("-h" | "--help" | "help") => Ok(Task::Help),
@@ -222,7 +224,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        assert!(error(&[]).starts_with("nothing to do"));
+        assert!(error(&[]).starts_with("no command; say: ebbtide run"));
         assert!(error(&["luajit", "x"]).ends_with("ebbtide run luajit"));
         assert!(error(&["run"]).starts_with("run: no command"));
         assert_eq!(

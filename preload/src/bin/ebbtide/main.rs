@@ -110,29 +110,30 @@ ebbtide gives the memory of LuaJIT programs back to the system.
 Usage: ebbtide run [OPTIONS] [--] COMMAND [ARGUMENTS]
        ebbtide --help | --version
 
-Runs COMMAND so that each VM it makes through a shared LuaJIT (libluajit-5.1.so)
-has a heap of its own, which gives back free memory while the program waits in
-epoll_wait, poll or select, and while it works. Programs without LuaJIT run as
-ever. Where nothing can be preloaded, or LuaJIT is linked into the program itself
-as in the luajit command of many systems, that is said, and the program runs.
+Runs COMMAND and gives each VM that COMMAND makes through a shared LuaJIT
+(libluajit-5.1.so) a heap of its own. The heap gives back free memory while the
+program works and while it waits. Programs without LuaJIT run as before. Where
+preloading cannot work, or LuaJIT is linked into the program itself, as in the
+luajit command of many systems, one line says so, and the program runs.
 
 Options:
-  --report               each VM tells on standard error what it held and gave
-                         back: when it is closed, or when the program ends,
-                         by SIGTERM too
-  --report-signal SIGNAL the same while the program runs, whenever it gets this
-                         signal: HUP, USR1, USR2, URG or WINCH, or 34 to 64
-  --verbose              the program tells on standard error what was taken over
+  --report                 a line on standard error for each VM: what the VM held
+                           and gave back, when it is closed, when the program
+                           ends, and on SIGTERM
+  --report-signal SIGNAL   the same lines whenever the program gets this signal:
+                           HUP, USR1, USR2, URG or WINCH, or 34 to 64
+  --verbose                a line on standard error says which VMs were taken
+                           over, or why none was
 
 Options of the heaps, with their defaults; k, m, g and t behind a SIZE are
 powers of 1024:
 {options}
 Each of these can be set in the environment too: --decay-ms is EBBTIDE_DECAY_MS.
-EBBTIDE_PRELOAD names libebbtide_preload.so where it is not found by itself;
+EBBTIDE_PRELOAD names the file libebbtide_preload.so if ebbtide does not find it;
 libebbtide.so is loaded from the same folder.
 
 Exit status: that of COMMAND; 125 when ebbtide itself fails, 126 when COMMAND
-cannot be run, 127 when there is none of this name.
+cannot be run, 127 when there is no COMMAND of this name.
 
 Examples:
   ebbtide run --report ./service

@@ -30,8 +30,8 @@
 //! The state of the layer, a hundred KiB or two, comes from the process's own allocator: when the
 //! heap is made, when the first guarded slot is used, and while the quarantine fills.
 //!
-//! - C1: a slot of the heap that is not free has a header, sealed for its state.
-//! - C2: a block that is held back is in use for the heap, and nobody's.
+//! - Q1: a slot of the heap that is not free has a header, sealed for its state.
+//! - Q2: a block that is held back is in use for the heap, and nobody's.
 
 mod block;
 mod call;

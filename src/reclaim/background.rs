@@ -12,9 +12,9 @@
 //!
 //! # Wake-ups
 //!
-//! Nobody tells the thread that a heap's own thread has gone to sleep. It has to wake to see that,
-//! and while the heap works it wakes in vain: the slow path returns what is due. So a heap at work
-//! is visited every 1.1 s, and all such heaps at the same time. Where [`MUCH`] will be due,
+//! The thread cannot know that a heap's own thread has gone to sleep. It has to wake to see that.
+//! While the heap works, such a wake-up does nothing: the slow path returns what is due. So a heap
+//! at work is visited every 1.1 s, and all such heaps at the same time. Where [`MUCH`] will be due,
 //! that would be too late if the program slept. The visit then comes early, after an eighth of a
 //! second. An early visit pays when the program does sleep. If the work went on, the next early
 //! visits come later, and not at all after three, until 40 s have passed or the work has ended. So
@@ -55,7 +55,7 @@ const VISIT_FOR_MUCH_US: u64 = 125_000;
 pub(super) const MUCH: Pages = Pages(2048);
 /// How long an early visit that did not pay is remembered.
 const UNPAID_US: u64 = 40_000_000;
-/// So many of them are remembered: then no visit comes early.
+/// The most early visits that are remembered. While these are, no visit comes early.
 const UNPAID_MOST: u64 = 3;
 /// When no forecast was left for this time, the work has ended.
 const ENDED_US: u64 = 1_000_000;
@@ -71,7 +71,7 @@ const SOON_US: u64 = 500_000;
 /// When the thread could not be started, the next attempt comes after this time.
 const RETRY_US: u64 = 10_000_000;
 
-/// What breathing keeps with each heap for it.
+/// What each heap keeps for the background thread.
 #[derive(Default)]
 pub(super) struct Background {
     /// Until when the host may be expected to tick.
@@ -400,7 +400,7 @@ fn in_turn_us(at_work_us: u64) -> u64 {
     }
 }
 
-/// Has nobody come before a time, which is returned.
+/// Puts off every visit to a time, which is returned.
 fn rest(watch: &Watch, until_us: u64) -> u64 {
     watch.set_again(until_us);
     until_us

@@ -253,7 +253,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.give_to_kernel(&batch, sweep.cause, outcome);
     }
 
-    /// The first range of idle pages in `from` to `end`, with all idle rows that touch, as far as
+    /// The first range of idle pages in `from` to `end`, with all idle runs that touch, as far as
     /// there is room.
     fn next_idle_range(
         &mut self,
@@ -273,7 +273,7 @@ impl<S: ReclaimHooks> Heap<S> {
         Some(range)
     }
 
-    /// The first row of idle pages that starts in `from` to `end`: dirty ones, or a hole in a span.
+    /// The first run of idle pages that starts in `from` to `end`: dirty ones, or a hole in a span.
     fn next_idle(
         &mut self,
         mut from: PageIndex,
@@ -292,19 +292,19 @@ impl<S: ReclaimHooks> Heap<S> {
                 }
                 continue;
             }
-            let row = PageRange { start: page, end: self.page_runs().dirty_end_of(page) };
-            let taken = row.count().min(room.dirty);
+            let run = PageRange { start: page, end: self.page_runs().dirty_end_of(page) };
+            let taken = run.count().min(room.dirty);
             if taken > Pages::ZERO {
                 room.dirty -= taken;
                 return Some(PageRange::new(page, taken));
             }
-            from = row.end;
+            from = run.end;
         }
         None
     }
 
     /// The first hole at or after `from` in the span that `from` lies in: pages without a live
-    /// slot that still hold memory. Current spans are left alone.
+    /// slot that still hold memory. Active spans are left alone.
     fn hole_from(&mut self, from: PageIndex) -> Option<PageRange> {
         let (first, idle) = self.span_holes(from)?;
         let ahead = idle >> from.since(first).0;

@@ -3,8 +3,8 @@
 //! The heap is looked at on the slow path of allocation and free, and whenever the host ticks. A
 //! look shows the policy what there is and takes its decision; `run_due` then returns what is due
 //! until the budget is spent. The next call does what no budget was left for. A VM that was
-//! attached has free pages outside of the heap, too, which go back behind the heap's own (see
-//! `foreign`).
+//! attached has free pages outside the heap, too, which go back after the heap's own (see
+//! `foreign`). `background` returns what is due while nothing looks.
 //!
 //! ```text
 //!   slow path ───▶ poll ─────────┐                       ┌──▶ purge_dirty  beyond `keep`
@@ -41,7 +41,7 @@ use crate::units::{PAGE, Pages};
 const NEWS_US: u64 = 50_000;
 /// Bytes of slots that became free and are news, though no page changed hands.
 const NEWS_BYTES: usize = 128 << 10;
-/// How long to let a kernel be that refused, at first and at most, in microseconds.
+/// How long not to ask a kernel that refused, at first and at most, in microseconds.
 const REST_US: (u64, u64) = (1_000_000, 64_000_000);
 const _: () = assert!(REST_US.1.is_multiple_of(REST_US.0));
 
@@ -114,8 +114,8 @@ pub(super) struct Search {
     dirty: Pages,
 }
 
-/// Asking a kernel again at once that refused would only spin. It is asked again for as long as
-/// there is something to ask for, more and more rarely unless it took a part.
+/// A kernel that refused is not asked again at once, which would only spin. It is asked again as
+/// long as there is something to return, more and more rarely unless it took a part.
 #[derive(Default)]
 struct Backoff {
     until_us: u64,
@@ -433,7 +433,8 @@ impl<S: Os> Heap<S> {
         self.hooks.history = history;
     }
 
-    /// A breath, and how many microseconds it took since `start_us` if it did anything.
+    /// Returns what is due, and how many microseconds that took since `start_us`; 0: nothing was
+    /// due.
     pub(super) fn timed_run(&mut self, start_us: u64, budget: Budget) -> (Outcome, u64) {
         let outcome = self.run_due(budget);
         self.cut_end();

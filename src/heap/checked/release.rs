@@ -93,7 +93,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         prefetch(at.wrapping_add(bytes).wrapping_sub(HEADER + 1));
         self.verify_quarantined(&entry);
         let slot = entry.at.wrapping_sub(HEADER);
-        // SAFETY: the slot is in use for the heap, and nobody's: C2.
+        // SAFETY: the slot is in use for the heap, and nobody's: Q2.
         unsafe {
             let size = slot.cast::<Header>().read().size();
             plain::free_small(self.heap, slot, block::slot_bytes(size));
@@ -111,7 +111,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     /// Stops when something was written into a small block after it was freed.
     #[inline(always)]
     fn verify_quarantined(&mut self, entry: &QuarantineEntry) {
-        // SAFETY: the slot is in use for the heap, and nobody's: C2.
+        // SAFETY: the slot is in use for the heap, and nobody's: Q2.
         let header = unsafe { entry.at.sub(HEADER).cast::<Header>().read() };
         let state = header.state(self.state.secret, entry.at.addr());
         let (size, home) = (header.size(), Home::Slot(entry.bytes));

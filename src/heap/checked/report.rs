@@ -287,7 +287,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
 
     /// Reports a pointer to where a block of a slot that is in use starts.
     fn report_slot(&self, at: *mut u8, slot_size: usize) -> ! {
-        // SAFETY: a slot that is in use has a header: C1.
+        // SAFETY: a slot that is in use has a header: Q1.
         let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
         match header.state(self.state.secret, at.addr()) {
             HeaderState::Freed => {
@@ -341,7 +341,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let slot = at.addr().checked_sub(start.addr())? / slot_size;
         let block = start.wrapping_add(slot * slot_size + HEADER);
         self.slot_of(block)?;
-        // SAFETY: a slot that is in use has a header: C1.
+        // SAFETY: a slot that is in use has a header: Q1.
         let header = unsafe { block.sub(HEADER).cast::<Header>().read() };
         let (size, number) = (header.size(), header.number());
         let is_live = header.state(self.state.secret, block.addr()) == HeaderState::Live;

@@ -37,7 +37,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     #[inline(always)]
     pub(super) fn sound_small(&mut self, at: *mut u8, size: usize) -> Option<Live> {
         let slot_size = self.slot_of(at)?;
-        // SAFETY: it is a slot that is not free: C1.
+        // SAFETY: it is a slot that is not free: Q1.
         let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
         let is_live = header.state(self.state.secret, at.addr()) == HeaderState::Live;
         if !is_live || header.size() != size {

@@ -112,7 +112,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             }
             let slot_size = shape.slot_size as usize;
             let at = start.wrapping_add(index as usize * slot_size + HEADER);
-            // SAFETY: a slot that is not free has a header: C1.
+            // SAFETY: a slot that is not free has a header: Q1.
             let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
             if header.state(self.state.secret, at.addr()) != HeaderState::Live {
                 self.report_header(at, slot_size, None);

@@ -19,7 +19,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             self.report_pointer(at);
         }
         if let Some(slot_size) = self.slot_of(at) {
-            // SAFETY: it is a slot that is not free: C1.
+            // SAFETY: it is a slot that is not free: Q1.
             let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
             if header.state(self.state.secret, at.addr()) == HeaderState::Live {
                 let (size, number) = (header.size(), header.number());

@@ -5,13 +5,11 @@
 # it. The change is made in a copy under target/; the library's tests must fail there, or, for what
 # checked heaps promise, the programs with memory bugs. Prints one line for each, with the first
 # test that failed, and exits with 1 when a broken library passed or an expression changed nothing.
-# Takes about a minute for each two: `make mutants`. An argument picks the lines that match it;
-# `--check` only looks whether each expression still applies.
+# `make mutants` works on as many lines at a time as there are processors, or on MUTANTS_JOBS. An
+# argument picks the lines that match it; `--check` only looks whether each expression still applies.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-copy=target/mutants/source
 mkdir -p target/mutants
-survivors=0
 
 table() {
     cat <<'TABLE'
@@ -289,10 +287,12 @@ the background thread does not outlive the program|src/os/background.rs|s/      
 TABLE
 }
 
+# A worker has a folder: the copy of the sources, what is built of them, its part of the table and
+# the output of its last tests.
 fresh_copy() {
-    rm -rf "$copy"
-    mkdir -p "$copy"
-    git ls-files -z | xargs -0 cp -P --parents -t "$copy"
+    rm -rf "$folder/source"
+    mkdir -p "$folder/source"
+    git ls-files -z | xargs -0 cp -P --parents -t "$folder/source"
 }
 
 # Runs the tests that see what is broken in a file, by a line of a name, up to the first that fails.
@@ -312,9 +312,9 @@ run_tests() {
     *) tests=--lib ;;
     esac
     # shellcheck disable=SC2086
-    (cd "$copy" && CARGO_TARGET_DIR=../build RUSTFLAGS=--cap-lints=allow PROPTEST_MAX_SHRINK_ITERS=0 \
-        timeout 500 cargo test $tests 2>&1 </dev/null) | sed '/ \.\.\. FAILED$/q' >target/mutants/log
-    grep -q '^test result: ok\. [1-9]' target/mutants/log
+    (cd "$folder/source" && CARGO_TARGET_DIR=../build RUSTFLAGS=--cap-lints=allow PROPTEST_MAX_SHRINK_ITERS=0 \
+        timeout 500 cargo test $tests 2>&1 </dev/null) | sed '/ \.\.\. FAILED$/q' >"$folder/log"
+    grep -q '^test result: ok\. [1-9]' "$folder/log"
 }
 
 # Prints the entries whose expression changes nothing in its file; fails if there is one.
@@ -336,31 +336,59 @@ if [ "${1:-}" = --check ]; then
     exit
 fi
 
-table | grep -e "${1:-}" >target/mutants/table
-fresh_copy
-for folder in $(cut -d'|' -f2 target/mutants/table | grep -o 'src/\(heap/checked\|vm\|log.rs\)\?' | sort -u); do
-    if ! run_tests "$folder"; then
-        echo "The tests fail, or cannot be built, though nothing is broken: see target/mutants/log"
-        exit 1
-    fi
-done
-while IFS='|' read -r name file expression; do
-    fresh_copy
-    sed -i "$expression" "$copy/$file"
-    if cmp -s "$file" "$copy/$file"; then
+# Prints what became of an entry; fails if no test saw it.
+try_entry() {
+    name=$1 file=$2 expression=$3
+    sed -i "$expression" "$folder/source/$file"
+    if cmp -s "$file" "$folder/source/$file"; then
         echo "UNCHANGED  $name: the expression no longer applies to $file"
-        survivors=$((survivors + 1))
-        continue
+        return 1
     fi
     if run_tests "$file" "$name"; then
         echo "SURVIVED   $name"
-        survivors=$((survivors + 1))
-    elif grep -q '^error: could not compile' target/mutants/log; then
-        echo "NOT BUILT  $name: $(grep -m 1 '^error' target/mutants/log)"
-        survivors=$((survivors + 1))
-    else
-        seen=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' target/mutants/log)
-        echo "caught     $name: ${seen:-the process stopped}"
+        return 1
     fi
-done <target/mutants/table
-[ "$survivors" -eq 0 ]
+    if grep -q '^error: could not compile' "$folder/log"; then
+        echo "NOT BUILT  $name: $(grep -m 1 '^error' "$folder/log")"
+        return 1
+    fi
+    seen=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$folder/log")
+    echo "caught     $name: ${seen:-the process stopped}"
+}
+
+# Tries the entries of a worker's part, one after the other; fails if one was not caught.
+work() {
+    folder=target/mutants/$1
+    fresh_copy
+    for unbroken in $(cut -d'|' -f2 "$folder/table" | grep -o 'src/\(heap/checked\|vm\|log.rs\)\?' | sort -u); do
+        if ! run_tests "$unbroken"; then
+            echo "The tests fail, or cannot be built, though nothing is broken: see $folder/log"
+            return 1
+        fi
+    done
+    survivors=0
+    while IFS='|' read -r name file expression; do
+        try_entry "$name" "$file" "$expression" || survivors=$((survivors + 1))
+        # Newer than what was built of the broken one.
+        cp "$file" "$folder/source/$file"
+    done <"$folder/table"
+    [ "$survivors" -eq 0 ]
+}
+
+jobs=${MUTANTS_JOBS:-$(nproc)}
+if ! table | grep -e "${1:-}" >target/mutants/table; then
+    echo "No line of the table matches $1"
+    exit 1
+fi
+workers=
+for index in $(seq 1 "$jobs"); do
+    mkdir -p "target/mutants/$index"
+    awk "NR % $jobs == $index % $jobs" target/mutants/table >"target/mutants/$index/table"
+    work "$index" &
+    workers="$workers $!"
+done
+failed=0
+for worker in $workers; do
+    wait "$worker" || failed=1
+done
+exit $failed

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::heap::pages::refaults::PurgeReason;
-use crate::os::MemoryRange;
+use crate::os::{Kernel, MemoryRange};
 use crate::reclaim::Sweep;
 use crate::units::{PageIndex, PageRange, Pages};
 

@@ -76,7 +76,7 @@ holes found|src/reclaim/purge.rs|s/(room.holes, self.hole_from(from))/(false, se
 refused moves are not tried again|src/heap/blocks/large.rs|s/            self.remap_refused = true;//
 many ranges at once|src/os/discard.rs|s/    Some(Purged { ranges: done, calls: 1, errno: 0 })/    Some(Purged { ranges: done, calls: 2, errno: 0 })/
 another call gives back|src/os/discard.rs|s/        if is_discarded {/        if false {/
-refusals are told at the end|src/reclaim/scheduler.rs|s/        Outcome { refused: going.refused, ..outcome }/        outcome/
+refusals are told at the end|src/reclaim/sweeps.rs|s/        Outcome { refused: progress.refused, ..outcome }/        outcome/
 whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
 budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => Pages(WINDOW),/
 parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
@@ -101,14 +101,14 @@ a tick leaves the VM of another thread alone|src/reclaim/emergency.rs|s/self.col
 an emergency that has helped ends|src/reclaim/emergency.rs|s/if self.has_freed_much(held) {/if held == 1 {/
 thrashing lasts|src/reclaim/thrashing.rs|s/if self.against >= SECONDS {/if self.against >= 1 {/
 refusals by the kernel are told|src/heap/growth/refusal.rs|s/            counts.purge_errno = errno;//
-no emergency in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some((self.free_resident(), believed_us));/None.filter(|_: \&(usize, u64)| found);/
+no emergency in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some((self.free_resident(), retry_us));/None.filter(|_: \&(usize, u64)| found);/
 an emergency waits for what is lacking|src/reclaim/limit_reclaim.rs|s/saturating_sub(free) < lacking/saturating_sub(free) < 1/
-an emergency in vain is not believed for ever|src/reclaim/limit_reclaim.rs|s/ \&\& now_us < believed_us//
+an emergency in vain is not believed for ever|src/reclaim/limit_reclaim.rs|s/ \&\& now_us < retry_us//
 emergencies are told|src/reclaim/limit_reclaim.rs|s/            self.note_step(start_us);//
 only a limit makes room|src/reclaim/scheduler.rs|s/if !limits.are_set_as(\&heap.hooks.limits)/if limits.hard > 0/
 a search goes on until growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(wanted, limit) {/for _ in 0..1 {/
 a search stops when growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(wanted, limit) {/loop {/
-the last search begins anew|src/reclaim/limit_reclaim.rs|s/let mut is_last = self.hooks.search.is_none();/let mut is_last = true;/
+the last search begins anew|src/reclaim/limit_reclaim.rs|s/let mut is_last = self.hooks.hole_sweep.is_none();/let mut is_last = true;/
 no search in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some(now_us)/None.filter(|_: \&u64| found)/
 empty spans are no loss|src/heap/blocks/retry.rs|s/                self.retire_all();//
 empty spans are no loss at a limit|src/heap/blocks/retry.rs|s/} else if !by_limit \&\& has_spans {/} else if !by_limit \&\& has_spans \&\& !has_room {/
@@ -157,18 +157,18 @@ pages of blocks of 128 KiB are counted|src/heap/blocks/large.rs|s/        self.c
 much is returned soon though the heap works|src/reclaim/background.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
 early visits that do not pay become rare|src/reclaim/background.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//
 an option reaches a thread that was not called|src/reclaim/scheduler.rs|s/        heap.leave_by_new_options();/        if heap.watch().is_on() { heap.leave_by_new_options() }/
-what the other thread has is not stuck|src/reclaim/scheduler.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
+what the other thread has is not stuck|src/reclaim/sweeps.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
 what is free grows old|src/reclaim/policy/decay.rs|s/        self.age_by(ended, epoch_us);//
-empty spans are old|src/reclaim/scheduler.rs|s/        self.hooks.policy.note_found(\&settings, self.runs.dirty.saturating_sub(dirty));//
-a refusing kernel is left alone|src/reclaim/scheduler.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/_ => now_us,/
-more and more rarely|src/reclaim/scheduler.rs|s/(self.lasts_us \* 2).clamp/self.lasts_us.clamp/
-once a minute at least|src/reclaim/scheduler.rs|s/(self.lasts_us \* 2).clamp(REST_US.0, REST_US.1)/(self.lasts_us * 2).max(REST_US.0)/
-rests end together|src/reclaim/scheduler.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/lasts_us => now_us + lasts_us,/
-soon again when a part was taken|src/reclaim/scheduler.rs|s/            _ => REST_US.0,/            _ => REST_US.1,/
-refused dirty pages are not given up|src/reclaim/scheduler.rs|s/if sweep.refused > 0 || self.runs.dirty/if self.runs.dirty/
-refused holes are not given up|src/reclaim/scheduler.rs|s/            self.hooks.holes_backoff.note(self.hooks.clock.now_us, \&going);//
-parts of kernel pages do not spin|src/reclaim/scheduler.rs|s/        self.hooks.unpurgeable = self.left_by(\&going).saturating_sub(keep);//
-shedding goes on|src/reclaim/scheduler.rs|s/            self.hooks.shedding = Some(going);//
+empty spans are old|src/reclaim/sweeps.rs|s/        self.hooks.policy.note_found(\&settings, self.runs.dirty.saturating_sub(dirty));//
+a refusing kernel is left alone|src/reclaim/sweeps.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/_ => now_us,/
+more and more rarely|src/reclaim/sweeps.rs|s/(self.lasts_us \* 2).clamp/self.lasts_us.clamp/
+once a minute at least|src/reclaim/sweeps.rs|s/(self.lasts_us \* 2).clamp(REST_US.0, REST_US.1)/(self.lasts_us * 2).max(REST_US.0)/
+rests end together|src/reclaim/sweeps.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/lasts_us => now_us + lasts_us,/
+soon again when a part was taken|src/reclaim/sweeps.rs|s/            _ => REST_US.0,/            _ => REST_US.1,/
+refused dirty pages are not given up|src/reclaim/sweeps.rs|s/if sweep.refused > 0 || self.runs.dirty/if self.runs.dirty/
+refused holes are not given up|src/reclaim/sweeps.rs|s/            self.hooks.holes_backoff.note(self.hooks.clock.now_us, \&progress);//
+parts of kernel pages do not spin|src/reclaim/sweeps.rs|s/        self.hooks.unpurgeable = self.left_by(\&progress).saturating_sub(keep);//
+a sweep of dirty pages goes on|src/reclaim/sweeps.rs|s/            self.hooks.dirty_sweep = Some(progress);//
 the clock may go back|src/reclaim/scheduler.rs|s/self.now_us = self.at(shown_us);/self.now_us = shown_us;/
 percentiles|src/reclaim/latency_histogram.rs|s/(all \* percent).div_ceil(100)/all * percent \/ 200/
 history is a ring|src/reclaim/history.rs|s/let count = count.min(self.taken).min(SAMPLES);/let count = count.min(self.taken);/
@@ -247,7 +247,7 @@ a kernel that refuses descriptors is left alone|src/reclaim/sheets.rs|s/        
 a sweep goes on below returned descriptors|src/reclaim/sheets.rs|s/cursor.leave_sheets(within.end)/cursor.leave_sheets(cursor.sheets_left().end)/
 and comes back to those of pages that it returns|src/reclaim/purge.rs|s/self.sheets_end.max(self.window.end)/self.sheets_end.max(self.window.start)/
 runs that no budget was left for are closed|src/reclaim/purge.rs|s/(sweep.holes || self.runs.may_close)/sweep.holes/
-a host ticks for descriptors, too|src/reclaim/scheduler.rs|s/if self.hooks.shedding.is_some() || self.due() > Pages::ZERO/if self.due() > Pages::ZERO/
+a host ticks for descriptors, too|src/reclaim/scheduler.rs|s/if self.hooks.dirty_sweep.is_some()$/if false/
 the background thread returns them|src/reclaim/background.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
 they wait for their pages|src/heap/pages/watch/sheets.rs|s/if sheet.can_go() \&\& self.is_clean(pages) {/if sheet.can_go() {/
 refused descriptors are held|src/heap/pages/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_bare(true));/

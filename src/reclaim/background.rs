@@ -26,7 +26,6 @@
 use core::ffi::c_void;
 
 use super::policy::Observation;
-use crate::figures::Figures;
 use crate::heap::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::watch::Watch;
 use crate::heap::{Forecast, Heap};
@@ -111,20 +110,6 @@ impl<S: Os> Heap<S> {
             // Until the search ends.
             self.runs.aside.holes = aside.holes;
         }
-    }
-
-    /// Has what the heap holds published there from now on.
-    pub(crate) fn publish_in(&mut self, figures: &'static Figures) {
-        self.note_background();
-        self.runs.aside_total = Pages::ZERO;
-        self.hooks.figures = Some(figures);
-        self.watch().set_told(&figures.aside);
-    }
-
-    /// Has nothing published any more: the heap is about to end.
-    pub(crate) fn publish_no_more(&mut self) {
-        self.watch().end();
-        self.hooks.figures = None;
     }
 
     /// Leaves what will be due to the background thread.

@@ -116,7 +116,7 @@ fn a_host_ticks_until_descriptors_are_returned() {
 fn a_sweep_that_goes_on_returns_more_of_them() {
     let mut tested = emptied(4096);
     tested.os.world().tick_us = 5;
-    let mut sweep = Sweep { keep: Pages(1500), holes: false, cause: PurgeReason::Idle };
+    let mut sweep = Sweep { keep: Pages(1500), holes: false, reason: PurgeReason::Idle };
     let mut cursor = tested.heap().sweep_from(&sweep);
     let all = tested.heap().runs.sheets.held;
     while tested.heap().runs.sheets.held == all {

@@ -8,6 +8,7 @@
 //! | `sheets`            | handing the descriptors of free pages back                          |
 //! | `scheduler`         | when to look, and doing what the policy says                        |
 //! | `background`        | what goes back while the heap's thread does something else          |
+//! | `visit`             | what the background thread does at a heap, and when it comes again  |
 //! | `pace`              | how often the slow path looks, and how much it returns              |
 //! | `emptied`           | what goes back at once when a large block is gone                   |
 //! | `foreign`           | free pages of the allocator that the VM ran on before               |
@@ -35,6 +36,7 @@ mod scheduler;
 mod sheets;
 mod sweeps;
 mod thrashing;
+mod visit;
 
 pub(crate) use history::Sample;
 #[cfg(test)]

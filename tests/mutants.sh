@@ -154,8 +154,8 @@ what large blocks leave has a credit|src/reclaim/policy.rs|s/self.credit.most(di
 the end of the credit wakes the host|src/reclaim/policy.rs|s/idle_us, spent_us\]/idle_us, spent_us.filter(|_| false)]/
 what is extra for too long is remembered|src/reclaim/policy/credit.rs|s/^const SPENT_MAX: u64 = 4 /const SPENT_MAX: u64 = 1 /
 pages of blocks of 128 KiB are counted|src/heap/blocks/large.rs|s/        self.counts.mmapped_pages -= mmapped(count);//
-much is returned soon though the heap works|src/reclaim/background.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
-early visits that do not pay become rare|src/reclaim/background.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//
+much is returned soon though the heap works|src/reclaim/visit.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
+early visits that do not pay become rare|src/reclaim/visit.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//
 an option reaches a thread that was not called|src/reclaim/scheduler.rs|s/        heap.leave_by_new_options();/        if heap.watch().is_on() { heap.leave_by_new_options() }/
 what the other thread has is not stuck|src/reclaim/sweeps.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
 what is free grows old|src/reclaim/policy/decay.rs|s/        self.age_by(ended, epoch_us);//
@@ -236,8 +236,8 @@ it leaves active spans alone|src/heap/blocks/span.rs|s/            self.page_run
 a span that was searched rests again|src/heap/pages/watch/returning.rs|s/            resting.put_back(bit);//
 what it returned is counted|src/heap/pages/watch/returning.rs|s/            done.pages.fetch_add(range.count.0, Relaxed);//
 what the kernel refused stays dirty|src/heap/pages/watch/returning.rs|s/word.dirty.put_back(range.bits());//
-a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
-it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
+a host that ticks is left alone|src/reclaim/visit.rs|s/    if now_us < forecast.not_before_us {/    if false {/
+it comes again for what fades|src/reclaim/visit.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
 K1 a sheet becomes vacant|src/heap/pages/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/
 K2 a sheet in use is not bare|src/heap/pages/sheet.rs|s/            self.set_bare(false);//
 K3 what the background thread returned is counted|src/heap/pages/runs.rs|s/        self.counts.sheets.note_returned(aside.sheets);//
@@ -248,7 +248,7 @@ a sweep goes on below returned descriptors|src/reclaim/sheets.rs|s/cursor.leave_
 and comes back to those of pages that it returns|src/reclaim/purge.rs|s/self.sheets_end.max(self.window.end)/self.sheets_end.max(self.window.start)/
 runs that no budget was left for are closed|src/reclaim/purge.rs|s/(sweep.holes || self.runs.may_close)/sweep.holes/
 a host ticks for descriptors, too|src/reclaim/scheduler.rs|s/if self.hooks.dirty_sweep.is_some()$/if false/
-the background thread returns them|src/reclaim/background.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
+the background thread returns them|src/reclaim/visit.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
 they wait for their pages|src/heap/pages/watch/sheets.rs|s/if sheet.can_go() \&\& self.is_clean(pages) {/if sheet.can_go() {/
 refused descriptors are held|src/heap/pages/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_bare(true));/
 they count again|src/heap/growth/grow.rs|s/        again + Pages/        Pages/
@@ -259,7 +259,7 @@ what is opened leaves no short run|src/heap/pages/runs/opening.rs|s/        let 
 a refused opening lets go|src/heap/pages/runs/opening.rs|s/                self.let_claim(vacant);/                self.let_claim(PageRange { end: vacant.start, ..vacant });/
 more is opened than is needed|src/heap/pages/runs/opening.rs|s/        let above = self.more_above(closed, withheld);/        let above = PageRange { start: closed.end, end: closed.end.max(self.more_above(closed, withheld).start) };/
 a refused closing leaves sheets open|src/heap/pages/watch/closing.rs|s/sheet.set_closed(false)/sheet.set_closed(true)/
-the background thread closes runs|src/reclaim/background.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
+the background thread closes runs|src/reclaim/visit.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
 pages above the top are given up|src/reclaim/sheets.rs|s/        self.close_tail();/        if self.growth_limit == 1 { self.close_tail(); }/
 the heap waits for a claim|src/heap/pages/claim.rs|s/            if free == pages {/            if free == free {/
 pages that are claimed in part are let go of|src/heap/pages/claim.rs|s/            self.release(free);//
@@ -280,8 +280,8 @@ before it looks|src/reclaim/background.rs|s/        self.mend_after_fork();//
 it counts free pages anew|src/heap/pages/mend.rs|s/            (self.runs.dirty, self.runs.sheets) = (dirty, sheets);/            self.runs.sheets = sheets;/
 and what was returned of spans|src/heap/pages/mend.rs|s/            (self.counts.purged, self.counts.slack) = (purged, slack);//
 ranges that the kernel refuses are passed over|src/heap/pages/watch/returning.rs|s/let purged = purge(&memory\[index..self.count\]);/let purged = if refused > 0 { Purged { ranges: 0, calls: 1, errno: 1 } } else { purge(\&memory[index..self.count]) };/
-a heap at work is visited every 1.1 s|src/reclaim/background.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
-and not earlier|src/reclaim/background.rs|s/    if now_us < watch.again_us() {/    if false {/
+a heap at work is visited every 1.1 s|src/reclaim/visit.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
+and not earlier|src/reclaim/visit.rs|s/    if now_us < watch.again_us() {/    if false {/
 a heap that ends gives back where munmap is refused|src/os/kernel.rs|s/ \&\& !map_over(start, bytes) {/ \&\& false {/
 functions of a LuaJIT are looked up once|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if false {/
 a VM has the functions of its own LuaJIT|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if true {/

@@ -31,8 +31,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::background::MUCH;
 use super::purge::Budget;
+use super::visit::MUCH;
 use crate::heap::Heap;
 use crate::options::Key;
 use crate::os::Os;

@@ -136,7 +136,7 @@ auto off is off|src/reclaim/pace.rs|s/        let auto = self.options.get(Key::A
 light work fills no holes|src/reclaim/policy.rs|s/Pages(sparse.0 \/ NEEDED_SHARE)/Pages(sparse.0 \/ NEEDED_SHARE \/ 64)/
 light work needs nothing that a swing needed|src/reclaim/policy.rs|s/Pages(needed.0 \/ NEEDED_SHARE)/Pages(needed.0 \/ NEEDED_SHARE \/ 8)/
 a search that was begun has its time|src/reclaim/pace.rs|s/!is_searching/(is_searching || !is_searching)/
-what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
+what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            churned: self.churned,/            churned: Pages::ZERO,/
 a climb back keeps what it needs|src/reclaim/policy/demand.rs|s/filter(|level| level.is_neared(now_us, used))/filter(|level| used > level.level)/
 no packing while demand climbs|src/reclaim/policy/demand.rs|s/let goes_on = before > /let goes_on = before < /
 packing after a fall|src/reclaim/policy/demand.rs|s/|_| !is_known || goes_on/|_| true/

@@ -161,7 +161,7 @@ impl<S: Os> Heap<S> {
     pub(super) fn forecast(&self, shown_us: u64) -> Forecast {
         let now_us = self.hooks.clock.now_us;
         let observation =
-            Observation { moved: self.runs.pages_churned, ..self.observation(now_us) };
+            Observation { churned: self.runs.pages_churned, ..self.observation(now_us) };
         let mut forecast = self.hooks.policy.forecast(&self.settings(), observation);
         let to_shown = |at_us: u64| at_us.saturating_add(shown_us).saturating_sub(now_us);
         for time in [

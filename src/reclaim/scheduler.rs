@@ -284,7 +284,7 @@ impl<S: Os> Heap<S> {
             large: self.counts.mmapped_pages,
             dirty: self.runs.dirty,
             sparse: Pages((self.free_in_spans() / PAGE) as u32),
-            moved: Pages::ZERO,
+            churned: Pages::ZERO,
             premature: Pages::ZERO,
             over_limit: self.resident() > self.hooks.limits.growth_limit(),
         }
@@ -301,9 +301,9 @@ impl<S: Os> Heap<S> {
         let premature_total = self.runs.refaults.premature_total();
         let premature =
             premature_total - core::mem::replace(&mut self.hooks.premature, premature_total);
-        let moved = core::mem::take(&mut self.runs.pages_churned);
+        let churned = core::mem::take(&mut self.runs.pages_churned);
         let premature = Pages(u32::try_from(premature).unwrap_or(u32::MAX));
-        let observation = Observation { moved, premature, ..self.observation(now_us) };
+        let observation = Observation { churned, premature, ..self.observation(now_us) };
         self.hooks.seen = observation.dirty;
         let settings = self.settings();
         self.hooks.decision = self.hooks.policy.decide(&settings, observation);

@@ -134,9 +134,9 @@ impl<S: Os> Heap<S> {
     /// Takes the spans from all bins. What is empty of them did not change hands, nor was it freed
     /// just now.
     pub(super) fn retire_spans(&mut self) {
-        let (moved, dirty) = (self.runs.pages_churned, self.runs.dirty);
+        let (churned, dirty) = (self.runs.pages_churned, self.runs.dirty);
         self.retire_all();
-        self.runs.pages_churned = moved;
+        self.runs.pages_churned = churned;
         let settings = self.settings();
         self.hooks.policy.note_found(&settings, self.runs.dirty.saturating_sub(dirty));
     }

@@ -1,8 +1,8 @@
 //! Sweeps over several calls: dirty pages and holes go back until a budget is spent, and the next
 //! call goes on.
 //!
-//! A kernel that refused pages is left alone for a while. Where the sweep returned nothing that time
-//! doubles, from 1 s up to 64 s.
+//! A kernel that refused pages is left alone for a while. That time doubles where the sweep has
+//! returned nothing, from 1 s up to 64 s.
 
 #![forbid(unsafe_code)]
 

@@ -5,7 +5,8 @@
 //! that the Lua side has checked, and hold nothing that an error thrown through them would leak.
 //!
 //! A Lua error that one of Lua's functions throws, for lack of memory, passes through these
-//! functions as an exception. Rust lets it pass where panics unwind; where they abort, so does this.
+//! functions as an exception. Where panics unwind Rust lets it pass; where they abort, the program
+//! aborts.
 //!
 //! Numbers reach Lua as doubles: whole up to 2^53.
 

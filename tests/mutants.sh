@@ -239,7 +239,7 @@ what the kernel refused stays dirty|src/heap/pages/watch/returning.rs|s/word.dir
 a host that ticks is left alone|src/reclaim/visit.rs|s/    if now_us < forecast.not_before_us {/    if false {/
 it comes again for what fades|src/reclaim/visit.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
 K1 a sheet becomes vacant|src/heap/pages/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/
-K2 a sheet in use is not bare|src/heap/pages/sheet.rs|s/            self.set_bare(false);//
+K2 a sheet in use is not a returned one|src/heap/pages/sheet.rs|s/            self.set_returned(false);//
 K3 what the background thread returned is counted|src/heap/pages/runs.rs|s/        self.counts.sheets.note_returned(aside.sheets);//
 K3 sheets are counted anew|src/heap/pages/runs/vacancy.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
 descriptors go back|src/reclaim/purge.rs|s/            self.return_sheets(cursor, \&mut clock, budget, \&mut outcome);/            if budget.is_spent(0) { self.return_sheets(cursor, \&mut clock, budget, \&mut outcome); }/
@@ -250,7 +250,7 @@ runs that no budget was left for are closed|src/reclaim/purge.rs|s/(sweep.holes 
 a host ticks for descriptors, too|src/reclaim/scheduler.rs|s/if self.hooks.dirty_sweep.is_some()$/if false/
 the background thread returns them|src/reclaim/visit.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
 they wait for their pages|src/heap/pages/watch/sheets.rs|s/if sheet.can_go() \&\& self.is_clean(pages) {/if sheet.can_go() {/
-refused descriptors are held|src/heap/pages/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_bare(true));/
+refused descriptors are held|src/heap/pages/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_returned(true));/
 they count again|src/heap/growth/grow.rs|s/        again + Pages/        Pages/
 checked heaps keep descriptors|src/reclaim/sheets.rs|s/if self.is_checked() || /if /
 K4 a closed sheet is opened before use|src/heap/growth/grow.rs|s/        if !self.open_sheets(known) {/        if returned == known.count() \&\& range.count() > Pages(1 << 20) \&\& !self.open_sheets(known) {/

@@ -17,8 +17,8 @@
 //! fork at any moment no sheet is inaccessible without a note.
 //!
 //! - K1: the bit of a sheet is set or claimed if all of its pages are free, and clear otherwise.
-//! - K2: a sheet that is returned is vacant, and its descriptors read as zero: nobody has written to
-//!   them since they were returned.
+//! - K2: a sheet that is returned is vacant, and its descriptors read as zero: nobody has written
+//!   to them since.
 //! - K4: a sheet that is closed is returned. None of its pages is dirty: none was when it was
 //!   returned, and none was used since. What is inaccessible below the top is closed.
 //! - K3: the counts are what a walk over all sheets finds.

@@ -34,7 +34,7 @@ use crate::options::Options;
 use crate::os::{Kernel, Os};
 use crate::reclaim::Budget;
 use crate::stats;
-use crate::vm::{check_collect, tell_without_effect};
+use crate::vm::{check_collect, warn_without_effect};
 
 /// Makes a heap.
 ///
@@ -52,7 +52,7 @@ use crate::vm::{check_collect, tell_without_effect};
 pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_heap {
     // SAFETY: the caller's promise.
     let options = unsafe { given_options(options) }.and_then(Options::resolve);
-    let options = options.inspect(tell_without_effect);
+    let options = options.inspect(warn_without_effect);
     match options.and_then(heap::cached_heap::create) {
         Ok(heap) => heap.cast(),
         Err(_) => ptr::null_mut(),

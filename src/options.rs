@@ -7,7 +7,7 @@
 //! |-----------------|------------------------------------------------------------------|--------|
 //! | this one        | the table; the values of one heap                                | no     |
 //! | `text`          | values read from text, values and ranges in a message            | no     |
-//! | `environment`   | variables read; those that have no effect, told once             | yes    |
+//! | `environment`   | variables read; a warning of those without effect                | yes    |
 //! | `nearest`       | the names that a wrong name may have meant                       | no     |
 
 mod environment;
@@ -18,8 +18,8 @@ use core::ffi::CStr;
 
 use crate::error::Error;
 pub(crate) use environment::{
-    check_environment, note_refused, note_taken, pending, tell_once, tell_unused,
-    tell_unused_at_exit,
+    check_environment, note_refused, note_taken, pending, warn_once, warn_unused,
+    warn_unused_at_exit,
 };
 use text::Value;
 
@@ -185,7 +185,7 @@ impl Options {
     /// The values given, in the table's order, [`ZERO`] for 0; where there is none or it is 0, that
     /// of the environment; else the default.
     pub(crate) fn resolve(given: &[i64]) -> Result<Options, Error> {
-        environment::tell_once();
+        environment::warn_once();
         Options::resolve_with(given, environment::value_of).inspect_err(note_refused)
     }
 

@@ -97,7 +97,7 @@ the growth limit falls|src/reclaim/emergency.rs|s/\*growth_limit = halfway.min(\
 a suspended emergency asks again|src/reclaim/emergency.rs|/fn want_emergency/,/^    }/{s/self.take_turn(held);/self.go_on_collecting();/;s/ || self.has_freed_much(held)//}
 an emergency ends at a tick|src/reclaim/scheduler.rs|s/        self.suspend_emergency();/        if now_us == 1 { self.suspend_emergency(); }/
 a tick is due for an emergency|src/reclaim/scheduler.rs|s/        if self.may_suspend_emergency() {/        if false {/
-a tick leaves the VM of another thread alone|src/reclaim/emergency.rs|s/self.collecting \&\& self.collector_is_at_hand()/self.collecting \&\& (true || self.collector_is_at_hand())/
+a tick leaves the VM of another thread alone|src/reclaim/emergency.rs|s/self.collecting \&\& self.may_cancel_collector_due()/self.collecting \&\& (true || self.may_cancel_collector_due())/
 an emergency that has helped ends|src/reclaim/emergency.rs|s/if self.has_freed_much(held) {/if held == 1 {/
 thrashing lasts|src/reclaim/thrashing.rs|s/if self.against >= SECONDS {/if self.against >= 1 {/
 refusals by the kernel are told|src/heap/growth/refusal.rs|s/            counts.purge_errno = errno;//
@@ -181,7 +181,7 @@ nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigacti
 children attempt nothing of other threads|src/os/fault_probe.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
 calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(RecordedCall::to(function));//
 an unwinder may fault in a handler|src/os/fault_probe.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
-C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.about > 0 => HeaderState::Freed,/
+C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.number_and_size > 0 => HeaderState::Freed,/
 wrong sizes are told|src/heap/checked.rs|s/ \&\& live.size != old_size {/ \&\& false {/
 closures that were not finished are no bugs|src/heap/checked/block.rs|s/    fits \&\& upvalues.is_multiple_of(UPVALUE)/    false \&\& fits \&\& upvalues.is_multiple_of(UPVALUE)/
 only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& kind() == KIND//
@@ -214,11 +214,11 @@ shared VMs: the end is told|src/vm.rs|s/            function(context);//
 pages that a kernel refused are still free|src/vm/previous.rs|s/                self.freed += Self::LEAST;//
 passes over the previous allocator have a share of the time|src/vm/previous.rs|s/(took_us \* Self::SHARE).min/(0 * took_us).min/
 a damaged record leads to known memory only|src/builtin/mappings.rs|s/    memory\[\.\.behind\]\.last()?\.part(at, bytes)/    memory[..behind].last().map(|_| Memory { start: at, end: at.wrapping_add(bytes) })/
-a damaged record leads to what is still mapped|src/builtin/known.rs|s/(told != Err(libc::ENOMEM))/(told.is_ok() || bytes > 0)/
+a damaged record leads to what is still mapped|src/builtin/known.rs|s/(answer != Err(libc::ENOMEM))/(answer.is_ok() || bytes > 0)/
 records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
 a heap that has grown is recognised anew|src/builtin/known.rs|s/may_read_list => HeapView::read(os, self.state)/may_read_list => Err(Error::Unknown)/
 a pass by itself opens no file|src/builtin/known.rs|s/ if may_read_list => HeapView/ if may_read_list || true => HeapView/
-notes are believed where the kernel does not answer|src/builtin/known.rs|s/told != Err(libc::ENOMEM)/told.is_ok()/
+notes are believed where the kernel does not answer|src/builtin/known.rs|s/answer != Err(libc::ENOMEM)/answer.is_ok()/
 nothing from outside goes before it is due|src/reclaim/foreign.rs|s/self.foreign_next_us() == Some(0)/self.foreign_next_us().is_some()/
 pages from outside wait for what is left of the budget|src/reclaim/foreign.rs|s/ || !is_spent())/ || before.calls > 0)/
 a reclaim of both keeps its budget|src/reclaim/foreign.rs|/fn reclaim_foreign/,/^    }/s/if before.more {/if false {/
@@ -240,7 +240,7 @@ a host that ticks is left alone|src/reclaim/visit.rs|s/    if now_us < forecast.
 it comes again for what fades|src/reclaim/visit.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
 K1 a sheet becomes vacant|src/heap/pages/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/
 K2 a sheet in use is not a returned one|src/heap/pages/sheet.rs|s/            self.set_returned(false);//
-K3 what the background thread returned is counted|src/heap/pages/runs.rs|s/        self.counts.sheets.note_returned(aside.sheets);//
+K3 what the background thread returned is counted|src/heap/pages/runs.rs|s/        self.counts.sheets.note_returned(returns.sheets);//
 K3 sheets are counted anew|src/heap/pages/runs/vacancy.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
 descriptors go back|src/reclaim/purge.rs|s/            self.return_sheets(cursor, \&mut clock, budget, \&mut outcome);/            if budget.is_spent(0) { self.return_sheets(cursor, \&mut clock, budget, \&mut outcome); }/
 a kernel that refuses descriptors is left alone|src/reclaim/sheets.rs|s/            if is_refused \&\& /            if false \&\& /

@@ -120,10 +120,10 @@ pub unsafe extern "C" fn ebb_preload_listen(
         log::through(say);
     }
     if what & 1 != 0 {
-        vm::tell_of_closed();
+        vm::enable_closed_reports();
     }
     if what & 2 != 0 {
-        crate::heap::tell_of_shortage();
+        crate::heap::enable_shortage_report();
     }
 }
 

@@ -33,7 +33,7 @@ struct ClassRecount {
 impl<S: ReclaimHooks> Heap<S> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
-        self.note_aside();
+        self.note_background_returns();
         self.check_extent();
         self.page_runs().check();
         self.split_mappings.check();

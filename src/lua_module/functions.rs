@@ -39,8 +39,8 @@ const CORE: &[(&CStr, lua_CFunction)] = &[
 /// `state` is a live VM of this thread's.
 pub(super) unsafe fn push_core(lua: &Lua, state: *mut lua_State) {
     // Not at the end of the VM: os.exit() does not close it, and a VM may never have a heap.
-    options::tell_once();
-    options::tell_unused_at_exit();
+    options::warn_once();
+    options::warn_unused_at_exit();
     // SAFETY: the caller's promise; the memory is as large as a Progress, aligned to 8 bytes, and
     // lives as long as one of the functions that have it as their upvalue.
     unsafe {
@@ -76,13 +76,13 @@ macro_rules! core {
 }
 
 core! {
-    /// allocator() tells "ebbtide", "builtin" or nil and why it is neither; and whether the VM was
-    /// attached.
+    /// allocator() returns "ebbtide", "builtin" or nil and why it is neither; and whether the VM
+    /// was attached.
     fn core_allocator(stack) {
         let heap = stack.heap();
         if !heap.is_null() {
             call!(stack.lua_pushstring(c"ebbtide".as_ptr()));
-            return 1 + stack.tells(previous_of(heap).is_some());
+            return 1 + stack.answer(previous_of(heap).is_some());
         }
         // SAFETY: the VM that called is live and this thread's.
         match unsafe { vm::known_builtin(stack.lua, stack.state) } {
@@ -92,7 +92,7 @@ core! {
         1
     }
 
-    /// attach(options) tells "attached" or "already", or nil and why not.
+    /// attach(options) returns "attached" or "already", or nil and why not.
     fn core_attach(stack) {
         let given = stack.given().and_then(|given| Options::resolve(given.values()));
         let allocs = capi::alloc_functions();
@@ -107,7 +107,7 @@ core! {
         1
     }
 
-    /// stats() tells what the VM's own heap holds, or nil and why there is none.
+    /// stats() returns what the VM's own heap holds, or nil and why there is none.
     fn core_stats(stack) {
         let Some(heap) = stack.own_heap() else { return stack.failed() };
         // SAFETY: all-zero bytes are a valid ebb_stats; the heap is the VM's.
@@ -127,7 +127,7 @@ core! {
         1
     }
 
-    /// builtin() tells what the heap of LuaJIT's own allocator holds, or nil and why not.
+    /// builtin() returns what the heap of LuaJIT's own allocator holds, or nil and why not.
     fn core_builtin(stack) {
         // SAFETY: all-zero bytes are valid statistics.
         let mut stats = unsafe { core::mem::zeroed::<ebb_builtin_stats>() };
@@ -157,8 +157,8 @@ core! {
         1
     }
 
-    /// process() tells what the kernel holds resident for the whole process, in bytes; nil when it
-    /// will not say.
+    /// process() returns what the kernel holds resident for the whole process, in bytes; nil when
+    /// the kernel does not say.
     fn core_process(stack) {
         match resident_of_process() {
             Some(bytes) => stack.push_number(bytes as f64),
@@ -167,8 +167,8 @@ core! {
         1
     }
 
-    /// reclaim(budget_us) gives free memory back, and tells what it did, or nil and why not. 0: no
-    /// limit.
+    /// reclaim(budget_us) gives free memory back, and returns what it did, or nil and why not. A
+    /// budget of 0 is no limit.
     fn core_reclaim(stack) {
         let budget_us = stack.microseconds(1);
         let options = ebb_reclaim_options { size: size_of::<ebb_reclaim_options>(), budget_us };
@@ -201,23 +201,23 @@ core! {
         1
     }
 
-    /// may_collect() tells whether a full collection may run now: not inside of a finalizer, in
+    /// may_collect() returns whether a full collection may run now: not inside of a finalizer, in
     /// which the collector stands still as it does when it is stopped.
     fn core_may_collect(stack) {
-        stack.tells(call!(stack.lua_gc(lua_api::GC_IS_RUNNING, 0)) != 0)
+        stack.answer(call!(stack.lua_gc(lua_api::GC_IS_RUNNING, 0)) != 0)
     }
 
-    /// tick(budget_us) does what is due and tells whether more is, or nil and why not.
+    /// tick(budget_us) does what is due and returns whether more is, or nil and why not.
     fn core_tick(stack) {
         let Some(heap) = stack.own_heap() else { return stack.failed() };
         // SAFETY: the heap is the VM's, which is this thread's.
         match unsafe { ebb_tick(heap, stack.microseconds(1)) } {
             result if result < 0 => stack.failed(),
-            result => stack.tells(result == EBB_MORE),
+            result => stack.answer(result == EBB_MORE),
         }
     }
 
-    /// next_tick() tells in how many milliseconds to call tick(), infinity for never, or nil and
+    /// next_tick() returns in how many milliseconds to call tick(), infinity for never, or nil and
     /// why not.
     fn core_next_tick(stack) {
         let Some(heap) = stack.own_heap() else { return stack.failed() };
@@ -228,7 +228,7 @@ core! {
         1
     }
 
-    /// pressure() tells how near the heap is to its limit, 0 to 100, or nil and why not.
+    /// pressure() returns how near the heap is to its limit, 0 to 100, or nil and why not.
     fn core_pressure(stack) {
         let Some(heap) = stack.own_heap() else { return stack.failed() };
         // SAFETY: the heap is the VM's, which is this thread's.
@@ -236,7 +236,7 @@ core! {
         1
     }
 
-    /// options() tells the values of all options, or nil and why not.
+    /// options() returns the values of all options, or nil and why not.
     fn core_options(stack) {
         let Some(heap) = stack.own_heap() else { return stack.failed() };
         stack.push_table(16);
@@ -255,7 +255,7 @@ core! {
         1
     }
 
-    /// environment() tells which options in the environment wait for a heap, which variables have
+    /// environment() returns which options in the environment wait for a heap, which variables have
     /// no effect, and why a heap cannot be made from the environment: each a text or nil.
     fn core_environment(stack) {
         let pending = options::pending();
@@ -271,11 +271,11 @@ core! {
 
     /// at_end() ends the module, with its VM: settings that never had an effect are reported.
     fn core_at_end(_stack) {
-        options::tell_unused();
+        options::warn_unused();
         0
     }
 
-    /// get(name) tells the value of an option, or nil and why not.
+    /// get(name) returns the value of an option, or nil and why not.
     fn core_get(stack) {
         let Some(heap) = stack.own_heap() else { return stack.failed() };
         let (name, mut value) = (stack.text(1).unwrap_or_default(), 0);
@@ -287,14 +287,14 @@ core! {
         1
     }
 
-    /// set(name, value) changes an option; tells true, or nil and why not.
+    /// set(name, value) changes an option; returns true, or nil and why not.
     fn core_set(stack) {
         let Some(heap) = stack.own_heap() else { return stack.failed() };
         let name = stack.text(1).unwrap_or_default();
         let value = stack.option_value(name, 2);
         // SAFETY: the heap is the VM's, which is this thread's.
         match value.map(|value| unsafe { ebb_set(heap, name.as_ptr(), value) }) {
-            Ok(EBB_OK) => stack.tells(true),
+            Ok(EBB_OK) => stack.answer(true),
             _ => stack.failed(),
         }
     }

@@ -60,7 +60,7 @@ impl Stack<'_> {
     }
 
     /// Returns true or false.
-    pub(super) fn tells(&self, value: bool) -> c_int {
+    pub(super) fn answer(&self, value: bool) -> c_int {
         call!(self.lua_pushboolean(c_int::from(value)));
         1
     }

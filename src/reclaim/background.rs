@@ -57,21 +57,21 @@ impl Background {
 impl<S: Os> Heap<S> {
     /// Takes note of what the background thread has returned.
     pub(crate) fn note_background(&mut self) {
-        self.note_aside();
-        let aside = core::mem::take(&mut self.runs.aside);
-        if aside.calls == 0 {
+        self.note_background_returns();
+        let returns = core::mem::take(&mut self.runs.background);
+        if returns.calls == 0 {
             return;
         }
-        self.counts.purge_calls += aside.calls.saturating_sub(aside.searches);
-        self.counts.purge_refused += aside.refused;
+        self.counts.purge_calls += returns.calls.saturating_sub(returns.searches);
+        self.counts.purge_refused += returns.refused;
         let settings = self.settings();
-        self.hooks.policy.note_returned(&settings, aside.pages);
-        if aside.searches > 0 {
+        self.hooks.policy.note_returned(&settings, returns.pages);
+        if returns.searches > 0 {
             self.hooks.policy.note_search_begins(&settings);
-            self.hooks.policy.note_holes(&settings, aside.holes);
+            self.hooks.policy.note_holes(&settings, returns.holes);
         } else {
             // Until the search ends.
-            self.runs.aside.holes = aside.holes;
+            self.runs.background.holes = returns.holes;
         }
     }
 

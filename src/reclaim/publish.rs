@@ -13,9 +13,9 @@ impl<S: Os> Heap<S> {
     /// Has what the heap holds published there from now on.
     pub(crate) fn publish_in(&mut self, figures: &'static Figures) {
         self.note_background();
-        self.runs.aside_total = Pages::ZERO;
+        self.runs.background_total = Pages::ZERO;
         self.hooks.figures = Some(figures);
-        self.watch().set_told(&figures.aside);
+        self.watch().set_counter(&figures.background_returned);
     }
 
     /// Has nothing published any more: the heap is about to end.
@@ -33,7 +33,7 @@ impl<S: Os> Heap<S> {
                 resident: snapshot.resident() as u64,
                 resident_peak: snapshot.resident_peak as u64,
                 returned_total: refaults::total(&self.runs.refaults.returned) * PAGE as u64,
-                aside: self.runs.aside_total.bytes() as u64,
+                background_returned: self.runs.background_total.bytes() as u64,
                 trouble: Trouble {
                     refused: self.counts.refused_allocations,
                     refused_address_space: self.counts.refused_address_space,

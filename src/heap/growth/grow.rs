@@ -45,7 +45,7 @@ impl<S: ReclaimHooks> Heap<S> {
             self.page_runs().note_refaults(cut_off, now_us);
         }
         self.page_runs().take(range);
-        self.note_aside();
+        self.note_background_returns();
         let new = (range.count() - known.count()).saturating_sub(pages_credited);
         if new >= GROWTH {
             S::large_growth(self, new);
@@ -62,7 +62,7 @@ impl<S: ReclaimHooks> Heap<S> {
         };
         if !is_open {
             self.counts.failed_calls += 1;
-            self.note_aside();
+            self.note_background_returns();
         }
         is_open
     }

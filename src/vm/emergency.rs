@@ -368,9 +368,9 @@ unsafe fn cancel_due(context: *mut u8) {
     }
 }
 
-/// See [`Collector::may_cancel_due`]: threads that take turns in a heap do so while another one of them
-/// runs the VM. And a thread that breathes for a watched VM is only the last that allocated in it:
-/// another may run it by now, and has not allocated yet.
+/// See [`Collector::may_cancel_due`]: threads that take turns in a heap do so while another one of
+/// them runs the VM. And a thread that breathes for a watched VM is only the last that allocated in
+/// it: another may run it by now, and has not allocated yet.
 ///
 /// # Safety
 ///

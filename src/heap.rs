@@ -47,7 +47,7 @@ use core::slice;
 pub(crate) use blocks::foreign::{ForeignBlocks, ForeignPages, ForeignReason, ForeignReturned};
 pub(crate) use fast::alloc;
 pub(crate) use growth::collector::Collector;
-pub(crate) use growth::refusal::tell_of_shortage;
+pub(crate) use growth::refusal::enable_shortage_report;
 pub(crate) use hooks::ReclaimHooks;
 pub(crate) use lifecycle::cached_heap;
 pub(crate) use lifecycle::deleted::refuse_deleted;

@@ -36,12 +36,12 @@ use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use std::thread::yield_now;
 
 pub(crate) use attach::{attach, known_builtin};
-pub(crate) use collect::{check_collect, tell_without_effect};
+pub(crate) use collect::{check_collect, warn_without_effect};
 pub(crate) use create::{LuaFns, make};
 pub(crate) use emergency::{STEPMUL_LONG, STEPMUL_WHOLE};
 pub(crate) use owner::{Turn, idle, publish};
 pub(crate) use previous::{PreviousAllocator, PreviousUsage};
-pub(crate) use report::{report_open, tell_of_closed};
+pub(crate) use report::{enable_closed_reports, report_open};
 
 use crate::builtin;
 use crate::heap::KernelHeap as Heap;

@@ -22,6 +22,8 @@ fn header_is_current() {
         .with_src(root.join("src/capi/checked.rs"))
         .with_src(root.join("src/capi/environment.rs"))
         .with_src(root.join("src/capi/vm.rs"))
+        .with_src(root.join("src/capi/builtin.rs"))
+        .with_src(root.join("src/capi/preload.rs"))
         .with_src(root.join("src/lua_module.rs"))
         .generate()
         .expect("cbindgen reads src/capi")

@@ -42,8 +42,8 @@ impl<S: Os> MemoryMap for Remaining<'_, S> {
         let memory = find_in(self.segments, at, bytes).filter(|_| bytes > 0)?;
         // Where the end is, all is: only ends are unmapped. A sandbox may refuse the question.
         let last = round_down(memory.end() - 1, self.os.page_size());
-        let told = self.os.residency(ptr::without_provenance_mut(last), &mut [0]);
-        (told != Err(libc::ENOMEM)).then_some(memory)
+        let answer = self.os.residency(ptr::without_provenance_mut(last), &mut [0]);
+        (answer != Err(libc::ENOMEM)).then_some(memory)
     }
 
     fn segments_max(&self) -> usize {

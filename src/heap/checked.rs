@@ -261,7 +261,7 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
     let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
     checking.enter(RecordedCall { block, old_size, new_size });
     // Where blocks are sampled, none of the heap's own comes here.
-    let done = match checking.sound_small(block, old_size) {
+    let done = match checking.intact_small(block, old_size) {
         Some(live) if new_size > 0 => Some(checking.move_block(live, new_size)),
         Some(live) => {
             checking.free(live);

@@ -289,7 +289,7 @@ unsafe extern "C" fn resize_large<S: ReclaimHooks>(
                 (*heap).poll_hooks();
                 return new;
             }
-            (*heap).take_refusal_back();
+            (*heap).retract_refusal();
         }
         let resize = |heap: &mut Heap<S>| non_null(heap.resize_large(page, new_size));
         let block = (*heap).retry_after_reclaim(resize, |_| None).unwrap_or(ptr::null_mut());

@@ -31,8 +31,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::background::MUCH;
 use super::purge::Budget;
+use super::visit::MUCH;
 use crate::heap::Heap;
 use crate::options::Key;
 use crate::os::Os;
@@ -161,7 +161,7 @@ impl<S: Os> Heap<S> {
     /// Whether free memory is not to stay at all, and there is some that can go.
     fn goes_at_once(&self) -> bool {
         self.options.get(Key::DecayMs) == 0
-            && self.may_shed(self.runs.dirty.saturating_sub(self.settings().retain))
+            && self.may_purge(self.runs.dirty.saturating_sub(self.settings().retain))
     }
 
     /// How many microseconds a look may take.
@@ -183,7 +183,7 @@ impl<S: Os> Heap<S> {
         let pace = &mut self.hooks.pace;
         pace.much_since_us = is_much.then_some(pace.much_since_us.unwrap_or(now_us));
         let keeps_up = pace.much_since_us.is_none_or(|since_us| now_us < since_us + LEAVE_US);
-        let is_searching = self.hooks.search.is_some() || self.hooks.decision.holes;
+        let is_searching = self.hooks.hole_sweep.is_some() || self.hooks.decision.holes;
         let is_left = self.background_comes() && !is_searching && keeps_up;
         is_left && (!is_much || self.background_comes_soon())
     }

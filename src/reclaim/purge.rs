@@ -63,7 +63,8 @@ pub(crate) struct Sweep {
     /// Whether spans are searched for holes. If not, the sweep ends as soon as no more than `keep`
     /// pages are dirty.
     pub(crate) holes: bool,
-    pub(crate) cause: PurgeReason,
+    /// What the returned pages are counted under.
+    pub(crate) reason: PurgeReason,
 }
 
 /// What one call did.
@@ -250,7 +251,7 @@ impl<S: ReclaimHooks> Heap<S> {
                 batch.add(whole);
             }
         }
-        self.give_to_kernel(&batch, sweep.cause, outcome);
+        self.give_to_kernel(&batch, sweep.reason, outcome);
     }
 
     /// The first range of idle pages in `from` to `end`, with all idle runs that touch, as far as
@@ -336,11 +337,11 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Gives a batch back. A range that the kernel refuses is passed over.
-    fn give_to_kernel(&mut self, batch: &PurgeBatch, cause: PurgeReason, outcome: &mut Outcome) {
+    fn give_to_kernel(&mut self, batch: &PurgeBatch, reason: PurgeReason, outcome: &mut Outcome) {
         if batch.count == 0 {
             return;
         }
-        let stamp = PurgeStamp::new(self.os.now_us(), cause);
+        let stamp = PurgeStamp::new(self.os.now_us(), reason);
         let memory = batch.ranges.map(|range| MemoryRange {
             start: self.address(range.start),
             bytes: range.count().bytes(),
@@ -355,7 +356,7 @@ impl<S: ReclaimHooks> Heap<S> {
             for range in &batch.ranges[done..done + purged.ranges] {
                 let returned = self.note_returned(*range);
                 self.page_runs().stamp(*range, stamp);
-                self.runs.refaults.note_returned(cause, returned);
+                self.runs.refaults.note_returned(reason, returned);
                 outcome.returned += returned;
             }
             done += purged.ranges;

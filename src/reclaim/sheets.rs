@@ -95,7 +95,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Whether there may be a run to close.
     fn has_enough_open(&self) -> bool {
-        let open = self.runs.sheets.bare().saturating_sub(self.runs.sheets.closed());
+        let open = self.runs.sheets.returned().saturating_sub(self.runs.sheets.closed());
         open as usize * self.watch().sheet_pages().0 as usize
             >= self.watch().least_closed().0 as usize
     }

@@ -9,7 +9,7 @@ use core::ptr;
 use std::sync::OnceLock;
 
 use super::{
-    Allocs, PreviousAllocator, StateBlock, VmHeap, emergency, heap_of, tell_without_effect,
+    Allocs, PreviousAllocator, StateBlock, VmHeap, emergency, heap_of, warn_without_effect,
 };
 use crate::builtin::KnownHeap;
 use crate::error::Error;
@@ -177,7 +177,7 @@ pub(crate) unsafe fn attach(
         }
         let builtin = known_builtin(lua, state)?;
         let (known, survey) = KnownHeap::recognise(&Kernel, builtin.state)?;
-        tell_without_effect(&options);
+        warn_without_effect(&options);
         let heap = heap::cached_heap::create(options)?;
         let mut previous = PreviousAllocator::new(builtin, known, &survey);
         if (*heap).options.get(Key::Auto) == 1 {

@@ -36,8 +36,8 @@ pub(crate) unsafe fn make(lua_fns: &LuaFns, options: Options) -> Result<*mut lua
     // SAFETY: the heap is live and nobody else knows of it.
     let options = unsafe { &(*heap).options };
     match lua_fns.alloc {
-        Some(_) => collect::tell_without_effect(options),
-        None => collect::tell_of_nginx(options),
+        Some(_) => collect::warn_without_effect(options),
+        None => collect::warn_in_nginx(options),
     }
     let nothing = MemoryRange { start: ptr::null_mut(), bytes: 0 };
     let mut creation = Creation {

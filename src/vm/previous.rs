@@ -29,9 +29,9 @@ pub(crate) struct PreviousAllocator {
     live: u64,
     /// Bytes of its segments that are resident, at most: as last counted, less what went back.
     resident: u64,
-    /// How far passes by themselves have come, and how far those that a host asks for.
+    /// How far scheduled passes have come, and how far those for a host or in an idle VM.
     progress: Progress,
-    asked: Progress,
+    host_progress: Progress,
     schedule: Schedule,
     /// See [`PreviousUsage`].
     is_damaged: bool,
@@ -61,7 +61,7 @@ impl PreviousAllocator {
             live,
             resident,
             progress,
-            asked: progress,
+            host_progress: progress,
             schedule: Schedule { freed: returnable, ..Schedule::default() },
             is_damaged: false,
         }
@@ -101,7 +101,7 @@ impl PreviousAllocator {
         // heap, and no say in when the next pass by itself is due.
         let (progress, is_scheduled) = match reason {
             ForeignReason::Due => (&mut self.progress, true),
-            ForeignReason::Idle | ForeignReason::Asked => (&mut self.asked, is_whole),
+            ForeignReason::Idle | ForeignReason::Asked => (&mut self.host_progress, is_whole),
         };
         if is_scheduled {
             self.schedule.note_start(is_whole);
@@ -133,7 +133,7 @@ impl PreviousAllocator {
                 error::last_line().as_str()
             ));
         }
-        (self.progress, self.asked) = Default::default();
+        (self.progress, self.host_progress) = Default::default();
     }
 
     /// Asks the kernel how much is resident.

@@ -9,7 +9,7 @@ use crate::memory::{in_megabytes, megabytes};
 use crate::numbers::Spread;
 use crate::picture::{Band, Picture};
 use crate::process::Outcome;
-use crate::traffic::{END, Kind, START, Stretch, Traffic, collected, end_of};
+use crate::traffic::{END, START, Stretch, StretchKind, Traffic, collected, end_of};
 
 /// How long after a peak and its collection memory is looked at.
 const LATER_S: f64 = 2.0;
@@ -129,12 +129,12 @@ impl Breathing {
         rows.push(self.event_row(START, START));
         for (name, stretch) in self.traffic.stretches() {
             match stretch.kind {
-                Kind::Peak { .. } => {
+                StretchKind::Peak { .. } => {
                     rows.push(self.event_row(&name, &end_of(&name)));
                     rows.push(self.later_row(&name));
                 }
-                Kind::Low => rows.push(self.event_row(&end_of(&name), &end_of(&name))),
-                Kind::Pause | Kind::Drop => {}
+                StretchKind::Low => rows.push(self.event_row(&end_of(&name), &end_of(&name))),
+                StretchKind::Pause | StretchKind::Drop => {}
             }
         }
         rows.push(self.event_row("all dropped", END));
@@ -244,10 +244,10 @@ impl Breathing {
         let bounds: Vec<_> = names.chain([END]).map(|label| self.at_s(1, label)).collect();
         let band = |((name, stretch), bounds): (&(String, Stretch), &[f64])| {
             let (name, shade) = match stretch.kind {
-                Kind::Peak { .. } => (name.as_str(), 1.0),
-                Kind::Low => ("low traffic", 0.5),
-                Kind::Pause => ("pause", 0.0),
-                Kind::Drop => ("all dropped", 0.0),
+                StretchKind::Peak { .. } => (name.as_str(), 1.0),
+                StretchKind::Low => ("low traffic", 0.5),
+                StretchKind::Pause => ("pause", 0.0),
+                StretchKind::Drop => ("all dropped", 0.0),
             };
             Band { name: name.to_owned(), from: bounds[0], to: bounds[1], shade }
         };

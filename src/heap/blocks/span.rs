@@ -159,7 +159,7 @@ impl<S: ReclaimHooks> Heap<S> {
         if self.descriptor(page).shape().pages > Pages(1) {
             self.mend_after_fork();
             self.page_runs().disturb(page);
-            self.note_aside();
+            self.note_background_returns();
         }
     }
 

@@ -35,7 +35,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     /// The small block of `size` bytes that starts there, when neither it nor what lies beside it
     /// is wrong.
     #[inline(always)]
-    pub(super) fn sound_small(&mut self, at: *mut u8, size: usize) -> Option<Live> {
+    pub(super) fn intact_small(&mut self, at: *mut u8, size: usize) -> Option<Live> {
         let slot_size = self.slot_of(at)?;
         // SAFETY: it is a slot that is not free: Q1.
         let header = unsafe { at.sub(HEADER).cast::<Header>().read() };

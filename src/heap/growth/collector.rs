@@ -25,20 +25,20 @@ pub(crate) struct Collector {
     /// # Safety
     ///
     /// As for `make_due`.
-    pub(crate) let_be: unsafe fn(context: *mut u8),
+    pub(crate) cancel_due: unsafe fn(context: *mut u8),
     /// Whether a caller that is in no allocation may have it work at its own pace: no other thread
     /// runs the VM meanwhile.
     ///
     /// # Safety
     ///
     /// The context is the one beside it, and its VM is live.
-    pub(crate) is_at_hand: unsafe fn(context: *mut u8) -> bool,
+    pub(crate) may_cancel_due: unsafe fn(context: *mut u8) -> bool,
     /// Finds out whether it does not run cycles to their ends, but makes a step each time that it
     /// is made due. May take a millisecond, and memory from elsewhere.
     ///
     /// # Safety
     ///
-    /// As for `is_at_hand`.
+    /// As for `may_cancel_due`.
     pub(crate) goes_in_steps: unsafe fn(context: *mut u8) -> bool,
     /// What came of that; `None`: nobody has asked yet.
     pub(crate) in_steps: Option<bool>,
@@ -60,10 +60,10 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Whether a caller that is in no allocation may have it work at its own pace.
-    pub(crate) fn collector_is_at_hand(&self) -> bool {
-        self.collector.is_some_and(|Collector { context, is_at_hand, .. }| {
+    pub(crate) fn may_cancel_collector_due(&self) -> bool {
+        self.collector.is_some_and(|Collector { context, may_cancel_due, .. }| {
             // SAFETY: as above.
-            unsafe { is_at_hand(context) }
+            unsafe { may_cancel_due(context) }
         })
     }
 
@@ -76,10 +76,10 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Has it work at its own pace again.
-    pub(crate) fn let_collector_be(&mut self) {
-        if let Some(Collector { context, let_be, .. }) = self.collector {
+    pub(crate) fn cancel_collector_due(&mut self) {
+        if let Some(Collector { context, cancel_due, .. }) = self.collector {
             // SAFETY: as above.
-            unsafe { let_be(context) };
+            unsafe { cancel_due(context) };
         }
     }
 

@@ -45,7 +45,7 @@ impl<S: ReclaimHooks> Heap<S> {
             self.page_runs().note_refaults(cut_off, now_us);
         }
         self.page_runs().take(range);
-        self.note_aside();
+        self.note_background_returns();
         let new = (range.count() - known.count()).saturating_sub(pages_credited);
         if new >= GROWTH {
             S::large_growth(self, new);
@@ -62,7 +62,7 @@ impl<S: ReclaimHooks> Heap<S> {
         };
         if !is_open {
             self.counts.failed_calls += 1;
-            self.note_aside();
+            self.note_background_returns();
         }
         is_open
     }
@@ -91,7 +91,7 @@ impl<S: ReclaimHooks> Heap<S> {
         if self.growth_limit == NO_LIMIT {
             return Pages::ZERO;
         }
-        let again = self.page_runs().bare_in(known);
+        let again = self.page_runs().returned_sheets_in(known);
         let (top, reached) = (self.runs.top, self.runs.reached());
         let after = self.layout.metadata(end.max(top), end.max(reached));
         let bytes = after - self.layout.metadata(top, reached);
@@ -120,7 +120,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Bytes of descriptors that were returned.
     pub(crate) fn tables_returned(&self) -> usize {
-        self.runs.sheets.bare() as usize * self.kernel_page
+        self.runs.sheets.returned() as usize * self.kernel_page
     }
 
     /// Bytes of free pages that are closed.

@@ -306,7 +306,7 @@ impl<S: ReclaimHooks> Heap<S> {
             return;
         }
         let (range, is_dirty) = self.page_runs().cut(end);
-        self.note_aside();
+        self.note_background_returns();
         let (new, old) = (round_up(end.offset(), self.kernel_page), self.extent.end);
         // SAFETY: M1; the pages from there on are free, and the background thread has done with
         // them.

@@ -14,10 +14,10 @@ use crate::units::{PageIndex, Pages};
 
 impl<S: ReclaimHooks> Heap<S> {
     /// Takes note of what the background thread has returned since last time.
-    pub(crate) fn note_aside(&mut self) {
-        if let Some(aside) = self.page_runs().note_aside() {
-            self.counts.purged += aside.holes;
-            self.counts.slack -= aside.slack;
+    pub(crate) fn note_background_returns(&mut self) {
+        if let Some(returns) = self.page_runs().note_background_returns() {
+            self.counts.purged += returns.holes;
+            self.counts.slack -= returns.slack;
         }
     }
 
@@ -39,7 +39,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     fn try_to_mend(&mut self) -> bool {
         let Some(visits) = self.watch().end_all_stale() else { return false };
-        self.note_aside();
+        self.note_background_returns();
         let (dirty, (purged, slack)) = (self.watch().dirty(), self.purged_and_slack());
         let sheets = self.page_runs().sheets_by_bits();
         let is_mended = self.watch().is_mended(visits);

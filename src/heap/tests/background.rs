@@ -8,7 +8,7 @@ use super::*;
 use crate::heap::KernelHeap;
 use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::pages::watch::Watch;
-use crate::os::MemoryRange;
+use crate::os::{Kernel, MemoryRange};
 use crate::units::Pages;
 
 const SECOND: u64 = 1_000_000;

@@ -311,7 +311,7 @@ fn the_history_is_mapped_when_it_is_asked_for() {
 }
 
 #[test]
-fn a_heap_that_was_wiped_serves_as_a_new_one() {
+fn a_heap_that_was_reset_serves_as_a_new_one() {
     let os = FakeOs::new(4096);
     let mut tested = planned(&os, 64 * MIB);
     for _ in 0..2 {
@@ -495,7 +495,7 @@ fn what_cannot_be_cut_off_stays_in_the_account() {
 }
 
 #[test]
-fn a_heap_that_was_cut_off_can_be_wiped() {
+fn a_heap_that_was_cut_off_can_be_reset() {
     for page in KERNEL_PAGES {
         let os = FakeOs::new(page);
         let mut tested = cut(&os);

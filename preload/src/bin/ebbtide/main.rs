@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     let done = match arguments::read(std::env::args_os().skip(1)) {
         Ok(Task::Help) => print(&help()),
         Ok(Task::Version) => print(concat!("ebbtide ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Task::Run(asked)) => run(asked).map(|never| match never {}),
+        Ok(Task::Run(task)) => run(task).map(|never| match never {}),
         Err(why) => Err(Failure::from(why)),
     };
     match done {
@@ -69,27 +69,27 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Becomes the program.
-fn run(asked: Run) -> Result<Infallible, Failure> {
+fn run(task: Run) -> Result<Infallible, Failure> {
     let own = std::env::current_exe().map_err(|e| format!("cannot find itself: {e}"))?;
     options::check_environment()?;
     let libraries = preload::find(std::env::var_os("EBBTIDE_PRELOAD"), &own)?;
-    options::set(&asked.options, &libraries.heap)?;
+    options::set(&task.options, &libraries.heap)?;
     let before = std::env::var_os("LD_PRELOAD");
-    let (name, arguments) = asked.command.split_first().ok_or("run: no command".to_owned())?;
+    let (name, arguments) = task.command.split_first().ok_or("run: no command".to_owned())?;
     let mut command = Command::new(name);
     command.args(arguments).env("LD_PRELOAD", preload::variable(&libraries.preload, before)?);
     // The program keeps this process's number; one that it starts has another.
     command.env("_EBBTIDE_RUN", std::process::id().to_string());
-    if asked.report || asked.report_signal.is_some() {
+    if task.report || task.report_signal.is_some() {
         command.env("EBBTIDE_REPORT", "1");
     }
-    if let Some(signal) = asked.report_signal {
+    if let Some(signal) = task.report_signal {
         command.env("EBBTIDE_REPORT_SIGNAL", signal);
     }
-    if asked.verbose {
+    if task.verbose {
         command.env("EBBTIDE_VERBOSE", "1");
     }
-    for obstacle in look::obstacles(&asked.command) {
+    for obstacle in look::obstacles(&task.command) {
         // Whether anybody reads it does not matter: the program runs.
         let _ = writeln!(std::io::stderr(), "ebbtide: {obstacle}");
     }

@@ -132,9 +132,9 @@ impl Watch {
     }
 
     /// Counts returned pages in the heap's published figures.
-    fn tell(&self, pages: Pages) {
+    fn count_returned(&self, pages: Pages) {
         // SAFETY: null, or a counter that is never freed.
-        if let Some(counter) = unsafe { self.told.load(Acquire).as_ref() } {
+        if let Some(counter) = unsafe { self.counter.load(Acquire).as_ref() } {
             counter.fetch_add(pages.bytes() as u64, Relaxed);
         }
     }
@@ -288,7 +288,7 @@ impl<'heap> ClaimedRanges<'heap> {
             return;
         }
         word.stamp.set(self.stamp);
-        self.watch.tell(range.count);
+        self.watch.count_returned(range.count);
         if !is_span {
             done.pages.fetch_add(range.count.0, Relaxed);
             return;

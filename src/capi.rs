@@ -28,11 +28,11 @@ use core::ptr;
 use crate::cgroup;
 use crate::error::{self, Error};
 use crate::heap;
-use crate::heap::KernelHeap as Heap;
 use crate::heap::checked::ApiCall;
 use crate::options::Options;
 use crate::os::{Kernel, Os};
-use crate::reclaim::Budget;
+use crate::reclaim::KernelHeap as Heap;
+use crate::reclaim::{Budget, HEAPS};
 use crate::stats;
 use crate::vm::{check_collect, warn_without_effect};
 
@@ -53,7 +53,7 @@ pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_h
     // SAFETY: the caller's promise.
     let options = unsafe { given_options(options) }.and_then(Options::resolve);
     let options = options.inspect(warn_without_effect);
-    match options.and_then(heap::cached_heap::create) {
+    match options.and_then(|options| HEAPS.create(Kernel, options)) {
         Ok(heap) => heap.cast(),
         Err(_) => ptr::null_mut(),
     }
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
     if !heap.is_null() {
         // SAFETY: the caller's promise: no block of the heap, and not the heap itself, is used
         // again. `ebb_heap` stands for the heap's own type.
-        unsafe { heap::cached_heap::delete(heap.cast()) }
+        unsafe { HEAPS.delete(heap.cast()) }
     }
 }
 

@@ -42,3 +42,15 @@ pub(crate) use history::Sample;
 #[cfg(test)]
 pub(crate) use purge::Sweep;
 pub(crate) use purge::{Budget, Outcome};
+
+use crate::heap::{Heap, HeapCache};
+use crate::os::Kernel;
+
+/// What a heap calls when there may be something to give back: see [`crate::heap::ReclaimHooks`].
+pub(crate) struct Reclaim;
+
+/// A heap on the real kernel that gives memory back: what C sees as `ebb_heap`.
+pub(crate) type KernelHeap = Heap<Kernel, Reclaim>;
+
+/// Where heaps of this process come from, and go to.
+pub(crate) static HEAPS: HeapCache<Kernel, Reclaim> = HeapCache::new();

@@ -81,7 +81,7 @@ parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
 reciprocals|src/heap/slots/class.rs|s/(least + (least >> 24)).next_multiple_of(1 << 16)/(1u64 << 58) \/ size \& !0xFFFF/
 a deleted heap is remembered|src/heap/lifecycle/deleted.rs|s/entry(heap).swap(heap, AcqRel) == heap/entry(heap).load(Relaxed) == heap/
 shares of address space|src/heap/growth/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
-a reset heap is as new|src/heap/lifecycle/cached_heap.rs|s/        self.page_runs().clear();//
+a reset heap is as new|src/heap/lifecycle/heap_cache.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/pages/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
 returned pages are recalled|src/heap/growth/grow.rs|s/            self.page_runs().note_refaults(known, now_us);//
 too soon is a second|src/heap/pages/refaults.rs|s/units < SOON/units < 4 * SOON/
@@ -89,7 +89,7 @@ the growth limit holds|src/heap/growth/grow.rs|s/<= self.growth_limit;/<= self.g
 the growth limit returns|src/reclaim/scheduler.rs|s/        heap.growth_limit = heap.resting_limit(heap.hooks.clock.now_us);/        heap.growth_limit = heap.hooks.limits.hard;/
 room is made at the limit|src/reclaim/limit_reclaim.rs|s/            self.purge_dirty(keep, PurgeReason::Limit, Budget::Unlimited);//
 the collector is due near the limit|src/reclaim/limit_reclaim.rs|s/if self.wants_collector(held, now_us) {/if self.wants_collector(held, now_us) \&\& now_us == 1 {/
-the collector is due after a refusal|src/heap/growth/refusal.rs|s/        S::allocation_refused(self);/        if size == 1 { S::allocation_refused(self) }/
+the collector is due after a refusal|src/heap/growth/refusal.rs|s/        R::allocation_refused(self);/        if size == 1 { R::allocation_refused(self) }/
 the collector rests when it does not help|src/reclaim/emergency.rs|s/now_us + REST \* took_us/now_us/
 the growth limit falls|src/reclaim/emergency.rs|s/\*growth_limit = halfway.min(\*growth_limit);/*growth_limit = halfway.max(*growth_limit);/
 a suspended emergency asks again|src/reclaim/emergency.rs|/fn want_emergency/,/^    }/{s/self.take_turn(held);/self.go_on_collecting();/;s/ || self.has_freed_much(held)//}
@@ -129,7 +129,7 @@ S2 links lead back|src/heap/blocks/integrity.rs|s/to == page \&\& back == page/t
 refused requests commit nothing|src/heap/growth/grow.rs|s/if !self.may_grow((returned + fresh).saturating_sub(pages_credited))/if !self.commit(range.end) || !self.may_grow((returned + fresh).saturating_sub(pages_credited))/
 fullest spans first|src/heap/blocks/span.rs|s/if free < fewest \&\& self.may_use(page) {/if (free > fewest || fewest == u32::MAX) \&\& self.may_use(page) {/
 what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.saturating_sub(sweep.keep),/dirty: self.runs.dirty,/
-the slow path looks|src/heap/hooks.rs|s/            S::poll(self);//
+the slow path looks|src/heap/hooks.rs|s/            R::poll(self);//
 auto off is off|src/reclaim/pace.rs|s/        let auto = self.options.get(Key::Auto) == 1;/        let auto = true;/
 light work fills no holes|src/reclaim/policy.rs|s/Pages(sparse.0 \/ NEEDED_SHARE)/Pages(sparse.0 \/ NEEDED_SHARE \/ 64)/
 light work needs nothing that a swing needed|src/reclaim/policy.rs|s/Pages(needed.0 \/ NEEDED_SHARE)/Pages(needed.0 \/ NEEDED_SHARE \/ 8)/

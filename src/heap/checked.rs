@@ -58,6 +58,7 @@ use super::growth::refusal::noted;
 use super::slots::class::{QUICK_MAX, SMALL_MAX};
 use super::{Heap, ReclaimHooks, sanitizer};
 use crate::options::Key;
+use crate::os::Os;
 use crate::units::PageIndex;
 use block::{HEADER, Header};
 use call::RecordedCall;
@@ -120,8 +121,8 @@ enum Home {
 }
 
 /// A checked heap during a call.
-struct Checking<'heap, S: ReclaimHooks> {
-    heap: &'heap mut Heap<S>,
+struct Checking<'heap, O: Os, R: ReclaimHooks> {
+    heap: &'heap mut Heap<O, R>,
     state: &'heap mut Checked,
 }
 
@@ -136,7 +137,7 @@ fn prefetch(at: *mut u8) {
     let _ = at;
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Where blocks can be: the start, the bytes, and how many of them are committed.
     fn for_blocks(&self) -> (*mut u8, usize, usize) {
         let first = self.layout.first.offset();
@@ -173,7 +174,10 @@ impl<S: ReclaimHooks> Heap<S> {
             rng: seed | 1,
             countdown: 0,
             next_us: 0,
-            registered: RegisteredHeap { heap: self.base, report_fault: report::report_fault::<S> },
+            registered: RegisteredHeap {
+                heap: self.base,
+                report_fault: report::report_fault::<O, R>,
+            },
         }));
         self.checked = state;
         // SAFETY: made just now, and nobody else has it; it lives until the heap is deleted.
@@ -201,7 +205,7 @@ impl<S: ReclaimHooks> Heap<S> {
 /// # Safety
 ///
 /// The heap is live and nobody else uses it.
-pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
+pub(crate) unsafe fn check_every_block<O: Os, R: ReclaimHooks>(heap: *mut Heap<O, R>) {
     // SAFETY: the caller's promise: no other reference to the heap exists. It has no blocks when
     // its state is replaced.
     unsafe {
@@ -225,8 +229,8 @@ pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
 ///
 /// As for [`alloc`](super::alloc); the heap has a state.
 #[inline(never)]
-pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(super) unsafe extern "C" fn allocate<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     size: usize,
 ) -> *mut u8 {
     // SAFETY: the caller's promise; the state is no part of the heap.
@@ -251,8 +255,8 @@ pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
 ///
 /// As for [`alloc`](super::alloc); the heap has a state, and the block is not null.
 #[inline(never)]
-pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(super) unsafe extern "C" fn resize<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     old_size: usize,
     new_size: usize,
@@ -281,7 +285,7 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
     }
 }
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     #[inline(always)]
     fn allocate(&mut self, size: usize) -> *mut u8 {
         self.state.allocations += 1;

@@ -10,7 +10,7 @@ use super::pages::runs::{PageChunk, chunk_count};
 use super::slots::class::CLASS_COUNT;
 use super::slots::descriptor::{Descriptor, NEVER, PageKind, SpanState};
 use super::{Counts, Heap, ReclaimHooks};
-use crate::os::{Kernel, MemoryRange, Os as _};
+use crate::os::{Kernel, MemoryRange, Os};
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// What the walk over the pages adds up.
@@ -30,7 +30,7 @@ struct ClassRecount {
     unreachable: u64,
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
         self.note_background_returns();

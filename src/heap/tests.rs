@@ -2,7 +2,6 @@
 
 mod background;
 mod breathing;
-mod cached_heap;
 mod checking;
 mod collector;
 mod colors;
@@ -12,6 +11,7 @@ mod exchange;
 mod foreign;
 mod fork;
 mod full;
+mod heap_cache;
 mod limits;
 mod moves;
 mod pace;
@@ -34,7 +34,7 @@ use crate::error::Error;
 use crate::options::{Key, Options};
 use crate::os::Os;
 use crate::os::fake::FakeOs;
-use crate::reclaim::Budget;
+use crate::reclaim::{Budget, Reclaim};
 
 /// Sizes of kernel pages that the heap must live with.
 const KERNEL_PAGES: [usize; 3] = [4096, 16384, 65536];
@@ -42,7 +42,7 @@ const KERNEL_PAGES: [usize; 3] = [4096, 16384, 65536];
 /// A heap that checks itself and every block's contents.
 struct Tested {
     os: FakeOs,
-    heap: *mut Heap<FakeOs>,
+    heap: *mut Heap<FakeOs, Reclaim>,
     live: Vec<Block>,
     made: u64,
 }
@@ -121,7 +121,7 @@ impl Tested {
         Ok(Tested { os, heap, live: Vec::new(), made: 0 })
     }
 
-    fn heap(&mut self) -> &mut Heap<FakeOs> {
+    fn heap(&mut self) -> &mut Heap<FakeOs, Reclaim> {
         // SAFETY: the heap lives until drop, and this borrow is the only one.
         unsafe { &mut *self.heap }
     }

@@ -7,10 +7,10 @@ use crate::builtin::Progress;
 use crate::capi::{self, *};
 use crate::error;
 use crate::fixed_str::FixedStr;
-use crate::heap::KernelHeap;
 use crate::lua_api::{self, Lua, lua_CFunction, lua_State};
 use crate::options::{self, Options};
 use crate::os::{Kernel, Os};
+use crate::reclaim::KernelHeap;
 use crate::vm;
 
 /// The functions of the core, by their names.

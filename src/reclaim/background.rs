@@ -21,6 +21,7 @@ use crate::heap::{Forecast, Heap};
 use crate::options::{AUTO, Key};
 use crate::os::Os;
 use crate::os::background;
+use crate::reclaim::Reclaim;
 use crate::units::{PAGE, Pages};
 
 /// The thread is called when more than this, 1 MiB, will be due. What is less, it takes along.
@@ -54,7 +55,7 @@ impl Background {
     }
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Takes note of what the background thread has returned.
     pub(crate) fn note_background(&mut self) {
         self.note_background_returns();
@@ -183,7 +184,7 @@ impl<S: Os> Heap<S> {
 }
 
 #[cfg(test)]
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// As if the background thread had been started, and was slow to come.
     pub(crate) fn pretend_thread(&mut self) {
         self.watch().pretend();

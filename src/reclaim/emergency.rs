@@ -39,6 +39,7 @@
 
 use crate::heap::{Heap, NO_LIMIT};
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 
 /// How often the collector is made due in one emergency. The first may only end a cycle, and the
 /// second be lost inside of the collector, which allocates too.
@@ -83,7 +84,7 @@ pub(super) struct Emergency {
     rest_until_us: u64,
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Up to where the heap grows without asking for anything.
     pub(super) fn resting_limit(&self, now_us: u64) -> usize {
         self.limits().soft.min(self.collector_limit(now_us))

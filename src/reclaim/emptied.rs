@@ -18,6 +18,7 @@ use crate::heap::Heap;
 use crate::heap::refaults::PurgeReason;
 use crate::options::Key;
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 use crate::units::Pages;
 
 /// Blocks of fewer pages than this, 128 KiB, wait for their time as small ones do, and so does less
@@ -38,7 +39,7 @@ pub(super) struct Emptied {
     premature_total: u64,
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// A large block has left `pages` free. Returns as many pages as this block and those before
     /// have left, as far as they are not worth keeping. They go at once, because unmapping a block
     /// takes as long.

@@ -16,6 +16,7 @@ use crate::heap::Heap;
 use crate::heap::refaults::PurgeReason;
 use crate::options::Key;
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 use crate::units::Pages;
 
 /// Microseconds after which a search in vain above the soft limit is repeated.
@@ -35,7 +36,7 @@ pub(super) struct LimitReclaims {
     none_found: Option<(usize, u64)>,
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Returns as many dirty pages as a large block takes that were never used. Without that a
     /// block which doubles again and again would leave as much dirty memory behind as it has. Each
     /// page of the heap is new but once, so that this can cost no more than a part of their first

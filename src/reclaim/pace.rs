@@ -36,6 +36,7 @@ use super::visit::MUCH;
 use crate::heap::Heap;
 use crate::options::Key;
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 use crate::units::Pages;
 
 /// Pages that change hands between two readings of the clock.
@@ -75,7 +76,7 @@ pub(super) struct Pace {
     much_since_us: Option<u64>,
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Sets how many pages must change hands, and how many operations take the slow path, before
     /// the clock is read.
     pub(super) fn look_at_first(&mut self) {

@@ -7,9 +7,10 @@ use crate::figures::{Figures, LastSeen, Trouble};
 use crate::heap::{Heap, refaults};
 use crate::options::Key;
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 use crate::units::{PAGE, Pages};
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Has what the heap holds published there from now on.
     pub(crate) fn publish_in(&mut self, figures: &'static Figures) {
         self.note_background();

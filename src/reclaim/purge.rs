@@ -13,7 +13,7 @@
 
 use crate::heap::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::{Heap, PageKind, ReclaimHooks, SpanState};
-use crate::os::MemoryRange;
+use crate::os::{MemoryRange, Os};
 use crate::units::{PAGE, PageIndex, PageRange, Pages};
 
 /// Most pages that go back in one call of a sweep with a budget: about 150 µs of the kernel's time.
@@ -191,7 +191,7 @@ struct StepBudget {
     dirty: Pages,
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Where a sweep begins.
     pub(crate) fn sweep_from(&mut self, sweep: &Sweep) -> Cursor {
         Cursor::below(if sweep.holes { self.runs.top } else { self.page_runs().dirty_end() })

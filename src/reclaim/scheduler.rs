@@ -35,6 +35,7 @@ use crate::heap::refaults::PurgeReason;
 use crate::heap::{ForeignReason, Heap, NO_LIMIT, ReclaimHooks};
 use crate::options::Key;
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 use crate::units::{PAGE, Pages};
 
 /// When there is something new to see, the host is asked to come this many microseconds after the
@@ -103,11 +104,11 @@ impl Clock {
     }
 }
 
-impl<S: Os> ReclaimHooks for S {
+impl ReclaimHooks for Reclaim {
     type State = SchedulerState;
     const HISTORY_WORDS: usize = history::WORDS;
 
-    fn options_changed(heap: &mut Heap<S>) {
+    fn options_changed<O: Os>(heap: &mut Heap<O, Reclaim>) {
         heap.look_at_first();
         heap.hooks.outdated = heap.hooks.clock.shown_us.is_some();
         if heap.options.get(Key::History) == 1 {
@@ -123,48 +124,48 @@ impl<S: Os> ReclaimHooks for S {
         }
     }
 
-    fn poll(heap: &mut Heap<S>) {
+    fn poll<O: Os>(heap: &mut Heap<O, Reclaim>) {
         heap.run_due_in_passing();
     }
 
-    fn large_growth(heap: &mut Heap<S>, pages: Pages) {
+    fn large_growth<O: Os>(heap: &mut Heap<O, Reclaim>, pages: Pages) {
         heap.offset_growth(pages);
     }
 
-    fn emptied(heap: &mut Heap<S>, pages: Pages) {
+    fn emptied<O: Os>(heap: &mut Heap<O, Reclaim>, pages: Pages) {
         heap.return_emptied(pages);
     }
 
-    fn make_room(heap: &mut Heap<S>) {
+    fn make_room<O: Os>(heap: &mut Heap<O, Reclaim>) {
         heap.make_room();
     }
 
-    fn allocation_refused(heap: &mut Heap<S>) {
+    fn allocation_refused<O: Os>(heap: &mut Heap<O, Reclaim>) {
         if heap.collector.is_some() && heap.limits().hard != NO_LIMIT {
             let now_us = heap.hooks.clock.advance(heap.os.now_us());
             heap.begin_emergency(now_us);
         }
     }
 
-    fn collector_set(heap: &mut Heap<S>) {
+    fn collector_set<O: Os>(heap: &mut Heap<O, Reclaim>) {
         heap.look_at_collector();
         Self::restore_limit(heap);
     }
 
-    fn open_reserve(heap: &mut Heap<S>) {
+    fn open_reserve<O: Os>(heap: &mut Heap<O, Reclaim>) {
         heap.growth_limit = heap.limits().hard;
     }
 
-    fn allocated(heap: &mut Heap<S>) {
+    fn allocated<O: Os>(heap: &mut Heap<O, Reclaim>) {
         heap.go_on_collecting();
     }
 
-    fn restore_limit(heap: &mut Heap<S>) {
+    fn restore_limit<O: Os>(heap: &mut Heap<O, Reclaim>) {
         heap.growth_limit = heap.resting_limit(heap.hooks.clock.now_us);
     }
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Looks, and returns what is due until the budget is spent.
     pub(crate) fn tick(&mut self, budget_us: u32) -> Outcome {
         let start_us = self.os.now_us();

@@ -5,9 +5,9 @@
 
 use super::purge::{Budget, Cursor, Outcome, StepClock};
 use crate::heap::{Heap, ReclaimHooks};
-use crate::os::{MemoryRange, Purged};
+use crate::os::{MemoryRange, Os, Purged};
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Returns the descriptors of vacant sheets among the pages that a sweep has walked, until all
     /// are returned or the budget is spent. The next call of the sweep goes on below. A heap whose
     /// blocks are checked keeps its descriptors.

@@ -10,6 +10,7 @@ use super::purge::{Budget, Cursor, Outcome, Sweep};
 use crate::heap::Heap;
 use crate::heap::refaults::PurgeReason;
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 use crate::units::Pages;
 
 /// How long not to ask a kernel that refused, at first and at most, in microseconds.
@@ -55,7 +56,7 @@ impl Backoff {
     }
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Whether trying to return `count` dirty pages makes sense.
     pub(super) fn may_purge(&self, count: Pages) -> bool {
         count > self.hooks.unpurgeable

@@ -56,7 +56,7 @@ impl Work for Return {
 }
 
 #[cfg(test)]
-impl<S: Os> crate::heap::Heap<S> {
+impl<O: Os> crate::heap::Heap<O, crate::reclaim::Reclaim> {
     /// Does what the background thread would do now. Returns when that would come again.
     pub(crate) fn visit_in_background(&mut self) -> Option<u64> {
         self.watch().pretend();

@@ -36,7 +36,6 @@ use std::cell::Cell;
 
 use super::VmHeap;
 use crate::error::Error;
-use crate::heap::KernelHeap as Heap;
 use crate::heap::checked::ApiCall;
 use crate::log;
 use crate::lua_api::{CollectorApi, lua_State, symbol};
@@ -44,6 +43,7 @@ use crate::options::{AUTO, Key, Options};
 use crate::os::backtrace::{self, Callers, object_start};
 use crate::os::{Kernel, Os};
 use crate::reclaim::Budget;
+use crate::reclaim::KernelHeap as Heap;
 use layout::{LuaLayout, Reading};
 use schedule::CollectSchedule;
 pub(super) use schedule::Due;

@@ -6,9 +6,10 @@ use super::quarantine::{self, QuarantineEntry};
 use super::{Checking, Home, Live, fault_registry, prefetch, sanitizer};
 use crate::heap::ReclaimHooks;
 use crate::heap::blocks::plain;
+use crate::os::Os;
 use crate::units::{PAGE, Pages};
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// Frees a block that was verified, and holds it back.
     #[inline(always)]
     pub(super) fn free(&mut self, live: Live) {

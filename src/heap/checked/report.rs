@@ -14,7 +14,7 @@ use crate::heap::slots::descriptor::PageKind;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::os::backtrace::Backtrace;
 use crate::os::fault::{self, Access};
-use crate::os::this_thread;
+use crate::os::{Os, this_thread};
 use crate::units::PageIndex;
 
 /// How many bytes are shown.
@@ -141,7 +141,7 @@ fn log_backtrace_and_abort() -> ! {
     bug::abort()
 }
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     fn log_heading(&self, what: fmt::Arguments<'_>) {
         bug::log_line(format_args!("heap {:p}: {what}", self.heap.base));
     }
@@ -354,8 +354,12 @@ impl<S: ReclaimHooks> Checking<'_, S> {
 /// # Safety
 ///
 /// The heap is live and has a state. It may be at work: it is only looked at.
-pub(super) unsafe fn report_fault<S: ReclaimHooks>(heap: *mut u8, address: usize, access: Access) {
-    let heap = heap.cast::<Heap<S>>();
+pub(super) unsafe fn report_fault<O: Os, R: ReclaimHooks>(
+    heap: *mut u8,
+    address: usize,
+    access: Access,
+) {
+    let heap = heap.cast::<Heap<O, R>>();
     // SAFETY: the caller's promise; this thread was stopped in what it did, and will not go on if
     // anything is found.
     let checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
@@ -373,8 +377,8 @@ fn verb(access: Access) -> &'static str {
     }
 }
 
-fn report_guarded_fault<S: ReclaimHooks>(
-    checking: &Checking<'_, S>,
+fn report_guarded_fault<O: Os, R: ReclaimHooks>(
+    checking: &Checking<'_, O, R>,
     address: usize,
     offset: usize,
     access: Access,
@@ -386,8 +390,8 @@ fn report_guarded_fault<S: ReclaimHooks>(
     report_access(checking, &live, slot.used == SlotState::Freed, address, access, Some(slot))
 }
 
-fn report_large_fault<S: ReclaimHooks>(
-    mut checking: Checking<'_, S>,
+fn report_large_fault<O: Os, R: ReclaimHooks>(
+    mut checking: Checking<'_, O, R>,
     address: usize,
     access: Access,
 ) {
@@ -401,8 +405,8 @@ fn report_large_fault<S: ReclaimHooks>(
     }
 }
 
-fn report_access<S: ReclaimHooks>(
-    checking: &Checking<'_, S>,
+fn report_access<O: Os, R: ReclaimHooks>(
+    checking: &Checking<'_, O, R>,
     live: &Live,
     freed: bool,
     address: usize,

@@ -8,8 +8,9 @@ use super::{Checking, Home, Live, sanitizer};
 use crate::heap::ReclaimHooks;
 use crate::heap::blocks::plain;
 use crate::heap::slots::class::{CLASSES, class_of};
+use crate::os::Os;
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// Places a block of up to [`block::SMALL_MAX`] bytes. Null: there is no memory.
     #[inline(always)]
     pub(super) fn place_small(&mut self, size: usize) -> *mut u8 {

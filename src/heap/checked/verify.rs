@@ -5,8 +5,9 @@ use super::guarded_pool::SlotState;
 use super::pattern::{self, Body, REDZONE};
 use super::{Checking, Home, Live};
 use crate::heap::ReclaimHooks;
+use crate::os::Os;
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// The live block that starts there. Stops when none does.
     pub(super) fn live_block(&mut self, at: *mut u8) -> Live {
         if let Some(offset) = self.state.pool.offset_of(at.addr()) {

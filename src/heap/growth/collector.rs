@@ -7,6 +7,7 @@
 
 use crate::heap::slots::class::SMALL_MAX;
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 
 /// The collector of a heap's VM.
 #[derive(Clone, Copy)]
@@ -44,11 +45,11 @@ pub(crate) struct Collector {
     pub(crate) in_steps: Option<bool>,
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Lets the heap reach the collector of its VM.
     pub(crate) fn set_collector(&mut self, collector: Collector) {
         self.collector = Some(collector);
-        S::collector_set(self);
+        R::collector_set(self);
     }
 
     /// Finds out how it goes.
@@ -88,16 +89,16 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(in crate::heap) fn with_reserve<T>(
         &mut self,
         size: usize,
-        attempt: impl FnOnce(&mut Heap<S>) -> Option<T>,
+        attempt: impl FnOnce(&mut Heap<O, R>) -> Option<T>,
     ) -> Option<T> {
         const LEAST: usize = 2048;
         let may_be_table = size >= LEAST && size.is_power_of_two();
         if self.collector.is_none() || !(may_be_table || self.take_grace(size)) {
             return None;
         }
-        S::open_reserve(self);
+        R::open_reserve(self);
         let done = attempt(self);
-        S::restore_limit(self);
+        R::restore_limit(self);
         done
     }
 
@@ -118,7 +119,7 @@ impl<S: ReclaimHooks> Heap<S> {
     #[inline]
     pub(in crate::heap) fn poll_collector(&mut self) {
         if self.collecting {
-            S::allocated(self);
+            R::allocated(self);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Taking pages, as far as the growth limit and the kernel allow.
 
 use crate::heap::{Heap, NO_LIMIT, PageRuns, ReclaimHooks};
+use crate::os::Os;
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 
 /// A heap grows by an eighth, but by these bytes at least and at most.
@@ -12,7 +13,7 @@ const PLANNED_STEP: (usize, usize) = (16 << 10, 512);
 /// A growth of 64 KiB or more at once is reported to the layer above.
 const GROWTH: Pages = Pages(16);
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Finds a run of pages, the lowest there is. `None`: there is no room.
     pub(in crate::heap) fn find_pages(&mut self, count: Pages) -> Option<PageRange> {
         if let Some(range) = self.page_runs().find_lowest(count) {
@@ -48,7 +49,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.note_background_returns();
         let new = (range.count() - known.count()).saturating_sub(pages_credited);
         if new >= GROWTH {
-            S::large_growth(self, new);
+            R::large_growth(self, new);
         }
         self.note_peak(pages_credited);
         true

@@ -12,7 +12,7 @@ use crate::heap::slots::class::least_of;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::log;
 use crate::options::Key;
-use crate::os::Purged;
+use crate::os::{Os, Purged};
 use crate::units::Pages;
 
 /// Whether the first allocation of the process that RLIMIT_AS refuses is reported in a line.
@@ -23,7 +23,7 @@ pub(crate) fn enable_shortage_report() {
     REPORTS_SHORTAGE.store(true, Relaxed);
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Takes note of an allocation that is refused.
     #[cold]
     #[inline(never)]
@@ -49,7 +49,7 @@ impl<S: ReclaimHooks> Heap<S> {
                 self.layout.bytes
             ));
         }
-        S::allocation_refused(self);
+        R::allocation_refused(self);
     }
 
     /// Takes note that it is RLIMIT_AS that has refused.
@@ -113,8 +113,8 @@ impl<S: ReclaimHooks> Heap<S> {
 ///
 /// The heap is live, and nobody else uses it.
 #[inline(always)]
-pub(in crate::heap) unsafe fn noted<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn noted<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     size: usize,
 ) -> *mut u8 {

@@ -9,10 +9,11 @@
 
 use crate::heap::slots::class::{CLASSES, SHORT};
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::os::background::Patience;
 use crate::units::{PageIndex, Pages};
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Takes note of what the background thread has returned since last time.
     pub(crate) fn note_background_returns(&mut self) {
         if let Some(returns) = self.page_runs().note_background_returns() {

@@ -5,10 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::heap::KernelHeap;
 use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::pages::watch::Watch;
 use crate::os::{Kernel, MemoryRange};
+use crate::reclaim::KernelHeap;
 use crate::units::Pages;
 
 const SECOND: u64 = 1_000_000;
@@ -405,7 +405,7 @@ fn two_threads_on_the_same_pages_lose_nothing() {
     unsafe {
         (*heap).check();
         work.live.iter().for_each(|block| block.check(block.size));
-        crate::heap::lifecycle::cached_heap::delete(heap);
+        crate::reclaim::HEAPS.delete(heap);
     }
     assert!(returned.is_enough(), "{returned:?}");
 }

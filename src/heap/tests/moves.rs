@@ -4,6 +4,7 @@ use super::breathing::tested;
 use super::*;
 use crate::heap::SplitMappings;
 use crate::heap::pages::refaults;
+use crate::reclaim::Reclaim;
 use crate::units::PAGE;
 
 #[test]
@@ -128,7 +129,9 @@ fn a_copy_that_a_limit_has_no_room_for_is_not_begun() {
     // More room than what the block grows by, and less than the copy takes.
     let mut tested = at_a_limit(Key::LimitHard, 3 << 18);
     tested.act(&Step::Set(Key::RemapMin, 1 << 30));
-    let state = |heap: &mut Heap<FakeOs>| (heap.resident(), heap.runs.top, heap.counts.purge_calls);
+    let state = |heap: &mut Heap<FakeOs, Reclaim>| {
+        (heap.resident(), heap.runs.top, heap.counts.purge_calls)
+    };
     let before = state(tested.heap());
     assert!(!grow(&mut tested));
     assert_eq!(state(tested.heap()), before);

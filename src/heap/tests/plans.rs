@@ -5,6 +5,7 @@ use super::*;
 use crate::heap::blocks::diagnose::{Wrong, what_is_wrong};
 use crate::heap::growth::reserve;
 use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
+use crate::reclaim::Reclaim;
 use crate::units::{PAGE, Pages};
 
 const MIB: usize = 1 << 20;
@@ -150,7 +151,7 @@ fn each_call_is_refused_once() {
 }
 
 /// What lies at one end of what a heap has mapped.
-type Beside = fn(&mut Heap<FakeOs>) -> *mut u8;
+type Beside = fn(&mut Heap<FakeOs, Reclaim>) -> *mut u8;
 
 #[test]
 fn occupied_addresses_refuse_growth_at_every_end() {
@@ -269,7 +270,7 @@ fn a_process_without_room_for_a_heap_gets_the_reason() {
     os.world().address_space = Some(MIB);
     show_mapped(&os, 200);
     assert!(os.reserve(MIB - 20 * PAGE, false).is_some());
-    let refused = Heap::create(os, Options::DEFAULT).map(drop);
+    let refused = Heap::<_, Reclaim>::create(os, Options::DEFAULT).map(drop);
     assert_eq!(refused, Err(Error::Memory));
     let told = "reserve: no heap: RLIMIT_AS (ulimit -v) is 1048576 bytes, and the process uses \
                 819200 of its address space";

@@ -1,7 +1,7 @@
 //! A heap that was deleted is reset for the next one, if that is worth it.
 
 use super::*;
-use crate::heap::lifecycle::cached_heap::KEPT_PAGES;
+use crate::heap::lifecycle::heap_cache::KEPT_PAGES;
 
 #[test]
 fn a_reset_heap_is_as_new() {

@@ -272,13 +272,43 @@ fn a_heap_that_has_grown_is_recognised_anew() {
         assert_eq!(attached.resident(), None);
         // The list is there, and not looked at.
         assert_eq!(attached.reclaim_without_list(), Err(Error::Unknown));
+        assert!(attached.known.may_have_grown());
         let idle = attached.survey.returnable + attached.survey.returned;
         assert_eq!(attached.reclaim(None).map(|done| done.returned), Ok(idle));
+        assert!(!attached.known.may_have_grown());
         assert_eq!(attached.reserved(), attached.survey.reserved);
     }
     // From then on the list of mappings is not needed again.
     attached.lose_list_of_mappings();
     assert_eq!(attached.reclaim(None), Ok(Reclaimed::default()));
+}
+
+/// Records that contradict each other are damage, whether or not the list of mappings is read. A
+/// list of segments that leads elsewhere may be growth until that list is read.
+#[test]
+fn damage_is_told_from_growth() {
+    let mut attached = Attached::of_segments(3);
+    let (state, records) = (attached.heap.state, attached.records());
+    let cases = [
+        (state + TOP, 8, false),
+        (state + TOP_SIZE, 64, false),
+        (state + VICTIM, 8, false),
+        (records[1] - CONTENTS + HEAD, 0, false),
+        (get(state + TOP) + HEAD, 0, false),
+        (records[0], 1 << 46, true),
+        (records[1] + 2 * WORD, 1 << 46, true),
+        (records[2] + 2 * WORD, records[0], true),
+    ];
+    for (at, value, may_be_growth) in cases {
+        let old = get(at);
+        set(at, value);
+        assert_eq!(attached.reclaim_without_list(), Err(Error::Unknown), "{at:#x}");
+        assert_eq!(attached.known.may_have_grown(), may_be_growth, "{at:#x}");
+        assert_eq!(attached.reclaim(None), Err(Error::Unknown), "{at:#x}");
+        assert!(!attached.known.may_have_grown(), "{at:#x}");
+        set(at, old);
+    }
+    assert!(attached.reclaim(None).is_ok());
 }
 
 /// A refusal to answer, or to do anything else, does not make memory unmapped.

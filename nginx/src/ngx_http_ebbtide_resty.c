@@ -286,13 +286,14 @@ ngx_http_ebbtide_resty_push_worker(lua_State *L, ngx_pid_t pid,
     ngx_http_ebbtide_stats_t *stats)
 {
     double                         live, free_resident, returned, resident;
-    double                         refused, thrashing;
+    double                         refused, thrashing, damaged;
     ngx_uint_t                     i;
     ngx_http_ebbtide_usage_t      *usage;
     const ngx_http_ebbtide_lua_t  *lua;
 
     lua = ngx_http_ebbtide_lua();
-    live = free_resident = returned = resident = refused = thrashing = 0;
+    live = free_resident = returned = resident = 0;
+    refused = thrashing = damaged = 0;
 
     for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
         usage = &stats->usage[i];
@@ -302,6 +303,7 @@ ngx_http_ebbtide_resty_push_worker(lua_State *L, ngx_pid_t pid,
         resident += usage->resident;
         refused += usage->refused_total;
         thrashing += usage->thrashing;
+        damaged += usage->previous_damaged;
     }
 
     lua->createtable(L, 0, 16);
@@ -325,6 +327,7 @@ ngx_http_ebbtide_resty_push_worker(lua_State *L, ngx_pid_t pid,
     ngx_http_ebbtide_resty_set_field(L, "limit_soft", stats->limit_soft);
     ngx_http_ebbtide_resty_set_field(L, "limit_hard", stats->limit_hard);
     ngx_http_ebbtide_resty_set_field(L, "thrashing_vms", thrashing);
+    ngx_http_ebbtide_resty_set_field(L, "previous_damaged_vms", damaged);
     ngx_http_ebbtide_resty_set_field(L, "refused_allocations", refused);
     ngx_http_ebbtide_resty_set_field(L, "restarts", stats->restarts);
 }

@@ -39,7 +39,7 @@ use core::ptr;
 use crate::error::Error;
 use crate::os::Os;
 use crate::units::{round_down, round_up};
-pub(crate) use known::KnownHeap;
+pub(crate) use known::{KnownHeap, KnownPass};
 use layout::{CHUNK_MIN, CONTENTS, FLAGS, FOOT, HEAD, HEADER, MMAPPED, PREVIOUS_IN_USE, WORD};
 use residency::Residency;
 use segments::{Chunk, HeapView};

@@ -140,7 +140,7 @@ fn every_figure_is_at_every_door() {
 
     let resty = text("nginx/src/ngx_http_ebbtide_resty.c");
     let metrics = text("nginx/src/ngx_http_ebbtide_status_metrics.c");
-    for (field, _, in_lua, metric) in IN_NGINX.iter().filter(|row| row.3 != "") {
+    for (field, _, in_lua, metric) in IN_NGINX.iter().filter(|row| !row.3.is_empty()) {
         assert!(resty.contains(&format!("\"{in_lua}\"")), "{field} is not in stats(\"all\")");
         assert!(metrics.contains(&format!("\"ebbtide_{metric}\"")), "{field} is in no metric");
     }

@@ -31,8 +31,15 @@ pub(crate) struct KnownHeap {
     state: usize,
     /// The segments as last read, by address.
     segments: Vec<Memory>,
-    /// See [`KnownHeap::may_have_grown`].
-    may_have_grown: bool,
+}
+
+/// What a pass over a [`KnownHeap`] did.
+pub(crate) struct KnownPass {
+    /// [`Error::Unknown`]: the heap is damaged, unless it may have grown.
+    pub(crate) done: Result<Reclaimed, Error>,
+    /// The list of segments leads out of what was noted, and the list of mappings was not read: the
+    /// heap has grown, or is damaged.
+    pub(crate) may_have_grown: bool,
 }
 
 /// What is left of the segments of a [`KnownHeap`].
@@ -67,14 +74,13 @@ impl KnownHeap {
         let state = state.expose_provenance();
         let view = HeapView::read(os, state)?;
         let survey = survey_view(&view)?;
-        let mut known = KnownHeap { state, segments: Vec::new(), may_have_grown: false };
+        let mut known = KnownHeap { state, segments: Vec::new() };
         known.note(&view)?;
         Ok((known, survey))
     }
 
     /// As [`super::reclaim`] does. The kernel's list of mappings is read only when the list of
-    /// segments leads out of those that were noted, and `may_read_list`. [`Error::Unknown`]: the
-    /// heap is damaged, unless it [`may_have_grown`](KnownHeap::may_have_grown).
+    /// segments leads out of those that were noted, and `may_read_list`.
     ///
     /// # Safety
     ///
@@ -86,22 +92,18 @@ impl KnownHeap {
         progress: &mut Progress,
         deadline_us: Option<u64>,
         may_read_list: bool,
-    ) -> Result<Reclaimed, Error> {
+    ) -> KnownPass {
         // SAFETY: the caller's promise.
         let (view, leads_out) = unsafe { self.view_and_way(os) };
-        self.may_have_grown = leads_out && !may_read_list;
         let view = match view {
             Err(Error::Unknown) if leads_out && may_read_list => HeapView::read(os, self.state),
             view => view,
         };
         let noted = view.and_then(|view| self.note(&view).map(|()| view));
-        reclaim_view(noted, progress, deadline_us)
-    }
-
-    /// Whether the last pass ended since the list of segments leads out of what was noted, and the
-    /// list of mappings was not read: then the heap has grown, or is damaged.
-    pub(crate) fn may_have_grown(&self) -> bool {
-        self.may_have_grown
+        KnownPass {
+            done: reclaim_view(noted, progress, deadline_us),
+            may_have_grown: leads_out && !may_read_list,
+        }
     }
 
     /// Unmaps every segment; returns how many bytes that were. A process that has no file
@@ -192,13 +194,14 @@ impl KnownHeap {
         self.segments.remove(index);
     }
 
-    /// Takes note of the segments.
+    /// Takes note of the segments. Without memory for that the notes stay as they were.
     fn note<S: Os>(&mut self, view: &HeapView<'_, S>) -> Result<(), Error> {
         let segments = view.segments();
-        self.segments.clear();
-        if self.segments.try_reserve(segments.len()).is_err() {
+        let more = segments.len().saturating_sub(self.segments.len());
+        if self.segments.try_reserve(more).is_err() {
             return Err(Error::Memory.because(format_args!("no memory for notes")));
         }
+        self.segments.clear();
         self.segments.extend(segments.iter().map(|segment| segment.memory));
         Ok(())
     }

@@ -24,7 +24,7 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::attach::Builtin;
-use crate::builtin::{self, KnownHeap, Progress, Reclaimed, Survey};
+use crate::builtin::{self, KnownHeap, KnownPass, Progress, Reclaimed, Survey};
 use crate::error::{self, Error};
 use crate::heap::{ForeignReason, ForeignReturned};
 use crate::log;
@@ -97,7 +97,8 @@ impl PreviousAllocator {
     pub(super) fn usage(&self) -> PreviousUsage {
         // SAFETY: `attach` has recognised the heap, whose segments are LuaJIT's allocator's own,
         // and only this thread, which has the VM, calls that allocator.
-        let reserved = unsafe { self.heap.reserved(&Kernel) };
+        let reserved = || unsafe { self.heap.reserved(&Kernel) };
+        let reserved = error::without_trace(reserved);
         let resident = self.resident.min(reserved);
         PreviousUsage { live: self.live, reserved, resident, is_damaged: self.is_damaged }
     }
@@ -114,12 +115,20 @@ impl PreviousAllocator {
 
     /// Gives free pages back, until the deadline if there is one. At the end of a pass over all of
     /// them, the kernel is asked what is left resident. A heap that does not add up is left alone.
-    /// Only a pass that the host has asked for opens a file.
+    /// Only a pass that the host has asked for opens a file, and leaves the reason of an error.
     pub(super) fn give_back(
         &mut self,
         reason: ForeignReason,
         deadline_us: Option<u64>,
     ) -> ForeignReturned {
+        match reason {
+            ForeignReason::Asked => self.pass(reason, deadline_us),
+            _ => error::without_trace(|| self.pass(reason, deadline_us)),
+        }
+    }
+
+    /// As [`PreviousAllocator::give_back`] says.
+    fn pass(&mut self, reason: ForeignReason, deadline_us: Option<u64>) -> ForeignReturned {
         let start_us = Kernel.now_us();
         let is_whole = deadline_us.is_none();
         let is_asked = reason == ForeignReason::Asked;
@@ -133,14 +142,15 @@ impl PreviousAllocator {
             self.schedule.note_start(is_whole);
         }
         // SAFETY: as in `usage`.
-        let done = unsafe { self.heap.reclaim(&Kernel, progress, deadline_us, is_asked) };
+        let pass = unsafe { self.heap.reclaim(&Kernel, progress, deadline_us, is_asked) };
+        let KnownPass { done, may_have_grown } = pass;
         if is_asked && is_whole && done.is_ok() {
             (self.is_damaged, self.said) = (false, Said::Nothing);
         }
         let (returned, end) = PassEnd::of(done);
         self.resident = self.resident.saturating_sub(returned.bytes);
         match end {
-            PassEnd::Unknown => self.note_unknown(is_asked),
+            PassEnd::Unknown => self.note_unknown(is_asked, may_have_grown),
             PassEnd::Deadline => {}
             _ if reason != ForeignReason::Due => self.count_resident(),
             _ => {}
@@ -153,8 +163,8 @@ impl PreviousAllocator {
 
     /// Has each next pass recognise the heap anew, and says why if that is news. The thread's last
     /// error is the reason.
-    fn note_unknown(&mut self, is_asked: bool) {
-        if self.heap.may_have_grown() {
+    fn note_unknown(&mut self, is_asked: bool, may_have_grown: bool) {
+        if may_have_grown {
             if self.said == Said::Nothing && !DOUBT_SAID.swap(true, Relaxed) {
                 self.said = Said::Doubt;
                 say("has grown or is damaged, and its free pages stay until a reclaim tells which");
@@ -208,13 +218,15 @@ impl PreviousAllocator {
     ///
     /// None of its blocks is live.
     pub(super) unsafe fn release(&self) {
-        // SAFETY: the caller's promise, and as in `usage`. What does not add up stays mapped, which
-        // harms nobody but takes its memory until the process ends.
-        let released = unsafe { self.heap.release(&Kernel) };
-        let is_news = released == Err(Error::Unknown) && self.said == Said::Nothing;
-        if is_news && !DAMAGE_SAID.swap(true, Relaxed) {
-            say("is damaged, and stays mapped after the VM's end");
-        }
+        error::without_trace(|| {
+            // SAFETY: the caller's promise, and as in `usage`. What does not add up stays mapped,
+            // which takes memory until the process ends, and harms nobody.
+            let released = unsafe { self.heap.release(&Kernel) };
+            let is_news = released == Err(Error::Unknown) && self.said == Said::Nothing;
+            if is_news && !DAMAGE_SAID.swap(true, Relaxed) {
+                say("is damaged, and stays mapped after the VM's end");
+            }
+        });
     }
 }
 

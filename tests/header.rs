@@ -124,7 +124,7 @@ fn every_figure_is_at_every_door() {
         .collect();
     assert!(fields.contains("live") && fields.contains("classes"), "{fields:?}");
 
-    let lua = text("src/lua_module.rs");
+    let lua = text("src/lua_module/functions.rs");
     let numbers = between(&lua, "fields!(ebb_stats:", ");").split_whitespace();
     let flags = lua.split("stack.flag(c\"").skip(1).filter_map(|rest| {
         let (name, value) = rest.split_once('"')?;

@@ -119,12 +119,8 @@ ngx_http_ebbtide_resty_preload_stream(ngx_cycle_t *cycle)
 void
 ngx_http_ebbtide_resty_preload_vm(lua_State *L)
 {
-    const ngx_http_ebbtide_lua_t  *lua;
-
-    lua = ngx_http_ebbtide_lua();
-
-    if (lua && lua->cpcall(L, ngx_http_ebbtide_resty_preload_in, NULL) != 0) {
-        lua->settop(L, -2);
+    if (ngx_http_ebbtide_lua()) {
+        (void) ngx_http_ebbtide_lua_run(L, ngx_http_ebbtide_resty_preload_in);
     }
 }
 

@@ -164,7 +164,7 @@ impl Host {
         }
     }
 
-    /// The command that runs a script of `lua/` on `allocator` and reports events.
+    /// The command that runs a script of `harness/workloads` on `allocator` and reports events.
     pub fn command(&self, allocator: &Allocator, script: &str, args: &[&str]) -> Command {
         self.command_with(allocator, &["--events"], script, args)
     }
@@ -189,7 +189,7 @@ impl Host {
             }
         };
         command.args(options);
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("lua").join(script)).args(args);
+        command.arg(runtimes::workload(script)).args(args);
         command
     }
 

@@ -19,7 +19,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch, source, text_of};
-use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
+use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository, workload};
 use programs::*;
 
 ebbtide_ffi_tests::long! {
@@ -102,7 +102,6 @@ fn a_fork_server_goes_on() {
 
 #[test]
 fn scripts_run_on_the_shared_luajit() {
-    let workload = |name: &str| repository().join("benches/programs/lua").join(name);
     for (path, scale) in [
         (script("smoke.lua"), "1"),
         (script("text.lua"), "2"),

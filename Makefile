@@ -206,9 +206,11 @@ bench-breathing: ## what breathing, budgets and the doors cost (eight minutes)
 	$(CARGO) run --release --package ebbtide-programs --bin doors > "$(BENCH)/doors.txt"
 	@cat "$(BENCH)/doors.txt"
 
-bench-figures: ## write the figures and pictures of the last `make bench` and `make bench-breathing` into the documents
+bench-figures: ## write figures and pictures of the last `make bench`, `make bench-breathing` and `make demo` into the documents
 	python3 benches/figures.py "$(abspath $(TARGET))"
 	cp "$(BENCH)/speed.svg" "$(BENCH)/scale-size.svg" "$(BENCH)/scale-vms.svg" benches
+	@if test -f "$(TARGET)/demo/breathing.svg"; then cp "$(TARGET)/demo/breathing.svg" benches; \
+	else echo "benches/breathing.svg stays as it is: make demo was not run"; fi
 
 # The programs that hold much, and so have something due while they run.
 bench-background: ## speed with the background thread against without (four minutes)

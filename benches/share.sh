@@ -1,6 +1,6 @@
 #!/bin/sh
 # What share of each program's CPU time is spent in the allocator: what could be won if allocation
-# cost nothing. share.sh [SCRIPT...], of benches/programs/lua without .lua; needs perf. Page faults
+# cost nothing. share.sh [SCRIPT...], of harness/workloads without .lua; needs perf. Page faults
 # that the program's own writes raise count as the program's.
 set -eu
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ trap 'rm -f "$data"' EXIT
 # Prints the share of the functions that a pattern names.
 share() {
   perf record --quiet --event cpu-clock --freq 4000 --output "$data" -- \
-    target/programs/host --allocator "$2" "benches/programs/lua/$1.lua" >/dev/null
+    target/programs/host --allocator "$2" "harness/workloads/$1.lua" >/dev/null
   perf report --input "$data" --stdio --sort symbol 2>/dev/null |
     awk -v pattern="$3" '
       /^ *[0-9.]+%/ { share = $1 + 0; all += share; if ($0 ~ pattern) ours += share }

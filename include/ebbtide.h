@@ -629,10 +629,10 @@ typedef struct ebb_stats {
    */
   uint64_t refused_address_space;
   /**
-   * 1 when an ebb_reclaim() found what LuaJIT's own allocator has from before
-   * ebb_attach() damaged: the program has overwritten its records, and a line in
-   * the log says where. Its free pages stay. 0 again once an ebb_reclaim() without
-   * a budget finds it in order.
+   * 1 when what LuaJIT's own allocator has from before ebb_attach() was found
+   * damaged: the program has overwritten its records, and a line in the log says
+   * where. Its free pages stay. 0 again once an ebb_reclaim() without a budget
+   * finds it in order.
    */
   uint64_t previous_damaged;
 } ebb_stats;

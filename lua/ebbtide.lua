@@ -427,19 +427,26 @@ local function add_previous(stats, lines)
   end
 end
 
+-- Who returns memory while the VM does nothing: the background thread, or the host.
+local function at_rest()
+  local has_thread = core.get("background") ~= 0 and core.get("auto") ~= 0 and
+                     core.get("checked") == 0
+  return has_thread and "the heap gives back" or "tick() gives back"
+end
+
 local function own_report(stats)
   local retain = core.get("retain")
   local lines = {
     stats.attached and "An ebbtide heap, attached to a running VM" or "An ebbtide heap",
-    format("  resident   %s   at most so far %.1f MB",
+    format("  resident   %s   highest so far %.1f MB",
            megabytes(stats.resident), stats.resident_peak / 2 ^ 20),
     format("  live       %s   in %d blocks; the collector counts %.1f MB",
            megabytes(stats.live), stats.blocks, stats.collected / 2 ^ 20),
-    format("  free       %s   due now %.1f MB; at rest tick() gives back %s",
-           megabytes(stats.free_resident), stats.due / 2 ^ 20,
+    format("  free       %s   due now %.1f MB; at rest %s %s",
+           megabytes(stats.free_resident), stats.due / 2 ^ 20, at_rest(),
            range(min(stats.due, stats.free_resident),
                  max(stats.due, stats.free_resident - retain))),
-    format("  given back %s   so far; the trend is %s",
+    format("  given back %s   so far; demand was %s at the last look",
            megabytes(stats.returned_total), TRENDS[stats.trend] or "steady"),
   }
   if stats.thrashing then

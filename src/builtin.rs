@@ -39,7 +39,7 @@ use core::ptr;
 use crate::error::Error;
 use crate::os::Os;
 use crate::units::{round_down, round_up};
-pub(crate) use known::KnownHeap;
+pub(crate) use known::{KnownHeap, KnownPass};
 use layout::{CHUNK_MIN, CONTENTS, FLAGS, FOOT, HEAD, HEADER, MMAPPED, PREVIOUS_IN_USE, WORD};
 use residency::Residency;
 use segments::{Chunk, HeapView};
@@ -114,34 +114,11 @@ fn survey_view<S: Os>(view: &HeapView<'_, S>) -> Result<Survey, Error> {
     Ok(survey)
 }
 
-/// Unmaps every segment of a heap; returns how many bytes that were. A process that has no file
-/// descriptor left, no `/proc` or no memory for notes gets rid of them all the same. Blocks that
-/// are mapped apart are in no segment: LuaJIT unmaps each when it is freed.
-///
-/// # Safety
-///
-/// 1. `state` is that of LuaJIT's allocator.
-/// 2. No block of it is used again, and the allocator is not called again.
-pub(crate) unsafe fn release<S: Os>(os: &S, state: *mut u8) -> Result<u64, Error> {
-    let state = state.expose_provenance();
-    let (released, kept) = match HeapView::read(os, state) {
-        // SAFETY: the caller's promises.
-        Ok(view) => unsafe { unmap_segments(&view) },
-        Err(Error::Unknown) => return Err(Error::Unknown),
-        // SAFETY: the caller's promises.
-        Err(_) => unsafe { segment_records::unmap_all(os, state)? },
-    };
-    match kept {
-        0 => Ok(released),
-        _ => Err(Error::System.because(format_args!("the kernel refused to unmap {kept} bytes"))),
-    }
-}
-
 /// Unmaps the segments of a heap; returns how many bytes went and how many stayed.
 ///
 /// # Safety
 ///
-/// As for [`release`].
+/// As for [`KnownHeap::release`].
 unsafe fn unmap_segments<S: Os>(view: &HeapView<'_, S>) -> (u64, u64) {
     let (mut released, mut kept) = (0, 0);
     for segment in view.segments() {

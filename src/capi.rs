@@ -1,17 +1,21 @@
 //! Every exported C symbol, and nothing else.
 //!
-//! This file and [`types`] are what cbindgen reads: their comments are the header's. Each function
+//! cbindgen reads this file and those beside it: their comments are the header's. Each function
 //! checks its arguments, turns them into Rust, and hands over to the layer that does the work.
 
+mod builtin;
 mod call;
 mod checked;
 mod convert;
 mod environment;
+mod preload;
 mod types;
 mod vm;
 
+pub use builtin::*;
 pub use checked::*;
 pub use environment::*;
+pub use preload::*;
 pub use types::*;
 pub use vm::*;
 
@@ -24,13 +28,13 @@ use core::ptr;
 use crate::cgroup;
 use crate::error::{self, Error};
 use crate::heap;
-use crate::heap::KernelHeap as Heap;
 use crate::heap::checked::ApiCall;
 use crate::options::Options;
 use crate::os::{Kernel, Os};
-use crate::reclaim::Budget;
+use crate::reclaim::KernelHeap as Heap;
+use crate::reclaim::{Budget, HEAPS};
 use crate::stats;
-use crate::vm::{check_collect, tell_without_effect};
+use crate::vm::{check_collect, warn_without_effect};
 
 /// Makes a heap.
 ///
@@ -48,8 +52,8 @@ use crate::vm::{check_collect, tell_without_effect};
 pub unsafe extern "C" fn ebb_heap_new(options: *const ebb_options) -> *mut ebb_heap {
     // SAFETY: the caller's promise.
     let options = unsafe { given_options(options) }.and_then(Options::resolve);
-    let options = options.inspect(tell_without_effect);
-    match options.and_then(heap::cached_heap::create) {
+    let options = options.inspect(warn_without_effect);
+    match options.and_then(|options| HEAPS.create(Kernel, options)) {
         Ok(heap) => heap.cast(),
         Err(_) => ptr::null_mut(),
     }
@@ -74,7 +78,7 @@ pub unsafe extern "C" fn ebb_heap_delete(heap: *mut ebb_heap) {
     if !heap.is_null() {
         // SAFETY: the caller's promise: no block of the heap, and not the heap itself, is used
         // again. `ebb_heap` stands for the heap's own type.
-        unsafe { heap::cached_heap::delete(heap.cast()) }
+        unsafe { HEAPS.delete(heap.cast()) }
     }
 }
 
@@ -263,16 +267,17 @@ pub unsafe extern "C" fn ebb_stats_read(heap: *mut ebb_heap, stats: *mut ebb_sta
         if (*stats).size < core::mem::offset_of!(ebb_stats, reserved) {
             return too_small("ebb_stats");
         }
-        let asked = read_head(stats);
-        if asked.flags & !EBB_STATS_KERNEL != 0 {
-            return Error::Argument.because(format_args!("ebb_stats: unknown flags {}", asked.flags))
+        let request = read_head(stats);
+        if request.flags & !EBB_STATS_KERNEL != 0 {
+            return Error::Argument
+                .because(format_args!("ebb_stats: unknown flags {}", request.flags))
                 as c_int;
         }
         let kernel =
-            if asked.flags & EBB_STATS_KERNEL != 0 { heap.kernel_resident() } else { Some(0) };
-        let class_count = fill_classes(&heap, asked.classes, asked.class_count);
-        let told = to_c(&heap, kernel.unwrap_or(0), ebb_stats { class_count, ..asked });
-        fill(stats, told);
+            if request.flags & EBB_STATS_KERNEL != 0 { heap.kernel_resident() } else { Some(0) };
+        let class_count = fill_classes(&heap, request.classes, request.class_count);
+        let answer = to_c(&heap, kernel.unwrap_or(0), ebb_stats { class_count, ..request });
+        fill(stats, answer);
         match kernel {
             Some(_) => EBB_OK,
             None => {
@@ -318,9 +323,9 @@ pub unsafe extern "C" fn ebb_history_read(heap: *mut ebb_heap, history: *mut ebb
         history.count = samples.len();
         for (index, sample) in samples.enumerate() {
             let to = history.samples.byte_add(index * history.sample_size);
-            let told = sample_to_c(&sample);
+            let answer = sample_to_c(&sample);
             let bytes = history.sample_size.min(size_of::<ebb_sample>());
-            ptr::copy_nonoverlapping((&raw const told).cast::<u8>(), to.cast(), bytes);
+            ptr::copy_nonoverlapping((&raw const answer).cast::<u8>(), to.cast(), bytes);
         }
     }
     EBB_OK

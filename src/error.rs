@@ -65,6 +65,15 @@ pub(crate) fn last_line() -> FixedStr {
     LAST.with_borrow(|line| FixedStr::new(format_args!("{}", line.as_str())))
 }
 
+/// Leaves this thread's last reason as it is, whatever fails meanwhile: for work that no caller has
+/// asked for.
+pub(crate) fn without_trace<T>(act: impl FnOnce() -> T) -> T {
+    let before = last_line();
+    let result = act();
+    LAST.set(before);
+    result
+}
+
 /// Makes this thread's line. The dynamic linker may allocate it at its first use, which must not be
 /// when memory has run out.
 pub(crate) fn prepare() {
@@ -91,6 +100,8 @@ mod tests {
         assert_eq!(last_text(), "depth: 7 is too deep");
         assert_eq!(Error::Option.because(format_args!("no option depth")), Error::Option);
         assert_eq!(last_text(), "no option depth");
+        let error = without_trace(|| Error::System.because(format_args!("refused")));
+        assert_eq!((error, last_text().as_str()), (Error::System, "no option depth"));
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn takes_in_time(descriptor: c_int) -> bool {
 /// Asks the kernel itself: the preload library takes `poll` over, and lets heaps exhale there.
 fn poll(descriptor: c_int, wait_ns: u64) -> Result<libc::c_long, c_int> {
     const SECOND_NS: u64 = 1_000_000_000;
-    let mut asked = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+    let mut poll_fd = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
     let mut wait = libc::timespec {
         tv_sec: (wait_ns / SECOND_NS) as libc::time_t,
         tv_nsec: (wait_ns % SECOND_NS) as libc::c_long,
@@ -121,7 +121,7 @@ fn poll(descriptor: c_int, wait_ns: u64) -> Result<libc::c_long, c_int> {
     // is this thread's own.
     unsafe {
         let count =
-            libc::syscall(libc::SYS_ppoll, &raw mut asked, 1usize, &raw mut wait, mask, 0usize);
+            libc::syscall(libc::SYS_ppoll, &raw mut poll_fd, 1usize, &raw mut wait, mask, 0usize);
         if count < 0 { Err(*libc::__errno_location()) } else { Ok(count) }
     }
 }

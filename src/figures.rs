@@ -18,7 +18,7 @@ pub(crate) struct LastSeen {
     pub(crate) resident_peak: u64,
     pub(crate) returned_total: u64,
     /// Bytes that the background thread returned, as far as the others know of them.
-    pub(crate) aside: u64,
+    pub(crate) background_returned: u64,
     pub(crate) trouble: Trouble,
 }
 
@@ -44,8 +44,8 @@ pub(crate) struct Figures {
     resident_peak: AtomicU64,
     returned_total: AtomicU64,
     /// Bytes that the background thread has returned in all, and those that the others know of.
-    pub(crate) aside: AtomicU64,
-    aside_known: AtomicU64,
+    pub(crate) background_returned: AtomicU64,
+    background_known: AtomicU64,
     refused: AtomicU64,
     refused_address_space: AtomicU64,
     thrashing: AtomicU64,
@@ -81,7 +81,7 @@ pub(crate) fn claim(number: u64) -> &'static Figures {
     let mut end = &FIRST;
     while let Some(entry) = end.get() {
         if take(entry) {
-            entry.aside.store(0, Ordering::Relaxed);
+            entry.background_returned.store(0, Ordering::Relaxed);
             entry.publish(LastSeen::default());
             return entry;
         }
@@ -113,14 +113,21 @@ pub(crate) fn each(mut visit: impl FnMut(u64, LastSeen)) {
 
 impl Figures {
     pub(crate) fn publish(&self, last_seen: LastSeen) {
-        let LastSeen { live, resident, resident_peak, returned_total, aside, trouble } = last_seen;
+        let LastSeen {
+            live,
+            resident,
+            resident_peak,
+            returned_total,
+            background_returned,
+            trouble,
+        } = last_seen;
         self.refused.store(trouble.refused, Ordering::Relaxed);
         self.refused_address_space.store(trouble.refused_address_space, Ordering::Relaxed);
         self.thrashing.store(trouble.thrashing, Ordering::Relaxed);
         self.purge_errno.store(trouble.purge_errno, Ordering::Relaxed);
         self.live.store(live, Ordering::Relaxed);
         self.resident.store(resident, Ordering::Relaxed);
-        self.aside_known.store(aside, Ordering::Relaxed);
+        self.background_known.store(background_returned, Ordering::Relaxed);
         self.resident_peak.store(resident_peak, Ordering::Relaxed);
         self.returned_total.store(returned_total, Ordering::Release);
     }
@@ -128,14 +135,15 @@ impl Figures {
     /// What was published last.
     pub(crate) fn last_seen(&self) -> LastSeen {
         let returned_total = self.returned_total.load(Ordering::Acquire);
-        let aside = self.aside.load(Ordering::Relaxed);
+        let background_returned = self.background_returned.load(Ordering::Relaxed);
         // Returned since the heap's own thread has published.
-        let since = aside.saturating_sub(self.aside_known.load(Ordering::Relaxed));
+        let since =
+            background_returned.saturating_sub(self.background_known.load(Ordering::Relaxed));
         LastSeen {
             returned_total: returned_total + since,
             live: self.live.load(Ordering::Relaxed),
             resident: self.resident.load(Ordering::Relaxed).saturating_sub(since),
-            aside,
+            background_returned,
             resident_peak: self.resident_peak.load(Ordering::Relaxed),
             trouble: Trouble {
                 refused: self.refused.load(Ordering::Relaxed),

@@ -47,10 +47,10 @@ use core::slice;
 pub(crate) use blocks::foreign::{ForeignBlocks, ForeignPages, ForeignReason, ForeignReturned};
 pub(crate) use fast::alloc;
 pub(crate) use growth::collector::Collector;
-pub(crate) use growth::refusal::tell_of_shortage;
+pub(crate) use growth::refusal::enable_shortage_report;
 pub(crate) use hooks::ReclaimHooks;
-pub(crate) use lifecycle::cached_heap;
 pub(crate) use lifecycle::deleted::refuse_deleted;
+pub(crate) use lifecycle::heap_cache::HeapCache;
 pub(crate) use pages::layout::Layout;
 pub(crate) use pages::runs::{PageRuns, RunCounts};
 pub(crate) use pages::watch::Forecast;
@@ -60,7 +60,7 @@ pub(crate) use slots::descriptor::{Descriptor, PageKind, SpanState};
 
 use crate::bug::ensure;
 use crate::options::Options;
-use crate::os::Kernel;
+use crate::os::Os;
 use crate::units::{PageIndex, Pages};
 use blocks::last_slots::SlotScan;
 use checked::Checked;
@@ -201,12 +201,14 @@ pub(crate) struct Counts {
 ///
 /// `slots::address` computes all this on the hot path, and `slots::class` divides.
 ///
+/// `O` is the system that the heap runs on, `R` the layer above, which decides what goes back.
+///
 /// - H1: pages up to `top`, their descriptors and their chunks are committed.
 /// - H2: every used page belongs to the tables, one span or one large block.
 /// - H3: a bin's active span is in no list; the words that were filled may have free slots.
 /// - H4: the counts are what a walk over all descriptors finds.
 #[repr(C)]
-pub(crate) struct Heap<S: ReclaimHooks> {
+pub(crate) struct Heap<O: Os, R: ReclaimHooks> {
     /// The bin of size 0: it never has spans.
     no_bin: Bin,
     /// The address just below the heap: `below - block` is the complement of `block - base`.
@@ -277,17 +279,14 @@ pub(crate) struct Heap<S: ReclaimHooks> {
     /// Allocations that may take of what is kept for the collector before one is refused.
     pub(crate) grace: u8,
     /// What the layer above keeps with the heap.
-    pub(crate) hooks: S::State,
-    pub(crate) os: S,
+    pub(crate) hooks: R::State,
+    pub(crate) os: O,
 }
-
-/// A heap on the real kernel: what C sees as `ebb_heap`.
-pub(crate) type KernelHeap = Heap<Kernel>;
 
 /// No limit: the heap may grow to the end of its range.
 pub(crate) const NO_LIMIT: usize = usize::MAX;
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// The start of the range.
     pub(crate) fn range_start(&self) -> *mut u8 {
         self.base.wrapping_sub(self.layout.base)
@@ -352,7 +351,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// The page runs, and the system.
-    fn page_runs_and_os(&mut self) -> (PageRuns<'_>, &S) {
+    fn page_runs_and_os(&mut self) -> (PageRuns<'_>, &O) {
         let (chunks, chunk_count) = (self.layout.chunks, self.chunk_count);
         // SAFETY: L1: the table lies between the header and the first page, aligned; its first
         // `chunk_count` chunks are committed, and zeroed memory is valid chunks. They are only ever
@@ -366,7 +365,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Where the heap's watch lies: behind the heap.
     fn watch_at(&self) -> *mut Watch {
-        self.base.wrapping_add(watch_offset::<S>()).cast()
+        self.base.wrapping_add(watch_offset::<O, R>()).cast()
     }
 
     /// What the heap shares with the background thread.
@@ -385,7 +384,7 @@ impl<S: ReclaimHooks> Heap<S> {
     /// The buffer of the option `history`, in words. Zero at first; empty where it is not
     /// committed.
     pub(crate) fn history_buffer(&mut self) -> &mut [u64] {
-        let count = if self.extent.has_history { S::HISTORY_WORDS } else { 0 };
+        let count = if self.extent.has_history { R::HISTORY_WORDS } else { 0 };
         // SAFETY: L1: they lie behind the chunks, aligned; as many are committed, and any bytes are
         // words. The heap is borrowed for as long, so nobody else has them.
         unsafe { slice::from_raw_parts_mut(self.base.add(self.layout.history).cast(), count) }
@@ -393,11 +392,11 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Counts the history buffer as resident from now on.
     pub(crate) fn count_history(&mut self) {
-        self.history_bytes = S::HISTORY_WORDS * size_of::<u64>();
+        self.history_bytes = R::HISTORY_WORDS * size_of::<u64>();
     }
 }
 
 /// How far behind a heap its watch lies.
-const fn watch_offset<S: ReclaimHooks>() -> usize {
-    size_of::<Heap<S>>().next_multiple_of(align_of::<Watch>())
+const fn watch_offset<O: Os, R: ReclaimHooks>() -> usize {
+    size_of::<Heap<O, R>>().next_multiple_of(align_of::<Watch>())
 }

@@ -46,9 +46,11 @@
 //! 9. The lowest set bit is slot 0. It is cleared, the size is counted, and the address is that of
 //!    the span's first slot plus 0 × 40.
 //!
-//! The next 101 allocations of 33 to 40 bytes end at steps 2 and 9 but for one turn to the second
-//! bitmap word. `ebb_alloc(heap, p, 40, 0)` finds the descriptor from the page of `p`, the slot by
-//! the reciprocal, and sets its bit.
+//! The next 101 allocations of 33 to 40 bytes take steps 2 and 9 only, but for the one that turns
+//! to the second bitmap word. `ebb_alloc(heap, p, 40, 0)` frees the block: it finds the descriptor
+//! from the page of `p`, and the slot by the reciprocal, and sets the slot's bit.
+//!
+//! `docs/architecture.md` has the way back, from a free page to the kernel.
 
 #![deny(missing_docs)]
 

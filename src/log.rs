@@ -76,7 +76,7 @@ pub(crate) fn last_line(message: fmt::Arguments<'_>) {
             && unsafe { write_last(libc::STDERR_FILENO, &parts(&line)) }
     });
     if !is_told {
-        tell_system_log(SYSTEM_LOG, &line);
+        write_to_system_log(SYSTEM_LOG, &line);
     }
 }
 
@@ -115,7 +115,7 @@ fn may_be_database() -> bool {
 }
 
 /// Sends a line to the log that listens at a path, if one does, without waiting for it.
-fn tell_system_log(path: &CStr, line: &FixedStr) {
+fn write_to_system_log(path: &CStr, line: &FixedStr) {
     const PRIORITY: c_int = libc::LOG_USER | libc::LOG_CRIT;
     // SAFETY: getpid and socket ask for nothing; the address is as long as it says, all-zero bytes
     // are a valid one, and the text is only read.
@@ -159,13 +159,13 @@ mod tests {
         let path = std::env::temp_dir().join(name);
         let log = UnixDatagram::bind(&path).expect("a socket");
         let c_path = CString::new(path.as_os_str().as_bytes()).expect("a path");
-        tell_system_log(&c_path, &FixedStr::new(format_args!("heap 0x1: broken")));
+        write_to_system_log(&c_path, &FixedStr::new(format_args!("heap 0x1: broken")));
         std::fs::remove_file(&path).expect("the socket's name");
         let mut text = [0; 100];
         let length = log.recv(&mut text).expect("a line");
         let expected = format!("<10>ebbtide[{}]: heap 0x1: broken", std::process::id());
         assert_eq!(str::from_utf8(&text[..length]), Ok(expected.as_str()));
         // Nobody listens any more.
-        tell_system_log(&c_path, &FixedStr::new(format_args!("to nobody")));
+        write_to_system_log(&c_path, &FixedStr::new(format_args!("to nobody")));
     }
 }

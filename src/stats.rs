@@ -17,6 +17,7 @@
 
 use crate::heap::class::{CLASSES, least_of};
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::units::Pages;
 
 /// Bytes by what they are used for.
@@ -46,7 +47,7 @@ struct Small {
     least: usize,
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Adds up what the heap holds.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let small = self.count_small();

@@ -36,19 +36,20 @@ use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use std::thread::yield_now;
 
 pub(crate) use attach::{attach, known_builtin};
-pub(crate) use collect::{check_collect, tell_without_effect};
+pub(crate) use collect::{check_collect, warn_without_effect};
 pub(crate) use create::{LuaFns, make};
 pub(crate) use emergency::{STEPMUL_LONG, STEPMUL_WHOLE};
 pub(crate) use owner::{Turn, idle, publish};
 pub(crate) use previous::{PreviousAllocator, PreviousUsage};
-pub(crate) use report::{report_open, tell_of_closed};
+pub(crate) use report::{enable_closed_reports, report_open};
 
 use crate::builtin;
-use crate::heap::KernelHeap as Heap;
 use crate::heap::{self, ForeignBlocks, ForeignPages, ForeignReason, ForeignReturned};
 use crate::lua_api::{Lua, lua_Alloc, lua_State, symbol};
 use crate::options::Key;
 use crate::os::{Kernel, MemoryRange, Os};
+use crate::reclaim::HEAPS;
+use crate::reclaim::KernelHeap as Heap;
 use owner::ThreadOwner;
 
 /// Keeps the order of what this thread writes before and reads after, as far as the compiler goes.
@@ -227,7 +228,7 @@ unsafe fn migrate_block(vm_heap: *mut VmHeap, block: *mut u8, new_size: usize) -
     // borrowed while the heap allocates, for that may give pages of the previous allocator back.
     unsafe {
         let (size, _) = builtin::block_size(block);
-        let new = heap::alloc::<Kernel>((*vm_heap).heap, ptr::null_mut(), 0, new_size);
+        let new = heap::alloc((*vm_heap).heap, ptr::null_mut(), 0, new_size);
         if !new.is_null() {
             ptr::copy_nonoverlapping(block, new, size.min(new_size));
             free_foreign(vm_heap, block, false);
@@ -313,7 +314,7 @@ unsafe fn destroy(vm_heap: *mut VmHeap) {
             StateBlock::Mapped(_) => {}
             StateBlock::Previous(previous) => previous.release(),
         }
-        heap::cached_heap::delete(heap);
+        HEAPS.delete(heap);
     }
 }
 

@@ -23,7 +23,12 @@ fn pages() -> Vec<PathBuf> {
     let in_docs = fs::read_dir(root().join("docs")).expect("the folder of documents");
     let in_docs = in_docs.map(|entry| entry.expect("an entry").path());
     let others = ["README.md", "CHANGELOG.md", "lua/README.md", "nginx/README.md"];
-    let others = others.iter().chain(&["benches/README.md", "fuzz/README.md", C_PROGRAMS]);
+    let others = others.iter().chain(&[
+        "benches/README.md",
+        "fuzz/README.md",
+        "harness/README.md",
+        C_PROGRAMS,
+    ]);
     let pages: Vec<PathBuf> = others.map(|page| root().join(page)).chain(in_docs).collect();
     assert!(pages.iter().all(|page| page.extension().is_some_and(|extension| extension == "md")));
     pages
@@ -162,6 +167,19 @@ fn the_table_of_c_programs_is_true() {
     for (file, tests) in rows.iter().filter(|(file, _)| !file.starts_with("include/")) {
         assert_eq!(tests, &users_of(file), "{file}: the tests in its row, and those that name it");
         assert!(!tests.is_empty(), "{file}: no test runs it");
+    }
+}
+
+/// Each file of the harness has a link in its table.
+#[test]
+fn the_table_of_the_harness_is_complete() {
+    let harness = root().join("harness");
+    let linked = links(&text_of(&harness.join("README.md")));
+    for folder in ["host", "include"] {
+        for file in files_below(&harness.join(folder)) {
+            let path = format!("{folder}/{file}");
+            assert!(linked.iter().any(|(target, _)| *target == path), "{path} has no link");
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What is generated and committed is current: `include/ebbtide.h`, which cbindgen makes of `src/capi`
-//! and `src/lua_module.rs`, and the nginx module's page as C.
+//! and `src/lua_module.rs`, and the nginx module's page as C. What the header's statistics say is said
+//! by Lua and by nginx, too.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 #[test]
@@ -22,6 +24,8 @@ fn header_is_current() {
         .with_src(root.join("src/capi/checked.rs"))
         .with_src(root.join("src/capi/environment.rs"))
         .with_src(root.join("src/capi/vm.rs"))
+        .with_src(root.join("src/capi/builtin.rs"))
+        .with_src(root.join("src/capi/preload.rs"))
         .with_src(root.join("src/lua_module.rs"))
         .generate()
         .expect("cbindgen reads src/capi")
@@ -42,6 +46,112 @@ fn page_is_current() {
          static const char  ngx_http_ebbtide_page[] =\n{lines}    ;\n"
     );
     compare(&folder.join("src/ngx_http_ebbtide_page.h"), &fresh);
+}
+
+/// Fields of `ebb_stats` that Lua's `stats()` does not have: what the caller sets, tables, and what
+/// takes a question to the kernel.
+const NOT_IN_LUA: [&str; 5] = ["size", "flags", "class_count", "classes", "kernel_resident"];
+
+/// What nginx's JSON, Lua's `stats("all")` and the metrics call a field of `ebb_stats`, each of a whole
+/// process; empty: a text, or that of one VM, is not there.
+const IN_NGINX: [(&str, &str, &str, &str); 23] = [
+    ("reserved", "reserved", "reserved", "reserved_bytes"),
+    ("committed", "committed", "committed", "committed_bytes"),
+    ("live", "live", "live", "live_bytes"),
+    ("waste", "waste", "waste", "waste_bytes"),
+    ("free_resident", "free_resident", "free_resident", "free_resident_bytes"),
+    ("returned", "returned", "returned", "returned_bytes"),
+    ("metadata", "metadata", "metadata", "metadata_bytes"),
+    ("resident", "resident", "resident", "resident_bytes"),
+    ("returned_total", "returned_total", "returned_total", "given_back_bytes_total"),
+    ("trend", "trend", "", ""),
+    ("limit_soft", "limit_soft", "limit_soft", "limit_soft_bytes"),
+    ("limit_hard", "limit_hard", "limit_hard", "limit_hard_bytes"),
+    ("pressure", "pressure", "pressure", "pressure_ratio"),
+    ("refaulted_asked", "refaulted_total", "refaulted_total", "refaulted_bytes_total"),
+    (
+        "premature_refaults_asked",
+        "premature_refaults_total",
+        "premature_refaults_total",
+        "premature_refaults_bytes_total",
+    ),
+    ("previous_live", "live", "live", "live_bytes"),
+    ("previous_reserved", "reserved", "reserved", "reserved_bytes"),
+    ("previous_resident", "resident", "resident", "resident_bytes"),
+    ("purge_errno", "purge_errno", "purge_errno", "purge_errno"),
+    (
+        "refused_allocations",
+        "refused_allocations",
+        "refused_allocations",
+        "refused_allocations_total",
+    ),
+    (
+        "refused_address_space",
+        "refused_address_space",
+        "refused_address_space",
+        "refused_address_space_total",
+    ),
+    ("thrashing", "thrashing_vms", "thrashing_vms", "thrashing_vms"),
+    ("previous_damaged", "previous_damaged_vms", "previous_damaged_vms", "previous_damaged_vms"),
+];
+
+/// Fields that say nothing of a whole process: those that Lua does not have either, inner workings of
+/// one heap, its steps (nginx measures its own slices), and parts of sums.
+const NOT_IN_NGINX: &str = "size flags class_count classes kernel_resident
+    never_touched resident_peak blocks large_blocks spans
+    commit_calls purge_calls remap_calls failed_calls reclaim_passes purge_refused
+    keep floor floor_reason due idle_age_ms
+    steps step_p50_us step_p99_us step_max_us
+    returned_asked returned_idle returned_limit
+    refaulted_idle refaulted_limit premature_refaults_idle premature_refaults_limit";
+
+/// What nginx's JSON has of its own: of the answer, of the process, and of the module.
+const NGINX_ALONE: &str = "version nginx time_ms can_reclaim workers
+    process worker pid state since_ms updated_ms rss vms restarts history
+    count breath steps p50_us p99_us max_us";
+
+/// Each field of `ebb_stats` is in Lua's statistics, in nginx's JSON, in `stats(\"all\")` and in the
+/// metrics, or is named above with the reason.
+#[test]
+fn every_figure_is_at_every_door() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |path: &str| std::fs::read_to_string(root.join(path)).expect(path);
+    let header = text("include/ebbtide.h");
+    let fields = between(&header, "typedef struct ebb_stats {", "} ebb_stats;");
+    let fields: BTreeSet<&str> = fields
+        .lines()
+        .filter_map(|line| line.strip_suffix(';')?.rsplit([' ', '*']).next())
+        .collect();
+    assert!(fields.contains("live") && fields.contains("classes"), "{fields:?}");
+
+    let lua = text("src/lua_module/functions.rs");
+    let numbers = between(&lua, "fields!(ebb_stats:", ");").split_whitespace();
+    let flags = lua.split("stack.flag(c\"").skip(1).filter_map(|rest| {
+        let (name, value) = rest.split_once('"')?;
+        value.starts_with(&format!(", stats.{name}")).then_some(name)
+    });
+    assert_eq!(numbers.chain(flags).chain(NOT_IN_LUA).collect::<BTreeSet<_>>(), fields, "in Lua");
+
+    let in_nginx = IN_NGINX.iter().map(|row| row.0);
+    assert_eq!(in_nginx.chain(NOT_IN_NGINX.split_whitespace()).collect::<BTreeSet<_>>(), fields);
+    let own = NGINX_ALONE.split_whitespace();
+    let json = text("nginx/src/ngx_http_ebbtide_status_json.c");
+    let there = json.split("\\\"").skip(1).step_by(2).filter(|name| !name.contains(['%', ' ']));
+    let named = IN_NGINX.iter().map(|row| row.1).chain(own);
+    assert_eq!(there.collect::<BTreeSet<_>>(), named.collect::<BTreeSet<_>>(), "in JSON");
+
+    let resty = text("nginx/src/ngx_http_ebbtide_resty.c");
+    let metrics = text("nginx/src/ngx_http_ebbtide_status_metrics.c");
+    for (field, _, in_lua, metric) in IN_NGINX.iter().filter(|row| !row.3.is_empty()) {
+        assert!(resty.contains(&format!("\"{in_lua}\"")), "{field} is not in stats(\"all\")");
+        assert!(metrics.contains(&format!("\"ebbtide_{metric}\"")), "{field} is in no metric");
+    }
+}
+
+/// The text between two others.
+fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    let (_, rest) = text.split_once(start).expect(start);
+    rest.split_once(end).expect(end).0
 }
 
 /// With `EBBTIDE_BLESS=1` (`make header`) writes the file; otherwise compares it.

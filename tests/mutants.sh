@@ -5,13 +5,11 @@
 # it. The change is made in a copy under target/; the library's tests must fail there, or, for what
 # checked heaps promise, the programs with memory bugs. Prints one line for each, with the first
 # test that failed, and exits with 1 when a broken library passed or an expression changed nothing.
-# Takes about a minute for each two: `make mutants`. An argument picks the lines that match it;
-# `--check` only looks whether each expression still applies.
+# `make mutants` works on as many lines at a time as there are processors, or on MUTANTS_JOBS. An
+# argument picks the lines that match it; `--check` only looks whether each expression still applies.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-copy=target/mutants/source
 mkdir -p target/mutants
-survivors=0
 
 table() {
     cat <<'TABLE'
@@ -76,14 +74,14 @@ holes found|src/reclaim/purge.rs|s/(room.holes, self.hole_from(from))/(false, se
 refused moves are not tried again|src/heap/blocks/large.rs|s/            self.remap_refused = true;//
 many ranges at once|src/os/discard.rs|s/    Some(Purged { ranges: done, calls: 1, errno: 0 })/    Some(Purged { ranges: done, calls: 2, errno: 0 })/
 another call gives back|src/os/discard.rs|s/        if is_discarded {/        if false {/
-refusals are told at the end|src/reclaim/scheduler.rs|s/        Outcome { refused: going.refused, ..outcome }/        outcome/
+refusals are told at the end|src/reclaim/sweeps.rs|s/        Outcome { refused: progress.refused, ..outcome }/        outcome/
 whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
 budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => Pages(WINDOW),/
 parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
 reciprocals|src/heap/slots/class.rs|s/(least + (least >> 24)).next_multiple_of(1 << 16)/(1u64 << 58) \/ size \& !0xFFFF/
 a deleted heap is remembered|src/heap/lifecycle/deleted.rs|s/entry(heap).swap(heap, AcqRel) == heap/entry(heap).load(Relaxed) == heap/
 shares of address space|src/heap/growth/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
-a reset heap is as new|src/heap/lifecycle/cached_heap.rs|s/        self.page_runs().clear();//
+a reset heap is as new|src/heap/lifecycle/heap_cache.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/pages/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
 returned pages are recalled|src/heap/growth/grow.rs|s/            self.page_runs().note_refaults(known, now_us);//
 too soon is a second|src/heap/pages/refaults.rs|s/units < SOON/units < 4 * SOON/
@@ -91,24 +89,24 @@ the growth limit holds|src/heap/growth/grow.rs|s/<= self.growth_limit;/<= self.g
 the growth limit returns|src/reclaim/scheduler.rs|s/        heap.growth_limit = heap.resting_limit(heap.hooks.clock.now_us);/        heap.growth_limit = heap.hooks.limits.hard;/
 room is made at the limit|src/reclaim/limit_reclaim.rs|s/            self.purge_dirty(keep, PurgeReason::Limit, Budget::Unlimited);//
 the collector is due near the limit|src/reclaim/limit_reclaim.rs|s/if self.wants_collector(held, now_us) {/if self.wants_collector(held, now_us) \&\& now_us == 1 {/
-the collector is due after a refusal|src/heap/growth/refusal.rs|s/        S::allocation_refused(self);/        if size == 1 { S::allocation_refused(self) }/
+the collector is due after a refusal|src/heap/growth/refusal.rs|s/        R::allocation_refused(self);/        if size == 1 { R::allocation_refused(self) }/
 the collector rests when it does not help|src/reclaim/emergency.rs|s/now_us + REST \* took_us/now_us/
 the growth limit falls|src/reclaim/emergency.rs|s/\*growth_limit = halfway.min(\*growth_limit);/*growth_limit = halfway.max(*growth_limit);/
 a suspended emergency asks again|src/reclaim/emergency.rs|/fn want_emergency/,/^    }/{s/self.take_turn(held);/self.go_on_collecting();/;s/ || self.has_freed_much(held)//}
 an emergency ends at a tick|src/reclaim/scheduler.rs|s/        self.suspend_emergency();/        if now_us == 1 { self.suspend_emergency(); }/
 a tick is due for an emergency|src/reclaim/scheduler.rs|s/        if self.may_suspend_emergency() {/        if false {/
-a tick leaves the VM of another thread alone|src/reclaim/emergency.rs|s/self.collecting \&\& self.collector_is_at_hand()/self.collecting \&\& (true || self.collector_is_at_hand())/
+a tick leaves the VM of another thread alone|src/reclaim/emergency.rs|s/self.collecting \&\& self.may_cancel_collector_due()/self.collecting \&\& (true || self.may_cancel_collector_due())/
 an emergency that has helped ends|src/reclaim/emergency.rs|s/if self.has_freed_much(held) {/if held == 1 {/
 thrashing lasts|src/reclaim/thrashing.rs|s/if self.against >= SECONDS {/if self.against >= 1 {/
 refusals by the kernel are told|src/heap/growth/refusal.rs|s/            counts.purge_errno = errno;//
-no emergency in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some((self.free_resident(), believed_us));/None.filter(|_: \&(usize, u64)| found);/
+no emergency in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some((self.free_resident(), retry_us));/None.filter(|_: \&(usize, u64)| found);/
 an emergency waits for what is lacking|src/reclaim/limit_reclaim.rs|s/saturating_sub(free) < lacking/saturating_sub(free) < 1/
-an emergency in vain is not believed for ever|src/reclaim/limit_reclaim.rs|s/ \&\& now_us < believed_us//
+an emergency in vain is not believed for ever|src/reclaim/limit_reclaim.rs|s/ \&\& now_us < retry_us//
 emergencies are told|src/reclaim/limit_reclaim.rs|s/            self.note_step(start_us);//
 only a limit makes room|src/reclaim/scheduler.rs|s/if !limits.are_set_as(\&heap.hooks.limits)/if limits.hard > 0/
 a search goes on until growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(wanted, limit) {/for _ in 0..1 {/
 a search stops when growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(wanted, limit) {/loop {/
-the last search begins anew|src/reclaim/limit_reclaim.rs|s/let mut is_last = self.hooks.search.is_none();/let mut is_last = true;/
+the last search begins anew|src/reclaim/limit_reclaim.rs|s/let mut is_last = self.hooks.hole_sweep.is_none();/let mut is_last = true;/
 no search in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some(now_us)/None.filter(|_: \&u64| found)/
 empty spans are no loss|src/heap/blocks/retry.rs|s/                self.retire_all();//
 empty spans are no loss at a limit|src/heap/blocks/retry.rs|s/} else if !by_limit \&\& has_spans {/} else if !by_limit \&\& has_spans \&\& !has_room {/
@@ -131,12 +129,12 @@ S2 links lead back|src/heap/blocks/integrity.rs|s/to == page \&\& back == page/t
 refused requests commit nothing|src/heap/growth/grow.rs|s/if !self.may_grow((returned + fresh).saturating_sub(pages_credited))/if !self.commit(range.end) || !self.may_grow((returned + fresh).saturating_sub(pages_credited))/
 fullest spans first|src/heap/blocks/span.rs|s/if free < fewest \&\& self.may_use(page) {/if (free > fewest || fewest == u32::MAX) \&\& self.may_use(page) {/
 what is kept is kept|src/reclaim/purge.rs|s/dirty: self.runs.dirty.saturating_sub(sweep.keep),/dirty: self.runs.dirty,/
-the slow path looks|src/heap/hooks.rs|s/            S::poll(self);//
+the slow path looks|src/heap/hooks.rs|s/            R::poll(self);//
 auto off is off|src/reclaim/pace.rs|s/        let auto = self.options.get(Key::Auto) == 1;/        let auto = true;/
 light work fills no holes|src/reclaim/policy.rs|s/Pages(sparse.0 \/ NEEDED_SHARE)/Pages(sparse.0 \/ NEEDED_SHARE \/ 64)/
 light work needs nothing that a swing needed|src/reclaim/policy.rs|s/Pages(needed.0 \/ NEEDED_SHARE)/Pages(needed.0 \/ NEEDED_SHARE \/ 8)/
 a search that was begun has its time|src/reclaim/pace.rs|s/!is_searching/(is_searching || !is_searching)/
-what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            moved: self.moved,/            moved: Pages::ZERO,/
+what comes behind a search is searched again|src/reclaim/policy/holes.rs|s/            churned: self.churned,/            churned: Pages::ZERO,/
 a climb back keeps what it needs|src/reclaim/policy/demand.rs|s/filter(|level| level.is_neared(now_us, used))/filter(|level| used > level.level)/
 no packing while demand climbs|src/reclaim/policy/demand.rs|s/let goes_on = before > /let goes_on = before < /
 packing after a fall|src/reclaim/policy/demand.rs|s/|_| !is_known || goes_on/|_| true/
@@ -154,21 +152,21 @@ what large blocks leave has a credit|src/reclaim/policy.rs|s/self.credit.most(di
 the end of the credit wakes the host|src/reclaim/policy.rs|s/idle_us, spent_us\]/idle_us, spent_us.filter(|_| false)]/
 what is extra for too long is remembered|src/reclaim/policy/credit.rs|s/^const SPENT_MAX: u64 = 4 /const SPENT_MAX: u64 = 1 /
 pages of blocks of 128 KiB are counted|src/heap/blocks/large.rs|s/        self.counts.mmapped_pages -= mmapped(count);//
-much is returned soon though the heap works|src/reclaim/background.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
-early visits that do not pay become rare|src/reclaim/background.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//
+much is returned soon though the heap works|src/reclaim/visit.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
+early visits that do not pay become rare|src/reclaim/visit.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//
 an option reaches a thread that was not called|src/reclaim/scheduler.rs|s/        heap.leave_by_new_options();/        if heap.watch().is_on() { heap.leave_by_new_options() }/
-what the other thread has is not stuck|src/reclaim/scheduler.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
+what the other thread has is not stuck|src/reclaim/sweeps.rs|s/let dirty = if self.watch().is_on() {/let dirty = if self.watch().is_on() \&\& false {/
 what is free grows old|src/reclaim/policy/decay.rs|s/        self.age_by(ended, epoch_us);//
-empty spans are old|src/reclaim/scheduler.rs|s/        self.hooks.policy.note_found(\&settings, self.runs.dirty.saturating_sub(dirty));//
-a refusing kernel is left alone|src/reclaim/scheduler.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/_ => now_us,/
-more and more rarely|src/reclaim/scheduler.rs|s/(self.lasts_us \* 2).clamp/self.lasts_us.clamp/
-once a minute at least|src/reclaim/scheduler.rs|s/(self.lasts_us \* 2).clamp(REST_US.0, REST_US.1)/(self.lasts_us * 2).max(REST_US.0)/
-rests end together|src/reclaim/scheduler.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/lasts_us => now_us + lasts_us,/
-soon again when a part was taken|src/reclaim/scheduler.rs|s/            _ => REST_US.0,/            _ => REST_US.1,/
-refused dirty pages are not given up|src/reclaim/scheduler.rs|s/if sweep.refused > 0 || self.runs.dirty/if self.runs.dirty/
-refused holes are not given up|src/reclaim/scheduler.rs|s/            self.hooks.holes_backoff.note(self.hooks.clock.now_us, \&going);//
-parts of kernel pages do not spin|src/reclaim/scheduler.rs|s/        self.hooks.unpurgeable = self.left_by(\&going).saturating_sub(keep);//
-shedding goes on|src/reclaim/scheduler.rs|s/            self.hooks.shedding = Some(going);//
+empty spans are old|src/reclaim/sweeps.rs|s/        self.hooks.policy.note_found(\&settings, self.runs.dirty.saturating_sub(dirty));//
+a refusing kernel is left alone|src/reclaim/sweeps.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/_ => now_us,/
+more and more rarely|src/reclaim/sweeps.rs|s/(self.lasts_us \* 2).clamp/self.lasts_us.clamp/
+once a minute at least|src/reclaim/sweeps.rs|s/(self.lasts_us \* 2).clamp(REST_US.0, REST_US.1)/(self.lasts_us * 2).max(REST_US.0)/
+rests end together|src/reclaim/sweeps.rs|s/lasts_us => (now_us \/ lasts_us + 1) \* lasts_us,/lasts_us => now_us + lasts_us,/
+soon again when a part was taken|src/reclaim/sweeps.rs|s/            _ => REST_US.0,/            _ => REST_US.1,/
+refused dirty pages are not given up|src/reclaim/sweeps.rs|s/if sweep.refused > 0 || self.runs.dirty/if self.runs.dirty/
+refused holes are not given up|src/reclaim/sweeps.rs|s/            self.hooks.holes_backoff.note(self.hooks.clock.now_us, \&progress);//
+parts of kernel pages do not spin|src/reclaim/sweeps.rs|s/        self.hooks.unpurgeable = self.left_by(\&progress).saturating_sub(keep);//
+a sweep of dirty pages goes on|src/reclaim/sweeps.rs|s/            self.hooks.dirty_sweep = Some(progress);//
 the clock may go back|src/reclaim/scheduler.rs|s/self.now_us = self.at(shown_us);/self.now_us = shown_us;/
 percentiles|src/reclaim/latency_histogram.rs|s/(all \* percent).div_ceil(100)/all * percent \/ 200/
 history is a ring|src/reclaim/history.rs|s/let count = count.min(self.taken).min(SAMPLES);/let count = count.min(self.taken);/
@@ -181,7 +179,7 @@ nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigacti
 children attempt nothing of other threads|src/os/fault_probe.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
 calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(RecordedCall::to(function));//
 an unwinder may fault in a handler|src/os/fault_probe.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
-C1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.about > 0 => HeaderState::Freed,/
+Q1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.number_and_size > 0 => HeaderState::Freed,/
 wrong sizes are told|src/heap/checked.rs|s/ \&\& live.size != old_size {/ \&\& false {/
 closures that were not finished are no bugs|src/heap/checked/block.rs|s/    fits \&\& upvalues.is_multiple_of(UPVALUE)/    false \&\& fits \&\& upvalues.is_multiple_of(UPVALUE)/
 only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& kind() == KIND//
@@ -214,11 +212,15 @@ shared VMs: the end is told|src/vm.rs|s/            function(context);//
 pages that a kernel refused are still free|src/vm/previous.rs|s/                self.freed += Self::LEAST;//
 passes over the previous allocator have a share of the time|src/vm/previous.rs|s/(took_us \* Self::SHARE).min/(0 * took_us).min/
 a damaged record leads to known memory only|src/builtin/mappings.rs|s/    memory\[\.\.behind\]\.last()?\.part(at, bytes)/    memory[..behind].last().map(|_| Memory { start: at, end: at.wrapping_add(bytes) })/
-a damaged record leads to what is still mapped|src/builtin/known.rs|s/(told != Err(libc::ENOMEM))/(told.is_ok() || bytes > 0)/
+a damaged record leads to what is still mapped|src/builtin/known.rs|s/(answer != Err(libc::ENOMEM))/(answer.is_ok() || bytes > 0)/
 records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
 a heap that has grown is recognised anew|src/builtin/known.rs|s/may_read_list => HeapView::read(os, self.state)/may_read_list => Err(Error::Unknown)/
-a pass by itself opens no file|src/builtin/known.rs|s/ if may_read_list => HeapView/ if may_read_list || true => HeapView/
-notes are believed where the kernel does not answer|src/builtin/known.rs|s/told != Err(libc::ENOMEM)/told.is_ok()/
+growth is told from damage|src/builtin/segments.rs|s/            .inspect_err(|_| mappings.note_way_out())?/            .inspect_err(|_| ())?/
+the end of a heap believes notes|src/builtin/segment_records.rs|s/find_in(noted, at, bytes).is_some() =>/find_in(noted, at, bytes).is_some() \&\& bytes == 0 =>/
+the end of a heap believes nothing else|src/builtin/segment_records.rs|s/find_in(noted, at, bytes).is_some() =>/find_in(noted, at, bytes).is_some() || bytes > 0 =>/
+a refused question is no damage|src/builtin/segment_records.rs|s/Err(libc::ENOMEM) => return Ok(false)/Err(_) if bytes > 0 => return Ok(false)/
+a pass by itself opens no file|src/builtin/known.rs|s/ leads_out \&\& may_read_list => HeapView/ leads_out => HeapView/
+notes are believed where the kernel does not answer|src/builtin/known.rs|s/answer != Err(libc::ENOMEM)/told.is_ok()/
 nothing from outside goes before it is due|src/reclaim/foreign.rs|s/self.foreign_next_us() == Some(0)/self.foreign_next_us().is_some()/
 pages from outside wait for what is left of the budget|src/reclaim/foreign.rs|s/ || !is_spent())/ || before.calls > 0)/
 a reclaim of both keeps its budget|src/reclaim/foreign.rs|/fn reclaim_foreign/,/^    }/s/if before.more {/if false {/
@@ -240,21 +242,21 @@ a span of several holes is released once, in a race|src/heap/pages/batch.rs|s/  
 what it returned is counted|src/heap/pages/watch/returning.rs|s/            done.pages.fetch_add(range.count().0, Relaxed);//
 what the kernel refused stays dirty|src/heap/pages/batch.rs|s/            self.word.put_back(self.stays);//
 the end of dirty pages is above those|src/heap/pages/runs/dirty.rs|s/if is_sure { end }/if true { end }/
-a host that ticks is left alone|src/reclaim/background.rs|s/    if now_us < forecast.not_before_us {/    if false {/
-it comes again for what fades|src/reclaim/background.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
+a host that ticks is left alone|src/reclaim/visit.rs|s/    if now_us < forecast.not_before_us {/    if false {/
+it comes again for what fades|src/reclaim/visit.rs|s/    Some(due_us.max(forecast.not_before_us).max(rested_us).max(now_us + VISIT_AGAIN_US))/    (due_us == 1).then_some(rested_us)/
 K1 a sheet becomes vacant|src/heap/pages/runs.rs|s/        self.vacate_sheets(range);/        self.vacate_sheets(PageRange { end: range.start, ..range });/
-K2 a sheet in use is not bare|src/heap/pages/sheet.rs|s/            self.set_bare(false);//
-K3 what the background thread returned is counted|src/heap/pages/runs.rs|s/        self.counts.sheets.note_returned(aside.sheets);//
+K2 a sheet in use is not a returned one|src/heap/pages/sheet.rs|s/            self.set_returned(false);//
+K3 what the background thread returned is counted|src/heap/pages/runs.rs|s/        self.counts.sheets.note_returned(returns.sheets);//
 K3 sheets are counted anew|src/heap/pages/runs/vacancy.rs|s/        self.counts.sheets.recounted(held, closed)/        self.counts.sheets.recounted(held + 1, closed)/
 descriptors go back|src/reclaim/purge.rs|s/            self.return_sheets(cursor, \&mut clock, budget, \&mut outcome);/            if budget.is_spent(0) { self.return_sheets(cursor, \&mut clock, budget, \&mut outcome); }/
 a kernel that refuses descriptors is left alone|src/reclaim/sheets.rs|s/            if is_refused \&\& /            if false \&\& /
 a sweep goes on below returned descriptors|src/reclaim/sheets.rs|s/cursor.leave_sheets(within.end)/cursor.leave_sheets(cursor.sheets_left().end)/
 and comes back to those of pages that it returns|src/reclaim/purge.rs|s/self.sheets_end.max(self.window.end)/self.sheets_end.max(self.window.start)/
 runs that no budget was left for are closed|src/reclaim/purge.rs|s/(sweep.holes || self.runs.may_close)/sweep.holes/
-a host ticks for descriptors, too|src/reclaim/scheduler.rs|s/if self.hooks.shedding.is_some() || self.due() > Pages::ZERO/if self.due() > Pages::ZERO/
-the background thread returns them|src/reclaim/background.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
+a host ticks for descriptors, too|src/reclaim/scheduler.rs|s/if self.hooks.dirty_sweep.is_some()$/if false/
+the background thread returns them|src/reclaim/visit.rs|s/    if !watch.return_sheets(\&purge, is_listed) {/    if false \&\& !watch.return_sheets(\&purge, is_listed) {/
 they wait for their pages|src/heap/pages/watch/sheets.rs|s/firsts.all(|first| is_good(self.word(PageIndex(first)).dirty))/firsts.all(|first| is_good(self.word(PageIndex(first)).dirty) || true)/
-refused descriptors are held|src/heap/pages/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_bare(true));/
+refused descriptors are held|src/heap/pages/watch/sheets.rs|s/        while index < self.count {/        while index < self.count { self.sheets(index, self.count).for_each(|sheet| sheet.set_returned(true));/
 they count again|src/heap/growth/grow.rs|s/        again + Pages/        Pages/
 checked heaps keep descriptors|src/reclaim/sheets.rs|s/if self.is_checked() || /if /
 K4 a closed sheet is opened before use|src/heap/growth/grow.rs|s/        if !self.open_sheets(known) {/        if returned == known.count() \&\& range.count() > Pages(1 << 20) \&\& !self.open_sheets(known) {/
@@ -263,7 +265,7 @@ what is opened leaves no short run|src/heap/pages/runs/opening.rs|s/        let 
 a refused opening lets go|src/heap/pages/runs/opening.rs|s/                self.let_claim(vacant);/                self.let_claim(PageRange { end: vacant.start, ..vacant });/
 more is opened than is needed|src/heap/pages/runs/opening.rs|s/        let above = self.more_above(closed, withheld);/        let above = PageRange { start: closed.end, end: closed.end.max(self.more_above(closed, withheld).start) };/
 a refused closing leaves sheets open|src/heap/pages/watch/closing.rs|s/sheet.set_closed(false)/sheet.set_closed(true)/
-the background thread closes runs|src/reclaim/background.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
+the background thread closes runs|src/reclaim/visit.rs|s/    watch.close_runs(\&decommit, is_listed);/    watch.close_runs(\&decommit, \&|| false);/
 pages above the top are given up|src/reclaim/sheets.rs|s/        self.close_tail();/        if self.growth_limit == 1 { self.close_tail(); }/
 the heap waits for a claim|src/heap/pages/claim.rs|s/            if free == pages {/            if free == free {/
 pages that are claimed in part are let go of|src/heap/pages/claim.rs|s/            self.release(free);//
@@ -282,15 +284,15 @@ and those of spans|src/heap/pages/mend.rs|s/        self.end_stale_spans();//
 but pages in use are not dirty|src/heap/pages/runs/stale.rs|s/let may_be_dirty = .*/let may_be_dirty = u64::MAX;/
 and sheets in use not vacant|src/heap/pages/runs/stale.rs|s/let is_vacant = self.is_vacant(pages);/let is_vacant = true;/
 and active spans do not rest|src/heap/pages/mend.rs|s/            \&\& descriptor.span_state() != SpanState::Active//
-half a count is not left for later|src/heap/pages/mend.rs|s/self.watch().take_left()/self.watch().take_aside().unwrap_or_default()/
+half a count is not left for later|src/heap/pages/mend.rs|s/self.watch().take_left()/self.watch().take_background_returns().unwrap_or_default()/
 before it takes pages|src/heap/growth/grow.rs|s/        self.mend_after_fork();//
 before it takes a span|src/heap/blocks/span.rs|s/            self.mend_after_fork();//
 before it looks|src/reclaim/background.rs|s/        self.mend_after_fork();//
 it counts free pages anew|src/heap/pages/mend.rs|s/            (self.runs.dirty, self.runs.sheets) = (dirty, sheets);/            self.runs.sheets = sheets;/
 and what was returned of spans|src/heap/pages/mend.rs|s/            (self.counts.purged, self.counts.slack) = (purged, slack);//
 ranges that the kernel refuses are passed over|src/heap/pages/batch.rs|s/let end = index + purge(index);/let end = index + if refused > 0 { 0 } else { purge(index) };/
-a heap at work is visited every 1.1 s|src/reclaim/background.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
-and not earlier|src/reclaim/background.rs|s/    if now_us < watch.again_us() {/    if false {/
+a heap at work is visited every 1.1 s|src/reclaim/visit.rs|s/(at_work_us + VISIT_APART_US).next_multiple_of(VISIT_EVERY_US)/at_work_us/
+and not earlier|src/reclaim/visit.rs|s/    if now_us < watch.again_us() {/    if false {/
 a heap that ends gives back where munmap is refused|src/os/kernel.rs|s/ \&\& !map_over(start, bytes) {/ \&\& false {/
 functions of a LuaJIT are looked up once|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if false {/
 a VM has the functions of its own LuaJIT|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if true {/
@@ -298,10 +300,12 @@ the background thread does not outlive the program|src/os/background.rs|s/      
 TABLE
 }
 
+# A worker has a folder: the copy of the sources, what is built of them, its part of the table and
+# the output of its last tests.
 fresh_copy() {
-    rm -rf "$copy"
-    mkdir -p "$copy"
-    git ls-files -z | xargs -0 cp -P --parents -t "$copy"
+    rm -rf "$folder/source"
+    mkdir -p "$folder/source"
+    git ls-files -z | xargs -0 cp -P --parents -t "$folder/source"
 }
 
 # Runs the tests that see what is broken in a file, by a line of a name, up to the first that fails.
@@ -322,9 +326,9 @@ run_tests() {
     *) tests=--lib ;;
     esac
     # shellcheck disable=SC2086
-    (cd "$copy" && CARGO_TARGET_DIR=../build RUSTFLAGS=--cap-lints=allow PROPTEST_MAX_SHRINK_ITERS=0 \
-        timeout 500 cargo test $tests 2>&1 </dev/null) | sed '/ \.\.\. FAILED$/q' >target/mutants/log
-    grep -q '^test result: ok\. [1-9]' target/mutants/log
+    (cd "$folder/source" && CARGO_TARGET_DIR=../build RUSTFLAGS=--cap-lints=allow PROPTEST_MAX_SHRINK_ITERS=0 \
+        timeout 500 cargo test $tests 2>&1 </dev/null) | sed '/ \.\.\. FAILED$/q' >"$folder/log"
+    grep -q '^test result: ok\. [1-9]' "$folder/log"
 }
 
 # Prints the entries whose expression changes nothing in its file; fails if there is one.
@@ -346,31 +350,59 @@ if [ "${1:-}" = --check ]; then
     exit
 fi
 
-table | grep -e "${1:-}" >target/mutants/table
-fresh_copy
-for folder in $(cut -d'|' -f2 target/mutants/table | grep -o 'src/\(heap/checked\|vm\|log.rs\)\?' | sort -u); do
-    if ! run_tests "$folder"; then
-        echo "The tests fail, or cannot be built, though nothing is broken: see target/mutants/log"
-        exit 1
-    fi
-done
-while IFS='|' read -r name file expression; do
-    fresh_copy
-    sed -i "$expression" "$copy/$file"
-    if cmp -s "$file" "$copy/$file"; then
+# Prints what became of an entry; fails if no test saw it.
+try_entry() {
+    name=$1 file=$2 expression=$3
+    sed -i "$expression" "$folder/source/$file"
+    if cmp -s "$file" "$folder/source/$file"; then
         echo "UNCHANGED  $name: the expression no longer applies to $file"
-        survivors=$((survivors + 1))
-        continue
+        return 1
     fi
     if run_tests "$file" "$name"; then
         echo "SURVIVED   $name"
-        survivors=$((survivors + 1))
-    elif grep -q '^error: could not compile' target/mutants/log; then
-        echo "NOT BUILT  $name: $(grep -m 1 '^error' target/mutants/log)"
-        survivors=$((survivors + 1))
-    else
-        seen=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' target/mutants/log)
-        echo "caught     $name: ${seen:-the process stopped}"
+        return 1
     fi
-done <target/mutants/table
-[ "$survivors" -eq 0 ]
+    if grep -q '^error: could not compile' "$folder/log"; then
+        echo "NOT BUILT  $name: $(grep -m 1 '^error' "$folder/log")"
+        return 1
+    fi
+    seen=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$folder/log")
+    echo "caught     $name: ${seen:-the process stopped}"
+}
+
+# Tries the entries of a worker's part, one after the other; fails if one was not caught.
+work() {
+    folder=target/mutants/$1
+    fresh_copy
+    for unbroken in $(cut -d'|' -f2 "$folder/table" | grep -o 'src/\(heap/checked\|vm\|log.rs\)\?' | sort -u); do
+        if ! run_tests "$unbroken"; then
+            echo "The tests fail, or cannot be built, though nothing is broken: see $folder/log"
+            return 1
+        fi
+    done
+    survivors=0
+    while IFS='|' read -r name file expression; do
+        try_entry "$name" "$file" "$expression" || survivors=$((survivors + 1))
+        # Newer than what was built of the broken one.
+        cp "$file" "$folder/source/$file"
+    done <"$folder/table"
+    [ "$survivors" -eq 0 ]
+}
+
+jobs=${MUTANTS_JOBS:-$(nproc)}
+if ! table | grep -e "${1:-}" >target/mutants/table; then
+    echo "No line of the table matches $1"
+    exit 1
+fi
+workers=
+for index in $(seq 1 "$jobs"); do
+    mkdir -p "target/mutants/$index"
+    awk "NR % $jobs == $index % $jobs" target/mutants/table >"target/mutants/$index/table"
+    work "$index" &
+    workers="$workers $!"
+done
+failed=0
+for worker in $workers; do
+    wait "$worker" || failed=1
+done
+exit $failed

@@ -9,7 +9,7 @@ folder=$(cd "$1" && pwd)
 # Its build script, used without cmake, leaves snmalloc's assertions on.
 export CXXFLAGS="${CXXFLAGS:-} -DNDEBUG"
 
-for peer in mimalloc-v2 mimalloc-v3 jemalloc snmalloc bare; do
+for peer in mimalloc-v2 mimalloc-v3 jemalloc snmalloc free-lists; do
   "${CARGO:-cargo}" build --quiet --release --locked --features "$peer" \
     --manifest-path "$here/Cargo.toml" --target-dir "$folder/$peer-build"
   cp "$folder/$peer-build/release/libpeer.so" "$folder/$peer.so"

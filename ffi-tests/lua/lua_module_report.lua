@@ -28,7 +28,7 @@ end
 local LARGE = "large +([%d.]+) to ([%d.]+) MB in blocks of 128 KiB and more"
 local IN_PLACE = "reclaim%(%) would give back ([%d.]+) MB in place"
 local ATTACHED = "in place, attach%(%) ([%d.]+) to ([%d.]+) MB"
-local AT_REST = "at rest tick%(%) gives back ([%d.]+) to ([%d.]+) MB"
+local AT_REST = "at rest the heap gives back ([%d.]+) to ([%d.]+) MB"
 
 local function collect()
   collectgarbage()

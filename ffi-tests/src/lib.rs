@@ -139,7 +139,7 @@ pub enum Language {
 }
 
 /// The compiler for `language` (`$CC`, `$CXX`), set to accept no warning and to find the headers
-/// that the sources share.
+/// that the sources share, also those of `harness/include`.
 pub fn compiler(language: Language) -> Command {
     let (variable, default, name, standard) = match language {
         Language::C => ("CC", "cc", "c", "-std=c99"),
@@ -152,7 +152,9 @@ pub fn compiler(language: Language) -> Command {
         "-x",
         name,
     ]);
-    command.arg("-I").arg(source("include"));
+    for folder in ["ffi-tests/c/include", "harness/include"] {
+        command.arg("-I").arg(repository().join(folder));
+    }
     command
 }
 
@@ -189,21 +191,8 @@ pub fn compile(
     program
 }
 
-/// The functions that the linker hands to `syscall_faults.h`, with `--wrap` for each.
-pub const WRAPPED_CALLS: [&str; 12] = [
-    "mmap",
-    "munmap",
-    "mprotect",
-    "madvise",
-    "mremap",
-    "mincore",
-    "syscall",
-    "open",
-    "read",
-    "getrlimit",
-    "clock_gettime",
-    "getrandom",
-];
+/// The functions that the linker hands to `syscall_faults.h`, with `--wrap` for each, one a line.
+const WRAPPED_CALLS: &str = include_str!("../../harness/include/wrapped_calls.txt");
 
 /// Compiles one of the sources into a program with a Lua runtime and `libebbtide.a` inside.
 pub fn linked_with_lua(name: &str, runtime: &Runtime, flags: &[&str]) -> PathBuf {
@@ -232,7 +221,8 @@ pub fn linked_with_lua(name: &str, runtime: &Runtime, flags: &[&str]) -> PathBuf
 
 /// The same with LuaJIT, and with `syscall_faults.h` between the library and the kernel.
 pub fn linked_with_faults(name: &str) -> PathBuf {
-    let flags = WRAPPED_CALLS.map(|function| format!("-Wl,--wrap={function}"));
+    let flags = WRAPPED_CALLS.lines().map(|function| format!("-Wl,--wrap={function}"));
+    let flags: Vec<String> = flags.collect();
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     linked_with_lua(name, &LUAJIT, &flags)
 }

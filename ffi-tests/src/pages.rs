@@ -27,7 +27,7 @@ impl Code {
 
 /// The pages, from the root of the repository.
 pub fn pages() -> Vec<String> {
-    let folders = ["", "docs", "lua", "nginx", "benches", "fuzz", "ffi-tests/c"];
+    let folders = ["", "docs", "lua", "nginx", "benches", "fuzz", "harness", "ffi-tests/c"];
     let mut pages: Vec<String> = folders.iter().flat_map(|folder| pages_in(folder)).collect();
     pages.sort();
     pages

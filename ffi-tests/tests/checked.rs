@@ -503,13 +503,13 @@ fn host(runtime: &Runtime) -> PathBuf {
 
 /// The reference workloads and others, scaled down.
 const WORKLOADS: &[(&str, &str)] = &[
-    ("benches/programs/lua/tables.lua", "300000"),
-    ("benches/programs/lua/strings.lua", "300000"),
-    ("benches/programs/lua/closures.lua", "300000"),
-    ("benches/programs/lua/json.lua", "60"),
-    ("benches/programs/lua/growth.lua", "10"),
-    ("benches/programs/lua/coroutine_storm.lua", "1"),
-    ("benches/programs/lua/string_builders.lua", "1"),
+    ("harness/workloads/tables.lua", "300000"),
+    ("harness/workloads/strings.lua", "300000"),
+    ("harness/workloads/closures.lua", "300000"),
+    ("harness/workloads/json.lua", "60"),
+    ("harness/workloads/growth.lua", "10"),
+    ("harness/workloads/coroutine_storm.lua", "1"),
+    ("harness/workloads/string_builders.lua", "1"),
     ("ffi-tests/lua/trace_exits.lua", "200"),
     ("ffi-tests/lua/cdata.lua", "2"),
     ("ffi-tests/lua/text.lua", "2"),

@@ -33,7 +33,7 @@ fn folder() -> PathBuf {
 }
 
 struct Programs {
-    /// `ffi-tests/host.c` with LuaJIT inside: chooses its allocator.
+    /// `harness/host/host.c` with LuaJIT inside: chooses its allocator.
     host: PathBuf,
     /// `linked.c`, whose every VM has a heap.
     linked: PathBuf,

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use ebbtide_ffi_tests::{clean, finish, installed, scratch, under_valgrind};
 use ebbtide_runtimes as runtimes;
 use ebbtide_runtimes::others::{lua51, lua52, lua53, lua54, luajit_checked};
-use ebbtide_runtimes::{Runtime, build_host, repository};
+use ebbtide_runtimes::{Runtime, build_host, repository, workload};
 
 ebbtide_ffi_tests::long! {
     luajit_with_assertions_runs_the_workloads
@@ -38,11 +38,6 @@ fn host(runtime: &Runtime) -> PathBuf {
 /// One of the scripts of `ffi-tests/lua`.
 fn stress(name: &str) -> PathBuf {
     repository().join("ffi-tests/lua").join(name)
-}
-
-/// One of the workloads that the benchmarks run.
-fn workload(name: &str) -> PathBuf {
-    repository().join("benches/programs/lua").join(name)
 }
 
 /// `program` on ebbtide with these host options.

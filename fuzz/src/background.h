@@ -10,7 +10,7 @@
 #ifndef BACKGROUND_H
 #define BACKGROUND_H
 
-#include "../../ffi-tests/c/include/syscall_faults.h"
+#include "syscall_faults.h"
 
 #include <pthread.h>
 #include <semaphore.h>

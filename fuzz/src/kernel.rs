@@ -1,4 +1,4 @@
-//! The kernel between the library and the real one: `ffi-tests/c/include/syscall_faults.h`. The
+//! The kernel between the library and the real one: `harness/include/syscall_faults.h`. The
 //! library's background thread: `background.h`.
 
 use std::ffi::c_int;

@@ -5,8 +5,8 @@
 //! - `model`: a heap, and what it must hold and say.
 //! - `block`: a live block, and what it holds.
 //! - `kernel`: the kernel in between, which refuses calls, overwrites what is given back, and
-//!   keeps the time: `ffi-tests/c/include/syscall_faults.h`. It has the background thread run by turns with the
-//!   owner of the heaps, or at once: `background.h`.
+//!   keeps the time: `harness/include/syscall_faults.h`. It has the background thread run by turns
+//!   with the owner of the heaps, or at once: `background.h`.
 //! - `defect`: what can be wrong on purpose, to see that it would be noticed.
 //!
 //! The drivers are `random`, which runs as many programs as it can, and `guided`, which looks for

@@ -40,20 +40,11 @@ static struct {
 ngx_int_t
 ngx_http_ebbtide_collect_all(ngx_http_ebbtide_vm_t *vm)
 {
-    const ngx_http_ebbtide_lua_t  *lua;
-
     if (ngx_http_ebbtide_lua_gc_is_stopped(vm->lua)) {
         return NGX_OK;
     }
 
-    lua = ngx_http_ebbtide_lua();
-
-    if (lua->cpcall(vm->lua, ngx_http_ebbtide_collect_all_in, NULL) != 0) {
-        lua->settop(vm->lua, -2);
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
+    return ngx_http_ebbtide_lua_run(vm->lua, ngx_http_ebbtide_collect_all_in);
 }
 
 
@@ -73,16 +64,13 @@ ngx_http_ebbtide_collect_all_in(lua_State *L)
 ngx_int_t
 ngx_http_ebbtide_collect_ready(ngx_http_ebbtide_vm_t *vm)
 {
-    const ngx_http_ebbtide_lua_t  *lua;
-
     if (vm->prepared) {
         return NGX_OK;
     }
 
-    lua = ngx_http_ebbtide_lua();
-
-    if (lua->cpcall(vm->lua, ngx_http_ebbtide_collect_prepare, NULL) != 0) {
-        lua->settop(vm->lua, -2);
+    if (ngx_http_ebbtide_lua_run(vm->lua, ngx_http_ebbtide_collect_prepare)
+        != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -127,16 +115,7 @@ ngx_http_ebbtide_collect_prepare(lua_State *L)
 ngx_int_t
 ngx_http_ebbtide_collect_task_ready(lua_State *L)
 {
-    const ngx_http_ebbtide_lua_t  *lua;
-
-    lua = ngx_http_ebbtide_lua();
-
-    if (lua->cpcall(L, ngx_http_ebbtide_collect_prepare_task, NULL) != 0) {
-        lua->settop(L, -2);
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
+    return ngx_http_ebbtide_lua_run(L, ngx_http_ebbtide_collect_prepare_task);
 }
 
 
@@ -284,19 +263,15 @@ ngx_http_ebbtide_collect_failed(ngx_http_ebbtide_vm_t *vm)
 static void
 ngx_http_ebbtide_collect_set_marker(ngx_http_ebbtide_vm_t *vm)
 {
-    const ngx_http_ebbtide_lua_t  *lua;
-
     if (vm->marker_set) {
         return;
     }
 
-    lua = ngx_http_ebbtide_lua();
-
-    if (lua->cpcall(vm->lua, ngx_http_ebbtide_collect_set_marker_in, NULL)
-        != 0)
+    if (ngx_http_ebbtide_lua_run(vm->lua,
+                                 ngx_http_ebbtide_collect_set_marker_in)
+        != NGX_OK)
     {
         /* no memory for the marker: one step collects all */
-        lua->settop(vm->lua, -2);
         vm->markings = NGX_HTTP_EBBTIDE_MARKINGS;
         return;
     }

@@ -19,6 +19,7 @@
 #define NGX_HTTP_EBBTIDE_ZONE_MIN   (128 * 1024)
 
 
+static char *ngx_http_ebbtide_refuse(ngx_conf_t *cf, const char *rule);
 static char *ngx_http_ebbtide_check_idle(ngx_conf_t *cf, void *post,
     void *data);
 static char *ngx_http_ebbtide_set_step(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -119,21 +120,30 @@ ngx_command_t  ngx_http_ebbtide_commands[] = {
 };
 
 
+/* The value of the directive that is read breaks this rule of the directive. */
+
+static char *
+ngx_http_ebbtide_refuse(ngx_conf_t *cf, const char *rule)
+{
+    ngx_str_t  *value;
+
+    value = cf->args->elts;
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid value \"%V\": \"%V\" %s",
+                       &value[1], &value[0], rule);
+
+    return NGX_CONF_ERROR;
+}
+
+
 static char *
 ngx_http_ebbtide_check_idle(ngx_conf_t *cf, void *post, void *data)
 {
     ngx_msec_t  *msec = data;
 
-    ngx_str_t  *value;
-
-    value = cf->args->elts;
-
     if (*msec < NGX_HTTP_EBBTIDE_IDLE_MIN || *msec > NGX_HTTP_EBBTIDE_IDLE_MAX)
     {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\": \"ebbtide_idle\" must be "
-                           "from 10ms to 1h", &value[1]);
-        return NGX_CONF_ERROR;
+        return ngx_http_ebbtide_refuse(cf, "must be from 10ms to 1h");
     }
 
     return NGX_CONF_OK;
@@ -172,10 +182,7 @@ ngx_http_ebbtide_set_step(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     if (us == NGX_ERROR || us < NGX_HTTP_EBBTIDE_STEP_MIN
         || us > NGX_HTTP_EBBTIDE_STEP_MAX)
     {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\": \"ebbtide_step\" must be "
-                           "from 50us to 100ms", &value[1]);
-        return NGX_CONF_ERROR;
+        return ngx_http_ebbtide_refuse(cf, "must be from 50us to 100ms");
     }
 
     emcf->step_us = us;
@@ -201,10 +208,7 @@ ngx_http_ebbtide_set_decay(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     ms = ngx_parse_time(&value[1], 0);
     if (ms == NGX_ERROR || ms > NGX_HTTP_EBBTIDE_DECAY_MAX) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\": \"ebbtide_decay\" must be "
-                           "a time from 0 to 1h", &value[1]);
-        return NGX_CONF_ERROR;
+        return ngx_http_ebbtide_refuse(cf, "must be a time from 0 to 1h");
     }
 
     emcf->options.decay_ms = ms ? ms : EBB_ZERO;
@@ -229,10 +233,7 @@ ngx_http_ebbtide_set_retain(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     size = ngx_parse_offset(&value[1]);
     if (size == NGX_ERROR || size > NGX_HTTP_EBBTIDE_BYTES_MAX) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\": \"ebbtide_retain\" must be "
-                           "a size from 0 to 8192g", &value[1]);
-        return NGX_CONF_ERROR;
+        return ngx_http_ebbtide_refuse(cf, "must be a size from 0 to 8192g");
     }
 
     emcf->options.retain = size ? size : EBB_ZERO;
@@ -280,11 +281,11 @@ ngx_http_ebbtide_set_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     if (size == NGX_ERROR || size < NGX_HTTP_EBBTIDE_LIMIT_MIN
         || size > NGX_HTTP_EBBTIDE_BYTES_MAX)
     {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\": \"%V\" must be off, %sa size "
-                           "from 8m to 8192g, or a share such as 80%%",
-                           &value[1], &value[0], soft ? "cgroup, " : "");
-        return NGX_CONF_ERROR;
+        return ngx_http_ebbtide_refuse(cf,
+                   soft ? "must be off, cgroup, a size from 8m to 8192g, or a "
+                          "share such as 80%"
+                        : "must be off, a size from 8m to 8192g, or a "
+                          "share such as 80%");
     }
 
     limit->bytes = size;
@@ -303,11 +304,8 @@ ngx_http_ebbtide_set_share(ngx_conf_t *cf, ngx_http_ebbtide_limit_t *limit)
     percent = ngx_atoi(value[1].data, value[1].len - 1);
 
     if (percent == NGX_ERROR || percent < 1 || percent > 100) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\": \"%V\" as a share of "
-                           "the cgroup's memory must be from 1%% to 100%%",
-                           &value[1], &value[0]);
-        return NGX_CONF_ERROR;
+        return ngx_http_ebbtide_refuse(cf, "as a share of the cgroup's memory "
+                                       "must be from 1% to 100%");
     }
 
     limit->percent = percent;
@@ -338,10 +336,7 @@ ngx_http_ebbtide_set_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     size = ngx_parse_size(&value[1]);
 
     if (size == NGX_ERROR || size < NGX_HTTP_EBBTIDE_ZONE_MIN) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid value \"%V\": \"ebbtide_zone\" must be "
-                           "off or a size from 128k", &value[1]);
-        return NGX_CONF_ERROR;
+        return ngx_http_ebbtide_refuse(cf, "must be off or a size from 128k");
     }
 
     emcf->zone_size = size;

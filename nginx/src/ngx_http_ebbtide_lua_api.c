@@ -74,6 +74,24 @@ ngx_http_ebbtide_lua(void)
 }
 
 
+/* NGX_ERROR: the function threw an error, or memory is short. */
+
+ngx_int_t
+ngx_http_ebbtide_lua_run(lua_State *L, ngx_http_ebbtide_lua_pt func)
+{
+    const ngx_http_ebbtide_lua_t  *lua;
+
+    lua = ngx_http_ebbtide_lua();
+
+    if (lua->cpcall(L, func, NULL) != 0) {
+        lua->settop(L, -2);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
 /* The bytes that a VM's collector counts as allocated. */
 
 uint64_t

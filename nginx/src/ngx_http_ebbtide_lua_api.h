@@ -75,6 +75,7 @@ typedef struct {
 
 
 const ngx_http_ebbtide_lua_t *ngx_http_ebbtide_lua(void);
+ngx_int_t ngx_http_ebbtide_lua_run(lua_State *L, ngx_http_ebbtide_lua_pt func);
 uint64_t ngx_http_ebbtide_lua_bytes(lua_State *L);
 ngx_uint_t ngx_http_ebbtide_lua_gc_is_stopped(lua_State *L);
 

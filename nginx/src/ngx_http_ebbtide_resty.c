@@ -31,6 +31,35 @@ static void ngx_http_ebbtide_resty_set_field(lua_State *L, const char *name,
 static int ngx_http_ebbtide_resty_reclaim(lua_State *L);
 
 
+/* What a process's VMs hold or did together. */
+
+static const struct {
+    const char  *name;
+    size_t       offset;
+} ngx_http_ebbtide_resty_totals[] = {
+    { "live", offsetof(ngx_http_ebbtide_usage_t, live) },
+    { "waste", offsetof(ngx_http_ebbtide_usage_t, waste) },
+    { "free_resident", offsetof(ngx_http_ebbtide_usage_t, free_resident) },
+    { "returned", offsetof(ngx_http_ebbtide_usage_t, returned) },
+    { "metadata", offsetof(ngx_http_ebbtide_usage_t, metadata) },
+    { "resident", offsetof(ngx_http_ebbtide_usage_t, resident) },
+    { "committed", offsetof(ngx_http_ebbtide_usage_t, committed) },
+    { "reserved", offsetof(ngx_http_ebbtide_usage_t, reserved) },
+    { "returned_total", offsetof(ngx_http_ebbtide_usage_t, returned_total) },
+    { "refaulted_total", offsetof(ngx_http_ebbtide_usage_t, refaulted_total) },
+    { "premature_refaults_total",
+      offsetof(ngx_http_ebbtide_usage_t, premature_refaults_total) },
+    { "refused_allocations",
+      offsetof(ngx_http_ebbtide_usage_t, refused_total) },
+    { "refused_address_space",
+      offsetof(ngx_http_ebbtide_usage_t, refused_space_total) },
+    { "thrashing_vms", offsetof(ngx_http_ebbtide_usage_t, thrashing) },
+    { "previous_damaged_vms",
+      offsetof(ngx_http_ebbtide_usage_t, previous_damaged) },
+    { NULL, 0 }
+};
+
+
 /*
  * Registers both modules with the HTTP Lua module. NGX_DECLINED: there is
  * none.
@@ -90,12 +119,8 @@ ngx_http_ebbtide_resty_preload_stream(ngx_cycle_t *cycle)
 void
 ngx_http_ebbtide_resty_preload_vm(lua_State *L)
 {
-    const ngx_http_ebbtide_lua_t  *lua;
-
-    lua = ngx_http_ebbtide_lua();
-
-    if (lua && lua->cpcall(L, ngx_http_ebbtide_resty_preload_in, NULL) != 0) {
-        lua->settop(L, -2);
+    if (ngx_http_ebbtide_lua()) {
+        (void) ngx_http_ebbtide_lua_run(L, ngx_http_ebbtide_resty_preload_in);
     }
 }
 
@@ -285,26 +310,12 @@ static void
 ngx_http_ebbtide_resty_push_worker(lua_State *L, ngx_pid_t pid,
     ngx_http_ebbtide_stats_t *stats)
 {
-    double                         live, free_resident, returned, resident;
-    double                         refused, thrashing;
     ngx_uint_t                     i;
-    ngx_http_ebbtide_usage_t      *usage;
     const ngx_http_ebbtide_lua_t  *lua;
 
     lua = ngx_http_ebbtide_lua();
-    live = free_resident = returned = resident = refused = thrashing = 0;
 
-    for (i = 0; i < NGX_HTTP_EBBTIDE_KINDS; i++) {
-        usage = &stats->usage[i];
-        live += usage->live;
-        free_resident += usage->free_resident;
-        returned += usage->returned;
-        resident += usage->resident;
-        refused += usage->refused_total;
-        thrashing += usage->thrashing;
-    }
-
-    lua->createtable(L, 0, 16);
+    lua->createtable(L, 0, 24);
 
     lua->pushlstring(L, stats->process, ngx_strlen(stats->process));
     lua->setfield(L, -2, "process");
@@ -317,16 +328,20 @@ ngx_http_ebbtide_resty_push_worker(lua_State *L, ngx_pid_t pid,
     ngx_http_ebbtide_resty_set_field(L, "age_ms",
                                      ngx_http_ebbtide_ago(stats->updated));
     ngx_http_ebbtide_resty_set_field(L, "process_resident", stats->rss);
-    ngx_http_ebbtide_resty_set_field(L, "live", live);
-    ngx_http_ebbtide_resty_set_field(L, "free_resident", free_resident);
-    ngx_http_ebbtide_resty_set_field(L, "returned", returned);
-    ngx_http_ebbtide_resty_set_field(L, "resident", resident);
     ngx_http_ebbtide_resty_set_field(L, "pressure", stats->pressure);
     ngx_http_ebbtide_resty_set_field(L, "limit_soft", stats->limit_soft);
     ngx_http_ebbtide_resty_set_field(L, "limit_hard", stats->limit_hard);
-    ngx_http_ebbtide_resty_set_field(L, "thrashing_vms", thrashing);
-    ngx_http_ebbtide_resty_set_field(L, "refused_allocations", refused);
+    ngx_http_ebbtide_resty_set_field(L, "purge_errno",
+                    ngx_max(stats->usage[NGX_HTTP_EBBTIDE_MAIN].purge_errno,
+                            stats->usage[NGX_HTTP_EBBTIDE_OTHER].purge_errno));
     ngx_http_ebbtide_resty_set_field(L, "restarts", stats->restarts);
+
+    for (i = 0; ngx_http_ebbtide_resty_totals[i].name; i++) {
+        ngx_http_ebbtide_resty_set_field(L,
+            ngx_http_ebbtide_resty_totals[i].name,
+            ngx_http_ebbtide_stats_total(stats,
+                                     ngx_http_ebbtide_resty_totals[i].offset));
+    }
 }
 
 

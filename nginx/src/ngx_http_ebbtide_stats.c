@@ -94,6 +94,7 @@ ngx_http_ebbtide_usage_add(ngx_http_ebbtide_usage_t *sum,
     sum->refused_total += usage->refused_total;
     sum->refused_space_total += usage->refused_space_total;
     sum->thrashing += usage->thrashing;
+    sum->previous_damaged += usage->previous_damaged;
 
     if (usage->purge_errno) {
         sum->purge_errno = usage->purge_errno;

@@ -147,9 +147,11 @@ ngx_http_ebbtide_json_totals(u_char *p, ngx_http_ebbtide_stats_t *stats)
 
     p = ngx_sprintf(p, "\"refused_allocations\":%uL,"
                        "\"refused_address_space\":%uL,"
+                       "\"previous_damaged_vms\":%uL,"
                        "\"restarts\":%uL,\"purge_errno\":%uL,",
                     ngx_http_ebbtide_json_total(stats, refused_total),
                     ngx_http_ebbtide_json_total(stats, refused_space_total),
+                    ngx_http_ebbtide_json_total(stats, previous_damaged),
                     stats->restarts,
                     ngx_max(stats->usage[NGX_HTTP_EBBTIDE_MAIN].purge_errno,
                             stats->usage[NGX_HTTP_EBBTIDE_OTHER].purge_errno));

@@ -10,6 +10,7 @@
 
 static void ngx_http_ebbtide_log_purge(const ngx_http_ebbtide_stats_t *stats);
 static void ngx_http_ebbtide_log_space(const ngx_http_ebbtide_stats_t *stats);
+static void ngx_http_ebbtide_log_damage(const ngx_http_ebbtide_stats_t *stats);
 static ngx_uint_t ngx_http_ebbtide_log_thrashing(
     const ngx_http_ebbtide_stats_t *stats, ngx_msec_t now);
 
@@ -22,6 +23,7 @@ ngx_http_ebbtide_log_trouble(const ngx_http_ebbtide_stats_t *stats,
 {
     ngx_http_ebbtide_log_purge(stats);
     ngx_http_ebbtide_log_space(stats);
+    ngx_http_ebbtide_log_damage(stats);
 
     return ngx_http_ebbtide_log_thrashing(stats, now);
 }
@@ -70,6 +72,29 @@ ngx_http_ebbtide_log_space(const ngx_http_ebbtide_stats_t *stats)
                       "space that RLIMIT_AS allows (ulimit -v) is used up: "
                       "%s of it by the heaps; raise the limit, or have Lua "
                       "hold less", ngx_http_ebbtide_size(text, reserved));
+    }
+}
+
+
+/* Records from before a VM had its heap are overwritten: logged once. */
+
+static void
+ngx_http_ebbtide_log_damage(const ngx_http_ebbtide_stats_t *stats)
+{
+    uint64_t           damaged;
+    static ngx_uint_t  logged;
+
+    damaged = ngx_http_ebbtide_stats_total(stats,
+                         offsetof(ngx_http_ebbtide_usage_t, previous_damaged));
+
+    if (damaged && !logged) {
+        logged = 1;
+
+        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+                      "ebbtide: records of LuaJIT's own allocator, which a Lua "
+                      "VM had before its heap, are overwritten, and what is "
+                      "free there stays: Lua's FFI or a C module writes "
+                      "beyond its memory");
     }
 }
 

@@ -1,7 +1,8 @@
 
 /*
  * What keeps VMs from returning memory, in the error log: VMs thrash, the
- * kernel takes nothing back, the address space is used up.
+ * kernel takes nothing back, the address space is used up, the program has
+ * overwritten records of LuaJIT's own allocator.
  *
  * Uses util, vm, stats.
  */

@@ -189,6 +189,7 @@ ngx_http_ebbtide_vm_read(ngx_http_ebbtide_vm_t *vm, ebb_stats *stats)
     usage->refused_total = stats->refused_allocations;
     usage->refused_space_total = stats->refused_address_space;
     usage->thrashing = stats->thrashing;
+    usage->previous_damaged = stats->previous_damaged;
     usage->purge_errno = stats->purge_errno;
 
     return NGX_OK;

@@ -53,6 +53,8 @@ typedef struct {
     uint64_t                       refused_space_total;
     /* VMs that need at once again what their limit makes them return */
     uint64_t                       thrashing;
+    /* VMs whose records on LuaJIT's own allocator are overwritten */
+    uint64_t                       previous_damaged;
     /* with which the kernel last refused to take memory back; 0: none */
     uint64_t                       purge_errno;
 } ngx_http_ebbtide_usage_t;

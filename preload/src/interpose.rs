@@ -222,7 +222,7 @@ unsafe extern "C" fn select_in_slices(
     // SAFETY: the caller's promise; the set of signals is that of `wait`.
     unsafe {
         let end = Deadline::after(timeout_from_timeval(timeout));
-        let asked = Sets::copied(count, sets);
+        let requested = Sets::copied(count, sets);
         let ready = pselect(count, readable, writable, special, &at_once, ptr::null());
         if ready != 0 {
             write_left(timeout, end);
@@ -230,7 +230,7 @@ unsafe extern "C" fn select_in_slices(
         }
         let mut wait = Wait::begin(idle, end);
         loop {
-            asked.write_to(sets);
+            requested.write_to(sets);
             let time = wait.next().timespec();
             let sigmask = wait.mask_asleep(ptr::null());
             let ready = pselect(count, readable, writable, special, pointer(&time), sigmask);
@@ -343,11 +343,11 @@ mod tests {
         let mut set = original;
         let sets = [set.as_mut_ptr().cast(), ptr::null_mut(), ptr::null_mut()];
         // SAFETY: the set has FD_SETSIZE bits.
-        let asked = unsafe { Sets::copied(65, sets) };
+        let requested = unsafe { Sets::copied(65, sets) };
         set.fill(0);
         let sets = [set.as_mut_ptr().cast(), ptr::null_mut(), ptr::null_mut()];
         // SAFETY: as above.
-        unsafe { asked.write_to(sets) };
+        unsafe { requested.write_to(sets) };
         assert_eq!(set[..2], original[..2]);
         assert!(set[2..].iter().all(|word| *word == 0));
     }

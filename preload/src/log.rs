@@ -249,17 +249,17 @@ fn is_first(descriptor: c_int) -> bool {
 /// Whether a descriptor takes a line, now or within [`patience_ms`]. A pipe without a reader would end
 /// the program by SIGPIPE, and a full one would stop it.
 fn takes_a_line(descriptor: c_int) -> bool {
-    let mut asked = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+    let mut poll_fd = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
     let mut poll = |ms: c_int| {
         let timeout = timespec { tv_sec: 0, tv_nsec: i64::from(ms) * 1_000_000 };
         // SAFETY: one descriptor to look at. `ppoll` is not one of the functions taken over.
-        unsafe { libc::ppoll(&mut asked, 1, &timeout, core::ptr::null()) }
+        unsafe { libc::ppoll(&mut poll_fd, 1, &timeout, core::ptr::null()) }
     };
     let mut ready = poll(0);
     if ready == 0 {
         ready = poll(patience_ms());
     }
-    ready == 1 && asked.revents & libc::POLLOUT != 0 && asked.revents & libc::POLLERR == 0
+    ready == 1 && poll_fd.revents & libc::POLLOUT != 0 && poll_fd.revents & libc::POLLERR == 0
 }
 
 /// How long a line may wait for a reader. The clock runs from the first line that has to wait, not

@@ -146,9 +146,9 @@ impl Wait {
     ///
     /// # Safety
     ///
-    /// `asked` is null or points to a set.
-    pub(crate) unsafe fn mask_asleep(&mut self, asked: *const sigset_t) -> *const sigset_t {
-        let sigmask = if asked.is_null() { &raw const self.mask_before } else { asked };
+    /// `requested` is null or points to a set.
+    pub(crate) unsafe fn mask_asleep(&mut self, requested: *const sigset_t) -> *const sigset_t {
+        let sigmask = if requested.is_null() { &raw const self.mask_before } else { requested };
         if self.report == 0 {
             return sigmask;
         }

@@ -90,10 +90,10 @@ pub(crate) fn other_ebbtide() -> Option<&'static [u8]> {
 
 /// Logs why no VM was taken over, if that is asked for, or if options are set that had no effect.
 pub(crate) fn say_why_none(settings: &Settings) {
-    let asked = log::is_wanted() || settings.report && settings.is_named;
+    let is_wanted = log::is_wanted() || settings.report && settings.is_named;
     // Another copy of the library takes the options, too.
     let options = if has_ebbtide() { b"" } else { settings::options() };
-    if log::is_said() || !asked && options.is_empty() {
+    if log::is_said() || !is_wanted && options.is_empty() {
         return;
     }
     let mut has_luajit = false;
@@ -106,7 +106,7 @@ pub(crate) fn say_why_none(settings: &Settings) {
     // A shell starts many programs that have nothing to do with Lua.
     if options.is_empty() {
         log::always_once(&[b"nothing taken over", place, b": ", why]);
-    } else if asked || settings.is_named || has_luajit {
+    } else if is_wanted || settings.is_named || has_luajit {
         log::always_once(&[options, b" has no effect, nothing was taken over", place, b": ", why]);
     }
 }

@@ -43,11 +43,11 @@ struct Link {
     /// Where it comes from.
     from: usize,
     tree: usize,
-    kind: Kind,
+    kind: LinkKind,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum LinkKind {
     /// From a chunk of a tree to a child. So many bits of its path are given, on top.
     Child { depth: u32, path: usize },
     /// From one chunk of a ring to the next newer one. This one is in the tree.
@@ -79,7 +79,7 @@ pub(super) fn check_bins<S: Os>(view: &HeapView<'_, S>, totals: &Totals) -> Resu
     for tree in 0..TREE_COUNT {
         let (at, from) = (view.state.tree_root(tree)?, view.state.tree(tree));
         if at != 0 {
-            follower.wait(Link { at, from, tree, kind: Kind::Child { depth: 0, path: 0 } })?;
+            follower.wait(Link { at, from, tree, kind: LinkKind::Child { depth: 0, path: 0 } })?;
         }
     }
     follower.follow_all()?;
@@ -135,8 +135,8 @@ impl<S: Os> Follower<'_, '_, S> {
         }
         found.add(at);
         match kind {
-            Kind::Child { depth, path } => self.follow_child(link, depth, path),
-            Kind::Ring(first) => {
+            LinkKind::Child { depth, path } => self.follow_child(link, depth, path),
+            LinkKind::Ring(first) => {
                 let next = self.view.ring_next(tree, first, from)?;
                 let back = self.view.chunk_in(next, HEADER)?.word(next + BACK).unwrap_or(0);
                 self.go_around(tree, first, next, back)
@@ -153,7 +153,7 @@ impl<S: Os> Follower<'_, '_, S> {
         }
         for (side, child) in node.children.into_iter().enumerate() {
             let path = path | side << (DEPTH_MAX - 1 - depth);
-            let kind = Kind::Child { depth: depth + 1, path };
+            let kind = LinkKind::Child { depth: depth + 1, path };
             if child != 0 {
                 self.wait(Link { at: child, from: at, tree, kind })?;
             }
@@ -172,7 +172,7 @@ impl<S: Os> Follower<'_, '_, S> {
         if at == first.at {
             return self.view.ring_next(tree, first, from).map(|_| ());
         }
-        self.wait(Link { at, from, tree, kind: Kind::Ring(first) })
+        self.wait(Link { at, from, tree, kind: LinkKind::Ring(first) })
     }
 
     fn compare(&self) -> Result<(), Error> {

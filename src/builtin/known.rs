@@ -9,16 +9,18 @@
 //! page is mapped there; it does not tell whose memory that is, if LuaJIT has unmapped the end and
 //! another owner has mapped it since. Where the kernel refuses to answer, the notes are believed.
 //!
-//! Where records lead elsewhere only the list of mappings can decide: the heap has grown, for a C
-//! module still allocates there, or it is damaged. That list is read when the host asks, and not by
-//! itself.
+//! Where the list of segments leads elsewhere only the list of mappings can decide: the heap has
+//! grown, for a C module still allocates there, or it is damaged. The list of mappings is read when
+//! the host asks and at the end of the VM, and not by itself. Whatever else does not add up is
+//! damage for certain.
 
+use core::cell::Cell;
 use core::ptr;
 
 use super::mappings::{Memory, MemoryMap, find_in};
 use super::segments::HeapView;
 use super::sweep::{Progress, Reclaimed, reclaim_view};
-use super::{Survey, survey_view};
+use super::{Survey, segment_records, survey_view, unmap_segments};
 use crate::error::Error;
 use crate::os::Os;
 use crate::units::round_down;
@@ -31,10 +33,21 @@ pub(crate) struct KnownHeap {
     segments: Vec<Memory>,
 }
 
+/// What a pass over a [`KnownHeap`] did.
+pub(crate) struct KnownPass {
+    /// [`Error::Unknown`]: the heap is damaged, unless it may have grown.
+    pub(crate) done: Result<Reclaimed, Error>,
+    /// The list of segments leads out of what was noted, and the list of mappings was not read: the
+    /// heap has grown, or is damaged.
+    pub(crate) may_have_grown: bool,
+}
+
 /// What is left of the segments of a [`KnownHeap`].
 struct Remaining<'a, S: Os> {
     os: &'a S,
     segments: &'a [Memory],
+    /// Whether the heap's list of segments leads elsewhere.
+    leads_out: Cell<bool>,
 }
 
 impl<S: Os> MemoryMap for Remaining<'_, S> {
@@ -42,12 +55,16 @@ impl<S: Os> MemoryMap for Remaining<'_, S> {
         let memory = find_in(self.segments, at, bytes).filter(|_| bytes > 0)?;
         // Where the end is, all is: only ends are unmapped. A sandbox may refuse the question.
         let last = round_down(memory.end() - 1, self.os.page_size());
-        let told = self.os.residency(ptr::without_provenance_mut(last), &mut [0]);
-        (told != Err(libc::ENOMEM)).then_some(memory)
+        let answer = self.os.residency(ptr::without_provenance_mut(last), &mut [0]);
+        (answer != Err(libc::ENOMEM)).then_some(memory)
     }
 
     fn segments_max(&self) -> usize {
         self.segments.len()
+    }
+
+    fn note_way_out(&self) {
+        self.leads_out.set(true);
     }
 }
 
@@ -62,9 +79,8 @@ impl KnownHeap {
         Ok((known, survey))
     }
 
-    /// As [`super::reclaim`] does. The kernel's list of mappings is read only when the records lead
-    /// out of the segments that were noted, and `may_read_list`; otherwise they are
-    /// [`Error::Unknown`], and the heap has grown or is damaged.
+    /// As [`super::reclaim`] does. The kernel's list of mappings is read only when the list of
+    /// segments leads out of those that were noted, and `may_read_list`.
     ///
     /// # Safety
     ///
@@ -76,14 +92,53 @@ impl KnownHeap {
         progress: &mut Progress,
         deadline_us: Option<u64>,
         may_read_list: bool,
-    ) -> Result<Reclaimed, Error> {
+    ) -> KnownPass {
         // SAFETY: the caller's promise.
-        let view = match unsafe { self.view(os) } {
-            Err(Error::Unknown) if may_read_list => HeapView::read(os, self.state),
+        let (view, leads_out) = unsafe { self.view_and_way(os) };
+        let view = match view {
+            Err(Error::Unknown) if leads_out && may_read_list => HeapView::read(os, self.state),
             view => view,
         };
         let noted = view.and_then(|view| self.note(&view).map(|()| view));
-        reclaim_view(noted, progress, deadline_us)
+        KnownPass {
+            done: reclaim_view(noted, progress, deadline_us),
+            may_have_grown: leads_out && !may_read_list,
+        }
+    }
+
+    /// Unmaps every segment; returns how many bytes that were. A process that has no file
+    /// descriptor left, no `/proc`, no memory for notes, or no leave to ask what is mapped, gets
+    /// rid of them all the same. Blocks that are mapped apart are in no segment: LuaJIT unmaps
+    /// each when it is freed.
+    ///
+    /// Errors: [`Error::Unknown`], the heap is damaged, and [`Error::System`], the kernel does not
+    /// answer, with nothing unmapped; [`Error::System`], too, if the kernel refused to unmap some.
+    ///
+    /// # Safety
+    ///
+    /// 1. Since the heap was recognised, LuaJIT's allocator alone has unmapped or protected part
+    ///    of its segments.
+    /// 2. No block of it is used again, and the allocator is not called again.
+    pub(crate) unsafe fn release<S: Os>(&self, os: &S) -> Result<u64, Error> {
+        // SAFETY: the caller's first promise.
+        let (view, leads_out) = unsafe { self.view_and_way(os) };
+        let view = match view {
+            Err(Error::Unknown) if leads_out => HeapView::read(os, self.state),
+            view => view,
+        };
+        let (released, kept) = match view {
+            // SAFETY: the caller's promises.
+            Ok(view) => unsafe { unmap_segments(&view) },
+            Err(Error::Unknown) => return Err(Error::Unknown),
+            // SAFETY: the caller's promises; `recognise` has seen that the state is LuaJIT's.
+            Err(_) => unsafe { segment_records::unmap_all(os, self.state, &self.segments)? },
+        };
+        match kept {
+            0 => Ok(released),
+            _ => {
+                Err(Error::System.because(format_args!("the kernel refused to unmap {kept} bytes")))
+            }
+        }
     }
 
     /// Bytes of all segments, without a walk; when the records lead elsewhere, as last noted.
@@ -118,7 +173,19 @@ impl KnownHeap {
     ///
     /// As for [`KnownHeap::reclaim`].
     unsafe fn view<'a, S: Os>(&self, os: &'a S) -> Result<HeapView<'a, S>, Error> {
-        HeapView::read_in(os, &Remaining { os, segments: &self.segments }, self.state)
+        // SAFETY: the caller's promise.
+        unsafe { self.view_and_way(os) }.0
+    }
+
+    /// The same, and whether the list of segments leads elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// As for [`KnownHeap::reclaim`].
+    unsafe fn view_and_way<'a, S: Os>(&self, os: &'a S) -> (Result<HeapView<'a, S>, Error>, bool) {
+        let remaining = Remaining { os, segments: &self.segments, leads_out: Cell::new(false) };
+        let view = HeapView::read_in(os, &remaining, self.state);
+        (view, remaining.leads_out.get())
     }
 
     /// Forgets one of the segments, as if the heap had grown by it since.
@@ -127,13 +194,14 @@ impl KnownHeap {
         self.segments.remove(index);
     }
 
-    /// Takes note of the segments.
+    /// Takes note of the segments. Without memory for that the notes stay as they were.
     fn note<S: Os>(&mut self, view: &HeapView<'_, S>) -> Result<(), Error> {
         let segments = view.segments();
-        self.segments.clear();
-        if self.segments.try_reserve(segments.len()).is_err() {
+        let more = segments.len().saturating_sub(self.segments.len());
+        if self.segments.try_reserve(more).is_err() {
             return Err(Error::Memory.because(format_args!("no memory for notes")));
         }
+        self.segments.clear();
         self.segments.extend(segments.iter().map(|segment| segment.memory));
         Ok(())
     }

@@ -8,7 +8,6 @@ use core::str;
 
 use super::layout::WORD;
 use super::mapped_vec::{CAPACITY, MappedVec};
-use super::refuse;
 use crate::error::Error;
 use crate::os::Os;
 
@@ -77,6 +76,9 @@ pub(super) trait MemoryMap {
 
     /// How many segments a heap in that memory can have.
     fn segments_max(&self) -> usize;
+
+    /// Takes note that a heap's state or its list of segments lies elsewhere.
+    fn note_way_out(&self) {}
 }
 
 /// The part of sorted memory that is `bytes` bytes from an address on.
@@ -100,7 +102,8 @@ impl<'a, S: Os> Mappings<'a, S> {
                 .because(format_args!("/proc/self/maps cannot be read: errno {errno}")));
         }
         if !reader.is_valid || reader.line.length > 0 || reader.memory.values().is_empty() {
-            return Err(refuse(format_args!("/proc/self/maps is not as Linux writes it")));
+            return Err(Error::System
+                .because(format_args!("/proc/self/maps is not as Linux writes it, or too long")));
         }
         Ok(Mappings { memory: reader.memory })
     }

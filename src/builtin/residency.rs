@@ -88,9 +88,9 @@ impl<'a, S: Os> Residency<'a, S> {
         let first = segment.bytes_before / self.page;
         let flags = &mut self.pages.values_mut()[first + start..first + end];
         let at = ptr::without_provenance_mut(segment.memory.start() + start * self.page);
-        let told = self.os.residency(at, flags).is_ok();
-        self.refused |= !told;
-        let kind = |flag: u8| if told && flag == 1 { RESIDENT } else { ABSENT };
+        let is_known = self.os.residency(at, flags).is_ok();
+        self.refused |= !is_known;
+        let kind = |flag: u8| if is_known && flag == 1 { RESIDENT } else { ABSENT };
         flags.iter_mut().for_each(|flag| *flag = kind(*flag));
     }
 }

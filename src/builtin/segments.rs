@@ -144,10 +144,14 @@ impl<'a, S: Os> HeapView<'a, S> {
         // A new heap begins with the chunk of its state.
         let memory = match mappings.find(chunk, STATE_CHUNKS[0]) {
             Some(memory) if chunk.is_multiple_of(page) => memory,
-            _ => return Err(refuse(format_args!("{state:#x} cannot be its state"))),
+            _ => {
+                mappings.note_way_out();
+                return Err(refuse(format_args!("{state:#x} cannot be its state")));
+            }
         };
         let mut segments = MappedVec::with_room(os, mappings.segments_max())?;
-        let (newest, oldest) = collect(mappings, page, state + NEWEST, &mut segments)?;
+        let (newest, oldest) = collect(mappings, page, state + NEWEST, &mut segments)
+            .inspect_err(|_| mappings.note_way_out())?;
         let state = State::read(state, memory)?;
         let newest = sort(segments.values_mut(), newest);
         let view = HeapView { os, page, state, segments, newest, oldest };

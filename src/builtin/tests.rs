@@ -3,6 +3,7 @@
 mod known;
 mod mappings;
 mod model;
+mod release;
 mod spoilt;
 
 use std::collections::BTreeSet;
@@ -155,25 +156,6 @@ proptest! {
         reclaim_all(&heap, &mut progress);
         prop_assert!(before.check(&heap).is_empty());
     }
-
-    #[test]
-    fn all_segments_are_unmapped(seed: u64, page in 0usize..2, lacking in 0usize..3) {
-        let heap = Heap::new(seed, PAGES[page], Shape::Usual(4));
-        match lacking {
-            // No list of mappings, no memory for notes.
-            1 => heap.os.world().files.clear(),
-            2 => heap.os.world().failures.push_back(true),
-            _ => {}
-        }
-        // SAFETY: the fake unmaps nothing.
-        let bytes = unsafe { release(&heap.os, heap.state()) }.expect("a heap");
-        let mut expected: Vec<_> =
-            heap.segments.iter().map(|(base, size)| *base..base + size).collect();
-        expected.sort_unstable_by_key(|range| range.start);
-        heap.os.world().unmapped.sort_unstable_by_key(|range| range.start);
-        prop_assert_eq!(&heap.os.world().unmapped, &expected);
-        prop_assert_eq!(bytes, heap.survey().reserved);
-    }
 }
 
 #[test]
@@ -223,60 +205,6 @@ fn a_range_that_is_refused_is_passed_over() {
         let adjoin = left.windows(2).all(|pair| pair[0] + 4096 == pair[1]);
         assert!(!left.is_empty() && adjoin, "{seed}: {left:x?}");
     }
-}
-
-#[test]
-fn a_refusal_to_unmap_is_told_and_the_rest_unmapped() {
-    let heap = (0..)
-        .map(|seed| Heap::new(seed, 4096, Shape::Usual(4)))
-        .find(|heap| heap.segments.len() == 4);
-    let heap = heap.expect("a heap of four");
-    // Two lists of notes take two calls that may fail each.
-    heap.os.world().failures.extend([false, false, false, false, false, true]);
-    // SAFETY: the fake unmaps nothing.
-    let result = unsafe { release(&heap.os, heap.state()) };
-    assert_eq!(result, Err(Error::System));
-    assert_eq!(heap.os.world().unmapped.len(), 3);
-}
-
-/// Without the kernel's list, too.
-#[test]
-fn a_list_of_segments_that_cannot_be_is_left_alone() {
-    let heap = (0..)
-        .map(|seed| Heap::new(seed, 4096, Shape::Usual(4)))
-        .find(|heap| heap.segments.len() == 4);
-    let heap = heap.expect("a heap of four");
-    heap.os.world().files.clear();
-    let newest = heap.state + layout::NEWEST;
-    let older = model::get(newest + 16);
-    for (at, value) in [
-        (newest, 0),
-        (newest, model::get(newest) + 8),
-        (newest, 1 << 46),
-        (newest + 8, 0),
-        (newest + 8, 4096),
-        (newest + 8, 1 << 40),
-        (newest + 8, 64 * layout::GRANULARITY),
-        (newest + 16, 0),
-        (newest + 16, 8),
-        (newest + 16, older + 4),
-        (newest + 16, 1 << 46),
-        (newest + 16, usize::MAX - 7),
-        (older, model::get(newest)),
-        (older + 16, 0),
-        (older + 16, older),
-        (older + 16, newest),
-    ] {
-        let old = model::get(at);
-        model::set(at, value);
-        // SAFETY: the fake unmaps nothing.
-        let result = unsafe { release(&heap.os, heap.state()) };
-        assert_eq!(result, Err(Error::Unknown), "{at:#x}: {value:#x}");
-        assert!(heap.os.world().unmapped.is_empty(), "{at:#x}: {value:#x}");
-        model::set(at, old);
-    }
-    // SAFETY: as above.
-    assert!(unsafe { release(&heap.os, heap.state()) }.is_ok());
 }
 
 #[test]

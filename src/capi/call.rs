@@ -8,21 +8,21 @@ use core::{ptr, slice};
 use super::types::*;
 use crate::error::Error;
 use crate::heap;
-use crate::heap::KernelHeap as Heap;
 use crate::heap::checked::{ApiCall, ApiGuard};
 use crate::os::Kernel;
-use crate::reclaim::Outcome;
+use crate::reclaim::KernelHeap as Heap;
+use crate::reclaim::{Outcome, Reclaim};
 use crate::vm::Turn;
 
 /// A heap during a call that is not for a block, and the turn of the thread that calls.
 pub(super) struct HeapCall<'heap> {
     /// Dropped first: the turn is still this thread's then.
-    heap: ApiGuard<'heap, Kernel>,
+    heap: ApiGuard<'heap, Kernel, Reclaim>,
     _turn: Turn,
 }
 
 impl Deref for HeapCall<'_> {
-    type Target = heap::Heap<Kernel>;
+    type Target = Heap;
 
     fn deref(&self) -> &Self::Target {
         &self.heap

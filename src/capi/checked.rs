@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use crate::heap;
-use crate::heap::KernelHeap as Heap;
+use crate::reclaim::KernelHeap as Heap;
 
 /// ebb_alloc() with every block of the heap checked: for finding memory
 /// bugs of C modules and of code that uses the FFI. Given to lua_newstate() as its

@@ -1,8 +1,8 @@
 //! What a heap holds, in the structures of the header.
 
 use super::types::*;
-use crate::heap::KernelHeap as Heap;
 use crate::heap::{NO_LIMIT, class};
+use crate::reclaim::KernelHeap as Heap;
 use crate::reclaim::Sample;
 use crate::stats;
 use crate::units::PAGE;

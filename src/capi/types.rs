@@ -370,10 +370,10 @@ pub struct ebb_stats {
     /// address space (a count).
     pub refused_address_space: u64,
 
-    /// 1 when an ebb_reclaim() found what LuaJIT's own allocator has from before
-    /// ebb_attach() damaged: the program has overwritten its records, and a line in
-    /// the log says where. Its free pages stay. 0 again once an ebb_reclaim() without
-    /// a budget finds it in order.
+    /// 1 when what LuaJIT's own allocator has from before ebb_attach() was found
+    /// damaged: the program has overwritten its records, and a line in the log says
+    /// where. Its free pages stay. 0 again once an ebb_reclaim() without a budget
+    /// finds it in order.
     pub previous_damaged: u64,
 }
 

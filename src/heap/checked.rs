@@ -30,8 +30,8 @@
 //! The state of the layer, a hundred KiB or two, comes from the process's own allocator: when the
 //! heap is made, when the first guarded slot is used, and while the quarantine fills.
 //!
-//! - C1: a slot of the heap that is not free has a header, sealed for its state.
-//! - C2: a block that is held back is in use for the heap, and nobody's.
+//! - Q1: a slot of the heap that is not free has a header, sealed for its state.
+//! - Q2: a block that is held back is in use for the heap, and nobody's.
 
 mod block;
 mod call;
@@ -58,6 +58,7 @@ use super::growth::refusal::noted;
 use super::slots::class::{QUICK_MAX, SMALL_MAX};
 use super::{Heap, ReclaimHooks, sanitizer};
 use crate::options::Key;
+use crate::os::Os;
 use crate::units::PageIndex;
 use block::{HEADER, Header};
 use call::RecordedCall;
@@ -120,8 +121,8 @@ enum Home {
 }
 
 /// A checked heap during a call.
-struct Checking<'heap, S: ReclaimHooks> {
-    heap: &'heap mut Heap<S>,
+struct Checking<'heap, O: Os, R: ReclaimHooks> {
+    heap: &'heap mut Heap<O, R>,
     state: &'heap mut Checked,
 }
 
@@ -136,7 +137,7 @@ fn prefetch(at: *mut u8) {
     let _ = at;
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Where blocks can be: the start, the bytes, and how many of them are committed.
     fn for_blocks(&self) -> (*mut u8, usize, usize) {
         let first = self.layout.first.offset();
@@ -173,7 +174,10 @@ impl<S: ReclaimHooks> Heap<S> {
             rng: seed | 1,
             countdown: 0,
             next_us: 0,
-            registered: RegisteredHeap { heap: self.base, report_fault: report::report_fault::<S> },
+            registered: RegisteredHeap {
+                heap: self.base,
+                report_fault: report::report_fault::<O, R>,
+            },
         }));
         self.checked = state;
         // SAFETY: made just now, and nobody else has it; it lives until the heap is deleted.
@@ -201,7 +205,7 @@ impl<S: ReclaimHooks> Heap<S> {
 /// # Safety
 ///
 /// The heap is live and nobody else uses it.
-pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
+pub(crate) unsafe fn check_every_block<O: Os, R: ReclaimHooks>(heap: *mut Heap<O, R>) {
     // SAFETY: the caller's promise: no other reference to the heap exists. It has no blocks when
     // its state is replaced.
     unsafe {
@@ -225,8 +229,8 @@ pub(crate) unsafe fn check_every_block<S: ReclaimHooks>(heap: *mut Heap<S>) {
 ///
 /// As for [`alloc`](super::alloc); the heap has a state.
 #[inline(never)]
-pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(super) unsafe extern "C" fn allocate<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     size: usize,
 ) -> *mut u8 {
     // SAFETY: the caller's promise; the state is no part of the heap.
@@ -251,8 +255,8 @@ pub(super) unsafe extern "C" fn allocate<S: ReclaimHooks>(
 ///
 /// As for [`alloc`](super::alloc); the heap has a state, and the block is not null.
 #[inline(never)]
-pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(super) unsafe extern "C" fn resize<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     old_size: usize,
     new_size: usize,
@@ -261,7 +265,7 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
     let mut checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
     checking.enter(RecordedCall { block, old_size, new_size });
     // Where blocks are sampled, none of the heap's own comes here.
-    let done = match checking.sound_small(block, old_size) {
+    let done = match checking.intact_small(block, old_size) {
         Some(live) if new_size > 0 => Some(checking.move_block(live, new_size)),
         Some(live) => {
             checking.free(live);
@@ -281,7 +285,7 @@ pub(super) unsafe extern "C" fn resize<S: ReclaimHooks>(
     }
 }
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     #[inline(always)]
     fn allocate(&mut self, size: usize) -> *mut u8 {
         self.state.allocations += 1;

@@ -21,6 +21,7 @@ use super::slots::address::{bin, complement_of, is_committed};
 use super::slots::class::{CLASSES, QUICK_MAX, SMALL_MAX, class_of};
 use super::slots::descriptor::PageKind;
 use super::{Bin, Heap, ReclaimHooks, bin_at, checked};
+use crate::os::Os;
 
 /// Allocates, resizes or frees one block, by the rules of lua_Alloc.
 ///
@@ -31,8 +32,8 @@ use super::{Bin, Heap, ReclaimHooks, bin_at, checked};
 ///    [`ForeignBlocks`](super::ForeignBlocks) takes care of. (Most of what breaks this is found
 ///    out.)
 #[inline(always)]
-pub(crate) unsafe fn alloc<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(crate) unsafe fn alloc<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     old_size: usize,
     new_size: usize,
@@ -79,7 +80,11 @@ fn opaque_reg(mut value: usize) -> usize {
 ///
 /// As for [`alloc`].
 #[inline(always)]
-unsafe fn allocate<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize, zero: usize) -> *mut u8 {
+unsafe fn allocate<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
+    size: usize,
+    zero: usize,
+) -> *mut u8 {
     if size > QUICK_MAX {
         // SAFETY: the caller's promises; the size was compared above.
         return unsafe { allocate_medium(heap, size) };
@@ -95,8 +100,8 @@ unsafe fn allocate<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize, zero: usize
 ///
 /// As for [`alloc`]; the bin is the size's, and one of the heap's. `zero` is 0.
 #[inline(always)]
-unsafe fn allocate_from<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+unsafe fn allocate_from<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     bin: *mut Bin,
     size: usize,
     zero: usize,
@@ -117,7 +122,10 @@ unsafe fn allocate_from<S: ReclaimHooks>(
 ///
 /// As for [`alloc`]; the size is above [`QUICK_MAX`].
 #[inline(never)]
-unsafe extern "C" fn allocate_medium<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+unsafe extern "C" fn allocate_medium<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
+    size: usize,
+) -> *mut u8 {
     // SAFETY: the caller's promises. A size up to `small_max`, which is SMALL_MAX or 0, has a
     // class, whose bin is one of the heap's.
     unsafe {
@@ -133,8 +141,8 @@ unsafe extern "C" fn allocate_medium<S: ReclaimHooks>(heap: *mut Heap<S>, size: 
 /// As for [`alloc`]; the size is small, or 0.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn refill_and_allocate<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+unsafe extern "C" fn refill_and_allocate<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     size: usize,
 ) -> *mut u8 {
     if size == 0 {
@@ -156,7 +164,10 @@ unsafe extern "C" fn refill_and_allocate<S: ReclaimHooks>(
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn allocate_large<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+unsafe extern "C" fn allocate_large<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
+    size: usize,
+) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         if (*heap).fast_path_disabled() {
@@ -174,8 +185,8 @@ unsafe extern "C" fn allocate_large<S: ReclaimHooks>(heap: *mut Heap<S>, size: u
 ///
 /// As for [`alloc`]; `block` is not null.
 #[inline(never)]
-unsafe extern "C" fn resize_slow<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+unsafe extern "C" fn resize_slow<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     old_size: usize,
     rest: usize,
@@ -199,8 +210,8 @@ unsafe extern "C" fn resize_slow<S: ReclaimHooks>(
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn resize_unmanaged<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+unsafe extern "C" fn resize_unmanaged<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     old_size: usize,
     new_size: usize,
@@ -222,8 +233,8 @@ unsafe extern "C" fn resize_unmanaged<S: ReclaimHooks>(
 ///
 /// As for [`alloc`]; the complement is the block's, and committed; `new_size` is not 0.
 #[inline(always)]
-unsafe fn resize<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+unsafe fn resize<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     complement: usize,
     old_size: usize,
@@ -259,7 +270,11 @@ unsafe fn resize<S: ReclaimHooks>(
 /// # Safety
 ///
 /// The heap is live.
-unsafe fn note_requested<S: ReclaimHooks>(heap: *mut Heap<S>, old_size: usize, new_size: usize) {
+unsafe fn note_requested<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
+    old_size: usize,
+    new_size: usize,
+) {
     let change = (new_size as u64).wrapping_sub(old_size as u64);
     // SAFETY: the caller's promise: the heap is live, and its counts are the calling thread's.
     unsafe { (*heap).requested_bytes = (*heap).requested_bytes.wrapping_add(change) };
@@ -270,8 +285,8 @@ unsafe fn note_requested<S: ReclaimHooks>(heap: *mut Heap<S>, old_size: usize, n
 /// As for [`alloc`].
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn resize_large<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+unsafe extern "C" fn resize_large<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     new_size: usize,
 ) -> *mut u8 {
@@ -289,9 +304,9 @@ unsafe extern "C" fn resize_large<S: ReclaimHooks>(
                 (*heap).poll_hooks();
                 return new;
             }
-            (*heap).take_refusal_back();
+            (*heap).retract_refusal();
         }
-        let resize = |heap: &mut Heap<S>| non_null(heap.resize_large(page, new_size));
+        let resize = |heap: &mut Heap<O, R>| non_null(heap.resize_large(page, new_size));
         let block = (*heap).retry_after_reclaim(resize, |_| None).unwrap_or(ptr::null_mut());
         (*heap).poll_hooks();
         noted(heap, block, new_size)

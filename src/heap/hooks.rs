@@ -12,60 +12,60 @@ use super::Heap;
 use crate::os::Os;
 use crate::units::Pages;
 
-/// The layer above, as the heap sees it. Implemented once, by `reclaim`, for every [`Os`].
-pub(crate) trait ReclaimHooks: Os + Sized {
+/// The layer above, as the heap sees it. Implemented once, by `reclaim`.
+pub(crate) trait ReclaimHooks: Sized {
     /// What it keeps with each heap. The heap does not look inside.
     type State: Default;
     /// Words of 8 bytes in the buffer of the option `history`: [`Heap::history_buffer`].
     const HISTORY_WORDS: usize;
 
     /// The heap is new, or an option was changed.
-    fn options_changed(heap: &mut Heap<Self>);
+    fn options_changed<O: Os>(heap: &mut Heap<O, Self>);
 
     /// More than [`Heap::poll_threshold`] pages were taken or freed since the last poll, or
     /// [`Heap::poll_in`] operations took the slow path.
-    fn poll(heap: &mut Heap<Self>);
+    fn poll<O: Os>(heap: &mut Heap<O, Self>);
 
     /// A large block has taken `pages` that were never used, because no run of free pages was long
     /// enough. Free pages may go back in exchange.
-    fn large_growth(heap: &mut Heap<Self>, pages: Pages);
+    fn large_growth<O: Os>(heap: &mut Heap<O, Self>, pages: Pages);
 
     /// A large block that was freed, shrunk or moved has left `pages` free.
-    fn emptied(heap: &mut Heap<Self>, pages: Pages);
+    fn emptied<O: Os>(heap: &mut Heap<O, Self>, pages: Pages);
 
     /// The growth limit refused [`Heap::denied_pages`] pages. Makes room, and raises the limit as
     /// far as it may be raised, for one more attempt.
-    fn make_room(heap: &mut Heap<Self>);
+    fn make_room<O: Os>(heap: &mut Heap<O, Self>);
 
     /// An allocation failed.
-    fn allocation_refused(heap: &mut Heap<Self>);
+    fn allocation_refused<O: Os>(heap: &mut Heap<O, Self>);
 
     /// The heap can reach its VM's collector from now on.
-    fn collector_set(heap: &mut Heap<Self>);
+    fn collector_set<O: Os>(heap: &mut Heap<O, Self>);
 
     /// Raises the growth limit by what is kept for the VM's collector, for one attempt.
-    fn open_reserve(heap: &mut Heap<Self>);
+    fn open_reserve<O: Os>(heap: &mut Heap<O, Self>);
 
     /// While [`Heap::collecting`]: an allocation took the slow path.
-    fn allocated(heap: &mut Heap<Self>);
+    fn allocated<O: Os>(heap: &mut Heap<O, Self>);
 
     /// That attempt is over.
-    fn restore_limit(heap: &mut Heap<Self>);
+    fn restore_limit<O: Os>(heap: &mut Heap<O, Self>);
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Tells the layer above when it is time. The last thing that every operation off the hot path
     /// does.
     #[inline]
     pub(super) fn poll_hooks(&mut self) {
         self.poll_in = self.poll_in.wrapping_sub(1);
         if self.runs.pages_churned > self.poll_threshold || self.poll_in == 0 {
-            S::poll(self);
+            R::poll(self);
         }
     }
 
     /// Tells the layer above that there may be something to do.
     pub(crate) fn poll_now(&mut self) {
-        S::poll(self);
+        R::poll(self);
     }
 }

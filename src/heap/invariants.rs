@@ -10,7 +10,7 @@ use super::pages::runs::{PageChunk, chunk_count};
 use super::slots::class::CLASS_COUNT;
 use super::slots::descriptor::{Descriptor, NEVER, PageKind, SpanState};
 use super::{Counts, Heap, ReclaimHooks};
-use crate::os::{Kernel, MemoryRange, Os as _};
+use crate::os::{Kernel, MemoryRange, Os};
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// What the walk over the pages adds up.
@@ -30,10 +30,10 @@ struct ClassRecount {
     unreachable: u64,
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Panics on the first broken invariant.
     pub(crate) fn check(&mut self) {
-        self.note_aside();
+        self.note_background_returns();
         self.check_extent();
         self.page_runs().check();
         self.split_mappings.check();
@@ -47,7 +47,7 @@ impl<S: ReclaimHooks> Heap<S> {
         (0..CLASS_COUNT).for_each(|class| self.check_bin(class, &recount));
         self.check_counts(&recount.counts);
         self.snapshot().check();
-        self.check_bare_sheets();
+        self.check_returned_sheets();
     }
 
     /// Checks what is committed for the pages below the top.
@@ -218,8 +218,8 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Nobody has written to descriptors since they were returned. Looking at them has mapped the
     /// kernel's page of zeros there, which `mincore` takes for memory: it goes again.
-    fn check_bare_sheets(&mut self) {
-        for pages in self.page_runs().bare_sheets() {
+    fn check_returned_sheets(&mut self) {
+        for pages in self.page_runs().returned_sheets() {
             let start = self.descriptor_at(pages.end - Pages(1)).cast::<u8>();
             let bytes = pages.count().0 as usize * size_of::<Descriptor>();
             // SAFETY: H1: they are committed, and any bytes are bytes. Zeros may go.

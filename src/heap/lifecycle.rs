@@ -4,10 +4,10 @@
 //! |---------------|---------------------------------------|--------|
 //! | `create`      | making a heap; giving all back        | yes    |
 //! | `settings`    | options of a heap in use              | no     |
-//! | `cached_heap` | keeping one deleted heap for the next | yes    |
+//! | `heap_cache` | keeping one deleted heap for the next | yes    |
 //! | `deleted`     | calls on a heap that was deleted      | no     |
 
-pub(crate) mod cached_heap;
 mod create;
 pub(super) mod deleted;
+pub(crate) mod heap_cache;
 mod settings;

@@ -10,10 +10,13 @@ mod diagnose;
 mod exchange;
 mod foreign;
 mod fork;
+mod full;
+mod heap_cache;
 mod limits;
 mod moves;
 mod pace;
 mod plans;
+mod reclaim;
 mod refusals;
 mod sheets;
 mod short;
@@ -29,9 +32,9 @@ use super::slots::class::SMALL_MAX;
 use super::{Heap, alloc};
 use crate::error::Error;
 use crate::options::{Key, Options};
+use crate::os::Os;
 use crate::os::fake::FakeOs;
-use crate::os::{Kernel, Os};
-use crate::reclaim::Budget;
+use crate::reclaim::{Budget, Reclaim};
 
 /// Sizes of kernel pages that the heap must live with.
 const KERNEL_PAGES: [usize; 3] = [4096, 16384, 65536];
@@ -39,7 +42,7 @@ const KERNEL_PAGES: [usize; 3] = [4096, 16384, 65536];
 /// A heap that checks itself and every block's contents.
 struct Tested {
     os: FakeOs,
-    heap: *mut Heap<FakeOs>,
+    heap: *mut Heap<FakeOs, Reclaim>,
     live: Vec<Block>,
     made: u64,
 }
@@ -118,7 +121,7 @@ impl Tested {
         Ok(Tested { os, heap, live: Vec::new(), made: 0 })
     }
 
-    fn heap(&mut self) -> &mut Heap<FakeOs> {
+    fn heap(&mut self) -> &mut Heap<FakeOs, Reclaim> {
         // SAFETY: the heap lives until drop, and this borrow is the only one.
         unsafe { &mut *self.heap }
     }
@@ -339,221 +342,5 @@ proptest! {
         prop_assert!(kernel <= snapshot.resident(), "{kernel} of {snapshot:?}");
         prop_assert!(kernel + snapshot.metadata >= snapshot.resident(), "{kernel} of {snapshot:?}");
         tested.check_contents();
-    }
-}
-
-#[test]
-fn a_full_heap_says_so_and_goes_on() {
-    let mut tested = Tested::new(FakeOs::new(4096), 1 << 20);
-    while tested.allocate(3000) {}
-    tested.heap().check();
-    assert!(tested.live.len() > 150, "{} blocks fit", tested.live.len());
-    for index in 0..tested.live.len() {
-        tested.resize(index, 10, OldSize::Right);
-    }
-    tested.heap().check();
-    tested.free_all();
-    assert!(tested.allocate(200_000));
-    tested.free_all();
-}
-
-#[test]
-fn sizes_beyond_the_heap_are_refused() {
-    let mut tested = Tested::new(FakeOs::new(4096), 2 << 20);
-    for size in [usize::MAX, usize::MAX - 4095, usize::MAX / 2, 1 << 47, 1 << 44, 3 << 20] {
-        assert!(!tested.allocate(size), "{size}");
-        assert!(tested.allocate(5000) && tested.allocate(20_000));
-        for index in 0..tested.live.len() {
-            let (at, old) = (tested.live[index].at, tested.live[index].size);
-            assert!(tested.call(at, old, size).is_null(), "{size}");
-        }
-        tested.check_contents();
-        tested.heap().check();
-    }
-    tested.free_all();
-}
-
-#[test]
-fn size_nought_is_nothing() {
-    let mut tested = Tested::new(FakeOs::new(4096), 2 << 20);
-    assert!(tested.call(ptr::null_mut(), 0, 0).is_null());
-    assert!(tested.call(ptr::null_mut(), 17, 0).is_null());
-    tested.heap().check();
-}
-
-#[test]
-fn everything_freed_goes_back_in_one_call_a_window_and_one_for_its_descriptors() {
-    let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
-    for size in [24, 700, 5000, 30_000] {
-        (0..200).for_each(|_| assert!(tested.allocate(size)));
-    }
-    tested.free_all();
-    let outcome = tested.heap().reclaim(Budget::Unlimited);
-    assert_eq!(outcome.calls, 3, "one range in each of two windows: {outcome:?}");
-    let snapshot = tested.heap().snapshot();
-    assert_eq!((snapshot.live, snapshot.waste, snapshot.free_resident), (0, 0, 0));
-    let descriptors = tested.heap().tables_returned();
-    assert!(descriptors.abs_diff(outcome.returned.bytes() / 64) <= 2 * 4096, "{descriptors}");
-    let closed = tested.heap().closed_bytes();
-    assert_eq!(snapshot.returned + closed, outcome.returned.bytes() + descriptors);
-    assert_eq!(tested.heap().reclaim(Budget::Unlimited).calls, 0, "nothing is left");
-}
-
-#[test]
-fn holes_in_a_living_span_go_back() {
-    let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
-    (0..8).for_each(|_| assert!(tested.allocate(8192)));
-    (0..7).for_each(|_| tested.free(0, OldSize::Right));
-    let outcome = tested.heap().reclaim(Budget::Unlimited);
-    assert_eq!(outcome.returned.bytes(), 7 * 8192);
-    tested.heap().check();
-    tested.check_contents();
-    // What comes back into the span counts as resident again.
-    (0..7).for_each(|_| assert!(tested.allocate(8192)));
-    tested.heap().check();
-    tested.free_all();
-}
-
-#[test]
-fn a_budget_stops_a_pass_and_the_next_goes_on() {
-    let os = FakeOs::new(4096);
-    let mut tested = Tested::new(os.clone(), 64 << 20);
-    tested.act(&Step::Set(Key::Auto, 0));
-    (0..8).for_each(|_| assert!(tested.allocate(4 << 20)));
-    tested.free_all();
-    os.world().tick_us = 10;
-    let mut calls = 0;
-    loop {
-        let outcome = tested.heap().reclaim(Budget::Until(0));
-        assert!(outcome.returned.bytes() <= 1 << 20, "a step is bounded: {outcome:?}");
-        calls += 1;
-        if !outcome.more {
-            break;
-        }
-    }
-    assert!((32..40).contains(&calls), "{calls} steps for 32 MiB");
-    assert_eq!(os.world().longest_purge, 1 << 20);
-    assert_eq!(tested.heap().snapshot().free_resident, 0);
-}
-
-#[test]
-fn a_long_block_is_moved_by_the_kernel_and_leaves_no_scar_behind() {
-    let os = FakeOs::new(4096);
-    let mut tested = Tested::new(os.clone(), 64 << 20);
-    for size in [1 << 16, 1 << 17, 1 << 18, 1 << 19] {
-        assert!(tested.allocate(1 << 15));
-        let large_growth = tested.live.len() - 1;
-        tested.resize(large_growth, size, OldSize::Right);
-        // A neighbour behind, so that the next growth must move.
-        assert!(tested.allocate(1 << 15));
-        tested.resize(large_growth, size * 2, OldSize::Right);
-        tested.heap().check();
-    }
-    assert!(os.world().moves >= 4, "{} moves", os.world().moves);
-    tested.check_contents();
-    tested.free_all();
-    let moves = os.world().moves;
-    assert_eq!(os.world().renewals, moves, "each split mapping was renewed");
-    assert_eq!(tested.heap().split_mappings.room(), super::SplitMappings::CAPACITY);
-}
-
-/// Where there is memory, pages that move in its place would throw it away.
-#[test]
-fn a_block_is_copied_to_pages_that_have_memory_and_moved_to_others() {
-    for (reclaimed, moves) in [(false, 0), (true, 1)] {
-        let os = FakeOs::new(4096);
-        let mut tested = Tested::new(os.clone(), 64 << 20);
-        for size in [4 << 20, 1 << 20, 1 << 16] {
-            assert!(tested.allocate(size));
-        }
-        tested.free(0, OldSize::Right);
-        if reclaimed {
-            tested.heap().reclaim(Budget::Unlimited);
-        }
-        // The block behind it is in its way; `free` has put the last one first.
-        tested.resize(1, 2 << 20, OldSize::Right);
-        assert_eq!(os.world().moves, moves);
-        tested.free_all();
-    }
-}
-
-#[test]
-fn a_block_that_moved_and_grew_moves_again_in_pieces() {
-    let os = FakeOs::new(4096);
-    let mut tested = Tested::new(os.clone(), 64 << 20);
-    assert!(tested.allocate(1 << 16) && tested.allocate(1 << 15));
-    // `resize` puts the block last.
-    tested.resize(0, 1 << 17, OldSize::Right);
-    assert_eq!(os.world().moves, 1);
-    tested.resize(1, 1 << 18, OldSize::Right);
-    assert_eq!(os.world().moves, 1, "it grew in place behind its split mapping");
-    // Too long for the place that the block left.
-    assert!(tested.allocate(1 << 17));
-    tested.resize(1, 1 << 19, OldSize::Right);
-    assert_eq!(os.world().moves, 3, "the split mapping and what is behind it moved apart");
-    tested.heap().check();
-    tested.check_contents();
-    tested.free_all();
-    assert_eq!(tested.heap().split_mappings.room(), super::SplitMappings::CAPACITY);
-}
-
-#[test]
-fn heaps_are_placed_below_the_address_limit_on_the_real_kernel() {
-    let at = Kernel.reserve(1 << 36, false).expect("address space");
-    assert!(at.addr() + (1 << 36) <= crate::os::ADDRESS_LIMIT);
-    // SAFETY: reserved just now.
-    unsafe { Kernel.release(at, 1 << 36) };
-}
-
-#[test]
-fn a_wiped_heap_is_as_new() {
-    for size in [100, 5000, 50_000] {
-        let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
-        for round in 1..4 {
-            (0..round * 40).for_each(|_| assert!(tested.allocate(size)));
-            // Some of it is free, and some of that is clean, when the heap is deleted.
-            (0..round * 10).for_each(|_| tested.free(0, OldSize::Right));
-            tested.heap().reclaim(Budget::Unlimited);
-            (0..round * 10).for_each(|_| tested.free(0, OldSize::Right));
-            tested.live.clear();
-            assert!(tested.heap().reset_state(), "{size} bytes, round {round}");
-            tested.heap().check();
-            let snapshot = tested.heap().snapshot();
-            assert_eq!((snapshot.live, snapshot.blocks, snapshot.spans), (0, 0, 0));
-            assert!(
-                snapshot.free_resident <= super::lifecycle::cached_heap::KEPT_PAGES as usize * 4096
-            );
-            let kernel = tested.heap().kernel_resident().expect("mincore") as usize;
-            assert!(kernel <= snapshot.resident(), "{kernel} of {snapshot:?}");
-        }
-        (0..100).for_each(|_| assert!(tested.allocate(size)));
-        tested.heap().check();
-        tested.free_all();
-    }
-}
-
-#[test]
-fn a_heap_that_the_kernel_will_not_purge_or_that_grew_long_is_not_kept() {
-    let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
-    (0..40).for_each(|_| assert!(tested.allocate(50_000)));
-    tested.os.world().failures = vec![true].into();
-    tested.live.clear();
-    assert!(!tested.heap().reset_state());
-    let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
-    assert!(tested.allocate(10 << 20));
-    tested.live.clear();
-    assert!(!tested.heap().reset_state());
-}
-
-#[test]
-fn heaps_of_odd_sizes_fill_up_on_every_kernel_page() {
-    for kernel_page in KERNEL_PAGES {
-        for reserve in [1 << 20, 1_200_000, 3 << 20, 5_000_000] {
-            let mut tested = Tested::new(FakeOs::new(kernel_page), reserve);
-            while tested.allocate(12_000) {}
-            while tested.allocate(100) {}
-            tested.heap().check();
-            tested.free_all();
-        }
     }
 }

@@ -3,7 +3,7 @@
 use core::ffi::{CStr, c_int};
 use core::ptr;
 
-use super::Progress;
+use crate::builtin::Progress;
 use crate::capi::{ebb_heap, ebb_heap_of};
 use crate::error::{self, Error};
 use crate::lua_api::{self, Lua, lua_State};
@@ -60,7 +60,7 @@ impl Stack<'_> {
     }
 
     /// Returns true or false.
-    pub(super) fn tells(&self, value: bool) -> c_int {
+    pub(super) fn answer(&self, value: bool) -> c_int {
         call!(self.lua_pushboolean(c_int::from(value)));
         1
     }

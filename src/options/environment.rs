@@ -1,7 +1,7 @@
 //! The environment: the values of options, and variables that have no effect.
 //!
 //! A variable of ours that no option has is a spelling mistake, and nobody would notice; one of
-//! `ebbtide run` does nothing in a process without the preload library. The process tells of such
+//! `ebbtide run` does nothing in a process without the preload library. The process warns of such
 //! variables once: in the log of a host that asks ([`check_environment`]), or else on standard
 //! error when the process first makes a heap or opens a Lua module. Texts are made apart from that.
 
@@ -24,14 +24,14 @@ const NOT_OPTIONS: [&str; 4] =
 /// How many of them the preload library alone reads.
 const OF_PRELOAD: usize = 3;
 
-/// Whether the process was told of the variables without effect.
-static TOLD: AtomicBool = AtomicBool::new(false);
+/// Whether the process was warned of variables without effect.
+static WARNED: AtomicBool = AtomicBool::new(false);
 /// Whether a heap was made, which has the values of the environment.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 /// Why the first heap that was refused was refused.
 static REFUSED: OnceLock<FixedStr> = OnceLock::new();
-/// Whether the process was told that these values had no effect.
-static UNUSED_TOLD: AtomicBool = AtomicBool::new(false);
+/// Whether it was warned that these values had no effect.
+static WARNED_UNUSED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     /// The variables of the process: C strings, and a null pointer behind the last one.
@@ -60,7 +60,7 @@ fn variables() -> impl Iterator<Item = &'static [u8]> {
     })
 }
 
-/// What to tell of those variables that are ours by their name and have no effect. `None`: nothing.
+/// A warning of variables that are ours by their name and have no effect. `None`: there are none.
 fn without_effect<'a>(
     variables: impl Iterator<Item = &'a [u8]>,
     is_left_to_others: impl Fn() -> bool,
@@ -113,10 +113,10 @@ fn name_of_ours(variable: &[u8]) -> Option<&[u8]> {
     (is_ours && !value.is_empty()).then_some(name)
 }
 
-/// Tells of variables without effect, unless the process was told.
-pub(crate) fn tell_once() {
+/// Warns of variables without effect, once.
+pub(crate) fn warn_once() {
     log::note_stderr();
-    if TOLD.load(Relaxed) || TOLD.swap(true, Relaxed) {
+    if WARNED.load(Relaxed) || WARNED.swap(true, Relaxed) {
         return;
     }
     if let Some(line) = without_effect(variables(), is_left_to_others) {
@@ -134,12 +134,12 @@ pub(crate) fn note_refused(_: &Error) {
     REFUSED.get_or_init(error::last_line);
 }
 
-/// What to tell of variables without effect, for a host with a log of its own, and whether the
-/// values of the others make sense. Counts as told when the host takes the text.
+/// The warning of variables without effect, for a host with a log of its own, and whether the
+/// values of the others make sense. Counts as given when the host takes the text.
 pub(crate) fn check_environment(takes_text: bool) -> (Option<FixedStr>, Result<(), Error>) {
     log::note_stderr();
     if takes_text {
-        TOLD.store(true, Relaxed);
+        WARNED.store(true, Relaxed);
     }
     let line = without_effect(variables(), is_left_to_others);
     (line, Options::resolve_with(&[], value_of).map(drop))
@@ -158,11 +158,11 @@ pub(crate) fn pending() -> Option<FixedStr> {
     (!line.as_bytes().is_empty()).then_some(line)
 }
 
-/// Tells, once, that options in the environment never had an effect, because the process made no
+/// Warns, once, that options in the environment never had an effect, because the process made no
 /// heap, and why not if it tried.
-pub(crate) fn tell_unused() {
+pub(crate) fn warn_unused() {
     if let Some(line) = pending().filter(|_| !TAKEN.load(Relaxed))
-        && !UNUSED_TOLD.swap(true, Relaxed)
+        && !WARNED_UNUSED.swap(true, Relaxed)
     {
         let set = line.as_str();
         match REFUSED.get().map(FixedStr::as_str) {
@@ -174,14 +174,14 @@ pub(crate) fn tell_unused() {
     }
 }
 
-/// From now on the end of this process by exit() tells the same: os.exit() does not close the VM. A
-/// child of a fork ends in silence, for it is seldom the program that the user has started. What
-/// ends by _exit() tells nothing.
-pub(crate) fn tell_unused_at_exit() {
+/// Has exit() warn of the same at the end of this process: os.exit() does not close the VM. A child
+/// of a fork gives no warning, for it is seldom the program that the user has started. Nor does a
+/// process that ends by _exit().
+pub(crate) fn warn_unused_at_exit() {
     static PROCESS: AtomicI32 = AtomicI32::new(0);
     extern "C" fn at_exit() {
         if PROCESS.load(Relaxed) == this_process() {
-            tell_unused();
+            warn_unused();
         }
     }
     if PROCESS.load(Relaxed) == 0 && PROCESS.swap(this_process(), Relaxed) == 0 {
@@ -199,7 +199,7 @@ fn this_process() -> c_int {
 mod tests {
     use super::*;
 
-    fn told(variables: &[&str]) -> String {
+    fn warning(variables: &[&str]) -> String {
         told_where(variables, false)
     }
 
@@ -225,10 +225,10 @@ mod tests {
             ("EBBTIDE_=1", "unknown option EBBTIDE_"),
             ("EBBTIDE_\x1b=1", r"unknown option EBBTIDE_\x1b"),
         ] {
-            assert_eq!(told(&[variable]), text);
+            assert_eq!(warning(&[variable]), text);
         }
         let both = "unknown option EBBTIDE_A; unknown option EBBTIDE_B";
-        assert_eq!(told(&["EBBTIDE_A=1", "PATH=x", "EBBTIDE_B=1"]), both);
+        assert_eq!(warning(&["EBBTIDE_A=1", "PATH=x", "EBBTIDE_B=1"]), both);
     }
 
     #[test]
@@ -237,8 +237,14 @@ mod tests {
         let known: Vec<String> = known.map(|name| format!("{name}=x")).collect();
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         assert_eq!(told_where(&known, true), "");
-        assert_eq!(told(&["", "=", "EBBTIDE", "EBBTIDE=1", "XEBBTIDE_A=1", "EBBTIDE_DECAY="]), "");
-        assert_eq!(told(&["EBBTIDE_REPORT=off", "EBBTIDE_VERBOSE=0", "EBBTIDE_PRELOAD=/lib"]), "");
+        assert_eq!(
+            warning(&["", "=", "EBBTIDE", "EBBTIDE=1", "XEBBTIDE_A=1", "EBBTIDE_DECAY="]),
+            ""
+        );
+        assert_eq!(
+            warning(&["EBBTIDE_REPORT=off", "EBBTIDE_VERBOSE=0", "EBBTIDE_PRELOAD=/lib"]),
+            ""
+        );
     }
 
     #[test]
@@ -247,7 +253,7 @@ mod tests {
         let text = "EBBTIDE_REPORT has an effect under ebbtide run only; \
                     EBBTIDE_REPORT_SIGNAL has an effect under ebbtide run only; \
                     EBBTIDE_VERBOSE has an effect under ebbtide run only";
-        assert_eq!(told(&variables), text);
+        assert_eq!(warning(&variables), text);
         assert_eq!(told_where(&variables, true), "");
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct FakeState {
     pub(crate) refused_moves: VecDeque<bool>,
     /// Addresses whose memory is not taken back, as of locked pages.
     pub(crate) locked: Range<usize>,
+    /// With which every question for residency is refused; 0: it is answered.
+    pub(crate) residency_errno: i32,
     /// Addresses that somebody has unmapped behind the heap's back.
     pub(crate) lost: Range<usize>,
     /// Most bytes that may be committed at once: strict overcommit.
@@ -363,6 +365,10 @@ impl Os for FakeOs {
         let page = self.page_size();
         if !self.is_mapped(start, flags.len() * page) {
             return Err(libc::ENOMEM);
+        }
+        match self.world().residency_errno {
+            0 => {}
+            errno => return Err(errno),
         }
         if self.enter(start, flags.len() * page) {
             flags.fill(1);

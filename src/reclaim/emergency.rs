@@ -39,6 +39,7 @@
 
 use crate::heap::{Heap, NO_LIMIT};
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 
 /// How often the collector is made due in one emergency. The first may only end a cycle, and the
 /// second be lost inside of the collector, which allocates too.
@@ -83,7 +84,7 @@ pub(super) struct Emergency {
     rest_until_us: u64,
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Up to where the heap grows without asking for anything.
     pub(super) fn resting_limit(&self, now_us: u64) -> usize {
         self.limits().soft.min(self.collector_limit(now_us))
@@ -165,8 +166,8 @@ impl<S: Os> Heap<S> {
         self.hooks.emergency.held_begun = held;
         self.note_turn(held);
         let steps = STEPS + u32::try_from(held >> 19).unwrap_or(u32::MAX / 2);
-        let word_seed = if self.collector_in_steps() { steps } else { CYCLES };
-        self.hooks.emergency.left = word_seed - u32::from(is_due);
+        let turns = if self.collector_in_steps() { steps } else { CYCLES };
+        self.hooks.emergency.left = turns - u32::from(is_due);
         if is_due {
             self.retire_spans();
         } else {
@@ -199,7 +200,7 @@ impl<S: Os> Heap<S> {
 
     /// Whether [`Heap::suspend_emergency`] would do anything.
     pub(super) fn may_suspend_emergency(&self) -> bool {
-        self.collecting && self.collector_is_at_hand()
+        self.collecting && self.may_cancel_collector_due()
     }
 
     /// Ends an emergency that is over, and suspends any other. For callers that are in no
@@ -212,7 +213,7 @@ impl<S: Os> Heap<S> {
         if self.hooks.emergency.left == 0 || self.has_freed_much(held) {
             self.end_emergency(held);
         } else {
-            self.let_collector_be();
+            self.cancel_collector_due();
             self.collecting = false;
             self.growth_limit = self.resting_limit(self.hooks.clock.now_us);
         }
@@ -265,7 +266,7 @@ impl<S: Os> Heap<S> {
         let now_us = self.hooks.clock.advance(self.os.now_us());
         let hard = self.limits().hard;
         let has_helped = self.has_freed_much(held) || self.freed(held) >= hard / LITTLE;
-        self.let_collector_be();
+        self.cancel_collector_due();
         self.collecting = false;
         let halfway = self.halfway(held);
         let emergency = &mut self.hooks.emergency;

@@ -18,6 +18,7 @@ use crate::heap::Heap;
 use crate::heap::refaults::PurgeReason;
 use crate::options::Key;
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 use crate::units::Pages;
 
 /// Blocks of fewer pages than this, 128 KiB, wait for their time as small ones do, and so does less
@@ -38,7 +39,7 @@ pub(super) struct Emptied {
     premature_total: u64,
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// A large block has left `pages` free. Returns as many pages as this block and those before
     /// have left, as far as they are not worth keeping. They go at once, because unmapping a block
     /// takes as long.
@@ -55,7 +56,7 @@ impl<S: Os> Heap<S> {
         let start_us = self.os.now_us();
         let now_us = self.hooks.clock.advance(start_us);
         let needed = self.needed_again(now_us);
-        if !self.may_shed(self.runs.dirty.saturating_sub(needed)) {
+        if !self.may_purge(self.runs.dirty.saturating_sub(needed)) {
             return;
         }
         self.look(now_us);
@@ -63,7 +64,8 @@ impl<S: Os> Heap<S> {
         let excess = self.runs.dirty.saturating_sub(keep).min(left);
         if excess >= LEAST {
             let keep = self.runs.dirty - excess;
-            let outcome = self.purge_dirty(keep, self.cause(), self.budget_for_emptied(start_us));
+            let outcome =
+                self.purge_dirty(keep, self.purge_reason(), self.budget_for_emptied(start_us));
             self.hooks.emptied.left = left.saturating_sub(outcome.returned);
             self.cut_end();
             self.note_step(start_us);
@@ -82,7 +84,7 @@ impl<S: Os> Heap<S> {
     /// Free memory that stays when a large block is gone. A swing of demand is no reason to keep
     /// more: what that costs is learned here.
     fn worth_keeping(&self) -> Pages {
-        if self.cause() == PurgeReason::Limit {
+        if self.purge_reason() == PurgeReason::Limit {
             return Pages::ZERO;
         }
         let retain = self.settings().retain;
@@ -107,6 +109,6 @@ impl<S: Os> Heap<S> {
 
     /// Whether free memory may stay at all but for `retain`.
     fn may_keep(&self) -> bool {
-        self.cause() != PurgeReason::Limit && self.options.get(Key::DecayMs) > 0
+        self.purge_reason() != PurgeReason::Limit && self.options.get(Key::DecayMs) > 0
     }
 }

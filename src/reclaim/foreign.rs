@@ -9,9 +9,10 @@
 use super::purge::{Budget, Outcome};
 use crate::heap::{ForeignReason, ForeignReturned, Heap};
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 use crate::units::Pages;
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Whether some should go back now.
     pub(super) fn is_foreign_due(&self) -> bool {
         self.foreign_next_us() == Some(0)

@@ -16,6 +16,7 @@ use crate::heap::Heap;
 use crate::heap::refaults::PurgeReason;
 use crate::options::Key;
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 use crate::units::Pages;
 
 /// Microseconds after which a search in vain above the soft limit is repeated.
@@ -35,7 +36,7 @@ pub(super) struct LimitReclaims {
     none_found: Option<(usize, u64)>,
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Returns as many dirty pages as a large block takes that were never used. Without that a
     /// block which doubles again and again would leave as much dirty memory behind as it has. Each
     /// page of the heap is new but once, so that this can cost no more than a part of their first
@@ -43,7 +44,7 @@ impl<S: Os> Heap<S> {
     pub(super) fn offset_growth(&mut self, pages: Pages) {
         let retain = Pages::holding(self.options.bytes(Key::Retain)).unwrap_or(self.runs.dirty);
         let keep = self.runs.dirty.saturating_sub(pages).max(retain);
-        if self.options.get(Key::Auto) == 0 || !self.may_shed(self.runs.dirty.saturating_sub(keep))
+        if self.options.get(Key::Auto) == 0 || !self.may_purge(self.runs.dirty.saturating_sub(keep))
         {
             return;
         }
@@ -75,7 +76,7 @@ impl<S: Os> Heap<S> {
         let wanted = self.denied_pages;
         let mut worked = false;
         // A kernel that refused is not asked for each page anew.
-        if self.may_shed(self.runs.dirty) {
+        if self.may_purge(self.runs.dirty) {
             let keep =
                 self.runs.dirty.saturating_sub(wanted.saturating_add(wanted).saturating_add(AHEAD));
             self.purge_dirty(keep, PurgeReason::Limit, Budget::Unlimited);
@@ -83,7 +84,7 @@ impl<S: Os> Heap<S> {
         }
         if !self.fits(wanted, self.limits().soft) && self.may_search(now_us) {
             let found = self.search_for(wanted, self.limits().soft);
-            self.hooks.rooms.searched_us = (!found).then_some(now_us);
+            self.hooks.limit_reclaims.searched_us = (!found).then_some(now_us);
             worked = true;
         }
         if !self.fits(wanted, self.hard_limit()) && self.may_find_room(wanted, now_us) {
@@ -105,16 +106,16 @@ impl<S: Os> Heap<S> {
     /// Whether a search above the soft limit could find what the last one did not.
     fn may_search(&self, now_us: u64) -> bool {
         let is_late = |at_us| now_us >= at_us + SEARCH_EVERY_US;
-        self.hooks.rooms.searched_us.is_none_or(is_late)
+        self.hooks.limit_reclaims.searched_us.is_none_or(is_late)
     }
 
     /// Returns what is idle, in steps, until `wanted` pages fit below a limit. False: they do not,
     /// though everything was looked at.
     fn search_for(&mut self, wanted: Pages, limit: usize) -> bool {
-        let sweep = Sweep { keep: Pages::ZERO, holes: true, cause: PurgeReason::Limit };
+        let sweep = Sweep { keep: Pages::ZERO, holes: true, reason: PurgeReason::Limit };
         // What a search has passed may be idle by now: the last one begins anew.
-        let mut is_last = self.hooks.search.is_none();
-        let mut search = self.hooks.search.take();
+        let mut is_last = self.hooks.hole_sweep.is_none();
+        let mut search = self.hooks.hole_sweep.take();
         let step_us = self.options.get(Key::StepUs) as u64;
         while !self.fits(wanted, limit) {
             let budget = Budget::Until(self.os.now_us() + step_us);
@@ -125,7 +126,7 @@ impl<S: Os> Heap<S> {
                 is_last = true;
             }
         }
-        self.hooks.search = search;
+        self.hooks.hole_sweep = search;
         self.fits(wanted, limit)
     }
 
@@ -134,15 +135,16 @@ impl<S: Os> Heap<S> {
         let start_us = self.hooks.clock.advance(self.os.now_us());
         let found = self.search_for(wanted, self.hard_limit());
         let now_us = self.hooks.clock.advance(self.os.now_us());
-        let believed_us = now_us + EMERGENCY_SHARE * (now_us - start_us).max(1);
-        self.hooks.rooms.none_found = (!found).then_some((self.free_resident(), believed_us));
+        let retry_us = now_us + EMERGENCY_SHARE * (now_us - start_us).max(1);
+        self.hooks.limit_reclaims.none_found = (!found).then_some((self.free_resident(), retry_us));
     }
 
     /// Takes note of what is in use again of that which an emergency has not found: what is freed
     /// of it later may be found.
     pub(super) fn note_use_since_emergency(&mut self) {
-        let free_now = self.hooks.rooms.none_found.is_some().then(|| self.free_resident());
-        if let (Some((free, _)), Some(now)) = (&mut self.hooks.rooms.none_found, free_now) {
+        let free_now = self.hooks.limit_reclaims.none_found.is_some().then(|| self.free_resident());
+        if let (Some((free, _)), Some(now)) = (&mut self.hooks.limit_reclaims.none_found, free_now)
+        {
             *free = now.min(*free);
         }
     }
@@ -150,9 +152,9 @@ impl<S: Os> Heap<S> {
     /// Whether an emergency could find what the last one did not.
     fn may_find_room(&self, wanted: Pages, now_us: u64) -> bool {
         let lacking = self.lacking(wanted, self.hard_limit());
-        let in_vain = |(free, believed_us)| {
-            self.free_resident().saturating_sub(free) < lacking && now_us < believed_us
+        let in_vain = |(free, retry_us)| {
+            self.free_resident().saturating_sub(free) < lacking && now_us < retry_us
         };
-        !self.hooks.rooms.none_found.is_some_and(in_vain)
+        !self.hooks.limit_reclaims.none_found.is_some_and(in_vain)
     }
 }

@@ -31,11 +31,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::background::MUCH;
 use super::purge::Budget;
+use super::visit::MUCH;
 use crate::heap::Heap;
 use crate::options::Key;
 use crate::os::Os;
+use crate::reclaim::Reclaim;
 use crate::units::Pages;
 
 /// Pages that change hands between two readings of the clock.
@@ -75,7 +76,7 @@ pub(super) struct Pace {
     much_since_us: Option<u64>,
 }
 
-impl<S: Os> Heap<S> {
+impl<O: Os> Heap<O, Reclaim> {
     /// Sets how many pages must change hands, and how many operations take the slow path, before
     /// the clock is read.
     pub(super) fn look_at_first(&mut self) {
@@ -161,7 +162,7 @@ impl<S: Os> Heap<S> {
     /// Whether free memory is not to stay at all, and there is some that can go.
     fn goes_at_once(&self) -> bool {
         self.options.get(Key::DecayMs) == 0
-            && self.may_shed(self.runs.dirty.saturating_sub(self.settings().retain))
+            && self.may_purge(self.runs.dirty.saturating_sub(self.settings().retain))
     }
 
     /// How many microseconds a look may take.
@@ -183,7 +184,7 @@ impl<S: Os> Heap<S> {
         let pace = &mut self.hooks.pace;
         pace.much_since_us = is_much.then_some(pace.much_since_us.unwrap_or(now_us));
         let keeps_up = pace.much_since_us.is_none_or(|since_us| now_us < since_us + LEAVE_US);
-        let is_searching = self.hooks.search.is_some() || self.hooks.decision.holes;
+        let is_searching = self.hooks.hole_sweep.is_some() || self.hooks.decision.holes;
         let is_left = self.background_comes() && !is_searching && keeps_up;
         is_left && (!is_much || self.background_comes_soon())
     }

@@ -33,19 +33,26 @@
 
 #![forbid(unsafe_code)]
 
+mod activity;
 mod credit;
 mod decay;
+mod decision;
 mod demand;
 mod holes;
 mod idle;
+mod premature;
 
 use crate::heap::Forecast;
 use crate::units::Pages;
+use activity::Activity;
 use credit::Credit;
 use decay::{Decay, EPOCHS, decayed, epoch_us};
 use demand::DemandLevels;
 use holes::Holes;
 use idle::Idle;
+
+pub(crate) use decision::{Decision, Observation, Reason, Settings, Trend};
+pub(super) use premature::PrematurePurge;
 
 /// What it costs to return a page and to fault it in again, in microseconds. Measured: 0.3 to give
 /// a page back and 2.5 for the fault on a virtual machine; a machine of one's own takes about 1.
@@ -63,10 +70,6 @@ const FLOOR_PER_MEAN: f64 = 2.0;
 /// heap is at rest. Without it the top of a sawtooth, which falls between two observations, is
 /// returned in each turn, and the wave of an hour takes twice the calls and wake-ups.
 const WORTH_MIN: Pages = Pages(64);
-/// Fewer pages than this that change hands in an epoch, or than a 64th of the free ones or of those
-/// that a swing will need, are no activity: a timer that moves 20 pages a second must not keep what
-/// a swing needed.
-const ACTIVITY_MIN: Pages = Pages(16);
 /// What was premature is needed, and holes are filled, while at least this share of their pages
 /// changes hands in an epoch: an eighth, so all of them in `decay_us`. A heap that works lightly is
 /// busy, but needs neither.
@@ -80,83 +83,6 @@ const CLIMBS_AHEAD: u32 = 2;
 /// Demand counts as growing, or climbing, for this many epochs after it was higher than before.
 /// Where demand grows, nothing goes. That saves no refaults, but it keeps calls out of the way.
 const GROWING_EPOCHS: u64 = 2;
-
-/// What the options say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Settings {
-    pub(crate) decay_us: u64,
-    /// Free memory that may always stay.
-    pub(crate) retain: Pages,
-    /// Free memory that may ever stay.
-    pub(crate) retain_max: Pages,
-}
-
-/// What there is to see of a heap at a moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Observation {
-    /// A clock that does not go back.
-    pub(crate) now_us: u64,
-    /// Demand: pages in use.
-    pub(crate) used: Pages,
-    /// Of these, pages of blocks of 128 KiB and more.
-    pub(crate) large: Pages,
-    /// Pages that are free and hold memory.
-    pub(crate) dirty: Pages,
-    /// Free slots in spans, in pages: no more holes than that can be found.
-    pub(crate) sparse: Pages,
-    /// Pages that changed hands since the observation before.
-    pub(crate) moved: Pages,
-    /// Of these, pages that had been returned less than a second ago.
-    pub(crate) premature: Pages,
-    /// The heap stands above its memory limit.
-    pub(crate) over_limit: bool,
-}
-
-/// What the heap is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Trend {
-    /// Demand is higher than it was: give nothing, be fast.
-    Growing = 1,
-    #[default]
-    Steady = 2,
-    /// Demand has fallen and is not expected back: new blocks are packed so that more can go.
-    Shrinking = 3,
-}
-
-/// What the floor rests on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// There is none.
-    #[default]
-    Nothing = 0,
-    /// The option `retain`.
-    Retain = 1,
-    /// Demand swings, and has come back before.
-    Swing = 2,
-    /// Memory was needed again soon after it had been returned.
-    PrematurePurge = 3,
-    /// There would be one, but the heap stands above its memory limit.
-    Limit = 4,
-    /// Demand climbs back so fast that what is free is needed before its return would pay.
-    Climb = 5,
-}
-
-/// The judgement.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Decision {
-    /// Free pages that may stay resident.
-    pub(crate) keep: Pages,
-    /// Of these, those that will not go by the passing of time alone while the heap is busy.
-    pub(crate) floor: Pages,
-    /// The most that may stay now for whatever reason.
-    pub(crate) most: Pages,
-    pub(crate) reason: Reason,
-    pub(crate) trend: Trend,
-    /// Spans should be searched for holes.
-    pub(crate) holes: bool,
-    /// When less may stay, or a search is due, though nothing else changes. `None`: never.
-    pub(crate) next_us: Option<u64>,
-}
 
 /// The policy's memory of one heap.
 #[derive(Clone, Debug, Default)]
@@ -216,7 +142,7 @@ impl Policy {
     fn conclude(&mut self, settings: &Settings) {
         self.state = self.state.after(settings, &self.observation);
         self.observation =
-            Observation { moved: Pages::ZERO, premature: Pages::ZERO, ..self.observation };
+            Observation { churned: Pages::ZERO, premature: Pages::ZERO, ..self.observation };
     }
 
     /// What may stay if nothing happens after an observation, of which the policy takes no note:
@@ -251,43 +177,6 @@ impl Policy {
     }
 }
 
-impl Observation {
-    /// Two observations of one moment as one, whichever came first.
-    fn merged(&self, other: &Observation) -> Observation {
-        Observation {
-            now_us: self.now_us,
-            used: self.used.max(other.used),
-            large: self.large.max(other.large),
-            dirty: self.dirty.max(other.dirty),
-            sparse: self.sparse.max(other.sparse),
-            moved: self.moved.saturating_add(other.moved),
-            premature: self.premature.saturating_add(other.premature),
-            over_limit: self.over_limit | other.over_limit,
-        }
-    }
-}
-
-/// Pages whose return was a mistake, and until when that is believed. Saves little where levels of
-/// demand tell what is needed; it is for where they do not: free memory that does not fit.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct PrematurePurge {
-    pages: Pages,
-    until_us: u64,
-}
-
-impl PrematurePurge {
-    pub(super) fn at(&self, now_us: u64) -> Pages {
-        if now_us < self.until_us { self.pages } else { Pages::ZERO }
-    }
-
-    /// More pages, each of which prolongs the belief by the time in which it is affordable.
-    pub(super) fn add(&mut self, now_us: u64, pages: Pages) {
-        let until_us = self.until_us.max(now_us) + affordable_us(pages);
-        let pages = self.at(now_us).saturating_add(pages);
-        *self = PrematurePurge { pages, until_us: until_us.min(now_us + MEMORY_US) };
-    }
-}
-
 /// What is remembered of all moments up to one.
 #[derive(Clone, Debug, Default)]
 struct PolicyState {
@@ -305,28 +194,6 @@ struct PolicyState {
     active: Activity,
     needing: Activity,
     filling: Activity,
-}
-
-/// When many pages changed hands.
-#[derive(Clone, Copy, Debug, Default)]
-struct Activity {
-    last_us: u64,
-    /// Pages that changed hands since a time within the last epoch.
-    moved: Pages,
-    since_us: u64,
-}
-
-impl Activity {
-    /// Takes note of pages that changed hands. As many as `least` in an epoch are many.
-    fn note(&mut self, epoch_us: u64, now_us: u64, moved: Pages, least: Pages) {
-        if now_us >= self.since_us + epoch_us {
-            *self = Activity { moved: Pages::ZERO, since_us: now_us, ..*self };
-        }
-        self.moved = self.moved.saturating_add(moved);
-        if self.moved >= least.max(ACTIVITY_MIN) {
-            *self = Activity { last_us: now_us, moved: Pages::ZERO, ..*self };
-        }
-    }
 }
 
 impl PolicyState {
@@ -367,12 +234,12 @@ impl PolicyState {
     }
 
     fn note_activity(&mut self, epoch_us: u64, observation: &Observation) {
-        let Observation { now_us, used, dirty, sparse, moved, .. } = *observation;
+        let Observation { now_us, used, dirty, sparse, churned, .. } = *observation;
         let expected = self.demand_levels.expected(now_us).saturating_sub(used).max(dirty);
-        self.active.note(epoch_us, now_us, moved, Pages(expected.0 / 64));
+        self.active.note(epoch_us, now_us, churned, Pages(expected.0 / 64));
         let needed = self.premature.at(now_us).min(dirty);
-        self.needing.note(epoch_us, now_us, moved, Pages(needed.0 / NEEDED_SHARE));
-        self.filling.note(epoch_us, now_us, moved, Pages(sparse.0 / NEEDED_SHARE));
+        self.needing.note(epoch_us, now_us, churned, Pages(needed.0 / NEEDED_SHARE));
+        self.filling.note(epoch_us, now_us, churned, Pages(sparse.0 / NEEDED_SHARE));
     }
 
     fn decision(&self, settings: &Settings, observation: &Observation) -> Decision {

@@ -13,7 +13,7 @@
 
 use crate::heap::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::{Heap, PageKind, ReclaimHooks, SpanState};
-use crate::os::MemoryRange;
+use crate::os::{MemoryRange, Os};
 use crate::units::{PAGE, PageIndex, PageRange, Pages};
 
 /// Most pages that go back in one call of a sweep with a budget: about 150 µs of the kernel's time.
@@ -63,7 +63,8 @@ pub(crate) struct Sweep {
     /// Whether spans are searched for holes. If not, the sweep ends as soon as no more than `keep`
     /// pages are dirty.
     pub(crate) holes: bool,
-    pub(crate) cause: PurgeReason,
+    /// What the returned pages are counted under.
+    pub(crate) reason: PurgeReason,
 }
 
 /// What one call did.
@@ -190,7 +191,7 @@ struct StepBudget {
     dirty: Pages,
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Where a sweep begins.
     pub(crate) fn sweep_from(&mut self, sweep: &Sweep) -> Cursor {
         Cursor::below(if sweep.holes { self.runs.top } else { self.page_runs().dirty_end() })
@@ -250,10 +251,10 @@ impl<S: ReclaimHooks> Heap<S> {
                 batch.add(whole);
             }
         }
-        self.give_to_kernel(&batch, sweep.cause, outcome);
+        self.give_to_kernel(&batch, sweep.reason, outcome);
     }
 
-    /// The first range of idle pages in `from` to `end`, with all idle rows that touch, as far as
+    /// The first range of idle pages in `from` to `end`, with all idle runs that touch, as far as
     /// there is room.
     fn next_idle_range(
         &mut self,
@@ -273,7 +274,7 @@ impl<S: ReclaimHooks> Heap<S> {
         Some(range)
     }
 
-    /// The first row of idle pages that starts in `from` to `end`: dirty ones, or a hole in a span.
+    /// The first run of idle pages that starts in `from` to `end`: dirty ones, or a hole in a span.
     fn next_idle(
         &mut self,
         mut from: PageIndex,
@@ -292,19 +293,19 @@ impl<S: ReclaimHooks> Heap<S> {
                 }
                 continue;
             }
-            let row = PageRange { start: page, end: self.page_runs().dirty_end_of(page) };
-            let taken = row.count().min(room.dirty);
+            let run = PageRange { start: page, end: self.page_runs().dirty_end_of(page) };
+            let taken = run.count().min(room.dirty);
             if taken > Pages::ZERO {
                 room.dirty -= taken;
                 return Some(PageRange::new(page, taken));
             }
-            from = row.end;
+            from = run.end;
         }
         None
     }
 
     /// The first hole at or after `from` in the span that `from` lies in: pages without a live
-    /// slot that still hold memory. Current spans are left alone.
+    /// slot that still hold memory. Active spans are left alone.
     fn hole_from(&mut self, from: PageIndex) -> Option<PageRange> {
         let (first, idle) = self.span_holes(from)?;
         let ahead = idle >> from.since(first).0;
@@ -336,11 +337,11 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Gives a batch back. A range that the kernel refuses is passed over.
-    fn give_to_kernel(&mut self, batch: &PurgeBatch, cause: PurgeReason, outcome: &mut Outcome) {
+    fn give_to_kernel(&mut self, batch: &PurgeBatch, reason: PurgeReason, outcome: &mut Outcome) {
         if batch.count == 0 {
             return;
         }
-        let stamp = PurgeStamp::new(self.os.now_us(), cause);
+        let stamp = PurgeStamp::new(self.os.now_us(), reason);
         let memory = batch.ranges.map(|range| MemoryRange {
             start: self.address(range.start),
             bytes: range.count().bytes(),
@@ -355,7 +356,7 @@ impl<S: ReclaimHooks> Heap<S> {
             for range in &batch.ranges[done..done + purged.ranges] {
                 let returned = self.note_returned(*range);
                 self.page_runs().stamp(*range, stamp);
-                self.runs.refaults.note_returned(cause, returned);
+                self.runs.refaults.note_returned(reason, returned);
                 outcome.returned += returned;
             }
             done += purged.ranges;

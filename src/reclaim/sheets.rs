@@ -5,9 +5,9 @@
 
 use super::purge::{Budget, Cursor, Outcome, StepClock};
 use crate::heap::{Heap, ReclaimHooks};
-use crate::os::{MemoryRange, Purged};
+use crate::os::{MemoryRange, Os, Purged};
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Returns the descriptors of vacant sheets among the pages that a sweep has walked, until all
     /// are returned or the budget is spent. The next call of the sweep goes on below. A heap whose
     /// blocks are checked keeps its descriptors.
@@ -95,7 +95,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Whether there may be a run to close.
     fn has_enough_open(&self) -> bool {
-        let open = self.runs.sheets.bare().saturating_sub(self.runs.sheets.closed());
+        let open = self.runs.sheets.returned().saturating_sub(self.runs.sheets.closed());
         open as usize * self.watch().sheet_pages().0 as usize
             >= self.watch().least_closed().0 as usize
     }

@@ -9,14 +9,15 @@ use core::ptr;
 use std::sync::OnceLock;
 
 use super::{
-    Allocs, PreviousAllocator, StateBlock, VmHeap, emergency, heap_of, tell_without_effect,
+    Allocs, PreviousAllocator, StateBlock, VmHeap, emergency, heap_of, warn_without_effect,
 };
 use crate::builtin::KnownHeap;
 use crate::error::Error;
-use crate::heap::{self, ForeignReason};
+use crate::heap::ForeignReason;
 use crate::lua_api::{Lua, lua_Alloc, lua_State};
 use crate::options::{Key, Options};
 use crate::os::Kernel;
+use crate::reclaim::HEAPS;
 
 /// LuaJIT's own allocator, which a VM runs on.
 #[derive(Clone, Copy)]
@@ -177,8 +178,8 @@ pub(crate) unsafe fn attach(
         }
         let builtin = known_builtin(lua, state)?;
         let (known, survey) = KnownHeap::recognise(&Kernel, builtin.state)?;
-        tell_without_effect(&options);
-        let heap = heap::cached_heap::create(options)?;
+        warn_without_effect(&options);
+        let heap = HEAPS.create(Kernel, options)?;
         let mut previous = PreviousAllocator::new(builtin, known, &survey);
         if (*heap).options.get(Key::Auto) == 1 {
             previous.give_back(ForeignReason::Asked, None);

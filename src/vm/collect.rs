@@ -36,7 +36,6 @@ use std::cell::Cell;
 
 use super::VmHeap;
 use crate::error::Error;
-use crate::heap::KernelHeap as Heap;
 use crate::heap::checked::ApiCall;
 use crate::log;
 use crate::lua_api::{CollectorApi, lua_State, symbol};
@@ -44,6 +43,7 @@ use crate::options::{AUTO, Key, Options};
 use crate::os::backtrace::{self, Callers, object_start};
 use crate::os::{Kernel, Os};
 use crate::reclaim::Budget;
+use crate::reclaim::KernelHeap as Heap;
 use layout::{LuaLayout, Reading};
 use schedule::CollectSchedule;
 pub(super) use schedule::Due;
@@ -111,12 +111,11 @@ fn has_nginx_module() -> bool {
     !symbol(c"ngx_http_ebbtide_module").is_null()
 }
 
-/// Tells, once, of a VM under the preload library whose garbage is collected without anybody's
-/// having asked for that.
-pub(super) fn tell_of_nginx(options: &Options) {
-    static TOLD: AtomicBool = AtomicBool::new(false);
+/// Logs once that garbage is collected in VMs under the preload library, which no option asks for.
+pub(super) fn warn_in_nginx(options: &Options) {
+    static LOGGED: AtomicBool = AtomicBool::new(false);
     let is_automatic = options.get(Key::Collect) == AUTO && is_nginx() && !has_nginx_module();
-    if is_automatic && !TOLD.swap(true, Ordering::Relaxed) {
+    if is_automatic && !LOGGED.swap(true, Ordering::Relaxed) {
         log::line(format_args!(
             "nginx: the garbage of idle workers is collected; EBBTIDE_COLLECT=off, or \
              ebbtide run --collect off, turns that off"
@@ -124,10 +123,10 @@ pub(super) fn tell_of_nginx(options: &Options) {
     }
 }
 
-/// Tells, once, that `collect` is set to on and has no effect on the heap that is made.
-pub(crate) fn tell_without_effect(options: &Options) {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    if options.get(Key::Collect) == 1 && !TOLD.swap(true, Ordering::Relaxed) {
+/// Logs once that `collect` is set to on and has no effect on the heap that is made.
+pub(crate) fn warn_without_effect(options: &Options) {
+    static LOGGED: AtomicBool = AtomicBool::new(false);
+    if options.get(Key::Collect) == 1 && !LOGGED.swap(true, Ordering::Relaxed) {
         log::line(format_args!("{WITHOUT_EFFECT}"));
     }
 }
@@ -269,7 +268,7 @@ unsafe fn collect(vm_heap: &VmHeap, schedule: &mut CollectSchedule, until_us: u6
     let collector = match luajit.idle_collector() {
         Ok(collector) => collector,
         Err(Unproven(why)) => {
-            tell_off(format_args!("of this LuaJIT, {why}"));
+            log_disabled(format_args!("of this LuaJIT, {why}"));
             return false;
         }
     };
@@ -317,10 +316,10 @@ unsafe fn return_freed(vm_heap: &VmHeap, schedule: &mut CollectSchedule, until_u
     true
 }
 
-/// Tells, once, that `collect` stays off.
-fn tell_off(why: fmt::Arguments<'_>) {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    if !TOLD.swap(true, Ordering::Relaxed) {
+/// Logs once that `collect` stays off.
+fn log_disabled(why: fmt::Arguments<'_>) {
+    static LOGGED: AtomicBool = AtomicBool::new(false);
+    if !LOGGED.swap(true, Ordering::Relaxed) {
         log::line(format_args!("collect stays off: {why}"));
     }
 }
@@ -362,7 +361,7 @@ impl IdleCollector {
             Callers::Other => true,
             Callers::Object => false,
             Callers::Lost => {
-                tell_off(format_args!(
+                log_disabled(format_args!(
                     "the callers of a wait cannot be followed, for the program lacks unwind tables"
                 ));
                 false

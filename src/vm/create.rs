@@ -10,6 +10,7 @@ use crate::heap;
 use crate::lua_api::{NewState, SetAllocF, lua_Alloc, lua_State};
 use crate::options::Options;
 use crate::os::{Kernel, MemoryRange, Os};
+use crate::reclaim::HEAPS;
 
 /// The functions of Lua that make a VM, and what it shall allocate with.
 pub(crate) struct LuaFns {
@@ -32,12 +33,12 @@ struct Creation {
 ///
 /// The factory's functions are those of one Lua.
 pub(crate) unsafe fn make(lua_fns: &LuaFns, options: Options) -> Result<*mut lua_State, Error> {
-    let heap = heap::cached_heap::create(options)?;
+    let heap = HEAPS.create(Kernel, options)?;
     // SAFETY: the heap is live and nobody else knows of it.
     let options = unsafe { &(*heap).options };
     match lua_fns.alloc {
-        Some(_) => collect::tell_without_effect(options),
-        None => collect::tell_of_nginx(options),
+        Some(_) => collect::warn_without_effect(options),
+        None => collect::warn_in_nginx(options),
     }
     let nothing = MemoryRange { start: ptr::null_mut(), bytes: 0 };
     let mut creation = Creation {
@@ -92,7 +93,7 @@ unsafe extern "C-unwind" fn creation_alloc(
         }
         // With the state block the `VmHeap` ends, and the heap.
         (*creation).ended |= new_size == 0 && block.cast() == (*vm_heap).state_block;
-        heap::alloc::<Kernel>((*vm_heap).heap, block.cast(), old_size, new_size).cast()
+        heap::alloc((*vm_heap).heap, block.cast(), old_size, new_size).cast()
     }
 }
 

@@ -71,8 +71,8 @@ pub(super) unsafe fn serve(vm_heap: *mut VmHeap, setallocf: SetAllocF) {
         (*(*vm_heap).heap).set_collector(Collector {
             context: vm_heap.cast(),
             make_due,
-            let_be,
-            is_at_hand,
+            cancel_due,
+            may_cancel_due,
             goes_in_steps,
             in_steps: None,
         });
@@ -347,12 +347,12 @@ unsafe fn make_due(context: *mut u8) -> bool {
     true
 }
 
-/// See [`Collector::let_be`].
+/// See [`Collector::cancel_due`].
 ///
 /// # Safety
 ///
 /// As for [`make_due`].
-unsafe fn let_be(context: *mut u8) {
+unsafe fn cancel_due(context: *mut u8) {
     let vm_heap = context.cast::<VmHeap>();
     // SAFETY: as in `make_due`.
     unsafe {
@@ -368,14 +368,14 @@ unsafe fn let_be(context: *mut u8) {
     }
 }
 
-/// See [`Collector::is_at_hand`]: threads that take turns in a heap do so while another one of them
-/// runs the VM. And a thread that breathes for a watched VM is only the last that allocated in it:
-/// another may run it by now, and has not allocated yet.
+/// See [`Collector::may_cancel_due`]: threads that take turns in a heap do so while another one of
+/// them runs the VM. And a thread that breathes for a watched VM is only the last that allocated in
+/// it: another may run it by now, and has not allocated yet.
 ///
 /// # Safety
 ///
 /// `context` is a `VmHeap`.
-unsafe fn is_at_hand(context: *mut u8) -> bool {
+unsafe fn may_cancel_due(context: *mut u8) -> bool {
     // SAFETY: the caller's promise.
     let owner = unsafe { &(*context.cast::<VmHeap>()).owner };
     !owner.is_shared() && !owner.is_locked()

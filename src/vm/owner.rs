@@ -29,9 +29,9 @@ use super::spin::SpinLock;
 use super::{VmHeap, report};
 use crate::figures::{self, Figures};
 use crate::heap;
-use crate::heap::KernelHeap as Heap;
 use crate::lua_api::{Lua, lua_Alloc, lua_State};
-use crate::os::{Kernel, interrupt_threads, this_thread};
+use crate::os::{interrupt_threads, this_thread};
+use crate::reclaim::KernelHeap as Heap;
 
 /// A running thread is interrupted more often.
 const AFTER_ANY_INTERRUPT: Duration = Duration::from_millis(50);
@@ -76,7 +76,7 @@ pub(super) unsafe extern "C-unwind" fn watched_alloc(
         if (*vm_heap).owner.thread.load(Ordering::Relaxed) != this_thread() {
             return take_and_alloc(vm_heap, block, old_size, new_size);
         }
-        heap::alloc::<Kernel>((*vm_heap).heap, block.cast(), old_size, new_size).cast()
+        heap::alloc((*vm_heap).heap, block.cast(), old_size, new_size).cast()
     }
 }
 
@@ -95,7 +95,7 @@ unsafe fn take_and_alloc(
     // inside the heap: it would hold the lock that `take` has waited for.
     unsafe {
         let heap = take(vm_heap);
-        heap::alloc::<Kernel>(heap, block.cast(), old_size, new_size).cast()
+        heap::alloc(heap, block.cast(), old_size, new_size).cast()
     }
 }
 
@@ -211,7 +211,7 @@ unsafe extern "C-unwind" fn shared_alloc(
             shared.store(false, Ordering::Relaxed);
             lock.leave(entry);
         }
-        let block = heap::alloc::<Kernel>((*vm_heap).heap, block.cast(), old_size, new_size);
+        let block = heap::alloc((*vm_heap).heap, block.cast(), old_size, new_size);
         if !ends {
             lock.leave(entry);
         }

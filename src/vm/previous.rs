@@ -8,14 +8,23 @@
 //! call the previous allocator, without a lock.
 //!
 //! A pass that does not know that heap again leaves it alone, and is the last one by itself until
-//! the host asks for a whole one, which finds the heap in order. A pass by itself opens no file, so
-//! it cannot tell a heap that has grown from a damaged one, and says nothing. A pass that the host
-//! asks for can, and says so in a line.
+//! the host asks for a whole one, which finds the heap in order. A line in the log says so, with
+//! one of two reasons:
+//!
+//! - The heap is damaged: its records contradict each other. The same is said at the end of the VM,
+//!   if it is found only then.
+//! - The heap has grown or is damaged: its list of segments leads to memory that is not known. Only
+//!   the list of mappings decides that, and a pass by itself opens no file. A pass that the host
+//!   asks for and the end of the VM do.
+//!
+//! Passes by themselves and the ends of VMs say each reason once in a process, for a host may have
+//! a VM for each request. A pass that the host asks for says it once of each VM.
 
 use core::ffi::c_void;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::attach::Builtin;
-use crate::builtin::{self, KnownHeap, Progress, Reclaimed, Survey};
+use crate::builtin::{self, KnownHeap, KnownPass, Progress, Reclaimed, Survey};
 use crate::error::{self, Error};
 use crate::heap::{ForeignReason, ForeignReturned};
 use crate::log;
@@ -29,13 +38,29 @@ pub(crate) struct PreviousAllocator {
     live: u64,
     /// Bytes of its segments that are resident, at most: as last counted, less what went back.
     resident: u64,
-    /// How far passes by themselves have come, and how far those that a host asks for.
+    /// How far scheduled passes have come, and how far those for a host or in an idle VM.
     progress: Progress,
-    asked: Progress,
+    host_progress: Progress,
     schedule: Schedule,
     /// See [`PreviousUsage`].
     is_damaged: bool,
+    /// What a line has said of this heap.
+    said: Said,
 }
+
+/// What a line has said of a heap, if any.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Said {
+    #[default]
+    Nothing,
+    /// The heap has grown or is damaged.
+    Doubt,
+    Damage,
+}
+
+/// Whether a line that nobody asked for has said this in the process.
+static DOUBT_SAID: AtomicBool = AtomicBool::new(false);
+static DAMAGE_SAID: AtomicBool = AtomicBool::new(false);
 
 /// What the previous allocator of a VM holds, in bytes, without a walk.
 #[derive(Clone, Copy, Default)]
@@ -46,7 +71,7 @@ pub(crate) struct PreviousUsage {
     pub(crate) reserved: u64,
     /// Resident there, at most.
     pub(crate) resident: u64,
-    /// A pass that the host asked for found that its heap does not add up.
+    /// A pass found that its heap does not add up.
     pub(crate) is_damaged: bool,
 }
 
@@ -61,9 +86,10 @@ impl PreviousAllocator {
             live,
             resident,
             progress,
-            asked: progress,
+            host_progress: progress,
             schedule: Schedule { freed: returnable, ..Schedule::default() },
             is_damaged: false,
+            said: Said::Nothing,
         }
     }
 
@@ -71,7 +97,8 @@ impl PreviousAllocator {
     pub(super) fn usage(&self) -> PreviousUsage {
         // SAFETY: `attach` has recognised the heap, whose segments are LuaJIT's allocator's own,
         // and only this thread, which has the VM, calls that allocator.
-        let reserved = unsafe { self.heap.reserved(&Kernel) };
+        let reserved = || unsafe { self.heap.reserved(&Kernel) };
+        let reserved = error::without_trace(reserved);
         let resident = self.resident.min(reserved);
         PreviousUsage { live: self.live, reserved, resident, is_damaged: self.is_damaged }
     }
@@ -88,12 +115,20 @@ impl PreviousAllocator {
 
     /// Gives free pages back, until the deadline if there is one. At the end of a pass over all of
     /// them, the kernel is asked what is left resident. A heap that does not add up is left alone.
-    /// Only a pass that the host has asked for opens a file.
+    /// Only a pass that the host has asked for opens a file, and leaves the reason of an error.
     pub(super) fn give_back(
         &mut self,
         reason: ForeignReason,
         deadline_us: Option<u64>,
     ) -> ForeignReturned {
+        match reason {
+            ForeignReason::Asked => self.pass(reason, deadline_us),
+            _ => error::without_trace(|| self.pass(reason, deadline_us)),
+        }
+    }
+
+    /// As [`PreviousAllocator::give_back`] says.
+    fn pass(&mut self, reason: ForeignReason, deadline_us: Option<u64>) -> ForeignReturned {
         let start_us = Kernel.now_us();
         let is_whole = deadline_us.is_none();
         let is_asked = reason == ForeignReason::Asked;
@@ -101,18 +136,21 @@ impl PreviousAllocator {
         // heap, and no say in when the next pass by itself is due.
         let (progress, is_scheduled) = match reason {
             ForeignReason::Due => (&mut self.progress, true),
-            ForeignReason::Idle | ForeignReason::Asked => (&mut self.asked, is_whole),
+            ForeignReason::Idle | ForeignReason::Asked => (&mut self.host_progress, is_whole),
         };
         if is_scheduled {
             self.schedule.note_start(is_whole);
         }
         // SAFETY: as in `usage`.
-        let done = unsafe { self.heap.reclaim(&Kernel, progress, deadline_us, is_asked) };
-        self.is_damaged &= !(is_asked && is_whole && done.is_ok());
+        let pass = unsafe { self.heap.reclaim(&Kernel, progress, deadline_us, is_asked) };
+        let KnownPass { done, may_have_grown } = pass;
+        if is_asked && is_whole && done.is_ok() {
+            (self.is_damaged, self.said) = (false, Said::Nothing);
+        }
         let (returned, end) = PassEnd::of(done);
         self.resident = self.resident.saturating_sub(returned.bytes);
         match end {
-            PassEnd::Unknown => self.note_unknown(is_asked),
+            PassEnd::Unknown => self.note_unknown(is_asked, may_have_grown),
             PassEnd::Deadline => {}
             _ if reason != ForeignReason::Due => self.count_resident(),
             _ => {}
@@ -123,17 +161,22 @@ impl PreviousAllocator {
         returned
     }
 
-    /// Has each next pass recognise the heap anew. If it is damaged for certain, and that is news,
-    /// says so.
-    fn note_unknown(&mut self, is_certain: bool) {
-        if is_certain && !self.is_damaged {
+    /// Has each next pass recognise the heap anew, and says why if that is news. The thread's last
+    /// error is the reason.
+    fn note_unknown(&mut self, is_asked: bool, may_have_grown: bool) {
+        if may_have_grown {
+            if self.said == Said::Nothing && !DOUBT_SAID.swap(true, Relaxed) {
+                self.said = Said::Doubt;
+                say("has grown or is damaged, and its free pages stay until a reclaim tells which");
+            }
+        } else {
             self.is_damaged = true;
-            log::line(format_args!(
-                "a VM's heap from before attach() is damaged, and its free pages stay: {}",
-                error::last_line().as_str()
-            ));
+            if self.said != Said::Damage && (!DAMAGE_SAID.swap(true, Relaxed) || is_asked) {
+                self.said = Said::Damage;
+                say("is damaged, and its free pages stay");
+            }
         }
-        (self.progress, self.asked) = Default::default();
+        (self.progress, self.host_progress) = Default::default();
     }
 
     /// Asks the kernel how much is resident.
@@ -175,10 +218,24 @@ impl PreviousAllocator {
     ///
     /// None of its blocks is live.
     pub(super) unsafe fn release(&self) {
-        // SAFETY: the caller's promise. What does not add up stays mapped, which harms nobody; a
-        // process without a free file descriptor or without /proc gets rid of it all the same.
-        let _ = unsafe { builtin::release(&Kernel, self.builtin.state) };
+        error::without_trace(|| {
+            // SAFETY: the caller's promise, and as in `usage`. What does not add up stays mapped,
+            // which takes memory until the process ends, and harms nobody.
+            let released = unsafe { self.heap.release(&Kernel) };
+            let is_news = released == Err(Error::Unknown) && self.said == Said::Nothing;
+            if is_news && !DAMAGE_SAID.swap(true, Relaxed) {
+                say("is damaged, and stays mapped after the VM's end");
+            }
+        });
     }
+}
+
+/// Says in a line what is wrong with a heap, and the thread's last error. The line comes from
+/// within frees and allocations: it takes no lock, allocates nothing and keeps `errno`.
+#[cold]
+fn say(what: &str) {
+    let reason = error::last_line();
+    log::line(format_args!("a VM's heap from before attach() {what}: {}", reason.as_str()));
 }
 
 /// When the next pass over the previous allocator's heap is due.

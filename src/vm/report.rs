@@ -9,33 +9,33 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::figures::{self, LastSeen, Trouble};
 use crate::log;
 
-/// Whether a VM tells when it is closed.
-static CLOSED_TELL: AtomicBool = AtomicBool::new(false);
+/// Whether VMs are reported when they are closed.
+static REPORTS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// From now on a VM that is closed tells what it held.
-pub(crate) fn tell_of_closed() {
-    CLOSED_TELL.store(true, Ordering::Relaxed);
+/// Has each VM reported when it is closed.
+pub(crate) fn enable_closed_reports() {
+    REPORTS_CLOSED.store(true, Ordering::Relaxed);
 }
 
-/// Tells of each watched VM that is open what it was last seen to hold. Returns how many there are.
+/// Reports what each open watched VM was last seen to hold. Returns how many there are.
 /// Signal handlers may.
 pub(crate) fn report_open() -> u32 {
     let mut count = 0;
     figures::each(|number, held| {
-        tell(number, "open", held);
+        log_vm(number, "open", held);
         count += 1;
     });
     count
 }
 
-/// Tells of a VM that is being closed, if that is asked for.
+/// Reports a VM that is being closed, if that is wanted.
 pub(super) fn report_closed(number: u64, last_seen: LastSeen) {
-    if CLOSED_TELL.load(Ordering::Relaxed) {
-        tell(number, "closed", last_seen);
+    if REPORTS_CLOSED.load(Ordering::Relaxed) {
+        log_vm(number, "closed", last_seen);
     }
 }
 
-fn tell(number: u64, state: &str, last_seen: LastSeen) {
+fn log_vm(number: u64, state: &str, last_seen: LastSeen) {
     let LastSeen { live, resident, resident_peak, returned_total, trouble, .. } = last_seen;
     log::line(format_args!(
         "VM {number} {state}: live {}, resident {}, at most {}; gave back {}{trouble}",

@@ -9,8 +9,8 @@
 //!   int   peer_purge(void);      gives back what can be; 0 where the allocator has no such call
 //! ```
 
-#[cfg(feature = "bare")]
-mod bare;
+#[cfg(feature = "free-lists")]
+mod free_lists;
 #[cfg(feature = "jemalloc")]
 mod jemalloc;
 #[cfg(feature = "mimalloc-v3")]
@@ -18,8 +18,8 @@ mod mimalloc;
 #[cfg(feature = "snmalloc")]
 mod snmalloc;
 
-#[cfg(feature = "bare")]
-use bare as peer;
+#[cfg(feature = "free-lists")]
+use free_lists as peer;
 #[cfg(feature = "jemalloc")]
 use jemalloc as peer;
 #[cfg(feature = "mimalloc-v3")]

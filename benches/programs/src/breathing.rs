@@ -9,7 +9,7 @@ use crate::memory::{in_megabytes, megabytes};
 use crate::numbers::Spread;
 use crate::picture::{Band, Picture};
 use crate::process::Outcome;
-use crate::traffic::{END, Kind, START, Stretch, Traffic, collected, end_of};
+use crate::traffic::{END, START, Stretch, StretchKind, Traffic, collected, end_of};
 
 /// How long after a peak and its collection memory is looked at.
 const LATER_S: f64 = 2.0;
@@ -75,13 +75,28 @@ impl Breathing {
         let [start, end] = [START, END].map(|label| megabytes(self.of_ebbtide(label, "pss")));
         if end - start > OVER_START_MAX_MB {
             let over = end - start;
-            return Err(format!("all was dropped, and ebbtide holds {over:.1} MB more than first"));
+            return Err(format!(
+                "after all was dropped, ebbtide holds {over:.1} MB more than at the start"
+            ));
         }
         match ["heap_returned_idle", "heap_returned_asked"].map(|key| self.of_ebbtide(END, key)) {
             [0, _] => Err("the heap returned nothing by itself".to_owned()),
             [_, 0] => Ok(()),
-            [_, asked] => Err(format!("{} MB went back by request", in_megabytes(asked))),
+            [_, asked] => Err(format!("{} MB went back on request", in_megabytes(asked))),
         }
+    }
+
+    /// In a sentence what [`Breathing::judge`] has found to be so.
+    pub fn verdict(&self) -> String {
+        let [builtin, ebbtide] =
+            [0, 1].map(|run| self.outcomes[run].event(END).map_or(0, |event| event.get("pss")));
+        format!(
+            "At the end, with {} MB live in Lua, the service holds {} MB on LuaJIT's allocator and \
+             {} MB on ebbtide.",
+            in_megabytes(self.of_ebbtide(END, "live")),
+            in_megabytes(builtin),
+            in_megabytes(ebbtide)
+        )
     }
 
     /// Both memories some time after a peak, in MB.
@@ -114,12 +129,12 @@ impl Breathing {
         rows.push(self.event_row(START, START));
         for (name, stretch) in self.traffic.stretches() {
             match stretch.kind {
-                Kind::Peak { .. } => {
+                StretchKind::Peak { .. } => {
                     rows.push(self.event_row(&name, &end_of(&name)));
                     rows.push(self.later_row(&name));
                 }
-                Kind::Low => rows.push(self.event_row(&end_of(&name), &end_of(&name))),
-                Kind::Pause | Kind::Drop => {}
+                StretchKind::Low => rows.push(self.event_row(&end_of(&name), &end_of(&name))),
+                StretchKind::Pause | StretchKind::Drop => {}
             }
         }
         rows.push(self.event_row("all dropped", END));
@@ -142,7 +157,7 @@ impl Breathing {
         let mut row = vec![format!("  collected, {LATER_S} s later"), live];
         row.extend(self.later(peak).map(|megabytes| format!("{megabytes:.1}")));
         let half_way = self.half_way(peak);
-        row.extend(half_way.map(|(_, took_s)| format!("half way down after {took_s:.1} s")));
+        row.extend(half_way.map(|(_, took_s)| format!("half of the fall took {}", tenths(took_s))));
         row
     }
 
@@ -204,7 +219,7 @@ impl Breathing {
         let Some(Spread { min, max, .. }) = took_s.and_then(|took_s| Spread::of(&took_s)) else {
             return String::new();
         };
-        format!(" On ebbtide memory was half way down {min:.1} to {max:.1} s after.")
+        format!(" On ebbtide half of each fall took {min:.1} to {max:.1} s.")
     }
 
     fn about_runs(&self, versions: &str) -> String {
@@ -217,7 +232,7 @@ impl Breathing {
     fn notes(&self) -> Vec<((f64, f64), Vec<String>)> {
         let note = |peak: &String| {
             let (at, took_s) = self.half_way(peak)?;
-            Some((at, vec!["half way".to_owned(), format!("after {took_s:.1} s")]))
+            Some((at, vec!["half of the".to_owned(), format!("fall: {}", tenths(took_s))]))
         };
         self.traffic.peaks().iter().filter_map(note).collect()
     }
@@ -229,14 +244,22 @@ impl Breathing {
         let bounds: Vec<_> = names.chain([END]).map(|label| self.at_s(1, label)).collect();
         let band = |((name, stretch), bounds): (&(String, Stretch), &[f64])| {
             let (name, shade) = match stretch.kind {
-                Kind::Peak { .. } => (name.as_str(), 1.0),
-                Kind::Low => ("low traffic", 0.5),
-                Kind::Pause => ("pause", 0.0),
-                Kind::Drop => ("all dropped", 0.0),
+                StretchKind::Peak { .. } => (name.as_str(), 1.0),
+                StretchKind::Low => ("low traffic", 0.5),
+                StretchKind::Pause => ("pause", 0.0),
+                StretchKind::Drop => ("all dropped", 0.0),
             };
             Band { name: name.to_owned(), from: bounds[0], to: bounds[1], shade }
         };
         stretches.iter().zip(bounds.windows(2)).map(band).collect()
+    }
+}
+
+/// A time to a tenth of a second. Memory is read too rarely to tell shorter ones apart.
+fn tenths(seconds: f64) -> String {
+    match seconds {
+        ..0.05 => "under 0.1 s".to_owned(),
+        _ => format!("{seconds:.1} s"),
     }
 }
 
@@ -321,7 +344,7 @@ mod tests {
             (
                 BREATHED,
                 "\theap_returned_idle=9\theap_returned_asked=1048576",
-                "1.0 MB went back by",
+                "1.0 MB went back on request",
             ),
         ] {
             let error = breathing(held, fields).judge().expect_err(part);
@@ -344,11 +367,19 @@ mod tests {
         let row =
             |title: &str| rows.iter().find(|row| row[0] == title).expect(title)[1..].join(" ");
         assert_eq!(row("peak 2"), "1.0 80.0 80.0");
-        assert_eq!(row("  collected, 2 s later"), "1.0 78.0 10.0 half way down after 0.5 s");
+        assert_eq!(row("  collected, 2 s later"), "1.0 78.0 10.0 half of the fall took 0.5 s");
         assert_eq!(row("all dropped"), "1.0 78.0 3.0");
         assert_eq!(row("CPU time"), " 4.21 s 4.21 s");
         let heap = breathing.heap_rows();
         assert_eq!(heap.last(), Some(&words(&["trend at the end", "shrinking"])));
+    }
+
+    #[test]
+    fn a_time_of_zero_is_not_printed() {
+        assert_eq!(
+            [0.0, 0.049, 0.05, 0.24].map(tenths),
+            ["under 0.1 s", "under 0.1 s", "0.1 s", "0.2 s"]
+        );
     }
 
     #[test]

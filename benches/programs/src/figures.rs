@@ -8,7 +8,7 @@ use crate::memory::megabytes;
 use crate::numbers::geometric_mean;
 use crate::peer_comparison;
 use crate::process::Outcome;
-use crate::suite::{Kind, Measured};
+use crate::suite::{Measured, ProgramKind};
 
 /// The first allocator measured is what the others are compared with.
 const BASE: usize = 0;
@@ -77,7 +77,8 @@ pub fn checked_figures(measured: &[Measured], allocators: &[&Allocator]) -> Vec<
 
 /// The geometric mean over the five reference workloads, and the worst of them.
 fn reference_figures(measured: &[Measured], allocator: usize) -> Vec<Figure> {
-    let reference = measured.iter().filter(|measured| measured.program.kind == Kind::Reference);
+    let reference =
+        measured.iter().filter(|measured| measured.program.kind == ProgramKind::Reference);
     let speeds: Vec<f64> = reference
         .filter_map(|measured| measured.speed(allocator))
         .map(|spread| spread.median)

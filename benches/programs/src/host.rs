@@ -56,7 +56,7 @@ pub const ATTACHED: Allocator = inside("attached", "attached");
 /// LuaJIT's own, with what is free given back in place.
 pub const IN_PLACE: Allocator = inside("in-place", "inplace");
 /// The floor: what programs take when allocation costs next to nothing (`benches/peers`).
-pub const BARE: Allocator = peer("bare");
+pub const FREE_LISTS: Allocator = peer("free-lists");
 /// The C library's.
 pub const LIBC: Allocator = inside("libc", "malloc");
 /// tcmalloc as Debian packs it. Left out where it is not installed.
@@ -76,7 +76,7 @@ pub const PEERS: &[&Allocator] = &[
 /// Every allocator.
 pub fn allocators() -> impl Iterator<Item = &'static Allocator> {
     let ours = [&EBBTIDE, &CHECKED, &SAMPLED, &NO_THREAD, &ATTACHED, &IN_PLACE];
-    [&BUILTIN].into_iter().chain(ours).chain([&BARE]).chain(PEERS.iter().copied())
+    [&BUILTIN].into_iter().chain(ours).chain([&FREE_LISTS]).chain(PEERS.iter().copied())
 }
 
 /// Finds an allocator by name.
@@ -164,7 +164,7 @@ impl Host {
         }
     }
 
-    /// The command that runs a script of `lua/` on `allocator` and reports events.
+    /// The command that runs a script of `harness/workloads` on `allocator` and reports events.
     pub fn command(&self, allocator: &Allocator, script: &str, args: &[&str]) -> Command {
         self.command_with(allocator, &["--events"], script, args)
     }
@@ -189,7 +189,7 @@ impl Host {
             }
         };
         command.args(options);
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("lua").join(script)).args(args);
+        command.arg(runtimes::workload(script)).args(args);
         command
     }
 
@@ -255,6 +255,8 @@ mod tests {
     fn peers_are_neither_ours_nor_luajits() {
         let names: Vec<_> = allocators().filter(|a| a.is_peer()).map(|a| a.name).collect();
         assert_eq!(names.len(), PEERS.len());
-        assert!(![&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE, &BARE].iter().any(|a| a.is_peer()));
+        assert!(
+            ![&BUILTIN, &EBBTIDE, &ATTACHED, &IN_PLACE, &FREE_LISTS].iter().any(|a| a.is_peer())
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! Whole Lua programs, run on one allocator after another, and what there is to see of it.
 //!
-//! A program is a Lua script in `lua/`, run by `ffi-tests/host.c` in a process of its own, so that
-//! nothing of one run is left in the next. From outside a run shows its CPU time, its peak and,
-//! when sampled, its memory over time; from inside it reports events: what is live at each phase,
-//! what reclaim returned.
+//! A program is a Lua script in `harness/workloads`, run by `harness/host/host.c` in a process of
+//! its own, so that nothing of one run is left in the next. From outside a run shows its CPU time,
+//! its peak and, when sampled, its memory over time; from inside it reports events: what is live at
+//! each phase, what reclaim returned.
 //!
 //! ```text
 //!   host      which allocators there are, and the host program built for them

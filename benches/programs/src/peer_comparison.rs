@@ -8,7 +8,7 @@
 use crate::figures::{Bound, Figure};
 use crate::numbers::{Spread, geometric_mean};
 use crate::process::Outcome;
-use crate::suite::{Kind, Measured, PROGRAMS};
+use crate::suite::{Measured, PROGRAMS, ProgramKind};
 
 /// Something to be less of: time, or memory.
 pub type Cost = fn(&Measured, &Outcome) -> Option<f64>;
@@ -38,8 +38,9 @@ struct Entry {
 
 /// The figures over all programs; none unless all of those that people recognise were measured.
 pub fn figures(measured: &[Measured], allocator: usize, peers: &[usize]) -> Vec<Figure> {
-    let whole: Vec<_> = measured.iter().filter(|it| it.program.kind != Kind::Blocks).collect();
-    let known = |kind| usize::from(kind == Kind::Known);
+    let whole: Vec<_> =
+        measured.iter().filter(|it| it.program.kind != ProgramKind::Blocks).collect();
+    let known = |kind| usize::from(kind == ProgramKind::Known);
     let all: usize = PROGRAMS.iter().map(|program| known(program.kind)).sum();
     if whole.iter().map(|it| known(it.program.kind)).sum::<usize>() < all {
         return Vec::new();
@@ -111,7 +112,7 @@ mod tests {
     /// All known programs: the first allocator takes 2 s and 300 bytes, the second, which is ours,
     /// 1 s and 200, the third 1.1 s and 100, and the fourth 0.9 s and 400.
     fn measured() -> Vec<Measured> {
-        let known = PROGRAMS.iter().filter(|program| program.kind == Kind::Known);
+        let known = PROGRAMS.iter().filter(|program| program.kind == ProgramKind::Known);
         let run = |cpu_s, peak| vec![outcome(cpu_s, peak); 2];
         let runs = || vec![run(2.0, 300), run(1.0, 200), run(1.1, 100), run(0.9, 400)];
         known.map(|program| Measured::from_runs(program, runs())).collect()

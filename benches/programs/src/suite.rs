@@ -15,7 +15,7 @@ pub struct Program {
     /// Its name in tables and on command lines.
     pub name: &'static str,
     /// What it stands for.
-    pub kind: Kind,
+    pub kind: ProgramKind,
     script: &'static str,
     args: &'static [&'static str],
     /// More rounds than this are not worth the wait.
@@ -27,7 +27,7 @@ pub struct Program {
 
 /// What a program stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ProgramKind {
     /// One of the five reference workloads.
     Reference,
     /// Work that people recognise, which checks its own result.
@@ -58,7 +58,7 @@ enum Unit {
     Nanoseconds,
 }
 
-const fn seconds(name: &'static str, script: &'static str, kind: Kind) -> Program {
+const fn seconds(name: &'static str, script: &'static str, kind: ProgramKind) -> Program {
     let unit = Unit::Seconds;
     Program { name, kind, script, args: &[], rounds_max: 100, when: When::Quick, unit }
 }
@@ -68,16 +68,16 @@ const fn reference(
     script: &'static str,
     args: &'static [&'static str],
 ) -> Program {
-    Program { args, ..seconds(name, script, Kind::Reference) }
+    Program { args, ..seconds(name, script, ProgramKind::Reference) }
 }
 
 /// Runs about half a second on LuaJIT's own allocator.
 const fn known(name: &'static str, script: &'static str) -> Program {
-    seconds(name, script, Kind::Known)
+    seconds(name, script, ProgramKind::Known)
 }
 
 const fn special(name: &'static str, script: &'static str, rounds_max: usize) -> Program {
-    Program { rounds_max, ..seconds(name, script, Kind::Special) }
+    Program { rounds_max, ..seconds(name, script, ProgramKind::Special) }
 }
 
 const fn replacing(
@@ -92,7 +92,7 @@ const fn replacing(
 }
 
 const fn blocks(name: &'static str, args: &'static [&'static str], rounds_max: usize) -> Program {
-    Program { kind: Kind::Blocks, ..replacing(name, "blocks.lua", args, rounds_max) }
+    Program { kind: ProgramKind::Blocks, ..replacing(name, "blocks.lua", args, rounds_max) }
 }
 
 /// Programs with fewer rounds than this, since each round replaces much, are not in a quick look.
@@ -297,6 +297,9 @@ mod tests {
 
     #[test]
     fn five_programs_are_the_reference() {
-        assert_eq!(PROGRAMS.iter().filter(|program| program.kind == Kind::Reference).count(), 5);
+        assert_eq!(
+            PROGRAMS.iter().filter(|program| program.kind == ProgramKind::Reference).count(),
+            5
+        );
     }
 }

@@ -13,7 +13,7 @@ const IN_FLIGHT_LOW: u32 = 200;
 
 /// What happens in a stretch of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum StretchKind {
     /// Many requests, up to `in_flight` at once. In the end all are done.
     Peak {
         /// How many.
@@ -31,24 +31,24 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub struct Stretch {
     /// What happens.
-    pub kind: Kind,
+    pub kind: StretchKind,
     milliseconds: u64,
 }
 
 const fn peak(milliseconds: u64, in_flight: u32) -> Stretch {
-    Stretch { kind: Kind::Peak { in_flight }, milliseconds }
+    Stretch { kind: StretchKind::Peak { in_flight }, milliseconds }
 }
 
 const fn low(milliseconds: u64) -> Stretch {
-    Stretch { kind: Kind::Low, milliseconds }
+    Stretch { kind: StretchKind::Low, milliseconds }
 }
 
 const fn pause(milliseconds: u64) -> Stretch {
-    Stretch { kind: Kind::Pause, milliseconds }
+    Stretch { kind: StretchKind::Pause, milliseconds }
 }
 
 const fn all_dropped(milliseconds: u64) -> Stretch {
-    Stretch { kind: Kind::Drop, milliseconds }
+    Stretch { kind: StretchKind::Drop, milliseconds }
 }
 
 /// For a demonstration: 26 seconds.
@@ -108,7 +108,7 @@ impl Traffic {
 
     /// The names of the peaks.
     pub fn peaks(&self) -> Vec<String> {
-        let is_peak = |stretch: &Stretch| matches!(stretch.kind, Kind::Peak { .. });
+        let is_peak = |stretch: &Stretch| matches!(stretch.kind, StretchKind::Peak { .. });
         let peaks = self.stretches().into_iter().filter(|(_, stretch)| is_peak(stretch));
         peaks.map(|(name, _)| name).collect()
     }
@@ -118,9 +118,9 @@ impl Traffic {
         let mut events = vec![START.to_owned()];
         for (name, stretch) in self.stretches() {
             let more = match stretch.kind {
-                Kind::Peak { .. } => vec![end_of(&name), collected(&name)],
-                Kind::Low => vec![end_of(&name)],
-                Kind::Pause | Kind::Drop => Vec::new(),
+                StretchKind::Peak { .. } => vec![end_of(&name), collected(&name)],
+                StretchKind::Low => vec![end_of(&name)],
+                StretchKind::Pause | StretchKind::Drop => Vec::new(),
             };
             events.push(name);
             events.extend(more);
@@ -148,10 +148,10 @@ pub fn collected(name: &str) -> String {
 impl Stretch {
     fn kind_name(&self) -> &'static str {
         match self.kind {
-            Kind::Peak { .. } => "peak",
-            Kind::Low => "low",
-            Kind::Pause => "pause",
-            Kind::Drop => "drop",
+            StretchKind::Peak { .. } => "peak",
+            StretchKind::Low => "low",
+            StretchKind::Pause => "pause",
+            StretchKind::Drop => "drop",
         }
     }
 
@@ -159,9 +159,9 @@ impl Stretch {
         let kind = self.kind_name();
         let seconds = self.milliseconds as f64 / 1e3;
         match self.kind {
-            Kind::Peak { in_flight } => format!("{kind}:{seconds}:{in_flight}:{RATE}"),
-            Kind::Low => format!("{kind}:{seconds}:{IN_FLIGHT_LOW}:{RATE_LOW}"),
-            Kind::Pause | Kind::Drop => format!("{kind}:{seconds}"),
+            StretchKind::Peak { in_flight } => format!("{kind}:{seconds}:{in_flight}:{RATE}"),
+            StretchKind::Low => format!("{kind}:{seconds}:{IN_FLIGHT_LOW}:{RATE_LOW}"),
+            StretchKind::Pause | StretchKind::Drop => format!("{kind}:{seconds}"),
         }
     }
 }
@@ -197,12 +197,12 @@ mod tests {
     #[test]
     fn there_is_time_to_look_after_each_peak_and_at_the_end() {
         for traffic in [SHORT, LONG] {
-            let is_rest = |stretch: &Stretch| !matches!(stretch.kind, Kind::Peak { .. });
+            let is_rest = |stretch: &Stretch| !matches!(stretch.kind, StretchKind::Peak { .. });
             for pair in traffic.0.windows(2) {
                 assert!(is_rest(&pair[0]) || is_rest(&pair[1]) && pair[1].milliseconds > 3000);
             }
             let last = traffic.0.last().expect("there are stretches");
-            assert!(last.kind == Kind::Drop && last.milliseconds > 2000);
+            assert!(last.kind == StretchKind::Drop && last.milliseconds > 2000);
         }
     }
 }

@@ -180,7 +180,7 @@ impl Work<'_> {
 }
 
 /// Where scripts are.
-pub const SCRIPT_FOLDERS: [&str; 2] = ["benches/programs/lua", "ffi-tests/lua"];
+pub const SCRIPT_FOLDERS: [&str; 2] = ["harness/workloads", "ffi-tests/lua"];
 
 /// The command `ebbtide`.
 pub fn ebbtide() -> PathBuf {
@@ -194,7 +194,7 @@ fn blocks() -> PathBuf {
         let library = scratch("law").join("blocks.so");
         let mut command = compiler(Language::C);
         command.args(["-shared", "-fPIC", "-isystem", LUAJIT.include_dir, "-o"]).arg(&library);
-        finish(command.arg(repository().join("ffi-tests/blocks.c")));
+        finish(command.arg(repository().join("harness/host/blocks.c")));
         library
     };
     LIBRARY.get_or_init(build).clone()

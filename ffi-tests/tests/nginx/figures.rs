@@ -81,7 +81,7 @@ fn in_json(worker: &Value, metric: &str) -> Option<f64> {
         "refused_allocations_total" => number(worker, "refused_allocations"),
         "refused_address_space_total" => number(worker, "refused_address_space"),
         "worker_restarts_total" => number(worker, "restarts"),
-        "thrashing_vms" | "purge_errno" => number(worker, name),
+        "thrashing_vms" | "previous_damaged_vms" | "purge_errno" => number(worker, name),
         _ => {
             let field = &name.replace("_bytes", "");
             worker["vms"]["main"].get(field).map_or_else(|| number(worker, field), |_| both(field))

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::browser::Browser;
-use crate::limits::GREEDY;
+use crate::limits::{GREEDY, new_script};
+use crate::processes::with_early_vm_of;
 use crate::server::{Config, Modules, Nginx, alone, beside, kill};
 use crate::status::{json, number, pids, running_pids, vms};
 
@@ -208,6 +209,65 @@ fn that_the_kernel_takes_nothing_back_is_told() {
     nginx.get("/litter?megabytes=20&clean=1");
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(lines(&nginx, told), 1, "{}", nginx.log());
+}
+
+/// Damages the records of the allocator that a VM had before `attach()`, where LuaJIT never reads
+/// them: at the end of the newest segment. The allocator's state is at the start of the oldest one,
+/// 16 bytes behind a page, and what the VM began with lies in it.
+const DAMAGE: &str = "require('resty.ebbtide').attach()
+    local ffi = require('ffi')
+    local page = tonumber(string.format('%p', package.loaded):sub(3), 16)
+    page = page - page % 4096
+    local words
+    for _ = 1, 1000 do
+        words = ffi.cast('size_t *', page + 16)
+        local base, size, top = tonumber(words[105]), tonumber(words[106]), tonumber(words[4])
+        if base > 0 and base % 4096 == 0 and size > 0 and size % 65536 == 0
+           and top > base and top < base + size then
+            ffi.cast('size_t *', base + size - 64 + 8)[0] = 0
+            return
+        end
+        page = page - 4096
+    end
+    error('no state')";
+
+/// Everywhere: the page, JSON, metrics, Lua, and the log of each worker once.
+#[test]
+fn damage_of_the_previous_allocator_is_told() {
+    let _alone = alone();
+    let script = new_script();
+    std::fs::write(&script, DAMAGE).expect("it can be written");
+    let seen = "ngx.say(require('resty.ebbtide').stats('all')[1].previous_damaged_vms)";
+    let told = "records of LuaJIT's own allocator, which a Lua VM had before its heap, are overw";
+    for (config, count) in [
+        (Config::new(Modules::First).workers(1).lua("seen", seen), 0),
+        (with_early_vm_of(&script).workers(1).lua("seen", seen), 1),
+    ] {
+        let nginx = Nginx::start(&config);
+        let metric = "ebbtide_previous_damaged_vms";
+        nginx.wait_until("all say so", PATIENCE, |nginx| {
+            number(&json(nginx)[0], "previous_damaged_vms") == count
+                && nginx.get("/seen").trim() == count.to_string()
+                && total(nginx, metric) == count
+        });
+        nginx.wait_until("the log says so", PATIENCE, |nginx| lines(nginx, told) as u64 == count);
+        let log = nginx.log();
+        assert!(log.lines().all(|line| line.contains("[warn]") || !line.contains(told)), "{log}");
+        let note = "Records of LuaJIT's own allocator, which a VM had before its heap";
+        let mut browser = Browser::start();
+        browser.open(&format!("http://127.0.0.1:{}/status", nginx.port));
+        browser.wait_until("the page says so", PATIENCE, |text| {
+            text.contains("worker 0 pid") && text.contains(note) == (count == 1)
+        });
+        // More of it, and no more lines.
+        assert_eq!(nginx.ask("POST", "/open/reclaim", &[]).status, 202);
+        nginx.get("/litter?megabytes=20&clean=1");
+        nginx.wait_until("garbage is returned", PATIENCE, |nginx| {
+            json(nginx)[0]["breath"] == "settled"
+        });
+        assert_eq!(lines(&nginx, told) as u64, count, "{}", nginx.log());
+        assert_eq!(nginx.errors(), Vec::<String>::new());
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod collecting;
 mod obstacles;
+mod programs;
 mod reports;
 mod settings;
 mod sleepers;
@@ -18,178 +19,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ebbtide_ffi_tests::{Language, clean, compiler, finish, installed, scratch, source, text_of};
-use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
+use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository, workload};
+use programs::*;
 
 ebbtide_ffi_tests::long! {
     a_loop_on_epoll_pwait_exhales
     a_loop_on_select_exhales
     a_loop_on_poll_exhales
     vms_on_many_threads_and_from_hand_to_hand
-}
-
-const LUAJIT_SONAME: &str = "libluajit-5.1.so.2";
-
-/// Runs a script.
-const RUN: &str = "preload/preload_run.c";
-
-/// The programs on the shared LuaJIT, and what else is made of C sources here.
-struct Programs {
-    folder: PathBuf,
-}
-
-impl Programs {
-    fn get() -> &'static Programs {
-        static PROGRAMS: OnceLock<Programs> = OnceLock::new();
-        PROGRAMS.get_or_init(|| {
-            let folder = scratch("preload");
-            // By its soname: the headers come from the one that is vendored.
-            let include = format!("-isystem{}", LUAJIT.include_dir);
-            let by_soname = format!("-l:{LUAJIT_SONAME}");
-            let shared = [include.as_str(), &by_soname];
-            for (name, source) in [
-                ("loop", "preload/preload_loop.c"),
-                ("run", RUN),
-                ("waits", "preload/preload_waits.c"),
-                ("threads", "preload/preload_threads.c"),
-                ("fork", "preload/preload_fork.c"),
-                ("allocators", "preload/preload_allocators.c"),
-                ("signals", "preload/preload_signals.c"),
-                ("descriptor", "preload/preload_descriptor.c"),
-            ] {
-                build(source, &folder.join(name), &shared);
-            }
-            let exported = [&shared[..], &["-Wl,-E"]].concat();
-            build("preload/preload_collect.c", &folder.join("collect"), &exported);
-            build("preload/preload_loaded.c", &folder.join("loaded"), &[]);
-            build("preload/preload_other.c", &folder.join("other.so"), &["-shared", "-fPIC"]);
-            let inside = [include.as_str(), LUAJIT.library, "-lm"];
-            build(RUN, &folder.join("run-inside"), &inside);
-            build(RUN, &folder.join("run-exported"), &[&inside[..], &["-Wl,-E"]].concat());
-            Programs { folder }
-        })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-}
-
-/// Compiles a source. The library's header is there for `check.h`; nothing links it.
-fn build(name: &str, program: &Path, flags: &[&str]) {
-    let mut command = compiler(Language::C);
-    command.arg("-I").arg(installed().include()).arg("-o").arg(program);
-    command.arg(source(name)).args(["-x", "none"]);
-    finish(command.args(flags).args(["-lpthread", "-ldl"]));
-}
-
-fn program(name: &str) -> PathBuf {
-    Programs::get().path(name)
-}
-
-fn script(name: &str) -> PathBuf {
-    repository().join("ffi-tests/lua").join(name)
-}
-
-fn service() -> PathBuf {
-    script("preload_service.lua")
-}
-
-/// The installed command.
-fn ebbtide() -> Command {
-    clean(installed().lib().join("../bin/ebbtide"))
-}
-
-/// `ebbtide run` with these options, for a program to follow.
-fn run(options: &[&str]) -> Command {
-    let mut command = ebbtide();
-    command.arg("run").args(options);
-    command
-}
-
-/// A program with the preload library in this folder, without the command.
-fn preloaded(program: impl AsRef<OsStr>, folder: &Path) -> Command {
-    let mut command = clean(program);
-    command.env("LD_PRELOAD", folder.join("libebbtide_preload.so"));
-    command
-}
-
-/// What a program that must succeed says on standard error.
-fn complaints(command: &mut Command) -> String {
-    String::from_utf8(finish(command).stderr).expect("the output is UTF-8")
-}
-
-/// Exit status, if it ended by itself, and everything that was said.
-fn outcome(command: &mut Command) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } =
-        command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
-    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
-    (status.code(), text(stdout), text(stderr))
-}
-
-/// A service with an event loop that waits for requests.
-struct Service {
-    child: Child,
-    requests: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Service {
-    fn start(mut command: Command) -> Service {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the service starts");
-        let requests = child.stdin.take();
-        let answers = BufReader::new(child.stdout.take().expect("a pipe"));
-        Service { child, requests, answers }
-    }
-
-    fn ask(&mut self, request: &str) -> String {
-        let requests = self.requests.as_mut().expect("not closed yet");
-        writeln!(requests, "{request}").expect("the service reads");
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer).expect("the service answers");
-        answer.trim_end().to_owned()
-    }
-
-    fn close(mut self) {
-        drop(self.requests.take());
-        let mut last = String::new();
-        self.answers.read_line(&mut last).expect("the service answers");
-        assert_eq!(last, "closed\n");
-        assert!(self.child.wait().expect("its status").success());
-    }
-
-    fn proc_file(&self, name: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).expect("it runs")
-    }
-
-    /// A number behind a name in a file of the kernel's.
-    fn number(&self, file: &str, name: &str) -> u64 {
-        let text = self.proc_file(file);
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
-        line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
-    }
-
-    fn pss_kb(&self) -> u64 {
-        self.number("smaps_rollup", "Pss:")
-    }
-
-    /// Waits until the loop sleeps for a second on end.
-    fn comes_to_rest(&self) -> bool {
-        let sleeps = || self.number("status", "voluntary_ctxt_switches:");
-        (0..20).any(|_| {
-            let before = sleeps();
-            sleep(Duration::from_secs(1));
-            sleeps() == before
-        })
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // It has ended, unless the test failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// How long after its last request a service holds less than a third of what it held then.
@@ -265,7 +102,6 @@ fn a_fork_server_goes_on() {
 
 #[test]
 fn scripts_run_on_the_shared_luajit() {
-    let workload = |name: &str| repository().join("benches/programs/lua").join(name);
     for (path, scale) in [
         (script("smoke.lua"), "1"),
         (script("text.lua"), "2"),
@@ -570,7 +406,7 @@ fn the_command_names_what_is_wrong() {
     };
     let failed = |command: &mut Command| outcome(command);
     for ((status, out, said), expected_status, expected) in [
-        (failed(&mut ebbtide()), 125, "nothing to do"),
+        (failed(&mut ebbtide()), 125, "no command; say: ebbtide run"),
         (failed(ebbtide().arg("luajit")), 125, "luajit: no such task"),
         (failed(&mut run(&[])), 125, "run: no command"),
         (failed(&mut run(&["--retain"])), 125, "--retain: takes a value"),

@@ -170,6 +170,7 @@ fn is_path(word: &str) -> bool {
         "docs",
         "ffi-tests",
         "fuzz",
+        "harness",
         "include",
         "lua",
         "nginx",

@@ -16,6 +16,8 @@ struct Attached {
     known: KnownHeap,
     survey: Survey,
     progress: Progress,
+    /// Of the last pass.
+    may_have_grown: bool,
 }
 
 impl Attached {
@@ -23,7 +25,7 @@ impl Attached {
         let found = KnownHeap::recognise(&heap.os, heap.state());
         let (known, survey) = found.unwrap_or_else(|error| panic!("{error:?}: {}", last_text()));
         let progress = Progress::of_surveyed(heap.state());
-        Attached { heap, known, survey, progress }
+        Attached { heap, known, survey, progress, may_have_grown: false }
     }
 
     /// With that many segments.
@@ -39,14 +41,20 @@ impl Attached {
 
     /// As the host asks for.
     fn reclaim(&mut self, deadline_us: Option<u64>) -> Result<Reclaimed, Error> {
-        // SAFETY: nobody unmaps or protects anything of the heap but as LuaJIT does.
-        unsafe { self.known.reclaim(&self.heap.os, &mut self.progress, deadline_us, true) }
+        self.pass(deadline_us, true)
     }
 
     /// As by itself.
     fn reclaim_without_list(&mut self) -> Result<Reclaimed, Error> {
-        // SAFETY: as above.
-        unsafe { self.known.reclaim(&self.heap.os, &mut self.progress, None, false) }
+        self.pass(None, false)
+    }
+
+    fn pass(&mut self, deadline_us: Option<u64>, may_read: bool) -> Result<Reclaimed, Error> {
+        let Attached { heap, progress, .. } = self;
+        // SAFETY: nobody unmaps or protects anything of the heap but as LuaJIT does.
+        let pass = unsafe { self.known.reclaim(&heap.os, progress, deadline_us, may_read) };
+        self.may_have_grown = pass.may_have_grown;
+        pass.done
     }
 
     fn reserved(&self) -> u64 {
@@ -272,13 +280,43 @@ fn a_heap_that_has_grown_is_recognised_anew() {
         assert_eq!(attached.resident(), None);
         // The list is there, and not looked at.
         assert_eq!(attached.reclaim_without_list(), Err(Error::Unknown));
+        assert!(attached.may_have_grown);
         let idle = attached.survey.returnable + attached.survey.returned;
         assert_eq!(attached.reclaim(None).map(|done| done.returned), Ok(idle));
+        assert!(!attached.may_have_grown);
         assert_eq!(attached.reserved(), attached.survey.reserved);
     }
     // From then on the list of mappings is not needed again.
     attached.lose_list_of_mappings();
     assert_eq!(attached.reclaim(None), Ok(Reclaimed::default()));
+}
+
+/// Records that contradict each other are damage, whether or not the list of mappings is read. A
+/// list of segments that leads elsewhere may be growth until that list is read.
+#[test]
+fn damage_is_told_from_growth() {
+    let mut attached = Attached::of_segments(3);
+    let (state, records) = (attached.heap.state, attached.records());
+    let cases = [
+        (state + TOP, 8, false),
+        (state + TOP_SIZE, 64, false),
+        (state + VICTIM, 8, false),
+        (records[1] - CONTENTS + HEAD, 0, false),
+        (get(state + TOP) + HEAD, 0, false),
+        (records[0], 1 << 46, true),
+        (records[1] + 2 * WORD, 1 << 46, true),
+        (records[2] + 2 * WORD, records[0], true),
+    ];
+    for (at, value, may_be_growth) in cases {
+        let old = get(at);
+        set(at, value);
+        assert_eq!(attached.reclaim_without_list(), Err(Error::Unknown), "{at:#x}");
+        assert_eq!(attached.may_have_grown, may_be_growth, "{at:#x}");
+        assert_eq!(attached.reclaim(None), Err(Error::Unknown), "{at:#x}");
+        assert!(!attached.may_have_grown, "{at:#x}");
+        set(at, old);
+    }
+    assert!(attached.reclaim(None).is_ok());
 }
 
 /// A refusal to answer, or to do anything else, does not make memory unmapped.

@@ -5,13 +5,14 @@
 use crate::bug::bug;
 use crate::heap::slots::descriptor::PageKind;
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::units::PageIndex;
 
 /// The page of a large block; stops the process when `block` is not one.
 ///
 /// Comes after the hot path has found that `block` is no live small block either.
-pub(in crate::heap) fn large_block<S: ReclaimHooks>(
-    heap: &mut Heap<S>,
+pub(in crate::heap) fn large_block<O: Os, R: ReclaimHooks>(
+    heap: &mut Heap<O, R>,
     block: *mut u8,
 ) -> PageIndex {
     let offset = block.addr().wrapping_sub(heap.base.addr());
@@ -29,7 +30,10 @@ pub(in crate::heap) fn large_block<S: ReclaimHooks>(
 
 /// Stops the process with a line that says what is wrong with a pointer that is no live block.
 #[cold]
-pub(in crate::heap) fn not_live<S: ReclaimHooks>(heap: &mut Heap<S>, block: *mut u8) -> ! {
+pub(in crate::heap) fn not_live<O: Os, R: ReclaimHooks>(
+    heap: &mut Heap<O, R>,
+    block: *mut u8,
+) -> ! {
     let base = heap.base;
     let wrong = what_is_wrong(heap, block, block.addr().wrapping_sub(base.addr()));
     bug!("heap {base:p}: pointer {block:p} {wrong}")
@@ -58,8 +62,8 @@ impl core::fmt::Display for Wrong {
     }
 }
 
-pub(in crate::heap) fn what_is_wrong<S: ReclaimHooks>(
-    heap: &mut Heap<S>,
+pub(in crate::heap) fn what_is_wrong<O: Os, R: ReclaimHooks>(
+    heap: &mut Heap<O, R>,
     block: *mut u8,
     offset: usize,
 ) -> Wrong {

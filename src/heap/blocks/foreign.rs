@@ -5,6 +5,7 @@
 //! Where they were freed, free pages lie outside too. Those go back together with the heap's own.
 
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 
 /// Takes care of blocks from outside.
 #[derive(Clone, Copy)]
@@ -69,7 +70,7 @@ pub(crate) struct ForeignReturned {
     pub(crate) more: bool,
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Who takes care of a block; `None`: the heap itself, if it is a block at all.
     pub(in crate::heap) fn foreign_of(&self, block: *mut u8) -> Option<ForeignBlocks> {
         let is_inside = self.is_inside(block);

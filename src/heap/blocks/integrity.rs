@@ -12,11 +12,12 @@ use crate::bug::ensure;
 use crate::heap::slots::class::{CLASS_COUNT, CLASSES};
 use crate::heap::slots::descriptor::{PageKind, SpanState};
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::units::{PageIndex, PageRange, Pages};
 
 const NO_PAGE: PageIndex = PageIndex(0);
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Stops unless a span of a class starts at a page, with free slots where it has slots.
     pub(in crate::heap) fn verify_span(&mut self, class: usize, page: PageIndex) {
         self.verify_page(page);

@@ -17,7 +17,7 @@ use core::ptr;
 use crate::heap::slots::descriptor::Descriptor;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::options::Key;
-use crate::os::MemoryRange;
+use crate::os::{MemoryRange, Os};
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_down};
 
 /// Pages that are copied before the old ones are emptied, where a limit leaves no room for both.
@@ -34,7 +34,7 @@ pub(in crate::heap) fn mmapped(count: Pages) -> Pages {
     if count >= MMAPPED_MIN { count } else { Pages::ZERO }
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Allocates a block of whole pages. Null for size 0 and when there is no memory.
     pub(in crate::heap) fn allocate_large(&mut self, size: usize) -> *mut u8 {
         let Some(count) = Pages::holding(size).filter(|count| *count > Pages::ZERO) else {
@@ -101,7 +101,7 @@ impl<S: ReclaimHooks> Heap<S> {
     /// Frees a large block.
     pub(in crate::heap) fn free_large(&mut self, page: PageIndex) {
         let pages = self.give_block_back(page);
-        S::emptied(self, pages);
+        R::emptied(self, pages);
     }
 
     /// Frees a large block, and tells nobody; returns how many pages it had.
@@ -133,7 +133,7 @@ impl<S: ReclaimHooks> Heap<S> {
         if count <= old_count {
             self.note_large_size(page, count, size);
             self.give_back(PageRange { start: page + count, end: page + old_count });
-            S::emptied(self, old_count - count);
+            R::emptied(self, old_count - count);
         } else if self.grow_in_place(page, old_count, count) {
             self.note_large_size(page, count, size);
         } else {
@@ -191,7 +191,7 @@ impl<S: ReclaimHooks> Heap<S> {
         }
         self.move_by_copying(rest, range.start + (old.count() - rest.count()), limit);
         self.note_peak(Pages::ZERO);
-        S::emptied(self, rest.count());
+        R::emptied(self, rest.count());
         self.large_block(range.start)
     }
 

@@ -17,6 +17,7 @@
 use crate::heap::slots::class::{CLASS_COUNT, CLASSES, SHORT};
 use crate::heap::slots::descriptor::{PageKind, SpanState};
 use crate::heap::{Bin, Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::units::{PageIndex, PageRange, Pages};
 
 /// What is remembered of walks for one class.
@@ -36,7 +37,7 @@ impl SlotScan {
     pub(in crate::heap) const ALL_NEW: [SlotScan; CLASS_COUNT] = [SlotScan::NEW; CLASS_COUNT];
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Takes one slot of a class that has no active span, wherever there is one.
     pub(in crate::heap) fn take_last_slot(&mut self, class: usize, size: usize) -> Option<*mut u8> {
         let SlotScan { unreachable, pages_needed, .. } = self.slot_scans[class];

@@ -15,6 +15,7 @@ use crate::heap::slots::class::class_of;
 use crate::heap::slots::descriptor::Descriptor;
 use crate::heap::slots::free_bit;
 use crate::heap::{Bin, Heap, ReclaimHooks, bin_at};
+use crate::os::Os;
 use crate::units::PageIndex;
 
 /// Hands out the lowest free slot of a bin's word. The caller has subtracted the word from 0.
@@ -29,8 +30,8 @@ use crate::units::PageIndex;
 ///
 /// The heap is live, the bin is one of its, and its word is not 0.
 #[inline(always)]
-pub(in crate::heap) unsafe fn take_slot<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn take_slot<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     bin: *mut Bin,
     negative: u64,
     size: usize,
@@ -53,8 +54,8 @@ pub(in crate::heap) unsafe fn take_slot<S: ReclaimHooks>(
 /// # Safety
 ///
 /// As for [`alloc`](crate::heap::alloc); the size is small, and not 0.
-pub(in crate::heap) unsafe fn allocate_small<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn allocate_small<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     size: usize,
 ) -> *mut u8 {
     // SAFETY: the caller's promises: a small size has a class, whose bin is one of the heap's. A
@@ -73,15 +74,18 @@ pub(in crate::heap) unsafe fn allocate_small<S: ReclaimHooks>(
 /// # Safety
 ///
 /// As for [`allocate_small`].
-pub(in crate::heap) unsafe fn refill<S: ReclaimHooks>(heap: *mut Heap<S>, size: usize) -> *mut u8 {
+pub(in crate::heap) unsafe fn refill<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
+    size: usize,
+) -> *mut u8 {
     // SAFETY: the caller's promises: nobody else uses the heap. After a refill the word is not 0.
     unsafe {
         let class = class_of(size);
-        let refill = |heap: &mut Heap<S>| {
+        let refill = |heap: &mut Heap<O, R>| {
             let bin = bin(heap, bin_at(class));
             heap.refill(class).then(|| take_slot(heap, bin, (*(*bin).word).wrapping_neg(), size))
         };
-        let take_last = |heap: &mut Heap<S>| heap.take_last_slot(class, size);
+        let take_last = |heap: &mut Heap<O, R>| heap.take_last_slot(class, size);
         let block = (*heap)
             .retry_after_reclaim(refill, take_last)
             .or_else(|| (*heap).with_reserve(size, refill));
@@ -97,13 +101,13 @@ pub(in crate::heap) unsafe fn refill<S: ReclaimHooks>(heap: *mut Heap<S>, size: 
 /// # Safety
 ///
 /// As for [`alloc`](crate::heap::alloc).
-pub(in crate::heap) unsafe fn place_large<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn place_large<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     size: usize,
 ) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
-        let place = |heap: &mut Heap<S>| non_null(heap.allocate_large(size));
+        let place = |heap: &mut Heap<O, R>| non_null(heap.allocate_large(size));
         let block = (*heap)
             .retry_after_reclaim(place, |_| None)
             .or_else(|| (*heap).with_reserve(size, place))
@@ -122,8 +126,8 @@ pub(in crate::heap) fn non_null(block: *mut u8) -> Option<*mut u8> {
 ///
 /// As for [`alloc`](crate::heap::alloc); the complement is the block's, and committed.
 #[inline(always)]
-pub(in crate::heap) unsafe fn free<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn free<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     complement: usize,
     size: usize,
@@ -151,8 +155,8 @@ pub(in crate::heap) unsafe fn free<S: ReclaimHooks>(
 /// # Safety
 ///
 /// As for [`alloc`](crate::heap::alloc); it is a small block, of `size` bytes.
-pub(in crate::heap) unsafe fn free_small<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn free_small<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     size: usize,
 ) {
@@ -169,7 +173,10 @@ pub(in crate::heap) unsafe fn free_small<S: ReclaimHooks>(
 /// As for [`free`], which has just marked it.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn free_slow<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
+unsafe extern "C" fn free_slow<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
+    block: *mut u8,
+) -> *mut u8 {
     // SAFETY: the caller's promise: the block is a slot of a span, whose pages are all committed.
     unsafe {
         let descriptor = descriptor_of(heap, complement_of(heap, block));
@@ -192,7 +199,10 @@ unsafe extern "C" fn free_slow<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut 
 /// As for [`free`], which has counted it as a small one.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn free_large<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut u8) -> *mut u8 {
+unsafe extern "C" fn free_large<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
+    block: *mut u8,
+) -> *mut u8 {
     // SAFETY: the caller's promise: nobody else uses the heap.
     unsafe {
         let page = diagnose::large_block(&mut *heap, block);
@@ -212,8 +222,8 @@ unsafe extern "C" fn free_large<S: ReclaimHooks>(heap: *mut Heap<S>, block: *mut
 /// As for [`alloc`](crate::heap::alloc).
 #[cold]
 #[inline(never)]
-pub(in crate::heap) unsafe fn resize_foreign<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn resize_foreign<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     new_size: usize,
 ) -> *mut u8 {
@@ -238,8 +248,8 @@ fn opaque_null() -> *mut u8 {
 ///
 /// As for [`alloc`](crate::heap::alloc); the complement is the block's, and committed.
 #[inline(always)]
-pub(in crate::heap) unsafe fn small_block<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn small_block<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     complement: usize,
 ) -> Option<usize> {
@@ -257,8 +267,8 @@ pub(in crate::heap) unsafe fn small_block<S: ReclaimHooks>(
 /// # Safety
 ///
 /// The heap is live.
-pub(in crate::heap) unsafe fn live_slot<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn live_slot<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
 ) -> Option<usize> {
     // SAFETY: the caller's promise: what is committed has a descriptor.

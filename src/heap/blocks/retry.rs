@@ -3,9 +3,10 @@
 #![forbid(unsafe_code)]
 
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::units::Pages;
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Calls `attempt`, which takes memory, up to a few times.
     ///
     /// - The growth limit refused it: room is made, and `attempt` called again. That may need more
@@ -16,8 +17,8 @@ impl<S: ReclaimHooks> Heap<S> {
     /// - The growth limit still refuses: `last` does with the memory that the heap has.
     pub(in crate::heap) fn retry_after_reclaim<T>(
         &mut self,
-        mut attempt: impl FnMut(&mut Heap<S>) -> Option<T>,
-        last: impl FnOnce(&mut Heap<S>) -> Option<T>,
+        mut attempt: impl FnMut(&mut Heap<O, R>) -> Option<T>,
+        last: impl FnOnce(&mut Heap<O, R>) -> Option<T>,
     ) -> Option<T> {
         let (mut room, mut has_spans) = (Pages::ZERO, true);
         let done = loop {
@@ -28,7 +29,7 @@ impl<S: ReclaimHooks> Heap<S> {
             let by_limit = self.denied_pages > Pages::ZERO;
             if self.denied_pages > room {
                 room = self.denied_pages;
-                S::make_room(self);
+                R::make_room(self);
             } else if !by_limit && has_spans {
                 self.retire_all();
                 has_spans = false;
@@ -40,7 +41,7 @@ impl<S: ReclaimHooks> Heap<S> {
             return done;
         }
         let done = done.or_else(|| last(self));
-        S::restore_limit(self);
+        R::restore_limit(self);
         done
     }
 }

@@ -32,6 +32,7 @@ use crate::bug::{bug, ensure};
 use crate::heap::slots::class::{CLASS_COUNT, CLASSES, Class, SHORT};
 use crate::heap::slots::descriptor::{Descriptor, NEVER, PageKind, SpanState};
 use crate::heap::{Bin, Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::units::{PageIndex, PageRange, Pages};
 
 const NO_PAGE: PageIndex = PageIndex(0);
@@ -39,14 +40,14 @@ const NO_PAGE: PageIndex = PageIndex(0);
 const PACKING_LOOK: usize = 8;
 
 /// The bins of a heap that lies at `base` and has no spans.
-pub(in crate::heap) fn empty_bins<S: ReclaimHooks>(base: *mut u8) -> [Bin; CLASS_COUNT] {
-    array::from_fn(|class| Bin { slot_size: CLASSES[class].slot_size, ..no_bin::<S>(base) })
+pub(in crate::heap) fn empty_bins<O: Os, R: ReclaimHooks>(base: *mut u8) -> [Bin; CLASS_COUNT] {
+    array::from_fn(|class| Bin { slot_size: CLASSES[class].slot_size, ..no_bin::<O, R>(base) })
 }
 
 /// A bin without spans, and without a class, of a heap that lies at `base`.
-pub(in crate::heap) fn no_bin<S: ReclaimHooks>(base: *mut u8) -> Bin {
+pub(in crate::heap) fn no_bin<O: Os, R: ReclaimHooks>(base: *mut u8) -> Bin {
     Bin {
-        word: always_zero::<S>(base),
+        word: always_zero::<O, R>(base),
         base,
         taken: 0,
         freed: 0,
@@ -61,11 +62,11 @@ pub(in crate::heap) fn no_bin<S: ReclaimHooks>(base: *mut u8) -> Bin {
 }
 
 /// Where a heap at `base` keeps `always_zero`.
-fn always_zero<S: ReclaimHooks>(base: *mut u8) -> *mut u64 {
-    base.wrapping_add(core::mem::offset_of!(Heap<S>, always_zero)).cast()
+fn always_zero<O: Os, R: ReclaimHooks>(base: *mut u8) -> *mut u64 {
+    base.wrapping_add(core::mem::offset_of!(Heap<O, R>, always_zero)).cast()
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Points a bin whose word ran out at one with free slots. False: there is no memory.
     pub(in crate::heap) fn refill(&mut self, class: usize) -> bool {
         if self.advance(class) {
@@ -139,7 +140,7 @@ impl<S: ReclaimHooks> Heap<S> {
         bin.taken = bin.taken.wrapping_add(freed).wrapping_sub(free.into());
         bin.active = NO_PAGE;
         bin.cursor = 0;
-        bin.word = always_zero::<S>(self.base);
+        bin.word = always_zero::<O, R>(self.base);
         bin.base = self.base;
         self.list_by(class, page, free);
         self.put_to_rest(page);
@@ -159,7 +160,7 @@ impl<S: ReclaimHooks> Heap<S> {
         if self.descriptor(page).shape().pages > Pages(1) {
             self.mend_after_fork();
             self.page_runs().disturb(page);
-            self.note_aside();
+            self.note_background_returns();
         }
     }
 

@@ -9,7 +9,7 @@
 //!
 //! The checksum is computed from the header's address, its other word, a secret of the heap, and
 //! whether the block is live. A write before a block breaks the checksum; a valid one does not come
-//! about by chance.
+//! number_and_size by chance.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ const ZONE_MIN: usize = 8;
 /// The largest block that gets a slot.
 pub(super) const SMALL_MAX: usize = class::SMALL_MAX - HEADER - ZONE_MIN;
 
-/// Bits of [`Header::about`] that hold the size.
+/// Bits of [`Header::number_and_size`] that hold the size.
 const SIZE_BITS: u32 = 14;
 
 const _: () = assert!(SMALL_MAX < 1 << SIZE_BITS && HEADER == 16);
@@ -33,11 +33,11 @@ const _: () = assert!(SMALL_MAX < 1 << SIZE_BITS && HEADER == 16);
 #[repr(C)]
 pub(super) struct Header {
     /// How many blocks the heap had handed out with this one; and in the low bits its size.
-    about: u64,
+    number_and_size: u64,
     checksum: u64,
 }
 
-/// What a seal says.
+/// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeaderState {
     Live,
@@ -49,8 +49,8 @@ pub(super) enum HeaderState {
 impl Header {
     /// The header of a live block.
     pub(super) fn new(secret: u64, block: usize, number: u64, size: usize) -> Header {
-        let about = number << SIZE_BITS | size as u64;
-        Header { about, checksum: checksum(secret, block, about) }
+        let number_and_size = number << SIZE_BITS | size as u64;
+        Header { number_and_size, checksum: checksum(secret, block, number_and_size) }
     }
 
     /// The same of one that was freed.
@@ -59,7 +59,7 @@ impl Header {
     }
 
     pub(super) fn state(&self, secret: u64, block: usize) -> HeaderState {
-        let live = checksum(secret, block, self.about);
+        let live = checksum(secret, block, self.number_and_size);
         match self.checksum {
             checksum if checksum == live => HeaderState::Live,
             checksum if checksum == !live => HeaderState::Freed,
@@ -68,16 +68,17 @@ impl Header {
     }
 
     pub(super) fn size(&self) -> usize {
-        (self.about & ((1 << SIZE_BITS) - 1)) as usize
+        (self.number_and_size & ((1 << SIZE_BITS) - 1)) as usize
     }
 
     pub(super) fn number(&self) -> u64 {
-        self.about >> SIZE_BITS
+        self.number_and_size >> SIZE_BITS
     }
 }
 
-fn checksum(secret: u64, block: usize, about: u64) -> u64 {
-    let mixed = u128::from(secret ^ block as u64) * u128::from(about ^ 0x9E37_79B9_7F4A_7C15);
+fn checksum(secret: u64, block: usize, number_and_size: u64) -> u64 {
+    let mixed =
+        u128::from(secret ^ block as u64) * u128::from(number_and_size ^ 0x9E37_79B9_7F4A_7C15);
     (mixed >> 64) as u64 ^ mixed as u64
 }
 
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seal_breaks_with_every_bit_that_it_depends_on() {
+    fn a_checksum_breaks_with_every_bit_that_it_depends_on() {
         let header = Header::new(77, 0x7f00_1234_5670, 12345, 8000);
         assert_eq!((header.size(), header.number()), (8000, 12345));
         assert_eq!(header.state(77, 0x7f00_1234_5670), HeaderState::Live);
@@ -145,9 +146,10 @@ mod tests {
         assert_eq!(header.state(78, 0x7f00_1234_5670), HeaderState::Broken);
         assert_eq!(header.state(77, 0x7f00_1234_5680), HeaderState::Broken);
         for bit in 0..64 {
-            let about = Header { about: header.about ^ 1 << bit, ..header };
+            let number_and_size =
+                Header { number_and_size: header.number_and_size ^ 1 << bit, ..header };
             let checksum = Header { checksum: header.checksum ^ 1 << bit, ..header };
-            assert_eq!(about.state(77, 0x7f00_1234_5670), HeaderState::Broken, "{bit}");
+            assert_eq!(number_and_size.state(77, 0x7f00_1234_5670), HeaderState::Broken, "{bit}");
             assert_eq!(checksum.state(77, 0x7f00_1234_5670), HeaderState::Broken, "{bit}");
         }
     }

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use super::{Checking, sanitizer};
 use crate::heap::{Heap, ReclaimHooks};
-use crate::os::this_thread;
+use crate::os::{Os, this_thread};
 
 /// A call that is not for a block.
 #[derive(Clone, Copy)]
@@ -70,11 +70,11 @@ impl Display for RecordedCall {
 }
 
 /// A heap during a call that is not for a block.
-pub(crate) struct ApiGuard<'heap, S: ReclaimHooks>(&'heap mut Heap<S>);
+pub(crate) struct ApiGuard<'heap, O: Os, R: ReclaimHooks>(&'heap mut Heap<O, R>);
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Begins a call that is not for a block. Stops when another thread is inside.
-    pub(crate) fn api_guard(&mut self, function: ApiCall) -> ApiGuard<'_, S> {
+    pub(crate) fn api_guard(&mut self, function: ApiCall) -> ApiGuard<'_, O, R> {
         if let Some(mut checking) = self.checking_every() {
             checking.enter(RecordedCall::to(function));
         }
@@ -82,14 +82,14 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// The heap during a call, if every block is checked.
-    pub(super) fn checking_every(&mut self) -> Option<Checking<'_, S>> {
+    pub(super) fn checking_every(&mut self) -> Option<Checking<'_, O, R>> {
         // SAFETY: null, or live as long as the heap, and no part of it.
         let state = unsafe { self.checked.as_mut() }?;
         state.every.then_some(Checking { heap: self, state })
     }
 }
 
-impl<S: ReclaimHooks> Drop for ApiGuard<'_, S> {
+impl<O: Os, R: ReclaimHooks> Drop for ApiGuard<'_, O, R> {
     fn drop(&mut self) {
         if let Some(mut checking) = self.0.checking_every() {
             checking.leave();
@@ -97,21 +97,21 @@ impl<S: ReclaimHooks> Drop for ApiGuard<'_, S> {
     }
 }
 
-impl<S: ReclaimHooks> Deref for ApiGuard<'_, S> {
-    type Target = Heap<S>;
+impl<O: Os, R: ReclaimHooks> Deref for ApiGuard<'_, O, R> {
+    type Target = Heap<O, R>;
 
-    fn deref(&self) -> &Heap<S> {
+    fn deref(&self) -> &Heap<O, R> {
         self.0
     }
 }
 
-impl<S: ReclaimHooks> DerefMut for ApiGuard<'_, S> {
-    fn deref_mut(&mut self) -> &mut Heap<S> {
+impl<O: Os, R: ReclaimHooks> DerefMut for ApiGuard<'_, O, R> {
+    fn deref_mut(&mut self) -> &mut Heap<O, R> {
         self.0
     }
 }
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// Notes that this thread is inside; stops when another one is.
     #[inline(always)]
     pub(super) fn enter(&mut self, call: RecordedCall) {

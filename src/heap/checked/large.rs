@@ -15,6 +15,7 @@ use super::pattern::{self, ALLOC_FILL, FREE_FILL, REDZONE};
 use super::{Checking, Home, Live, fault_registry, sanitizer};
 use crate::heap::slots::descriptor::PageKind;
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 
 /// Up to this size a block is filled, or looked at, as a whole; a longer one at both ends.
@@ -70,7 +71,7 @@ fn edges(at: *mut u8, size: usize) -> [(*mut u8, usize); 2] {
     [(at, EDGE), (at.wrapping_add(size - EDGE), EDGE)]
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// What is noted of a large checked block: its number, whether it is guarded, whether it is
     /// freed.
     fn large_note(&mut self, page: PageIndex) -> (u64, bool, bool) {
@@ -79,7 +80,7 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 }
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// Allocates a large block. Null: there is no memory.
     pub(super) fn place_large(&mut self, size: usize) -> *mut u8 {
         let Some(count) = size.checked_add(2 * PAGE).and_then(Pages::holding) else {
@@ -87,7 +88,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         };
         let whole = count.bytes() - 2 * PAGE;
         let color = PAGE + whole - round_up(size, alignment(size));
-        let place = |heap: &mut Heap<S>| heap.place_anywhere(count, size, color);
+        let place = |heap: &mut Heap<O, R>| heap.place_anywhere(count, size, color);
         let Some(page) = self.heap.retry_after_reclaim(place, |_| None) else {
             return core::ptr::null_mut();
         };

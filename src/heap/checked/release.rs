@@ -6,9 +6,10 @@ use super::quarantine::{self, QuarantineEntry};
 use super::{Checking, Home, Live, fault_registry, prefetch, sanitizer};
 use crate::heap::ReclaimHooks;
 use crate::heap::blocks::plain;
+use crate::os::Os;
 use crate::units::{PAGE, Pages};
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// Frees a block that was verified, and holds it back.
     #[inline(always)]
     pub(super) fn free(&mut self, live: Live) {
@@ -93,7 +94,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         prefetch(at.wrapping_add(bytes).wrapping_sub(HEADER + 1));
         self.verify_quarantined(&entry);
         let slot = entry.at.wrapping_sub(HEADER);
-        // SAFETY: the slot is in use for the heap, and nobody's: C2.
+        // SAFETY: the slot is in use for the heap, and nobody's: Q2.
         unsafe {
             let size = slot.cast::<Header>().read().size();
             plain::free_small(self.heap, slot, block::slot_bytes(size));
@@ -111,7 +112,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     /// Stops when something was written into a small block after it was freed.
     #[inline(always)]
     fn verify_quarantined(&mut self, entry: &QuarantineEntry) {
-        // SAFETY: the slot is in use for the heap, and nobody's: C2.
+        // SAFETY: the slot is in use for the heap, and nobody's: Q2.
         let header = unsafe { entry.at.sub(HEADER).cast::<Header>().read() };
         let state = header.state(self.state.secret, entry.at.addr());
         let (size, home) = (header.size(), Home::Slot(entry.bytes));

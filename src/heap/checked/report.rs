@@ -14,7 +14,7 @@ use crate::heap::slots::descriptor::PageKind;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::os::backtrace::Backtrace;
 use crate::os::fault::{self, Access};
-use crate::os::this_thread;
+use crate::os::{Os, this_thread};
 use crate::units::PageIndex;
 
 /// How many bytes are shown.
@@ -141,7 +141,7 @@ fn log_backtrace_and_abort() -> ! {
     bug::abort()
 }
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     fn log_heading(&self, what: fmt::Arguments<'_>) {
         bug::log_line(format_args!("heap {:p}: {what}", self.heap.base));
     }
@@ -287,7 +287,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
 
     /// Reports a pointer to where a block of a slot that is in use starts.
     fn report_slot(&self, at: *mut u8, slot_size: usize) -> ! {
-        // SAFETY: a slot that is in use has a header: C1.
+        // SAFETY: a slot that is in use has a header: Q1.
         let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
         match header.state(self.state.secret, at.addr()) {
             HeaderState::Freed => {
@@ -341,7 +341,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
         let slot = at.addr().checked_sub(start.addr())? / slot_size;
         let block = start.wrapping_add(slot * slot_size + HEADER);
         self.slot_of(block)?;
-        // SAFETY: a slot that is in use has a header: C1.
+        // SAFETY: a slot that is in use has a header: Q1.
         let header = unsafe { block.sub(HEADER).cast::<Header>().read() };
         let (size, number) = (header.size(), header.number());
         let is_live = header.state(self.state.secret, block.addr()) == HeaderState::Live;
@@ -354,8 +354,12 @@ impl<S: ReclaimHooks> Checking<'_, S> {
 /// # Safety
 ///
 /// The heap is live and has a state. It may be at work: it is only looked at.
-pub(super) unsafe fn report_fault<S: ReclaimHooks>(heap: *mut u8, address: usize, access: Access) {
-    let heap = heap.cast::<Heap<S>>();
+pub(super) unsafe fn report_fault<O: Os, R: ReclaimHooks>(
+    heap: *mut u8,
+    address: usize,
+    access: Access,
+) {
+    let heap = heap.cast::<Heap<O, R>>();
     // SAFETY: the caller's promise; this thread was stopped in what it did, and will not go on if
     // anything is found.
     let checking = unsafe { Checking { heap: &mut *heap, state: &mut *(*heap).checked } };
@@ -373,8 +377,8 @@ fn verb(access: Access) -> &'static str {
     }
 }
 
-fn report_guarded_fault<S: ReclaimHooks>(
-    checking: &Checking<'_, S>,
+fn report_guarded_fault<O: Os, R: ReclaimHooks>(
+    checking: &Checking<'_, O, R>,
     address: usize,
     offset: usize,
     access: Access,
@@ -386,8 +390,8 @@ fn report_guarded_fault<S: ReclaimHooks>(
     report_access(checking, &live, slot.used == SlotState::Freed, address, access, Some(slot))
 }
 
-fn report_large_fault<S: ReclaimHooks>(
-    mut checking: Checking<'_, S>,
+fn report_large_fault<O: Os, R: ReclaimHooks>(
+    mut checking: Checking<'_, O, R>,
     address: usize,
     access: Access,
 ) {
@@ -401,8 +405,8 @@ fn report_large_fault<S: ReclaimHooks>(
     }
 }
 
-fn report_access<S: ReclaimHooks>(
-    checking: &Checking<'_, S>,
+fn report_access<O: Os, R: ReclaimHooks>(
+    checking: &Checking<'_, O, R>,
     live: &Live,
     freed: bool,
     address: usize,

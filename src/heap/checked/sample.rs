@@ -7,6 +7,7 @@ use core::ptr;
 use super::guarded_pool::GuardedPool;
 use super::{Checked, Checking, fault_registry};
 use crate::heap::ReclaimHooks;
+use crate::os::Os;
 use crate::units::Pages;
 
 /// In `on`, one block in this many is to go to a guarded slot, where one fits.
@@ -36,7 +37,7 @@ impl Checked {
     }
 }
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// Where blocks are sampled: a guarded block, now and then.
     pub(super) fn sample(&mut self, size: usize) -> *mut u8 {
         self.state.countdown -= 1;

@@ -8,8 +8,9 @@ use super::{Checking, Home, Live, sanitizer};
 use crate::heap::ReclaimHooks;
 use crate::heap::blocks::plain;
 use crate::heap::slots::class::{CLASSES, class_of};
+use crate::os::Os;
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// Places a block of up to [`block::SMALL_MAX`] bytes. Null: there is no memory.
     #[inline(always)]
     pub(super) fn place_small(&mut self, size: usize) -> *mut u8 {
@@ -35,9 +36,9 @@ impl<S: ReclaimHooks> Checking<'_, S> {
     /// The small block of `size` bytes that starts there, when neither it nor what lies beside it
     /// is wrong.
     #[inline(always)]
-    pub(super) fn sound_small(&mut self, at: *mut u8, size: usize) -> Option<Live> {
+    pub(super) fn intact_small(&mut self, at: *mut u8, size: usize) -> Option<Live> {
         let slot_size = self.slot_of(at)?;
-        // SAFETY: it is a slot that is not free: C1.
+        // SAFETY: it is a slot that is not free: Q1.
         let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
         let is_live = header.state(self.state.secret, at.addr()) == HeaderState::Live;
         if !is_live || header.size() != size {

@@ -6,6 +6,7 @@ use super::{Checked, Checking, Home, Live, fault_registry, sanitizer};
 use crate::heap::slots::class::CLASS_COUNT;
 use crate::heap::slots::descriptor::PageKind;
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::units::{PageIndex, Pages};
 
 /// What of a heap's blocks are the user's, where that is not what the heap itself counts.
@@ -20,7 +21,7 @@ pub(crate) struct DebugStats {
     pub(crate) others: Option<(u64, usize)>,
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// What the layer knows of the heap's blocks.
     pub(crate) fn debug_stats(&self) -> DebugStats {
         let Some(state) = self.checked() else { return DebugStats::default() };
@@ -51,7 +52,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
 /// Looks at all that a heap still has, and forgets that it is checked. True: it has to be released
 /// now, for its blocks are not as the heap knows them.
-pub(in crate::heap) fn finish<S: ReclaimHooks>(heap: &mut Heap<S>) -> bool {
+pub(in crate::heap) fn finish<O: Os, R: ReclaimHooks>(heap: &mut Heap<O, R>) -> bool {
     let shut = heap.fast_path_disabled();
     if let Some(mut checking) = heap.checking_every() {
         checking.enter(RecordedCall::to(ApiCall::Delete));
@@ -64,7 +65,7 @@ pub(in crate::heap) fn finish<S: ReclaimHooks>(heap: &mut Heap<S>) -> bool {
 }
 
 /// Frees what the layer keeps with a heap. Its guarded blocks are gone with it.
-pub(super) fn forget<S: ReclaimHooks>(heap: &mut Heap<S>) {
+pub(super) fn forget<O: Os, R: ReclaimHooks>(heap: &mut Heap<O, R>) {
     if heap.checked.is_null() {
         return;
     }
@@ -81,7 +82,7 @@ pub(super) fn forget<S: ReclaimHooks>(heap: &mut Heap<S>) {
     heap.guarded_pages = Pages::ZERO;
 }
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// Verifies every live block of the heap.
     fn verify_all(&mut self) {
         let mut page = self.heap.layout.first;
@@ -112,7 +113,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             }
             let slot_size = shape.slot_size as usize;
             let at = start.wrapping_add(index as usize * slot_size + HEADER);
-            // SAFETY: a slot that is not free has a header: C1.
+            // SAFETY: a slot that is not free has a header: Q1.
             let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
             if header.state(self.state.secret, at.addr()) != HeaderState::Live {
                 self.report_header(at, slot_size, None);

@@ -5,8 +5,9 @@ use super::guarded_pool::SlotState;
 use super::pattern::{self, Body, REDZONE};
 use super::{Checking, Home, Live};
 use crate::heap::ReclaimHooks;
+use crate::os::Os;
 
-impl<S: ReclaimHooks> Checking<'_, S> {
+impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// The live block that starts there. Stops when none does.
     pub(super) fn live_block(&mut self, at: *mut u8) -> Live {
         if let Some(offset) = self.state.pool.offset_of(at.addr()) {
@@ -19,7 +20,7 @@ impl<S: ReclaimHooks> Checking<'_, S> {
             self.report_pointer(at);
         }
         if let Some(slot_size) = self.slot_of(at) {
-            // SAFETY: it is a slot that is not free: C1.
+            // SAFETY: it is a slot that is not free: Q1.
             let header = unsafe { at.sub(HEADER).cast::<Header>().read() };
             if header.state(self.state.secret, at.addr()) == HeaderState::Live {
                 let (size, number) = (header.size(), header.number());

@@ -7,6 +7,7 @@
 
 use crate::heap::slots::class::SMALL_MAX;
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 
 /// The collector of a heap's VM.
 #[derive(Clone, Copy)]
@@ -25,30 +26,30 @@ pub(crate) struct Collector {
     /// # Safety
     ///
     /// As for `make_due`.
-    pub(crate) let_be: unsafe fn(context: *mut u8),
+    pub(crate) cancel_due: unsafe fn(context: *mut u8),
     /// Whether a caller that is in no allocation may have it work at its own pace: no other thread
     /// runs the VM meanwhile.
     ///
     /// # Safety
     ///
     /// The context is the one beside it, and its VM is live.
-    pub(crate) is_at_hand: unsafe fn(context: *mut u8) -> bool,
+    pub(crate) may_cancel_due: unsafe fn(context: *mut u8) -> bool,
     /// Finds out whether it does not run cycles to their ends, but makes a step each time that it
     /// is made due. May take a millisecond, and memory from elsewhere.
     ///
     /// # Safety
     ///
-    /// As for `is_at_hand`.
+    /// As for `may_cancel_due`.
     pub(crate) goes_in_steps: unsafe fn(context: *mut u8) -> bool,
     /// What came of that; `None`: nobody has asked yet.
     pub(crate) in_steps: Option<bool>,
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Lets the heap reach the collector of its VM.
     pub(crate) fn set_collector(&mut self, collector: Collector) {
         self.collector = Some(collector);
-        S::collector_set(self);
+        R::collector_set(self);
     }
 
     /// Finds out how it goes.
@@ -60,10 +61,10 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Whether a caller that is in no allocation may have it work at its own pace.
-    pub(crate) fn collector_is_at_hand(&self) -> bool {
-        self.collector.is_some_and(|Collector { context, is_at_hand, .. }| {
+    pub(crate) fn may_cancel_collector_due(&self) -> bool {
+        self.collector.is_some_and(|Collector { context, may_cancel_due, .. }| {
             // SAFETY: as above.
-            unsafe { is_at_hand(context) }
+            unsafe { may_cancel_due(context) }
         })
     }
 
@@ -76,10 +77,10 @@ impl<S: ReclaimHooks> Heap<S> {
     }
 
     /// Has it work at its own pace again.
-    pub(crate) fn let_collector_be(&mut self) {
-        if let Some(Collector { context, let_be, .. }) = self.collector {
+    pub(crate) fn cancel_collector_due(&mut self) {
+        if let Some(Collector { context, cancel_due, .. }) = self.collector {
             // SAFETY: as above.
-            unsafe { let_be(context) };
+            unsafe { cancel_due(context) };
         }
     }
 
@@ -88,16 +89,16 @@ impl<S: ReclaimHooks> Heap<S> {
     pub(in crate::heap) fn with_reserve<T>(
         &mut self,
         size: usize,
-        attempt: impl FnOnce(&mut Heap<S>) -> Option<T>,
+        attempt: impl FnOnce(&mut Heap<O, R>) -> Option<T>,
     ) -> Option<T> {
         const LEAST: usize = 2048;
         let may_be_table = size >= LEAST && size.is_power_of_two();
         if self.collector.is_none() || !(may_be_table || self.take_grace(size)) {
             return None;
         }
-        S::open_reserve(self);
+        R::open_reserve(self);
         let done = attempt(self);
-        S::restore_limit(self);
+        R::restore_limit(self);
         done
     }
 
@@ -118,7 +119,7 @@ impl<S: ReclaimHooks> Heap<S> {
     #[inline]
     pub(in crate::heap) fn poll_collector(&mut self) {
         if self.collecting {
-            S::allocated(self);
+            R::allocated(self);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Taking pages, as far as the growth limit and the kernel allow.
 
 use crate::heap::{Heap, NO_LIMIT, PageRuns, ReclaimHooks};
+use crate::os::Os;
 use crate::units::{PAGE, PageIndex, PageRange, Pages, round_up};
 
 /// A heap grows by an eighth, but by these bytes at least and at most.
@@ -12,7 +13,7 @@ const PLANNED_STEP: (usize, usize) = (16 << 10, 512);
 /// A growth of 64 KiB or more at once is reported to the layer above.
 const GROWTH: Pages = Pages(16);
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Finds a run of pages, the lowest there is. `None`: there is no room.
     pub(in crate::heap) fn find_pages(&mut self, count: Pages) -> Option<PageRange> {
         if let Some(range) = self.page_runs().find_lowest(count) {
@@ -45,10 +46,10 @@ impl<S: ReclaimHooks> Heap<S> {
             self.page_runs().note_refaults(cut_off, now_us);
         }
         self.page_runs().take(range);
-        self.note_aside();
+        self.note_background_returns();
         let new = (range.count() - known.count()).saturating_sub(pages_credited);
         if new >= GROWTH {
-            S::large_growth(self, new);
+            R::large_growth(self, new);
         }
         self.note_peak(pages_credited);
         true
@@ -62,7 +63,7 @@ impl<S: ReclaimHooks> Heap<S> {
         };
         if !is_open {
             self.counts.failed_calls += 1;
-            self.note_aside();
+            self.note_background_returns();
         }
         is_open
     }
@@ -91,7 +92,7 @@ impl<S: ReclaimHooks> Heap<S> {
         if self.growth_limit == NO_LIMIT {
             return Pages::ZERO;
         }
-        let again = self.page_runs().bare_in(known);
+        let again = self.page_runs().returned_sheets_in(known);
         let (top, reached) = (self.runs.top, self.runs.reached());
         let after = self.layout.metadata(end.max(top), end.max(reached));
         let bytes = after - self.layout.metadata(top, reached);
@@ -120,7 +121,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// Bytes of descriptors that were returned.
     pub(crate) fn tables_returned(&self) -> usize {
-        self.runs.sheets.bare() as usize * self.kernel_page
+        self.runs.sheets.returned() as usize * self.kernel_page
     }
 
     /// Bytes of free pages that are closed.

@@ -90,15 +90,15 @@ fn some(parts: [MemoryRange; 3]) -> impl Iterator<Item = MemoryRange> {
 }
 
 /// Finds a range for a new heap with a header of `header` bytes, and commits its first parts.
-pub(in crate::heap) fn new_extent<S: ReclaimHooks>(
-    os: &S,
+pub(in crate::heap) fn new_extent<O: Os, R: ReclaimHooks>(
+    os: &O,
     options: &Options,
     kernel_page: usize,
     header: usize,
 ) -> Result<Extent, Error> {
     let range = reserve::wanted(os.address_space(), options, kernel_page);
     if let Reservation::Planned(bytes, _) = range {
-        let layout = Layout::new(bytes, header, S::HISTORY_WORDS, kernel_page);
+        let layout = Layout::new(bytes, header, R::HISTORY_WORDS, kernel_page);
         let layout = layout.map(|layout| Layout { is_planned: true, ..layout });
         let with_history = options.get(Key::History) == 1;
         if let Some(extent) = layout.and_then(|it| plan(os, it, kernel_page, with_history)) {
@@ -106,7 +106,7 @@ pub(in crate::heap) fn new_extent<S: ReclaimHooks>(
         }
         // A kernel that maps nothing where it is asked to may reserve.
     }
-    let (start, layout) = reserve_somewhere(os, range.to_reserve(), header, kernel_page)?;
+    let (start, layout) = reserve_somewhere::<O, R>(os, range.to_reserve(), header, kernel_page)?;
     let extent = Extent::new(start, layout, kernel_page, true);
     let [descriptors, ..] = extent.committed();
     // SAFETY: the reservation is ours; L1 and L2 hold for the range, which is one.
@@ -124,12 +124,7 @@ pub(in crate::heap) fn new_extent<S: ReclaimHooks>(
 
 /// Plans a range where its first parts can be mapped, and maps them. Where a place is taken the
 /// next one is at random: those behind it may be taken, too.
-fn plan<S: ReclaimHooks>(
-    os: &S,
-    layout: Layout,
-    kernel_page: usize,
-    with_history: bool,
-) -> Option<Extent> {
+fn plan<O: Os>(os: &O, layout: Layout, kernel_page: usize, with_history: bool) -> Option<Extent> {
     (0..PLACES).find_map(|refused| {
         let start = os.plan(layout.bytes, refused > 0 || reserve::are_few())?;
         let extent = Extent::new(start, layout, kernel_page, with_history);
@@ -142,7 +137,7 @@ fn plan<S: ReclaimHooks>(
 }
 
 /// Maps parts of a planned range, all or none of them.
-fn map_all<S: ReclaimHooks>(os: &S, parts: [MemoryRange; 3]) -> bool {
+fn map_all<O: Os>(os: &O, parts: [MemoryRange; 3]) -> bool {
     for (index, part) in some(parts).enumerate() {
         // SAFETY: L1 and L2: the part lies in the range that was planned just now.
         if !unsafe { os.map(part.start, part.bytes) } {
@@ -157,15 +152,15 @@ fn map_all<S: ReclaimHooks>(os: &S, parts: [MemoryRange; 3]) -> bool {
 }
 
 /// Reserves a range of `wanted` bytes; half as much as long as the kernel refuses.
-fn reserve_somewhere<S: ReclaimHooks>(
-    os: &S,
+fn reserve_somewhere<O: Os, R: ReclaimHooks>(
+    os: &O,
     wanted: usize,
     header: usize,
     kernel_page: usize,
 ) -> Result<(*mut u8, Layout), Error> {
     let mut bytes = wanted;
     while bytes >= RESERVE_MIN {
-        let layout = Layout::new(bytes, header, S::HISTORY_WORDS, kernel_page);
+        let layout = Layout::new(bytes, header, R::HISTORY_WORDS, kernel_page);
         if let Some((layout, start)) = layout.zip(os.reserve(bytes, reserve::are_few())) {
             return Ok((start, layout));
         }
@@ -199,7 +194,7 @@ impl fmt::Display for Shortage {
 }
 
 /// Whether RLIMIT_AS is what leaves no room for `bytes` more bytes.
-pub(in crate::heap) fn shortage<S: Os>(os: &S, bytes: usize) -> Option<Shortage> {
+pub(in crate::heap) fn shortage<O: Os>(os: &O, bytes: usize) -> Option<Shortage> {
     let limit = os.address_space();
     if limit >= ADDRESS_LIMIT {
         return None;
@@ -211,7 +206,7 @@ pub(in crate::heap) fn shortage<S: Os>(os: &S, bytes: usize) -> Option<Shortage>
     (used.saturating_add(bytes) > limit).then_some(Shortage { limit, used })
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// What is committed. Parts may be empty.
     pub(crate) fn committed_parts(&self) -> [MemoryRange; 3] {
         self.extent.committed()
@@ -306,7 +301,7 @@ impl<S: ReclaimHooks> Heap<S> {
             return;
         }
         let (range, is_dirty) = self.page_runs().cut(end);
-        self.note_aside();
+        self.note_background_returns();
         let (new, old) = (round_up(end.offset(), self.kernel_page), self.extent.end);
         // SAFETY: M1; the pages from there on are free, and the background thread has done with
         // them.

@@ -12,18 +12,18 @@ use crate::heap::slots::class::least_of;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::log;
 use crate::options::Key;
-use crate::os::Purged;
+use crate::os::{Os, Purged};
 use crate::units::Pages;
 
-/// Whether a line tells of the first allocation that RLIMIT_AS has refused in the process.
-static TELLS: AtomicBool = AtomicBool::new(false);
+/// Whether the first allocation of the process that RLIMIT_AS refuses is reported in a line.
+static REPORTS_SHORTAGE: AtomicBool = AtomicBool::new(false);
 
-/// From now on the first allocation of the process that RLIMIT_AS refuses is reported in a line.
-pub(crate) fn tell_of_shortage() {
-    TELLS.store(true, Relaxed);
+/// Has it reported.
+pub(crate) fn enable_shortage_report() {
+    REPORTS_SHORTAGE.store(true, Relaxed);
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Takes note of an allocation that is refused.
     #[cold]
     #[inline(never)]
@@ -49,17 +49,17 @@ impl<S: ReclaimHooks> Heap<S> {
                 self.layout.bytes
             ));
         }
-        S::allocation_refused(self);
+        R::allocation_refused(self);
     }
 
     /// Takes note that it is RLIMIT_AS that has refused.
     fn note_shortage(&mut self, size: usize, shortage: Shortage) {
         self.counts.refused_address_space += 1;
         let mapped = self.reserved();
-        let told = format_args!("no room for {size} bytes: {shortage}, {mapped} for this heap");
-        Error::Memory.because(format_args!("ebb_alloc: {told}"));
-        if TELLS.swap(false, Relaxed) {
-            log::line(format_args!("{told}; raise the limit, or have Lua hold less"));
+        let text = format_args!("no room for {size} bytes: {shortage}, {mapped} for this heap");
+        Error::Memory.because(format_args!("ebb_alloc: {text}"));
+        if REPORTS_SHORTAGE.swap(false, Relaxed) {
+            log::line(format_args!("{text}; raise the limit, or have Lua hold less"));
         }
     }
 
@@ -87,7 +87,7 @@ impl<S: ReclaimHooks> Heap<S> {
 
     /// A block that may shrink stays where it is, since a smaller one was refused: nothing was.
     #[cold]
-    pub(in crate::heap) fn take_refusal_back(&mut self) {
+    pub(in crate::heap) fn retract_refusal(&mut self) {
         self.counts.refused_allocations -= 1;
         self.counts.refused_address_space -= u64::from(self.address_space_refused);
     }
@@ -100,7 +100,7 @@ impl<S: ReclaimHooks> Heap<S> {
         old_size: usize,
         new_size: usize,
     ) {
-        self.take_refusal_back();
+        self.retract_refusal();
         let least = least_of(class).min(old_size);
         self.counts.shrunk_in_place =
             self.counts.shrunk_in_place.saturating_add(least.saturating_sub(new_size));
@@ -113,8 +113,8 @@ impl<S: ReclaimHooks> Heap<S> {
 ///
 /// The heap is live, and nobody else uses it.
 #[inline(always)]
-pub(in crate::heap) unsafe fn noted<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn noted<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
     size: usize,
 ) -> *mut u8 {

@@ -14,28 +14,29 @@ use crate::heap::{
     BIN_OF_SIZE, BINS, Counts, Heap, NO_LIMIT, ReclaimHooks, RunCounts, watch_offset,
 };
 use crate::options::{Key, Options};
+use crate::os::Os;
 use crate::units::Pages;
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Makes a heap.
-    pub(crate) fn create(os: S, mut options: Options) -> Result<*mut Heap<S>, Error> {
+    pub(crate) fn create(os: O, mut options: Options) -> Result<*mut Heap<O, R>, Error> {
         let kernel_page = os.page_size();
-        let header = watch_offset::<S>() + size_of::<Watch>();
-        let extent = mapped::new_extent(&os, &options, kernel_page, header)?;
+        let header = watch_offset::<O, R>() + size_of::<Watch>();
+        let extent = mapped::new_extent::<O, R>(&os, &options, kernel_page, header)?;
         let (layout, base) = (extent.layout, extent.base);
         if !layout.is_planned {
             options.put(Key::Reserve, layout.bytes as i64);
         }
-        const { assert!(core::mem::offset_of!(Heap<S>, bins) == BINS) };
+        const { assert!(core::mem::offset_of!(Heap<O, R>, bins) == BINS) };
         let random = os.random();
         let mut heap = Heap {
-            no_bin: span::no_bin::<S>(base),
+            no_bin: span::no_bin::<O, R>(base),
             below: base.addr() - 1,
             committed_complement: !extent.end,
             requested_bytes: 0,
             freed_bytes: 0,
             always_zero: 0,
-            bins: span::empty_bins::<S>(base),
+            bins: span::empty_bins::<O, R>(base),
             bin_of_size: BIN_OF_SIZE,
             base,
             runs: RunCounts::new(layout.first),
@@ -66,7 +67,7 @@ impl<S: ReclaimHooks> Heap<S> {
             collector: None,
             collecting: false,
             grace: 0,
-            hooks: S::State::default(),
+            hooks: R::State::default(),
             os,
         };
         let huge_pages = heap.options.get(Key::Thp) == 1;
@@ -80,11 +81,11 @@ impl<S: ReclaimHooks> Heap<S> {
             }
             reserve::note_made(&layout);
             deleted::note_made(base.addr());
-            let at = base.cast::<Heap<S>>();
+            let at = base.cast::<Heap<O, R>>();
             let watch = heap.new_watch();
             heap.watch_at().write(watch);
             at.write(heap);
-            S::options_changed(&mut *at);
+            R::options_changed(&mut *at);
             (*at).check_as_asked();
             Ok(at)
         }
@@ -95,7 +96,7 @@ impl<S: ReclaimHooks> Heap<S> {
     /// # Safety
     ///
     /// `heap` came from [`Heap::create`], and neither it nor any block in it is used again.
-    pub(in crate::heap) unsafe fn release(heap: *mut Heap<S>) {
+    pub(in crate::heap) unsafe fn release(heap: *mut Heap<O, R>) {
         // SAFETY: the caller's promise; the header is moved out before its memory goes.
         unsafe {
             let heap = heap.read();

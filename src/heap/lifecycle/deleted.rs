@@ -14,6 +14,7 @@ use crate::bug::{bug, ensure};
 use crate::heap::checked::ApiCall;
 use crate::heap::slots::class::SMALL_MAX;
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::units::PAGE_SHIFT;
 
 /// log2 of the entries.
@@ -56,7 +57,7 @@ fn stop(heap: usize, function: ApiCall) -> ! {
     bug!("heap {heap:#x}: {} was called on a heap that was deleted before", function.name())
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Closes a heap without blocks to `ebb_alloc`, as a checked one is closed to the hot path.
     pub(in crate::heap) fn close(&mut self) {
         self.small_max = 0;

@@ -5,9 +5,10 @@
 use crate::error::Error;
 use crate::heap::{Heap, ReclaimHooks};
 use crate::options::Key;
+use crate::os::Os;
 use crate::units::Pages;
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Changes an option of a heap in use.
     pub(crate) fn set_option(&mut self, key: Key, value: i64) -> Result<(), Error> {
         self.options.check_change(key, value)?;
@@ -21,22 +22,22 @@ impl<S: ReclaimHooks> Heap<S> {
         if key == Key::History && value == 1 && !self.has_room_for_history() {
             return Err(Error::Memory.because(format_args!(
                 "history: takes {} bytes, which limit_hard or the kernel leaves no room for",
-                S::HISTORY_WORDS * size_of::<u64>()
+                R::HISTORY_WORDS * size_of::<u64>()
             )));
         }
         self.remap_refused &= key != Key::RemapMin;
         self.options.put(key, value);
-        S::options_changed(self);
+        R::options_changed(self);
         Ok(())
     }
 
     /// Makes room for the history buffer, if it is not counted yet. False: there is
     /// none.
     fn has_room_for_history(&mut self) -> bool {
-        let bytes = S::HISTORY_WORDS * size_of::<u64>() - self.history_bytes;
+        let bytes = R::HISTORY_WORDS * size_of::<u64>() - self.history_bytes;
         let wanted = Pages::holding(bytes).unwrap_or(Pages::ZERO);
         let fits =
-            |heap: &mut Heap<S>| (heap.may_grow(wanted) && heap.commit_history()).then_some(());
+            |heap: &mut Heap<O, R>| (heap.may_grow(wanted) && heap.commit_history()).then_some(());
         self.retry_after_reclaim(fits, |_| None).is_some()
     }
 }

@@ -7,24 +7,25 @@
 
 #![forbid(unsafe_code)]
 
-use super::watch::Aside;
+use super::watch::BackgroundReturns;
 use crate::heap::slots::class::{CLASSES, SHORT};
 use crate::heap::slots::descriptor::{PageKind, SpanState};
 use crate::heap::{Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::os::background::Patience;
 use crate::units::{PageIndex, Pages};
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Takes note of what the background thread has returned since last time.
-    pub(crate) fn note_aside(&mut self) {
-        if let Some(aside) = self.page_runs().note_aside() {
-            self.note_holes(&aside);
+    pub(crate) fn note_background_returns(&mut self) {
+        if let Some(returns) = self.page_runs().note_background_returns() {
+            self.note_holes(&returns);
         }
     }
 
-    fn note_holes(&mut self, aside: &Aside) {
-        self.counts.purged += aside.holes;
-        self.counts.slack -= aside.slack;
+    fn note_holes(&mut self, returns: &BackgroundReturns) {
+        self.counts.purged += returns.holes;
+        self.counts.slack -= returns.slack;
     }
 
     /// Ends what the background thread of the parent had begun, if this is the child of a fork.
@@ -48,7 +49,7 @@ impl<S: ReclaimHooks> Heap<S> {
         self.page_runs().end_stale_claims();
         self.end_stale_spans();
         let left = self.watch().take_left();
-        self.page_runs().count_aside(&left);
+        self.page_runs().count_background_returns(&left);
         self.note_holes(&left);
         let (dirty, (purged, slack)) = (self.watch().dirty(), self.purged_and_slack());
         let sheets = self.page_runs().sheets_by_bits();

@@ -38,7 +38,7 @@ use core::cell::Cell;
 use super::claim::Claimable;
 use super::refaults::{AtomicStamp, PurgeReason, PurgeStamp, RefaultStats};
 use super::sheet::{SheetCounts, Sheets};
-use super::watch::{Aside, Watch};
+use super::watch::{BackgroundReturns, Watch};
 use crate::bug::ensure;
 use crate::units::{PageIndex, PageRange, Pages};
 use search::{FEW, Summary};
@@ -97,9 +97,9 @@ pub(crate) struct RunCounts {
     pub(crate) may_close: bool,
     pub(crate) refaults: RefaultStats,
     /// What the background thread did, until the layer above takes note.
-    pub(crate) aside: Aside,
+    pub(crate) background: BackgroundReturns,
     /// Pages that it returned since somebody reads the heap's figures.
-    pub(crate) aside_total: Pages,
+    pub(crate) background_total: Pages,
 }
 
 impl RunCounts {
@@ -246,20 +246,21 @@ impl PageRuns<'_> {
 
     /// Takes note of what the background thread has returned since last time. Pages that are in use
     /// by now count as well, so it is done whenever pages were taken.
-    pub(in crate::heap) fn note_aside(&mut self) -> Option<Aside> {
-        let aside = self.watch.take_aside()?;
-        self.count_aside(&aside);
-        Some(aside)
+    pub(in crate::heap) fn note_background_returns(&mut self) -> Option<BackgroundReturns> {
+        let returns = self.watch.take_background_returns()?;
+        self.count_background_returns(&returns);
+        Some(returns)
     }
 
     /// Counts what the background thread has returned.
-    pub(super) fn count_aside(&mut self, aside: &Aside) {
-        self.counts.dirty -= aside.pages;
-        self.counts.sheets.note_returned(aside.sheets);
-        self.counts.sheets.note_closed(aside.closed);
-        self.counts.refaults.note_returned(PurgeReason::Idle, aside.pages + aside.holes);
-        self.counts.aside.add(aside);
-        self.counts.aside_total = self.counts.aside_total.saturating_add(aside.pages + aside.holes);
+    pub(super) fn count_background_returns(&mut self, returns: &BackgroundReturns) {
+        self.counts.dirty -= returns.pages;
+        self.counts.sheets.note_returned(returns.sheets);
+        self.counts.sheets.note_closed(returns.closed);
+        self.counts.refaults.note_returned(PurgeReason::Idle, returns.pages + returns.holes);
+        self.counts.background.add(returns);
+        self.counts.background_total =
+            self.counts.background_total.saturating_add(returns.pages + returns.holes);
     }
 
     /// Whether a page below `top` is free.

@@ -6,21 +6,21 @@
 //! page that is part of nothing.
 //!
 //! Both threads return sheets, by claims as in `claim`. The bit of a vacant sheet is set, so that
-//! it can be claimed. The thread that has claimed it may change its other bit, `bare`: the
+//! it can be claimed. The thread that has claimed it may change its other bit, `returned`: the
 //! descriptors were returned. The heap's thread takes the bit before it uses one of the sheet's
 //! pages.
 //!
-//! A long run of bare sheets is closed: its pages, which hold no memory, are made inaccessible, so
-//! that they do not count as a commitment of the process any more. The thread that has claimed a
+//! A long run of returned sheets is closed: its pages, which hold no memory, are made inaccessible,
+//! so that they do not count as a commitment of the process any more. The thread that has claimed a
 //! sheet may close it. The heap's thread opens closed sheets before it uses their pages, which the
 //! kernel may refuse. That a sheet is closed is noted before the kernel is asked: in the child of a
 //! fork at any moment no sheet is inaccessible without a note.
 //!
 //! - K1: the bit of a sheet is set or claimed if all of its pages are free, and clear otherwise.
-//! - K2: a sheet that is bare is vacant, and its descriptors read as zero: nobody has written to
-//!   them since they were returned.
-//! - K4: a sheet that is closed is bare. None of its pages is dirty: none was when it became bare,
-//!   and none was used since. What is inaccessible below the top is closed.
+//! - K2: a sheet that is returned is vacant, and its descriptors read as zero: nobody has written
+//!   to them since.
+//! - K4: a sheet that is closed is returned. None of its pages is dirty: none was when it was
+//!   returned, and none was used since. What is inaccessible below the top is closed.
 //! - K3: the counts are what a walk over all sheets finds.
 
 #![forbid(unsafe_code)]
@@ -36,7 +36,7 @@ use crate::units::{PageIndex, PageRange, Pages};
 #[derive(Debug, Default)]
 pub(crate) struct Sheets {
     pub(super) vacant: Claimable,
-    pub(super) bare: AtomicU8,
+    pub(super) returned: AtomicU8,
     pub(super) closed: AtomicU8,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct SheetCounts {
 
 impl SheetCounts {
     /// Sheets whose descriptors were returned.
-    pub(crate) fn bare(&self) -> u32 {
+    pub(crate) fn returned(&self) -> u32 {
         self.vacant.saturating_sub(self.held)
     }
 
@@ -109,7 +109,7 @@ pub(crate) fn sheets_of(
 impl Sheets {
     pub(super) fn clear(&self) {
         self.vacant.clear();
-        self.bare.store(0, Relaxed);
+        self.returned.store(0, Relaxed);
         self.closed.store(0, Relaxed);
     }
 
@@ -129,11 +129,11 @@ impl Sheet<'_> {
     /// thread)
     pub(super) fn occupy(&self, is_watched: bool, wait: impl Fn(&Claimable, u64)) -> bool {
         self.sheets.vacant.take(self.bit.into(), is_watched, wait);
-        let was_bare = self.is_bare();
-        if was_bare {
-            self.set_bare(false);
+        let was_returned = self.is_returned();
+        if was_returned {
+            self.set_returned(false);
         }
-        !was_bare
+        !was_returned
     }
 
     /// Nobody else may claim it from now on: one of its pages may be used soon, or it is vacated.
@@ -144,7 +144,7 @@ impl Sheet<'_> {
 
     /// Whether it is vacant, nobody has claimed it, and its descriptors hold memory.
     pub(crate) fn can_go(&self) -> bool {
-        self.sheets.vacant.get() & u64::from(self.bit) != 0 && !self.is_bare()
+        self.sheets.vacant.get() & u64::from(self.bit) != 0 && !self.is_returned()
     }
 
     /// Claims it if it is vacant and nobody else has claimed it. (Either thread)
@@ -166,21 +166,21 @@ impl Sheet<'_> {
     }
 
     /// Whether its descriptors were returned.
-    pub(crate) fn is_bare(&self) -> bool {
-        self.sheets.bare.load(Relaxed) & self.bit != 0
+    pub(crate) fn is_returned(&self) -> bool {
+        self.sheets.returned.load(Relaxed) & self.bit != 0
     }
 
     /// Notes whether they were. (The thread that has claimed it: the other one may change other
     /// bits)
-    pub(crate) fn set_bare(&self, is_bare: bool) {
-        if is_bare {
-            self.sheets.bare.fetch_or(self.bit, Relaxed);
+    pub(crate) fn set_returned(&self, is_returned: bool) {
+        if is_returned {
+            self.sheets.returned.fetch_or(self.bit, Relaxed);
         } else {
-            self.sheets.bare.fetch_and(!self.bit, Relaxed);
+            self.sheets.returned.fetch_and(!self.bit, Relaxed);
         }
     }
 
-    /// Whether it is vacant, nobody has claimed it, and it is bare and open.
+    /// Whether it is vacant, nobody has claimed it, and it is returned and open.
     pub(crate) fn can_close(&self) -> bool {
         let is_vacant = self.sheets.vacant.get() & u64::from(self.bit) != 0;
         is_vacant && self.may_be_closed()
@@ -188,7 +188,7 @@ impl Sheet<'_> {
 
     /// The same of one that is claimed.
     pub(crate) fn may_be_closed(&self) -> bool {
-        self.is_bare() && !self.is_closed()
+        self.is_returned() && !self.is_closed()
     }
 
     /// Whether its pages are inaccessible, or about to be. If the heap's thread finds that, it
@@ -197,7 +197,7 @@ impl Sheet<'_> {
         self.sheets.closed.load(Relaxed) & self.bit != 0
     }
 
-    /// Notes whether they are. (As for [`Sheet::set_bare`])
+    /// Notes whether they are. (As for [`Sheet::set_returned`])
     pub(crate) fn set_closed(&self, is_closed: bool) {
         if is_closed {
             self.sheets.closed.fetch_or(self.bit, Relaxed);

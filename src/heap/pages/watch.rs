@@ -4,20 +4,20 @@
 //! are, how much free memory may stay for how long, and what the background thread has returned.
 //! See `claim` for how both threads work on the same bits.
 //!
-//! | file        | concern                                                | unsafe |
-//! |-------------|--------------------------------------------------------|--------|
-//! | this one    | what the heap's thread says and asks                   | yes    |
-//! | `letter`    | a forecast on its way from one thread to the other     | no     |
-//! | `returning` | what the background thread does                        | yes    |
-//! | `sheets`    | descriptors of free pages, returned by either thread   | yes    |
-//! | `closing`   | free pages that are made inaccessible by either thread | no     |
+//! | file              | concern                                                | unsafe |
+//! |-------------------|--------------------------------------------------------|--------|
+//! | this one          | what the heap's thread says and asks                   | yes    |
+//! | `shared_forecast` | a forecast on its way from one thread to the other     | no     |
+//! | `returning`       | what the background thread does                        | yes    |
+//! | `sheets`          | descriptors of free pages, returned by either thread   | yes    |
+//! | `closing`         | free pages that are made inaccessible by either thread | no     |
 //!
 //! - W1: `base` and `chunks` are those of a live heap, and do not change.
 //! - W2: the chunks of all pages below `top` are committed, and stay so.
 
 mod closing;
-mod letter;
 mod returning;
+mod shared_forecast;
 mod sheets;
 
 use core::cell::Cell;
@@ -29,7 +29,7 @@ use super::claim::Claimable;
 use super::runs::PageChunk;
 use crate::os::background::{self, Patience};
 use crate::units::{PageIndex, Pages};
-use letter::Letter;
+use shared_forecast::SharedForecast;
 
 /// How many steps a [`Forecast`] has.
 pub(crate) const STEPS: usize = 14;
@@ -54,7 +54,7 @@ pub(crate) struct Forecast {
 
 /// What the background thread did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Aside {
+pub(crate) struct BackgroundReturns {
     /// Free pages that it returned, and pages of resting spans.
     pub(crate) pages: Pages,
     pub(crate) holes: Pages,
@@ -71,8 +71,8 @@ pub(crate) struct Aside {
     pub(crate) searches: u64,
 }
 
-impl Aside {
-    pub(super) fn add(&mut self, next: &Aside) {
+impl BackgroundReturns {
+    pub(super) fn add(&mut self, next: &BackgroundReturns) {
         self.pages = self.pages.saturating_add(next.pages);
         self.holes = self.holes.saturating_add(next.holes);
         self.slack += next.slack;
@@ -107,10 +107,10 @@ pub(crate) struct Watch {
     may_close: AtomicBool,
     done: Done,
     /// Where to count the bytes that it returns; null: nowhere.
-    told: AtomicPtr<AtomicU64>,
+    counter: AtomicPtr<AtomicU64>,
     /// When the forecast was made that spans were searched for last. (The background thread)
     searched_us: AtomicU64,
-    forecast: Letter,
+    forecast: SharedForecast,
 }
 
 impl Forecast {
@@ -176,9 +176,9 @@ impl Watch {
             top: AtomicU32::new(top.0),
             may_close: AtomicBool::new(false),
             done: Done::default(),
-            told: AtomicPtr::new(ptr::null_mut()),
+            counter: AtomicPtr::new(ptr::null_mut()),
             searched_us: AtomicU64::new(0),
-            forecast: Letter::default(),
+            forecast: SharedForecast::default(),
         }
     }
 
@@ -261,7 +261,7 @@ impl Watch {
             background::remove(self.item());
             self.is_on.set(false);
         }
-        self.told.store(ptr::null_mut(), Relaxed);
+        self.counter.store(ptr::null_mut(), Relaxed);
     }
 
     fn item(&self) -> *mut core::ffi::c_void {
@@ -277,8 +277,8 @@ impl Watch {
     }
 
     /// Has the background thread count the bytes that it returns there, too.
-    pub(crate) fn set_told(&self, counter: &'static AtomicU64) {
-        self.told.store(ptr::from_ref(counter).cast_mut(), Release);
+    pub(crate) fn set_counter(&self, counter: &'static AtomicU64) {
+        self.counter.store(ptr::from_ref(counter).cast_mut(), Release);
     }
 
     /// When the background thread comes again at the earliest.
@@ -322,12 +322,12 @@ impl Watch {
     }
 
     /// What the background thread did since this was asked last.
-    pub(super) fn take_aside(&self) -> Option<Aside> {
+    pub(super) fn take_background_returns(&self) -> Option<BackgroundReturns> {
         if self.is_on() { self.done.take() } else { None }
     }
 
     /// The same of a thread that is gone: it may have counted some of a call, and not the call.
-    pub(super) fn take_left(&self) -> Aside {
+    pub(super) fn take_left(&self) -> BackgroundReturns {
         self.done.take_all()
     }
 
@@ -422,12 +422,12 @@ struct Done {
 impl Done {
     /// In the reverse of the order in which the background thread counts: pages before the runs of
     /// them that it closes, slack before the holes that they are in, and calls last.
-    fn take(&self) -> Option<Aside> {
+    fn take(&self) -> Option<BackgroundReturns> {
         (self.calls.load(Relaxed) > 0).then(|| self.take_all())
     }
 
-    fn take_all(&self) -> Aside {
-        Aside {
+    fn take_all(&self) -> BackgroundReturns {
+        BackgroundReturns {
             calls: self.calls.swap(0, Acquire).into(),
             closed: self.closed.swap(0, Acquire),
             sheets: self.sheets.swap(0, Relaxed),

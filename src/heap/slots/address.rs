@@ -7,6 +7,7 @@
 use super::class::Slot;
 use super::descriptor::Descriptor;
 use crate::heap::{Bin, Heap, ReclaimHooks};
+use crate::os::Os;
 use crate::units::PAGE_SHIFT;
 
 /// The bin that lies `at` bytes behind the start of the heap.
@@ -15,7 +16,10 @@ use crate::units::PAGE_SHIFT;
 ///
 /// One does, and `heap` is live.
 #[inline(always)]
-pub(in crate::heap) unsafe fn bin<S: ReclaimHooks>(heap: *mut Heap<S>, at: u16) -> *mut Bin {
+pub(in crate::heap) unsafe fn bin<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
+    at: u16,
+) -> *mut Bin {
     // SAFETY: the caller's promise: the bin lies within the heap, which is one object.
     unsafe { heap.byte_add(at.into()).cast::<Bin>() }
 }
@@ -33,8 +37,8 @@ pub(in crate::heap) unsafe fn bin<S: ReclaimHooks>(heap: *mut Heap<S>, at: u16) 
 ///
 /// The heap is live.
 #[inline(always)]
-pub(in crate::heap) unsafe fn complement_of<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn complement_of<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     block: *mut u8,
 ) -> usize {
     // SAFETY: the caller's promise.
@@ -51,8 +55,8 @@ pub(in crate::heap) unsafe fn complement_of<S: ReclaimHooks>(
 ///
 /// The heap is live.
 #[inline(always)]
-pub(in crate::heap) unsafe fn is_committed<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn is_committed<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     complement: usize,
 ) -> bool {
     // SAFETY: the caller's promise.
@@ -71,8 +75,8 @@ pub(in crate::heap) unsafe fn is_committed<S: ReclaimHooks>(
 ///
 /// It is committed, and the heap is live.
 #[inline(always)]
-pub(in crate::heap) unsafe fn descriptor_of<S: ReclaimHooks>(
-    heap: *mut Heap<S>,
+pub(in crate::heap) unsafe fn descriptor_of<O: Os, R: ReclaimHooks>(
+    heap: *mut Heap<O, R>,
     complement: usize,
 ) -> *mut Descriptor {
     const SIZE: isize = size_of::<Descriptor>() as isize;

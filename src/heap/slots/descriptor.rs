@@ -291,10 +291,10 @@ impl Descriptor {
 
     /// The first free slot of a span that lies on pages which hold memory.
     pub(crate) fn resident_free_slot(&self) -> Option<u32> {
-        (0..self.shape().slots).find(|slot| self.is_at_hand(*slot))
+        (0..self.shape().slots).find(|slot| self.may_cancel_due(*slot))
     }
 
-    fn is_at_hand(&self, slot: u32) -> bool {
+    fn may_cancel_due(&self, slot: u32) -> bool {
         let (shape, page_bytes) = (self.shape(), Pages(1).bytes() as u32);
         let start = shape.slack() as u32 + slot * shape.slot_size;
         let mut pages = start / page_bytes..=(start + shape.slot_size - 1) / page_bytes;
@@ -305,7 +305,7 @@ impl Descriptor {
     /// How many free slots of a span lie on pages that hold memory.
     #[cfg(test)]
     pub(crate) fn resident_free_slots(&self) -> u32 {
-        (0..self.shape().slots).filter(|slot| self.is_at_hand(*slot)).count() as u32
+        (0..self.shape().slots).filter(|slot| self.may_cancel_due(*slot)).count() as u32
     }
 
     /// Pages of a span that hold no live block, one bit each.

@@ -5,7 +5,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::heap::KernelHeap;
 use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::pages::watch::Watch;
 use crate::os::{MemoryRange, Purged};
@@ -462,7 +461,7 @@ fn two_threads_on_the_same_pages_lose_nothing() {
     unsafe {
         (*heap).check();
         work.live.iter().for_each(|block| block.check(block.size));
-        crate::heap::lifecycle::cached_heap::delete(heap);
+        crate::reclaim::HEAPS.delete(heap);
     }
     assert!(returned.is_enough(), "{returned:?}");
 }

@@ -8,7 +8,7 @@ use crate::heap::Collector;
 #[derive(Default)]
 struct Counted {
     due: u32,
-    let_be: u32,
+    cancel_due: u32,
     is_stopped: bool,
     is_shared: bool,
 }
@@ -20,12 +20,12 @@ unsafe fn make_due(context: *mut u8) -> bool {
     !counted.is_stopped
 }
 
-unsafe fn let_be(context: *mut u8) {
+unsafe fn cancel_due(context: *mut u8) {
     // SAFETY: as above.
-    unsafe { (*context.cast::<Counted>()).let_be += 1 };
+    unsafe { (*context.cast::<Counted>()).cancel_due += 1 };
 }
 
-unsafe fn is_at_hand(context: *mut u8) -> bool {
+unsafe fn may_cancel_due(context: *mut u8) -> bool {
     // SAFETY: as above.
     unsafe { !(*context.cast::<Counted>()).is_shared }
 }
@@ -37,8 +37,8 @@ fn with_collector(counted: &mut Counted) -> Tested {
     tested.heap().set_collector(Collector {
         context: core::ptr::from_mut(counted).cast(),
         make_due,
-        let_be,
-        is_at_hand,
+        cancel_due,
+        may_cancel_due,
         goes_in_steps: |_| false,
         in_steps: None,
     });
@@ -56,14 +56,14 @@ fn a_collector_is_made_due_before_the_limit_and_let_be_when_it_has_helped() {
     let mut counted = Counted::default();
     let mut tested = with_collector(&mut counted);
     fill(&mut tested, LIMIT / 8 * 7 - (256 << 10));
-    assert_eq!((counted.due, counted.let_be), (0, 0), "there is room");
+    assert_eq!((counted.due, counted.cancel_due), (0, 0), "there is room");
     fill(&mut tested, LIMIT / 8 * 7 + 1);
-    assert_eq!(counted.let_be, 0);
+    assert_eq!(counted.cancel_due, 0);
     assert!(counted.due > 0, "it is made due");
     let due = counted.due;
     (0..tested.live.len() / 2).for_each(|_| tested.free(0, OldSize::Right));
     assert!(tested.allocate(1000));
-    assert_eq!((counted.due, counted.let_be), (due, 1), "it has helped");
+    assert_eq!((counted.due, counted.cancel_due), (due, 1), "it has helped");
     assert_eq!(tested.heap().counts.refused_allocations, 0);
     tested.heap().check();
     tested.free_all();
@@ -74,7 +74,7 @@ fn a_collector_that_does_not_help_rests_but_for_refusals() {
     let mut counted = Counted::default();
     let mut tested = with_collector(&mut counted);
     while tested.allocate(10_000) {}
-    assert_eq!((counted.due, counted.let_be), (4, 1), "three cycles in vain, then a refusal");
+    assert_eq!((counted.due, counted.cancel_due), (4, 1), "three cycles in vain, then a refusal");
     assert!(tested.heap().resident() <= LIMIT - LIMIT / 32);
     let refused = tested.heap().counts.refused_allocations;
     assert_eq!(refused, 1);
@@ -85,7 +85,7 @@ fn a_collector_that_does_not_help_rests_but_for_refusals() {
     assert!(tested.heap().resident() <= LIMIT);
     tested.free_all();
     assert!(tested.allocate(100_000));
-    assert_eq!(counted.let_be, 2);
+    assert_eq!(counted.cancel_due, 2);
     tested.heap().check();
     tested.free_all();
 }
@@ -95,7 +95,7 @@ fn after_a_rest_the_collector_is_asked_again() {
     let mut counted = Counted::default();
     let mut tested = with_collector(&mut counted);
     fill(&mut tested, LIMIT / 8 * 7 + (640 << 10));
-    assert_eq!((counted.due, counted.let_be), (3, 1), "in vain");
+    assert_eq!((counted.due, counted.cancel_due), (3, 1), "in vain");
     tested.os.world().now_us += 10 * SECOND_US;
     // A look lowers the growth limit again.
     tested.act(&Step::Tick(0, 0));
@@ -109,7 +109,7 @@ fn a_collector_that_stands_still_is_asked_until_it_runs() {
     let mut counted = Counted { is_stopped: true, ..Counted::default() };
     let mut tested = with_collector(&mut counted);
     fill(&mut tested, LIMIT / 16 * 15);
-    assert_eq!((counted.due, counted.let_be), (0, 0));
+    assert_eq!((counted.due, counted.cancel_due), (0, 0));
     counted.is_stopped = false;
     assert!(tested.allocate(10_000));
     assert_eq!(counted.due, 1);
@@ -139,7 +139,7 @@ fn where_three_quarters_are_live_one_cycle_is_enough_each_time() {
             tested.free(live, OldSize::Right);
         }
         assert!(tested.allocate(10_000));
-        assert_eq!((counted.due, counted.let_be), (round, round), "it has helped");
+        assert_eq!((counted.due, counted.cancel_due), (round, round), "it has helped");
     }
     assert_eq!(tested.heap().counts.refused_allocations, 0);
     tested.free_all();
@@ -151,11 +151,11 @@ fn a_tick_lets_the_collector_be_until_the_heap_grows_again() {
     let mut tested = with_collector(&mut counted);
     fill(&mut tested, LIMIT / 8 * 7 + 1);
     assert!(tested.heap().collecting);
-    assert_eq!((counted.due, counted.let_be), (1, 0));
+    assert_eq!((counted.due, counted.cancel_due), (1, 0));
     assert_eq!(tested.heap().next_tick_us(), Some(0));
     tested.act(&Step::Tick(0, 0));
     assert!(!tested.heap().collecting);
-    assert_eq!((counted.due, counted.let_be), (1, 1), "the VM is idle");
+    assert_eq!((counted.due, counted.cancel_due), (1, 1), "the VM is idle");
     assert!(tested.allocate(100_000));
     assert!(tested.heap().collecting);
     assert_eq!(counted.due, 2, "the emergency goes on");
@@ -163,7 +163,7 @@ fn a_tick_lets_the_collector_be_until_the_heap_grows_again() {
         tested.act(&Step::Tick(0, 0));
         assert!(tested.allocate(10_000));
     }
-    assert_eq!((counted.due, counted.let_be), (3, 3), "three cycles in vain, as without ticks");
+    assert_eq!((counted.due, counted.cancel_due), (3, 3), "three cycles in vain, as without ticks");
     tested.free_all();
 }
 
@@ -171,7 +171,7 @@ fn a_tick_lets_the_collector_be_until_the_heap_grows_again() {
 fn with_raised_limit(counted: &mut Counted) -> (Tested, usize) {
     let mut tested = with_collector(counted);
     fill(&mut tested, LIMIT / 64 * 61);
-    assert_eq!((counted.due, counted.let_be), (3, 1), "in vain");
+    assert_eq!((counted.due, counted.cancel_due), (3, 1), "in vain");
     tested.os.world().now_us += 10 * SECOND_US;
     tested.act(&Step::Tick(0, 0));
     let raised = tested.heap().growth_limit;
@@ -219,16 +219,16 @@ fn an_emergency_that_was_suspended_does_not_end_unasked() {
     fill(&mut tested, LIMIT / 64 * 61);
     drop_to(&mut tested, LIMIT / 2);
     while tested.allocate(10_000) {}
-    assert_eq!((counted.due, counted.let_be), (4, 1), "in vain, a rest, and a refusal");
+    assert_eq!((counted.due, counted.cancel_due), (4, 1), "in vain, a rest, and a refusal");
     tested.act(&Step::Tick(0, 0));
-    assert_eq!((counted.due, counted.let_be), (4, 2), "suspended");
+    assert_eq!((counted.due, counted.cancel_due), (4, 2), "suspended");
     // The host collects by itself.
     drop_to(&mut tested, LIMIT / 8 * 5);
     tested.os.world().now_us += 10 * SECOND_US;
     tested.act(&Step::Tick(0, 0));
     fill(&mut tested, LIMIT / 64 * 58);
     assert!(counted.due > 4, "the next growth asks the collector");
-    assert_eq!(counted.let_be, 2);
+    assert_eq!(counted.cancel_due, 2);
     tested.free_all();
 }
 
@@ -240,6 +240,6 @@ fn a_tick_leaves_the_collector_of_a_vm_alone_that_another_thread_may_run() {
     tested.act(&Step::Tick(0, 0));
     assert!(tested.heap().collecting);
     assert_ne!(tested.heap().next_tick_us(), Some(0));
-    assert_eq!((counted.due, counted.let_be), (1, 0));
+    assert_eq!((counted.due, counted.cancel_due), (1, 0));
     tested.free_all();
 }

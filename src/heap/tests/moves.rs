@@ -2,8 +2,71 @@
 
 use super::breathing::tested;
 use super::*;
+use crate::heap::SplitMappings;
 use crate::heap::pages::refaults;
+use crate::reclaim::Reclaim;
 use crate::units::PAGE;
+
+#[test]
+fn a_long_block_is_moved_by_the_kernel_and_leaves_no_split_mapping() {
+    let os = FakeOs::new(4096);
+    let mut tested = Tested::new(os.clone(), 64 << 20);
+    for size in [1 << 16, 1 << 17, 1 << 18, 1 << 19] {
+        assert!(tested.allocate(1 << 15));
+        let last = tested.live.len() - 1;
+        tested.resize(last, size, OldSize::Right);
+        // A neighbour behind, so that the next growth must move.
+        assert!(tested.allocate(1 << 15));
+        tested.resize(last, size * 2, OldSize::Right);
+        tested.heap().check();
+    }
+    assert!(os.world().moves >= 4, "{} moves", os.world().moves);
+    tested.check_contents();
+    tested.free_all();
+    let moves = os.world().moves;
+    assert_eq!(os.world().renewals, moves, "each split mapping was renewed");
+    assert_eq!(tested.heap().split_mappings.room(), SplitMappings::CAPACITY);
+}
+
+/// Where there is memory, pages that move in its place would throw it away.
+#[test]
+fn a_block_is_copied_to_pages_that_have_memory_and_moved_to_others() {
+    for (reclaimed, moves) in [(false, 0), (true, 1)] {
+        let os = FakeOs::new(4096);
+        let mut tested = Tested::new(os.clone(), 64 << 20);
+        for size in [4 << 20, 1 << 20, 1 << 16] {
+            assert!(tested.allocate(size));
+        }
+        tested.free(0, OldSize::Right);
+        if reclaimed {
+            tested.heap().reclaim(Budget::Unlimited);
+        }
+        // The block behind it is in its way; `free` has put the last one first.
+        tested.resize(1, 2 << 20, OldSize::Right);
+        assert_eq!(os.world().moves, moves);
+        tested.free_all();
+    }
+}
+
+#[test]
+fn a_block_that_moved_and_grew_moves_again_in_pieces() {
+    let os = FakeOs::new(4096);
+    let mut tested = Tested::new(os.clone(), 64 << 20);
+    assert!(tested.allocate(1 << 16) && tested.allocate(1 << 15));
+    // `resize` puts the block last.
+    tested.resize(0, 1 << 17, OldSize::Right);
+    assert_eq!(os.world().moves, 1);
+    tested.resize(1, 1 << 18, OldSize::Right);
+    assert_eq!(os.world().moves, 1, "it grew in place behind its split mapping");
+    // Too long for the place that the block left.
+    assert!(tested.allocate(1 << 17));
+    tested.resize(1, 1 << 19, OldSize::Right);
+    assert_eq!(os.world().moves, 3, "the split mapping and what is behind it moved apart");
+    tested.heap().check();
+    tested.check_contents();
+    tested.free_all();
+    assert_eq!(tested.heap().split_mappings.room(), SplitMappings::CAPACITY);
+}
 
 /// Blocks of a mebibyte that lie in two pieces each, and what is in the way of their growth, on a
 /// heap at a limit with so much room.
@@ -66,7 +129,9 @@ fn a_copy_that_a_limit_has_no_room_for_is_not_begun() {
     // More room than what the block grows by, and less than the copy takes.
     let mut tested = at_a_limit(Key::LimitHard, 3 << 18);
     tested.act(&Step::Set(Key::RemapMin, 1 << 30));
-    let state = |heap: &mut Heap<FakeOs>| (heap.resident(), heap.runs.top, heap.counts.purge_calls);
+    let state = |heap: &mut Heap<FakeOs, Reclaim>| {
+        (heap.resident(), heap.runs.top, heap.counts.purge_calls)
+    };
     let before = state(tested.heap());
     assert!(!grow(&mut tested));
     assert_eq!(state(tested.heap()), before);

@@ -5,6 +5,7 @@ use super::*;
 use crate::heap::blocks::diagnose::{Wrong, what_is_wrong};
 use crate::heap::growth::reserve;
 use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
+use crate::reclaim::Reclaim;
 use crate::units::{PAGE, Pages};
 
 const MIB: usize = 1 << 20;
@@ -150,7 +151,7 @@ fn each_call_is_refused_once() {
 }
 
 /// What lies at one end of what a heap has mapped.
-type Beside = fn(&mut Heap<FakeOs>) -> *mut u8;
+type Beside = fn(&mut Heap<FakeOs, Reclaim>) -> *mut u8;
 
 #[test]
 fn occupied_addresses_refuse_growth_at_every_end() {
@@ -269,7 +270,7 @@ fn a_process_without_room_for_a_heap_gets_the_reason() {
     os.world().address_space = Some(MIB);
     show_mapped(&os, 200);
     assert!(os.reserve(MIB - 20 * PAGE, false).is_some());
-    let refused = Heap::create(os, Options::DEFAULT).map(drop);
+    let refused = Heap::<_, Reclaim>::create(os, Options::DEFAULT).map(drop);
     assert_eq!(refused, Err(Error::Memory));
     let told = "reserve: no heap: RLIMIT_AS (ulimit -v) is 1048576 bytes, and the process uses \
                 819200 of its address space";
@@ -311,7 +312,7 @@ fn the_history_is_mapped_when_it_is_asked_for() {
 }
 
 #[test]
-fn a_heap_that_was_wiped_serves_as_a_new_one() {
+fn a_heap_that_was_reset_serves_as_a_new_one() {
     let os = FakeOs::new(4096);
     let mut tested = planned(&os, 64 * MIB);
     for _ in 0..2 {
@@ -495,7 +496,7 @@ fn what_cannot_be_cut_off_stays_in_the_account() {
 }
 
 #[test]
-fn a_heap_that_was_cut_off_can_be_wiped() {
+fn a_heap_that_was_cut_off_can_be_reset() {
     for page in KERNEL_PAGES {
         let os = FakeOs::new(page);
         let mut tested = cut(&os);

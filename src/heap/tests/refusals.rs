@@ -2,6 +2,7 @@
 
 use super::breathing::{SECOND_US, tested};
 use super::*;
+use crate::reclaim::Reclaim;
 
 /// A program that makes every kind of system call: it grows, moves, heals and reclaims, twice.
 fn eventful(tested: &mut Tested) {
@@ -26,7 +27,7 @@ fn a_refused_reservation_is_halved_until_it_fits() {
     assert!(tested.allocate(1000));
     tested.free_all();
     os.world().reserve_limit = Some(1000);
-    let refused = Heap::create(os, Options::DEFAULT).map(drop);
+    let refused = Heap::<_, Reclaim>::create(os, Options::DEFAULT).map(drop);
     assert_eq!(refused, Err(Error::Memory));
     assert!(crate::error::last_text().starts_with("reserve: the kernel gives no address space"));
 }
@@ -42,7 +43,7 @@ fn strict_overcommit_is_lived_with() {
     tested.free_all();
     let os = FakeOs::new(4096);
     os.world().commit_limit = Some(1000);
-    let refused = Heap::create(os, Options::DEFAULT).map(drop);
+    let refused = Heap::<_, Reclaim>::create(os, Options::DEFAULT).map(drop);
     assert_eq!(refused, Err(Error::Memory));
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::heap::pages::refaults::PurgeReason;
-use crate::os::MemoryRange;
+use crate::os::{Kernel, MemoryRange};
 use crate::reclaim::Sweep;
 use crate::units::{PageIndex, PageRange, Pages};
 
@@ -116,7 +116,7 @@ fn a_host_ticks_until_descriptors_are_returned() {
 fn a_sweep_that_goes_on_returns_more_of_them() {
     let mut tested = emptied(4096);
     tested.os.world().tick_us = 5;
-    let mut sweep = Sweep { keep: Pages(1500), holes: false, cause: PurgeReason::Idle };
+    let mut sweep = Sweep { keep: Pages(1500), holes: false, reason: PurgeReason::Idle };
     let mut cursor = tested.heap().sweep_from(&sweep);
     let all = tested.heap().runs.sheets.held;
     while tested.heap().runs.sheets.held == all {
@@ -277,7 +277,7 @@ fn claims_can_be_counted_anew() {
     let mut tested = emptied(4096);
     tested.heap().reclaim(Budget::Unlimited);
     let counts = tested.heap().runs.sheets;
-    assert!(counts.bare() > 50, "{counts:?}");
+    assert!(counts.returned() > 50, "{counts:?}");
     tested.heap().runs.sheets.held += 7;
     assert_eq!(tested.heap().page_runs().sheets_by_bits(), counts);
     tested.heap().runs.sheets = counts;

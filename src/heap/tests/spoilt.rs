@@ -3,6 +3,7 @@
 use super::*;
 use crate::heap::SpanState;
 use crate::heap::slots::class::class_of;
+use crate::reclaim::Reclaim;
 use crate::units::{PageIndex, Pages};
 
 /// A heap with three spans of 1000 bytes in the list of their class, and the page of each in the
@@ -19,7 +20,11 @@ fn three_listed() -> (Tested, [PageIndex; 3]) {
 }
 
 /// What is said when a span that was spoilt is emptied.
-fn said(tested: &mut Tested, page: PageIndex, spoil: impl FnOnce(&mut Heap<FakeOs>)) -> String {
+fn said(
+    tested: &mut Tested,
+    page: PageIndex,
+    spoil: impl FnOnce(&mut Heap<FakeOs, Reclaim>),
+) -> String {
     let start = tested.heap().address(page);
     let end = start.wrapping_add(tested.heap().descriptor(page).shape().pages.bytes());
     let blocks: Vec<*mut u8> = tested.live.iter().map(|block| block.at).collect();
@@ -41,7 +46,7 @@ fn said(tested: &mut Tested, page: PageIndex, spoil: impl FnOnce(&mut Heap<FakeO
 #[test]
 fn a_link_that_leads_elsewhere_stops_the_process() {
     let (mut tested, [first, second, third]) = three_listed();
-    let mut expect = |spoil: &dyn Fn(&mut Heap<FakeOs>), wrong: &str| {
+    let mut expect = |spoil: &dyn Fn(&mut Heap<FakeOs, Reclaim>), wrong: &str| {
         let words = said(&mut tested, second, |heap| spoil(heap));
         assert!(words.contains(wrong), "{words}");
     };
@@ -60,7 +65,7 @@ fn a_link_that_leads_elsewhere_stops_the_process() {
 fn a_span_whose_descriptor_is_spoilt_is_not_used() {
     let (mut tested, [first, ..]) = three_listed();
     let heap = tested.heap;
-    let expect = |spoil: &dyn Fn(&mut Heap<FakeOs>), wrong: &str| {
+    let expect = |spoil: &dyn Fn(&mut Heap<FakeOs, Reclaim>), wrong: &str| {
         let words = last_words(|| {
             // SAFETY: the heap is live.
             spoil(unsafe { &mut *heap });

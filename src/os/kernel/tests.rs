@@ -176,3 +176,11 @@ fn failing_calls_leave_errno_alone() {
     }
     assert_eq!(errno(), 77);
 }
+
+#[test]
+fn heaps_are_placed_below_the_address_limit() {
+    let at = Kernel.reserve(1 << 36, false).expect("address space");
+    assert!(at.addr() + (1 << 36) <= crate::os::ADDRESS_LIMIT);
+    // SAFETY: reserved just now.
+    unsafe { Kernel.release(at, 1 << 36) };
+}

@@ -20,7 +20,7 @@ const BUSY_SHARE: u32 = 8;
 /// there is nothing new to find.
 const WORTH_SHARE: u32 = 64;
 /// Nor when fewer pages changed than this.
-const MOVED_MIN: Pages = Pages(32);
+const CHURNED_MIN: Pages = Pages(32);
 /// Pages that change hands for each that the last search returned, so that the next is worth while
 /// again. Bursts that fill 200 MB of holes every 3 s cost 1 % of the time; without a rest, 4.5.
 const WORK_PER_PAGE: u32 = 4;
@@ -34,7 +34,7 @@ pub(super) struct Holes {
     /// When all searches up to the last one will have been affordable.
     paid_us: u64,
     /// Pages that changed hands since it began, and slots that became free.
-    moved: Pages,
+    churned: Pages,
     sparse: Pages,
     /// How many times rarer than at first a busy heap is searched, less 1.
     rarer: u32,
@@ -47,13 +47,13 @@ impl Holes {
     pub(super) fn note(&mut self, observation: &Observation) {
         let emptied = observation.sparse.saturating_sub(self.sparse);
         self.sparse = observation.sparse;
-        self.moved = self.moved.saturating_add(observation.moved).saturating_add(emptied);
+        self.churned = self.churned.saturating_add(observation.churned).saturating_add(emptied);
         self.premature = self.premature.saturating_add(observation.premature);
     }
 
     /// Takes note that a search begins: what changes from now on may be behind it.
     pub(super) fn note_search_begins(&mut self) {
-        self.moved = Pages::ZERO;
+        self.churned = Pages::ZERO;
     }
 
     /// Takes note of a search that has ended: whether the heap filled no holes then, and what it
@@ -67,7 +67,7 @@ impl Holes {
             searched_us: observation.now_us,
             idle,
             paid_us: (paid_us + affordable_us(returned)).min(observation.now_us + MEMORY_US),
-            moved: self.moved,
+            churned: self.churned,
             sparse: self.sparse,
             rarer: rarer.min(RARER_MAX - 1),
             returned,
@@ -84,14 +84,14 @@ impl Holes {
         filled_us: u64,
     ) -> Option<u64> {
         let worth = Pages(observation.used.0 / WORTH_SHARE);
-        if observation.sparse <= worth || self.moved < worth.max(MOVED_MIN) {
+        if observation.sparse <= worth || self.churned < worth.max(CHURNED_MIN) {
             return None;
         }
         let epoch_us = epoch_us(decay_us);
         // The end of a load is searched at once. What idles every few seconds is not, unless much
         // more was done than the last search undid. What has worked lightly since the last search
         // waits, too: longer with each search that found little.
-        let is_burst = self.idle && self.moved.0 / WORK_PER_PAGE < self.returned.0;
+        let is_burst = self.idle && self.churned.0 / WORK_PER_PAGE < self.returned.0;
         let is_light = self.idle && filled_us < self.searched_us;
         let apart_us = IDLE_EPOCHS * epoch_us * u64::from(self.rarer + 1);
         let rest_us = match (is_burst, is_light) {

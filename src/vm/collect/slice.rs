@@ -88,7 +88,7 @@ pub(super) unsafe fn run(
         (api.lua_gc)(state, GC_SET_STEP_MUL, step_mul);
         *progress = slice.progress;
         if result != 0 {
-            tell_of_error(api, state);
+            log_error(api, state);
             (api.lua_settop)(state, -2);
         }
         match result {
@@ -166,7 +166,7 @@ unsafe fn push_weak_table(api: &CollectorApi, state: *mut lua_State) {
 /// # Safety
 ///
 /// As for [`run`]; a value is on the stack.
-unsafe fn tell_of_error(api: &CollectorApi, state: *mut lua_State) {
+unsafe fn log_error(api: &CollectorApi, state: *mut lua_State) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     // SAFETY: the caller's promise; a string stays while it is on the stack.
     unsafe {

@@ -1,9 +1,9 @@
 //! Shows the breathing curve: one service, once on LuaJIT's own allocator and once on ebbtide.
 //!
-//! Each run is a process of its own, looked at from outside. The service never asks for memory to
-//! go back; its event loop lets the heap tick. What comes out is a live display, a table, and the
-//! curve in `target/demo/`, as JSON and as a picture; the exit status tells whether the memory went
-//! back. With `--soak` the same goes on for longer, and the heap's own account is shown too.
+//! Each run is a process of its own, measured from outside. The service never asks for memory to
+//! go back; its event loop lets the heap tick. The program shows a live display, a table, and the
+//! curve in `target/demo/`, as JSON and as a picture. The exit status says whether the memory went
+//! back. With `--soak` the same traffic lasts longer, and the heap's statistics are printed too.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -76,7 +76,8 @@ fn demo(options: &Options) -> Result<()> {
     let host = Host::build(options.library.as_deref())?;
     let versions = host.versions()?;
     println!("One Lua service: {}", contents(form.traffic));
-    println!("Its memory (PSS), once on each allocator. {versions}\n");
+    println!("It runs on LuaJIT's own allocator (built-in) and then on ebbtide. {versions}");
+    println!("All sizes are in MB; PSS and RSS are those of the whole process.\n");
     let breathing = Breathing::new(form.traffic, run_both(&host, form)?)?;
     println!("\n{}", table::render(&breathing.rows()));
     if form.soak {
@@ -85,14 +86,16 @@ fn demo(options: &Options) -> Result<()> {
     let path = host.output_dir().join("demo").join(form.file);
     let picture = breathing.picture(form.period.as_millis(), &versions, !form.soak);
     publish(&path, &picture.json())?;
-    breathing.judge()
+    breathing.judge()?;
+    println!("{}", breathing.verdict());
+    Ok(())
 }
 
 fn contents(traffic: Traffic) -> String {
     let (peaks, seconds) = (traffic.peaks().len(), traffic.length().as_secs());
     format!(
-        "{peaks} peaks of traffic, pauses and low traffic between, at last all is dropped; \
-         {seconds} s."
+        "{peaks} peaks of traffic with pauses and low traffic between them, then all data is \
+         dropped: {seconds} s."
     )
 }
 

@@ -14,7 +14,7 @@ use ebbtide_programs::host::{ATTACHED, Allocator, EBBTIDE, Host, IN_PLACE, build
 use ebbtide_programs::memory::megabytes;
 use ebbtide_programs::numbers::{Spread, geometric_mean};
 use ebbtide_programs::process::{self, Outcome};
-use ebbtide_programs::suite::{Kind, Measured, PROGRAMS};
+use ebbtide_programs::suite::{Measured, PROGRAMS, ProgramKind};
 use ebbtide_programs::table;
 
 const USAGE: &str = "usage: doors [--rounds N] [--check]";
@@ -172,7 +172,7 @@ fn start(command: &mut Command) -> Result<Duration> {
 /// CPU time of a VM that was attached at the start against one that was made on a heap.
 fn speed(host: &Host, rounds: usize) -> Result<Figure> {
     let mut speeds = Vec::new();
-    for program in PROGRAMS.iter().filter(|program| program.kind == Kind::Reference) {
+    for program in PROGRAMS.iter().filter(|program| program.kind == ProgramKind::Reference) {
         let measured = Measured::new(host, program, &[&EBBTIDE, &ATTACHED], rounds, announce)?;
         speeds.extend(measured.speed(1).map(|spread| spread.median));
     }

@@ -37,7 +37,9 @@ pub struct Run {
 /// Reads the arguments. The error is one line that names what is wrong and what to do.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, String> {
     let mut arguments = arguments.into_iter();
-    let first = arguments.next().ok_or("nothing to do: say run COMMAND, or --help")?;
+    let first = arguments
+        .next()
+        .ok_or("no command; say: ebbtide run [OPTIONS] COMMAND, or ebbtide --help")?;
     match first.to_str() {
         Some("run") => read_run(arguments),
         Some("-h" | "--help" | "help") => Ok(Task::Help),
@@ -184,13 +186,13 @@ mod tests {
 
     #[test]
     fn options_end_where_the_command_begins() {
-        let asked = run(&["run", "--retain", "8m", "--report", "luajit", "--verbose"]);
-        let asked = asked.unwrap_or_else(|error| panic!("{error}"));
+        let parsed = run(&["run", "--retain", "8m", "--report", "luajit", "--verbose"]);
+        let parsed = parsed.unwrap_or_else(|error| panic!("{error}"));
         let options: Vec<_> =
-            asked.options.iter().map(|(flag, v)| (flag.name, v.clone())).collect();
+            parsed.options.iter().map(|(flag, v)| (flag.name, v.clone())).collect();
         assert_eq!(options, [("retain", OsString::from("8m"))]);
-        assert!(asked.report && !asked.verbose);
-        assert_eq!(asked.command, ["luajit", "--verbose"]);
+        assert!(parsed.report && !parsed.verbose);
+        assert_eq!(parsed.command, ["luajit", "--verbose"]);
     }
 
     #[test]
@@ -201,28 +203,28 @@ mod tests {
             (&["--collect", "off", "x"], "off", &["x"]),
             (&["--collect=auto", "x"], "auto", &["x"]),
         ] {
-            let asked = run(&[&["run"], words].concat());
-            let asked = asked.unwrap_or_else(|error| panic!("{error}"));
+            let parsed = run(&[&["run"], words].concat());
+            let parsed = parsed.unwrap_or_else(|error| panic!("{error}"));
             let options: Vec<_> =
-                asked.options.iter().map(|(flag, v)| (flag.name, v.clone())).collect();
+                parsed.options.iter().map(|(flag, v)| (flag.name, v.clone())).collect();
             assert_eq!(options, [("collect", OsString::from(value))]);
-            assert_eq!(asked.command, command);
+            assert_eq!(parsed.command, command);
         }
         assert!(error(&["run", "--collect"]).starts_with("run: no command; say"));
     }
 
     #[test]
     fn two_dashes_end_the_options() {
-        let asked = run(&["run", "--decay-ms=0", "--", "--odd", "--"]);
-        let asked = asked.unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(asked.options.len(), 1);
-        assert_eq!(asked.command, ["--odd", "--"]);
+        let parsed = run(&["run", "--decay-ms=0", "--", "--odd", "--"]);
+        let parsed = parsed.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(parsed.options.len(), 1);
+        assert_eq!(parsed.command, ["--odd", "--"]);
         assert_eq!(run(&["run", "-", "x"]).map(|run| run.command.len()).ok(), Some(2));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        assert!(error(&[]).starts_with("nothing to do"));
+        assert!(error(&[]).starts_with("no command; say: ebbtide run"));
         assert!(error(&["luajit", "x"]).ends_with("ebbtide run luajit"));
         assert!(error(&["run"]).starts_with("run: no command"));
         assert_eq!(
@@ -280,9 +282,9 @@ mod tests {
         for words in
             [&["run", "--report-signal", "USR2", "x"][..], &["run", "--report-signal=34", "x"]]
         {
-            let asked = run(words).unwrap_or_else(|error| panic!("{error}"));
-            assert!(asked.report_signal.is_some());
-            assert_eq!(asked.command, ["x"]);
+            let parsed = run(words).unwrap_or_else(|error| panic!("{error}"));
+            assert!(parsed.report_signal.is_some());
+            assert_eq!(parsed.command, ["x"]);
         }
     }
 

@@ -48,7 +48,7 @@ pub enum Flaw {
 }
 
 /// What a file is.
-pub enum Kind {
+pub enum FileKind {
     /// A program or library for this processor.
     Elf(Elf),
     /// The same for another one.
@@ -67,23 +67,25 @@ const NO_GC64_TEXT: &[u8] = b"Must use luaL_newstate() for 64 bit target";
 const VERSION_20_TEXT: &[u8] = b"LuaJIT 2.0.";
 
 /// Reads a file. None: it cannot be read.
-pub fn read(path: &Path) -> Option<Kind> {
+pub fn read(path: &Path) -> Option<FileKind> {
     let file = Mapped::open(path)?;
     let bytes = file.bytes();
     if let Some(rest) = bytes.strip_prefix(b"#!") {
         let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        return Some(Kind::Script(line.get(..line.len().min(4096)).unwrap_or_default().to_vec()));
+        return Some(FileKind::Script(
+            line.get(..line.len().min(4096)).unwrap_or_default().to_vec(),
+        ));
     }
     let Some(header) = bytes.get(..20).filter(|header| header.starts_with(b"\x7fELF")) else {
-        return Some(Kind::Other);
+        return Some(FileKind::Other);
     };
     const CLASS_64: u8 = 2;
     let machine = u16::from_ne_bytes([header[18], header[19]]);
     if header[4] != CLASS_64 || machine != MACHINE {
-        return Some(Kind::Foreign);
+        return Some(FileKind::Foreign);
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
-    Some(parse(bytes, folder).map_or(Kind::Other, Kind::Elf))
+    Some(parse(bytes, folder).map_or(FileKind::Other, FileKind::Elf))
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -210,7 +212,7 @@ mod tests {
     #[test]
     fn this_program_is_read() {
         let path = std::env::current_exe().expect("a path");
-        let Some(Kind::Elf(elf)) = read(&path) else { panic!("a program") };
+        let Some(FileKind::Elf(elf)) = read(&path) else { panic!("a program") };
         assert!(elf.interpreter.is_some_and(|path| path.is_file()) && !elf.has_soname);
         assert!(elf.needed.contains(&PathBuf::from("libc.so.6")), "{:?}", elf.needed);
         assert_eq!(elf.luajit, None);
@@ -218,7 +220,7 @@ mod tests {
 
     #[test]
     fn other_files_are_told_apart() {
-        assert!(matches!(read(Path::new("/etc/passwd")), Some(Kind::Other)));
+        assert!(matches!(read(Path::new("/etc/passwd")), Some(FileKind::Other)));
         assert!(read(Path::new("/no/such/file")).is_none());
         assert!(read(Path::new("/")).is_none());
     }

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::elf::{self, Elf, Kind};
+use crate::elf::{self, Elf, FileKind};
 
 /// Where the loader looks at last.
 const USUAL: [&str; 4] = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"];
@@ -25,7 +25,7 @@ pub fn visit(program: &Elf, mut visit: impl FnMut(&Path, &Elf) -> bool) {
         if seen.len() >= COUNT_MAX || !seen.insert(path.clone()) {
             continue;
         }
-        if let Some(Kind::Elf(library)) = elf::read(&path) {
+        if let Some(FileKind::Elf(library)) = elf::read(&path) {
             if visit(&path, &library) {
                 return;
             }
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn the_c_library_is_found() {
         let path = std::env::current_exe().expect("a path");
-        let Some(Kind::Elf(elf)) = elf::read(&path) else { panic!("a program") };
+        let Some(FileKind::Elf(elf)) = elf::read(&path) else { panic!("a program") };
         let mut names = Vec::new();
         visit(&elf, |path, _| {
             names.push(path.file_name().expect("a name").to_owned());

@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::elf::{self, Elf, Flaw, Kind};
+use crate::elf::{self, Elf, FileKind, Flaw};
 use crate::libraries;
 
 /// What works in a program whose VMs are out of reach.
@@ -38,16 +38,16 @@ fn find(name: &OsStr) -> Option<PathBuf> {
 fn of_file(path: &Path, arguments: &[OsString], depth: usize) -> Vec<String> {
     let shown = path.display();
     match elf::read(path) {
-        Some(Kind::Elf(elf)) if path.file_name() == Some(OsStr::new("env")) => {
+        Some(FileKind::Elf(elf)) if path.file_name() == Some(OsStr::new("env")) => {
             let more = started_by_env(arguments).filter(|_| depth > 0);
             let more = more.and_then(|(name, rest)| Some(of_file(&find(&name)?, &rest, depth - 1)));
             more.unwrap_or_else(|| of_program(path, &elf))
         }
-        Some(Kind::Elf(elf)) => of_program(path, &elf),
-        Some(Kind::Foreign) => vec![format!(
+        Some(FileKind::Elf(elf)) => of_program(path, &elf),
+        Some(FileKind::Foreign) => vec![format!(
             "{shown}: is for another kind of processor than ebbtide: nothing is taken over"
         )],
-        Some(Kind::Script(line)) if depth > 0 => of_script(path, &line, arguments, depth),
+        Some(FileKind::Script(line)) if depth > 0 => of_script(path, &line, arguments, depth),
         _ => Vec::new(),
     }
 }
@@ -190,7 +190,8 @@ fn rights(path: &Path) -> Option<(&'static str, &'static str)> {
 fn shared_luajit(path: &Path) -> Option<&'static str> {
     let is_luajit = path.file_name()?.as_bytes().starts_with(b"luajit");
     let is_shared_luajit = |name: &&str| {
-        let Some(Kind::Elf(elf)) = find(OsStr::new(name)).and_then(|path| elf::read(&path)) else {
+        let Some(FileKind::Elf(elf)) = find(OsStr::new(name)).and_then(|path| elf::read(&path))
+        else {
             return false;
         };
         let is_shared = |name: &PathBuf| name.as_os_str().as_bytes().starts_with(b"libluajit");

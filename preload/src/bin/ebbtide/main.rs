@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     let done = match arguments::read(std::env::args_os().skip(1)) {
         Ok(Task::Help) => print(&help()),
         Ok(Task::Version) => print(concat!("ebbtide ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Task::Run(asked)) => run(asked).map(|never| match never {}),
+        Ok(Task::Run(task)) => run(task).map(|never| match never {}),
         Err(why) => Err(Failure::from(why)),
     };
     match done {
@@ -69,27 +69,27 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Becomes the program.
-fn run(asked: Run) -> Result<Infallible, Failure> {
+fn run(task: Run) -> Result<Infallible, Failure> {
     let own = std::env::current_exe().map_err(|e| format!("cannot find itself: {e}"))?;
     options::check_environment()?;
     let libraries = preload::find(std::env::var_os("EBBTIDE_PRELOAD"), &own)?;
-    options::set(&asked.options, &libraries.heap)?;
+    options::set(&task.options, &libraries.heap)?;
     let before = std::env::var_os("LD_PRELOAD");
-    let (name, arguments) = asked.command.split_first().ok_or("run: no command".to_owned())?;
+    let (name, arguments) = task.command.split_first().ok_or("run: no command".to_owned())?;
     let mut command = Command::new(name);
     command.args(arguments).env("LD_PRELOAD", preload::variable(&libraries.preload, before)?);
     // The program keeps this process's number; one that it starts has another.
     command.env("_EBBTIDE_RUN", std::process::id().to_string());
-    if asked.report || asked.report_signal.is_some() {
+    if task.report || task.report_signal.is_some() {
         command.env("EBBTIDE_REPORT", "1");
     }
-    if let Some(signal) = asked.report_signal {
+    if let Some(signal) = task.report_signal {
         command.env("EBBTIDE_REPORT_SIGNAL", signal);
     }
-    if asked.verbose {
+    if task.verbose {
         command.env("EBBTIDE_VERBOSE", "1");
     }
-    for obstacle in look::obstacles(&asked.command) {
+    for obstacle in look::obstacles(&task.command) {
         // Whether anybody reads it does not matter: the program runs.
         let _ = writeln!(std::io::stderr(), "ebbtide: {obstacle}");
     }
@@ -110,29 +110,30 @@ ebbtide gives the memory of LuaJIT programs back to the system.
 Usage: ebbtide run [OPTIONS] [--] COMMAND [ARGUMENTS]
        ebbtide --help | --version
 
-Runs COMMAND so that each VM it makes through a shared LuaJIT (libluajit-5.1.so)
-has a heap of its own, which gives back free memory while the program waits in
-epoll_wait, poll or select, and while it works. Programs without LuaJIT run as
-ever. Where nothing can be preloaded, or LuaJIT is linked into the program itself
-as in the luajit command of many systems, that is said, and the program runs.
+Runs COMMAND and gives each VM that COMMAND makes through a shared LuaJIT
+(libluajit-5.1.so) a heap of its own. The heap gives back free memory while the
+program works and while it waits. Programs without LuaJIT run as before. Where
+preloading cannot work, or LuaJIT is linked into the program itself, as in the
+luajit command of many systems, one line says so, and the program runs.
 
 Options:
-  --report               each VM tells on standard error what it held and gave
-                         back: when it is closed, or when the program ends,
-                         by SIGTERM too
-  --report-signal SIGNAL the same while the program runs, whenever it gets this
-                         signal: HUP, USR1, USR2, URG or WINCH, or 34 to 64
-  --verbose              the program tells on standard error what was taken over
+  --report                 a line on standard error for each VM: what the VM held
+                           and gave back, when it is closed, when the program
+                           ends, and on SIGTERM
+  --report-signal SIGNAL   the same lines whenever the program gets this signal:
+                           HUP, USR1, USR2, URG or WINCH, or 34 to 64
+  --verbose                a line on standard error says which VMs were taken
+                           over, or why none was
 
 Options of the heaps, with their defaults; k, m, g and t behind a SIZE are
 powers of 1024:
 {options}
 Each of these can be set in the environment too: --decay-ms is EBBTIDE_DECAY_MS.
-EBBTIDE_PRELOAD names libebbtide_preload.so where it is not found by itself;
+EBBTIDE_PRELOAD names the file libebbtide_preload.so if ebbtide does not find it;
 libebbtide.so is loaded from the same folder.
 
 Exit status: that of COMMAND; 125 when ebbtide itself fails, 126 when COMMAND
-cannot be run, 127 when there is none of this name.
+cannot be run, 127 when there is no COMMAND of this name.
 
 Examples:
   ebbtide run --report ./service

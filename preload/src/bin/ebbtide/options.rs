@@ -24,20 +24,20 @@ pub struct Flag {
 
 /// Every option of the library, in the order of use.
 pub const FLAGS: [Flag; 14] = [
-    flag("decay_ms", "MS", "how long free memory stays in case it is needed (1000)"),
-    flag("retain", "SIZE", "free memory that may always stay (0)"),
-    flag("retain_max", "SIZE", "free memory that may stay at most (1g)"),
-    flag("limit_soft", "SIZE", "above it nothing idle stays; cgroup: the cgroup's limit (0: none)"),
-    flag("limit_hard", "SIZE", "beyond it a heap does not grow (0: none)"),
-    flag("step_us", "US", "time to give back memory for inside of an allocation (250)"),
-    flag("auto", "on|off", "give back memory inside of allocations too (on)"),
+    flag("decay_ms", "MS", "how long free memory stays in case it is needed again (1000)"),
+    flag("retain", "SIZE", "free memory that always stays (0)"),
+    flag("retain_max", "SIZE", "the most free memory that may stay (1g)"),
+    flag("limit_soft", "SIZE", "no free memory stays above it; cgroup: its limit (0: none)"),
+    flag("limit_hard", "SIZE", "beyond this a heap does not grow (0: none)"),
+    flag("step_us", "US", "time of one step of giving back inside an allocation (250)"),
+    flag("auto", "on|off", "give back memory inside allocations too (on)"),
     flag("background", "auto|on|off", "a thread gives back memory while the program waits (auto)"),
     flag("collect", "[auto|on|off]", "collect garbage while an event loop waits (auto: in nginx)"),
     flag("history", "on|off", "keep a sample for each second of activity (off)"),
     flag("checked", "off|on|sample", "find memory bugs of C modules and FFI code (off)"),
-    flag("thp", "on|off", "huge pages (off)"),
+    flag("thp", "on|off", "use huge pages (off)"),
     flag("reserve", "SIZE", "address space of a heap (64g)"),
-    flag("remap_min", "SIZE", "blocks that move by their pages, from this size on (128k)"),
+    flag("remap_min", "SIZE", "blocks of this size and more move by remapping (128k)"),
 ];
 
 const fn flag(name: &'static str, value: &'static str, help: &'static str) -> Flag {
@@ -65,7 +65,7 @@ impl Flag {
 pub fn help() -> String {
     FLAGS.iter().fold(String::new(), |mut text, flag| {
         let left = format!("--{} {}", flag.argument(), flag.value);
-        writeln!(text, "  {left:<22} {}", flag.help).expect("a string takes all");
+        writeln!(text, "  {left:<24} {}", flag.help).expect("a string takes all");
         text
     })
 }

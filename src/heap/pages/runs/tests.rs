@@ -51,23 +51,23 @@ impl PageRuns<'_> {
                 .all(|page| page < self.counts.top.0 && self.is_free(PageIndex(page)));
             let sheet = self.sheet(pages.start);
             assert_eq!(sheet.is_vacant(), is_vacant, "K1: {pages:?}");
-            assert!(is_vacant || !sheet.is_bare(), "K2: {pages:?}");
+            assert!(is_vacant || !sheet.is_returned(), "K2: {pages:?}");
             if sheet.is_closed() {
                 let is_dirty = self.dirty_in(pages) > Pages::ZERO;
-                assert!(sheet.is_bare() && !is_dirty, "K4: {pages:?}");
+                assert!(sheet.is_returned() && !is_dirty, "K4: {pages:?}");
             }
             found.vacant += u32::from(is_vacant);
-            found.held += u32::from(is_vacant && !sheet.is_bare());
+            found.held += u32::from(is_vacant && !sheet.is_returned());
             found.note_closed(sheet.is_closed().into());
         }
         assert_eq!(found, self.counts.sheets, "K3");
     }
 
     /// The sheets whose descriptors were returned.
-    pub(crate) fn bare_sheets(&self) -> Vec<PageRange> {
+    pub(crate) fn returned_sheets(&self) -> Vec<PageRange> {
         let all = PageRange { start: PageIndex(0), end: self.counts.top };
         let sheets = sheets_of(all, self.watch.sheet_pages());
-        sheets.filter(|pages| self.sheet(pages.start).is_bare()).collect()
+        sheets.filter(|pages| self.sheet(pages.start).is_returned()).collect()
     }
 }
 

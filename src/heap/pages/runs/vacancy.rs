@@ -36,10 +36,10 @@ impl PageRuns<'_> {
 
     /// Pages of the tables that hold no memory, and will when a range below `top` is used: the
     /// descriptors of its vacant sheets.
-    pub(crate) fn bare_in(&self, range: PageRange) -> Pages {
-        let is_bare =
+    pub(crate) fn returned_sheets_in(&self, range: PageRange) -> Pages {
+        let is_returned =
             |pages: &PageRange| self.is_vacant(*pages) && !self.sheet(pages.start).can_go();
-        let sheets = sheets_of(range, self.watch.sheet_pages()).filter(is_bare).count();
+        let sheets = sheets_of(range, self.watch.sheet_pages()).filter(is_returned).count();
         Pages(sheets as u32 * self.watch.sheet_pages().0 / 64)
     }
 

@@ -45,8 +45,8 @@ impl Watch {
         self.may_close.store(may_close, Relaxed);
     }
 
-    /// Claims the highest run of bare sheets that is long enough to be closed, in a range that is
-    /// narrowed to what is still to be looked at. `None`: there is none.
+    /// Claims the highest run of returned sheets that is long enough to be closed, in a range that
+    /// is narrowed to what is still to be looked at. `None`: there is none.
     pub(crate) fn claim_run(&self, within: &mut PageRange) -> Option<ClaimedRun<'_>> {
         while within.start < within.end {
             let seen = self.highest_run(*within, |sheet| sheet.can_close());

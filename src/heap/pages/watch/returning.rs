@@ -140,9 +140,9 @@ impl Watch {
     }
 
     /// Counts returned pages in the heap's published figures.
-    fn tell(&self, pages: Pages) {
+    fn count_returned(&self, pages: Pages) {
         // SAFETY: null, or a counter that is never freed.
-        if let Some(counter) = unsafe { self.told.load(Acquire).as_ref() } {
+        if let Some(counter) = unsafe { self.counter.load(Acquire).as_ref() } {
             counter.fetch_add(pages.bytes() as u64, Relaxed);
         }
     }
@@ -250,7 +250,7 @@ impl Watch {
     fn note(&self, claim: &Claim<'_>, range: PageRange, stamp: PurgeStamp) {
         let done = &self.done;
         self.word(range.start).stamp.set(stamp);
-        self.tell(range.count());
+        self.count_returned(range.count());
         let Some(page) = claim.span() else {
             done.pages.fetch_add(range.count().0, Relaxed);
             return;

@@ -81,7 +81,7 @@ impl Watch {
                 }
                 if sheet.claim() {
                     // The heap's thread may have used it meanwhile.
-                    if !sheet.is_bare() && self.is_clean(pages) {
+                    if !sheet.is_returned() && self.is_clean(pages) {
                         claimed.add(pages);
                     } else {
                         sheet.release();
@@ -160,7 +160,7 @@ impl ClaimedSheets<'_> {
             returned.calls += purged.calls;
             let end = index + purged.ranges;
             for sheet in self.sheets(index, end) {
-                sheet.set_bare(true);
+                sheet.set_returned(true);
                 returned.sheets += 1;
             }
             index = end;

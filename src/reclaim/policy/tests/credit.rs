@@ -8,7 +8,7 @@ fn seen(used_mb: u32, dirty_mb: u32) -> Observation {
     Observation {
         used: Pages(used_mb * MB),
         dirty: Pages(dirty_mb * MB),
-        moved: Pages(20 * MB),
+        churned: Pages(20 * MB),
         ..Observation::default()
     }
 }

@@ -12,7 +12,7 @@ const LOAD: Observation = Observation {
     used: Pages(100 * MB),
     dirty: Pages::ZERO,
     sparse: Pages(40 * MB),
-    moved: Pages(50 * MB),
+    churned: Pages(50 * MB),
     premature: Pages::ZERO,
     large: Pages::ZERO,
     over_limit: false,
@@ -87,12 +87,12 @@ fn the_end_of_a_load_is_searched_at_once_whatever_was_searched_before() {
 
 #[test]
 fn an_idle_heap_in_which_much_was_done_is_searched_at_once() {
-    let due_s = |moved| {
+    let due_s = |churned| {
         let mut holes = Holes::default();
         holes.note(&LOAD);
         holes.note_search_begins();
         holes.note_search(&LOAD, true, MB_32);
-        let observation = Observation { sparse: Pages(10 * MB), moved, ..LOAD };
+        let observation = Observation { sparse: Pages(10 * MB), churned, ..LOAD };
         holes.note(&observation);
         holes
             .next(SECOND_US, &observation, LOAD.now_us)
@@ -125,9 +125,9 @@ fn nothing_is_searched_where_nothing_new_can_be_found() {
         holes.note(&observation);
         holes.next(SECOND_US, &observation, START_US).is_some()
     };
-    let still = Observation { moved: Pages::ZERO, ..LOAD };
+    let still = Observation { churned: Pages::ZERO, ..LOAD };
     assert!(due(LOAD), "pages changed hands");
-    assert!(!due(Observation { moved: Pages(MB), ..LOAD }), "few of them");
+    assert!(!due(Observation { churned: Pages(MB), ..LOAD }), "few of them");
     assert!(!due(Observation { sparse: Pages(MB), ..LOAD }), "hardly a slot is free");
     assert!(!due(still), "nothing changed");
     assert!(due(Observation { sparse: Pages(60 * MB), ..still }), "slots became free");
@@ -135,14 +135,14 @@ fn nothing_is_searched_where_nothing_new_can_be_found() {
 
 #[test]
 fn holes_are_searched_for_a_second_after_a_load_though_light_work_goes_on() {
-    let searches = |moved| {
+    let searches = |churned| {
         let mut policy = Policy::default();
-        let mut decide = |seconds: f64, moved| {
+        let mut decide = |seconds: f64, churned| {
             let now_us = START_US + (seconds * SECOND_US as f64) as u64;
-            policy.decide(&SETTINGS, Observation { now_us, moved, ..LOAD }).holes
+            policy.decide(&SETTINGS, Observation { now_us, churned, ..LOAD }).holes
         };
-        decide(0.0, LOAD.moved);
-        (1..20).find(|tenth| decide(f64::from(*tenth) / 10.0, moved))
+        decide(0.0, LOAD.churned);
+        (1..20).find(|tenth| decide(f64::from(*tenth) / 10.0, churned))
     };
     // In 125 ms: none, more than make a heap busy, and an eighth of the free slots.
     let few = Pages(40);
@@ -167,8 +167,8 @@ fn light_work_is_searched_rarely_when_nothing_is_found() {
     for hundredth in 0..6000 {
         let now_us = START_US + hundredth * SECOND_US / 100;
         // 100 MB in use, and 20 MB a second that come and go.
-        let moved = if hundredth == 0 { LOAD.moved } else { Pages(MB / 5) };
-        if policy.decide(&SETTINGS, Observation { now_us, moved, ..LOAD }).holes {
+        let churned = if hundredth == 0 { LOAD.churned } else { Pages(MB / 5) };
+        if policy.decide(&SETTINGS, Observation { now_us, churned, ..LOAD }).holes {
             policy.note_search_begins(&SETTINGS);
             policy.note_holes(&SETTINGS, Pages::ZERO);
             searches += 1;

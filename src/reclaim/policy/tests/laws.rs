@@ -43,14 +43,14 @@ fn pages() -> impl Strategy<Value = u32> {
 fn observation() -> impl Strategy<Value = Observation> {
     let flags = prop_oneof![9 => Just(false), 1 => Just(true)];
     (pages(), pages(), pages(), pages(), pages(), pages(), flags).prop_map(
-        |(used, large, dirty, sparse, moved, premature, over_limit)| Observation {
+        |(used, large, dirty, sparse, churned, premature, over_limit)| Observation {
             now_us: 0,
             used: Pages(used),
             large: Pages(large.min(used)),
             dirty: Pages(dirty.min(PAGES_MAX - used)),
             sparse: Pages(sparse.min(used)),
-            moved: Pages(moved),
-            premature: Pages(premature.min(moved)),
+            churned: Pages(churned),
+            premature: Pages(premature.min(churned)),
             over_limit,
         },
     )
@@ -157,8 +157,8 @@ impl Driven {
     }
 
     fn see_nothing_new(&mut self, now_us: u64) {
-        let (moved, premature) = (Pages::ZERO, Pages::ZERO);
-        self.see(Observation { now_us, moved, premature, ..self.observation });
+        let (churned, premature) = (Pages::ZERO, Pages::ZERO);
+        self.see(Observation { now_us, churned, premature, ..self.observation });
     }
 }
 
@@ -204,10 +204,10 @@ fn work() -> impl Strategy<Value = Vec<(u64, Observation)>> {
     let block = || prop_oneof![2 => Just(0), 2 => 0..200 * MB, 2 => Just(64 * MB)];
     let pause_us = prop_oneof![0..20_000_u64, 0..SECOND_US];
     let step = (pause_us, 0..20 * MB, block(), block(), 0..20 * MB).prop_map(
-        |(pause_us, small, large, dirty, moved)| {
+        |(pause_us, small, large, dirty, churned)| {
             let used = Pages(small + large);
-            let (large, dirty, moved) = (Pages(large), Pages(dirty), Pages(moved));
-            (pause_us, Observation { used, large, dirty, moved, ..Observation::default() })
+            let (large, dirty, churned) = (Pages(large), Pages(dirty), Pages(churned));
+            (pause_us, Observation { used, large, dirty, churned, ..Observation::default() })
         },
     );
     prop::collection::vec(step, 1..60)

@@ -233,7 +233,7 @@ fn seen(seconds: f64, used_mb: u32, dirty_mb: u32) -> Observation {
         now_us: START_US + (seconds * 1e6) as u64,
         used: Pages(used_mb * MB),
         dirty: Pages(dirty_mb * MB),
-        moved: Pages(20 * MB),
+        churned: Pages(20 * MB),
         ..Observation::default()
     }
 }
@@ -243,10 +243,10 @@ fn what_became_free_may_stay_for_a_second() {
     let mut observations = vec![seen(0.0, 500, 0), seen(0.1, 100, 4)];
     observations.push(seen(1.0, 100, 4));
     assert_eq!(decided(&SETTINGS, &observations).keep, Pages(4 * MB));
-    observations[2] = Observation { moved: Pages::ZERO, ..seen(1.55, 100, 4) };
+    observations[2] = Observation { churned: Pages::ZERO, ..seen(1.55, 100, 4) };
     let keep = decided(&SETTINGS, &observations).keep;
     assert!(keep > Pages::ZERO && keep < Pages(4 * MB), "{keep:?}");
-    observations[2] = Observation { moved: Pages::ZERO, ..seen(1.8, 100, 4) };
+    observations[2] = Observation { churned: Pages::ZERO, ..seen(1.8, 100, 4) };
     assert_eq!(decided(&SETTINGS, &observations).keep, Pages::ZERO);
 }
 
@@ -292,7 +292,7 @@ fn the_time_of_the_wake_up_does_not_depend_on_when_one_looks() {
     let mut policy = Policy::default();
     policy.decide(&SETTINGS, seen(0.0, 500, 0));
     policy.decide(&SETTINGS, seen(0.1, 100, 400));
-    let mut observation = Observation { moved: Pages::ZERO, ..seen(0.4, 100, 400) };
+    let mut observation = Observation { churned: Pages::ZERO, ..seen(0.4, 100, 400) };
     let next_us = policy.decide(&SETTINGS, observation).next_us.expect("memory will go");
     for before_us in [400_000, 100_000, 50_000, 1] {
         observation.now_us = next_us - before_us;
@@ -372,7 +372,7 @@ fn demand_that_is_higher_than_before_is_growing() {
     assert_eq!(decided(&SETTINGS, &observations).trend, Trend::Steady);
     observations.push(seen(9.4, 300, 250));
     assert_eq!(decided(&SETTINGS, &observations).trend, Trend::Shrinking);
-    let rest = Observation { moved: Pages::ZERO, ..seen(11.0, 300, 0) };
+    let rest = Observation { churned: Pages::ZERO, ..seen(11.0, 300, 0) };
     for (observation, trend) in [
         (rest, Trend::Steady),
         (seen(19.0, 300, 0), Trend::Shrinking),
@@ -447,8 +447,9 @@ fn memory_that_comes_and_goes_does_not_make_what_stays_younger() {
 
 #[test]
 fn sights_of_one_moment_count_together() {
-    let parts = [10, 10].map(|moved| Observation { moved: Pages(moved), ..seen(1.0, 100, 0) });
-    let idle = Observation { moved: Pages::ZERO, ..seen(3.0, 100, 0) };
+    let parts =
+        [10, 10].map(|churned| Observation { churned: Pages(churned), ..seen(1.0, 100, 0) });
+    let idle = Observation { churned: Pages::ZERO, ..seen(3.0, 100, 0) };
     let mut policy = Policy::default();
     for observation in [seen(0.0, 100, 0), parts[0], parts[1], idle] {
         policy.decide(&SETTINGS, observation);

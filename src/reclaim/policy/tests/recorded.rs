@@ -1,7 +1,7 @@
 //! Demand as it was recorded: LuaJIT 2.1 on ebbtide, with the heap's counters read every few
 //! milliseconds. Pages in spans and large blocks, free slots included; and the free slots.
 
-/// Every 100 ms of `benches/programs/lua/service.lua 150000 4 3`: peaks of 4 s, 3 s apart.
+/// Every 100 ms of `harness/workloads/service.lua 150000 4 3`: peaks of 4 s, 3 s apart.
 #[rustfmt::skip]
 pub(super) const SERVICE_USED: [u32; 256] = [
     113, 113, 113, 113, 113, 113, 113, 113, 113, 113, 113, 113, 113, 113, 113, 144, 1036, 1908,
@@ -43,7 +43,7 @@ pub(super) const SERVICE_SPARSE: [u32; 256] = [
     193, 193, 193, 193, 193, 193, 193, 193, 193, 193, 193, 193, 193, 193, 193, 193, 193, 193, 193,
 ];
 
-/// Every 20 ms of 1.2 s of `benches/programs/lua/strings.lua`: the collector at full speed.
+/// Every 20 ms of 1.2 s of `harness/workloads/strings.lua`: the collector at full speed.
 #[rustfmt::skip]
 pub(super) const STRINGS_USED: [u32; 60] = [
     2943, 3054, 2038, 2786, 3054, 3054, 2036, 2856, 3056, 3056, 2173, 2871, 3054, 3054, 2308, 3047,

@@ -16,7 +16,7 @@ pub(super) const SECOND_US: u64 = 1_000_000;
 
 const STEP_US: u64 = 1000;
 const JUDGE_EVERY_US: u64 = 4000;
-const JUDGE_MOVED_MIN: u32 = 32;
+const JUDGE_CHURNED_MIN: u32 = 32;
 /// What the table charges for a page that is returned and faulted in again.
 const ROUND_TRIP_US: f64 = 3.0;
 
@@ -110,7 +110,7 @@ pub(super) struct Simulation<'demand> {
     /// Pages of holes that were returned and not needed since, and when.
     hollow: Gone,
     /// Since the last observation.
-    moved: u32,
+    churned: u32,
     premature: u32,
     judged_us: u64,
     pub(super) tally: Tally,
@@ -130,7 +130,7 @@ impl<'demand> Simulation<'demand> {
             gone: Vec::new(),
             sparse: 0,
             hollow: Gone { pages: 0, at_us: 0 },
-            moved: 0,
+            churned: 0,
             premature: 0,
             judged_us: 0,
             tally: Tally::default(),
@@ -168,7 +168,7 @@ impl<'demand> Simulation<'demand> {
     /// and what ends before the next judgement is never seen.
     fn follow_and_judge(&mut self, demand: Demand, settings: &Settings) {
         let due = self.now_us >= self.judged_us + JUDGE_EVERY_US;
-        let missing = JUDGE_MOVED_MIN.saturating_sub(self.moved);
+        let missing = JUDGE_CHURNED_MIN.saturating_sub(self.churned);
         if due && demand.churn + self.used.abs_diff(demand.used) >= missing {
             let churn = demand.churn.min(missing);
             let change = missing - churn;
@@ -187,7 +187,7 @@ impl<'demand> Simulation<'demand> {
     }
 
     fn follow(&mut self, demand: Demand) {
-        self.moved += demand.churn + self.used.abs_diff(demand.used);
+        self.churned += demand.churn + self.used.abs_diff(demand.used);
         self.fill_holes(demand.churn);
         if demand.used > self.used {
             self.take(demand.used - self.used);
@@ -246,7 +246,7 @@ impl<'demand> Simulation<'demand> {
             used: Pages(self.used),
             dirty: Pages(self.dirty),
             sparse: Pages(self.sparse),
-            moved: Pages(core::mem::take(&mut self.moved)),
+            churned: Pages(core::mem::take(&mut self.churned)),
             premature: Pages(core::mem::take(&mut self.premature)),
             large: Pages::ZERO,
             over_limit: false,

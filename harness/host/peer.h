@@ -13,8 +13,8 @@ typedef struct {
   int (*purge)(void);
 } peer;
 
-/* Loads a library that has the functions peer_alloc and peer_purge
- * (benches/peers). Returns NULL, or why it cannot. */
+/* Loads a library with an allocator of its own, in the functions peer_alloc and
+ * peer_purge. Returns NULL, or why it cannot. */
 const char *peer_load(peer *p, const char *path);
 
 /* The C library's allocator, or whatever is preloaded in its place. */

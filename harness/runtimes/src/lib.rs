@@ -1,8 +1,8 @@
 //! The Lua runtimes that ebbtide is tested and measured with, and the host program for each.
 //!
 //! The build script compiles LuaJIT from the source that mlua vendors; [`others`] are built when
-//! they are first used. Here is where they lie, and how `ffi-tests/host.c` is compiled against one
-//! of them and an ebbtide library.
+//! they are first used. Here is where they lie, how `harness/host/host.c` is compiled against one
+//! of them and an ebbtide library, and where the workloads are that it runs.
 #![forbid(unsafe_code)]
 
 pub mod others;
@@ -39,7 +39,7 @@ pub const C_FLAGS: &[&str] =
 /// What a program needs besides when it links `libebbtide.a`.
 pub const EBBTIDE_LINK_FLAGS: &[&str] = &["-lgcc_s", "-lpthread", "-lm", "-ldl"];
 
-/// The host program, in `ffi-tests`.
+/// The host program, in `harness/host`.
 const HOST_SOURCES: &[&str] = &["host.c", "blocks.c", "peer.c"];
 
 /// The name by which the loader looks for `libebbtide.so`.
@@ -53,9 +53,14 @@ pub fn repository() -> PathBuf {
     root
 }
 
-/// Compiles the host program (`ffi-tests/host.c` and beside it) against `runtime` and `ebbtide` (`libebbtide.a` or `.so`, by its
-/// path) into the program `output`. With a `.so`, a link named [`SONAME`] is put beside `output`.
-/// The compiler is `$CC`, or else `cc`.
+/// The script of this name in `harness/workloads`.
+pub fn workload(name: &str) -> PathBuf {
+    repository().join("harness/workloads").join(name)
+}
+
+/// Compiles the host program against `runtime` and `ebbtide` (`libebbtide.a` or `.so`, by its path)
+/// into the program `output`. With a `.so`, a link named [`SONAME`] is put beside `output`. The
+/// compiler is `$CC`, or else `cc`.
 ///
 /// The error is one line that says what failed, and below it what the compiler said.
 pub fn build_host(runtime: &Runtime, ebbtide: &Path, output: &Path) -> Result<(), String> {
@@ -71,7 +76,7 @@ pub fn build_host(runtime: &Runtime, ebbtide: &Path, output: &Path) -> Result<()
         .arg(runtime.include_dir)
         .arg("-o")
         .arg(&new.path)
-        .args(HOST_SOURCES.iter().map(|name| root.join("ffi-tests").join(name)))
+        .args(HOST_SOURCES.iter().map(|name| root.join("harness/host").join(name)))
         .arg(ebbtide)
         .arg(runtime.library)
         .args(runtime.link_flags)

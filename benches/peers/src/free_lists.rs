@@ -13,7 +13,7 @@ const STEP: usize = 16;
 const LONGEST: usize = 1024;
 const CHUNK: usize = 1 << 20;
 
-struct Bare {
+struct FreeLists {
     /// The first free block of each size; each holds the address of the next.
     free: [*mut c_void; LONGEST / STEP + 1],
     /// What is left of the chunk.
@@ -22,12 +22,12 @@ struct Bare {
 }
 
 /// For one thread: the host has no other.
-struct OneThread(UnsafeCell<Bare>);
+struct OneThread(UnsafeCell<FreeLists>);
 
 // SAFETY: only one thread of the host runs Lua.
 unsafe impl Sync for OneThread {}
 
-static BARE: OneThread = OneThread(UnsafeCell::new(Bare {
+static FREE_LISTS: OneThread = OneThread(UnsafeCell::new(FreeLists {
     free: [ptr::null_mut(); LONGEST / STEP + 1],
     next: ptr::null_mut(),
     left: 0,
@@ -43,11 +43,11 @@ pub unsafe fn allocate(size: usize) -> *mut c_void {
         if size > LONGEST {
             return allocate_long(size);
         }
-        let bare = BARE.0.get();
-        let list = &raw mut (*bare).free[size.div_ceil(STEP)];
+        let lists = FREE_LISTS.0.get();
+        let list = &raw mut (*lists).free[size.div_ceil(STEP)];
         let block = *list;
         if block.is_null() {
-            return cut(bare, size.next_multiple_of(STEP));
+            return cut(lists, size.next_multiple_of(STEP));
         }
         *list = *block.cast::<*mut c_void>();
         block
@@ -73,22 +73,22 @@ unsafe fn free_long(block: *mut c_void) {
 ///
 /// # Safety
 ///
-/// `bare` is the one there is, and nobody else uses it.
+/// `lists` is the one there is, and nobody else uses it.
 #[cold]
 #[inline(never)]
-unsafe fn cut(bare: *mut Bare, size: usize) -> *mut c_void {
+unsafe fn cut(lists: *mut FreeLists, size: usize) -> *mut c_void {
     // SAFETY: the caller's promise; the chunk has room for the block.
     unsafe {
-        if (*bare).left < size {
+        if (*lists).left < size {
             let chunk = libc::malloc(CHUNK);
             if chunk.is_null() {
                 return chunk;
             }
-            ((*bare).next, (*bare).left) = (chunk.cast(), CHUNK);
+            ((*lists).next, (*lists).left) = (chunk.cast(), CHUNK);
         }
-        let block = (*bare).next;
-        (*bare).next = block.add(size);
-        (*bare).left -= size;
+        let block = (*lists).next;
+        (*lists).next = block.add(size);
+        (*lists).left -= size;
         block.cast()
     }
 }
@@ -103,7 +103,7 @@ pub unsafe fn free(block: *mut c_void, size: usize) {
         if size > LONGEST {
             return free_long(block);
         }
-        let list = &raw mut (*BARE.0.get()).free[size.div_ceil(STEP)];
+        let list = &raw mut (*FREE_LISTS.0.get()).free[size.div_ceil(STEP)];
         *block.cast::<*mut c_void>() = *list;
         *list = block;
     }

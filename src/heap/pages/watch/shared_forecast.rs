@@ -11,14 +11,14 @@ use crate::units::Pages;
 /// A forecast that one thread writes and another reads. The reader sees all of one or nothing: the
 /// version is odd while it changes (a seqlock).
 #[derive(Default)]
-pub(super) struct Letter {
+pub(super) struct SharedForecast {
     version: AtomicU32,
     times: [AtomicU64; 6],
     keep: [AtomicU32; STEPS],
     idle_keep: AtomicU32,
 }
 
-impl Letter {
+impl SharedForecast {
     pub(super) fn write(&self, forecast: &Forecast) {
         let version = self.version.load(Relaxed);
         self.version.store(version.wrapping_add(1), Relaxed);

@@ -16,11 +16,9 @@ use crate::heap::blocks::span;
 use crate::heap::growth::reserve::{self, Reservation};
 use crate::heap::pages::layout;
 use crate::heap::pages::split_mappings::SplitMappings;
-use crate::heap::{
-    Counts, Descriptor, Heap, KernelHeap, NO_LIMIT, ReclaimHooks, RunCounts, checked,
-};
+use crate::heap::{Counts, Descriptor, Heap, NO_LIMIT, ReclaimHooks, RunCounts, checked};
 use crate::options::{self, Key, Options};
-use crate::os::{Kernel, MemoryRange};
+use crate::os::{MemoryRange, Os};
 use crate::units::{PageIndex, PageRange, Pages, round_up};
 
 /// Bytes for blocks that stay resident in a cached heap.
@@ -31,56 +29,63 @@ const COMMITTED_MAX: usize = 8 << 20;
 const MAPPED_MAX: usize = 1 << 20;
 
 /// The cached heap, or null. The thread that swaps it out owns it.
-static CACHED: AtomicPtr<KernelHeap> = AtomicPtr::new(ptr::null_mut());
+pub(crate) struct HeapCache<O: Os, R: ReclaimHooks>(AtomicPtr<Heap<O, R>>);
 
-/// Makes a heap, the cached one if that matches.
-pub(crate) fn create(options: Options) -> Result<*mut KernelHeap, Error> {
-    let made = made_or_reused(options).inspect_err(options::note_refused)?;
-    options::note_taken();
-    Ok(made)
-}
-
-fn made_or_reused(options: Options) -> Result<*mut KernelHeap, Error> {
-    error::prepare();
-    let cached = CACHED.swap(ptr::null_mut(), Ordering::Acquire);
-    // SAFETY: swapping it out has made it ours.
-    if let Some(heap) = unsafe { cached.as_mut() } {
-        if heap.matches(&options) {
-            deleted::note_made(cached.addr());
-            heap.reuse(options);
-            heap.check_as_asked();
-            return Ok(cached);
-        }
-        // SAFETY: as above; it is not used again.
-        unsafe { Heap::release(cached) };
+impl<O: Os, R: ReclaimHooks> HeapCache<O, R> {
+    /// Without a heap.
+    pub(crate) const fn new() -> HeapCache<O, R> {
+        HeapCache(AtomicPtr::new(ptr::null_mut()))
     }
-    Heap::create(Kernel, options)
-}
 
-/// Deletes a heap, or caches it.
-///
-/// # Safety
-///
-/// As for `Heap::release`.
-pub(crate) unsafe fn delete(heap: *mut KernelHeap) {
-    deleted::note_deleted(heap.addr());
-    // SAFETY: the caller's promise; whichever heap comes out of the swap is ours.
-    unsafe {
-        (*heap).watch().end();
-        let is_spent = checked::finish(&mut *heap);
-        reserve::note_deleted(&(*heap).layout);
-        if is_spent || !(*heap).reset_state() {
-            return Heap::release(heap);
+    /// Makes a heap, the cached one if that matches.
+    pub(crate) fn create(&self, os: O, options: Options) -> Result<*mut Heap<O, R>, Error> {
+        let made = self.made_or_reused(os, options).inspect_err(options::note_refused)?;
+        options::note_taken();
+        Ok(made)
+    }
+
+    fn made_or_reused(&self, os: O, options: Options) -> Result<*mut Heap<O, R>, Error> {
+        error::prepare();
+        let cached = self.0.swap(ptr::null_mut(), Ordering::Acquire);
+        // SAFETY: swapping it out has made it ours.
+        if let Some(heap) = unsafe { cached.as_mut() } {
+            if heap.matches(&options) {
+                deleted::note_made(cached.addr());
+                heap.reuse(options);
+                heap.check_as_asked();
+                return Ok(cached);
+            }
+            // SAFETY: as above; it is not used again.
+            unsafe { Heap::release(cached) };
         }
-        (*heap).close();
-        let before = CACHED.swap(heap, Ordering::AcqRel);
-        if !before.is_null() {
-            Heap::release(before);
+        Heap::create(os, options)
+    }
+
+    /// Deletes a heap, or caches it.
+    ///
+    /// # Safety
+    ///
+    /// As for `Heap::release`.
+    pub(crate) unsafe fn delete(&self, heap: *mut Heap<O, R>) {
+        deleted::note_deleted(heap.addr());
+        // SAFETY: the caller's promise; whichever heap comes out of the swap is ours.
+        unsafe {
+            (*heap).watch().end();
+            let is_spent = checked::finish(&mut *heap);
+            reserve::note_deleted(&(*heap).layout);
+            if is_spent || !(*heap).reset_state() {
+                return Heap::release(heap);
+            }
+            (*heap).close();
+            let before = self.0.swap(heap, Ordering::AcqRel);
+            if !before.is_null() {
+                Heap::release(before);
+            }
         }
     }
 }
 
-impl<S: ReclaimHooks> Heap<S> {
+impl<O: Os, R: ReclaimHooks> Heap<O, R> {
     /// Whether a heap made with these options would be like this one.
     fn matches(&self, options: &Options) -> bool {
         let wanted = reserve::wanted(self.os.address_space(), options, self.kernel_page);
@@ -100,8 +105,8 @@ impl<S: ReclaimHooks> Heap<S> {
         }
         self.options = options;
         self.open();
-        self.hooks = S::State::default();
-        S::options_changed(self);
+        self.hooks = R::State::default();
+        R::options_changed(self);
         reserve::note_made(&self.layout);
     }
 
@@ -133,7 +138,7 @@ impl<S: ReclaimHooks> Heap<S> {
         let watch = self.new_watch();
         // SAFETY: nobody looks by the old one any more, and it needs no drop.
         unsafe { self.watch_at().write(watch) };
-        self.bins = span::empty_bins::<S>(self.base);
+        self.bins = span::empty_bins::<O, R>(self.base);
         self.counts = Counts::default();
         self.slot_scans = SlotScan::ALL_NEW;
         (self.requested_bytes, self.freed_bytes) = (0, 0);

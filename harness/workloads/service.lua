@@ -7,6 +7,7 @@
 -- Without them everything happens as fast as it can.
 local here = arg[0] and arg[0]:match("^(.*/)") or "./"
 local report = dofile(here .. "memory.lua")
+local requests = dofile(here .. "requests.lua")
 local per_peak = tonumber(arg[1] or 150000)
 local peak_s = tonumber(arg[2] or 0)
 local idle_s = tonumber(arg[3] or 0)
@@ -15,24 +16,6 @@ math.randomseed(7)
 local sessions = {}
 local in_flight = {}
 local schedule_s = 0
-
-local function request(id)
-  local headers = {}
-  for i = 1, 8 do
-    headers["h" .. i] = "value-" .. id .. "-" .. i
-  end
-  local rows = {}
-  for i = 1, 20 do
-    rows[i] = string.format('{"k":%d,"v":"%s"}', i, string.rep("x", i % 50))
-  end
-  return { id = id, headers = headers, body = table.concat(rows, ",") }
-end
-
-local function finish_one()
-  local k = math.random(#in_flight)
-  in_flight[k] = in_flight[#in_flight]
-  in_flight[#in_flight] = nil
-end
 
 local function pass(seconds)
   schedule_s = schedule_s + seconds
@@ -43,14 +26,14 @@ end
 
 local function serve(peak)
   for i = 1, per_peak do
-    in_flight[#in_flight + 1] = request(i)
+    in_flight[#in_flight + 1] = requests.new(i)
     if math.random() < 0.01 then
       sessions[peak * 1e7 + i] = {
         id = i, user = "u" .. i, token = string.rep("t", 40)
       }
     end
     if #in_flight > 30000 then
-      finish_one()
+      requests.finish_one(in_flight)
     end
     if i % 1000 == 0 then
       pass(peak_s * 1000 / per_peak)

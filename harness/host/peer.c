@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "c/include/libc_alloc.h"
+#include "../include/libc_alloc.h"
 #include "peer.h"
 
 /* ISO C has no cast from the pointer that dlsym returns to a function. */

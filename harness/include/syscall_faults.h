@@ -1,9 +1,9 @@
 /* A layer between the library and the kernel that injects faults: it refuses chosen
  * system calls, overwrites memory that is given back, and controls the clock. The
- * linker redirects the library's calls to the functions here, by --wrap for each of
- * WRAPPED_CALLS (ffi-tests/src/lib.rs). Calls outside faults_enter() and
- * faults_leave() go to the kernel as they are. The state is for one thread; a program
- * that lets the library's background thread run sets background_hooks. */
+ * linker redirects the library's calls to the functions here, by --wrap for each
+ * line of wrapped_calls.txt. Calls outside faults_enter() and faults_leave() go to
+ * the kernel as they are. The state is for one thread; a program that lets the
+ * library's background thread run sets background_hooks. */
 
 #ifndef SYSCALL_FAULTS_H
 #define SYSCALL_FAULTS_H

@@ -16,6 +16,7 @@
 -- wait, everything happens as fast as it can.
 local here = arg[0] and arg[0]:match("^(.*/)") or "./"
 local report = dofile(here .. "memory.lua")
+local requests = dofile(here .. "requests.lua")
 local wait_until = wait_until or function(seconds) return seconds end
 math.randomseed(7)
 
@@ -26,24 +27,6 @@ local LAG_MAX_S = 1
 local sessions = {}
 local in_flight = {}
 local schedule_s = 0
-
-local function request(id)
-  local headers = {}
-  for i = 1, 8 do
-    headers["h" .. i] = "value-" .. id .. "-" .. i
-  end
-  local rows = {}
-  for i = 1, 20 do
-    rows[i] = string.format('{"k":%d,"v":"%s"}', i, string.rep("x", i % 50))
-  end
-  return { id = id, headers = headers, body = table.concat(rows, ",") }
-end
-
-local function finish_one()
-  local k = math.random(#in_flight)
-  in_flight[k] = in_flight[#in_flight]
-  in_flight[#in_flight] = nil
-end
 
 local function leave_session(id)
   sessions[math.random(SESSIONS_MAX)] = {
@@ -59,12 +42,12 @@ end
 
 local function serve(seconds, in_flight_max, rate)
   for i = 1, seconds * rate do
-    in_flight[#in_flight + 1] = request(i)
+    in_flight[#in_flight + 1] = requests.new(i)
     if math.random() < 0.01 then
       leave_session(i)
     end
     if #in_flight > in_flight_max then
-      finish_one()
+      requests.finish_one(in_flight)
     end
     if i % BURST == 0 then
       pass(BURST / rate)

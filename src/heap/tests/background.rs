@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
 use crate::heap::pages::watch::Watch;
-use crate::os::{MemoryRange, Purged};
+use crate::os::{Kernel, MemoryRange, Purged};
+use crate::reclaim::KernelHeap;
 use crate::units::{PageIndex, Pages};
 
 const SECOND: u64 = 1_000_000;

@@ -7,7 +7,7 @@ use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
 use loom::thread;
 
-use crate::batch::{Batch, Claim};
+use crate::batch::{Claim, ClaimBatch};
 use crate::claim::Claimable;
 use crate::units::{PageIndex, PageRange};
 use crate::{explore, race};
@@ -42,7 +42,7 @@ impl Spans {
 
     /// The background thread claims the spans that rest, by one batch, and purges their holes.
     fn visit(&self, count: usize) {
-        let mut batch = Batch::new();
+        let mut batch = ClaimBatch::new();
         for span in 0..count {
             let first = PageIndex((span * SPAN) as u32);
             let Some(mut claim) = Claim::of_span(&self.resting, first) else { continue };

@@ -2,7 +2,8 @@
 //!
 //! A [`Claim`] is of the dirty pages of a word, or of a span. It can be neither copied nor ended by
 //! hand: it ends when it is dropped, which happens once. A span with several holes is one claim of
-//! several ranges. So the ranges of a [`Batch`] say what goes back, and its claims what is released.
+//! several ranges. So the ranges of a [`ClaimBatch`] say what goes back, and its claims what is
+//! released.
 //!
 //! - B1: a claim ends after all of its ranges were purged, or refused, and counted.
 //! - B2: a page that was claimed and not returned is dirty again when its claim ends. A span rests
@@ -106,7 +107,7 @@ impl Drop for Claim<'_> {
 }
 
 /// Claims, and the ranges of their pages.
-pub(crate) struct Batch<'heap> {
+pub(crate) struct ClaimBatch<'heap> {
     claims: [Option<Claim<'heap>>; RANGES],
     claim_count: usize,
     /// Each with the index of its claim.
@@ -115,10 +116,10 @@ pub(crate) struct Batch<'heap> {
     pages: Pages,
 }
 
-impl<'heap> Batch<'heap> {
-    pub(crate) fn new() -> Batch<'heap> {
+impl<'heap> ClaimBatch<'heap> {
+    pub(crate) fn new() -> ClaimBatch<'heap> {
         let none = PageRange::new(PageIndex(0), Pages::ZERO);
-        Batch {
+        ClaimBatch {
             claims: [const { None }; RANGES],
             claim_count: 0,
             ranges: [(none, 0); RANGES],
@@ -193,7 +194,7 @@ impl<'heap> Batch<'heap> {
 }
 
 #[cfg(test)]
-impl<'heap> Batch<'heap> {
+impl<'heap> ClaimBatch<'heap> {
     /// Takes a claim out, by the order in which they were added.
     pub(super) fn take_claim(&mut self, index: usize) -> Option<Claim<'heap>> {
         self.claims[index].take()

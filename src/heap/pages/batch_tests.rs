@@ -1,8 +1,10 @@
 //! What is released of a batch, and when.
 
+#![forbid(unsafe_code)]
+
 use std::cell::{Cell, RefCell};
 
-use super::batch::{Batch, Claim};
+use super::batch::{Claim, ClaimBatch};
 use super::claim::Claimable;
 use crate::units::{PageIndex, PageRange, Pages};
 
@@ -26,7 +28,7 @@ fn range(start: u32, count: u32) -> PageRange {
 #[test]
 fn a_span_of_several_holes_is_one_claim_of_several_ranges() {
     let word = word(1 << 3 | 1 << 20);
-    let mut batch = Batch::new();
+    let mut batch = ClaimBatch::new();
     batch.add(span(&word, 3, 0b1_0110_1001));
     batch.add(span(&word, 20, 0b101));
     let (ranges, count) = batch.ranges(range(0, 0), |range| range);
@@ -40,7 +42,7 @@ fn a_span_of_several_holes_is_one_claim_of_several_ranges() {
 #[test]
 fn every_claim_ends_once_and_after_all_of_its_ranges() {
     let word = word(1 << 3 | 1 << 20);
-    let mut batch = Batch::new();
+    let mut batch = ClaimBatch::new();
     batch.add(span(&word, 3, 0b10101));
     batch.add(span(&word, 20, 0b101));
     let (held, noted) = (1 << 3 | 1 << 20, RefCell::new(Vec::new()));
@@ -72,7 +74,7 @@ fn every_claim_ends_once_and_after_all_of_its_ranges() {
 #[test]
 fn pages_that_were_returned_are_clean_and_all_others_dirty_again() {
     let word = word(0b1111_0111_0011);
-    let mut batch = Batch::new();
+    let mut batch = ClaimBatch::new();
     // The heap's thread has two of them.
     let theirs = word.claim(0b1001_0000_0000);
     let mut claim = Claim::of_pages(&word, PageIndex(64), 0b1111_1111_1111);
@@ -90,7 +92,7 @@ fn pages_that_were_returned_are_clean_and_all_others_dirty_again() {
 #[test]
 fn what_is_not_purged_stays_what_it_was() {
     let (dirty, resting) = (word(0xFF), word(1));
-    let mut batch = Batch::new();
+    let mut batch = ClaimBatch::new();
     batch.add(Claim::of_pages(&dirty, PageIndex(0), 0x0F));
     batch.add(span(&resting, 0, 0b11));
     // No pages: it ends at once.
@@ -106,7 +108,7 @@ fn what_is_not_purged_stays_what_it_was() {
 #[test]
 fn a_word_of_single_pages_fits_and_is_all_there_is_room_for() {
     let words = [word(u64::MAX / 3), word(u64::MAX / 3)];
-    let mut batch = Batch::new();
+    let mut batch = ClaimBatch::new();
     for (index, word) in words.iter().enumerate() {
         assert!(!batch.is_full());
         batch.add(Claim::of_pages(word, PageIndex(index as u32 * 64), u64::MAX));

@@ -20,8 +20,8 @@
 //! - P7: a page whose memory was moved away is free and clean, but was not returned.
 //!
 //! `search` finds the lowest run of a given length, `dirty` the pages that hold memory. `end`
-//! lowers `top` and raises it again. `vacancy` knows which descriptors serve free pages alone,
-//! `opening` makes closed pages accessible before they are used, and `stale` ends claims of a thread
+//! lowers `top` and raises it again. `vacancy` knows which descriptors serve free pages alone.
+//! `opening` makes closed pages accessible before they are used. `stale` ends claims of a thread
 //! that is gone.
 
 #![forbid(unsafe_code)]

@@ -4,7 +4,7 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::{Forecast, Watch};
-use crate::heap::pages::batch::{Batch, Claim};
+use crate::heap::pages::batch::{Claim, ClaimBatch};
 use crate::heap::pages::claim::Claimable;
 use crate::heap::pages::refaults::{AtomicStamp, PurgeStamp};
 use crate::heap::pages::runs::CHUNK_PAGES;
@@ -43,7 +43,7 @@ impl Watch {
         let (mut returned, mut words) = (Some(Pages::ZERO), self.words());
         let mut is_last = false;
         while !is_last && goes_on() {
-            let mut batch = Return::new(self, stamp);
+            let mut batch = ReturnCall::new(self, stamp);
             is_last = true;
             for first in &mut words {
                 excess = excess.saturating_sub(batch.add_dirty(first, excess));
@@ -105,7 +105,7 @@ impl Watch {
         goes_on: &dyn Fn() -> bool,
         stamp: PurgeStamp,
     ) -> bool {
-        let (mut batch, mut is_whole) = (Return::new(self, stamp), true);
+        let (mut batch, mut is_whole) = (ReturnCall::new(self, stamp), true);
         if self.kernel_page > PAGE {
             return true;
         }
@@ -119,7 +119,7 @@ impl Watch {
                 bits &= bits - 1;
                 if batch.is_full() {
                     is_whole &= batch.give_back(purge).is_some();
-                    batch = Return::new(self, stamp);
+                    batch = ReturnCall::new(self, stamp);
                 }
                 batch.add_span(page);
             }
@@ -186,15 +186,15 @@ pub(super) struct PageWord<'heap> {
 }
 
 /// What is returned by one call.
-struct Return<'heap> {
+struct ReturnCall<'heap> {
     watch: &'heap Watch,
     stamp: PurgeStamp,
-    batch: Batch<'heap>,
+    batch: ClaimBatch<'heap>,
 }
 
-impl<'heap> Return<'heap> {
-    fn new(watch: &'heap Watch, stamp: PurgeStamp) -> Return<'heap> {
-        Return { watch, stamp, batch: Batch::new() }
+impl<'heap> ReturnCall<'heap> {
+    fn new(watch: &'heap Watch, stamp: PurgeStamp) -> ReturnCall<'heap> {
+        ReturnCall { watch, stamp, batch: ClaimBatch::new() }
     }
 
     /// Whether there may be no room for another word, or span.

@@ -21,10 +21,11 @@
 //! returned, and the heap's thread waits if it needs one of these. The background thread never
 //! waits.
 //!
-//! Setting a bit releases what the heap's thread did, and the claim that clears it acquires that. So
-//! on processors that do not keep the order of their accesses, too, no access to a free page comes
-//! after its purge. Slots of resting spans are freed without that: there the background thread has
-//! the kernel order all threads between looking and purging (see [`crate::os::Os::order_threads`]).
+//! Setting a bit releases what the heap's thread did, and the claim that clears it acquires that.
+//! So on processors that do not keep the order of their accesses, too, no access to a free page
+//! comes after its purge. Slots of resting spans are freed without that: there the background
+//! thread has the kernel order all threads between looking and purging (see
+//! [`crate::os::Os::order_threads`]).
 //!
 //! - C1: the background thread purges pages, and spans, only between its claim and its release.
 //! - C2: a page in use is not dirty, and an active span does not rest.

@@ -83,7 +83,7 @@ impl Watch {
             firsts &= firsts >> length;
             length *= 2;
         }
-        firsts & u64::MAX / (u64::MAX >> (64 - count))
+        firsts & (u64::MAX / (u64::MAX >> (64 - count)))
     }
 
     /// Pages of the heap in a page of the kernel, as far as they lie in one word.

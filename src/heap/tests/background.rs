@@ -64,7 +64,7 @@ fn a_kernel_page_that_is_claimed_in_part_stays() {
         let before = heap.watch().dirty();
         let word = heap.watch().dirty_word(PageIndex(256));
         assert_eq!(word.get(), u64::MAX);
-        let taken = u64::MAX / (u64::MAX >> (64 - kernel_page / 4096)) << 2;
+        let taken = (u64::MAX / (u64::MAX >> (64 - kernel_page / 4096))) << 2;
         word.pretend_claimed(taken);
         let returned = return_all(heap.watch(), &os);
         assert_eq!((word.get(), word.claimed()), (u64::MAX, taken));

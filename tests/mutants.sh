@@ -148,9 +148,13 @@ much is left to the background thread|src/reclaim/pace.rs|s/ \&\& (!is_much || s
 but not for long|src/reclaim/pace.rs|s/now_us < since_us + LEAVE_US/now_us >= *since_us/
 a forecast knows what is idle|src/reclaim/policy.rs|s/        let idle = (self.now_us.saturating_add(quiet_us), idle_keep);/        let idle = (u64::MAX, Pages(u32::MAX));/
 a forecast knows when the credit is spent|src/reclaim/policy.rs|s/\[Some(idle), spent\]/[Some(idle), spent.filter(|_| false)]/
-what large blocks leave has a credit|src/reclaim/policy.rs|s/self.credit.most(dirty, at_us).max(settings.retain)/self.credit.most(dirty, at_us).max(settings.retain_max)/
+what large blocks leave has a credit|src/reclaim/policy.rs|s/self.credit.most(dirty, at_us).min(settings.retain_max)/settings.retain_max/
 the end of the credit wakes the host|src/reclaim/policy.rs|s/idle_us, spent_us\]/idle_us, spent_us.filter(|_| false)]/
 what is extra for too long is remembered|src/reclaim/policy/credit.rs|s/^const SPENT_MAX: u64 = 4 /const SPENT_MAX: u64 = 1 /
+what may be retained spends no credit|src/reclaim/policy/credit.rs|s/saturating_sub(small).max(retain)/saturating_sub(small)/
+what was returned spends no credit|src/reclaim/policy.rs|s/        self.state.credit.note_returned(pages);//
+a large block is seen between two looks|src/reclaim/pace.rs|s/            self.hooks.policy.note_large(&self.settings(), &observation);/            let _ = observation;/
+what is needed again has credit, too|src/reclaim/emptied.rs|s/        needed.min(self.hooks.policy.most(.*/        needed/
 pages of blocks of 128 KiB are counted|src/heap/blocks/large.rs|s/        self.counts.mmapped_pages -= mmapped(count);//
 much is returned soon though the heap works|src/reclaim/visit.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
 early visits that do not pay become rare|src/reclaim/visit.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//

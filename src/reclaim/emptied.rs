@@ -12,7 +12,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::policy::PrematurePurge;
+use super::policy::{PrematurePurge, Settings};
 use super::purge::Budget;
 use crate::heap::Heap;
 use crate::heap::refaults::PurgeReason;
@@ -87,13 +87,13 @@ impl<O: Os> Heap<O, Reclaim> {
         if self.purge_reason() == PurgeReason::Limit {
             return Pages::ZERO;
         }
-        let retain = self.settings().retain;
+        let Settings { retain, retain_max, .. } = self.settings();
         let kept = if self.may_keep() {
             KEPT_MIN.max(Pages(self.used().0 / KEPT_SHARE))
         } else {
             Pages::ZERO
         };
-        kept.max(retain).min(self.hooks.decision.most)
+        kept.max(retain).min(retain_max).min(self.hooks.decision.most)
     }
 
     /// What waits for its time after all.
@@ -104,7 +104,11 @@ impl<O: Os> Heap<O, Reclaim> {
             premature_total - core::mem::replace(&mut emptied.premature_total, premature_total);
         emptied.premature.add(now_us, Pages(u32::try_from(new).unwrap_or(u32::MAX)));
         let needed = emptied.premature.at(now_us);
-        if self.may_keep() { needed.min(self.hooks.decision.most) } else { Pages::ZERO }
+        if !self.may_keep() {
+            return Pages::ZERO;
+        }
+        // The last decision may be older than the block.
+        needed.min(self.hooks.policy.most(&self.settings(), &self.large_observation(now_us)))
     }
 
     /// Whether free memory may stay at all but for `retain`.

@@ -99,6 +99,8 @@ impl<O: Os> Heap<O, Reclaim> {
         self.hooks.pace.readings += 1;
         self.poll_in = self.next_stride(interval_us);
         if !self.is_time_to_look(now_us) {
+            let observation = self.large_observation(now_us);
+            self.hooks.policy.note_large(&self.settings(), &observation);
             self.lower_limit();
             return;
         }

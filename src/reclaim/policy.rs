@@ -109,6 +109,23 @@ impl Policy {
         }
     }
 
+    /// Takes note of what there is between two decisions, as far as large blocks are concerned. One
+    /// that comes and goes between two decisions would otherwise leave nothing that is seen.
+    pub(crate) fn note_large(&mut self, settings: &Settings, observation: &Observation) {
+        if observation.now_us > self.observation.now_us {
+            self.state.credit.note(settings.retain, &self.observation);
+            self.state.credit.note(settings.retain, observation);
+        }
+    }
+
+    /// The most free pages that may stay after an observation, of which the policy takes no note.
+    pub(crate) fn most(&self, settings: &Settings, observation: &Observation) -> Pages {
+        let mut credit = self.state.credit;
+        credit.note(settings.retain, &self.observation);
+        credit.note(settings.retain, observation);
+        credit.most(observation.dirty, observation.now_us).min(settings.retain_max)
+    }
+
     /// Takes note that a search of all spans for holes begins.
     pub(crate) fn note_search_begins(&mut self, settings: &Settings) {
         self.conclude(settings);
@@ -128,6 +145,7 @@ impl Policy {
         self.conclude(settings);
         self.state.decay.note_returned(pages);
         self.state.idle.note_returned(pages);
+        self.state.credit.note_returned(pages);
         self.observation.dirty = self.observation.dirty.saturating_sub(pages);
     }
 
@@ -204,7 +222,7 @@ impl PolicyState {
         let epoch_us = epoch_us(settings.decay_us);
         next.note_mean(observation);
         next.note_activity(epoch_us, observation);
-        next.credit.note(now_us, observation.used, observation.large, observation.dirty);
+        next.credit.note(settings.retain, observation);
         next.decay.note(epoch_us, now_us, observation.dirty);
         next.idle.note(settings, now_us, observation.used, observation.dirty);
         next.demand_levels.note(now_us, observation.used, self.growing_us(settings));
@@ -300,7 +318,7 @@ impl PolicyState {
 
     /// The most that may stay for whatever reason.
     fn most_at(&self, settings: &Settings, dirty: Pages, at_us: u64) -> Pages {
-        self.credit.most(dirty, at_us).max(settings.retain).min(settings.retain_max)
+        self.credit.most(dirty, at_us).min(settings.retain_max)
     }
 
     /// When less may stay than at the end of an epoch, if nothing happens, and how much then: when

@@ -281,14 +281,20 @@ impl<O: Os> Heap<O, Reclaim> {
     /// What there is to see of the heap, but for what changed hands.
     pub(super) fn observation(&self, now_us: u64) -> Observation {
         Observation {
+            sparse: Pages((self.free_in_spans() / PAGE) as u32),
+            over_limit: self.resident() > self.hooks.limits.growth_limit(),
+            ..self.large_observation(now_us)
+        }
+    }
+
+    /// What there is to see of the heap of what large blocks take and leave.
+    pub(super) fn large_observation(&self, now_us: u64) -> Observation {
+        Observation {
             now_us,
             used: self.used(),
             large: self.counts.mmapped_pages,
             dirty: self.runs.dirty,
-            sparse: Pages((self.free_in_spans() / PAGE) as u32),
-            churned: Pages::ZERO,
-            premature: Pages::ZERO,
-            over_limit: self.resident() > self.hooks.limits.growth_limit(),
+            ..Observation::default()
         }
     }
 

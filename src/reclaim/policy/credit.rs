@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::Observation;
 use crate::units::Pages;
 
 /// Pages that may be extra for a microsecond beyond the allowance: 4 MiB for a second. A table that
@@ -31,8 +32,10 @@ pub(super) struct Credit {
     /// The most pages that were in use at a moment, of small blocks and of large ones.
     small_most: Pages,
     large_most: Pages,
-    /// Pages that are free since small blocks, or large ones, had most.
-    small_left: Pages,
+    /// Pages that may be free anyway: as many as small blocks have left since they had most, or
+    /// `retain`.
+    free_anyway: Pages,
+    /// Pages that large blocks have left since they had most.
     large_left: Pages,
     allowance: Pages,
     extra: Pages,
@@ -42,9 +45,12 @@ pub(super) struct Credit {
 }
 
 impl Credit {
-    /// Takes note of the pages in use, those of them in blocks of 128 KiB and more, and the free
-    /// ones that hold memory.
-    pub(super) fn note(&mut self, now_us: u64, used: Pages, large: Pages, dirty: Pages) {
+    /// Takes note of an observation. One that is older than what is known says nothing new.
+    pub(super) fn note(&mut self, retain: Pages, observation: &Observation) {
+        let Observation { now_us, used, large, dirty, .. } = *observation;
+        if now_us < self.now_us {
+            return;
+        }
         let spent = self.spent_at(now_us, self.extra);
         let is_spent = spent >= if self.is_spent { CREDIT / 2 } else { CREDIT };
         let small = used.saturating_sub(large);
@@ -54,7 +60,7 @@ impl Credit {
             now_us,
             small_most,
             large_most,
-            small_left: small_most.saturating_sub(small),
+            free_anyway: small_most.saturating_sub(small).max(retain),
             large_left: large_most.saturating_sub(large),
             allowance: ALLOWANCE_MIN.max(Pages(stock.0 / ALLOWANCE_SHARE)),
             extra: Pages::ZERO,
@@ -65,10 +71,15 @@ impl Credit {
         *self = next;
     }
 
+    /// Takes note that free pages were returned.
+    pub(super) fn note_returned(&mut self, pages: Pages) {
+        self.extra = self.extra.saturating_sub(pages);
+    }
+
     /// How many of `dirty` free pages large blocks have left. Small blocks may have had more
     /// between two observations.
     fn extra_of(&self, dirty: Pages) -> Pages {
-        dirty.saturating_sub(self.small_left).min(self.large_left)
+        dirty.saturating_sub(self.free_anyway).min(self.large_left)
     }
 
     /// What will be spent if `extra` pages are extra until a time.
@@ -85,7 +96,7 @@ impl Credit {
         let is_spent = self.is_spent || self.spent_at(at_us, self.extra_of(dirty)) >= CREDIT;
         let most = Pages(self.allowance.0 / 2);
         match is_spent && self.large_left > most {
-            true => self.small_left.saturating_add(most),
+            true => self.free_anyway.saturating_add(most),
             false => Pages(u32::MAX),
         }
     }
@@ -106,14 +117,19 @@ mod tests {
     const SECOND_US: u64 = 1_000_000;
     const MB: u32 = 256;
 
+    fn seen(now_us: u64, used: Pages, large: Pages, dirty: Pages) -> Observation {
+        Observation { now_us, used, large, dirty, ..Observation::default() }
+    }
+
     /// Credit after a block of `large_mb` has come and gone at time 0, beside small blocks of 8 MB
     /// that needed 10 once.
     fn left_by(large_mb: u32) -> (Credit, Pages) {
         let mut credit = Credit::default();
         let large = Pages(large_mb * MB);
-        credit.note(0, Pages(10 * MB).saturating_add(large), large, Pages::ZERO);
+        credit
+            .note(Pages::ZERO, &seen(0, Pages(10 * MB).saturating_add(large), large, Pages::ZERO));
         let dirty = Pages(2 * MB).saturating_add(large);
-        credit.note(0, Pages(8 * MB), Pages::ZERO, dirty);
+        credit.note(Pages::ZERO, &seen(0, Pages(8 * MB), Pages::ZERO, dirty));
         (credit, dirty)
     }
 
@@ -131,7 +147,7 @@ mod tests {
     fn half_of_the_credit_returns_before_more_may_stay_again() {
         let (mut credit, dirty) = left_by(11);
         let mut note = |at_us, dirty| {
-            credit.note(at_us, Pages(8 * MB), Pages::ZERO, dirty);
+            credit.note(Pages::ZERO, &seen(at_us, Pages(8 * MB), Pages::ZERO, dirty));
             credit
         };
         assert!(note(SECOND_US / 2, dirty).is_spent);
@@ -148,7 +164,10 @@ mod tests {
         for (second, small_mb) in [(0, 100), (1, 20), (100, 20)] {
             let (small, large) = (Pages(small_mb * MB), Pages(300 * MB));
             let dirty = Pages((100 - small_mb) * MB);
-            credit.note(second * SECOND_US, small.saturating_add(large), large, dirty);
+            credit.note(
+                Pages::ZERO,
+                &seen(second * SECOND_US, small.saturating_add(large), large, dirty),
+            );
         }
         assert_eq!((credit.spent, credit.ends_us(Pages(80 * MB))), (0, None));
         // More is free than was seen to be in use: nobody looked at the peak.
@@ -159,8 +178,30 @@ mod tests {
     fn a_large_heap_may_keep_more() {
         let mut credit = Credit::default();
         let large = Pages(640 * MB);
-        credit.note(0, large, large, Pages::ZERO);
-        credit.note(0, large, Pages(600 * MB), Pages(40 * MB));
+        credit.note(Pages::ZERO, &seen(0, large, large, Pages::ZERO));
+        credit.note(Pages::ZERO, &seen(0, large, Pages(600 * MB), Pages(40 * MB)));
         assert_eq!(credit.ends_us(Pages(40 * MB)), None);
+    }
+
+    #[test]
+    fn what_may_be_retained_costs_nothing() {
+        let (mut credit, dirty) = left_by(11);
+        let left = seen(0, Pages(8 * MB), Pages::ZERO, dirty);
+        credit.note(Pages(8 * MB), &left);
+        // 13 MB are free: 2 beyond the allowance.
+        assert_eq!(credit.ends_us(dirty), Some(2 * SECOND_US));
+        credit.note(dirty, &left);
+        assert_eq!(credit.ends_us(dirty), None);
+    }
+
+    #[test]
+    fn what_was_returned_or_is_told_late_costs_nothing() {
+        let (mut credit, dirty) = left_by(300);
+        credit.note_returned(Pages(300 * MB));
+        let later = seen(SECOND_US, Pages(8 * MB), Pages::ZERO, Pages::ZERO);
+        credit.note(Pages::ZERO, &later);
+        credit.note(Pages::ZERO, &seen(SECOND_US / 2, Pages(8 * MB), Pages::ZERO, dirty));
+        credit.note(Pages::ZERO, &Observation { now_us: 2 * SECOND_US, ..later });
+        assert_eq!(credit.spent, 0);
     }
 }

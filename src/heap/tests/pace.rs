@@ -253,6 +253,15 @@ fn a_large_block_goes_back_when_it_is_freed_or_shrunk() {
 }
 
 #[test]
+fn a_new_cap_holds_for_the_next_large_block() {
+    let mut tested = tested(&[]);
+    let at = tested.raw(6 * MB);
+    tested.act(&Step::Set(Key::RetainMax, MB as i64));
+    tested.discard(at, 6 * MB);
+    assert_eq!(tested.dirty(), MB);
+}
+
+#[test]
 fn an_old_place_goes_back_when_a_block_is_copied() {
     let mut tested = tested(&[(Key::RemapMin, 1 << 40)]);
     let at = tested.raw(32 * MB);

@@ -1,8 +1,8 @@
 //! How much may be held beyond what LuaJIT's own allocator would hold, and for how long.
 //!
 //! LuaJIT's own allocator keeps what small blocks needed once, and unmaps each block of 128 KiB and
-//! more when it is freed. So free memory costs nothing beside it, as far as small blocks left it.
-//! The rest is *extra*: large blocks left it.
+//! more when it is freed. So free memory costs nothing beside it, as far as small blocks left it,
+//! nor as far as the option `retain` lets it stay. The rest is *extra*: large blocks left it.
 //!
 //! Extra memory has a credit of size times time, a leaky bucket. It spends [`CREDIT`] beyond an
 //! allowance: 3 MB, or a sixteenth of what LuaJIT would hold. When the credit is spent, half of the

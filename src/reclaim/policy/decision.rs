@@ -87,7 +87,7 @@ pub(crate) struct Decision {
     pub(crate) keep: Pages,
     /// Of these, those that will not go by the passing of time alone while the heap is busy.
     pub(crate) floor: Pages,
-    /// The most that may stay now for whatever reason.
+    /// The most that may stay now for whatever reason, but for what is not worth a call.
     pub(crate) most: Pages,
     pub(crate) reason: Reason,
     pub(crate) trend: Trend,

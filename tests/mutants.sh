@@ -155,6 +155,7 @@ what may be retained spends no credit|src/reclaim/policy/credit.rs|s/saturating_
 what was returned spends no credit|src/reclaim/policy.rs|s/        self.state.credit.note_returned(pages);//
 a large block is seen between two looks|src/reclaim/pace.rs|s/            self.hooks.policy.note_large(&self.settings(), &observation);/            let _ = observation;/
 what is needed again has credit, too|src/reclaim/emptied.rs|s/        needed.min(self.hooks.policy.most(.*/        needed/
+a new cap holds for the next large block|src/reclaim/emptied.rs|s/kept.max(retain).min(retain_max)/kept.max(retain)/
 pages of blocks of 128 KiB are counted|src/heap/blocks/large.rs|s/        self.counts.mmapped_pages -= mmapped(count);//
 much is returned soon though the heap works|src/reclaim/visit.rs|s/if pages >= MUCH \&\& unpaid < UNPAID_MOST {/if pages > Pages(u32::MAX - 1) {/
 early visits that do not pay become rare|src/reclaim/visit.rs|s/        watch.set_unpaid_until(until_us.min(now_us + UNPAID_MOST \* UNPAID_US));//

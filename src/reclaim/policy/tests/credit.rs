@@ -38,3 +38,17 @@ fn a_forecast_says_when_the_credit_for_what_large_blocks_left_is_spent() {
     let decision = policy.decide(&SETTINGS, left);
     assert!(decision.next_us.is_some_and(|at_us| at_us <= spent_us + 1), "{decision:?}");
 }
+
+/// Where the background thread returns it, between two looks.
+#[test]
+fn what_was_returned_before_the_next_look_spends_no_credit() {
+    let mut policy = Policy::default();
+    let large = Observation { large: Pages(33 * MB), ..seen(43, 0) };
+    let at = |ms: u64, observation| Observation { now_us: START_US + ms * 1000, ..observation };
+    policy.decide(&SETTINGS, at(0, large));
+    policy.note_large(&SETTINGS, &at(1, seen(10, 33)));
+    policy.note_returned(&SETTINGS, Pages(33 * MB));
+    policy.decide(&SETTINGS, at(3000, seen(10, 0)));
+    let decision = policy.decide(&SETTINGS, at(3001, seen(10, 33)));
+    assert_eq!(decision.most, SETTINGS.retain_max, "{decision:?}");
+}

@@ -59,7 +59,8 @@ impl Holes {
     /// Takes note of a search that has ended: whether the heap filled no holes then, and what it
     /// returned.
     pub(super) fn note_search(&mut self, observation: &Observation, idle: bool, returned: Pages) {
-        let premature = self.premature.0 > self.returned.0 / 8;
+        // A search that returned nothing has returned nothing too early.
+        let premature = self.premature.0 > self.returned.0 / 8 && self.returned > Pages::ZERO;
         let fruitless = returned.0 < observation.used.0 / WORTH_SHARE;
         let rarer = if fruitless || premature { 2 * self.rarer + 1 } else { 0 };
         let paid_us = self.paid_us.max(observation.now_us);

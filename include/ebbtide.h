@@ -981,8 +981,6 @@ uint64_t ebb_cgroup_limit(void);
  */
 const char *ebb_version(void);
 
-extern int pthread_setcancelstate(int state, int *old);
-
 /**
  * ebb_alloc() with every block of the heap checked: for finding memory
  * bugs of C modules and of code that uses the FFI. Given to lua_newstate() as its

@@ -34,6 +34,30 @@ fn header_is_current() {
     compare(&root.join("include/ebbtide.h"), &fresh);
 }
 
+/// The names of the functions that a header declares.
+fn declared_functions(header: &str) -> Vec<String> {
+    let comments = header.split("*/").filter_map(|part| part.split("/*").next());
+    let code: String =
+        comments.flat_map(str::lines).filter(|line| !line.starts_with('#')).collect();
+    let functions = code.split(';').filter_map(|item| item.split_once('(')).map(|(head, _)| head);
+    functions.filter_map(|head| head.rsplit([' ', '*']).next()).map(str::to_owned).collect()
+}
+
+/// Declarations of other libraries' functions would collide with the program's own.
+#[test]
+fn only_functions_of_this_library_are_declared() {
+    let text = "/* a(); */\n#define B(x) x\nint a_b(void);\n/**\n * c()\n */\nchar *ebb_d(int (*e)(int),\n  int f);\n";
+    assert_eq!(declared_functions(text), ["a_b", "ebb_d"]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("include/ebbtide.h");
+    let functions = declared_functions(&std::fs::read_to_string(path).expect("the header"));
+    assert!(functions.len() > 20, "{functions:?}");
+    let is_ours = |name: &&String| {
+        ["ebb_", "luaopen_", "__wrap_"].iter().any(|prefix| name.starts_with(prefix))
+    };
+    let others: Vec<&String> = functions.iter().filter(|name| !is_ours(name)).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
 #[test]
 fn page_is_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx");

@@ -1,4 +1,4 @@
-//! Every exported C symbol, and nothing else.
+//! The exported C functions `ebb_*`. (`lua_module` exports `luaopen_*`.)
 //!
 //! cbindgen reads this file and those beside it: their comments are the header's. Each function
 //! checks its arguments, turns them into Rust, and hands over to the layer that does the work.

@@ -18,7 +18,7 @@
 //! | `bug`        | how to stop with one line when an invariant is broken                   |
 //! | `error`      | what can go wrong, as codes and as words                                |
 //! | `units`      | pages, page indices, all rounding                                       |
-//! | `os`         | the only system calls, behind one contract                              |
+//! | `os`         | the system calls of a heap, behind one contract                         |
 //! | `cgroup`     | the memory limits of the cgroup that the process is in                  |
 //! | `options`    | every option: name, range, default, environment                         |
 //! | `heap`       | size classes, descriptors, page runs, spans, large blocks; the hot path |
@@ -28,14 +28,14 @@
 //! | `builtin`    | LuaJIT's own heap: recognised, walked, its free pages given back        |
 //! | `lua_api`    | the functions of Lua, looked up in the process                          |
 //! | `vm`         | a VM on a heap: made on it, changed over to it, closed                  |
-//! | `capi`       | the exported C symbols                                                  |
-//! | `lua_module` | what Lua sees: `require "ebbtide"`                                      |
+//! | `capi`       | the C functions `ebb_*`                                                 |
+//! | `lua_module` | what Lua sees: `require "ebbtide"`, `luaopen_*`                         |
 //!
 //! # A first allocation, from the call down to the kernel and back
 //!
 //! 1. LuaJIT calls `ebb_alloc(heap, NULL, 0, 40)`: [`capi::ebb_alloc`].
 //! 2. `heap::fast` looks up the bin of 40 bytes and reads the bitmap word that it points to: the
-//!    empty word, for no span was ever made.
+//!    heap's `always_zero`, because the class has no span yet.
 //! 3. `Heap::refill` (in `heap::blocks`) finds no active span, no partial one, no spare.
 //! 4. `Heap::new_span` asks `Heap::take_pages` (in `heap::growth`) for one page.
 //! 5. `PageRuns::find` (in `heap::pages`) finds no free page below `top`, so `top` must rise.

@@ -1,4 +1,4 @@
-//! The ground that LuaJIT's heap stands on: its state and its segments, read and checked.
+//! LuaJIT's heap: its state and its segments, read and checked.
 //!
 //! The newest segment's record is in the state, and the older ones' each at the end of the segment
 //! that it describes, the oldest last. The state lies in the oldest; the top, the free rest that

@@ -165,7 +165,7 @@ impl<'a> Walker<'a> {
         Err(refuse(format_args!("chunk {at:#x}: it does not agree with the one before")))
     }
 
-    /// The last chunk's size and end are what the ground was checked for.
+    /// The last chunk's size and end were checked when the segments were read.
     fn finish<S: Os>(
         &self,
         view: &HeapView<'_, S>,

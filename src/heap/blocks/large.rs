@@ -312,7 +312,7 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
         self.merge(range);
     }
 
-    /// Renews what is scarred in a range that holds nothing of value.
+    /// Remaps the split mappings in a range that holds nothing of value.
     fn merge(&mut self, range: PageRange) {
         while let Some(part) = self.split_mappings.part_in(range) {
             let (start, bytes) = (self.address(part.start), part.count().bytes());

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_falls_into_pieces_at_the_edges_of_scars() {
+    fn a_range_falls_into_pieces_at_the_edges_of_split_mappings() {
         let mut split_mappings = SplitMappings::NONE;
         assert_eq!(split_mappings.pieces(range(10, 20)), 1);
         split_mappings.add(range(12, 15));
@@ -132,8 +132,8 @@ mod tests {
         split_mappings.remove(range(13, 14));
         assert_eq!(split_mappings.part_in(range(25, 40)), Some(range(25, 30)));
         split_mappings.remove(range(25, 30));
-        for (page, scarred) in [(12, true), (13, false), (14, true), (24, true), (25, false)] {
-            assert_eq!(split_mappings.overlap(range(page, page + 1)), scarred, "page {page}");
+        for (page, is_split) in [(12, true), (13, false), (14, true), (24, true), (25, false)] {
+            assert_eq!(split_mappings.overlap(range(page, page + 1)), is_split, "page {page}");
         }
         assert_eq!(split_mappings.part_in(range(30, 40)), None);
         assert_eq!(split_mappings.room(), SplitMappings::CAPACITY - 3);

@@ -145,9 +145,9 @@ impl DemandLevels {
         self.levels[..self.count].iter_mut().for_each(|level| level.note_low(now_us, used));
     }
 
-    /// Takes note if demand, with `hooks` levels above it, is higher than it was and than is
-    /// expected. Or a climb goes on: demand has seen the levels that it passes on the way down
-    /// only.
+    /// Records a rise of demand. `above` is the number of remembered levels higher than the current
+    /// one. A rise counts if demand is higher than it was and than expected, or if a climb continues:
+    /// the levels that a climb passes were seen on the way down only.
     fn note_rise(&mut self, now_us: u64, used: Pages, above: usize, recent_us: u64) {
         let (above, rest) = self.levels().split_at(above);
         let is_known = rest.iter().any(|level| level.level >= used)
@@ -173,7 +173,8 @@ impl DemandLevels {
         self.count -= old;
     }
 
-    /// The highest level that demand is expected to come back to, and that is dear.
+    /// The highest level that demand is expected to return to, where keeping the memory costs less
+    /// than returning it.
     pub(super) fn expected(&self, now_us: u64) -> Pages {
         let mut levels = self.levels().iter();
         let found = levels.find(|level| level.is_kept_for(now_us));

@@ -2,7 +2,7 @@
 //! activity is known.
 //!
 //! LuaJIT promises no layout, so none is assumed. Each field must be the only place whose contents
-//! fit every moment that was seen: outside of Lua, in a C function of the main thread and of a
+//! fit every activity that was seen: outside of Lua, in a C function of the main thread and of a
 //! coroutine, after a yield, in an allocation that the interpreter makes, that compiled code makes,
 //! and that the collector makes.
 
@@ -19,9 +19,9 @@ const FRAMES: u64 = 64 << 10;
 
 /// What was going on when a VM was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(super) enum VmActivity {
     /// No Lua function is active.
-    ForeignBlocks,
+    NoFunction,
     /// The same, and the coroutine was the last to run.
     Yielded,
     /// The same, and the coroutine is collected.
@@ -38,23 +38,23 @@ pub(super) enum Moment {
     Collecting,
 }
 
-impl Moment {
-    const ALL: [Moment; 8] = [
-        Moment::ForeignBlocks,
-        Moment::Yielded,
-        Moment::Dead,
-        Moment::InMain,
-        Moment::InOther,
-        Moment::Interpreted,
-        Moment::Traced,
-        Moment::Collecting,
+impl VmActivity {
+    const ALL: [VmActivity; 8] = [
+        VmActivity::NoFunction,
+        VmActivity::Yielded,
+        VmActivity::Dead,
+        VmActivity::InMain,
+        VmActivity::InOther,
+        VmActivity::Interpreted,
+        VmActivity::Traced,
+        VmActivity::Collecting,
     ];
 }
 
-/// What memory held at one moment.
+/// What memory held during one activity.
 #[derive(Clone)]
 pub(super) struct LuaSnapshot {
-    pub(super) moment: Moment,
+    pub(super) activity: VmActivity,
     /// An address on the stack of the function that looked.
     pub(super) stack: u64,
     /// The state of the main thread, and that of the coroutine.
@@ -99,8 +99,8 @@ impl LuaLayout {
     /// The only layout that explains what was seen. The error names the field that has none, or
     /// several.
     pub(super) fn find(seen: &Seen) -> Result<LuaLayout, &'static str> {
-        if !Moment::ALL.iter().all(|moment| seen.at(*moment).next().is_some()) {
-            return Err("not every moment was seen");
+        if !VmActivity::ALL.iter().all(|activity| seen.at(*activity).next().is_some()) {
+            return Err("not every activity was seen");
         }
         let global = 0..seen.readable.min(GLOBAL);
         let (state, at_rest) = only(global.start..2 * global.end, |at| seen.rests_at(at))
@@ -129,8 +129,8 @@ fn only<T>(places: Range<usize>, fits: impl Fn(usize) -> Option<T>) -> Option<(u
 }
 
 impl Seen<'_> {
-    fn at(&self, moment: Moment) -> impl Iterator<Item = &LuaSnapshot> {
-        self.observations.iter().filter(move |snapshot| snapshot.moment == moment)
+    fn at(&self, activity: VmActivity) -> impl Iterator<Item = &LuaSnapshot> {
+        self.observations.iter().filter(move |snapshot| snapshot.activity == activity)
     }
 
     fn is_frame(&self, at: usize) -> bool {
@@ -138,14 +138,16 @@ impl Seen<'_> {
             |word: u64, snapshot: &LuaSnapshot| word != 0 && word.abs_diff(snapshot.stack) < FRAMES;
         self.observations.iter().all(|snapshot| {
             let (main, other) = (snapshot.main[at], snapshot.other[at]);
-            match snapshot.moment {
-                Moment::InMain | Moment::Interpreted | Moment::Traced => {
+            match snapshot.activity {
+                VmActivity::InMain | VmActivity::Interpreted | VmActivity::Traced => {
                     is_near(main, snapshot) && other == 0
                 }
-                Moment::InOther => main == 0 && is_near(other, snapshot),
-                Moment::ForeignBlocks | Moment::Yielded | Moment::Dead => main == 0 && other == 0,
+                VmActivity::InOther => main == 0 && is_near(other, snapshot),
+                VmActivity::NoFunction | VmActivity::Yielded | VmActivity::Dead => {
+                    main == 0 && other == 0
+                }
                 // Perhaps in a function of its own.
-                Moment::Collecting => other == 0,
+                VmActivity::Collecting => other == 0,
             }
         })
     }
@@ -153,13 +155,15 @@ impl Seen<'_> {
     fn is_current(&self, at: usize) -> bool {
         self.observations.iter().all(|snapshot| {
             let word = snapshot.global[at];
-            match snapshot.moment {
-                Moment::InMain | Moment::Interpreted | Moment::Traced => word == self.main,
-                Moment::InOther => word == self.other,
-                Moment::Yielded => word == self.other || word == 0,
-                Moment::ForeignBlocks => word == self.main || word == 0,
-                Moment::Dead => word != self.other,
-                Moment::Collecting => true,
+            match snapshot.activity {
+                VmActivity::InMain | VmActivity::Interpreted | VmActivity::Traced => {
+                    word == self.main
+                }
+                VmActivity::InOther => word == self.other,
+                VmActivity::Yielded => word == self.other || word == 0,
+                VmActivity::NoFunction => word == self.main || word == 0,
+                VmActivity::Dead => word != self.other,
+                VmActivity::Collecting => true,
             }
         })
     }
@@ -167,8 +171,8 @@ impl Seen<'_> {
     fn is_compiled(&self, at: usize) -> bool {
         self.observations.iter().all(|snapshot| {
             let word = snapshot.global[at];
-            match snapshot.moment {
-                Moment::Traced => self.memory.contains(&word) && word.is_multiple_of(8),
+            match snapshot.activity {
+                VmActivity::Traced => self.memory.contains(&word) && word.is_multiple_of(8),
                 _ => word == 0,
             }
         })
@@ -178,17 +182,17 @@ impl Seen<'_> {
     /// of some small negative numbers, or, in compiled code, the number of the trace.
     fn rests_at(&self, at: usize) -> Option<[i32; 2]> {
         let half = |snapshot: &LuaSnapshot| (snapshot.global[at / 2] >> (32 * (at % 2))) as i32;
-        let in_c = half(self.at(Moment::InMain).next()?);
-        let interpreted = half(self.at(Moment::Interpreted).next()?);
+        let in_c = half(self.at(VmActivity::InMain).next()?);
+        let interpreted = half(self.at(VmActivity::Interpreted).next()?);
         let is_word = |word: i32| (-32..0).contains(&word);
         let fits = self.observations.iter().all(|snapshot| {
             let word = half(snapshot);
-            match snapshot.moment {
-                Moment::InMain | Moment::InOther => word == in_c,
-                Moment::Interpreted => word == interpreted,
-                Moment::Traced => (1..1 << 16).contains(&word),
-                Moment::Collecting => is_word(word) && word != in_c && word != interpreted,
-                Moment::ForeignBlocks | Moment::Yielded | Moment::Dead => {
+            match snapshot.activity {
+                VmActivity::InMain | VmActivity::InOther => word == in_c,
+                VmActivity::Interpreted => word == interpreted,
+                VmActivity::Traced => (1..1 << 16).contains(&word),
+                VmActivity::Collecting => is_word(word) && word != in_c && word != interpreted,
+                VmActivity::NoFunction | VmActivity::Yielded | VmActivity::Dead => {
                     word == in_c || word == interpreted
                 }
             }
@@ -239,24 +243,24 @@ mod tests {
     };
 
     /// As LuaJIT would have it with [`LAYOUT`].
-    fn snapshot(moment: Moment) -> LuaSnapshot {
+    fn snapshot(activity: VmActivity) -> LuaSnapshot {
         let mut snapshot = LuaSnapshot {
-            moment,
+            activity,
             stack: STACK,
             main: [9; THREAD],
             other: [7; THREAD],
             global: [5; GLOBAL],
         };
         let frame = STACK + 320;
-        let (main, other, current, state, compiled) = match moment {
-            Moment::ForeignBlocks => (0, 0, MAIN, -2, 0),
-            Moment::Yielded => (0, 0, OTHER, -1, 0),
-            Moment::Dead => (0, 0, 0, -2, 0),
-            Moment::InMain => (frame, 0, MAIN, -2, 0),
-            Moment::InOther => (0, frame, OTHER, -2, 0),
-            Moment::Interpreted => (frame, 0, MAIN, -1, 0),
-            Moment::Traced => (frame, 0, MAIN, 1, MAIN + 0x4000),
-            Moment::Collecting => (0, 0, OTHER, -3, 0),
+        let (main, other, current, state, compiled) = match activity {
+            VmActivity::NoFunction => (0, 0, MAIN, -2, 0),
+            VmActivity::Yielded => (0, 0, OTHER, -1, 0),
+            VmActivity::Dead => (0, 0, 0, -2, 0),
+            VmActivity::InMain => (frame, 0, MAIN, -2, 0),
+            VmActivity::InOther => (0, frame, OTHER, -2, 0),
+            VmActivity::Interpreted => (frame, 0, MAIN, -1, 0),
+            VmActivity::Traced => (frame, 0, MAIN, 1, MAIN + 0x4000),
+            VmActivity::Collecting => (0, 0, OTHER, -3, 0),
         };
         snapshot.main[10] = main;
         snapshot.other[10] = other;
@@ -268,7 +272,7 @@ mod tests {
     }
 
     fn all() -> Vec<LuaSnapshot> {
-        Moment::ALL.map(snapshot).into()
+        VmActivity::ALL.map(snapshot).into()
     }
 
     fn find(observations: &[LuaSnapshot]) -> Result<LuaLayout, &'static str> {
@@ -298,27 +302,27 @@ mod tests {
     }
 
     #[test]
-    fn one_moment_that_does_not_fit_leaves_the_field_unknown() {
-        let wrong = |moment: Moment, change: fn(&mut LuaSnapshot)| {
+    fn one_activity_that_does_not_fit_leaves_the_field_unknown() {
+        let wrong = |activity: VmActivity, change: fn(&mut LuaSnapshot)| {
             let mut observations = all();
-            observations.iter_mut().filter(|s| s.moment == moment).for_each(change);
+            observations.iter_mut().filter(|s| s.activity == activity).for_each(change);
             find(&observations).is_err()
         };
-        assert!(wrong(Moment::ForeignBlocks, |s| s.main[10] = STACK));
-        assert!(wrong(Moment::InOther, |s| s.other[10] = 0));
-        assert!(wrong(Moment::InMain, |s| s.main[10] = STACK + (1 << 20)));
-        assert!(wrong(Moment::Dead, |s| s.global[51] = OTHER));
-        assert!(wrong(Moment::Traced, |s| s.global[52] = 0));
-        assert!(wrong(Moment::Traced, |s| s.global[20] = u64::from(-1i32 as u32) << 32));
-        assert!(wrong(Moment::Collecting, |s| s.global[20] = u64::from(-2i32 as u32) << 32));
+        assert!(wrong(VmActivity::NoFunction, |s| s.main[10] = STACK));
+        assert!(wrong(VmActivity::InOther, |s| s.other[10] = 0));
+        assert!(wrong(VmActivity::InMain, |s| s.main[10] = STACK + (1 << 20)));
+        assert!(wrong(VmActivity::Dead, |s| s.global[51] = OTHER));
+        assert!(wrong(VmActivity::Traced, |s| s.global[52] = 0));
+        assert!(wrong(VmActivity::Traced, |s| s.global[20] = u64::from(-1i32 as u32) << 32));
+        assert!(wrong(VmActivity::Collecting, |s| s.global[20] = u64::from(-2i32 as u32) << 32));
     }
 
     #[test]
-    fn every_moment_must_be_seen() {
-        for lacking in Moment::ALL {
+    fn every_activity_must_be_seen() {
+        for lacking in VmActivity::ALL {
             let observations: Vec<LuaSnapshot> =
-                all().into_iter().filter(|s| s.moment != lacking).collect();
-            assert_eq!(find(&observations), Err("not every moment was seen"), "{lacking:?}");
+                all().into_iter().filter(|s| s.activity != lacking).collect();
+            assert_eq!(find(&observations), Err("not every activity was seen"), "{lacking:?}");
         }
     }
 

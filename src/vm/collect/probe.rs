@@ -4,7 +4,7 @@ use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use std::cell::Cell;
 
-use super::layout::{GLOBAL, LuaLayout, LuaSnapshot, Moment, Seen, THREAD};
+use super::layout::{GLOBAL, LuaLayout, LuaSnapshot, Seen, THREAD, VmActivity};
 use crate::lua_api::{CollectorApi, GC_COLLECT, GC_STOP, GLOBALS, lua_State};
 use crate::vm::emergency::Probe;
 
@@ -36,8 +36,8 @@ struct Lab {
     other: *mut u8,
     /// Words from the first to the second part of the main thread's block.
     distance: usize,
-    /// The moment that an allocation comes at, where it is to be seen.
-    stage: Option<Moment>,
+    /// The activity that an allocation comes at, where it is to be seen.
+    stage: Option<VmActivity>,
     observations: Vec<LuaSnapshot>,
 }
 
@@ -114,30 +114,32 @@ unsafe fn observe(
         (api.lua_pushcclosure)(state, look, 0);
         (api.lua_setfield)(state, GLOBALS, c"look".as_ptr());
         let run = move |code: &str| load(api, state, code) && (api.lua_pcall)(state, 0, 0, 0) == 0;
-        let during = move |stage: Moment, code: &str| {
+        let during = move |stage: VmActivity, code: &str| {
             Lab::set_stage(lab, Some(stage));
             let ran = run(code);
             Lab::set_stage(lab, None);
             ran
         };
         let mut ran = run(CALL);
-        Lab::note(lab, Moment::ForeignBlocks);
+        Lab::note(lab, VmActivity::NoFunction);
         let other = (api.lua_newthread)(state);
         (*lab).other = other.cast();
         ran = ran && load(api, other, COROUTINE) && (api.lua_resume)(other, 0) == YIELDED;
-        Lab::note(lab, Moment::Yielded);
+        Lab::note(lab, VmActivity::Yielded);
         ran = ran && run(CALL);
-        Lab::note(lab, Moment::ForeignBlocks);
-        ran = ran && during(Moment::Interpreted, INTERPRETED) && during(Moment::Traced, TRACED);
-        Lab::note(lab, Moment::ForeignBlocks);
+        Lab::note(lab, VmActivity::NoFunction);
+        ran = ran
+            && during(VmActivity::Interpreted, INTERPRETED)
+            && during(VmActivity::Traced, TRACED);
+        Lab::note(lab, VmActivity::NoFunction);
         ran = ran && (api.lua_resume)(other, 0) == 0;
-        Lab::note(lab, Moment::Yielded);
+        Lab::note(lab, VmActivity::Yielded);
         (api.lua_settop)(state, 0);
-        Lab::set_stage(lab, Some(Moment::Collecting));
+        Lab::set_stage(lab, Some(VmActivity::Collecting));
         (api.lua_gc)(state, GC_COLLECT, 0);
         (api.lua_gc)(state, GC_COLLECT, 0);
         Lab::set_stage(lab, None);
-        Lab::note(lab, Moment::Dead);
+        Lab::note(lab, VmActivity::Dead);
         if ran { Ok(()) } else { Err(FAILED) }
     }
 }
@@ -175,7 +177,7 @@ impl Lab {
     /// # Safety
     ///
     /// The lab is there.
-    unsafe fn set_stage(lab: *mut Lab, stage: Option<Moment>) {
+    unsafe fn set_stage(lab: *mut Lab, stage: Option<VmActivity>) {
         // SAFETY: the caller's promise.
         unsafe { (*lab).stage = stage };
     }
@@ -186,14 +188,14 @@ impl Lab {
     ///
     /// The VM is there.
     #[inline(never)]
-    unsafe fn note(lab: *mut Lab, moment: Moment) {
+    unsafe fn note(lab: *mut Lab, activity: VmActivity) {
         let mut here = 0u8;
         // SAFETY: the caller's promise: what is copied lies in the VM's memory, which stays until
         // the end.
         unsafe {
             let Lab { main, other, distance, main_bytes, observations, .. } = &mut *lab;
             let mut snapshot = LuaSnapshot {
-                moment,
+                activity,
                 stack: (&raw mut here).addr() as u64,
                 main: [0; THREAD],
                 other: [0; THREAD],
@@ -204,11 +206,13 @@ impl Lab {
                 copy(*other, *distance, &mut snapshot.other);
             }
             copy(main.add(*distance * 8), *main_bytes / 8 - *distance, &mut snapshot.global);
-            let is_allocation =
-                matches!(moment, Moment::Interpreted | Moment::Traced | Moment::Collecting);
+            let is_allocation = matches!(
+                activity,
+                VmActivity::Interpreted | VmActivity::Traced | VmActivity::Collecting
+            );
             match observations
                 .iter_mut()
-                .find(|snapshot| is_allocation && snapshot.moment == moment)
+                .find(|snapshot| is_allocation && snapshot.activity == activity)
             {
                 Some(last) => *last = snapshot,
                 None => observations.push(snapshot),
@@ -238,7 +242,7 @@ unsafe extern "C-unwind" fn look(state: *mut lua_State) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
         let is_main = (*lab).main.addr() == state.addr();
-        Lab::note(lab, if is_main { Moment::InMain } else { Moment::InOther });
+        Lab::note(lab, if is_main { VmActivity::InMain } else { VmActivity::InOther });
     }
     0
 }
@@ -258,7 +262,7 @@ unsafe extern "C-unwind" fn alloc(
     // SAFETY: the caller's promises; the first block is the main thread's.
     unsafe {
         match (*lab).stage {
-            Some(Moment::Collecting) if new_size == 0 => Lab::note(lab, Moment::Collecting),
+            Some(VmActivity::Collecting) if new_size == 0 => Lab::note(lab, VmActivity::Collecting),
             Some(stage) if block.is_null() && ARRAY.contains(&new_size) => Lab::note(lab, stage),
             _ => {}
         }

@@ -90,7 +90,7 @@ the growth limit returns|src/reclaim/scheduler.rs|s/        heap.growth_limit = 
 room is made at the limit|src/reclaim/limit_reclaim.rs|s/            self.purge_dirty(keep, PurgeReason::Limit, Budget::Unlimited);//
 the collector is due near the limit|src/reclaim/limit_reclaim.rs|s/if self.wants_collector(held, now_us) {/if self.wants_collector(held, now_us) \&\& now_us == 1 {/
 the collector is due after a refusal|src/heap/growth/refusal.rs|s/        R::allocation_refused(self);/        if size == 1 { R::allocation_refused(self) }/
-the collector rests when it does not help|src/reclaim/emergency.rs|s/now_us + REST \* took_us/now_us/
+the collector backs off when it does not help|src/reclaim/emergency.rs|s/now_us + BACKOFF \* took_us/now_us/
 the growth limit falls|src/reclaim/emergency.rs|s/\*growth_limit = halfway.min(\*growth_limit);/*growth_limit = halfway.max(*growth_limit);/
 a suspended emergency asks again|src/reclaim/emergency.rs|/fn want_emergency/,/^    }/{s/self.take_turn(held);/self.go_on_collecting();/;s/ || self.has_freed_much(held)//}
 an emergency ends at a tick|src/reclaim/scheduler.rs|s/        self.suspend_emergency();/        if now_us == 1 { self.suspend_emergency(); }/
@@ -119,7 +119,7 @@ no walk in vain|src/heap/blocks/last_slots.rs|s/if self.free_slots_of(class) <= 
 a walk when there is room|src/heap/blocks/last_slots.rs|s/ \&\& !self.may_grow(pages_needed) {/ {/
 history keeps to a limit|src/heap/lifecycle/settings.rs|s/ \&\& !self.has_room_for_history()/ \&\& value > 1/
 history counts when it is on|src/reclaim/scheduler.rs|s/            heap.count_history();//
-holes alone are news|src/reclaim/scheduler.rs|s/ || emptied >= NEWS_BYTES;/;/
+holes alone are news|src/reclaim/scheduler.rs|s/ || emptied >= RECHECK_BYTES;/;/
 every call takes a step|src/reclaim/scheduler.rs|s/let stepped = outcome.calls > 0;/let stepped = true;/
 a changed option is news|src/reclaim/scheduler.rs|s/heap.hooks.outdated = heap.hooks.clock.shown_us.is_some();//
 only what is remapped is in return|src/heap/blocks/large.rs|s/if remap { old_count } else { Pages::ZERO }/old_count/
@@ -195,8 +195,8 @@ freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quaranti
 large blocks lie between guards|src/heap/checked/large.rs|s/let may = self.state.may_guard \&\& /let may = false \&\& /
 guards are paid for|src/heap/checked/large.rs|s/let affords = self.left >= GUARD_COST;/let affords = true;/;s/self.left -= GUARD_COST;//
 guards take a share of the mappings|src/heap/checked/fault_registry.rs|s/let fits = /let fits = true || /
-large blocks are hidden when freed|src/heap/checked/large.rs|s/let hidden = guarded \&\& /let hidden = false \&\& /
-guarded slots are hidden when freed|src/heap/checked/guarded_pool.rs|s/            os.protect(start, bytes);//
+large blocks are protected when freed|src/heap/checked/large.rs|s/let is_protected = guarded \&\& /let is_protected = false \&\& /
+guarded slots are protected when freed|src/heap/checked/guarded_pool.rs|s/            os.protect(start, bytes);//
 some blocks get a guarded slot|src/heap/checked/sample.rs|s/        if self.state.countdown > 0 {/        if true {/
 who allocated is known|src/heap/checked/guarded_pool.rs|s/backtrace: Backtrace::here() }/backtrace: Backtrace::NONE }/
 two threads are told|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/

@@ -24,7 +24,7 @@ pub static ebb_preload_is_here: u8 = 1;
 extern "C" fn finish() {
     let settings = settings::get();
     if !library::has_vms() && log::is_first_process() {
-        why::say_why_none(&settings);
+        why::log_why_none(&settings);
     }
     if settings.report {
         library::report();

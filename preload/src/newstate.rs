@@ -95,12 +95,12 @@ unsafe fn newstate_on_heap(real: *mut c_void) -> *mut c_void {
         }
         found
     });
-    say_wrong();
+    log_wrong();
     vm
 }
 
-/// Says once which of the library's own variables have a value that they do not take.
-fn say_wrong() {
+/// Logs once which of the library's own variables have a value that they do not take.
+fn log_wrong() {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Ordering::Relaxed) {
         for line in settings::wrong() {

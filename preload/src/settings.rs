@@ -27,16 +27,16 @@ const NONE: Settings =
     Settings { verbose: false, report: false, report_signal: 0, is_named: false };
 
 /// Written by the constructor, before `KNOWN`, and then only read.
-struct Room<T>(UnsafeCell<T>);
+struct InitOnce<T>(UnsafeCell<T>);
 
 // SAFETY: see above.
-unsafe impl<T> Sync for Room<T> {}
+unsafe impl<T> Sync for InitOnce<T> {}
 
-static SETTINGS: Room<Settings> = Room(UnsafeCell::new(NONE));
+static SETTINGS: InitOnce<Settings> = InitOnce(UnsafeCell::new(NONE));
 /// The options of the heap that are set, as `NAME=VALUE`, with a space between two.
-static OPTIONS: Room<Text> = Room(UnsafeCell::new(Text::new()));
+static OPTIONS: InitOnce<Text> = InitOnce(UnsafeCell::new(Text::new()));
 /// Messages about values that the variables below do not take, and that count as unset.
-static WRONG: [Room<Text>; 3] = [const { Room(UnsafeCell::new(Text::new())) }; 3];
+static WRONG: [InitOnce<Text>; 3] = [const { InitOnce(UnsafeCell::new(Text::new())) }; 3];
 static KNOWN: AtomicBool = AtomicBool::new(false);
 
 /// Variables that are no options of the heap.
@@ -44,7 +44,7 @@ const OWN: [&[u8]; 4] =
     [b"EBBTIDE_VERBOSE", b"EBBTIDE_REPORT", b"EBBTIDE_REPORT_SIGNAL", b"EBBTIDE_PRELOAD"];
 
 /// The name that the program was called by, without its folder. Servers write over the original.
-static PROGRAM: Room<Text> = Room(UnsafeCell::new(Text::new()));
+static PROGRAM: InitOnce<Text> = InitOnce(UnsafeCell::new(Text::new()));
 
 unsafe extern "C" {
     /// That name.
@@ -78,10 +78,10 @@ pub(crate) fn program() -> &'static [u8] {
     text(&PROGRAM)
 }
 
-fn text(room: &'static Room<Text>) -> &'static [u8] {
+fn text(cell: &'static InitOnce<Text>) -> &'static [u8] {
     match KNOWN.load(Ordering::Acquire) {
         // SAFETY: written before, and only read since.
-        true => unsafe { (*room.0.get()).as_bytes() },
+        true => unsafe { (*cell.0.get()).as_bytes() },
         false => b"",
     }
 }

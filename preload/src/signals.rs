@@ -208,14 +208,14 @@ fn for_kernel(signal: c_int, handler: usize) -> usize {
     match handler {
         SIG_DFL => alone as *const () as usize,
         SIG_IGN => {
-            say_unanswered(signal, b"the program ignores it");
+            log_unanswered(signal, b"the program ignores it");
             handler
         }
         // SIG_ERR, and SIG_HOLD of sigset().
         libc::SIG_ERR | 2 => handler,
         _ if for_program(handler) != handler => handler,
         _ => before_handler(handler).unwrap_or_else(|| {
-            say_unanswered(signal, b"the program has set too many handlers");
+            log_unanswered(signal, b"the program has set too many handlers");
             handler
         }),
     }
@@ -241,8 +241,8 @@ fn for_program(handler: usize) -> usize {
     found.map_or(handler, |(slot, _)| slot.load(Ordering::Acquire))
 }
 
-/// Says once that the chosen signal brings no report.
-fn say_unanswered(signal: c_int, why: &[u8]) {
+/// Logs once that the chosen signal brings no report.
+fn log_unanswered(signal: c_int, why: &[u8]) {
     let is_news = signal == CHOSEN.load(Ordering::Relaxed)
         && (settings::get().is_named || library::has_vms())
         && !SAID.swap(true, Ordering::Relaxed);

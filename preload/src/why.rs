@@ -89,7 +89,7 @@ pub(crate) fn other_ebbtide() -> Option<&'static [u8]> {
 }
 
 /// Logs why no VM was taken over, if that is asked for, or if options are set that had no effect.
-pub(crate) fn say_why_none(settings: &Settings) {
+pub(crate) fn log_why_none(settings: &Settings) {
     let is_wanted = log::is_wanted() || settings.report && settings.is_named;
     // Another copy of the library takes the options, too.
     let options = if has_ebbtide() { b"" } else { settings::options() };

@@ -23,10 +23,10 @@ pub(super) struct MappedVec<'a, S: Os, T: Copy> {
 impl<'a, S: Os, T: Copy> MappedVec<'a, S, T> {
     /// A list with room for what there may be one of for each mapping.
     pub(super) fn new(os: &'a S) -> Result<MappedVec<'a, S, T>, Error> {
-        MappedVec::with_room(os, CAPACITY)
+        MappedVec::with_capacity(os, CAPACITY)
     }
 
-    pub(super) fn with_room(os: &'a S, capacity: usize) -> Result<MappedVec<'a, S, T>, Error> {
+    pub(super) fn with_capacity(os: &'a S, capacity: usize) -> Result<MappedVec<'a, S, T>, Error> {
         let bytes = round_up(capacity * size_of::<T>(), os.page_size());
         let no_memory = || Error::Memory.because(format_args!("no {bytes} bytes for notes"));
         let start = os.reserve(bytes, false).ok_or_else(no_memory)?;
@@ -68,7 +68,7 @@ impl<'a, S: Os, T: Copy> MappedVec<'a, S, T> {
 impl<'a, S: Os> MappedVec<'a, S, u8> {
     /// So many zeroes.
     pub(super) fn zeroes(os: &'a S, count: usize) -> Result<MappedVec<'a, S, u8>, Error> {
-        let mut list = MappedVec::with_room(os, count)?;
+        let mut list = MappedVec::with_capacity(os, count)?;
         // What was never written reads as zero.
         list.length = count;
         Ok(list)

@@ -149,7 +149,7 @@ impl<'a, S: Os> HeapView<'a, S> {
                 return Err(refuse(format_args!("{state:#x} cannot be its state")));
             }
         };
-        let mut segments = MappedVec::with_room(os, mappings.segments_max())?;
+        let mut segments = MappedVec::with_capacity(os, mappings.segments_max())?;
         let (newest, oldest) = collect(mappings, page, state + NEWEST, &mut segments)
             .inspect_err(|_| mappings.note_way_out())?;
         let state = State::read(state, memory)?;

@@ -64,7 +64,8 @@ pub(super) fn sample_to_c(sample: &Sample) -> ebb_sample {
 pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_stats {
     let snapshot = heap.snapshot();
     let (counts, refaults) = (&heap.counts, &heap.runs.refaults);
-    let (decision, times, limits) = (&heap.hooks.decision, &heap.hooks.times, heap.limits());
+    let (decision, latency, limits) =
+        (&heap.hooks.decision, &heap.hooks.step_latency, heap.limits());
     let previous = crate::vm::previous_usage(heap);
     let limit = |limit: usize| if limit == NO_LIMIT { 0 } else { limit as u64 };
     let [returned_asked, returned_idle, returned_limit] = refaults.returned.map(page_bytes);
@@ -101,10 +102,10 @@ pub(super) fn to_c(heap: &Heap, kernel_resident: u64, head: ebb_stats) -> ebb_st
         limit_soft: limit(limits.soft),
         limit_hard: limit(limits.hard),
         pressure: heap.pressure().into(),
-        steps: times.count,
-        step_p50_us: times.percentile_us(50),
-        step_p99_us: times.percentile_us(99),
-        step_max_us: times.longest_us,
+        steps: latency.count,
+        step_p50_us: latency.percentile_us(50),
+        step_p99_us: latency.percentile_us(99),
+        step_max_us: latency.longest_us,
         returned_asked,
         returned_idle,
         returned_limit,

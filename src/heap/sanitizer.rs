@@ -62,7 +62,7 @@ impl Tools {
         Tools { sanitizer, valgrind }
     }
 
-    fn tell(&self, what: usize, arguments: [usize; 4]) {
+    fn request(&self, what: usize, arguments: [usize; 4]) {
         if self.valgrind {
             request(what, arguments);
         }
@@ -134,43 +134,43 @@ pub(super) fn is_there() -> bool {
 
 /// This thread begins to work on a heap.
 pub(super) fn work_begins() {
-    tools().tell(core_request::CHANGE_ERR_DISABLEMENT, [1, 0, 0, 0]);
+    tools().request(core_request::CHANGE_ERR_DISABLEMENT, [1, 0, 0, 0]);
 }
 
 /// This thread ends its work.
 pub(super) fn work_ends() {
-    tools().tell(core_request::CHANGE_ERR_DISABLEMENT, [usize::MAX, 0, 0, 0]);
+    tools().request(core_request::CHANGE_ERR_DISABLEMENT, [usize::MAX, 0, 0, 0]);
 }
 
 /// The layer is about to write there.
 pub(super) fn unpoison(at: *mut u8, bytes: usize) {
     tools().give(at, bytes, |sanitizer| Some(sanitizer.unpoison));
-    tools().tell(memcheck_request::MAKE_MEM_DEFINED, [at.addr(), bytes, 0, 0]);
+    tools().request(memcheck_request::MAKE_MEM_DEFINED, [at.addr(), bytes, 0, 0]);
 }
 
 /// Nobody may read or write there.
 fn poison(at: *mut u8, bytes: usize) {
     tools().give(at, bytes, |sanitizer| Some(sanitizer.poison));
-    tools().tell(memcheck_request::MAKE_MEM_NOACCESS, [at.addr(), bytes, 0, 0]);
+    tools().request(memcheck_request::MAKE_MEM_NOACCESS, [at.addr(), bytes, 0, 0]);
 }
 
 /// A block is handed out, with nothing of value in it. All else in the range is hidden.
 pub(super) fn placed(at: *mut u8, size: usize, (start, bytes): (*mut u8, usize)) {
     poison(start, bytes);
     tools().give(at, size, |sanitizer| Some(sanitizer.unpoison));
-    tools().tell(core_request::MALLOCLIKE_BLOCK, [at.addr(), size, 0, 0]);
+    tools().request(core_request::MALLOCLIKE_BLOCK, [at.addr(), size, 0, 0]);
 }
 
 /// A block stays where it is and has become smaller.
 pub(super) fn shrunk(at: *mut u8, old_size: usize, size: usize) {
     let end = at.wrapping_add(size);
     tools().give(end, old_size - size, |sanitizer| Some(sanitizer.poison));
-    tools().tell(core_request::RESIZEINPLACE_BLOCK, [at.addr(), old_size, size, 0]);
+    tools().request(core_request::RESIZEINPLACE_BLOCK, [at.addr(), old_size, size, 0]);
 }
 
 /// A block was freed. All of the range is hidden.
 pub(super) fn freed(at: *mut u8, (start, bytes): (*mut u8, usize)) {
-    tools().tell(core_request::FREELIKE_BLOCK, [at.addr(), 0, 0, 0]);
+    tools().request(core_request::FREELIKE_BLOCK, [at.addr(), 0, 0, 0]);
     poison(start, bytes);
 }
 

@@ -1,8 +1,8 @@
 //! The signals of forbidden accesses.
 //!
-//! Our handler calls the function that can explain a fault in a heap. A fault that it cannot
-//! explain goes on to the handler that the program had before. A fault inside a
-//! [`fault_probe`](super::fault_probe) ends that probe.
+//! Our handler calls the function that reports a fault in a heap. Any other fault goes on to the
+//! handler that the program had before. A fault inside a [`fault_probe`](super::fault_probe) ends
+//! that probe.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
@@ -22,15 +22,16 @@ pub(crate) enum Access {
     Unknown,
 }
 
-/// Explains a forbidden access at an address, and does not return; or returns, since it cannot.
-pub(crate) type Explain = fn(address: usize, access: Access);
+/// Reports a forbidden access at an address of a heap, and does not return. Returns if the address
+/// is in no heap that it knows.
+pub(crate) type ReportFault = fn(address: usize, access: Access);
 
 pub(super) const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
-/// The handlers of before, and the function that explains.
+/// The handlers of before, and the function that reports.
 struct PreviousAction {
     actions: UnsafeCell<[MaybeUninit<libc::sigaction>; SIGNALS.len()]>,
-    explain: UnsafeCell<Option<Explain>>,
+    report_fault: UnsafeCell<Option<ReportFault>>,
 }
 
 // SAFETY: written once, before the handler is there that reads it.
@@ -38,7 +39,7 @@ unsafe impl Sync for PreviousAction {}
 
 static BEFORE: PreviousAction = PreviousAction {
     actions: UnsafeCell::new([const { MaybeUninit::zeroed() }; SIGNALS.len()]),
-    explain: UnsafeCell::new(None),
+    report_fault: UnsafeCell::new(None),
 };
 
 /// Our handler, as the kernel takes it.
@@ -50,13 +51,13 @@ fn ours() -> libc::sigaction {
     action
 }
 
-/// From now on `explain` is asked about each forbidden access. The first call counts.
-pub(crate) fn install(explain: Explain) {
+/// From now on each forbidden access calls `report_fault`. The first call counts.
+pub(crate) fn install(report_fault: ReportFault) {
     static ONCE: Once = Once::new();
     // SAFETY: the handler is there only after its data are; both handlers stay, as the library
     // does, which is never unloaded.
     ONCE.call_once(|| unsafe {
-        *BEFORE.explain.get() = Some(explain);
+        *BEFORE.report_fault.get() = Some(report_fault);
         for (index, signal) in SIGNALS.into_iter().enumerate() {
             let before = (&raw mut (*BEFORE.actions.get())[index]).cast::<libc::sigaction>();
             libc::sigaction(signal, ptr::null(), before);
@@ -98,8 +99,8 @@ unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context
         if is_access && recover(context) {
             return;
         }
-        if is_access && let Some(explain) = *BEFORE.explain.get() {
-            explain((*info).si_addr().addr(), access_of(context));
+        if is_access && let Some(report_fault) = *BEFORE.report_fault.get() {
+            report_fault((*info).si_addr().addr(), access_of(context));
         }
         let index = SIGNALS.iter().position(|known| *known == signal).unwrap_or(0);
         let before = (&raw const (*BEFORE.actions.get())[index]).cast::<libc::sigaction>();

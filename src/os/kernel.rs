@@ -57,17 +57,17 @@ fn map_below_limit(bytes: usize) -> Option<*mut u8> {
 
 /// Where reservations and plans are placed at random: below all programs, and above what some
 /// runtimes expect to find empty.
-pub(super) const PLACES: Range<usize> = ADDRESS_LIMIT / 8..ADDRESS_LIMIT / 8 * 5;
+pub(super) const RANDOM_RANGE: Range<usize> = ADDRESS_LIMIT / 8..ADDRESS_LIMIT / 8 * 5;
 
 impl Kernel {
     /// An address that nobody can guess. Null where the kernel should choose.
     fn place_for(&self, bytes: usize) -> *mut u8 {
-        let places = PLACES.len().saturating_sub(bytes) / self.page_size();
+        let places = RANDOM_RANGE.len().saturating_sub(bytes) / self.page_size();
         let random = self.random() as usize;
         if places == 0 || random == 0 {
             return ptr::null_mut();
         }
-        ptr::without_provenance_mut(PLACES.start + random % places * self.page_size())
+        ptr::without_provenance_mut(RANDOM_RANGE.start + random % places * self.page_size())
     }
 }
 

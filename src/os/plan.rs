@@ -6,12 +6,12 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use super::kernel::{FRESH, PLACES};
+use super::kernel::{FRESH, RANDOM_RANGE};
 
 /// Bytes of a cell. No plan is longer.
 const CELL: usize = 64 << 30;
-/// Cells in [`PLACES`], wherever in the first 64 GiB the first one begins.
-const CELLS: usize = (PLACES.end - PLACES.start) / CELL - 1;
+/// Cells in [`RANDOM_RANGE`], wherever in the first 64 GiB the first one begins.
+const CELLS: usize = (RANDOM_RANGE.end - RANDOM_RANGE.start) / CELL - 1;
 /// Bits of a cell's word that are the length of its plans, in kernel pages. Those above count the
 /// plans.
 const LENGTH_BITS: u32 = 40;
@@ -69,7 +69,7 @@ impl Plans {
 
 /// Where the first cell begins.
 fn first_cell(origin: u64, page: usize) -> usize {
-    PLACES.start + origin as usize % (CELL / page) * page
+    RANDOM_RANGE.start + origin as usize % (CELL / page) * page
 }
 
 /// The next range of `bytes`: at random, or behind the range before. `random` is bits that nobody
@@ -137,7 +137,10 @@ mod tests {
                 for bytes in lengths {
                     let start = plans.place(bytes, origin, number, page).expect("a range");
                     assert_eq!(start % page, 0);
-                    assert!(PLACES.contains(&start) && PLACES.contains(&(start + bytes - 1)));
+                    assert!(
+                        RANDOM_RANGE.contains(&start)
+                            && RANDOM_RANGE.contains(&(start + bytes - 1))
+                    );
                     let is_apart = |(other, length): &(usize, usize)| {
                         let is_same = start == *other && bytes == *length;
                         is_same || start >= other + length || *other >= start + bytes

@@ -60,7 +60,7 @@ const LITTLE: usize = 64;
 const NOTHING: usize = 256;
 /// After an emergency in vain the next comes this many times as long after as it took, so that
 /// emergencies take a ninth of the time at most. After a refusal it comes at once.
-const REST: u64 = 8;
+const BACKOFF: u64 = 8;
 /// The least and the most that it passes for, in microseconds: it goes on while the program waits.
 const TOOK_US: (u64, u64) = (1000, 1_000_000);
 
@@ -80,8 +80,8 @@ pub(super) struct Emergency {
     /// Bytes up to where there is none, if that is above seven eighths of the limit: halfway from
     /// the least that was held since the last one to where allocations are refused.
     growth_limit: usize,
-    /// The eighth is open until then.
-    rest_until_us: u64,
+    /// The upper eighth of the limit is open until then.
+    backoff_until_us: u64,
 }
 
 impl<O: Os> Heap<O, Reclaim> {
@@ -99,7 +99,7 @@ impl<O: Os> Heap<O, Reclaim> {
     /// Up to where it grows without an emergency.
     fn collector_limit(&self, now_us: u64) -> usize {
         let hard = self.limits().hard;
-        let is_open = self.collecting || now_us < self.hooks.emergency.rest_until_us;
+        let is_open = self.collecting || now_us < self.hooks.emergency.backoff_until_us;
         if hard == NO_LIMIT || self.collector.is_none() || is_open {
             return self.hard_limit();
         }
@@ -272,7 +272,7 @@ impl<O: Os> Heap<O, Reclaim> {
         let emergency = &mut self.hooks.emergency;
         emergency.left = 0;
         let took_us = now_us.saturating_sub(emergency.begun_us).clamp(TOOK_US.0, TOOK_US.1);
-        emergency.rest_until_us = if has_helped { 0 } else { now_us + REST * took_us };
+        emergency.backoff_until_us = if has_helped { 0 } else { now_us + BACKOFF * took_us };
         emergency.growth_limit = if hard == NO_LIMIT { 0 } else { halfway };
         self.growth_limit = self.resting_limit(now_us);
     }

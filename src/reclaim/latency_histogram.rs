@@ -7,21 +7,21 @@
 /// Buckets up to 2^20 µs, a second; the last one takes all that is longer.
 const BUCKETS: usize = 4 * 20;
 
-/// Times in microseconds.
+/// Durations of steps, in microseconds.
 #[derive(Clone, Debug)]
-pub(crate) struct Times {
+pub(crate) struct LatencyHistogram {
     buckets: [u32; BUCKETS],
     pub(crate) count: u64,
     pub(crate) longest_us: u64,
 }
 
-impl Default for Times {
-    fn default() -> Times {
-        Times { buckets: [0; BUCKETS], count: 0, longest_us: 0 }
+impl Default for LatencyHistogram {
+    fn default() -> LatencyHistogram {
+        LatencyHistogram { buckets: [0; BUCKETS], count: 0, longest_us: 0 }
     }
 }
 
-impl Times {
+impl LatencyHistogram {
     /// Notes how long a step took.
     pub(crate) fn note(&mut self, us: u64) {
         let bucket = &mut self.buckets[bucket_of(us)];
@@ -79,12 +79,12 @@ mod tests {
 
     #[test]
     fn percentiles_are_read_back() {
-        let mut times = Times::default();
-        assert_eq!(times.percentile_us(50), 0);
-        (1..=1000).for_each(|us| times.note(us));
-        assert_eq!((times.count, times.longest_us), (1000, 1000));
-        assert!((500..=625).contains(&times.percentile_us(50)), "{}", times.percentile_us(50));
-        assert!((990..=1000).contains(&times.percentile_us(99)), "{}", times.percentile_us(99));
-        assert_eq!(times.percentile_us(100), 1000);
+        let mut latency = LatencyHistogram::default();
+        assert_eq!(latency.percentile_us(50), 0);
+        (1..=1000).for_each(|us| latency.note(us));
+        assert_eq!((latency.count, latency.longest_us), (1000, 1000));
+        assert!((500..=625).contains(&latency.percentile_us(50)), "{}", latency.percentile_us(50));
+        assert!((990..=1000).contains(&latency.percentile_us(99)), "{}", latency.percentile_us(99));
+        assert_eq!(latency.percentile_us(100), 1000);
     }
 }

@@ -22,7 +22,7 @@ use super::background::Background;
 use super::emergency::Emergency;
 use super::emptied::Emptied;
 use super::history::{self, History};
-use super::latency_histogram::Times;
+use super::latency_histogram::LatencyHistogram;
 use super::limit_reclaim::LimitReclaims;
 use super::limits::Limits;
 use super::pace::Pace;
@@ -38,11 +38,11 @@ use crate::os::Os;
 use crate::reclaim::Reclaim;
 use crate::units::{PAGE, Pages};
 
-/// When there is something new to see, the host is asked to come this many microseconds after the
-/// last look. No question puts that time off.
-const NEWS_US: u64 = 50_000;
-/// Bytes of slots that became free and are news, though no page changed hands.
-const NEWS_BYTES: usize = 128 << 10;
+/// When something has changed, the host is to call again this many microseconds after the last
+/// look. Further calls do not postpone that time.
+const RECHECK_US: u64 = 50_000;
+/// Bytes of slots that became free and count as a change, though no page was taken or freed.
+const RECHECK_BYTES: usize = 128 << 10;
 
 /// What breathing keeps with each heap.
 #[derive(Default)]
@@ -78,7 +78,7 @@ pub(crate) struct SchedulerState {
     pub(super) emergency: Emergency,
     thrashing: Thrashing,
     pub(super) background: Background,
-    pub(crate) times: Times,
+    pub(crate) step_latency: LatencyHistogram,
     pub(super) history: History,
     /// Where others read what the heap holds, if anybody does.
     pub(super) figures: Option<&'static Figures>,
@@ -198,8 +198,8 @@ impl<O: Os> Heap<O, Reclaim> {
             return Some(0);
         }
         let emptied = self.free_in_spans().saturating_sub(self.hooks.free_in_spans);
-        let news = self.runs.pages_churned > Pages::ZERO || emptied >= NEWS_BYTES;
-        let news = news.then(|| (self.hooks.looked_us + NEWS_US).saturating_sub(now_us));
+        let news = self.runs.pages_churned > Pages::ZERO || emptied >= RECHECK_BYTES;
+        let news = news.then(|| (self.hooks.looked_us + RECHECK_US).saturating_sub(now_us));
         let next = self.hooks.decision.next_us.map(|at_us| at_us.saturating_sub(now_us));
         let due = self.due() > self.hooks.unpurgeable;
         let due = due.then(|| self.hooks.purge_backoff.until_us.saturating_sub(now_us));
@@ -368,7 +368,7 @@ impl<O: Os> Heap<O, Reclaim> {
     /// Takes note of work that began at a time; returns how many microseconds it took.
     pub(super) fn note_step(&mut self, start_us: u64) -> u64 {
         let took_us = self.os.now_us().saturating_sub(start_us);
-        self.hooks.times.note(took_us);
+        self.hooks.step_latency.note(took_us);
         took_us
     }
 

@@ -202,10 +202,10 @@ impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
         let (number, guarded, _) = self.heap.large_note(page);
         let start = self.heap.address(page);
         // SAFETY: the block is freed, and its pages are its own.
-        let hidden = guarded && unsafe { self.heap.os.protect(start, count.bytes()) };
+        let is_protected = guarded && unsafe { self.heap.os.protect(start, count.bytes()) };
         let mut note = number | GONE;
-        // What the kernel neither hides nor bares is not looked at again.
-        if hidden || !self.unprotect(page) {
+        // What cannot be made accessible again is not looked at.
+        if is_protected || !self.unprotect(page) {
             note |= GUARDED;
         } else {
             let at = start.wrapping_add(self.heap.descriptor(page).large_color());
@@ -219,9 +219,9 @@ impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     }
 
     /// Stops when something was written into a large block after it was freed.
-    pub(super) fn verify_hidden(&mut self, page: PageIndex, freed: u64) {
-        let (number, hidden, _) = self.heap.large_note(page);
-        if hidden {
+    pub(super) fn verify_quarantined_large(&mut self, page: PageIndex, freed: u64) {
+        let (number, is_protected, _) = self.heap.large_note(page);
+        if is_protected {
             return;
         }
         let (live, _) = self.large_live(page);

@@ -104,7 +104,7 @@ impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     #[inline(never)]
     fn release_quarantined_large(&mut self, entry: QuarantineEntry) {
         if let Some(page) = self.large_at(entry.at) {
-            self.verify_hidden(page, entry.freed);
+            self.verify_quarantined_large(page, entry.freed);
             self.release_large(page);
         }
     }

@@ -23,8 +23,9 @@ const FIRST: usize = 256 << 10;
 const FIRST_PLANNED: usize = 100 << 10;
 /// Fewer pages than these, 256 KiB, stay mapped at the end of a plan.
 const CUT_MIN: Pages = Pages(64);
-/// How many places are tried for a plan. A place may be taken, by another heap or by chance.
-const PLACES: usize = 16;
+/// The most addresses that are tried for a plan. The range at an address may be taken, by another
+/// heap or by chance.
+const PLAN_ATTEMPTS: usize = 16;
 
 /// A range for a new heap. Its first parts are committed.
 pub(in crate::heap) struct Extent {
@@ -125,7 +126,7 @@ pub(in crate::heap) fn new_extent<O: Os, R: ReclaimHooks>(
 /// Plans a range where its first parts can be mapped, and maps them. Where a place is taken the
 /// next one is at random: those behind it may be taken, too.
 fn plan<O: Os>(os: &O, layout: Layout, kernel_page: usize, with_history: bool) -> Option<Extent> {
-    (0..PLACES).find_map(|refused| {
+    (0..PLAN_ATTEMPTS).find_map(|refused| {
         let start = os.plan(layout.bytes, refused > 0 || reserve::are_few())?;
         let extent = Extent::new(start, layout, kernel_page, with_history);
         let is_mapped = map_all(os, extent.committed());

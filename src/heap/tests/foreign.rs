@@ -137,7 +137,7 @@ fn a_tick_gives_back_what_is_due_outside_and_says_how_much() {
     let part = ForeignReturned { more: true, refused: 1, ..DONE };
     both.fall_due(&[part, DONE]);
     assert_eq!(both.tested.heap().next_tick_us(), Some(0));
-    let steps = both.tested.heap().hooks.times.count;
+    let steps = both.tested.heap().hooks.step_latency.count;
     let start_us = both.tested.os.world().now_us;
     let outcome = both.tick(500);
     assert_eq!(outcome, Outcome { returned: Pages(3), calls: 2, refused: 1, more: true });
@@ -147,7 +147,7 @@ fn a_tick_gives_back_what_is_due_outside_and_says_how_much() {
     let outcome = both.tick(0);
     assert_eq!(outcome, Outcome { returned: Pages(3), calls: 2, refused: 0, more: false });
     assert_eq!(both.calls(), [(ForeignReason::Due, None)]);
-    assert_eq!(both.tested.heap().hooks.times.count, steps + 2, "both were steps");
+    assert_eq!(both.tested.heap().hooks.step_latency.count, steps + 2, "both were steps");
     assert_eq!(both.tested.heap().next_tick_us(), None);
     assert_eq!((both.tick(0), both.calls()), (Outcome::default(), Vec::new()));
 }

@@ -28,7 +28,7 @@ impl Tested {
     }
 
     fn steps(&mut self) -> u64 {
-        self.heap().hooks.times.count
+        self.heap().hooks.step_latency.count
     }
 
     fn returned_at_limit(&mut self) -> u64 {

@@ -27,13 +27,12 @@ use core::ptr;
 
 use crate::cgroup;
 use crate::error::{self, Error};
-use crate::heap;
 use crate::heap::checked::ApiCall;
+use crate::heap::{self, stats};
 use crate::options::Options;
 use crate::os::{Kernel, Os};
 use crate::reclaim::KernelHeap as Heap;
 use crate::reclaim::{Budget, HEAPS};
-use crate::stats;
 use crate::vm::{check_collect, warn_without_effect};
 
 /// Makes a heap.

@@ -15,6 +15,7 @@
 //! | `checked`    | every block verified, for finding memory bugs                             |
 //! | `lifecycle`  | a heap made, kept for the next, deleted; options of a heap in use         |
 //! | `fast`       | allocate, free, resize: the hot path                                      |
+//! | `stats`      | what the heap holds, as one snapshot                                      |
 //! | `invariants` | every invariant of every room, for tests                                  |
 //!
 //! # Ownership
@@ -36,6 +37,7 @@ mod sanitizer;
 #[path = "heap/sanitizer/stub.rs"]
 mod sanitizer;
 mod slots;
+pub(crate) mod stats;
 
 #[cfg(test)]
 pub(crate) mod invariants;

@@ -22,7 +22,6 @@
 //! | `cgroup`     | the memory limits of the cgroup that the process is in                  |
 //! | `options`    | every option: name, range, default, environment                         |
 //! | `heap`       | size classes, descriptors, page runs, spans, large blocks; the hot path |
-//! | `stats`      | one snapshot of what a heap counts                                      |
 //! | `figures`    | what heaps were last seen to hold, for signal handlers                  |
 //! | `reclaim`    | what may stay, what goes back and when, in bounded steps; memory limits |
 //! | `builtin`    | LuaJIT's own heap: recognised, walked, its free pages given back        |
@@ -70,6 +69,5 @@ pub(crate) mod options;
 pub(crate) mod os;
 pub(crate) mod reclaim;
 pub(crate) mod sigpipe;
-pub(crate) mod stats;
 pub(crate) mod units;
 pub(crate) mod vm;

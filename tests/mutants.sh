@@ -77,7 +77,7 @@ another call gives back|src/os/discard.rs|s/        if is_discarded {/        if
 refusals are told at the end|src/reclaim/sweeps.rs|s/        Outcome { refused: progress.refused, ..outcome }/        outcome/
 whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
 budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => Pages(WINDOW),/
-parts add up|src/stats.rs|s/free_resident: free_in_spans + /free_resident: /
+parts add up|src/heap/stats.rs|s/free_resident: free_in_spans + /free_resident: /
 reciprocals|src/heap/slots/class.rs|s/(least + (least >> 24)).next_multiple_of(1 << 16)/(1u64 << 58) \/ size \& !0xFFFF/
 a deleted heap is remembered|src/heap/lifecycle/deleted.rs|s/entry(heap).swap(heap, AcqRel) == heap/entry(heap).load(Relaxed) == heap/
 shares of address space|src/heap/growth/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/

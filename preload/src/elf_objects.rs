@@ -1,5 +1,5 @@
 //! What is loaded into the process, and which symbols each object offers, read where the loader put
-//! it: nothing is loaded, locked for longer than the look, or allocated.
+//! it: nothing is loaded, locked for longer than the walk, or allocated.
 //!
 //! Only objects with a GNU hash table are understood. Linkers have written one for twenty years.
 
@@ -9,18 +9,18 @@ use core::slice;
 use libc::{Elf64_Phdr, Elf64_Rela, Elf64_Sym, dl_phdr_info};
 
 /// The program itself or a shared object, while it is looked at.
-pub(crate) struct Object<'look> {
+pub(crate) struct Object<'walk> {
     /// What the addresses in the file are relative to.
     base: usize,
-    headers: &'look [Elf64_Phdr],
+    headers: &'walk [Elf64_Phdr],
     /// As the loader knows it; empty for the program itself.
-    name: &'look CStr,
+    name: &'walk CStr,
 }
 
 /// Looks at one object after the other, the program itself first, until `found` says so.
 pub(crate) fn walk<F: FnMut(&Object<'_>) -> bool>(mut found: F) {
     // SAFETY: the callback gets what it was made for, and only before this returns.
-    unsafe { libc::dl_iterate_phdr(Some(look::<F>), (&raw mut found).cast()) };
+    unsafe { libc::dl_iterate_phdr(Some(visit_object::<F>), (&raw mut found).cast()) };
 }
 
 /// The first symbol of this name in the objects that `filter` picks.
@@ -38,7 +38,7 @@ pub(crate) fn find(name: &CStr, filter: impl Fn(&Object<'_>) -> bool) -> Option<
 /// # Safety
 ///
 /// The loader calls it from within [`walk`], with its `found`.
-unsafe extern "C" fn look<F: FnMut(&Object<'_>) -> bool>(
+unsafe extern "C" fn visit_object<F: FnMut(&Object<'_>) -> bool>(
     info: *mut dl_phdr_info,
     _size: usize,
     found: *mut c_void,

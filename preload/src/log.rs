@@ -53,7 +53,7 @@ static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// Notes where standard error is, and whether a line is asked for.
 pub(crate) fn start(settings: &Settings) {
-    look();
+    find_stderr();
     PROCESS.store(process(), Ordering::Relaxed);
     if (settings.verbose || settings.report) && STANDARD.load(Ordering::Relaxed) == OPEN {
         // SAFETY: always sound.
@@ -77,7 +77,7 @@ pub(crate) fn has_forked() -> bool {
 }
 
 /// Notes which file standard error leads to.
-fn look() {
+fn find_stderr() {
     match file_of(libc::STDERR_FILENO) {
         Some((device, inode)) => {
             DEVICE.store(device, Ordering::Relaxed);
@@ -240,7 +240,7 @@ impl<'parts> LogLine<'parts> {
 /// Whether a descriptor leads to the standard error of the beginning.
 fn is_first(descriptor: c_int) -> bool {
     if STANDARD.load(Ordering::Acquire) == NOT_LOOKED_AT {
-        look();
+        find_stderr();
     }
     let file = (DEVICE.load(Ordering::Relaxed), INODE.load(Ordering::Relaxed));
     STANDARD.load(Ordering::Acquire) == OPEN && file_of(descriptor) == Some(file)

@@ -1,10 +1,10 @@
 //! What a heap holds, in the structures of the header.
 
 use super::types::*;
+use crate::heap::stats;
 use crate::heap::{NO_LIMIT, class};
 use crate::reclaim::KernelHeap as Heap;
 use crate::reclaim::Sample;
-use crate::stats;
 use crate::units::PAGE;
 
 /// The fields that a caller of ebb_stats_read() sets.

@@ -44,7 +44,7 @@ pub(crate) trait ReclaimHooks: Sized {
     fn collector_set<O: Os>(heap: &mut Heap<O, Self>);
 
     /// Raises the growth limit by what is kept for the VM's collector, for one attempt.
-    fn open_reserve<O: Os>(heap: &mut Heap<O, Self>);
+    fn open_collector_share<O: Os>(heap: &mut Heap<O, Self>);
 
     /// While [`Heap::collecting`]: an allocation took the slow path.
     fn allocated<O: Os>(heap: &mut Heap<O, Self>);

@@ -136,8 +136,8 @@ struct Walk {
     found: Callers,
 }
 
-/// Takes a look at one function.
-unsafe extern "C" fn look(context: *mut Context, walk: *mut c_void) -> c_int {
+/// Visits one frame.
+unsafe extern "C" fn visit_frame(context: *mut Context, walk: *mut c_void) -> c_int {
     // SAFETY: `Callers::of_this` hands its walk over, and the unwinder its context.
     let (walk, address) =
         unsafe { (&mut *walk.cast::<Walk>(), _Unwind_GetIP(context) as *const c_void) };
@@ -162,10 +162,10 @@ impl Callers {
         prepare();
         let mut walk = Walk { object, found: Callers::Lost };
         let walking = &raw mut walk;
-        // SAFETY: the walk outlives the call, and is what `look` expects. It ends at the first
-        // function of the object, or of no file, before the unwinder leaves it: where the tables of
-        // LuaJIT are wrong nothing is read.
-        preserve_errno(|| unsafe { _ = _Unwind_Backtrace(look, walking.cast()) });
+        // SAFETY: the walk outlives the call, and is what `visit_frame` expects. It ends at the
+        // first function of the object, or of no file, before the unwinder leaves it: where the
+        // tables of LuaJIT are wrong nothing is read.
+        preserve_errno(|| unsafe { _ = _Unwind_Backtrace(visit_frame, walking.cast()) });
         walk.found
     }
 }

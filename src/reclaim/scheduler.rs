@@ -152,7 +152,7 @@ impl ReclaimHooks for Reclaim {
         Self::restore_limit(heap);
     }
 
-    fn open_reserve<O: Os>(heap: &mut Heap<O, Reclaim>) {
+    fn open_collector_share<O: Os>(heap: &mut Heap<O, Reclaim>) {
         heap.growth_limit = heap.limits().hard;
     }
 

@@ -191,12 +191,12 @@ pub(super) fn note_fork(vm_heap: &VmHeap) {
     }));
 }
 
-/// What is to be done in a VM, without a look at whether Lua is active.
+/// What is to be done in a VM, without a check whether Lua is active.
 ///
 /// # Safety
 ///
 /// The calling thread has the VM, and the lock of the live `VmHeap`.
-pub(super) unsafe fn look(vm_heap: &VmHeap, now_us: u64) -> Due {
+pub(super) unsafe fn due_step(vm_heap: &VmHeap, now_us: u64) -> Due {
     let this = &vm_heap.collection;
     // SAFETY: the caller's promise: a live `VmHeap` has a live heap, and its lock keeps other
     // threads out.
@@ -216,7 +216,7 @@ pub(super) unsafe fn look(vm_heap: &VmHeap, now_us: u64) -> Due {
     // SAFETY: the caller's promise. The count is only read.
     let bytes = unsafe { luajit.counted(main_thread(vm_heap)) };
     let mut schedule = this.schedule.get().unwrap_or_else(|| CollectSchedule::new(now_us, bytes));
-    let due = schedule.look(now_us, bytes);
+    let due = schedule.decide(now_us, bytes);
     if matches!(due, Due::In(_) | Due::Never) {
         this.progress.set(SliceProgress::default());
         this.is_under_way.set(false);
@@ -229,7 +229,7 @@ pub(super) unsafe fn look(vm_heap: &VmHeap, now_us: u64) -> Due {
 ///
 /// # Safety
 ///
-/// As for [`look`], which has said that one is due. The caller holds nothing that a finalizer may
+/// As for [`due_step`], which has said that one is due. The caller holds nothing that a finalizer may
 /// want, but the lock of the `VmHeap`.
 pub(super) unsafe fn step(vm_heap: &VmHeap, budget_us: u64) -> bool {
     let this = &vm_heap.collection;
@@ -242,7 +242,7 @@ pub(super) unsafe fn step(vm_heap: &VmHeap, budget_us: u64) -> bool {
         let goes_on = unsafe {
             let bytes =
                 vm_heap.pace.luajit.map_or(0, |luajit| luajit.counted(main_thread(vm_heap)));
-            match schedule.look(Kernel.now_us(), bytes) {
+            match schedule.decide(Kernel.now_us(), bytes) {
                 Due::Collect => collect(vm_heap, &mut schedule, until_us),
                 Due::Return => return_freed(vm_heap, &mut schedule, until_us),
                 Due::In(_) | Due::Never => false,

@@ -88,7 +88,7 @@ pub(in crate::heap) unsafe fn refill<O: Os, R: ReclaimHooks>(
         let take_last = |heap: &mut Heap<O, R>| heap.take_last_slot(class, size);
         let block = (*heap)
             .retry_after_reclaim(refill, take_last)
-            .or_else(|| (*heap).with_reserve(size, refill));
+            .or_else(|| (*heap).with_collector_share(size, refill));
         let Some(block) = block else { return ptr::null_mut() };
         (*heap).poll_hooks();
         (*heap).poll_collector();
@@ -110,7 +110,7 @@ pub(in crate::heap) unsafe fn place_large<O: Os, R: ReclaimHooks>(
         let place = |heap: &mut Heap<O, R>| non_null(heap.allocate_large(size));
         let block = (*heap)
             .retry_after_reclaim(place, |_| None)
-            .or_else(|| (*heap).with_reserve(size, place))
+            .or_else(|| (*heap).with_collector_share(size, place))
             .unwrap_or(ptr::null_mut());
         (*heap).poll_hooks();
         (*heap).poll_collector();

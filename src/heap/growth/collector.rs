@@ -86,7 +86,7 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
 
     /// Does something that takes memory, for a block that may be the collector's own, once more
     /// with what is kept for it: LuaJIT's table of strings has a power of two of bytes.
-    pub(in crate::heap) fn with_reserve<T>(
+    pub(in crate::heap) fn with_collector_share<T>(
         &mut self,
         size: usize,
         attempt: impl FnOnce(&mut Heap<O, R>) -> Option<T>,
@@ -96,7 +96,7 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
         if self.collector.is_none() || !(may_be_table || self.take_grace(size)) {
             return None;
         }
-        R::open_reserve(self);
+        R::open_collector_share(self);
         let done = attempt(self);
         R::restore_limit(self);
         done

@@ -19,8 +19,8 @@ macro_rules! table {
 }
 const ARRAY: core::ops::RangeInclusive<usize> = 300..=320;
 
-const CALL: &str = "look()";
-const COROUTINE: &str = "look() coroutine.yield() look()";
+const CALL: &str = "take_snapshot()";
+const COROUTINE: &str = "take_snapshot() coroutine.yield() take_snapshot()";
 /// Too few turns to be compiled, and enough.
 const INTERPRETED: &str = concat!("local t = {} for i = 1, 4 do t[i] = ", table!(), " end");
 const TRACED: &str = concat!("local t = {} for i = 1, 400 do t[i] = ", table!(), " end");
@@ -42,7 +42,7 @@ struct Lab {
 }
 
 thread_local! {
-    /// The lab of this thread, for [`look`].
+    /// The lab of this thread, for [`take_snapshot`].
     static LAB: Cell<*mut Lab> = const { Cell::new(ptr::null_mut()) };
 }
 
@@ -111,8 +111,8 @@ unsafe fn observe(
             (*lab).find_global().ok_or("the state that threads share (glref) is not found")?;
         (api.luaL_openlibs)(state);
         (api.lua_gc)(state, GC_STOP, 0);
-        (api.lua_pushcclosure)(state, look, 0);
-        (api.lua_setfield)(state, GLOBALS, c"look".as_ptr());
+        (api.lua_pushcclosure)(state, take_snapshot, 0);
+        (api.lua_setfield)(state, GLOBALS, c"take_snapshot".as_ptr());
         let run = move |code: &str| load(api, state, code) && (api.lua_pcall)(state, 0, 0, 0) == 0;
         let during = move |stage: VmActivity, code: &str| {
             Lab::set_stage(lab, Some(stage));
@@ -237,7 +237,7 @@ unsafe fn copy(from: *const u8, words: usize, to: &mut [u64]) {
 /// # Safety
 ///
 /// The VM is that of this thread's lab.
-unsafe extern "C-unwind" fn look(state: *mut lua_State) -> c_int {
+unsafe extern "C-unwind" fn take_snapshot(state: *mut lua_State) -> c_int {
     let lab = LAB.get();
     // SAFETY: the caller's promise.
     unsafe {

@@ -80,7 +80,7 @@ impl CollectSchedule {
     }
 
     /// What is to be done now that the collector counts these bytes.
-    pub(crate) fn look(&mut self, now_us: u64, bytes: u64) -> Due {
+    pub(crate) fn decide(&mut self, now_us: u64, bytes: u64) -> Due {
         if bytes.abs_diff(self.quiet_bytes) > noise(self.quiet_bytes) {
             self.quiet_bytes = bytes;
             self.active_us = now_us;
@@ -94,11 +94,11 @@ impl CollectSchedule {
             },
             Phase::Collecting => Due::Collect,
             Phase::Returning => Due::Return,
-            Phase::Settled => self.look_settled(now_us, bytes),
+            Phase::Settled => self.decide_settled(now_us, bytes),
         }
     }
 
-    fn look_settled(&mut self, now_us: u64, bytes: u64) -> Due {
+    fn decide_settled(&mut self, now_us: u64, bytes: u64) -> Due {
         // Where they are equal nothing has run.
         let Some(patience_us) = self.patience_us.filter(|_| bytes != self.collected_bytes) else {
             return Due::Never;
@@ -162,47 +162,47 @@ mod tests {
     /// A VM with garbage, quiet for long enough.
     fn collecting() -> CollectSchedule {
         let mut schedule = CollectSchedule::new(0, 100 * MB);
-        assert_eq!(schedule.look(S, 100 * MB), Due::Collect);
+        assert_eq!(schedule.decide(S, 100 * MB), Due::Collect);
         schedule
     }
 
     #[test]
     fn a_vm_is_collected_when_it_was_quiet_for_a_second() {
         let mut schedule = CollectSchedule::new(0, MB);
-        assert_eq!(schedule.look(S - 1, MB), Due::In(1));
-        assert_eq!(schedule.look(S, 2 * MB), Due::In(S), "it was active");
+        assert_eq!(schedule.decide(S - 1, MB), Due::In(1));
+        assert_eq!(schedule.decide(S, 2 * MB), Due::In(S), "it was active");
         let quiet = 2 * MB + noise(2 * MB);
-        assert_eq!(schedule.look(2 * S - 1, quiet), Due::In(1), "noise is quiet");
-        assert_eq!(schedule.look(2 * S, quiet), Due::Collect);
+        assert_eq!(schedule.decide(2 * S - 1, quiet), Due::In(1), "noise is quiet");
+        assert_eq!(schedule.decide(2 * S, quiet), Due::Collect);
     }
 
     #[test]
     fn activity_ends_a_collection_and_its_own_steps_are_none() {
         let mut schedule = collecting();
         schedule.note_step(50 * MB);
-        assert_eq!(schedule.look(S, 50 * MB), Due::Collect);
-        assert_eq!(schedule.look(S, 60 * MB), Due::In(S));
-        assert_eq!(schedule.look(S, 10 * MB), Due::In(S), "memory that goes is activity too");
+        assert_eq!(schedule.decide(S, 50 * MB), Due::Collect);
+        assert_eq!(schedule.decide(S, 60 * MB), Due::In(S));
+        assert_eq!(schedule.decide(S, 10 * MB), Due::In(S), "memory that goes is activity too");
     }
 
     #[test]
     fn what_was_freed_is_returned_and_then_it_rests() {
         let mut schedule = collecting();
         schedule.note_collected(2 * S, MB, true);
-        assert_eq!(schedule.look(2 * S, MB), Due::Return);
+        assert_eq!(schedule.decide(2 * S, MB), Due::Return);
         schedule.note_returned(2 * S);
-        assert_eq!(schedule.look(3 * S, MB), Due::Never);
-        assert_eq!(schedule.look(90 * S, MB), Due::Never);
+        assert_eq!(schedule.decide(3 * S, MB), Due::Never);
+        assert_eq!(schedule.decide(90 * S, MB), Due::Never);
     }
 
     #[test]
     fn a_collection_that_was_not_whole_is_tried_again_after_a_second() {
         let mut schedule = collecting();
         schedule.note_collected(2 * S, 99 * MB, false);
-        assert_eq!(schedule.look(2 * S, 99 * MB), Due::Return);
+        assert_eq!(schedule.decide(2 * S, 99 * MB), Due::Return);
         schedule.note_returned(2 * S);
-        assert_eq!(schedule.look(2 * S, 99 * MB), Due::In(S));
-        assert_eq!(schedule.look(3 * S, 99 * MB), Due::Collect);
+        assert_eq!(schedule.decide(2 * S, 99 * MB), Due::In(S));
+        assert_eq!(schedule.decide(3 * S, 99 * MB), Due::Collect);
     }
 
     #[test]
@@ -212,10 +212,10 @@ mod tests {
         for bytes in 1..=9 {
             schedule.note_collected(now, MB + bytes, true);
             schedule.note_returned(now);
-            let Due::In(left) = schedule.look(now, MB + bytes + 1) else { panic!("due") };
+            let Due::In(left) = schedule.decide(now, MB + bytes + 1) else { panic!("due") };
             waits.push(left / S);
             now += left;
-            assert_eq!(schedule.look(now, MB + bytes + 1), Due::Collect);
+            assert_eq!(schedule.decide(now, MB + bytes + 1), Due::Collect);
         }
         assert_eq!(waits, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
     }
@@ -223,8 +223,8 @@ mod tests {
     #[test]
     fn what_was_inherited_is_left_alone_until_it_is_used() {
         let mut schedule = CollectSchedule::inherited(0, 100 * MB);
-        assert_eq!(schedule.look(900 * S, 100 * MB + 50), Due::Never);
-        assert_eq!(schedule.look(900 * S, 110 * MB), Due::In(S));
-        assert_eq!(schedule.look(901 * S, 110 * MB), Due::Collect);
+        assert_eq!(schedule.decide(900 * S, 100 * MB + 50), Due::Never);
+        assert_eq!(schedule.decide(900 * S, 110 * MB), Due::In(S));
+        assert_eq!(schedule.decide(901 * S, 110 * MB), Due::Collect);
     }
 }

@@ -166,7 +166,7 @@ fn run_due(vm_heap: &VmHeap, now_us: u64, deadline_us: u64) -> Pending {
         }
         if collect::is_possible_here() {
             // SAFETY: as above.
-            match unsafe { collect::look(vm_heap, now_us) } {
+            match unsafe { collect::due_step(vm_heap, now_us) } {
                 Due::Collect | Due::Return => pending.wants_step = true,
                 Due::In(us) => {
                     pending.next_us = [pending.next_us, Some(us)].into_iter().flatten().min()

@@ -8,12 +8,12 @@
 //! | `preload`   | where the preload library is                       |
 //! | `elf`       | a program or library, read from its file           |
 //! | `libraries` | where the loader finds a program's libraries       |
-//! | `look`      | why a program cannot be taken over                 |
+//! | `inspect`   | why a program cannot be taken over                 |
 
 mod arguments;
 mod elf;
+mod inspect;
 mod libraries;
-mod look;
 #[path = "../../../../src/options/nearest.rs"]
 mod nearest;
 mod options;
@@ -89,7 +89,7 @@ fn run(task: Run) -> Result<Infallible, Failure> {
     if task.verbose {
         command.env("EBBTIDE_VERBOSE", "1");
     }
-    for obstacle in look::obstacles(&task.command) {
+    for obstacle in inspect::obstacles(&task.command) {
         // Whether anybody reads it does not matter: the program runs.
         let _ = writeln!(std::io::stderr(), "ebbtide: {obstacle}");
     }

@@ -1,4 +1,4 @@
-//! The truth about a heap, as one snapshot.
+//! What a heap holds, as one snapshot.
 //!
 //! Every layer keeps its own counts; this adds them up, in constant time. At every moment
 //!
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Small blocks are counted in slots by their bins: those freed on the hot path, those handed out
-//! when the current span changes. What was asked for in them is the sum of the sizes given less the
+//! when the active span changes. What was asked for in them is the sum of the sizes given less the
 //! sum of the sizes taken back, so a host that frees with a wrong `osize` falsifies it; it is
 //! therefore kept within what the size classes allow. (A block that was shrunk, and had to stay in
 //! its slot since there was no memory, may be less than its class allows; how much less is counted
@@ -15,8 +15,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::heap::class::{CLASSES, least_of};
-use crate::heap::{Heap, ReclaimHooks};
+use super::class::{CLASSES, least_of};
+use super::{Heap, ReclaimHooks};
 use crate::os::Os;
 use crate::units::Pages;
 

@@ -36,7 +36,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/** The version of this header; ebb_version() tells that of the library. */
+/** The version of this header; ebb_version() returns that of the library. */
 #define EBB_VERSION "0.1.0"
 
 /** A Lua VM, as lua.h declares it. */
@@ -153,7 +153,7 @@ struct lua_State;
 #define EBB_FLOOR_PREMATURE 3
 
 /**
- * ebb_stats.floor_reason: none, for the heap holds more than the lower of its limits.
+ * ebb_stats.floor_reason: none, because the heap holds more than the lower of its limits.
  */
 #define EBB_FLOOR_LIMIT 4
 
@@ -572,8 +572,8 @@ typedef struct ebb_stats {
    */
   uint64_t refaulted_limit;
   /**
-   * Of refaulted_asked, used again within a second. When memory went back is
-   * kept for each 256 KiB, so this is rather too much than too little.
+   * Of refaulted_asked, used again within a second. The time of return is kept
+   * per 256 KiB, so this is an upper bound.
    */
   uint64_t premature_refaults_asked;
   /**
@@ -878,8 +878,8 @@ int ebb_reclaim(struct ebb_heap *heap,
 int ebb_tick(struct ebb_heap *heap, uint32_t budget_us);
 
 /**
- * Tells when to call ebb_tick() next. Cheap enough to be asked before each wait
- * of an event loop: two or three times a look at the clock.
+ * Returns when to call ebb_tick() next. Cheap enough for a call before each wait
+ * of an event loop: takes as long as reading the clock two or three times.
  *
  * heap      from ebb_heap_new(). One thread at a time.
  *
@@ -889,7 +889,7 @@ int ebb_tick(struct ebb_heap *heap, uint32_t budget_us);
 int ebb_next_tick(struct ebb_heap *heap);
 
 /**
- * Tells how near the heap is to its memory limit, so that a host can drive its
+ * Returns how near the heap is to its memory limit, so that a host can drive its
  * garbage collector: step it from 50 on, say, and collect in full from 90 on.
  *
  * heap      from ebb_heap_new(). One thread at a time.
@@ -969,7 +969,7 @@ int ebb_get(struct ebb_heap *heap, const char *name, int64_t *value);
 const char *ebb_strerror(int code);
 
 /**
- * Tells how much memory the cgroup of the process, or a cgroup around it, allows:
+ * Returns how much memory the cgroup of the process, or a cgroup around it, allows:
  * the lowest of these limits. For hosts that divide memory among processes.
  *
  * Returns bytes; 0 without a limit. Reads a few files. Any thread.
@@ -977,7 +977,7 @@ const char *ebb_strerror(int code);
 uint64_t ebb_cgroup_limit(void);
 
 /**
- * Tells the version of the library, as "major.minor.patch". Any thread.
+ * Returns the version of the library, as "major.minor.patch". Any thread.
  */
 const char *ebb_version(void);
 
@@ -1181,7 +1181,7 @@ void ebb_preload_listen(int (*say)(const char *text, size_t bytes, int last),
                         int what);
 
 /**
- * For libebbtide_preload.so: tells what each VM made by ebb_preload_newstate()
+ * For libebbtide_preload.so: reports what each VM made by ebb_preload_newstate()
  * that is still open holds and gave back.
  *
  * exact     0: what each heap was last seen to hold, at most a few milliseconds

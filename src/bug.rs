@@ -8,7 +8,7 @@ use core::fmt;
 
 use crate::log;
 
-/// Tells `ebbtide: message` and aborts. Use [`bug!`].
+/// Writes the line `ebbtide: message` and aborts. Use [`bug!`].
 #[cold]
 #[inline(never)]
 pub(crate) fn fatal(message: fmt::Arguments<'_>) -> ! {
@@ -16,16 +16,16 @@ pub(crate) fn fatal(message: fmt::Arguments<'_>) -> ! {
     abort()
 }
 
-/// Tells the line `ebbtide: message` of a process that ends. Signal handlers may.
+/// Writes the line `ebbtide: message` of a process that ends. Signal handlers may call this.
 #[cold]
 pub(crate) fn log_line(message: fmt::Arguments<'_>) {
     log::last_line(message);
 }
 
-/// Aborts, when all is said.
+/// Aborts, when all lines are written.
 #[cold]
 pub(crate) fn abort() -> ! {
-    // SAFETY: it asks for nothing.
+    // SAFETY: `abort` has no precondition.
     unsafe { libc::abort() }
 }
 

@@ -200,8 +200,8 @@ pub unsafe extern "C" fn ebb_tick(heap: *mut ebb_heap, budget_us: u32) -> c_int 
     result_of("tick", &outcome, heap.counts.purge_errno)
 }
 
-/// Tells when to call ebb_tick() next. Cheap enough to be asked before each wait
-/// of an event loop: two or three times a look at the clock.
+/// Returns when to call ebb_tick() next. Cheap enough for a call before each wait
+/// of an event loop: takes as long as reading the clock two or three times.
 ///
 /// heap      from ebb_heap_new(). One thread at a time.
 ///
@@ -221,7 +221,7 @@ pub unsafe extern "C" fn ebb_next_tick(heap: *mut ebb_heap) -> c_int {
     milliseconds.map_or(EBB_NEVER, |ms| c_int::try_from(ms).unwrap_or(EBB_NEVER))
 }
 
-/// Tells how near the heap is to its memory limit, so that a host can drive its
+/// Returns how near the heap is to its memory limit, so that a host can drive its
 /// garbage collector: step it from 50 on, say, and collect in full from 90 on.
 ///
 /// heap      from ebb_heap_new(). One thread at a time.
@@ -418,7 +418,7 @@ pub extern "C" fn ebb_strerror(code: c_int) -> *const c_char {
     }
 }
 
-/// Tells how much memory the cgroup of the process, or a cgroup around it, allows:
+/// Returns how much memory the cgroup of the process, or a cgroup around it, allows:
 /// the lowest of these limits. For hosts that divide memory among processes.
 ///
 /// Returns bytes; 0 without a limit. Reads a few files. Any thread.
@@ -427,7 +427,7 @@ pub extern "C" fn ebb_cgroup_limit() -> u64 {
     cgroup::memory(&Kernel).map_or(0, |memory| memory.limit)
 }
 
-/// Tells the version of the library, as "major.minor.patch". Any thread.
+/// Returns the version of the library, as "major.minor.patch". Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn ebb_version() -> *const c_char {
     const VERSION: &CStr = {

@@ -216,7 +216,7 @@ pub(crate) struct Heap<O: Os, R: ReclaimHooks> {
     /// The address just below the heap: `below - block` is the complement of `block - base`.
     below: usize,
     /// The complement of [`Heap::committed`]: `!committed < !offset` is `offset < committed`. That
-    /// of 0 where every block is checked, so that none comes by the hot path.
+    /// of 0 where every block is checked, so that no block takes the hot path.
     committed_complement: usize,
     /// Bytes asked for in small blocks. Wraps.
     requested_bytes: u64,
@@ -225,7 +225,7 @@ pub(crate) struct Heap<O: Os, R: ReclaimHooks> {
     /// Always 0: the word of a bin without an active span.
     always_zero: u64,
     bins: [Bin; CLASS_COUNT],
-    /// [`BIN_OF_SIZE`], at hand.
+    /// A copy of [`BIN_OF_SIZE`], at a fixed offset from the heap.
     bin_of_size: [u16; QUICK_MAX + 1],
     /// This heap's address, with the right to all of its range.
     base: *mut u8,

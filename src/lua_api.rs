@@ -3,7 +3,7 @@
 //! The library is not linked with any Lua: a program without one can use heaps too, and which
 //! LuaJIT a program has is known only when it runs. The functions are looked for where the dynamic
 //! linker looks first, in the program and the libraries that it shares with all, then in a LuaJIT
-//! library that somebody loaded for himself.
+//! library that was opened without RTLD_GLOBAL.
 //!
 //! Of several Luas in one process it is always the first that is found there. To which of them a
 //! VM belongs could be told only from inside of the VM, or by a call of one of its functions, and

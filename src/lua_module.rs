@@ -68,7 +68,8 @@ pub unsafe extern "C-unwind" fn luaopen_ebbtide(L: *mut capi::lua_State) -> c_in
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
 pub unsafe extern "C-unwind" fn luaopen_ebbtide_core(L: *mut capi::lua_State) -> c_int {
-    // SAFETY: the caller's promise.
+    // SAFETY: `L` is a live VM of this thread's. `push_core` may throw: nothing here needs a drop,
+    // and `C-unwind` lets the error pass.
     unsafe {
         if let Some(elsewhere) = other_instance(L.cast(), c"luaopen_ebbtide_core") {
             return elsewhere(L.cast());

@@ -118,7 +118,8 @@ pub(crate) trait Os {
     ///
     /// # Safety
     ///
-    /// The range lies in a reservation of the caller's, who knows that to touch it is a fault.
+    /// The range lies in a reservation of the caller's, and nobody depends on access to it before
+    /// it is committed again.
     unsafe fn protect(&self, start: *mut u8, bytes: usize) -> bool;
 
     /// Gives the memory behind committed ranges back, in their order, up to the first that is

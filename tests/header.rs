@@ -13,7 +13,7 @@ fn header_is_current() {
     cbindgen::Builder::new()
         .with_config(config)
         .with_after_include(format!(
-            "\n/** The version of this header; ebb_version() tells that of the library. */\n\
+            "\n/** The version of this header; ebb_version() returns that of the library. */\n\
              #define EBB_VERSION \"{}\"\n\
              \n/** A Lua VM, as lua.h declares it. */\n\
              struct lua_State;",

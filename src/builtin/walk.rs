@@ -25,8 +25,8 @@ const FAR: usize = 192;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LinkChecksum {
     pub(super) count: u64,
-    /// The sum of a number that each has. Sums are the same for the same ones, in whatever order,
-    /// and for others they are not, but by a chance that nobody lives to see.
+    /// The sum of [`mix`] of each, modulo 2^64. The order does not matter. Different sets have the
+    /// same sum with a probability of about 2^-64.
     sum: u64,
 }
 

@@ -60,7 +60,9 @@ pub unsafe extern "C" fn ebb_builtin_read(
 /// `state` is a live VM of this thread's.
 unsafe fn survey(state: *mut lua_api::lua_State) -> Result<ebb_builtin_stats, Error> {
     let lua = Lua::get()?;
-    // SAFETY: the caller's promise.
+    // SAFETY: `state` is a live VM of this thread's, so the heap that it runs on is live and this
+    // thread's, too. A previous allocator belongs to that VM alone, and nothing else refers to it
+    // during this call.
     let survey = unsafe {
         let heap = vm::heap_of(lua, state, alloc_functions());
         match heap.is_null().then(|| vm::known_builtin(lua, state)) {

@@ -127,7 +127,7 @@ pub unsafe extern "C" fn ebb_preload_listen(
     }
 }
 
-/// For libebbtide_preload.so: tells what each VM made by ebb_preload_newstate()
+/// For libebbtide_preload.so: reports what each VM made by ebb_preload_newstate()
 /// that is still open holds and gave back.
 ///
 /// exact     0: what each heap was last seen to hold, at most a few milliseconds

@@ -60,7 +60,7 @@ pub const EBB_FLOOR_RETAIN: u64 = 1;
 pub const EBB_FLOOR_SWING: u64 = 2;
 /// ebb_stats.floor_reason: memory was needed again soon after it went back.
 pub const EBB_FLOOR_PREMATURE: u64 = 3;
-/// ebb_stats.floor_reason: none, for the heap holds more than the lower of its limits.
+/// ebb_stats.floor_reason: none, because the heap holds more than the lower of its limits.
 pub const EBB_FLOOR_LIMIT: u64 = 4;
 /// ebb_stats.floor_reason: demand climbs back so fast that it will be needed.
 pub const EBB_FLOOR_CLIMB: u64 = 5;
@@ -332,8 +332,8 @@ pub struct ebb_stats {
     pub refaulted_idle: u64,
     /// Of returned_limit, used again.
     pub refaulted_limit: u64,
-    /// Of refaulted_asked, used again within a second. When memory went back is
-    /// kept for each 256 KiB, so this is rather too much than too little.
+    /// Of refaulted_asked, used again within a second. The time of return is kept
+    /// per 256 KiB, so this is an upper bound.
     pub premature_refaults_asked: u64,
     /// Of refaulted_idle, used again within a second: a mistake.
     pub premature_refaults_idle: u64,

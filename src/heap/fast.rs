@@ -106,7 +106,8 @@ unsafe fn allocate_from<O: Os, R: ReclaimHooks>(
     size: usize,
     zero: usize,
 ) -> *mut u8 {
-    // SAFETY: the caller's promises. A bin's word is always readable.
+    // SAFETY: the caller's promises. A bin's word lies in its active span's descriptor, which is
+    // committed (H1), or is the heap's `always_zero`.
     unsafe {
         let negative = (zero as u64).wrapping_sub(*(*bin).word);
         if negative == 0 {

@@ -27,7 +27,7 @@ pub(crate) trait ReclaimHooks: Sized {
     fn poll<O: Os>(heap: &mut Heap<O, Self>);
 
     /// A large block has taken `pages` that were never used, because no run of free pages was long
-    /// enough. Free pages may go back in exchange.
+    /// enough. For each of them one free page may go back.
     fn large_growth<O: Os>(heap: &mut Heap<O, Self>, pages: Pages);
 
     /// A large block that was freed, shrunk or moved has left `pages` free.
@@ -54,8 +54,8 @@ pub(crate) trait ReclaimHooks: Sized {
 }
 
 impl<O: Os, R: ReclaimHooks> Heap<O, R> {
-    /// Tells the layer above when it is time. The last thing that every operation off the hot path
-    /// does.
+    /// Calls [`ReclaimHooks::poll`] when its threshold is reached. Every operation off the hot path
+    /// ends with this.
     #[inline]
     pub(super) fn poll_hooks(&mut self) {
         self.poll_in = self.poll_in.wrapping_sub(1);
@@ -64,7 +64,7 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
         }
     }
 
-    /// Tells the layer above that there may be something to do.
+    /// Calls [`ReclaimHooks::poll`], whatever the threshold.
     pub(crate) fn poll_now(&mut self) {
         R::poll(self);
     }

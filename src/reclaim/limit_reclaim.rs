@@ -5,9 +5,9 @@
 //! the hard limit it does the same, and what then does not fit is refused.
 //!
 //! Dirty pages go first, since they are found at once. For holes all spans are searched, from where
-//! the last search stopped. One that was in vain is not repeated for each allocation: not for a
-//! while, and at the hard limit, where that would refuse what could be had, not until as much has
-//! become free as is lacking.
+//! the last search stopped. A search that found too little is not repeated for each allocation.
+//! Above the soft limit it is repeated after one second. At the hard limit it is repeated when as
+//! many bytes were freed as are missing, or after [`EMERGENCY_SHARE`] times the time that it took.
 
 #![forbid(unsafe_code)]
 

@@ -320,7 +320,8 @@ impl<O: Os> Heap<O, Reclaim> {
         self.take_sample(now_us);
     }
 
-    /// Without a limit what goes in exchange for a large block counts as if there were one.
+    /// Without a limit nothing counts: [`PurgeReason::Limit`] then stands for pages that went back
+    /// because a large block took new ones.
     pub(super) fn note_thrashing(&mut self, now_us: u64) {
         let has_limit = self.limits().growth_limit() != NO_LIMIT;
         let premature = self.runs.refaults.premature[PurgeReason::Limit as usize - 1];

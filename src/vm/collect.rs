@@ -229,7 +229,7 @@ pub(super) unsafe fn due_step(vm_heap: &VmHeap, now_us: u64) -> Due {
 ///
 /// # Safety
 ///
-/// As for [`due_step`], which has said that one is due. The caller holds nothing that a finalizer may
+/// As for [`due_step`], which has returned a step. The caller holds nothing that a finalizer may
 /// want, but the lock of the `VmHeap`.
 pub(super) unsafe fn step(vm_heap: &VmHeap, budget_us: u64) -> bool {
     let this = &vm_heap.collection;

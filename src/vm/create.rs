@@ -105,12 +105,15 @@ unsafe extern "C-unwind" fn creation_alloc(
 unsafe fn map_state(vm_heap: *mut VmHeap, size: usize) -> *mut u8 {
     let bytes = whole_pages(size);
     let Some(start) = Kernel.reserve(bytes, false) else { return ptr::null_mut() };
-    // SAFETY: the mapping was made just now; the caller's promise.
+    // SAFETY: the range was mapped just now, as a whole, and is not shared.
     unsafe {
         if !Kernel.commit(start, bytes) {
             Kernel.release(start, bytes);
             return ptr::null_mut();
         }
+    }
+    // SAFETY: the caller's promise: the `VmHeap` and its heap are live.
+    unsafe {
         (*vm_heap).state_block = start;
         (*vm_heap).state_home = StateBlock::Mapped(MemoryRange { start, bytes });
         VmHeap::install(vm_heap);

@@ -104,7 +104,7 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
         R::emptied(self, pages);
     }
 
-    /// Frees a large block, and tells nobody; returns how many pages it had.
+    /// Frees a large block without polling the hooks. Returns its number of pages.
     fn give_block_back(&mut self, page: PageIndex) -> Pages {
         self.verify_large(page);
         let range = PageRange::new(page, self.large_size(page).0);

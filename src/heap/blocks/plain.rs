@@ -203,7 +203,8 @@ unsafe extern "C" fn free_large<O: Os, R: ReclaimHooks>(
     heap: *mut Heap<O, R>,
     block: *mut u8,
 ) -> *mut u8 {
-    // SAFETY: the caller's promise: nobody else uses the heap.
+    // SAFETY: the caller's promise: nobody else uses the heap. `large_block` returns only for a
+    // live large block.
     unsafe {
         let page = diagnose::large_block(&mut *heap, block);
         let (_, size) = (*heap).large_size(page);

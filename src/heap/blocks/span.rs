@@ -111,7 +111,8 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
         true
     }
 
-    /// Where to begin with a span's words, modulo their number: nobody outside can tell.
+    /// The index of the word to begin with, modulo the number of words. Not predictable from
+    /// outside.
     fn first_word(&self, page: PageIndex) -> u32 {
         (page.0 ^ self.word_seed).wrapping_mul(0x9E37_79B9) >> 16
     }

@@ -126,7 +126,7 @@ impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
         }
         let live = Live { at: entry.at, size, number: header.number(), home };
         let bytes = entry.bytes - HEADER;
-        // SAFETY: as above.
+        // SAFETY: Q2, and `entry.bytes` is the slot's size: the range ends with the slot.
         if let Some(other) = unsafe { pattern::first_other(entry.at, bytes, FREE_FILL) } {
             self.report_written_freed(
                 &live,

@@ -21,27 +21,27 @@ pub(crate) struct Collector {
     ///
     /// The context is the one beside it, and its VM is live and this thread's.
     pub(crate) make_due: unsafe fn(context: *mut u8) -> bool,
-    /// Has it work at its own pace again. Does not allocate.
+    /// Restores the collector's own pace. Does not allocate.
     ///
     /// # Safety
     ///
     /// As for `make_due`.
     pub(crate) cancel_due: unsafe fn(context: *mut u8),
-    /// Whether a caller that is in no allocation may have it work at its own pace: no other thread
-    /// runs the VM meanwhile.
+    /// Whether a caller that is in no allocation may restore the collector's own pace: no other
+    /// thread runs the VM meanwhile.
     ///
     /// # Safety
     ///
     /// The context is the one beside it, and its VM is live.
     pub(crate) may_cancel_due: unsafe fn(context: *mut u8) -> bool,
-    /// Finds out whether it does not run cycles to their ends, but makes a step each time that it
-    /// is made due. May take a millisecond, and memory from elsewhere.
+    /// Finds out whether the collector makes one step each time that it is made due (true), or runs
+    /// a whole cycle. May take a millisecond, and memory from outside the heap.
     ///
     /// # Safety
     ///
     /// As for `may_cancel_due`.
     pub(crate) goes_in_steps: unsafe fn(context: *mut u8) -> bool,
-    /// What came of that; `None`: nobody has asked yet.
+    /// The result of `goes_in_steps`; `None`: not called yet.
     pub(crate) in_steps: Option<bool>,
 }
 
@@ -52,7 +52,7 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
         R::collector_set(self);
     }
 
-    /// Finds out how it goes.
+    /// Finds out, once, whether one call of `make_due` runs a whole cycle.
     pub(crate) fn learn_collector(&mut self) {
         if let Some(Collector { context, goes_in_steps, in_steps, .. }) = &mut self.collector {
             // SAFETY: a VM that ends takes its collector from the heap.
@@ -60,7 +60,7 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
         }
     }
 
-    /// Whether a caller that is in no allocation may have it work at its own pace.
+    /// Whether a caller that is in no allocation may restore the collector's own pace.
     pub(crate) fn may_cancel_collector_due(&self) -> bool {
         self.collector.is_some_and(|Collector { context, may_cancel_due, .. }| {
             // SAFETY: as above.
@@ -76,7 +76,7 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
         unsafe { make_due(context) }
     }
 
-    /// Has it work at its own pace again.
+    /// Restores the collector's own pace.
     pub(crate) fn cancel_collector_due(&mut self) {
         if let Some(Collector { context, cancel_due, .. }) = self.collector {
             // SAFETY: as above.
@@ -115,7 +115,8 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
         self.bins.iter().fold(0, |sum: u64, bin| sum.wrapping_add(bin.freed))
     }
 
-    /// Tells the layer above, while the collector is due, that an allocation took the slow path.
+    /// Calls [`ReclaimHooks::allocated`] while the collector is due. Every allocation on the slow
+    /// path ends with this.
     #[inline]
     pub(in crate::heap) fn poll_collector(&mut self) {
         if self.collecting {

@@ -68,8 +68,8 @@ pub(crate) struct Descriptor {
     /// The class's reciprocal, and in its low 16 bits where the class's bin lies, in bytes from the
     /// heap. (Span, SpanRest; 0 for all others)
     pub(crate) reciprocal: Cell<u64>,
-    /// The low half of what, added to an address, tells how far it is behind the span's first slot.
-    /// (Span, SpanRest)
+    /// The low half of -start: `o = address + neg_start (mod 2^32)` is the offset from the span's
+    /// first slot. (Span, SpanRest)
     pub(crate) neg_start: Cell<u32>,
     /// The next span in the bin's list, page 0 ends it; and the low bit of the [`SpanState`] above
     /// it. (Span)

@@ -140,7 +140,8 @@ unsafe extern "C-unwind" fn collect(state: *mut lua_State) -> c_int {
 /// As for [`collect`].
 unsafe fn push_weak_table(api: &CollectorApi, state: *mut lua_State) {
     let key = KEY.as_ptr().cast::<c_void>();
-    // SAFETY: as in `collect`.
+    // SAFETY: called by `collect` inside lua_cpcall: an error leaves through both, with nothing to
+    // drop. It takes three of the 20 stack slots.
     unsafe {
         (api.lua_settop)(state, 0);
         (api.lua_pushlightuserdata)(state, key);

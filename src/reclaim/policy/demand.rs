@@ -146,8 +146,8 @@ impl DemandLevels {
     }
 
     /// Records a rise of demand. `above` is the number of remembered levels higher than the current
-    /// one. A rise counts if demand is higher than it was and than expected, or if a climb continues:
-    /// the levels that a climb passes were seen on the way down only.
+    /// one. A rise counts if demand is higher than it was and than expected, or if a climb
+    /// continues: the levels that a climb passes were seen on the way down only.
     fn note_rise(&mut self, now_us: u64, used: Pages, above: usize, recent_us: u64) {
         let (above, rest) = self.levels().split_at(above);
         let is_known = rest.iter().any(|level| level.level >= used)

@@ -34,10 +34,10 @@ use crate::sigpipe;
 /// Takes the text of one line, without an end and without `ebbtide: ` before it, its bytes, and
 /// whether it is one of the last lines. Returns 0 where the line was dropped. Signal handlers may
 /// call it.
-pub(crate) type Say = unsafe extern "C" fn(*const c_char, usize, c_int) -> c_int;
+pub(crate) type Sink = unsafe extern "C" fn(*const c_char, usize, c_int) -> c_int;
 
-/// A [`Say`]; null: standard error.
-static SAY: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+/// A [`Sink`]; null: standard error.
+static SINK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 /// The file that descriptor 2 led to at the first use of the library; `None`: it was closed, or led
 /// to what is no standard error.
@@ -47,15 +47,15 @@ static STDERR: OnceLock<Option<File>> = OnceLock::new();
 const SYSTEM_LOG: &CStr = c"/dev/log";
 
 /// From now on lines go through this function.
-pub(crate) fn through(say: Say) {
-    SAY.store(say as *mut (), Ordering::Release);
+pub(crate) fn through(sink: Sink) {
+    SINK.store(sink as *mut (), Ordering::Release);
 }
 
 /// Tells a line.
 #[cold]
 pub(crate) fn line(message: fmt::Arguments<'_>) {
     let line = FixedStr::new(message);
-    if through_say(&line, false).is_none() && leads_to_stderr() {
+    if through_sink(&line, false).is_none() && leads_to_stderr() {
         let parts = parts(&line);
         // SAFETY: the parts are as long as they say, and are only read; errno is this thread's own.
         sigpipe::held_back(|| unsafe {
@@ -70,7 +70,7 @@ pub(crate) fn line(message: fmt::Arguments<'_>) {
 #[cold]
 pub(crate) fn last_line(message: fmt::Arguments<'_>) {
     let line = FixedStr::new(message);
-    let is_told = through_say(&line, true).unwrap_or_else(|| {
+    let is_told = through_sink(&line, true).unwrap_or_else(|| {
         // SAFETY: the parts are as long as they say.
         (leads_to_stderr() || is_log(libc::STDERR_FILENO))
             && unsafe { write_last(libc::STDERR_FILENO, &parts(&line)) }
@@ -81,13 +81,13 @@ pub(crate) fn last_line(message: fmt::Arguments<'_>) {
 }
 
 /// Tells a line through the function for lines, if there is one. Whether the line was not dropped.
-fn through_say(line: &FixedStr, is_last: bool) -> Option<bool> {
-    let say = SAY.load(Ordering::Acquire);
+fn through_sink(line: &FixedStr, is_last: bool) -> Option<bool> {
+    let sink = SINK.load(Ordering::Acquire);
     // SAFETY: null, or what `through` has stored; a null pointer is `None`.
-    let say = unsafe { transmute::<*mut (), Option<Say>>(say) }?;
+    let sink = unsafe { transmute::<*mut (), Option<Sink>>(sink) }?;
     let text = line.as_bytes();
     // SAFETY: the bytes are there, and are only read.
-    Some(unsafe { say(text.as_ptr().cast(), text.len(), is_last.into()) != 0 })
+    Some(unsafe { sink(text.as_ptr().cast(), text.len(), is_last.into()) != 0 })
 }
 
 /// A line as it is written, in one piece.

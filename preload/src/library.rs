@@ -16,9 +16,9 @@ pub(crate) type Idle = unsafe extern "C" fn(u32) -> c_int;
 /// `ebb_preload_report`.
 type Report = unsafe extern "C" fn(c_int) -> c_int;
 /// `ebb_preload_listen`.
-type Listen = unsafe extern "C" fn(Option<Say>, c_int);
+type Listen = unsafe extern "C" fn(Option<Sink>, c_int);
 /// [`log::line_of_library`].
-type Say = unsafe extern "C" fn(*const c_char, usize, c_int) -> c_int;
+type Sink = unsafe extern "C" fn(*const c_char, usize, c_int) -> c_int;
 /// `ebb_strerror`.
 type Strerror = unsafe extern "C" fn(c_int) -> *const c_char;
 

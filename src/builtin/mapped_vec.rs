@@ -107,9 +107,9 @@ mod tests {
     fn a_list_without_memory_leaves_nothing_behind() {
         for failures in [vec![true], vec![false, true]] {
             let os = FakeOs::new(4096);
-            os.world().failures.extend(failures);
+            os.state().failures.extend(failures);
             assert_eq!(MappedVec::<FakeOs, u64>::new(&os).err(), Some(Error::Memory));
-            assert!(!os.world().has_reservations());
+            assert!(!os.state().has_reservations());
         }
     }
 }

@@ -50,15 +50,15 @@ fn reclaim_all(heap: &Heap, progress: &mut Progress) -> Reclaimed {
 /// Reclaims with no time for more than one step, or two without a clock; returns in how many calls.
 fn reclaim_in_steps(heap: &Heap) -> usize {
     let (before, expected) = (Before::new(heap), heap.survey());
-    heap.os.world().longest_purge = 0;
+    heap.os.state().longest_purge = 0;
     let mut progress = Progress::default();
     let (mut returned, mut calls) = (0, 0);
     loop {
         let deadline = heap.os.now_us() + 1;
         let done = reclaim(&heap.os, heap.state(), &mut progress, Some(deadline));
         let done = done.expect("a heap");
-        assert!(done.calls <= 1 || heap.os.world().tick_us == 0, "{done:?} in one step");
-        assert!(heap.os.world().longest_purge <= 1 << 20);
+        assert!(done.calls <= 1 || heap.os.state().tick_us == 0, "{done:?} in one step");
+        assert!(heap.os.state().longest_purge <= 1 << 20);
         returned += done.returned;
         calls += 1;
         if !done.more {
@@ -109,7 +109,7 @@ proptest! {
     #[test]
     fn a_budget_ends_each_call_and_not_the_sweep(seed: u64, tick_us in 0u64..100) {
         let heap = Heap::new(seed, 4096, Shape::Usual(4));
-        heap.os.world().tick_us = tick_us;
+        heap.os.state().tick_us = tick_us;
         let calls = reclaim_in_steps(&heap);
         prop_assert!(tick_us > 0 || calls <= 2);
     }
@@ -118,7 +118,7 @@ proptest! {
     fn a_heap_that_has_changed_is_gone_on_with(seed: u64, steps in 1usize..6) {
         let mut random = Random(seed);
         let mut heap = Heap::new(seed, 4096, Shape::Usual(3));
-        heap.os.world().tick_us = 1;
+        heap.os.state().tick_us = 1;
         let mut progress = Progress::default();
         for _ in 0..steps {
             let before = Before::new(&heap);
@@ -141,11 +141,11 @@ proptest! {
     ) {
         let heap = Heap::new(seed, 4096, Shape::Usual(3));
         let before = Before::new(&heap);
-        heap.os.world().failures.extend(failures);
+        heap.os.state().failures.extend(failures);
         let mut progress = Progress::default();
         let result = reclaim(&heap.os, heap.state(), &mut progress, None);
         let _ = survey(&heap.os, heap.state());
-        heap.os.world().failures.clear();
+        heap.os.state().failures.clear();
         let left = before.check(&heap);
         match result {
             Ok(done) => prop_assert_eq!(done.refused, !left.is_empty()),
@@ -162,7 +162,7 @@ proptest! {
 fn a_large_top_goes_back_in_steps_and_at_once() {
     for seed in 0..3 {
         let mut heap = Heap::new(seed, 4096, Shape::LargeTop);
-        heap.os.world().tick_us = 1;
+        heap.os.state().tick_us = 1;
         assert!(reclaim_in_steps(&heap) > 1);
         heap = heap.again(seed + 100);
         let expected = heap.survey().returnable;
@@ -175,7 +175,7 @@ fn a_large_top_goes_back_in_steps_and_at_once() {
 #[test]
 fn a_long_ring_goes_back_in_steps_and_at_once() {
     let mut heap = Heap::new(1, 4096, Shape::LongRing);
-    heap.os.world().tick_us = 1;
+    heap.os.state().tick_us = 1;
     assert!(reclaim_in_steps(&heap) > 5);
     heap = heap.again(2);
     let expected = heap.survey().returnable;
@@ -191,15 +191,15 @@ fn a_range_that_is_refused_is_passed_over() {
             continue;
         }
         heap.touch_idle_pages();
-        heap.os.world().failures.extend([false; 1000]);
+        heap.os.state().failures.extend([false; 1000]);
         reclaim_all(&heap, &mut Progress::default());
         // All ranges go back in one call, the last of all.
-        let asked = 1000 - heap.os.world().failures.len();
-        heap.os.world().failures.clear();
+        let asked = 1000 - heap.os.state().failures.len();
+        heap.os.state().failures.clear();
         heap = heap.again(seed);
         heap.touch_idle_pages();
         let before = Before::new(&heap);
-        heap.os.world().failures.extend((0..asked).map(|call| call + 3 == asked));
+        heap.os.state().failures.extend((0..asked).map(|call| call + 3 == asked));
         assert!(reclaim_all(&heap, &mut Progress::default()).refused);
         let left: Vec<usize> = before.check(&heap).into_iter().collect();
         let adjoin = left.windows(2).all(|pair| pair[0] + 4096 == pair[1]);
@@ -210,9 +210,9 @@ fn a_range_that_is_refused_is_passed_over() {
 #[test]
 fn a_kernel_that_does_not_tell_residency_is_told_of() {
     let heap = Heap::new(1, 4096, Shape::Usual(2));
-    heap.os.world().failures.extend([false, false, false, false, false, false, true]);
+    heap.os.state().failures.extend([false, false, false, false, false, false, true]);
     assert_eq!(survey(&heap.os, heap.state()), Err(Error::System));
-    heap.os.world().failures.clear();
+    heap.os.state().failures.clear();
 }
 
 #[test]

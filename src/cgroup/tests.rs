@@ -8,10 +8,10 @@ use std::ffi::CString;
 const OWN: &str = "/proc/self/cgroup";
 
 fn put(os: &FakeOs, path: &str, text: &[u8]) {
-    os.world().files.insert(CString::new(path).expect("a path"), text.to_vec());
+    os.state().files.insert(CString::new(path).expect("a path"), text.to_vec());
 }
 
-/// A world with these files, and where the memory is limited in it.
+/// These files, and where the memory is limited in them.
 fn memory_in(files: &[(&str, &str)]) -> Option<(u64, u64)> {
     let os = FakeOs::new(4096);
     for (path, text) in files {

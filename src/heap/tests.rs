@@ -196,11 +196,11 @@ impl Tested {
             Step::ReclaimAll => drop(self.heap().reclaim(Budget::Unlimited)),
             Step::ReclaimSome => drop(self.heap().reclaim(Budget::Until(0))),
             Step::Tick(after_us, budget_us) => {
-                self.os.world().now_us += after_us;
+                self.os.state().now_us += after_us;
                 self.heap().tick(budget_us);
             }
             Step::Visit(after_us) => {
-                self.os.world().now_us += after_us;
+                self.os.state().now_us += after_us;
                 self.heap().visit_in_background();
             }
             Step::Set(key, value) => match self.heap().set_option(key, value) {
@@ -298,7 +298,7 @@ proptest! {
     fn random_programs_keep_every_invariant(program in program(), page in 0usize..3) {
         let mut tested = Tested::new(FakeOs::new(KERNEL_PAGES[page]), 4 << 20);
         // So that the slow path looks again and again.
-        tested.os.world().tick_us = 1000;
+        tested.os.state().tick_us = 1000;
         for step in &program {
             tested.run(step);
         }
@@ -313,12 +313,12 @@ proptest! {
         page in 0usize..3,
     ) {
         let mut tested = Tested::new(FakeOs::new(KERNEL_PAGES[page]), 4 << 20);
-        tested.os.world().failures = failures.into();
+        tested.os.state().failures = failures.into();
         for step in &program {
             tested.run(step);
         }
         tested.check_contents();
-        tested.os.world().failures.clear();
+        tested.os.state().failures.clear();
         tested.free_all();
         tested.run(&Step::Set(Key::LimitHard, 0));
         prop_assert!(tested.allocate(100_000), "the heap goes on");

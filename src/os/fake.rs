@@ -74,25 +74,25 @@ impl FakeOs {
         FakeOs(Rc::new(RefCell::new(FakeState { page_size, ..FakeState::default() })))
     }
 
-    /// The world, to set it up and to look at what happened.
-    pub(crate) fn world(&self) -> std::cell::RefMut<'_, FakeState> {
+    /// The state, to set it up and to look at what happened.
+    pub(crate) fn state(&self) -> std::cell::RefMut<'_, FakeState> {
         self.0.borrow_mut()
     }
 
     /// Checks a call's range; true when the call is to fail.
     fn enter(&self, start: *mut u8, bytes: usize) -> bool {
-        let mut world = self.world();
-        let range = world.check_range(start, bytes);
-        assert!(world.is_reserved(&range), "{start:p} + {bytes} is not reserved");
-        world.failures.pop_front().unwrap_or(false)
+        let mut state = self.state();
+        let range = state.check_range(start, bytes);
+        assert!(state.is_reserved(&range), "{start:p} + {bytes} is not reserved");
+        state.failures.pop_front().unwrap_or(false)
     }
 
-    /// Nothing else is, in this world.
+    /// No other address is mapped.
     fn is_mapped(&self, start: *mut u8, bytes: usize) -> bool {
-        let world = self.world();
-        let range = world.check_range(start, bytes);
-        let meets_lost = world.lost.start < range.end && range.start < world.lost.end;
-        world.is_reserved(&range) && !meets_lost
+        let state = self.state();
+        let range = state.check_range(start, bytes);
+        let meets_lost = state.lost.start < range.end && range.start < state.lost.end;
+        state.is_reserved(&range) && !meets_lost
     }
 }
 
@@ -168,72 +168,72 @@ impl FakeState {
 
 impl Os for FakeOs {
     fn page_size(&self) -> usize {
-        self.world().page_size
+        self.state().page_size
     }
 
     fn address_space(&self) -> usize {
-        self.world().address_space.unwrap_or_else(|| Kernel.address_space())
+        self.state().address_space.unwrap_or_else(|| Kernel.address_space())
     }
 
     fn reserve(&self, bytes: usize, at_random: bool) -> Option<*mut u8> {
-        let mut world = self.world();
-        let fails = world.failures.pop_front().unwrap_or(false);
-        let is_short = world.address_space.is_some_and(|most| world.address_bytes() + bytes > most);
-        if fails || is_short || world.reserve_limit.is_some_and(|limit| bytes > limit) {
+        let mut state = self.state();
+        let fails = state.failures.pop_front().unwrap_or(false);
+        let is_short = state.address_space.is_some_and(|most| state.address_bytes() + bytes > most);
+        if fails || is_short || state.reserve_limit.is_some_and(|limit| bytes > limit) {
             return None;
         }
         // The real pages may be smaller than the pretended ones: leave room to align.
-        let start = Kernel.reserve(bytes + world.page_size, at_random)?;
-        let start = start.wrapping_add(start.align_offset(world.page_size));
-        let range = world.check_range(start, bytes);
-        world.reservations.push(range);
+        let start = Kernel.reserve(bytes + state.page_size, at_random)?;
+        let start = start.wrapping_add(start.align_offset(state.page_size));
+        let range = state.check_range(start, bytes);
+        state.reservations.push(range);
         Some(start)
     }
 
     fn plan(&self, bytes: usize, at_random: bool) -> Option<*mut u8> {
-        let mut world = self.world();
-        world.plans += 1;
+        let mut state = self.state();
+        state.plans += 1;
         // Nobody else can be there, for the real system has it reserved.
-        let start = Kernel.reserve(bytes + world.page_size, at_random)?;
-        Some(start.wrapping_add(start.align_offset(world.page_size)))
+        let start = Kernel.reserve(bytes + state.page_size, at_random)?;
+        Some(start.wrapping_add(start.align_offset(state.page_size)))
     }
 
     fn unplan(&self, _: *mut u8) {
-        self.world().ended_plans += 1;
+        self.state().ended_plans += 1;
     }
 
     unsafe fn map(&self, start: *mut u8, bytes: usize) -> bool {
-        let mut world = self.world();
-        let range = world.check_range(start, bytes);
+        let mut state = self.state();
+        let range = state.check_range(start, bytes);
         let meets = |other: &Range<usize>| other.start < range.end && range.start < other.end;
-        assert!(!world.taken().any(meets), "{start:p} is mapped already");
-        if meets(&world.occupied) {
-            world.collisions += 1;
+        assert!(!state.taken().any(meets), "{start:p} is mapped already");
+        if meets(&state.occupied) {
+            state.collisions += 1;
             return false;
         }
-        let fails = world.failures.pop_front().unwrap_or(false);
-        let (mapped, total) = (world.address_bytes() + bytes, world.committed_bytes + bytes);
+        let fails = state.failures.pop_front().unwrap_or(false);
+        let (mapped, total) = (state.address_bytes() + bytes, state.committed_bytes + bytes);
         if fails
-            || world.address_space.is_some_and(|most| mapped > most)
-            || world.commit_limit.is_some_and(|most| total > most)
+            || state.address_space.is_some_and(|most| mapped > most)
+            || state.commit_limit.is_some_and(|most| total > most)
         {
             return false;
         }
-        world.committed_bytes = total;
-        world.committed.push(range.clone());
-        world.add_mapped(range);
+        state.committed_bytes = total;
+        state.committed.push(range.clone());
+        state.add_mapped(range);
         // SAFETY: the caller's promise; the real system has the range reserved.
         unsafe { Kernel.commit(start, bytes) }
     }
 
     unsafe fn release(&self, start: *mut u8, bytes: usize) {
-        let mut world = self.world();
-        let range = world.check_range(start, bytes);
-        if !world.remove_mapped(&range) {
-            assert!(world.reservations.contains(&range), "released in part");
-            world.reservations.retain(|other| *other != range);
+        let mut state = self.state();
+        let range = state.check_range(start, bytes);
+        if !state.remove_mapped(&range) {
+            assert!(state.reservations.contains(&range), "released in part");
+            state.reservations.retain(|other| *other != range);
         }
-        world.decommit(&range);
+        state.decommit(&range);
         // SAFETY: the caller's promise; what was reserved for alignment stays, inaccessible.
         unsafe { Kernel.release(start, bytes) }
     }
@@ -244,28 +244,28 @@ impl Os for FakeOs {
             return false;
         }
         let range = start.addr()..start.addr() + bytes;
-        if self.world().remove_mapped(&range) {
-            self.world().decommit(&range);
+        if self.state().remove_mapped(&range) {
+            self.state().decommit(&range);
             // SAFETY: the caller's promise; the real system keeps the range reserved.
             unsafe {
                 assert!(Kernel.remap_fresh(start, bytes, false) && Kernel.protect(start, bytes))
             };
         } else {
-            self.world().unmapped.push(range);
+            self.state().unmapped.push(range);
         }
         true
     }
 
     unsafe fn commit(&self, start: *mut u8, bytes: usize) -> bool {
         let fails = self.enter(start, bytes);
-        let mut world = self.world();
-        let total = world.committed_bytes + bytes;
-        if fails || world.commit_limit.is_some_and(|limit| total > limit) {
+        let mut state = self.state();
+        let total = state.committed_bytes + bytes;
+        if fails || state.commit_limit.is_some_and(|limit| total > limit) {
             return false;
         }
-        world.committed_bytes = total;
+        state.committed_bytes = total;
         let range = start.addr()..start.addr() + bytes;
-        world.committed.push(range);
+        state.committed.push(range);
         // SAFETY: the caller's promise.
         unsafe { Kernel.commit(start, bytes) }
     }
@@ -275,10 +275,10 @@ impl Os for FakeOs {
             return false;
         }
         let range = start.addr()..start.addr() + bytes;
-        let mut world = self.world();
-        assert!(world.is_committed(range.clone()), "decommitted twice");
-        world.decommit(&range);
-        world.decommits += 1;
+        let mut state = self.state();
+        assert!(state.is_committed(range.clone()), "decommitted twice");
+        state.decommit(&range);
+        state.decommits += 1;
         // SAFETY: the caller's promise.
         unsafe { Kernel.decommit(start, bytes) }
     }
@@ -293,16 +293,16 @@ impl Os for FakeOs {
         let refused = |range: &MemoryRange| {
             let fails = self.enter(range.start, range.bytes);
             let addresses = range.start.addr()..range.start.addr() + range.bytes;
-            assert!(self.world().is_committed(addresses), "purged beyond the heap");
+            assert!(self.state().is_committed(addresses), "purged beyond the heap");
             bytes += range.bytes;
-            let locked = &self.world().locked;
+            let locked = &self.state().locked;
             let is_locked =
                 range.start.addr() < locked.end && range.start.addr() + range.bytes > locked.start;
             fails || is_locked
         };
         let done = ranges.iter().position(refused).unwrap_or(ranges.len());
-        let mut world = self.world();
-        world.longest_purge = world.longest_purge.max(bytes);
+        let mut state = self.state();
+        state.longest_purge = state.longest_purge.max(bytes);
         // SAFETY: the caller's promise.
         let purged = unsafe { Kernel.purge(&ranges[..done]) };
         assert_eq!(purged.ranges, done, "the real kernel refuses nothing");
@@ -317,8 +317,8 @@ impl Os for FakeOs {
         bytes: usize,
         huge_pages: bool,
     ) -> bool {
-        self.world().check_range(from, bytes);
-        let is_refused = self.world().refused_moves.pop_front().unwrap_or(false);
+        self.state().check_range(from, bytes);
+        let is_refused = self.state().refused_moves.pop_front().unwrap_or(false);
         if self.enter(to, bytes) || is_refused {
             // As kernels do that unmap the target before they refuse.
             // SAFETY: the caller's promise: nothing of value is in it.
@@ -326,7 +326,7 @@ impl Os for FakeOs {
             return false;
         }
         assert!(from.addr().abs_diff(to.addr()) >= bytes, "the ranges overlap");
-        self.world().moves += 1;
+        self.state().moves += 1;
         // SAFETY: the caller's promise.
         unsafe { Kernel.move_pages(from, to, bytes, huge_pages) }
     }
@@ -335,7 +335,7 @@ impl Os for FakeOs {
         if self.enter(start, bytes) {
             return false;
         }
-        self.world().renewals += 1;
+        self.state().renewals += 1;
         // SAFETY: the caller's promise.
         unsafe { Kernel.remap_fresh(start, bytes, huge_pages) }
     }
@@ -366,7 +366,7 @@ impl Os for FakeOs {
         if !self.is_mapped(start, flags.len() * page) {
             return Err(libc::ENOMEM);
         }
-        match self.world().residency_errno {
+        match self.state().residency_errno {
             0 => {}
             errno => return Err(errno),
         }
@@ -385,25 +385,25 @@ impl Os for FakeOs {
     }
 
     fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> Result<(), i32> {
-        let world = self.world();
-        let text = world.files.get(path).ok_or(libc::ENOENT)?;
-        let part = if world.part_bytes == 0 { text.len().max(1) } else { world.part_bytes };
+        let state = self.state();
+        let text = state.files.get(path).ok_or(libc::ENOENT)?;
+        let part = if state.part_bytes == 0 { text.len().max(1) } else { state.part_bytes };
         text.chunks(part).for_each(visit);
         Ok(())
     }
 
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize> {
-        let world = self.world();
-        let text = world.files.get(path)?;
+        let state = self.state();
+        let text = state.files.get(path)?;
         let length = text.len().min(buffer.len());
         buffer[..length].copy_from_slice(&text[..length]);
         Some(length)
     }
 
     fn now_us(&self) -> u64 {
-        let mut world = self.world();
-        world.now_us += world.tick_us;
-        world.now_us
+        let mut state = self.state();
+        state.now_us += state.tick_us;
+        state.now_us
     }
 
     fn order_threads(&self) -> bool {
@@ -411,6 +411,6 @@ impl Os for FakeOs {
     }
 
     fn has_background(&self) -> bool {
-        self.world().has_background
+        self.state().has_background
     }
 }

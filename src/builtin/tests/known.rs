@@ -36,7 +36,7 @@ impl Attached {
     }
 
     fn lose_list_of_mappings(&self) {
-        self.heap.os.world().files.clear();
+        self.heap.os.state().files.clear();
     }
 
     /// As the host asks for.
@@ -224,10 +224,10 @@ fn damaged_trees_are_refused() {
 /// Questions to the kernel that a call asks.
 fn calls(attached: &mut Attached, act: impl FnOnce(&mut Attached)) -> usize {
     const MANY: usize = 100_000;
-    attached.heap.os.world().failures.extend([false; MANY]);
+    attached.heap.os.state().failures.extend([false; MANY]);
     act(attached);
-    let left = attached.heap.os.world().failures.len();
-    attached.heap.os.world().failures.clear();
+    let left = attached.heap.os.state().failures.len();
+    attached.heap.os.state().failures.clear();
     assert!(left > 0);
     MANY - left
 }
@@ -261,7 +261,7 @@ fn a_segment_that_is_gone_is_not_read() {
         let start = std::ptr::with_exposed_provenance_mut(base);
         // SAFETY: the segment is this test's, which does not look into it any more.
         assert!(unsafe { Kernel.decommit(start, size) });
-        attached.heap.os.world().lost = base..base + size;
+        attached.heap.os.state().lost = base..base + size;
         attached.lose_list_of_mappings();
         assert_eq!(attached.reclaim(None), Err(Error::System));
         assert_eq!(attached.resident(), None);
@@ -328,12 +328,12 @@ fn notes_are_believed_where_the_kernel_does_not_answer() {
     });
     for index in 0..asked {
         let answers = (0..=index).map(|call| call == index);
-        attached.heap.os.world().failures.extend(answers);
+        attached.heap.os.state().failures.extend(answers);
         let done = attached.reclaim_without_list();
-        attached.heap.os.world().failures.clear();
+        attached.heap.os.state().failures.clear();
         assert_ne!(done.err(), Some(Error::Unknown), "call {index} of {asked}: {}", last_text());
     }
     // The first question is whether the state is mapped.
-    attached.heap.os.world().failures.push_back(true);
+    attached.heap.os.state().failures.push_back(true);
     assert!(attached.reclaim_without_list().is_ok());
 }

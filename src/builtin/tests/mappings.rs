@@ -8,16 +8,16 @@ use super::survey;
 use crate::error::{Error, last_text};
 use crate::os::fake::FakeOs;
 
-fn world(text: &str, part_bytes: usize) -> FakeOs {
+fn os_with(text: &str, part_bytes: usize) -> FakeOs {
     let os = FakeOs::new(4096);
-    os.world().files.insert(CString::from(c"/proc/self/maps"), text.as_bytes().to_vec());
-    os.world().part_bytes = part_bytes;
+    os.state().files.insert(CString::from(c"/proc/self/maps"), text.as_bytes().to_vec());
+    os.state().part_bytes = part_bytes;
     os
 }
 
 /// The memory in a list, from the lowest address on.
 fn memory_in(text: &str, part_bytes: usize) -> Option<Vec<(usize, usize)>> {
-    let os = world(text, part_bytes);
+    let os = os_with(text, part_bytes);
     let mappings = Mappings::read(&os).ok()?;
     let mut found: Vec<(usize, usize)> = Vec::new();
     for at in (0..0x20_0000).step_by(0x1000) {
@@ -55,7 +55,7 @@ fn private_anonymous_memory_is_found() {
 
 #[test]
 fn a_range_is_found_only_if_all_of_it_is_memory() {
-    let os = world(TEXT, 0);
+    let os = os_with(TEXT, 0);
     let mappings = Mappings::read(&os).expect("a list");
     let found = |at, bytes| mappings.find(at, bytes).is_some();
     assert!(found(0x10000, 0x2000) && found(0x20800, 0x1000) && found(0x21ff8, 8));
@@ -105,7 +105,7 @@ fn a_list_that_makes_no_sense_is_refused() {
 #[test]
 fn a_list_that_cannot_be_read_is_the_systems_fault() {
     let heap = Heap::new(1, 4096, Shape::Usual(2));
-    heap.os.world().files.clear();
+    heap.os.state().files.clear();
     assert_eq!(survey(&heap.os, heap.state()), Err(Error::System));
     assert_eq!(last_text(), format!("/proc/self/maps cannot be read: errno {}", libc::ENOENT));
 }
@@ -115,7 +115,7 @@ fn a_heap_in_other_memory_is_refused() {
     for seed in 0..20 {
         let heap = Heap::new(seed, 4096, Shape::Usual(3));
         let path = CString::from(c"/proc/self/maps");
-        let text = String::from_utf8(heap.os.world().files[&path].clone()).expect("text");
+        let text = String::from_utf8(heap.os.state().files[&path].clone()).expect("text");
         let lines: Vec<&str> = text.lines().collect();
         for (index, line) in lines.iter().enumerate() {
             if !line.contains("rw-p") || line.contains("stack") {
@@ -127,7 +127,7 @@ fn a_heap_in_other_memory_is_refused() {
                 let mut changed: Vec<String> = lines.iter().map(|line| line.to_string()).collect();
                 changed[index] = line.replace(from, to);
                 let changed = changed.join("\n") + "\n";
-                heap.os.world().files.insert(path.clone(), changed.into_bytes());
+                heap.os.state().files.insert(path.clone(), changed.into_bytes());
                 assert_eq!(survey(&heap.os, heap.state()), Err(Error::Unknown), "{line}");
             }
         }

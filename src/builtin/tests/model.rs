@@ -456,7 +456,7 @@ impl Heap {
         }
         text.push_str("7fff14bd5000-7fff14bf6000 rw-p 00000000 00:00 0  [stack]\n");
         let path = CString::from(c"/proc/self/maps");
-        self.os.world().files.insert(path, text.into_bytes());
+        self.os.state().files.insert(path, text.into_bytes());
     }
 
     /// What a survey must find.
@@ -497,7 +497,7 @@ impl Heap {
 
 impl Drop for Heap {
     fn drop(&mut self) {
-        self.os.world().failures.clear();
+        self.os.state().failures.clear();
         // SAFETY: the whole reservation, which is not used again.
         unsafe { self.os.release(self.start(), self.area.len()) };
     }

@@ -38,19 +38,19 @@ fn release(
     known: &KnownHeap,
     lacking: Lacking,
 ) -> (Result<u64, Error>, Vec<Range<usize>>) {
-    let files = heap.os.world().files.clone();
+    let files = heap.os.state().files.clone();
     if lacking.list_of_mappings {
-        heap.os.world().files.clear();
+        heap.os.state().files.clear();
     }
-    heap.os.world().reserve_limit = lacking.memory.then_some(0);
-    heap.os.world().residency_errno = lacking.errno;
+    heap.os.state().reserve_limit = lacking.memory.then_some(0);
+    heap.os.state().residency_errno = lacking.errno;
     // SAFETY: the fake unmaps nothing.
     let released = unsafe { known.release(&heap.os) };
-    let mut world = heap.os.world();
-    world.files = files;
-    world.reserve_limit = None;
-    world.residency_errno = 0;
-    let mut unmapped = std::mem::take(&mut world.unmapped);
+    let mut state = heap.os.state();
+    state.files = files;
+    state.reserve_limit = None;
+    state.residency_errno = 0;
+    let mut unmapped = std::mem::take(&mut state.unmapped);
     unmapped.sort_unstable_by_key(|range| range.start);
     (released, unmapped)
 }
@@ -109,9 +109,9 @@ fn what_was_not_noted_is_unmapped_only_if_the_kernel_knows_it() {
 fn a_refusal_to_unmap_is_told_and_the_rest_unmapped() {
     let (heap, known) = heap_of_four();
     let fail_call = |call: usize| {
-        heap.os.world().failures.extend((0..=call).map(|index| index == call));
+        heap.os.state().failures.extend((0..=call).map(|index| index == call));
         let done = release(&heap, &known, Lacking::default());
-        heap.os.world().failures.clear();
+        heap.os.state().failures.clear();
         done
     };
     let (released, unmapped) = (0..100).map(fail_call).find(|done| done.1.len() < 4).expect("one");

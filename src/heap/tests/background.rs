@@ -16,7 +16,7 @@ const SECOND: u64 = 1_000_000;
 /// A heap with blocks of a few hundred bytes, of which the first of every `keep_one_in` stays.
 pub(super) fn emptied(size: usize, count: usize, keep_one_in: usize) -> Tested {
     let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
-    tested.os.world().tick_us = 1;
+    tested.os.state().tick_us = 1;
     (0..count).for_each(|_| assert!(tested.allocate(size)));
     tested.heap().tick(1000);
     for index in (0..count).rev().filter(|index| index % keep_one_in != 0) {
@@ -27,12 +27,12 @@ pub(super) fn emptied(size: usize, count: usize, keep_one_in: usize) -> Tested {
 
 /// Lets time pass, and the background thread come, until it sees nothing more to do.
 fn wait(tested: &mut Tested) -> u64 {
-    let start_us = tested.os.world().now_us;
+    let start_us = tested.os.state().now_us;
     while let Some(again_us) = tested.heap().visit_in_background() {
-        tested.os.world().now_us = again_us;
+        tested.os.state().now_us = again_us;
         assert!(again_us - start_us < 10 * SECOND, "it comes again and again");
     }
-    tested.os.world().now_us - start_us
+    tested.os.state().now_us - start_us
 }
 
 #[test]
@@ -134,14 +134,14 @@ fn what_was_returned_in_error_is_known_to_the_policy() {
 #[test]
 fn what_the_kernel_refuses_stays_and_is_asked_for_later() {
     let mut tested = emptied(400, 20_000, 20_000);
-    tested.os.world().now_us += 10 * SECOND;
-    tested.os.world().failures = vec![true; 1].into();
-    let now_us = tested.os.world().now_us;
+    tested.os.state().now_us += 10 * SECOND;
+    tested.os.state().failures = vec![true; 1].into();
+    let now_us = tested.os.state().now_us;
     let again_us = tested.heap().visit_in_background().expect("it comes again");
     tested.heap().check();
     assert!(again_us > now_us + 30 * SECOND);
     let dirty = tested.heap().runs.dirty;
-    tested.os.world().now_us = again_us;
+    tested.os.state().now_us = again_us;
     wait(&mut tested);
     tested.heap().check();
     assert!(tested.heap().runs.dirty < dirty);
@@ -152,11 +152,11 @@ fn what_the_kernel_refuses_stays_and_is_asked_for_later() {
 #[test]
 fn a_range_that_the_kernel_refuses_is_passed_over() {
     let mut tested = emptied(400, 20_000, 20_000);
-    tested.os.world().now_us += 10 * SECOND;
+    tested.os.state().now_us += 10 * SECOND;
     let dirty = tested.heap().runs.dirty;
     assert!(dirty > Pages(1000));
     // The highest word of 64 pages is asked for first.
-    tested.os.world().failures = vec![true; 1].into();
+    tested.os.state().failures = vec![true; 1].into();
     tested.heap().visit_in_background();
     tested.heap().check();
     let left = tested.heap().runs.dirty;
@@ -170,7 +170,7 @@ fn a_heap_at_work_is_visited_less_than_once_a_second() {
     let mut tested = emptied(400, 20_000, 20_000);
     tested.heap().set_option(Key::Background, 1).expect("on");
     let visit_at_work = |tested: &mut Tested, now_us| {
-        tested.os.world().now_us = now_us;
+        tested.os.state().now_us = now_us;
         // The heap's thread reads the clock, so that its forecast is young.
         tested.heap().next_tick_us();
         let again_us = tested.heap().visit_in_background().expect("it comes again");
@@ -187,7 +187,7 @@ fn a_heap_at_work_is_visited_less_than_once_a_second() {
     let (again_us, left) = visit_at_work(&mut tested, first_us + SECOND / 2);
     assert!((first_us + EVERY..first_us + EVERY * 11 / 10).contains(&again_us), "{again_us}");
     assert_eq!(left, dirty);
-    tested.os.world().now_us = again_us;
+    tested.os.state().now_us = again_us;
     tested.heap().visit_in_background();
     tested.heap().check();
     assert_eq!(tested.heap().runs.dirty, Pages::ZERO);
@@ -202,11 +202,11 @@ fn much_memory_does_not_wait_a_second_though_the_heap_works() {
     // A visit of a heap at work, which has nothing to return.
     tested.heap().set_option(Key::Retain, 60 << 20).expect("in range");
     tested.heap().next_tick_us();
-    let start_us = tested.os.world().now_us;
+    let start_us = tested.os.state().now_us;
     tested.heap().visit_in_background();
     tested.heap().set_option(Key::Retain, 0).expect("in range");
     for (after_us, least_mb, most_mb) in [(SECOND / 10, 40, 48), (SECOND / 7, 0, 5)] {
-        tested.os.world().now_us = start_us + after_us;
+        tested.os.state().now_us = start_us + after_us;
         tested.heap().visit_in_background();
         tested.heap().check();
         let left_mb = dirty_mb(&mut tested);
@@ -222,7 +222,7 @@ fn early_visits_that_do_not_pay_become_rare() {
     const PER_SECOND: u64 = 40;
     const BYTES: usize = 120 << 10;
     let mut tested = Tested::new(FakeOs::new(4096), 256 << 20);
-    tested.os.world().tick_us = 1;
+    tested.os.state().tick_us = 1;
     let spike = |tested: &mut Tested| {
         let blocks = [(); 340].map(|()| tested.call(ptr::null_mut(), 0, BYTES));
         blocks.iter().for_each(|at| assert!(tested.call(*at, BYTES, 0).is_null()));
@@ -231,7 +231,7 @@ fn early_visits_that_do_not_pay_become_rare() {
     for (second, count) in visits.iter_mut().enumerate() {
         for part in 0..PER_SECOND {
             let now_us = (10 + second as u64) * SECOND + part * SECOND / PER_SECOND;
-            tested.os.world().now_us = now_us;
+            tested.os.state().now_us = now_us;
             spike(&mut tested);
             if now_us >= next_us {
                 next_us = tested.heap().visit_in_background().expect("it comes again");
@@ -244,10 +244,10 @@ fn early_visits_that_do_not_pay_become_rare() {
     let later: u32 = visits[4..].iter().sum();
     assert!(visits[0] <= 5 && (17..=20).contains(&later), "{visits:?}");
     // It sleeps: then much goes back soon all the same.
-    let end_us = tested.os.world().now_us;
+    let end_us = tested.os.state().now_us;
     while tested.heap().watch().dirty() > Pages(1200) {
         assert!(next_us < end_us + SECOND * 3 / 2, "{} µs after the end", next_us - end_us);
-        tested.os.world().now_us = next_us;
+        tested.os.state().now_us = next_us;
         next_us = tested.heap().visit_in_background().expect("it comes again");
     }
 }
@@ -263,7 +263,7 @@ fn what_is_due_stays_due_when_the_forecast_has_ended() {
     tested.heap().next_tick_us();
     tested.heap().visit_in_background();
     tested.heap().set_option(Key::Retain, 0).expect("in range");
-    tested.os.world().now_us += SECOND / 10;
+    tested.os.state().now_us += SECOND / 10;
     wait(&mut tested);
     tested.heap().check();
     let left_mb = tested.heap().runs.dirty.bytes() >> 20;
@@ -276,7 +276,7 @@ fn what_is_due_stays_due_when_the_forecast_has_ended() {
 fn a_decay_that_becomes_short_is_heard_of() {
     for after_us in [0, SECOND / 20, SECOND / 3, 100 * SECOND] {
         let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
-        tested.os.world().tick_us = 1;
+        tested.os.state().tick_us = 1;
         tested.heap().set_option(Key::DecayMs, 600_000).expect("in range");
         // No spans, which would be searched some seconds later.
         (0..200).for_each(|_| assert!(tested.allocate(40_000)));
@@ -285,9 +285,9 @@ fn a_decay_that_becomes_short_is_heard_of() {
         tested.heap().set_option(Key::Background, 1).expect("on");
         tested.heap().visit_in_background().expect("it comes again");
         assert!(tested.heap().watch().dirty() > Pages(1000));
-        tested.os.world().now_us += after_us;
+        tested.os.state().now_us += after_us;
         tested.heap().set_option(Key::DecayMs, 1).expect("in range");
-        tested.os.world().now_us += SECOND / 20;
+        tested.os.state().now_us += SECOND / 20;
         wait(&mut tested);
         assert_eq!(tested.heap().watch().dirty(), Pages::ZERO, "{after_us} µs later");
     }
@@ -298,14 +298,14 @@ fn a_decay_that_becomes_short_is_heard_of() {
 fn options_of_a_heap_at_rest_reach_a_thread_that_was_not_called() {
     for (key, before, after) in [(Key::Retain, 60 << 20, 0), (Key::Background, 0, 1)] {
         let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
-        tested.os.world().tick_us = 1;
-        tested.os.world().has_background = true;
+        tested.os.state().tick_us = 1;
+        tested.os.state().has_background = true;
         tested.heap().watch().pretend_uncalled();
         tested.heap().set_option(key, before).expect("in range");
         (0..20_000).for_each(|_| assert!(tested.allocate(400)));
         (0..20_000).rev().for_each(|index| tested.free(index, OldSize::Right));
         assert!(tested.heap().runs.dirty > Pages(1000) && !tested.heap().watch().is_on());
-        tested.os.world().now_us += 5 * SECOND;
+        tested.os.state().now_us += 5 * SECOND;
         tested.heap().set_option(key, after).expect("in range");
         assert!(tested.heap().watch().is_on(), "{key:?}");
         let forecast = tested.heap().watch().forecast().expect("it is not just written");
@@ -316,10 +316,10 @@ fn options_of_a_heap_at_rest_reach_a_thread_that_was_not_called() {
 #[test]
 fn a_host_that_ticks_is_left_alone() {
     let mut tested = emptied(400, 20_000, 20_000);
-    tested.os.world().now_us += 5 * SECOND;
+    tested.os.state().now_us += 5 * SECOND;
     tested.heap().next_tick_us();
     let dirty = tested.heap().runs.dirty;
-    let now_us = tested.os.world().now_us;
+    let now_us = tested.os.state().now_us;
     let again_us = tested.heap().visit_in_background().expect("it comes again");
     assert!((now_us + SECOND - 1000..now_us + 3 * SECOND).contains(&again_us));
     assert_eq!(tested.heap().runs.dirty, dirty);

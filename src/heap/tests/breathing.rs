@@ -10,7 +10,7 @@ pub(super) const SECOND_US: u64 = 1_000_000;
 
 pub(super) fn tested(settings: &[(Key, i64)]) -> Tested {
     let mut tested = Tested::new(FakeOs::new(4096), 256 << 20);
-    tested.os.world().tick_us = 1;
+    tested.os.state().tick_us = 1;
     for (key, value) in settings {
         tested.heap().set_option(*key, *value).expect("in range");
     }
@@ -35,10 +35,10 @@ impl Tested {
     /// Waits and ticks as the heap asks, for at most so long. Returns when it was asked for the
     /// last tick, and how many there were.
     pub(super) fn idle(&mut self, lasting_us: u64) -> (u64, usize) {
-        let start_us = self.os.world().now_us;
+        let start_us = self.os.state().now_us;
         let (mut last_us, mut ticks) = (0, 0);
         while let Some(pause_us) = self.heap().next_tick_us() {
-            let now_us = self.os.world().now_us - start_us;
+            let now_us = self.os.state().now_us - start_us;
             if now_us + pause_us > lasting_us || ticks > 10_000 {
                 break;
             }
@@ -54,7 +54,7 @@ impl Tested {
 fn an_idle_heap_comes_down_in_two_seconds_and_rests() {
     for page in KERNEL_PAGES {
         let mut tested = Tested::new(FakeOs::new(page), 256 << 20);
-        tested.os.world().tick_us = 1;
+        tested.os.state().tick_us = 1;
         tested.wave(4 << 20);
         assert!(tested.free_resident() > 4 << 20);
         let (last_us, ticks) = tested.idle(60 * SECOND_US);
@@ -88,7 +88,7 @@ fn the_slow_path_returns_memory_while_the_heap_is_busy() {
         tested.wave(8 << 20);
         let before = tested.free_resident();
         for _ in 0..100 {
-            tested.os.world().now_us += SECOND_US / 10;
+            tested.os.state().now_us += SECOND_US / 10;
             (0..4).for_each(|_| tested.act(&Step::Allocate(200_000)));
             (0..4).for_each(|_| tested.free(tested.live.len() - 1, OldSize::Right));
         }
@@ -104,9 +104,9 @@ fn the_smallest_budget_makes_progress_with_every_call() {
     let mut tested = tested(&[]);
     tested.wave(4 << 20);
     tested.act(&Step::Tick(0, 1));
-    tested.os.world().now_us += 3 * SECOND_US;
+    tested.os.state().now_us += 3 * SECOND_US;
     // A look alone takes longer than the budget.
-    tested.os.world().tick_us = 5;
+    tested.os.state().tick_us = 5;
     let mut calls = 0;
     while tested.heap().next_tick_us() == Some(0) || calls == 0 {
         tested.act(&Step::Tick(0, 1));
@@ -125,7 +125,7 @@ fn to_ask_when_to_tick_does_not_put_the_tick_off() {
     tested.wave(4 << 20);
     let mut ticks = 0;
     for _ in 0..400 {
-        tested.os.world().now_us += 10_000;
+        tested.os.state().now_us += 10_000;
         if tested.heap().next_tick_us() == Some(0) {
             tested.act(&Step::Tick(0, 500));
             ticks += 1;
@@ -196,13 +196,13 @@ fn a_refusing_kernel_does_not_slow_a_heap_down_at_its_limit() {
         let mut tested = tested(&[]);
         (0..600).for_each(|_| assert!(tested.allocate(12_000)));
         (0..300).rev().for_each(|at| tested.free(2 * at, OldSize::Right));
-        tested.os.world().failures = vec![true; 10_000_000].into();
+        tested.os.state().failures = vec![true; 10_000_000].into();
         tested.act(&Step::Set(key, 1 << 20));
         let calls = tested.heap().counts.purge_calls;
         (0..500).for_each(|_| tested.act(&Step::Allocate(20_000)));
         let calls = tested.heap().counts.purge_calls - calls;
         assert!(calls < 10_000, "{calls} calls in vain with {key:?}");
-        tested.os.world().failures.clear();
+        tested.os.state().failures.clear();
         tested.free_all();
     }
 }
@@ -232,7 +232,7 @@ fn what_is_used_again_is_counted_by_its_cause_and_within_a_second_premature() {
             } else {
                 tested.idle(60 * SECOND_US);
             }
-            tested.os.world().now_us += pause_us;
+            tested.os.state().now_us += pause_us;
             tested.wave(4 << 20);
             let refaults = &tested.heap().runs.refaults;
             let (cause, other) = if asked { (0, 1) } else { (1, 0) };
@@ -248,11 +248,11 @@ fn what_is_used_again_is_counted_by_its_cause_and_within_a_second_premature() {
 fn a_kernel_that_refuses_is_left_alone_for_a_while() {
     let mut tested = tested(&[]);
     tested.wave(4 << 20);
-    tested.os.world().failures = vec![true; 1_000_000].into();
+    tested.os.state().failures = vec![true; 1_000_000].into();
     let (_, ticks) = tested.idle(300 * SECOND_US);
     assert!(ticks < 200, "{ticks} ticks: it spins");
     assert!(tested.heap().counts.failed_calls > 0);
-    tested.os.world().failures.clear();
+    tested.os.state().failures.clear();
     tested.check_contents();
     // Something new to return wakes it up, and what was refused goes too.
     tested.wave(4 << 20);
@@ -265,10 +265,10 @@ fn a_kernel_that_refuses_is_left_alone_for_a_while() {
 fn a_clock_that_jumps_loses_nothing_and_does_not_spin() {
     for jump_us in [0, 1, 1 << 40] {
         let mut tested = tested(&[]);
-        tested.os.world().now_us = 1 << 41;
+        tested.os.state().now_us = 1 << 41;
         tested.wave(4 << 20);
         tested.act(&Step::Tick(0, 500));
-        tested.os.world().now_us = jump_us;
+        tested.os.state().now_us = jump_us;
         let (_, ticks) = tested.idle(60 * SECOND_US);
         assert!(ticks < 200, "{ticks} ticks after a jump to {jump_us}");
         assert_eq!(tested.heap().runs.dirty.0, 0, "after a jump to {jump_us}");
@@ -304,7 +304,7 @@ fn an_emergency_is_not_repeated_when_it_found_nothing() {
     let mut tested = tested(&[(Key::LimitHard, 4 << 20)]);
     while tested.allocate(5000) {}
     while tested.allocate(16) {}
-    let passes = |tested: &mut Tested| tested.os.world().now_us;
+    let passes = |tested: &mut Tested| tested.os.state().now_us;
     let before = passes(&mut tested);
     (0..1000).for_each(|_| assert!(!tested.allocate(5000)));
     let looks = passes(&mut tested) - before;
@@ -340,7 +340,7 @@ fn above_a_soft_limit_the_heap_returns_before_it_grows_and_grows() {
 fn the_limit_can_come_from_the_cgroup() {
     let mut tested = tested(&[]);
     let file = |tested: &Tested, path: &std::ffi::CStr, text: &str| {
-        tested.os.world().files.insert(path.into(), text.into());
+        tested.os.state().files.insert(path.into(), text.into());
     };
     file(&tested, c"/proc/self/cgroup", "0::/\n");
     file(&tested, c"/sys/fs/cgroup/memory.max", "20000000\n");

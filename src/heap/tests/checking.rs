@@ -46,7 +46,7 @@ impl Rng {
 fn random_steps(tested: &mut Tested, rng: &mut Rng, steps: usize) {
     for step in 0..steps {
         // Time passes, so that more than one block is sampled.
-        tested.os.world().now_us += 1000;
+        tested.os.state().now_us += 1000;
         let count = tested.live.len();
         match rng.below(8) {
             0..4 if count < 400 => drop(tested.allocate(rng.size())),
@@ -104,9 +104,9 @@ fn checked_heaps_go_on_when_the_kernel_refuses() {
         let mut tested = checked(&os, 1);
         random_steps(&mut tested, &mut rng, 50 * refused);
         let calls = (0..400).map(|_| rng.below(3) == 0).collect();
-        os.world().failures = calls;
+        os.state().failures = calls;
         random_steps(&mut tested, &mut rng, 600);
-        os.world().failures.clear();
+        os.state().failures.clear();
         compare(&mut tested);
         // Larger ones than a slot has room for, with what lies around them.
         let large = tested.live.iter().filter(|block| block.size > 8168).count() as u64;
@@ -157,11 +157,11 @@ fn a_thread_that_had_to_wait_samples_again_soon() {
     let mut tested = checked(&FakeOs::new(4096), 1);
     let fill = |tested: &mut Tested| (0..5000).for_each(|_| assert!(tested.allocate(40)));
     // Each look at the clock comes an hour after the one before.
-    tested.os.world().tick_us = 3_600_000_000;
+    tested.os.state().tick_us = 3_600_000_000;
     fill(&mut tested);
-    tested.os.world().tick_us = 0;
+    tested.os.state().tick_us = 0;
     let sampled = tested.heap().debug_stats().guarded;
-    tested.os.world().now_us += 50_000;
+    tested.os.state().now_us += 50_000;
     fill(&mut tested);
     assert!(sampled > 0 && tested.heap().debug_stats().guarded > sampled);
 }

@@ -96,7 +96,7 @@ fn after_a_rest_the_collector_is_asked_again() {
     let mut tested = with_collector(&mut counted);
     fill(&mut tested, LIMIT / 8 * 7 + (640 << 10));
     assert_eq!((counted.due, counted.cancel_due), (3, 1), "in vain");
-    tested.os.world().now_us += 10 * SECOND_US;
+    tested.os.state().now_us += 10 * SECOND_US;
     // A look lowers the growth limit again.
     tested.act(&Step::Tick(0, 0));
     assert!(tested.allocate(100_000));
@@ -172,7 +172,7 @@ fn with_raised_limit(counted: &mut Counted) -> (Tested, usize) {
     let mut tested = with_collector(counted);
     fill(&mut tested, LIMIT / 64 * 61);
     assert_eq!((counted.due, counted.cancel_due), (3, 1), "in vain");
-    tested.os.world().now_us += 10 * SECOND_US;
+    tested.os.state().now_us += 10 * SECOND_US;
     tested.act(&Step::Tick(0, 0));
     let raised = tested.heap().growth_limit;
     assert!(raised > LIMIT / 32 * 29, "{raised}");
@@ -224,7 +224,7 @@ fn an_emergency_that_was_suspended_does_not_end_unasked() {
     assert_eq!((counted.due, counted.cancel_due), (4, 2), "suspended");
     // The host collects by itself.
     drop_to(&mut tested, LIMIT / 8 * 5);
-    tested.os.world().now_us += 10 * SECOND_US;
+    tested.os.state().now_us += 10 * SECOND_US;
     tested.act(&Step::Tick(0, 0));
     fill(&mut tested, LIMIT / 64 * 58);
     assert!(counted.due > 4, "the next growth asks the collector");

@@ -138,7 +138,7 @@ fn a_tick_gives_back_what_is_due_outside_and_says_how_much() {
     both.fall_due(&[part, DONE]);
     assert_eq!(both.tested.heap().next_tick_us(), Some(0));
     let steps = both.tested.heap().hooks.step_latency.count;
-    let start_us = both.tested.os.world().now_us;
+    let start_us = both.tested.os.state().now_us;
     let outcome = both.tick(500);
     assert_eq!(outcome, Outcome { returned: Pages(3), calls: 2, refused: 1, more: true });
     let [(ForeignReason::Due, Some(deadline_us))] = both.calls()[..] else { panic!("no call") };
@@ -227,7 +227,7 @@ fn a_reclaim_asks_for_all_that_is_outside_due_or_not() {
 fn the_slow_path_gives_back_what_is_due_outside() {
     for auto in [1, 0] {
         let mut both = WithOutside::new(&[(Key::Auto, auto)], Outside::default());
-        both.tested.os.world().tick_us = 1000;
+        both.tested.os.state().tick_us = 1000;
         both.fall_due(&[DONE]);
         for _ in 0..2000 {
             both.tested.act(&Step::Allocate(100));
@@ -240,7 +240,7 @@ fn the_slow_path_gives_back_what_is_due_outside() {
         }
         // At a free, which asks by itself whether something is due.
         both.fall_due(&[DONE]);
-        both.tested.os.world().now_us += SECOND_US;
+        both.tested.os.state().now_us += SECOND_US;
         both.tested.heap().poll_now();
         assert_eq!(both.calls().len() as i64, auto);
     }

@@ -155,7 +155,7 @@ fn a_child_that_looks_leaves_a_right_forecast() {
         tested.heap().watch().pretend();
         vanish(&mut tested, return_dirty);
         tested.heap().watch().pretend_fork();
-        tested.os.world().has_background = true;
+        tested.os.state().has_background = true;
         tested.heap().set_option(Key::DecayMs, 1000).expect("in range");
         tested.heap().check();
         tested.free_all();
@@ -170,7 +170,7 @@ fn a_child_without_the_thread_returns_what_its_parents_had() {
         tested.heap().watch().pretend();
         vanish(&mut tested, return_dirty);
         tested.heap().watch().pretend_fork();
-        tested.os.world().has_background = true;
+        tested.os.state().has_background = true;
         tested.heap().set_option(Key::Background, 0).expect("in range");
         tested.heap().set_option(Key::DecayMs, 0).expect("in range");
         tested.heap().tick(0);

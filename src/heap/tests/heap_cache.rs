@@ -32,7 +32,7 @@ fn a_reset_heap_is_as_new() {
 fn a_heap_that_the_kernel_will_not_purge_or_that_grew_long_is_not_kept() {
     let mut tested = Tested::new(FakeOs::new(4096), 16 << 20);
     (0..40).for_each(|_| assert!(tested.allocate(50_000)));
-    tested.os.world().failures = vec![true].into();
+    tested.os.state().failures = vec![true].into();
     tested.live.clear();
     assert!(!tested.heap().reset_state());
     let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);

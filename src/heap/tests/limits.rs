@@ -75,7 +75,7 @@ fn empty_spans_make_room_when_no_other_pages_are_left() {
 fn above_a_soft_limit_holes_go_back_until_growth_fits() {
     for step_us in [1, 250] {
         let mut tested = tested(&[(Key::StepUs, step_us), (Key::DecayMs, 3_600_000)]);
-        tested.os.world().tick_us = 100;
+        tested.os.state().tick_us = 100;
         tested.holes(24 << 20);
         let limit = tested.resident() + (1 << 20);
         tested.act(&Step::Set(Key::LimitSoft, limit as i64));
@@ -93,7 +93,7 @@ fn above_a_soft_limit_holes_go_back_until_growth_fits() {
 #[test]
 fn room_is_made_for_each_growth_beyond_a_soft_limit() {
     let mut tested = tested(&[(Key::Auto, 0)]);
-    tested.os.world().tick_us = 100;
+    tested.os.state().tick_us = 100;
     tested.holes(16 << 20);
     let limit = tested.resident();
     tested.act(&Step::Set(Key::LimitSoft, limit as i64));
@@ -108,7 +108,7 @@ fn room_is_made_for_each_growth_beyond_a_soft_limit() {
 /// quarter, became holes of a page each. Returns how many.
 fn passed_by_a_search() -> (Tested, usize) {
     let mut tested = tested(&[(Key::Auto, 0)]);
-    tested.os.world().tick_us = 100;
+    tested.os.state().tick_us = 100;
     tested.holes(16 << 20);
     let mut high: Vec<usize> = tested.live.iter().map(|block| block.at.addr()).collect();
     high.sort_unstable();
@@ -158,7 +158,7 @@ fn a_search_in_vain_is_repeated_after_a_second() {
     let mut tested = tested(&[(Key::LimitSoft, 1 << 20), (Key::DecayMs, 3_600_000)]);
     let mut searches = 0;
     for _ in 0..300 {
-        tested.os.world().now_us += SECOND_US / 100;
+        tested.os.state().now_us += SECOND_US / 100;
         let before = tested.steps();
         assert!(tested.allocate(20_000), "it grows nonetheless");
         searches += tested.steps() - before;
@@ -261,7 +261,7 @@ fn a_full_heap_is_not_walked_for_each_refusal() {
 #[test]
 fn an_emergency_in_vain_waits_until_as_much_is_free_as_is_lacking() {
     let mut tested = tested(&[(Key::LimitHard, 4 << 20), (Key::Auto, 0)]);
-    tested.os.world().tick_us = 0;
+    tested.os.state().tick_us = 0;
     tested.fill(200);
     assert!(!tested.allocate(100_000));
     let steps = tested.steps();
@@ -276,7 +276,7 @@ fn an_emergency_in_vain_waits_until_as_much_is_free_as_is_lacking() {
     scattered.take(200).for_each(|index| tested.free(index, OldSize::Right));
     assert!(!tested.allocate(100_000));
     assert_eq!(tested.steps(), steps + 1);
-    tested.os.world().now_us += SECOND_US;
+    tested.os.state().now_us += SECOND_US;
     assert!(!tested.allocate(100_000));
     assert_eq!(tested.steps(), steps + 2, "nor is it believed for ever");
 }
@@ -285,7 +285,7 @@ fn an_emergency_in_vain_waits_until_as_much_is_free_as_is_lacking() {
 #[test]
 fn what_was_used_since_an_emergency_in_vain_may_be_found() {
     let mut tested = tested(&[(Key::LimitHard, 4 << 20)]);
-    tested.os.world().tick_us = 0;
+    tested.os.state().tick_us = 0;
     tested.fill(200);
     tested.free_those(0, |index| index % 20 != 0);
     assert!(!tested.allocate(3_000_000), "a block on each page");
@@ -302,7 +302,7 @@ fn what_was_used_since_an_emergency_in_vain_may_be_found() {
 fn room_is_made_again_for_pages_that_went_to_make_room() {
     let mut tested = tested(&[(Key::LimitHard, 4 << 20), (Key::Auto, 0)]);
     // The search stops as soon as what was asked for fits.
-    tested.os.world().tick_us = 300;
+    tested.os.state().tick_us = 300;
     (0..900).for_each(|_| assert!(tested.allocate(3000)));
     assert!(tested.allocate(1_000_000));
     tested.free_those(0, |index| index % 8 != 0);
@@ -372,7 +372,7 @@ proptest! {
         steps in prop::collection::vec(step(), 50..150),
     ) {
         let mut tested = Tested::new(FakeOs::new(KERNEL_PAGES[page]), 64 << 20);
-        tested.os.world().tick_us = 1;
+        tested.os.state().tick_us = 1;
         tested.act(&Step::Set(Key::LimitHard, limit));
         for (at, step) in steps.iter().enumerate() {
             let size = sizes[at % sizes.len()];
@@ -410,7 +410,7 @@ fn a_limit_that_is_too_low_makes_a_heap_thrash() {
         assert_eq!(thrashes(&mut tested, 5, 50), limit > 0, "limit {limit}");
         assert!(!thrashes(&mut tested, 5, 5));
         thrashes(&mut tested, 5, 50);
-        tested.os.world().now_us += 10_000_000;
+        tested.os.state().now_us += 10_000_000;
         assert!(!tested.heap().is_thrashing(), "at rest");
         tested.free_all();
     }

@@ -20,11 +20,11 @@ fn a_long_block_is_moved_by_the_kernel_and_leaves_no_split_mapping() {
         tested.resize(last, size * 2, OldSize::Right);
         tested.heap().check();
     }
-    assert!(os.world().moves >= 4, "{} moves", os.world().moves);
+    assert!(os.state().moves >= 4, "{} moves", os.state().moves);
     tested.check_contents();
     tested.free_all();
-    let moves = os.world().moves;
-    assert_eq!(os.world().renewals, moves, "each split mapping was renewed");
+    let moves = os.state().moves;
+    assert_eq!(os.state().renewals, moves, "each split mapping was renewed");
     assert_eq!(tested.heap().split_mappings.room(), SplitMappings::CAPACITY);
 }
 
@@ -43,7 +43,7 @@ fn a_block_is_copied_to_pages_that_have_memory_and_moved_to_others() {
         }
         // The block behind it is in its way; `free` has put the last one first.
         tested.resize(1, 2 << 20, OldSize::Right);
-        assert_eq!(os.world().moves, moves);
+        assert_eq!(os.state().moves, moves);
         tested.free_all();
     }
 }
@@ -55,13 +55,13 @@ fn a_block_that_moved_and_grew_moves_again_in_pieces() {
     assert!(tested.allocate(1 << 16) && tested.allocate(1 << 15));
     // `resize` puts the block last.
     tested.resize(0, 1 << 17, OldSize::Right);
-    assert_eq!(os.world().moves, 1);
+    assert_eq!(os.state().moves, 1);
     tested.resize(1, 1 << 18, OldSize::Right);
-    assert_eq!(os.world().moves, 1, "it grew in place behind its split mapping");
+    assert_eq!(os.state().moves, 1, "it grew in place behind its split mapping");
     // Too long for the place that the block left.
     assert!(tested.allocate(1 << 17));
     tested.resize(1, 1 << 19, OldSize::Right);
-    assert_eq!(os.world().moves, 3, "the split mapping and what is behind it moved apart");
+    assert_eq!(os.state().moves, 3, "the split mapping and what is behind it moved apart");
     tested.heap().check();
     tested.check_contents();
     tested.free_all();
@@ -80,7 +80,7 @@ fn at_a_limit(limit: Key, room: usize) -> Tested {
         let index = tested.lowest(1 << 20);
         tested.resize(index, 3 << 19, OldSize::Right);
     }
-    assert_eq!(tested.os.world().moves, 3);
+    assert_eq!(tested.os.state().moves, 3);
     tested.act(&Step::ReclaimAll);
     let bytes = tested.heap().resident() + room;
     tested.act(&Step::Set(limit, bytes as i64));
@@ -110,10 +110,10 @@ fn a_refused_move_does_not_lead_past_the_hard_limit() {
         let mut tested = at_a_limit(Key::LimitHard, 3 << 18);
         let limit = tested.heap().options.bytes(Key::LimitHard);
         let moved = refused.iter().filter(|refused| !**refused).count();
-        tested.os.world().refused_moves = refused.into();
+        tested.os.state().refused_moves = refused.into();
         assert_eq!(grow(&mut tested), moved > 0);
         grow(&mut tested);
-        assert!(tested.os.world().refused_moves.is_empty(), "it was refused");
+        assert!(tested.os.state().refused_moves.is_empty(), "it was refused");
         let heap = tested.heap();
         let (resident, kernel) = (heap.resident(), heap.kernel_resident().expect("mincore"));
         assert!(resident <= limit, "{} bytes above the limit", resident - limit);
@@ -135,7 +135,7 @@ fn a_copy_that_a_limit_has_no_room_for_is_not_begun() {
     let before = state(tested.heap());
     assert!(!grow(&mut tested));
     assert_eq!(state(tested.heap()), before);
-    assert_eq!(tested.os.world().moves, 3);
+    assert_eq!(tested.os.state().moves, 3);
     tested.check_contents();
     tested.free_all();
 }
@@ -144,7 +144,7 @@ fn a_copy_that_a_limit_has_no_room_for_is_not_begun() {
 fn a_refused_move_is_a_copy_where_a_limit_has_room_for_it() {
     for (limit, room) in [(Key::LimitHard, 4 << 20), (Key::LimitSoft, 0)] {
         let mut tested = at_a_limit(limit, room);
-        tested.os.world().refused_moves = vec![true].into();
+        tested.os.state().refused_moves = vec![true].into();
         assert!(grow(&mut tested), "{limit:?}");
         tested.check_contents();
         tested.free_all();
@@ -174,7 +174,7 @@ fn what_was_moved_away_is_no_return_and_its_use_no_mistake() {
         }
         tested.heap().check();
     }
-    assert!(tested.os.world().moves > 10 && tested.os.world().renewals > 0);
+    assert!(tested.os.state().moves > 10 && tested.os.state().renewals > 0);
     let refaults = &tested.heap().runs.refaults;
     assert!(refaults::total(&refaults.returned) > 100, "{refaults:?}");
     tested.free_all();

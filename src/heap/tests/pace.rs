@@ -13,7 +13,7 @@ const MB: usize = 1 << 20;
 /// A heap of 1 GiB on which returning 1 MiB takes 150 µs: a step reads the clock twice.
 fn slow() -> Tested {
     let tested = Tested::new(FakeOs::new(4096), 1 << 30);
-    tested.os.world().tick_us = 75;
+    tested.os.state().tick_us = 75;
     tested
 }
 
@@ -43,7 +43,7 @@ impl Tested {
     }
 
     fn now_us(&self) -> u64 {
-        self.os.world().now_us
+        self.os.state().now_us
     }
 
     /// Allocates and frees `rate` small blocks in a second until less than 1 MiB is dirty. Returns
@@ -53,7 +53,7 @@ impl Tested {
         let (mut made, mut longest_us) = (0, 0);
         let mut blocks = Vec::new();
         while self.dirty() >= MB {
-            self.os.world().now_us += SECOND_US * (made + 1) / rate - SECOND_US * made / rate;
+            self.os.state().now_us += SECOND_US * (made + 1) / rate - SECOND_US * made / rate;
             made += 1;
             let before_us = self.now_us();
             blocks.push(self.raw(16));
@@ -105,10 +105,10 @@ fn holes_go_back_in_two_seconds_though_a_little_work_goes_on() {
                 tested.discard(at, 3000);
             }
         }
-        tested.os.world().tick_us = 150;
+        tested.os.state().tick_us = 150;
         let end_us = tested.now_us() + 2 * SECOND_US;
         while tested.now_us() < end_us {
-            tested.os.world().now_us += SECOND_US / 10;
+            tested.os.state().now_us += SECOND_US / 10;
             let at = tested.raw(9000);
             tested.discard(at, 9000);
             if has_host {
@@ -130,16 +130,16 @@ fn at_full_speed(slow_us: u64) -> (u64, u64) {
     let mut tested = slow();
     tested.make_dirty(400 * MB);
     for tick_us in [75, slow_us] {
-        tested.os.world().tick_us = tick_us;
+        tested.os.state().tick_us = tick_us;
         let before = tested.dirty();
         while tested.dirty() == before {
-            tested.os.world().now_us += 10;
+            tested.os.state().now_us += 10;
             tested.raw(16);
         }
     }
-    tested.os.world().tick_us = 75;
+    tested.os.state().tick_us = 75;
     for _ in 0..10_000 {
-        tested.os.world().now_us += 10;
+        tested.os.state().now_us += 10;
         tested.raw(16);
     }
     tested.work_until_clean(100_000)
@@ -159,11 +159,11 @@ fn at_full_speed_a_look_takes_one_step() {
 /// come: MB that are left some milliseconds after they are due.
 fn left_to_a_thread_that_does_not_come(after_ms: u64) -> usize {
     let mut tested = slow();
-    tested.os.world().has_background = true;
+    tested.os.state().has_background = true;
     tested.make_dirty(400 * MB);
     let mut due_us = None;
     while due_us.is_none_or(|due_us| tested.now_us() < due_us + after_ms * 1000) {
-        tested.os.world().now_us += SECOND_US / 640;
+        tested.os.state().now_us += SECOND_US / 640;
         tested.heap().pretend_thread();
         tested.raw(16);
         if tested.heap().due() >= Pages(100 * 256) {
@@ -193,7 +193,7 @@ fn a_longer_step_returns_more_at_low_rates() {
 /// How often the clock is read in 4,000 operations at full speed.
 fn readings(has_background: bool) -> u64 {
     let mut tested = tested(&[]);
-    tested.os.world().has_background = has_background;
+    tested.os.state().has_background = has_background;
     let start_us = tested.now_us();
     (0..64 * 4000).for_each(|_| assert!(!tested.raw(16).is_null()));
     // One microsecond is one reading.
@@ -286,9 +286,9 @@ fn buffer(tested: &mut Tested, beside_mb: usize, there_us: u64, gone_us: u64) ->
     let count = 10 * SECOND_US / (there_us + gone_us).max(1000);
     let turn = |_| {
         let at = tested.raw(64 * MB);
-        tested.os.world().now_us += there_us;
+        tested.os.state().now_us += there_us;
         tested.discard(at, 64 * MB);
-        tested.os.world().now_us += gone_us;
+        tested.os.state().now_us += gone_us;
         tested.dirty()
     };
     (0..count).map(turn).collect()
@@ -328,7 +328,7 @@ fn a_timer_returns_everything_in_two_seconds() {
     let start_us = tested.now_us();
     while tested.heap().runs.dirty > Pages::ZERO {
         let more = tested.heap().tick(1000).more;
-        tested.os.world().now_us += if more { 10_000 } else { SECOND_US / 2 };
+        tested.os.state().now_us += if more { 10_000 } else { SECOND_US / 2 };
         assert!(tested.now_us() - start_us < 20 * SECOND_US, "{} are left", tested.dirty());
     }
     let ms = (tested.now_us() - start_us) / 1000;

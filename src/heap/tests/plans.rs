@@ -12,7 +12,7 @@ const MIB: usize = 1 << 20;
 
 /// A heap in a process that may map `space` bytes.
 pub(super) fn planned(os: &FakeOs, space: usize) -> Tested {
-    os.world().address_space = Some(space);
+    os.state().address_space = Some(space);
     let mut tested = Tested::new(os.clone(), 0);
     assert!(tested.heap().layout.is_planned);
     tested
@@ -27,7 +27,7 @@ fn fill(tested: &mut Tested, size: usize) {
 /// Pretends that the process has mapped a number of `pages`.
 fn show_mapped(os: &FakeOs, pages: usize) {
     let text = format!("{pages} 10 10 1 0 10 0\n").into_bytes();
-    os.world().files.insert(c"/proc/self/statm".into(), text);
+    os.state().files.insert(c"/proc/self/statm".into(), text);
 }
 
 impl Tested {
@@ -65,10 +65,10 @@ proptest! {
     ) {
         let os = FakeOs::new(KERNEL_PAGES[page]);
         let mut tested = planned(&os, space * MIB);
-        os.world().tick_us = 1000;
+        os.state().tick_us = 1000;
         for step in &program {
             tested.run(step);
-            prop_assert_eq!(tested.heap().reserved(), os.world().address_bytes());
+            prop_assert_eq!(tested.heap().reserved(), os.state().address_bytes());
             tested.check_resident();
         }
         tested.check_contents();
@@ -86,16 +86,16 @@ proptest! {
     ) {
         let os = FakeOs::new(KERNEL_PAGES[page]);
         let mut tested = planned(&os, 16 * MIB);
-        os.world().failures = failures.into();
+        os.state().failures = failures.into();
         for step in &program {
             tested.run(step);
         }
         tested.check_contents();
-        os.world().failures.clear();
+        os.state().failures.clear();
         tested.free_all();
         tested.run(&Step::Set(Key::LimitHard, 0));
         prop_assert!(tested.allocate(100_000), "the heap goes on");
-        prop_assert_eq!(tested.heap().reserved(), os.world().address_bytes());
+        prop_assert_eq!(tested.heap().reserved(), os.state().address_bytes());
     }
 }
 
@@ -115,10 +115,10 @@ fn a_heap_takes_what_it_uses_and_gives_all_of_it_back() {
             assert!(ahead <= most.min(2 * MIB) + page, "{ahead} for {used}");
         }
         tested.heap().check();
-        assert_eq!(tested.heap().reserved(), os.world().address_bytes());
+        assert_eq!(tested.heap().reserved(), os.state().address_bytes());
         assert_eq!(tested.heap().committed_bytes(), tested.heap().snapshot().committed);
         drop(tested);
-        assert!(!os.world().has_reservations(), "all that was mapped is unmapped");
+        assert!(!os.state().has_reservations(), "all that was mapped is unmapped");
     }
 }
 
@@ -126,7 +126,7 @@ fn a_heap_takes_what_it_uses_and_gives_all_of_it_back() {
 fn each_call_is_refused_once() {
     for call in 0.. {
         let os = FakeOs::new(4096);
-        os.world().failures = (0..=call).map(|at| at == call).collect();
+        os.state().failures = (0..=call).map(|at| at == call).collect();
         // The first places are but two of many.
         let mut tested = planned(&os, 64 * MIB);
         (0..20).for_each(|_| tested.act(&Step::Allocate(60_000)));
@@ -138,11 +138,11 @@ fn each_call_is_refused_once() {
         tested.run(&Step::Set(Key::History, 1));
         tested.run(&Step::ReclaimAll);
         tested.check_contents();
-        assert_eq!(tested.heap().reserved(), os.world().address_bytes(), "call {call}");
+        assert_eq!(tested.heap().reserved(), os.state().address_bytes(), "call {call}");
         tested.free_all();
-        let is_last = !os.world().failures.is_empty();
+        let is_last = !os.state().failures.is_empty();
         drop(tested);
-        assert!(!os.world().has_reservations(), "call {call}");
+        assert!(!os.state().has_reservations(), "call {call}");
         if is_last {
             assert!(call > 20, "{call} calls were made to fail");
             break;
@@ -162,15 +162,15 @@ fn occupied_addresses_refuse_growth_at_every_end() {
         let os = FakeOs::new(4096);
         let mut tested = planned(&os, 256 * MIB);
         let at = end(tested.heap()).addr();
-        os.world().occupied = at..at + PAGE;
+        os.state().occupied = at..at + PAGE;
         fill(&mut tested, 60_000);
         let filled = tested.live.len() * 60_000;
         assert!(filled < fits, "{filled} bytes");
-        assert!(os.world().collisions > 0);
-        assert_eq!(tested.heap().reserved(), os.world().address_bytes());
+        assert!(os.state().collisions > 0);
+        assert_eq!(tested.heap().reserved(), os.state().address_bytes());
         tested.check_contents();
         // Somebody else has gone.
-        os.world().occupied = 0..0;
+        os.state().occupied = 0..0;
         (0..20).for_each(|_| assert!(tested.allocate(60_000)));
         tested.heap().check();
         tested.check_contents();
@@ -186,7 +186,7 @@ fn the_limit_itself_ends_growth_and_is_reported() {
     fill(&mut tested, 60_000);
     let filled = tested.live.len() * 60_000;
     assert!(filled > 30 * MIB, "{filled} of 32 MiB are used");
-    assert!(os.world().address_bytes() <= 32 * MIB);
+    assert!(os.state().address_bytes() <= 32 * MIB);
     assert_eq!(tested.heap().counts.refused_address_space, 1);
     let told = crate::error::last_text();
     let limit = "RLIMIT_AS (ulimit -v) is 33554432 bytes, and the process uses 33554432";
@@ -228,8 +228,8 @@ fn a_shrink_that_was_refused_a_smaller_block_counts_as_no_refusal() {
 
 /// How many ranges were planned, and how many of these plans were ended.
 fn plans_of(os: &FakeOs) -> (u64, u64) {
-    let world = os.world();
-    (world.plans, world.ended_plans)
+    let state = os.state();
+    (state.plans, state.ended_plans)
 }
 
 #[test]
@@ -238,10 +238,10 @@ fn a_place_that_is_taken_is_left_for_another() {
     for (failures, plans) in [(vec![true], 2), (vec![false, true], 2), (vec![true, false, true], 3)]
     {
         let os = FakeOs::new(4096);
-        os.world().failures = failures.into();
+        os.state().failures = failures.into();
         let mut tested = planned(&os, 64 * MIB);
         assert_eq!(plans_of(&os), (plans, plans - 1));
-        assert_eq!(tested.heap().reserved(), os.world().address_bytes());
+        assert_eq!(tested.heap().reserved(), os.state().address_bytes());
         assert!(tested.allocate(5000));
         tested.free_all();
         drop(tested);
@@ -252,8 +252,8 @@ fn a_place_that_is_taken_is_left_for_another() {
 #[test]
 fn where_no_place_can_be_mapped_the_heap_reserves() {
     let os = FakeOs::new(4096);
-    os.world().address_space = Some(256 * MIB);
-    os.world().failures = vec![true; 16].into();
+    os.state().address_space = Some(256 * MIB);
+    os.state().failures = vec![true; 16].into();
     let mut tested = Tested::new(os.clone(), 0);
     assert!(!tested.heap().layout.is_planned);
     assert_eq!(plans_of(&os), (16, 16));
@@ -267,7 +267,7 @@ fn where_no_place_can_be_mapped_the_heap_reserves() {
 #[test]
 fn a_process_without_room_for_a_heap_gets_the_reason() {
     let os = FakeOs::new(4096);
-    os.world().address_space = Some(MIB);
+    os.state().address_space = Some(MIB);
     show_mapped(&os, 200);
     assert!(os.reserve(MIB - 20 * PAGE, false).is_some());
     let refused = Heap::<_, Reclaim>::create(os, Options::DEFAULT).map(drop);
@@ -280,11 +280,11 @@ fn a_process_without_room_for_a_heap_gets_the_reason() {
 #[test]
 fn an_explicit_reserve_is_reserved_under_a_limit_too() {
     let os = FakeOs::new(4096);
-    os.world().address_space = Some(256 * MIB);
+    os.state().address_space = Some(256 * MIB);
     let mut tested = Tested::new(os.clone(), 8 << 20);
     assert!(!tested.heap().layout.is_planned);
-    assert_eq!(os.world().plans, 0);
-    assert_eq!(os.world().address_bytes(), 8 << 20);
+    assert_eq!(os.state().plans, 0);
+    assert_eq!(os.state().address_bytes(), 8 << 20);
     assert_eq!(tested.heap().reserved(), 8 << 20);
 }
 
@@ -292,17 +292,17 @@ fn an_explicit_reserve_is_reserved_under_a_limit_too() {
 fn the_history_is_mapped_when_it_is_asked_for() {
     let os = FakeOs::new(4096);
     let mut tested = planned(&os, 64 * MIB);
-    let before = os.world().address_bytes();
+    let before = os.state().address_bytes();
     assert_eq!(tested.heap().history_buffer().len(), 0);
-    os.world().failures = vec![true, true].into();
+    os.state().failures = vec![true, true].into();
     assert_eq!(tested.heap().set_option(Key::History, 1), Err(Error::Memory));
     assert_eq!(tested.heap().history_buffer().len(), 0);
-    assert_eq!(os.world().address_bytes(), before);
-    os.world().failures.clear();
+    assert_eq!(os.state().address_bytes(), before);
+    os.state().failures.clear();
     tested.act(&Step::Set(Key::History, 1));
     let bytes = size_of_val(tested.heap().history_buffer());
     assert!(bytes > 0);
-    assert_eq!(os.world().address_bytes(), before + bytes);
+    assert_eq!(os.state().address_bytes(), before + bytes);
     assert!(tested.heap().history_buffer().iter().all(|word| *word == 0));
     for _ in 0..3 {
         tested.act(&Step::Tick(SECOND_US, 0));
@@ -355,15 +355,15 @@ fn a_large_block_moves_to_pages_that_are_mapped() {
     let mut tested = planned(&os, 256 * MIB);
     assert!(tested.allocate(4 * MIB) && tested.allocate(5000));
     tested.run(&Step::Resize(0, 9 * MIB, OldSize::Right));
-    assert!(os.world().moves > 0);
+    assert!(os.state().moves > 0);
     tested.check_contents();
     // The target cannot be mapped: nothing moves.
     let at = tested.heap().base.wrapping_add(tested.heap().extent.end).addr();
-    os.world().occupied = at..at + PAGE;
-    let (moves, block) = (os.world().moves, tested.live[1].at);
+    os.state().occupied = at..at + PAGE;
+    let (moves, block) = (os.state().moves, tested.live[1].at);
     tested.run(&Step::Resize(1, 20 * MIB, OldSize::Right));
     assert!(tested.live.iter().any(|it| it.at == block && it.size == 9 * MIB));
-    assert_eq!(os.world().moves, moves);
+    assert_eq!(os.state().moves, moves);
     tested.check_contents();
     tested.free_all();
 }
@@ -373,13 +373,13 @@ fn address_space_at_the_end_goes_back_with_its_memory() {
     let os = FakeOs::new(4096);
     let mut tested = planned(&os, 256 * MIB);
     assert!(tested.allocate(100));
-    let before = os.world().address_bytes();
+    let before = os.state().address_bytes();
     for _ in 0..2 {
         (0..200).for_each(|_| tested.act(&Step::Allocate(60_000)));
-        assert!(os.world().address_bytes() > 12 * MIB);
+        assert!(os.state().address_bytes() > 12 * MIB);
         (0..200).for_each(|_| tested.free(1, OldSize::Right));
         tested.run(&Step::ReclaimAll);
-        let left = os.world().address_bytes();
+        let left = os.state().address_bytes();
         // The descriptors of the pages stay.
         assert!(left < before + MIB, "{left} bytes are mapped");
         assert_eq!(tested.heap().reserved(), left);
@@ -391,7 +391,7 @@ fn address_space_at_the_end_goes_back_with_its_memory() {
         (0..200).for_each(|_| tested.free(1, OldSize::Right));
         // Not before its time.
         tested.run(&Step::Tick(1000, 0));
-        assert!(os.world().address_bytes() > 12 * MIB);
+        assert!(os.state().address_bytes() > 12 * MIB);
         if by_itself {
             tested.heap().visit_in_background();
             tested.run(&Step::Visit(3 * SECOND_US));
@@ -399,15 +399,15 @@ fn address_space_at_the_end_goes_back_with_its_memory() {
         for _ in 0..8 {
             tested.run(&Step::Tick(SECOND_US / 2, 0));
         }
-        assert!(os.world().address_bytes() < before + MIB);
+        assert!(os.state().address_bytes() < before + MIB);
     }
     // What is refused stays mapped, and is used again.
     (0..200).for_each(|_| tested.act(&Step::Allocate(60_000)));
     (0..200).for_each(|_| tested.free(1, OldSize::Right));
     for call in 0..8 {
-        os.world().failures = (0..=call).map(|at| at == call).collect();
+        os.state().failures = (0..=call).map(|at| at == call).collect();
         tested.run(&Step::ReclaimAll);
-        os.world().failures.clear();
+        os.state().failures.clear();
         (0..100).for_each(|_| assert!(tested.allocate(60_000)));
         tested.heap().check();
         (0..100).for_each(|_| tested.free(1, OldSize::Right));
@@ -456,13 +456,13 @@ fn what_cannot_be_cut_off_stays_in_the_account() {
     let mut tested = planned(&os, 256 * MIB);
     assert!(tested.allocate(100));
     tested.swell();
-    tested.os.world().tick_us = 1;
+    tested.os.state().tick_us = 1;
     tested.run(&Step::Tick(1000, 0));
     // All goes back to the kernel, and nothing is cut off.
     tested.heap().visit_in_background();
-    tested.os.world().now_us += 10 * SECOND_US;
+    tested.os.state().now_us += 10 * SECOND_US;
     while let Some(again_us) = tested.heap().visit_in_background() {
-        tested.os.world().now_us = again_us;
+        tested.os.state().now_us = again_us;
     }
     tested.heap().note_background();
     let (top, failed, churned) = (
@@ -472,18 +472,18 @@ fn what_cannot_be_cut_off_stays_in_the_account() {
     );
     assert!(top.offset() > 11 * MIB);
     // The pages; then the descriptors, which are purged then.
-    os.world().failures = vec![true].into();
+    os.state().failures = vec![true].into();
     tested.heap().cut_end();
-    assert!(os.world().failures.is_empty());
+    assert!(os.state().failures.is_empty());
     tested.heap().check();
     let heap = tested.heap();
     assert_eq!((heap.runs.top, heap.runs.pages_churned), (top, churned));
     assert_eq!(heap.counts.failed_calls, failed + 1);
     tested.check_resident();
     let below = tested.heap().extent.below;
-    os.world().failures = vec![false, true].into();
+    os.state().failures = vec![false, true].into();
     tested.heap().cut_end();
-    assert!(os.world().failures.is_empty());
+    assert!(os.state().failures.is_empty());
     tested.heap().check();
     assert!(tested.heap().runs.top < top);
     assert_eq!(tested.heap().extent.below, below);
@@ -546,7 +546,7 @@ fn a_child_cuts_off_what_its_parents_thread_had() {
 #[test]
 fn what_was_cut_off_and_is_needed_again_is_known_to_the_policy() {
     let os = FakeOs::new(4096);
-    os.world().now_us = SECOND_US;
+    os.state().now_us = SECOND_US;
     let mut tested = cut(&os);
     let before = tested.heap().runs.refaults.clone();
     let runs = &tested.heap().runs;

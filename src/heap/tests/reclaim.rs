@@ -42,7 +42,7 @@ fn a_budget_stops_a_pass_and_the_next_goes_on() {
     tested.act(&Step::Set(Key::Auto, 0));
     (0..8).for_each(|_| assert!(tested.allocate(4 << 20)));
     tested.free_all();
-    os.world().tick_us = 10;
+    os.state().tick_us = 10;
     let mut calls = 0;
     loop {
         let outcome = tested.heap().reclaim(Budget::Until(0));
@@ -53,6 +53,6 @@ fn a_budget_stops_a_pass_and_the_next_goes_on() {
         }
     }
     assert!((32..40).contains(&calls), "{calls} steps for 32 MiB");
-    assert_eq!(os.world().longest_purge, 1 << 20);
+    assert_eq!(os.state().longest_purge, 1 << 20);
     assert_eq!(tested.heap().snapshot().free_resident, 0);
 }

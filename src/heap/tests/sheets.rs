@@ -12,7 +12,7 @@ const BLOCK: usize = 4000;
 /// A heap that has had 4,000 blocks of a page, and has freed all but the first.
 fn emptied(kernel_page: usize) -> Tested {
     let mut tested = Tested::new(FakeOs::new(kernel_page), 64 << 20);
-    tested.os.world().tick_us = 1;
+    tested.os.state().tick_us = 1;
     tested.heap().tick(1000);
     (0..4000).for_each(|_| assert!(tested.allocate(BLOCK)));
     tested.free_after(1);
@@ -56,7 +56,7 @@ fn the_background_thread_returns_them() {
     for kernel_page in KERNEL_PAGES {
         let mut tested = emptied(kernel_page);
         while let Some(again_us) = tested.heap().visit_in_background() {
-            tested.os.world().now_us = again_us;
+            tested.os.state().now_us = again_us;
         }
         tested.has_returned_descriptors();
         tested.free_all();
@@ -115,7 +115,7 @@ fn a_host_ticks_until_descriptors_are_returned() {
 #[test]
 fn a_sweep_that_goes_on_returns_more_of_them() {
     let mut tested = emptied(4096);
-    tested.os.world().tick_us = 5;
+    tested.os.state().tick_us = 5;
     let mut sweep = Sweep { keep: Pages(1500), holes: false, reason: PurgeReason::Idle };
     let mut cursor = tested.heap().sweep_from(&sweep);
     let all = tested.heap().runs.sheets.held;
@@ -132,7 +132,7 @@ fn the_slow_path_returns_them() {
     let mut tested = emptied(4096);
     tested.heap().set_option(Key::Background, 0).expect("off");
     for _ in 0..2000 {
-        tested.os.world().now_us += 10_000;
+        tested.os.state().now_us += 10_000;
         assert!(tested.allocate(100_000));
         tested.free(1, OldSize::Right);
     }
@@ -164,20 +164,20 @@ fn what_the_kernel_refuses_stays() {
         (tested.heap().committed_bytes(), tested.heap().committed_parts());
     let descriptors = start.addr()..start.addr() + tested.heap().extent.below;
     assert!(descriptors.len() < bytes);
-    tested.os.world().locked = descriptors;
+    tested.os.state().locked = descriptors;
     let outcome = tested.heap().reclaim(Budget::Unlimited);
     assert!(outcome.refused > 0 && outcome.returned > Pages(3000), "{outcome:?}");
     tested.heap().check();
     assert_eq!(tested.heap().tables_returned(), 0);
     assert_eq!(tested.heap().counts.purge_errno, libc::EPERM);
-    tested.os.world().now_us += 10_000_000;
-    let now_us = tested.os.world().now_us;
+    tested.os.state().now_us += 10_000_000;
+    let now_us = tested.os.state().now_us;
     let again_us = tested.heap().visit_in_background().expect("it comes again");
     assert!(again_us > now_us + 30_000_000, "it lets the kernel be");
     tested.heap().note_background();
     tested.heap().check();
     assert_eq!(tested.heap().tables_returned(), 0);
-    tested.os.world().locked = 0..0;
+    tested.os.state().locked = 0..0;
     tested.heap().reclaim(Budget::Unlimited);
     tested.has_returned_descriptors();
 }
@@ -191,10 +191,10 @@ fn refused_apart(mut step: impl FnMut(&mut Tested)) -> Tested {
     freed.for_each(|index| tested.free(index, OldSize::Right));
     tested.heap().tick(1);
     let [MemoryRange { start, .. }, ..] = tested.heap().committed_parts();
-    tested.os.world().locked = start.addr()..start.addr() + tested.heap().extent.below;
+    tested.os.state().locked = start.addr()..start.addr() + tested.heap().extent.below;
     // All of it is due, and a look at the clock takes longer than the budgets of these tests.
-    tested.os.world().now_us += 10_000_000;
-    tested.os.world().tick_us = 5;
+    tested.os.state().now_us += 10_000_000;
+    tested.os.state().tick_us = 5;
     let mut steps = 0;
     while tested.heap().counts.purge_errno == 0 {
         step(&mut tested);
@@ -215,7 +215,7 @@ fn refused_descriptors_do_not_have_a_host_tick_for_ever() {
     }
     tested.heap().check();
     assert_eq!(tested.heap().tables_returned(), 0);
-    tested.os.world().locked = 0..0;
+    tested.os.state().locked = 0..0;
     tested.heap().reclaim(Budget::Unlimited);
     assert!(tested.heap().tables_returned() > 64 * 4096);
 }
@@ -238,13 +238,13 @@ fn a_reclaim_in_steps_ends_where_descriptors_are_refused() {
 #[test]
 fn a_run_is_closed_though_other_descriptors_are_refused() {
     let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
-    tested.os.world().tick_us = 5;
+    tested.os.state().tick_us = 5;
     (0..4000).for_each(|_| assert!(tested.allocate(BLOCK)));
     let freed = (1..4000).rev().filter(|index| *index != 1000);
     freed.for_each(|index| tested.free(index, OldSize::Right));
     // Those of the pages below the second block that stays.
     let base = tested.heap().base.addr();
-    tested.os.world().locked = base - 900 * 64..base;
+    tested.os.state().locked = base - 900 * 64..base;
     let mut steps = 0;
     while tested.heap().reclaim(Budget::Until(0)).more {
         steps += 1;
@@ -290,7 +290,7 @@ fn those_of_pages_that_stay_do_too() {
     let mut tested = emptied(4096);
     tested.heap().set_option(Key::Retain, 1 << 30).expect("all stays");
     tested.heap().tick(0);
-    tested.os.world().now_us += 10_000_000;
+    tested.os.state().now_us += 10_000_000;
     tested.heap().visit_in_background();
     tested.heap().note_background();
     assert_eq!(tested.heap().tables_returned(), 0);
@@ -349,7 +349,7 @@ fn the_background_thread_closes_them() {
     for kernel_page in KERNEL_PAGES {
         let mut tested = emptied(kernel_page);
         while let Some(again_us) = tested.heap().visit_in_background() {
-            tested.os.world().now_us = again_us;
+            tested.os.state().now_us = again_us;
         }
         let bytes = closed(&mut tested);
         assert!(bytes >= 4000 * 4096 - 2 * tested.heap().kernel_page * 64, "{bytes}");
@@ -387,7 +387,7 @@ fn a_sweep_without_a_budget_closes_what_steps_have_returned() {
 fn few_are_opened_for_few() {
     let mut tested = emptied(4096);
     tested.heap().reclaim(Budget::Unlimited);
-    let (bytes, decommits) = (closed(&mut tested), tested.os.world().decommits);
+    let (bytes, decommits) = (closed(&mut tested), tested.os.state().decommits);
     (0..200).for_each(|_| assert!(tested.allocate(BLOCK)));
     let after = closed(&mut tested);
     // The first sheet, and 2 MiB more, so that the next blocks need no call.
@@ -396,7 +396,7 @@ fn few_are_opened_for_few() {
     assert!(tested.allocate(after / 2));
     let last = closed(&mut tested);
     assert!(last < after / 2 + 4096 && last + (5 << 20) > after / 2, "{last} of {after}");
-    assert_eq!(tested.os.world().decommits, decommits, "and nothing was closed for that");
+    assert_eq!(tested.os.state().decommits, decommits, "and nothing was closed for that");
     tested.free_all();
 }
 
@@ -424,7 +424,7 @@ fn short_runs_stay_committed() {
     assert!(tested.heap().tables_returned() >= 4 * 4096);
     assert_eq!(closed(&mut tested), 0);
     tested.heap().tick(0);
-    tested.os.world().now_us += 10_000_000;
+    tested.os.state().now_us += 10_000_000;
     tested.heap().visit_in_background();
     assert_eq!(closed(&mut tested), 0);
 }
@@ -437,17 +437,17 @@ fn a_refused_opening_is_a_refused_growth() {
     let bytes = closed(&mut tested);
     let committed = tested.heap().snapshot().committed;
     // All is refused, then what is more than needed, and then nothing.
-    tested.os.world().commit_limit = Some(committed);
+    tested.os.state().commit_limit = Some(committed);
     while tested.allocate(BLOCK) {}
     let held = closed(&mut tested);
     assert!(held + (512 << 10) >= bytes, "{held} of {bytes}");
     assert!(!tested.allocate(1 << 20));
     assert_eq!(closed(&mut tested), held);
-    tested.os.world().commit_limit = Some(committed + (1 << 20));
+    tested.os.state().commit_limit = Some(committed + (1 << 20));
     while tested.allocate(BLOCK) {}
     assert!(closed(&mut tested) + (2 << 20) >= held);
     tested.check_contents();
-    tested.os.world().commit_limit = None;
+    tested.os.state().commit_limit = None;
     (1..2000).for_each(|_| assert!(tested.allocate(BLOCK)));
     tested.check_contents();
     tested.free_all();
@@ -460,12 +460,12 @@ fn a_refused_closing_changes_nothing() {
     tested.heap().reclaim(Budget::Unlimited);
     assert_eq!(closed(&mut tested), 0, "where huge pages are allowed all stays");
     tested.heap().set_option(Key::Thp, 0).expect("none again");
-    tested.os.world().failures = vec![true; 2].into();
+    tested.os.state().failures = vec![true; 2].into();
     tested.heap().reclaim(Budget::Unlimited);
     assert_eq!(closed(&mut tested), 0);
-    tested.os.world().failures = vec![true; 1].into();
+    tested.os.state().failures = vec![true; 1].into();
     tested.heap().visit_in_background();
-    tested.os.world().failures.clear();
+    tested.os.state().failures.clear();
     assert_eq!(closed(&mut tested), 0);
     tested.heap().reclaim(Budget::Unlimited);
     assert!(closed(&mut tested) > 10 << 20);
@@ -480,9 +480,9 @@ fn committed_pages_above_the_top_are_given_up() {
     tested.heap().reclaim(Budget::Unlimited);
     assert_eq!(tested.heap().committed(), top);
     tested.heap().check();
-    tested.os.world().commit_limit = Some(tested.heap().committed_bytes());
+    tested.os.state().commit_limit = Some(tested.heap().committed_bytes());
     assert!(!tested.allocate(10 << 20));
-    tested.os.world().commit_limit = None;
+    tested.os.state().commit_limit = None;
     assert!(tested.allocate(10 << 20));
     tested.check_contents();
     tested.free_all();

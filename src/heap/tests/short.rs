@@ -12,7 +12,7 @@ fn the_first_span_of_a_class_is_short_in_a_plan_alone() {
     let class = class_of(100);
     for (space, pages) in [(Some(64 * MIB), [1, 5]), (None, [4, 4])] {
         let os = FakeOs::new(4096);
-        os.world().address_space = space;
+        os.state().address_space = space;
         let mut tested = Tested::new(os.clone(), 0);
         let short = u32::from(space.is_some());
         for pages in pages {

@@ -346,16 +346,18 @@ fn modules_without_unsafe_code_say_so() {
 }
 
 /// Names that were replaced by standard terms: see `docs/glossary.md`.
-const OLD_NAMES: &str = "allocate_more asked_bytes believed_us beside_bytes birth choose_listed \
-    close_gate closed_gate commit_words count_words current_span door_world empty_word \
-    every_allocation faded gate give_up glean gleaner grown hands has_words hide_large hostile \
-    hurry in_return is_bare is_shut keeping_errno kernel_truth large_lead lead leads less_start \
-    let_collector_be let_go listable look_at_freed look_in make_current may_shed misses mood \
-    next_lead no_bond no_tool not_committed note_aside note_held note_stayed parked recall \
-    recall_pages regretted resize_elsewhere resize_outside say_block scars set_told shed \
-    shedding slot_at_hand sound_small stirred suits take_aside take_away take_refusal_back \
-    tell_of_closed tell_of_shortage tell_once tell_unused unforeseen unkind unkind_enter \
-    unkind_leave unkind_refuses useless vm_again vms_settle wipe words_touched zone_ask";
+const OLD_NAMES: &str = "allocate_more asked_bytes believed_us beside_bytes birth \
+    choose_listed close_gate closed_gate commit_words count_words current_span door_world \
+    empty_word every_allocation faded gate give_up glean gleaner grown hands has_words \
+    hide_large hostile hurry in_return is_bare is_shut keeping_errno kernel_truth large_lead \
+    lead leads less_start let_collector_be let_go listable look_at_freed look_in look_settled \
+    make_current may_shed misses mood NEWS_BYTES NEWS_US next_lead no_bond no_tool \
+    not_committed note_aside note_held note_stayed open_reserve parked recall recall_pages \
+    regretted resize_elsewhere resize_outside rest_until_us say_block say_why_none scarred \
+    scars set_told shed shedding slot_at_hand sound_small stirred suits take_aside take_away \
+    take_refusal_back tell_of_closed tell_of_shortage tell_once tell_unused through_say \
+    unforeseen unkind unkind_enter unkind_leave unkind_refuses useless verify_hidden vm_again \
+    vms_settle wipe with_reserve with_room words_touched zone_ask";
 
 /// All source files in a folder, in Rust and in C.
 fn code_files(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -21,7 +21,7 @@ fn live(nginx: &Nginx) -> u64 {
 
 fn settles(nginx: &Nginx, live_max: u64) {
     nginx.wait_until("all is collected and returned", PATIENCE, |nginx| {
-        json(nginx)[0]["breath"] == "settled" && live(nginx) < live_max
+        json(nginx)[0]["phase"] == "settled" && live(nginx) < live_max
     });
 }
 
@@ -48,7 +48,7 @@ fn longest_slice(config: &Config, request: &str) -> u64 {
         nginx.get(request);
         nginx.wait_until("all is collected and returned", PATIENCE, |nginx| {
             let worker = &json(nginx)[0];
-            worker["breath"] == "settled" && number(&worker["steps"], "count") > 100
+            worker["phase"] == "settled" && number(&worker["steps"], "count") > 100
         });
         assert_eq!(nginx.errors(), Vec::<String>::new());
         best = best.min(number(&json(&nginx)[0]["steps"], "max_us"));

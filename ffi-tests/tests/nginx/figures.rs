@@ -99,7 +99,7 @@ fn json_and_prometheus_agree() {
     let nginx = Nginx::start(&config);
     nginx.get("/litter?megabytes=20&clean=1");
     nginx.wait_until("garbage is returned", PATIENCE, |nginx| {
-        number(&json(nginx)[0], "returned_total") > 0 && json(nginx)[0]["breath"] == "settled"
+        number(&json(nginx)[0], "returned_total") > 0 && json(nginx)[0]["phase"] == "settled"
     });
     let disagree = |nginx: &Nginx| -> Vec<String> {
         let worker = json(nginx)[0].clone();

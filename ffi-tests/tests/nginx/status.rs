@@ -103,7 +103,7 @@ fn json_has_each_worker_with_its_figures() {
             ["steady", "growing", "shrinking"].contains(&worker["trend"].as_str().expect("it"))
         );
         let phases = ["busy", "collecting", "returning", "settled"];
-        assert!(phases.contains(&worker["breath"].as_str().expect("it")));
+        assert!(phases.contains(&worker["phase"].as_str().expect("it")));
         for name in ["count", "p50_us", "p99_us", "max_us"] {
             number(&worker["steps"], name);
         }
@@ -313,7 +313,7 @@ fn asked_to_reclaim_all_workers_do() {
         nginx.running().iter().zip(&held).all(|(worker, before)| worker.pss_anon_kb() < before / 3)
     });
     nginx.wait_until("all settle", PATIENCE, |nginx| {
-        json(nginx).iter().all(|worker| worker["breath"] == "settled" || worker["breath"] == "busy")
+        json(nginx).iter().all(|worker| worker["phase"] == "settled" || worker["phase"] == "busy")
     });
     // A body is read and thrown away.
     let body = "x".repeat(3000);

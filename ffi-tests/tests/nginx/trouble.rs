@@ -263,7 +263,7 @@ fn damage_of_the_previous_allocator_is_told() {
         assert_eq!(nginx.ask("POST", "/open/reclaim", &[]).status, 202);
         nginx.get("/litter?megabytes=20&clean=1");
         nginx.wait_until("garbage is returned", PATIENCE, |nginx| {
-            json(nginx)[0]["breath"] == "settled"
+            json(nginx)[0]["phase"] == "settled"
         });
         assert_eq!(lines(&nginx, told) as u64, count, "{}", nginx.log());
         assert_eq!(nginx.errors(), Vec::<String>::new());

@@ -282,7 +282,7 @@ static void no_room_at_all_has_a_reason(void)
   CHECK_EQ(in_child(with_next_to_none, NULL), 0);
 }
 
-/* A process may have only so many mappings. At that limit the kernel moves no
+/* The mappings of a process are limited. At that limit the kernel moves no
  * pages and renews none, and a block that must move is copied. */
 static void at_the_limit_of_mappings(const void *unused)
 {

@@ -25,7 +25,7 @@ fn settles(nginx: &Nginx, live_max: u64) {
     });
 }
 
-/// Holds so many thousand tables.
+/// Holds `thousands` thousand tables.
 fn hold(thousands: u32) -> String {
     format!(
         "package.kept = {{}}

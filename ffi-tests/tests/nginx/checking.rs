@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use crate::server::{Config, Modules, Nginx, beside, target};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, beside, target};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::server::{Config, Modules, Nginx, alone, beside};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, alone, beside};
 use crate::status::{json, number, vms};
 
 ebbtide_ffi_tests::long! {

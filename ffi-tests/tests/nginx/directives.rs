@@ -5,9 +5,10 @@ use std::fs;
 use ebbtide_ffi_tests::pages::blocks;
 use ebbtide_ffi_tests::{clean, scratch};
 
+use crate::config::{Config, Folder, Modules};
 use crate::ports::free_port;
 use crate::preloaded::under_run;
-use crate::server::{Config, Folder, Modules, Nginx, beside, find, module, text};
+use crate::server::{Nginx, beside, find, module, text};
 
 /// What `nginx -t` says of a configuration, and whether it takes it.
 pub fn tested(config: &Config) -> (bool, String) {

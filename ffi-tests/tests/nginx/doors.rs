@@ -5,7 +5,8 @@ use std::time::Duration;
 use ebbtide_ffi_tests::{PREFIX, installed, make, scratch};
 
 use crate::clock::comes_down;
-use crate::server::{Config, Modules, Nginx, alone, beside, module, modules_path, target};
+use crate::config::{Config, Modules, modules_path};
+use crate::server::{Nginx, alone, beside, module, target};
 
 const LITTER: &str = "/litter?megabytes=40";
 
@@ -137,7 +138,7 @@ fn plain_require_reclaims_in_place_in_stock_nginx() {
     let _alone = alone();
     let lua = installed().lib().join("../share/lua/5.1/?.lua");
     let c = installed().lib().join("lua/5.1/?.so");
-    let ours = crate::server::material().join("?.lua");
+    let ours = crate::config::material().join("?.lua");
     let path = format!("{};{};/usr/share/lua/5.1/?.lua", ours.display(), lua.display());
     let config = Config::new(Modules::Stock)
         .workers(1)

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ebbtide_runtimes::repository;
 use serde_json::Value;
 
-use crate::server::{Config, Modules, Nginx, beside};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, beside};
 use crate::status::{json, number, page, parsed, vms};
 
 const PATIENCE: Duration = Duration::from_secs(20);

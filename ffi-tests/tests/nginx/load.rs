@@ -2,7 +2,8 @@
 
 use std::process::{Child, Command, Stdio};
 
-use crate::server::{Nginx, kill};
+use crate::server::Nginx;
+use crate::workers::kill;
 
 /// What came of it.
 #[derive(Clone, Debug)]

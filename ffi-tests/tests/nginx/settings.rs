@@ -1,8 +1,9 @@
 //! What is said of settings without effect.
 
+use crate::config::{Config, Modules};
 use crate::directives::{in_http, says, tested};
 use crate::preloaded::under_run;
-use crate::server::{Config, Modules, Nginx, beside};
+use crate::server::{Nginx, beside};
 
 const UNKNOWN: &str = "unknown option EBBTIDE_CHEKED; did you mean EBBTIDE_CHECKED?";
 

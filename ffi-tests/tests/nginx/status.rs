@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::server::{Config, Modules, Nginx, alone, beside, text};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, alone, beside, text};
 
 ebbtide_ffi_tests::long! {
     readers_of_the_page_leave_its_history_alone

@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use crate::browser::Browser;
+use crate::config::{Config, Modules};
 use crate::limits::{GREEDY, new_script};
 use crate::processes::with_early_vm_of;
-use crate::server::{Config, Modules, Nginx, alone, beside, kill};
+use crate::server::{Nginx, alone, beside};
 use crate::status::{json, number, pids, running_pids, vms};
+use crate::workers::kill;
 
 ebbtide_ffi_tests::long! {
     that_the_address_space_is_used_up_is_told

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use crate::builds::{Build, WAYS, stream_block};
 use crate::clock::comes_down;
+use crate::config::{Config, Modules};
 use crate::load::Load;
 use crate::ports::free_port;
-use crate::server::{Config, Modules, Nginx, alone, beside, children_of, kill, title};
+use crate::server::{Nginx, alone, beside};
 use crate::status::{json, vms};
+use crate::workers::{children_of, kill, title};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -1,17 +1,21 @@
 //! The house: layers, rooms, unsafe code and line lengths are as `src/lib.rs`, `src/heap.rs`,
 //! `preload/src/lib.rs`, `nginx/config` and the style say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[path = "house/folders.rs"]
 mod folders;
+#[path = "house/names.rs"]
+mod names;
 #[path = "house/nginx.rs"]
 mod nginx;
 #[path = "house/preload.rs"]
 mod preload;
+#[path = "house/sizes.rs"]
+mod sizes;
 
 /// A source file of the library.
 struct Source {
@@ -48,6 +52,45 @@ fn sources() -> Vec<Source> {
     collect(&root().join("src"), &mut sources);
     assert!(sources.len() > 15, "the house has rooms");
     sources
+}
+
+/// Folders with code of the project.
+const CODE: [&str; 11] = [
+    "src",
+    "preload/src",
+    "fuzz/src",
+    "benches",
+    "harness",
+    "nginx/src",
+    "lua",
+    "ffi-tests/src",
+    "ffi-tests/c",
+    "ffi-tests/lua",
+    "ffi-tests/tests",
+];
+
+/// The source files below a folder, in Rust, C and Lua; without the programs that are measured,
+/// which have words of their own.
+fn code_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        let ends = ["rs", "c", "h", "lua"];
+        let is_code = ends.iter().any(|end| path.extension() == Some(end.as_ref()));
+        let is_other = path.ends_with("target") || path.ends_with("workloads");
+        match path.is_dir() {
+            true if !is_other => code_files(&path, files),
+            false if is_code => files.push(path),
+            _ => {}
+        }
+    }
+}
+
+/// All source files of the project.
+fn all_code() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    CODE.iter().for_each(|folder| code_files(&root().join(folder), &mut files));
+    assert!(files.len() > 400, "{} files", files.len());
+    files
 }
 
 /// The names in the table at the top of a file, in its order.
@@ -345,129 +388,10 @@ fn modules_without_unsafe_code_say_so() {
     }
 }
 
-/// Names that were replaced by standard terms: see `docs/glossary.md`.
-const OLD_NAMES: &str = "allocate_more and_more asked_bytes believed_us beside_bytes binding \
-    Birth birth births_t Bond Breath breath Cause Census choose_listed close_gate closed_gate \
-    commit_words contest count_words current_span door_world empty_word every_allocation \
-    every_call Factory faded Former gate give_up glean Gleaner gleaner Ground grown hands \
-    has_words heal held_closes held_t hide hide_large hostile hurry in_return is_bare is_shut \
-    keeping_errno kernel_truth large_lead Latch lead leads less_start let_collector_be let_go \
-    List listable look_at look_at_freed look_in lua_module_world make_current Mark may_shed \
-    misses Mood mood move_over next_lead no_bond NO_GATE no_tool not_committed note_aside \
-    note_held note_stayed park parked Recall recall recall_pages Regret regretted renew reopen \
-    resize_elsewhere resize_or_free_elsewhere resize_outside Rest roll say_block scars set_told \
-    shed shedding Sight sink slot_at_hand sound_small Stage Stair Stamp stirred suits take_aside \
-    take_away take_back take_refusal_back tell_of_closed tell_of_ends tell_of_shortage tell_once \
-    tell_unused Tide told_by_signal UNDER_WAY unforeseen unkind unkind_enter unkind_leave \
-    unkind_refuses useless Verdict vm_again vm_forget vm_little vms_settle Watched wipe \
-    words_touched ZONE zone_ask";
-
-/// Folders whose code has the names of the glossary.
-const NAMED: [&str; 11] = [
-    "src",
-    "preload/src",
-    "fuzz/src",
-    "benches",
-    "harness",
-    "nginx/src",
-    "lua",
-    "ffi-tests/src",
-    "ffi-tests/c",
-    "ffi-tests/lua",
-    "ffi-tests/tests",
-];
-
-/// All source files in a folder, in Rust, C and Lua; without the programs that are measured, which
-/// have words of their own.
-fn code_files(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder of sources") {
-        let path = entry.expect("an entry").path();
-        let ends = ["rs", "c", "h", "lua"];
-        let is_code = ends.iter().any(|end| path.extension() == Some(end.as_ref()));
-        let is_other = path.ends_with("target") || path.ends_with("workloads");
-        match path.is_dir() {
-            true if !is_other => code_files(&path, files),
-            false if is_code => files.push(path),
-            _ => {}
-        }
-    }
-}
-
-/// What begins a line that is all comment.
-const COMMENT: [&str; 4] = ["//", "/*", "* ", "--"];
-
-fn is_comment(line: &str) -> bool {
-    COMMENT.iter().any(|start| line.trim_start().starts_with(start))
-}
-
-/// The identifiers of a text, without those in comments and in strings on one line; those of the
-/// nginx module without their prefix.
-fn identifiers(text: &str) -> impl Iterator<Item = &str> {
-    let code = text.lines().filter(|line| !is_comment(line));
-    let code = code.flat_map(|line| line.split("//").next()).flat_map(|line| {
-        // What stands between two quotes is not code.
-        line.split('"').step_by(2)
-    });
-    let names = code.flat_map(|part| part.split(|c: char| !c.is_alphanumeric() && c != '_'));
-    names.map(|name| name.strip_prefix("ngx_http_ebbtide_").unwrap_or(name))
-}
-
-#[test]
-fn no_old_name_is_back() {
-    let old: Vec<&str> = OLD_NAMES.split_whitespace().collect();
-    let is_old = |name: &&str| old.contains(name);
-    assert_eq!(identifiers("a.parked(\"lead\"); // gate\n * mood").find(is_old), Some("parked"));
-    assert_eq!(identifiers("ngx_http_ebbtide_held_t *x;").find(is_old), Some("held_t"));
-    assert!(!identifiers("let s = \"lead\"; // gate\n * mood\nleader").any(|name| is_old(&name)));
-    let mut files = Vec::new();
-    NAMED.iter().for_each(|folder| code_files(&root().join(folder), &mut files));
-    assert!(files.len() > 400, "{} files", files.len());
-    let mut wrong = String::new();
-    for file in files {
-        let text = fs::read_to_string(&file).expect("a source file");
-        let found: BTreeSet<&str> = identifiers(&text).filter(is_old).collect();
-        if !found.is_empty() {
-            wrong += &format!("{}: {found:?}: see docs/glossary.md\n", file.display());
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong}");
-}
-
-#[test]
-fn each_type_has_a_name_of_its_own() {
-    let mut homes: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for source in shipped_sources() {
-        for line in source.code() {
-            let line = line.trim_start().trim_start_matches("pub(crate) ");
-            let line =
-                line.trim_start_matches("pub(super) ").trim_start_matches("pub(in crate::heap) ");
-            let Some(name) = ["struct ", "enum "].iter().find_map(|it| line.strip_prefix(it))
-            else {
-                continue;
-            };
-            let other = homes.insert(first_name(name).to_owned(), source.path.clone());
-            assert!(other.is_none(), "{line}: also in {other:?}, not only {:?}", source.path);
-        }
-    }
-    assert!(homes.len() > 100, "{} types", homes.len());
-}
-
 #[test]
 fn every_module_is_a_file_of_its_own_name() {
     let named_mod: Vec<PathBuf> = sources().into_iter().map(|source| source.path).collect();
     assert!(!named_mod.iter().any(|path| path.ends_with("mod.rs")), "x.rs, not x/mod.rs");
-}
-
-#[test]
-fn files_and_lines_stay_short() {
-    for source in sources() {
-        let name = source.path.display();
-        let code = source.shipped().lines().count();
-        assert!(code <= 600, "{name} has {code} lines: split it by concern");
-        for (number, line) in source.text.lines().enumerate() {
-            assert!(line.chars().count() <= 100, "{name}:{}: over 100 columns", number + 1);
-        }
-    }
 }
 
 /// A line of code that was changed takes its entry along: an entry that breaks nothing proves

@@ -128,7 +128,7 @@ fn idle_workers_sleep(nginx: &Nginx) {
     assert!(rests.any(|(before, after)| before == after), "idle workers wake up");
 }
 
-/// Writes the memory of all workers over time, in MB, as a file that `benches/plot.py` draws.
+/// Writes the memory of all workers over time, in MB, as JSON that `plot.py` of the benches draws.
 fn write_curves(curves: [(&str, &Curve); 2]) {
     let curves = curves.map(|(name, curve)| {
         let point = |(time, kb): &(f64, Vec<u64>)| (*time, kb.iter().sum::<u64>() as f64 / 1024.0);

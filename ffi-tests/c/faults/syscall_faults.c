@@ -123,7 +123,7 @@ static void life(void)
     CHECK(block_kept(&blocks[i], blocks[i].at, blocks[i].size));
   }
   /* The heap can all it could before. */
-  be_kind();
+  stop_refusing();
   change(heap, "limit_hard", 0);
   limited = 0;
   for (i = 0; i < BLOCKS; i++) {
@@ -159,7 +159,7 @@ static void births(void)
     CALLING(ebb_heap_delete(heap));
     CALLED();
   }
-  be_kind();
+  stop_refusing();
 }
 
 static const char *const script =
@@ -209,7 +209,7 @@ static void lua(void)
   CHECK_EQ(stats_of(heap, 0).blocks, 0);
   CALLING(ebb_heap_delete(heap));
   CALLED();
-  be_kind();
+  stop_refusing();
 }
 
 /* A VM on LuaJIT's own allocator: reclaimed in place, then changed over. */
@@ -237,7 +237,7 @@ static void attached(void)
   faults_enter();
   lua_close(L);
   faults_leave();
-  be_kind();
+  stop_refusing();
 }
 
 static void (*const workloads[])(void) = { life, births, lua, attached };
@@ -250,7 +250,7 @@ struct tally {
 
 static struct tally *tally;
 
-static void kind_kernel(void)
+static void without_refusals(void)
 {
   memset(&faults, 0, sizeof faults);
   faults.frozen = 1;
@@ -263,7 +263,7 @@ static void count_calls(const void *argument)
 {
   size_t which = *(const size_t *)argument;
 
-  kind_kernel();
+  without_refusals();
   workloads[which]();
   memcpy(tally->calls[which], counted, sizeof counted);
 }
@@ -285,7 +285,7 @@ static void refuse(const void *argument)
       _exit(3);
     }
   }
-  kind_kernel();
+  without_refusals();
   faults.victim = refusal->trial.call;
   faults.error = refusal->trial.error;
   faults.way = refusal->trial.way;

@@ -7,14 +7,14 @@
 #include "check.h"
 #include "syscall_faults.h"
 
-/* The calls that were made before the kernel became kind. */
+/* The calls that were made before stop_refusing(). */
 static uint64_t counted[CALL_COUNT];
 
 /* A limit may leave no room, though nothing was refused. */
 static int limited;
 
 /* From here on nothing is refused. */
-static inline void be_kind(void)
+static inline void stop_refusing(void)
 {
   memcpy(counted, faults.calls, sizeof counted);
   faults.at = 0;

@@ -4,11 +4,11 @@
 pub struct Bug {
     pub name: &'static str,
     pub what: &'static str,
-    pub told: &'static [&'static str],
+    pub words: &'static [&'static str],
 }
 
-pub const fn bug(name: &'static str, what: &'static str, told: &'static [&'static str]) -> Bug {
-    Bug { name, what, told }
+pub const fn bug(name: &'static str, what: &'static str, words: &'static [&'static str]) -> Bug {
+    Bug { name, what, words }
 }
 
 /// What every report of a call says.

@@ -1,4 +1,4 @@
-//! Memory bugs of C modules and of code that uses the FFI, in Lua programs: a checked heap tells
+//! Memory bugs of C modules and of code that uses the FFI, in Lua programs: a checked heap reports
 //! each of them, with what it takes to find it, and says nothing of programs without one.
 
 mod bugs;
@@ -49,17 +49,17 @@ fn missing(output: &Output, bug: &Bug, common: &[&'static str]) -> Vec<&'static 
     // Under the preload library the program's name and number stand before.
     let begins = first.starts_with("ebbtide: ") && first.contains("heap 0x");
     let begins = begins && first.contains(bug.what);
-    let expected = bug.told.iter().chain(common).copied();
+    let expected = bug.words.iter().chain(common).copied();
     let missing = expected.filter(|words| !report.contains(words));
     missing.chain((!begins).then_some(bug.what)).collect()
 }
 
-fn is_told(script: &str, how: &str, bug: &Bug, common: &[&'static str]) {
-    tells(&run(script, bug.name, how), script, bug, common);
+fn is_reported(script: &str, how: &str, bug: &Bug, common: &[&'static str]) {
+    reports(&run(script, bug.name, how), script, bug, common);
 }
 
 /// It stopped with the report of this bug.
-fn tells(output: &Output, what: &str, bug: &Bug, common: &[&'static str]) {
+fn reports(output: &Output, what: &str, bug: &Bug, common: &[&'static str]) {
     let (missing, report) = (missing(output, bug, common), said(output));
     assert!(missing.is_empty(), "{what} {}: without {missing:?}:\n{report}", bug.name);
     assert_eq!(output.status.signal(), Some(ABORTED), "{what} {}:\n{report}", bug.name);
@@ -72,40 +72,40 @@ fn is_quiet(output: &Output, what: &str) {
 }
 
 #[test]
-fn bugs_of_a_c_module_are_told() {
-    IN_MODULE.iter().for_each(|bug| is_told("checked_module.lua", "on", bug, &CALL));
+fn bugs_of_a_c_module_are_reported() {
+    IN_MODULE.iter().for_each(|bug| is_reported("checked_module.lua", "on", bug, &CALL));
 }
 
 #[test]
-fn bugs_of_code_that_uses_the_ffi_are_told() {
-    IN_FFI.iter().for_each(|bug| is_told("checked_ffi.lua", "on", bug, &CALL));
+fn bugs_of_code_that_uses_the_ffi_are_reported() {
+    IN_FFI.iter().for_each(|bug| is_reported("checked_ffi.lua", "on", bug, &CALL));
 }
 
 #[test]
-fn forbidden_accesses_are_told_when_they_are_made() {
+fn forbidden_accesses_are_reported_when_they_are_made() {
     for (script, bug) in BY_FAULT {
-        is_told(script, "on", bug, &["access: at 0x", "found: by the fault of thread 0x"]);
+        is_reported(script, "on", bug, &["access: at 0x", "found: by the fault of thread 0x"]);
     }
 }
 
 #[test]
-fn two_threads_in_one_heap_are_told() {
-    is_told("checked_module.lua", "on", &TWO_THREADS, &[]);
+fn two_threads_in_one_heap_are_reported() {
+    is_reported("checked_module.lua", "on", &TWO_THREADS, &[]);
     let thread_ticks = Bug { name: "thread_ticks", ..TWO_THREADS };
     let output = run("checked_module.lua", thread_ticks.name, "on");
-    tells(&output, "a thread that ticks", &thread_ticks, &[]);
+    reports(&output, "a thread that ticks", &thread_ticks, &[]);
     assert!(said(&output).contains("ebb_tick"), "{}", said(&output));
 }
 
 /// The first bug of this kind, or a later one.
 #[test]
 fn a_heap_that_samples_finds_a_bug_that_comes_again_and_again() {
-    is_told("checked_module.lua", "sample", &READ_FREED, &["found: by the fault of thread 0x"]);
+    is_reported("checked_module.lua", "sample", &READ_FREED, &["found: by the fault of thread 0x"]);
 }
 
 /// Nothing is said of a program without a bug; and a heap that is not checked says none of this.
 #[test]
-fn where_there_is_nothing_to_tell_nothing_is_told() {
+fn nothing_is_reported_of_programs_without_a_bug() {
     for script in ["checked_module.lua", "checked_ffi.lua"] {
         for how in ["on", "sample", "off"] {
             is_quiet(&run(script, "none", how), &format!("{script} {how}"));
@@ -132,15 +132,15 @@ fn attached(case: &str, how: Option<&str>) -> Command {
 }
 
 #[test]
-fn bugs_in_blocks_that_a_vm_has_since_it_was_attached_are_told() {
+fn bugs_in_blocks_that_a_vm_has_since_it_was_attached_are_reported() {
     let since = bug(
         "since",
         "overflow: something was written past the end of a block",
         &[", 57 bytes, in a slot", "from offset 57, 1 byte past its end", "bytes there: 01 eb"],
     );
-    tells(&output(&mut attached("since", Some("on"))), "by option", &since, &CALL);
+    reports(&output(&mut attached("since", Some("on"))), "by option", &since, &CALL);
     let mut by_environment = attached("since", None);
-    tells(&output(by_environment.env("EBBTIDE_CHECKED", "on")), "by variable", &since, &CALL);
+    reports(&output(by_environment.env("EBBTIDE_CHECKED", "on")), "by variable", &since, &CALL);
     for case in ["none", "before"] {
         is_quiet(&output(&mut attached(case, Some("on"))), case);
     }

@@ -10,7 +10,7 @@ use ebbtide_ffi_tests::{Language, compiler, finish, installed, scratch, source};
 use ebbtide_runtimes::LUAJIT;
 
 use crate::bugs::{BY_FAULT, Bug, CALL, IN_FFI, IN_MODULE, READ_FREED, TWO_THREADS};
-use crate::{ABORTED, is_quiet, output, said, tells, without_core};
+use crate::{ABORTED, is_quiet, output, reports, said, without_core};
 
 /// The programs of the tests above, for a LuaJIT that is not ours: a plain one, on the system's
 /// shared library, and the C module, in a folder of its own.
@@ -59,24 +59,24 @@ fn of_any_script(bug: &&Bug) -> bool {
 }
 
 #[test]
-fn bugs_are_told_under_the_preload_library() {
+fn bugs_are_reported_under_the_preload_library() {
     let on = Some(&["--checked", "on"][..]);
     let of_module = IN_MODULE.iter().map(|bug| ("checked_module.lua", bug, &CALL[..]));
     let of_ffi = IN_FFI.iter().filter(of_any_script).map(|bug| ("checked_ffi.lua", bug, &CALL[..]));
     let by_fault = BY_FAULT.iter().map(|(script, bug)| (*script, bug, &["access: at 0x"][..]));
     for (script, bug, common) in of_module.chain(of_ffi).chain(by_fault) {
-        tells(&output(&mut preloaded(on, script, bug.name)), script, bug, common);
+        reports(&output(&mut preloaded(on, script, bug.name)), script, bug, common);
     }
     let two_threads = &mut preloaded(on, "checked_module.lua", TWO_THREADS.name);
-    tells(&output(two_threads), "preloaded", &TWO_THREADS, &[]);
+    reports(&output(two_threads), "preloaded", &TWO_THREADS, &[]);
     let sampled = &mut preloaded(Some(&["--checked=sample"]), "checked_module.lua", "read_freed");
-    tells(&output(sampled), "sample", &READ_FREED, &["found: by the fault of thread 0x"]);
+    reports(&output(sampled), "sample", &READ_FREED, &["found: by the fault of thread 0x"]);
     let mut alone = preloaded(None, "checked_module.lua", IN_MODULE[0].name);
-    tells(&output(alone.env("EBBTIDE_CHECKED", "on")), "LD_PRELOAD", &IN_MODULE[0], &CALL);
+    reports(&output(alone.env("EBBTIDE_CHECKED", "on")), "LD_PRELOAD", &IN_MODULE[0], &CALL);
 }
 
 #[test]
-fn under_the_preload_library_nothing_is_told_where_there_is_nothing() {
+fn nothing_is_reported_of_preloaded_programs_without_a_bug() {
     for script in ["checked_module.lua", "checked_ffi.lua"] {
         for how in ["on", "sample", "off"] {
             let what = format!("{script} {how}");

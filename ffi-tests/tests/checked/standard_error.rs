@@ -28,9 +28,9 @@ fn with_fate(checked: bool, fate: &str) -> (Command, &'static Bug) {
 
 /// Whether the whole report of this bug is there, or its one line.
 fn is_whole(text: &str, bug: &Bug, checked: bool) -> bool {
-    let told = |words: &&str| text.contains(words);
+    let has = |words: &&str| text.contains(words);
     match checked {
-        true => text.contains(bug.what) && bug.told.iter().chain(&CALL).all(told),
+        true => text.contains(bug.what) && bug.words.iter().chain(&CALL).all(has),
         false => text.lines().count() == 1 && text.contains("is not of this heap"),
     }
 }

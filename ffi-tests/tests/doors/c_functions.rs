@@ -5,7 +5,7 @@ use ebbtide_ffi_tests::{clean, finish};
 use crate::luajits::{Lua, build, program};
 
 ebbtide_ffi_tests::long! {
-    threads_share_a_heap_and_the_end_of_a_vm_is_told
+    threads_share_a_heap_and_the_end_of_a_vm_is_reported
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn a_few_threads_share_a_heap() {
     finish(clean(shared).env("CHECK_LIGHT", "1"));
 }
 
-fn threads_share_a_heap_and_the_end_of_a_vm_is_told() {
+fn threads_share_a_heap_and_the_end_of_a_vm_is_reported() {
     program("lua/vm_shared.c");
     for checked in ["on", "sample"] {
         let shared = build("lua/vm_shared.c", Lua::Shared, true);

@@ -11,7 +11,7 @@ use crate::luajits::{Lua, command, find_modules, host, library_folder, loader_fo
 
 ebbtide_ffi_tests::long! {
     other_allocators_are_refused_with_a_reason
-    a_later_lua_is_told_by_its_name
+    a_later_lua_is_reported_by_its_name
 }
 
 fn other_allocators_are_refused_with_a_reason() {
@@ -30,7 +30,7 @@ fn other_allocators_are_refused_with_a_reason() {
 
 /// The functions of a Lua inside such a program are not to be found, not even to throw an error.
 #[test]
-fn a_program_that_hides_lua_is_told() {
+fn a_program_that_hides_lua_is_reported() {
     let program = loader_folder().join("lua_module_host.c-hidden");
     let mut command = compiler(Language::C);
     command.arg("-isystem").arg(LUAJIT.include_dir).arg("-o").arg(&program);
@@ -60,7 +60,7 @@ fn a_program_that_hides_lua_is_told() {
     }
 }
 
-fn a_later_lua_is_told_by_its_name() {
+fn a_later_lua_is_reported_by_its_name() {
     let file = loader_folder().join("later.lua");
     let files = repository().join("lua/?.lua");
     let (nowhere, throws) = (script("?.lua"), "^ebbtide: this is Lua 5.%d %(PUC%); .*LuaJIT$");

@@ -25,7 +25,7 @@ fn reports_of_what_may_go_back_come_true() {
 
 /// Settings that do nothing, or nothing yet, are in the report, and on standard error once.
 #[test]
-fn settings_without_effect_are_told() {
+fn settings_without_effect_are_reported() {
     let unknown = "unknown option EBBTIDE_DECAY; did you mean EBBTIDE_DECAY_MS?";
     let unused =
         "ebbtide: EBBTIDE_CHECKED=1 had no effect: no VM had a heap; attach() gives it one\n";
@@ -69,7 +69,7 @@ fn a_refused_attach_is_the_reason_at_the_end() {
 }
 
 #[test]
-fn variables_of_the_preload_library_are_told_without_it() {
+fn variables_of_the_preload_library_are_reported_without_it() {
     for program in luajits() {
         let arguments = ["environment", "attach"];
         let mut command = command(program, &[], "lua_module_report.lua", &arguments);

@@ -109,7 +109,7 @@ fn phases_are_logged(nginx: &Nginx) {
 }
 
 #[test]
-fn a_finalizer_that_throws_is_told_once_and_the_rest_is_collected() {
+fn a_finalizer_that_throws_is_reported_once_and_the_rest_is_collected() {
     let _beside = beside();
     let code = "for i = 1, 50 do
             local proxy = newproxy(true)

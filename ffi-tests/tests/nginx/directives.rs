@@ -233,7 +233,7 @@ pub fn says(said: &str, level: &str, text: &str) -> bool {
 }
 
 #[test]
-fn settings_without_effect_are_told() {
+fn settings_without_effect_are_reported() {
     let _beside = beside();
     let given = "\"ebbtide_idle\", \"ebbtide_limit_soft\", \"ebbtide_zone\"";
     let directives = "ebbtide_zone 2m; ebbtide_limit_soft 100m; ebbtide_idle 2s;";
@@ -275,7 +275,7 @@ fn settings_without_effect_are_told() {
 
 /// Whether the machine has a limit for this test's cgroup is not this test's to say.
 #[test]
-fn without_a_limit_of_the_cgroup_what_depends_on_it_is_off_and_told() {
+fn without_a_limit_of_the_cgroup_what_depends_on_it_is_off_and_reported() {
     let _beside = beside();
     let none = "is a share of the memory limit of the cgroup, and the cgroup of nginx has none";
     let until = "\"ebbtide_limit_soft\" is off until the cgroup of nginx has a memory limit";
@@ -395,7 +395,7 @@ fn a_variable_that_contradicts_a_directive_stops_it_with_the_true_reason() {
 }
 
 #[test]
-fn a_variable_without_effect_is_told_once() {
+fn a_variable_without_effect_is_reported_once() {
     let _beside = beside();
     let config = in_http("").environment("EBBTIDE_CHEKED", "1").environment("EBBTIDE_AUTO", "");
     let config = config.workers(2).environment("EBBTIDE_RETAIN", "1m");
@@ -419,7 +419,7 @@ fn a_variable_without_effect_is_told_once() {
 }
 
 #[test]
-fn variables_of_heaps_without_effect_are_told_while_it_is_off() {
+fn variables_of_heaps_without_effect_are_reported_while_it_is_off() {
     let _beside = beside();
     let off = || in_http("ebbtide off;");
     let config = off().environment("EBBTIDE_CHECKED", "1").environment("EBBTIDE_LIMIT_HARD", "64m");
@@ -454,7 +454,7 @@ fn variables_of_heaps_without_effect_are_told_while_it_is_off() {
 }
 
 #[test]
-fn variables_of_the_preload_library_are_told_without_it() {
+fn variables_of_the_preload_library_are_reported_without_it() {
     let _beside = beside();
     let set = |config: Config| {
         let config = config.environment("EBBTIDE_VERBOSE", "1");

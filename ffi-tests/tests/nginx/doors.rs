@@ -27,7 +27,7 @@ fn lines_with(nginx: &Nginx, part: &str) -> Vec<String> {
 }
 
 /// How the log tells of the way, once, at the level notice.
-fn is_told_once(nginx: &Nginx, way: &str) {
+fn is_reported_once(nginx: &Nginx, way: &str) {
     let told = lines_with(nginx, "ebbtide");
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains("[notice]") && told[0].contains(way), "{told:?}");
@@ -54,7 +54,7 @@ const STATS: &str = "local s = require('resty.ebbtide').stats()
 fn loaded_before_the_lua_module_it_makes_the_vm_on_a_heap() {
     let _alone = alone();
     let nginx = Nginx::start(&Config::new(Modules::First).workers(1).lua("stats", STATS));
-    is_told_once(&nginx, "the Lua VM was made on a heap");
+    is_reported_once(&nginx, "the Lua VM was made on a heap");
     assert_eq!(nginx.get("/stats"), "ebbtide false\n");
     exhales(&nginx);
 }
@@ -63,7 +63,7 @@ fn loaded_before_the_lua_module_it_makes_the_vm_on_a_heap() {
 fn loaded_after_the_lua_module_it_makes_the_vm_on_a_heap_too() {
     let _alone = alone();
     let nginx = Nginx::start(&Config::new(Modules::Last).workers(1).lua("stats", STATS));
-    is_told_once(&nginx, "the Lua VM was made on a heap");
+    is_reported_once(&nginx, "the Lua VM was made on a heap");
     assert_eq!(nginx.get("/stats"), "ebbtide false\n");
     exhales(&nginx);
     for _ in 0..3 {
@@ -91,7 +91,7 @@ fn without_a_lua_module_it_warns_and_nginx_serves() {
 }
 
 #[test]
-fn a_lua_module_that_nothing_uses_is_told_too() {
+fn a_lua_module_that_nothing_uses_is_reported_too() {
     let _beside = beside();
     let mut config = Config::new(Modules::First).http("lua_package_path ';;';");
     config.server = "location / { return 200 'here'; }\n".into();

@@ -12,9 +12,9 @@ use crate::status::{json, number, pids, running_pids, vms};
 use crate::workers::kill;
 
 ebbtide_ffi_tests::long! {
-    that_the_address_space_is_used_up_is_told
+    a_used_up_address_space_is_reported
     thrashing_at_a_limit_is_seen
-    that_the_kernel_takes_nothing_back_is_told
+    a_kernel_that_takes_nothing_back_is_reported
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -140,7 +140,7 @@ fn refused_allocations_are_counted() {
 }
 
 /// A worker in 1 GiB of address space lives, as it does without ebbtide, and says what it lacks.
-fn that_the_address_space_is_used_up_is_told() {
+fn a_used_up_address_space_is_reported() {
     let _alone = alone();
     let rows = "local rows, count = {}, 0
         local ok, why = pcall(function()
@@ -185,7 +185,7 @@ fn that_the_address_space_is_used_up_is_told() {
 }
 
 /// Locked memory is what the kernel takes nothing of.
-fn that_the_kernel_takes_nothing_back_is_told() {
+fn a_kernel_that_takes_nothing_back_is_reported() {
     let _alone = alone();
     let lock = "local ffi = require('ffi')
         ffi.cdef('int mlockall(int flags);')
@@ -235,7 +235,7 @@ const DAMAGE: &str = "require('resty.ebbtide').attach()
 
 /// Everywhere: the page, JSON, metrics, Lua, and the log of each worker once.
 #[test]
-fn damage_of_the_previous_allocator_is_told() {
+fn damage_of_the_previous_allocator_is_reported() {
     let _alone = alone();
     let script = new_script();
     std::fs::write(&script, DAMAGE).expect("it can be written");

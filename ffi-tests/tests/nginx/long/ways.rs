@@ -190,7 +190,7 @@ fn the_vm_of_a_stream_is_on_the_page_and_breathes() {
 /// Where no call can be hooked the log says what keeps LuaJIT's allocator; the others breathe.
 #[test]
 #[ignore = "a minute: make test-long"]
-fn a_program_with_luajit_inside_is_told_which_vms_have_heaps() {
+fn a_program_with_luajit_inside_reports_which_vms_have_heaps() {
     let _alone = alone();
     let port = free_port();
     let config = config((Build::LuaInside, Modules::Last)).workers(1);

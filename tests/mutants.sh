@@ -220,7 +220,7 @@ a damaged record leads to known memory only|src/builtin/mappings.rs|s/    memory
 a damaged record leads to what is still mapped|src/builtin/known.rs|s/(answer != Err(libc::ENOMEM))/(answer.is_ok() || bytes > 0)/
 records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
 a heap that has grown is recognised anew|src/builtin/known.rs|s/may_read_list => HeapView::read(os, self.state)/may_read_list => Err(Error::Unknown)/
-growth and damage are distinguished|src/builtin/segments.rs|s/            .inspect_err(|_| mappings.note_way_out())?/            .inspect_err(|_| ())?/
+growth is told from damage|src/builtin/segments.rs|s/            .inspect_err(|_| mappings.note_way_out())?/            .inspect_err(|_| ())?/
 the end of a heap believes notes|src/builtin/segment_records.rs|s/find_in(noted, at, bytes).is_some() =>/find_in(noted, at, bytes).is_some() \&\& bytes == 0 =>/
 the end of a heap believes nothing else|src/builtin/segment_records.rs|s/find_in(noted, at, bytes).is_some() =>/find_in(noted, at, bytes).is_some() || bytes > 0 =>/
 a refused question is no damage|src/builtin/segment_records.rs|s/Err(libc::ENOMEM) => return Ok(false)/Err(_) if bytes > 0 => return Ok(false)/

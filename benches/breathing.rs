@@ -54,7 +54,7 @@ impl<'heap> Load<'heap> {
         self.live -= size;
     }
 
-    /// Moves live memory to a target, then replaces so many blocks.
+    /// Moves live memory to `target` bytes, then replaces `churn` blocks.
     fn step(&mut self, target: usize, churn: usize) {
         while self.live < target {
             self.grow();

@@ -132,7 +132,7 @@ const NOT_IN_NGINX: &str = "size flags class_count classes kernel_resident
 /// What nginx's JSON has of its own: of the answer, of the process, and of the module.
 const NGINX_ALONE: &str = "version nginx time_ms can_reclaim workers
     process worker pid state since_ms updated_ms rss vms restarts history
-    count breath steps p50_us p99_us max_us";
+    count phase steps p50_us p99_us max_us";
 
 /// Each field of `ebb_stats` is in Lua's statistics, in nginx's JSON, in `stats(\"all\")` and in the
 /// metrics, or is named above with the reason.

@@ -8,10 +8,14 @@ use std::process::Command;
 
 #[path = "house/folders.rs"]
 mod folders;
+#[path = "house/names.rs"]
+mod names;
 #[path = "house/nginx.rs"]
 mod nginx;
 #[path = "house/preload.rs"]
 mod preload;
+#[path = "house/sizes.rs"]
+mod sizes;
 
 /// A source file of the library.
 struct Source {
@@ -48,6 +52,45 @@ fn sources() -> Vec<Source> {
     collect(&root().join("src"), &mut sources);
     assert!(sources.len() > 15, "the house has rooms");
     sources
+}
+
+/// Folders with code of the project.
+const CODE: [&str; 11] = [
+    "src",
+    "preload/src",
+    "fuzz/src",
+    "benches",
+    "harness",
+    "nginx/src",
+    "lua",
+    "ffi-tests/src",
+    "ffi-tests/c",
+    "ffi-tests/lua",
+    "ffi-tests/tests",
+];
+
+/// The source files below a folder, in Rust, C and Lua; without the programs that are measured,
+/// which have words of their own.
+fn code_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        let ends = ["rs", "c", "h", "lua"];
+        let is_code = ends.iter().any(|end| path.extension() == Some(end.as_ref()));
+        let is_other = path.ends_with("target") || path.ends_with("workloads");
+        match path.is_dir() {
+            true if !is_other => code_files(&path, files),
+            false if is_code => files.push(path),
+            _ => {}
+        }
+    }
+}
+
+/// All source files of the project.
+fn all_code() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    CODE.iter().for_each(|folder| code_files(&root().join(folder), &mut files));
+    assert!(files.len() > 400, "{} files", files.len());
+    files
 }
 
 /// The names in the table at the top of a file, in its order.
@@ -345,98 +388,10 @@ fn modules_without_unsafe_code_say_so() {
     }
 }
 
-/// Names that were replaced by standard terms: see `docs/glossary.md`.
-const OLD_NAMES: &str = "allocate_more asked_bytes believed_us beside_bytes birth \
-    choose_listed close_gate closed_gate commit_words count_words current_span door_world \
-    empty_word every_allocation faded gate give_up glean gleaner grown hands has_words \
-    hide_large hostile hurry in_return is_bare is_shut keeping_errno kernel_truth large_lead \
-    lead leads less_start let_collector_be let_go listable look_at_freed look_in look_settled \
-    make_current may_shed misses mood NEWS_BYTES NEWS_US next_lead no_bond no_tool \
-    not_committed note_aside note_held note_stayed open_reserve parked recall recall_pages \
-    regretted resize_elsewhere resize_outside rest_until_us say_block say_why_none scarred \
-    scars set_told shed shedding slot_at_hand sound_small stirred suits take_aside take_away \
-    take_refusal_back tell_of_closed tell_of_shortage tell_once tell_unused through_say \
-    unforeseen unkind unkind_enter unkind_leave unkind_refuses useless verify_hidden vm_again \
-    vms_settle wipe with_reserve with_room words_touched zone_ask";
-
-/// All source files in a folder, in Rust and in C.
-fn code_files(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder of sources") {
-        let path = entry.expect("an entry").path();
-        let is_code = ["rs", "c", "h"].iter().any(|end| path.extension() == Some(end.as_ref()));
-        match path.is_dir() {
-            true if !path.ends_with("target") => code_files(&path, files),
-            false if is_code => files.push(path),
-            _ => {}
-        }
-    }
-}
-
-/// The identifiers of a text, without those in comments and in strings on one line.
-fn identifiers(text: &str) -> impl Iterator<Item = &str> {
-    let is_comment = |line: &&str| ["//", "/*", "* "].iter().any(|it| line.trim().starts_with(it));
-    let code = text.lines().filter(move |line| !is_comment(line));
-    let code = code.flat_map(|line| line.split("//").next()).flat_map(|line| {
-        // What stands between two quotes is not code.
-        line.split('"').step_by(2)
-    });
-    code.flat_map(|part| part.split(|c: char| !c.is_alphanumeric() && c != '_'))
-}
-
-#[test]
-fn no_old_name_is_back() {
-    let old: Vec<&str> = OLD_NAMES.split_whitespace().collect();
-    let is_old = |name: &&str| old.contains(name);
-    assert_eq!(identifiers("a.parked(\"lead\"); // gate\n * mood").find(is_old), Some("parked"));
-    assert!(!identifiers("let s = \"lead\"; // gate\n * mood\nleader").any(|name| is_old(&name)));
-    let mut files = Vec::new();
-    let tests = ["ffi-tests/src", "ffi-tests/c", "harness"];
-    for folder in ["src", "preload/src", "fuzz/src", "benches"].iter().chain(&tests) {
-        code_files(&root().join(folder), &mut files);
-    }
-    assert!(files.len() > 200, "{} files", files.len());
-    for file in files {
-        let text = fs::read_to_string(&file).expect("a source file");
-        let found: Vec<&str> = identifiers(&text).filter(is_old).collect();
-        assert!(found.is_empty(), "{}: {found:?}: see docs/glossary.md", file.display());
-    }
-}
-
-#[test]
-fn each_type_has_a_name_of_its_own() {
-    let mut homes: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for source in shipped_sources() {
-        for line in source.code() {
-            let line = line.trim_start().trim_start_matches("pub(crate) ");
-            let line =
-                line.trim_start_matches("pub(super) ").trim_start_matches("pub(in crate::heap) ");
-            let Some(name) = ["struct ", "enum "].iter().find_map(|it| line.strip_prefix(it))
-            else {
-                continue;
-            };
-            let other = homes.insert(first_name(name).to_owned(), source.path.clone());
-            assert!(other.is_none(), "{line}: also in {other:?}, not only {:?}", source.path);
-        }
-    }
-    assert!(homes.len() > 100, "{} types", homes.len());
-}
-
 #[test]
 fn every_module_is_a_file_of_its_own_name() {
     let named_mod: Vec<PathBuf> = sources().into_iter().map(|source| source.path).collect();
     assert!(!named_mod.iter().any(|path| path.ends_with("mod.rs")), "x.rs, not x/mod.rs");
-}
-
-#[test]
-fn files_and_lines_stay_short() {
-    for source in sources() {
-        let name = source.path.display();
-        let code = source.shipped().lines().count();
-        assert!(code <= 600, "{name} has {code} lines: split it by concern");
-        for (number, line) in source.text.lines().enumerate() {
-            assert!(line.chars().count() <= 100, "{name}:{}: over 100 columns", number + 1);
-        }
-    }
 }
 
 /// A line of code that was changed takes its entry along: an entry that breaks nothing proves

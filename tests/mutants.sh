@@ -39,7 +39,7 @@ pointers to what was cut off|src/heap/growth/mapped.rs|s/|| self.is_cut_off(addr
 what was cut off is needed again|src/heap/growth/grow.rs|s/self.page_runs().note_refaults(cut_off, now_us);//
 what cannot be cut off stays|src/heap/growth/mapped.rs|s/self.page_runs().join(range, is_dirty);/if false { self.page_runs().join(range, is_dirty) }/
 a child cuts off no claims|src/heap/growth/mapped.rs|s/        self.mend_after_fork();//
-a limit that binds is told, and no other|src/heap/growth/mapped.rs|s/(used.saturating_add(bytes) > limit)/(used.saturating_add(bytes) > 0)/
+a limit that binds is reported, and no other|src/heap/growth/mapped.rs|s/(used.saturating_add(bytes) > limit)/(used.saturating_add(bytes) > 0)/
 addresses of a plan are the heap's when mapped|src/heap/growth/mapped.rs|s/        if self.layout.is_planned {/        if false {/
 planned ranges are apart|src/os/plan.rs|s/let fits = word == 0 .* == pages;/let fits = true;/
 mapping replaces nothing|src/os/plan.rs|s/let flags = FRESH | libc::MAP_FIXED_NOREPLACE;/let flags = FRESH | libc::MAP_FIXED;/
@@ -74,7 +74,7 @@ holes found|src/reclaim/purge.rs|s/(room.holes, self.hole_from(from))/(false, se
 refused moves are not tried again|src/heap/blocks/large.rs|s/            self.remap_refused = true;//
 many ranges at once|src/os/discard.rs|s/    Some(Purged { ranges: done, calls: 1, errno: 0 })/    Some(Purged { ranges: done, calls: 2, errno: 0 })/
 another call gives back|src/os/discard.rs|s/        if is_discarded {/        if false {/
-refusals are told at the end|src/reclaim/sweeps.rs|s/        Outcome { refused: progress.refused, ..outcome }/        outcome/
+refusals are reported at the end|src/reclaim/sweeps.rs|s/        Outcome { refused: progress.refused, ..outcome }/        outcome/
 whole kernel pages|src/reclaim/purge.rs|s/let start = range.start.0.next_multiple_of(per_kernel_page);/let start = range.start.0;/
 budget kept|src/reclaim/purge.rs|s/Budget::Until(_) => STEP,/Budget::Until(_) => Pages(WINDOW),/
 parts add up|src/heap/stats.rs|s/free_resident: free_in_spans + /free_resident: /
@@ -83,7 +83,7 @@ a deleted heap is remembered|src/heap/lifecycle/deleted.rs|s/entry(heap).swap(he
 shares of address space|src/heap/growth/reserve.rs|s/left \/ (2 + 4 \* heaps)/left \/ 2/
 a reset heap is as new|src/heap/lifecycle/heap_cache.rs|s/        self.page_runs().clear();//
 P6 the end of the dirty pages|src/heap/pages/runs.rs|s/self.counts.dirty_end = self.counts.dirty_end.max(range.end);//
-returned pages are recalled|src/heap/growth/grow.rs|s/            self.page_runs().note_refaults(known, now_us);//
+refaults of returned pages are counted|src/heap/growth/grow.rs|s/            self.page_runs().note_refaults(known, now_us);//
 too soon is a second|src/heap/pages/refaults.rs|s/units < SOON/units < 4 * SOON/
 the growth limit holds|src/heap/growth/grow.rs|s/<= self.growth_limit;/<= self.growth_limit || true;/
 the growth limit returns|src/reclaim/scheduler.rs|s/        heap.growth_limit = heap.resting_limit(heap.hooks.clock.now_us);/        heap.growth_limit = heap.hooks.limits.hard;/
@@ -98,11 +98,11 @@ a tick is due for an emergency|src/reclaim/scheduler.rs|s/        if self.may_su
 a tick leaves the VM of another thread alone|src/reclaim/emergency.rs|s/self.collecting \&\& self.may_cancel_collector_due()/self.collecting \&\& (true || self.may_cancel_collector_due())/
 an emergency that has helped ends|src/reclaim/emergency.rs|s/if self.has_freed_much(held) {/if held == 1 {/
 thrashing lasts|src/reclaim/thrashing.rs|s/if self.against >= SECONDS {/if self.against >= 1 {/
-refusals by the kernel are told|src/heap/growth/refusal.rs|s/            counts.purge_errno = errno;//
+refusals by the kernel are reported|src/heap/growth/refusal.rs|s/            counts.purge_errno = errno;//
 no emergency in vain|src/reclaim/limit_reclaim.rs|s/(!found).then_some((self.free_resident(), retry_us));/None.filter(|_: \&(usize, u64)| found);/
 an emergency waits for what is lacking|src/reclaim/limit_reclaim.rs|s/saturating_sub(free) < lacking/saturating_sub(free) < 1/
 an emergency in vain is not believed for ever|src/reclaim/limit_reclaim.rs|s/ \&\& now_us < retry_us//
-emergencies are told|src/reclaim/limit_reclaim.rs|s/            self.note_step(start_us);//
+emergencies are counted as steps|src/reclaim/limit_reclaim.rs|s/            self.note_step(start_us);//
 only a limit makes room|src/reclaim/scheduler.rs|s/if !limits.are_set_as(\&heap.hooks.limits)/if limits.hard > 0/
 a search goes on until growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(wanted, limit) {/for _ in 0..1 {/
 a search stops when growth fits|src/reclaim/limit_reclaim.rs|s/while !self.fits(wanted, limit) {/loop {/
@@ -112,9 +112,9 @@ empty spans are no loss|src/heap/blocks/retry.rs|s/                self.retire_a
 empty spans are no loss at a limit|src/heap/blocks/retry.rs|s/} else if !by_limit \&\& has_spans {/} else if !by_limit \&\& has_spans \&\& !has_room {/
 every slot counts at a hard limit|src/heap/blocks/retry.rs|s/.or_else(|| last(self))//
 partial spans are unlisted for a slot|src/heap/blocks/last_slots.rs|s/            SpanState::Partial => self.unlist(class, span),/            SpanState::Partial => {}/
-only slots on held pages are at hand|src/heap/slots/descriptor.rs|s/self.free.has(slot) \&\& pages.all(/self.free.has(slot) || pages.all(/
+only slots on resident pages are handed out|src/heap/slots/descriptor.rs|s/self.free.has(slot) \&\& pages.all(/self.free.has(slot) || pages.all(/
 purged pages are used when they may be|src/heap/blocks/last_slots.rs|s/if !self.may_use(span) {/if true {/
-G1 useless slots|src/heap/blocks/span.rs|s/        self.note_unpurged(first);//
+G1 unreachable slots|src/heap/blocks/span.rs|s/        self.note_unpurged(first);//
 no walk in vain|src/heap/blocks/last_slots.rs|s/if self.free_slots_of(class) <= unreachable \&\& /if /
 a walk when there is room|src/heap/blocks/last_slots.rs|s/ \&\& !self.may_grow(pages_needed) {/ {/
 history keeps to a limit|src/heap/lifecycle/settings.rs|s/ \&\& !self.has_room_for_history()/ \&\& value > 1/
@@ -184,13 +184,13 @@ nothing is attempted where others handle faults|src/os/fault.rs|s/now.sa_sigacti
 children attempt nothing of other threads|src/os/fault_probe.rs|s/if place.thread.load(Ordering::Relaxed) != this {/if false {/
 calls that are not for a block are seen by other threads|src/heap/checked/call.rs|s/            checking.enter(RecordedCall::to(function));//
 an unwinder may fault in a handler|src/os/fault_probe.rs|s/        libc::pthread_sigmask(libc::SIG_UNBLOCK, .*//
-Q1 a slot in use is sealed|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.number_and_size > 0 => HeaderState::Freed,/
-wrong sizes are told|src/heap/checked.rs|s/ \&\& live.size != old_size {/ \&\& false {/
+Q1 a slot in use has a checksum|src/heap/checked/block.rs|s/            checksum if checksum == !live => HeaderState::Freed,/            _ if self.number_and_size > 0 => HeaderState::Freed,/
+wrong sizes are reported|src/heap/checked.rs|s/ \&\& live.size != old_size {/ \&\& false {/
 closures that were not finished are no bugs|src/heap/checked/block.rs|s/    fits \&\& upvalues.is_multiple_of(UPVALUE)/    false \&\& fits \&\& upvalues.is_multiple_of(UPVALUE)/
-only closures of Lua are let pass|src/heap/checked/block.rs|s/ \&\& kind() == KIND//
-blocks freed twice are told|src/heap/checked/verify.rs|s/== HeaderState::Live {/!= HeaderState::Broken {/
-writes past the end are told|src/heap/checked/verify.rs|s/if unsafe { body.zone_is_whole(live.size) }/if true || unsafe { body.zone_is_whole(live.size) }/
-writes after the end of a block's life are told|src/heap/checked/release.rs|s/if unsafe { body.is_all(FREE_FILL) }/if true || unsafe { body.is_all(FREE_FILL) }/
+only closures of Lua are allowed|src/heap/checked/block.rs|s/ \&\& kind() == KIND//
+blocks freed twice are reported|src/heap/checked/verify.rs|s/== HeaderState::Live {/!= HeaderState::Broken {/
+writes past the end are reported|src/heap/checked/verify.rs|s/if unsafe { body.zone_is_whole(live.size) }/if true || unsafe { body.zone_is_whole(live.size) }/
+writes into freed blocks are reported|src/heap/checked/release.rs|s/if unsafe { body.is_all(FREE_FILL) }/if true || unsafe { body.is_all(FREE_FILL) }/
 freed blocks are held back|src/heap/checked/release.rs|s/if !self.state.quarantine.push(entry) {/{/
 large blocks lie between guards|src/heap/checked/large.rs|s/let may = self.state.may_guard \&\& /let may = false \&\& /
 guards are paid for|src/heap/checked/large.rs|s/let affords = self.left >= GUARD_COST;/let affords = true;/;s/self.left -= GUARD_COST;//
@@ -199,7 +199,7 @@ large blocks are protected when freed|src/heap/checked/large.rs|s/let is_protect
 guarded slots are protected when freed|src/heap/checked/guarded_pool.rs|s/            os.protect(start, bytes);//
 some blocks get a guarded slot|src/heap/checked/sample.rs|s/        if self.state.countdown > 0 {/        if true {/
 who allocated is known|src/heap/checked/guarded_pool.rs|s/backtrace: Backtrace::here() }/backtrace: Backtrace::NONE }/
-two threads are told|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
+two threads are reported|src/heap/checked/call.rs|s/            if now != this {/            if false {/;s/        if other != 0 {/        if false {/
 faults find their heap|src/heap/checked/fault_registry.rs|s/unsafe { (registered.report_fault)(registered.heap, address, access) };//
 the last lines go to a log|src/log.rs|s/ || is_log(libc::STDERR_FILENO))/)/
 the last lines go to no other file|src/log.rs|s/is_log(libc::STDERR_FILENO))/true)/
@@ -213,7 +213,7 @@ shared VMs: others see what the owner did|src/vm/lock.rs|s/Free => self.is_insid
 shared VMs: allocations wait for their turn|src/vm/owner.rs|s/        let entry = lock.enter();/        let entry = super::lock::Entry::Free;/
 shared VMs: a fork finds heaps whole|src/vm/owner.rs|s/    each_shared(.lock. lock.lock(order_threads));//
 shared VMs: a child waits for no owner|src/vm/lock.rs|s/        self.is_inside.store(false, Relaxed);//
-shared VMs: the end is told|src/vm.rs|s/            function(context);//
+shared VMs: the end is reported|src/vm.rs|s/            function(context);//
 pages that a kernel refused are still free|src/vm/previous.rs|s/                self.freed += Self::LEAST;//
 passes over the previous allocator have a share of the time|src/vm/previous.rs|s/(took_us \* Self::SHARE).min/(0 * took_us).min/
 a damaged record leads to known memory only|src/builtin/mappings.rs|s/    memory\[\.\.behind\]\.last()?\.part(at, bytes)/    memory[..behind].last().map(|_| Memory { start: at, end: at.wrapping_add(bytes) })/

@@ -3,7 +3,7 @@
 -- both heaps are looked at, served, and emptied of what was there before.
 local allocator = require "ebbtide"
 local check = require "lua_module_check"
-local world = require "lua_module_world"
+local objects = require "live_objects"
 
 local MB = 2 ^ 20
 local moments = {}
@@ -183,7 +183,7 @@ local function old_data_goes(old)
 end
 
 local moment = assert(arg[1])
-local kept, old, large = world.new(11), {}, nil
+local kept, old, large = objects.new(11), {}, nil
 if moment ~= "start" then
   kept:live(3000)
   large = large_blocks()

@@ -1,10 +1,10 @@
 -- The life of a VM that is closed after it: the host looks at what is left.
 -- What it does depends on its number, so that it ends in many ways.
 local allocator = require "ebbtide"
-local world = require "lua_module_world"
+local objects = require "live_objects"
 
 local number = vm or 1
-local kept = world.new(number)
+local kept = objects.new(number)
 
 -- Freed by lua_close() itself, when the module is gone or about to be.
 local at_the_end = newproxy(true)

@@ -1,7 +1,7 @@
 -- The module in a VM whose host made it on a heap of ebbtide's.
 local allocator = require "ebbtide"
 local check = require "lua_module_check"
-local world = require "lua_module_world"
+local objects = require "live_objects"
 
 local stats = assert(allocator.stats())
 check.equal(stats.allocator, "ebbtide", "allocator")
@@ -13,7 +13,7 @@ check.equal(attached, true, "attach()")
 check.equal(already, "already attached", "attach()")
 check.refused("no previous heap", allocator.previous())
 
-local kept = world.new(3)
+local kept = objects.new(3)
 kept:live(2000)
 kept:drop(0.7)
 local report = assert(allocator.reclaim())

@@ -2,15 +2,15 @@
 -- The arguments are a seed and how many steps the program has.
 local allocator = require "ebbtide"
 local check = require "lua_module_check"
-local world = require "lua_module_world"
+local objects = require "live_objects"
 
 local seed, steps = tonumber(arg[1]), tonumber(arg[2])
-local dice = world.new(seed * 7919 + 1)
+local dice = objects.new(seed * 7919 + 1)
 for _ = 1, 10 do
   dice:below(2)
 end
 local moment = dice:below(steps)
-local kept = world.new(seed)
+local kept = objects.new(seed)
 
 local function attach()
   local options = { decay_ms = dice:below(50), auto = dice:below(2) == 1 }

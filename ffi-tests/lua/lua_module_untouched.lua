@@ -2,7 +2,7 @@
 -- that add up, and memory that goes back in place while live data stays.
 local allocator = require "ebbtide"
 local check = require "lua_module_check"
-local world = require "lua_module_world"
+local objects = require "live_objects"
 
 local MB = 2 ^ 20
 
@@ -62,9 +62,9 @@ local function facts()
   check.refused("not attached", allocator.previous())
 end
 
--- Garbage on top of a world that stays: what a traffic peak leaves behind.
+-- Garbage on top of objects that stay: what a traffic peak leaves behind.
 local function peak()
-  local kept = world.new(7)
+  local kept = objects.new(7)
   local rows = {}
   for i = 1, 120000 do
     rows[i] = { i, name = "row " .. i }

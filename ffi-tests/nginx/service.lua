@@ -34,7 +34,7 @@ function service.light()
   ngx.say(rows[20].name)
 end
 
--- Answers after so many seconds, with tables in its hands all the time.
+-- Answers after `seconds` seconds, and holds tables all the time.
 function service.slow()
   local rows = rows_for(1)
   ngx.sleep(tonumber(ngx.var.arg_seconds) or 1)

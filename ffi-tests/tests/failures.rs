@@ -22,7 +22,7 @@ ebbtide_ffi_tests::long! {
 #[derive(Debug, PartialEq, Eq)]
 struct Counts {
     refusals: u64,
-    /// After so many of them blocks were left when the VM was closed.
+    /// The refusals after which blocks were left when the VM was closed.
     left: u64,
     crashes: u64,
 }

@@ -82,7 +82,7 @@ fn defects_on_purpose_are_found() {
         let output = output.expect("the driver runs");
         assert!(!output.status.success(), "{defect} was not found");
         let told = said(&output);
-        let is_told = expected.split('|').any(|words| told.contains(words));
-        assert!(is_told && told.contains("of seed 1"), "{defect}: {told}");
+        let is_reported = expected.split('|').any(|words| told.contains(words));
+        assert!(is_reported && told.contains("of seed 1"), "{defect}: {told}");
     }
 }

@@ -92,7 +92,7 @@ fn a_program_linked_with_the_archive_has_heaps_and_closes_them() {
 }
 
 #[test]
-fn options_that_make_no_sense_are_told_and_the_vm_runs_all_the_same() {
+fn options_that_make_no_sense_are_reported_and_the_vm_runs_all_the_same() {
     let program = linked_host();
     let script = scratch("linked-options").join("nothing.lua");
     std::fs::write(&script, "").expect("the folder was just made");

@@ -82,6 +82,7 @@ programs! {
 
 waiting_programs! {
     background "reclaim/background.c": shared | limited archive sanitized;
+    background_process "reclaim/background_process.c": shared | limited archive sanitized;
     background_storm "reclaim/background_storm.c": shared | limited;
     wakeups "reclaim/wakeups.c": wrapped;
     purge_refused "faults/purge_refused.c": shared | limited;

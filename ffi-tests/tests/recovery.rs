@@ -87,5 +87,5 @@ fn a_vm_under_the_preload_library_works_again_after_its_limit() {
 
 #[test]
 fn a_thread_that_waits_leaves_the_collector_alone() {
-    run_preloaded("waits", &script_of("hurry.lua"));
+    run_preloaded("waits", &script_of("gc_pace.lua"));
 }

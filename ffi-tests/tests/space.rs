@@ -13,7 +13,7 @@ use ebbtide_runtimes::{EBBTIDE_LINK_FLAGS, LUAJIT, repository};
 
 ebbtide_ffi_tests::long! {
     as_many_rows_fit_as_without_ebbtide
-    a_limit_that_binds_is_told
+    a_limit_that_binds_is_reported
     as_many_vms_fit_as_without_ebbtide
 }
 
@@ -72,7 +72,7 @@ fn as_many_rows_fit_as_without_ebbtide() {
     }
 }
 
-fn a_limit_that_binds_is_told() {
+fn a_limit_that_binds_is_reported() {
     let said = |variable: &str| {
         let mut command = limited(false);
         command.env("LD_PRELOAD", installed().lib().join("libebbtide_preload.so"));

@@ -114,8 +114,8 @@ static void background_pass(void)
   errno = saved;
 }
 
-/* The library's thread holds all signals back: without these nobody is told in
- * which program it was. */
+/* The library's thread holds all signals back: with these unblocked, the report
+ * of a crash names the program. */
 static void background_unblock_faults(void)
 {
   sigset_t ends;

@@ -219,14 +219,14 @@ impl Model {
         }
     }
 
-    /// Frees a block, telling `told` as its size.
-    pub(crate) fn free(&mut self, index: usize, told: Option<usize>) {
+    /// Frees a block, with `given_size` as its old size.
+    pub(crate) fn free(&mut self, index: usize, given_size: Option<usize>) {
         let block = self.live.swap_remove(index);
         block.check(block.at, block.size);
         self.bytes -= block.size;
         self.hold(&block);
         let extra = usize::from(self.on && strikes(Defect::WrongSize));
-        let got = self.call(block.at, self.told(told, block.size) + extra, 0);
+        let got = self.call(block.at, self.given_size(given_size, block.size) + extra, 0);
         assert!(got.is_null(), "a freed block has an address");
         if self.on && block.size < 1000 && strikes(Defect::WriteFreed) {
             // SAFETY: small blocks stay accessible, and are held back: it breaks none that lives.
@@ -234,19 +234,19 @@ impl Model {
         }
     }
 
-    fn told(&self, told: Option<usize>, size: usize) -> usize {
-        told.filter(|_| !self.exact).unwrap_or(size)
+    fn given_size(&self, given_size: Option<usize>, size: usize) -> usize {
+        given_size.filter(|_| !self.exact).unwrap_or(size)
     }
 
     /// Resizes a block; by 0 it is freed.
-    pub(crate) fn resize(&mut self, index: usize, size: usize, told: Option<usize>) {
+    pub(crate) fn resize(&mut self, index: usize, size: usize, given_size: Option<usize>) {
         if size == 0 {
-            return self.free(index, told);
+            return self.free(index, given_size);
         }
         let block = self.live.swap_remove(index);
         let refused = kernel::refused();
         let resident = self.resident_under_limit();
-        let mut at = self.call(block.at, self.told(told, block.size), size);
+        let mut at = self.call(block.at, self.given_size(given_size, block.size), size);
         if size < block.size && strikes(Defect::RefuseShrink) {
             at = ptr::null_mut();
         }

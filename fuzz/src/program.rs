@@ -248,7 +248,7 @@ impl World {
         heap.allocate(size);
     }
 
-    fn told(&self, source: &mut impl Source) -> Option<usize> {
+    fn given_size(&self, source: &mut impl Source) -> Option<usize> {
         if !self.kind.wrong_sizes {
             return None;
         }
@@ -262,20 +262,20 @@ impl World {
     }
 
     fn free(&mut self, source: &mut impl Source) {
-        let (which, told) = (source.short(), self.told(source));
+        let (which, given_size) = (source.short(), self.given_size(source));
         let Some(heap) = self.heap() else { return };
         if let Some(which) = which.checked_rem(heap.live.len()) {
-            heap.free(which, told);
+            heap.free(which, given_size);
         }
     }
 
     fn resize(&mut self, source: &mut impl Source) {
         let (which, size) = (source.short(), size(source, self.kind.is_small()));
-        let told = self.told(source);
+        let given_size = self.given_size(source);
         let Some(heap) = self.heap() else { return };
         let which = which.checked_rem(heap.live.len());
         if let Some(which) = which.filter(|_| !has_too_much(heap, size)) {
-            heap.resize(which, size, told);
+            heap.resize(which, size, given_size);
         }
     }
 
@@ -294,14 +294,14 @@ impl World {
 
     /// Drops most of what is there, or a stretch of it, as a data structure goes.
     fn drop_some(&mut self, source: &mut impl Source) {
-        let (from, every, told) =
-            (source.byte(), usize::from(source.byte() % 9), self.told(source));
+        let (from, every, given_size) =
+            (source.byte(), usize::from(source.byte() % 9), self.given_size(source));
         let Some(heap) = self.heap() else { return };
         let from = heap.live.len() * usize::from(from) / 256;
         let mut freed = 0;
         for index in (from..heap.live.len()).rev() {
             if every == 0 || index % every != 0 {
-                heap.free(index, told);
+                heap.free(index, given_size);
                 freed += 1;
             }
         }

@@ -38,7 +38,6 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -53,6 +52,7 @@
 #include <luajit.h>
 #endif
 
+#include "arguments.h"
 #include "blocks.h"
 #include "ebbtide.h"
 #include "peer.h"
@@ -63,18 +63,8 @@
 #define RUNTIME LUA_RELEASE
 #endif
 
-typedef enum {
-  BUILTIN, MALLOC, EBBTIDE, ATTACHED, IN_PLACE, PEER
-} allocator_kind;
-
 typedef struct {
-  allocator_kind allocator;
-  int jit;          /* 1 on, 0 off, -1 as the runtime has it */
-  int events;
-  int drop;
-  int script;       /* index into argv */
-  int argc;
-  char **argv;
+  arguments arguments;
   ebb_heap *heap;   /* NULL but on ebbtide and attached */
   peer peer;        /* on malloc and on a FILE */
   int64_t start;    /* nanoseconds on the monotonic clock */
@@ -82,19 +72,6 @@ typedef struct {
 
 /* One host per process: C functions that Lua calls find it here. */
 static host self;
-
-static void fail(int status, const char *format, ...)
-{
-  va_list arguments;
-
-  fflush(stdout);
-  fputs("host: ", stderr);
-  va_start(arguments, format);
-  vfprintf(stderr, format, arguments);
-  va_end(arguments);
-  fputc('\n', stderr);
-  exit(status);
-}
 
 /* Time: nanoseconds on the monotonic clock */
 
@@ -135,7 +112,7 @@ static lua_State *attached_vm(void)
 
 static lua_State *new_vm(void)
 {
-  switch (self.allocator) {
+  switch (self.arguments.allocator) {
   case MALLOC:
   case PEER:
     return lua_newstate(self.peer.alloc, NULL);
@@ -319,7 +296,7 @@ static int l_reclaim(lua_State *L)
                              : ebb_builtin_reclaim(L, NULL, &report);
   if (result != EBB_OK)
     return luaL_error(L, "reclaim: %s", ebb_strerror(0));
-  if (self.events) {
+  if (self.arguments.events) {
     printf("event\tlabel=reclaim\treturned=%llu\tlive=%llu\tresident=%llu"
            "\telapsed_us=%llu\tpurge_calls=%llu\n",
            (unsigned long long)report.returned,
@@ -367,7 +344,7 @@ static void purge(lua_State *L)
 {
   if (self.heap != NULL)
     ebb_reclaim(self.heap, NULL, NULL);
-  else if (self.allocator == IN_PLACE)
+  else if (self.arguments.allocator == IN_PLACE)
     ebb_builtin_reclaim(L, NULL, NULL);
   else if (self.peer.purge != NULL)
     self.peer.purge();
@@ -401,9 +378,9 @@ static void set_globals(lua_State *L)
   int i;
 
   lua_newtable(L);
-  for (i = 0; i < self.argc; i++) {
-    lua_pushstring(L, self.argv[i]);
-    lua_rawseti(L, -2, i - self.script);
+  for (i = 0; i < self.arguments.argc; i++) {
+    lua_pushstring(L, self.arguments.argv[i]);
+    lua_rawseti(L, -2, i - self.arguments.script);
   }
   lua_setglobal(L, "arg");
   lua_getglobal(L, "package");
@@ -413,9 +390,9 @@ static void set_globals(lua_State *L)
   lua_pop(L, 2);
   lua_register(L, "wait_until", l_wait_until);
   lua_register(L, "replace_blocks", blocks_replace);
-  if (self.events)
+  if (self.arguments.events)
     lua_register(L, "event", l_event);
-  if (self.heap != NULL || self.allocator == IN_PLACE)
+  if (self.heap != NULL || self.arguments.allocator == IN_PLACE)
     lua_register(L, "reclaim", l_reclaim);
   if (self.heap != NULL) {
     lua_register(L, "heap_stats", l_heap_stats);
@@ -425,11 +402,13 @@ static void set_globals(lua_State *L)
 
 static void set_jit(lua_State *L)
 {
-  if (self.jit < 0)
+  int on = self.arguments.jit;
+
+  if (on < 0)
     return;
 #ifdef LUAJIT_VERSION
   if (!luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE
-                      | (self.jit ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF)))
+                      | (on ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF)))
     luaL_error(L, "this LuaJIT cannot set --jit");
 #else
   luaL_error(L, "--jit: " RUNTIME " has no JIT");
@@ -442,10 +421,10 @@ static int run(lua_State *L)
   luaL_openlibs(L);
   set_globals(L);
   set_jit(L);
-  if (luaL_loadfile(L, self.argv[self.script]) != 0)
+  if (luaL_loadfile(L, self.arguments.argv[self.arguments.script]) != 0)
     return lua_error(L);
   lua_call(L, 0, 0);
-  if (self.drop)
+  if (self.arguments.drop)
     drop(L);
   return 0;
 }
@@ -473,85 +452,33 @@ static void run_script(void)
   }
   lua_close(L);
   /* One that was attached has gone with the VM. */
-  if (self.allocator == EBBTIDE)
+  if (self.arguments.allocator == EBBTIDE)
     delete_heap();
 }
 
-/* The command line */
-
-static void usage(const char *what, const char *value)
+/* The allocator that is not ebbtide's or the VM's own. */
+static void load_peer(void)
 {
-  fail(2, "%s%s; usage: host "
-       "[--allocator builtin|malloc|ebbtide|attached|inplace|FILE] "
-       "[--jit on|off] [--events] [--drop] script.lua [argument...]",
-       what, value);
-}
-
-/* Which of the names value is. */
-static int choose(const char *option, const char *value, const char **names)
-{
-  int i;
-
-  for (i = 0; value != NULL && names[i] != NULL; i++) {
-    if (strcmp(value, names[i]) == 0)
-      return i;
-  }
-  usage("no such value for ", option);
-  return -1;
-}
-
-static void choose_allocator(const char *value)
-{
-  static const char *names[] = { "builtin", "malloc", "ebbtide", "attached",
-                                 "inplace", NULL };
   const char *why;
 
-  if (value == NULL || strchr(value, '/') == NULL) {
-    self.allocator = choose("--allocator", value, names);
-  } else {
-    self.allocator = PEER;
-    why = peer_load(&self.peer, value);
-    if (why != NULL)
-      fail(1, "cannot load %s: %s", value, why);
-  }
-  if (self.allocator == MALLOC)
+  if (self.arguments.allocator == MALLOC)
     peer_libc(&self.peer);
-}
-
-static void parse(int argc, char **argv)
-{
-  static const char *switches[] = { "off", "on", NULL };
-  int i;
-
-  self.argc = argc;
-  self.argv = argv;
-  self.jit = -1;
-  for (i = 1; i < argc && strncmp(argv[i], "--", 2) == 0; i++) {
-    if (strcmp(argv[i], "--allocator") == 0) {
-      choose_allocator(argv[++i]);
-    } else if (strcmp(argv[i], "--jit") == 0) {
-      self.jit = choose(argv[i], argv[i + 1], switches);
-      i++;
-    } else if (strcmp(argv[i], "--events") == 0) {
-      self.events = 1;
-    } else if (strcmp(argv[i], "--drop") == 0) {
-      self.drop = 1;
-    } else if (strcmp(argv[i], "--version") == 0) {
-      printf("%s\nebbtide %s\n", RUNTIME, ebb_version());
-      exit(0);
-    } else {
-      usage("no such option: ", argv[i]);
-    }
+  if (self.arguments.allocator == PEER) {
+    why = peer_load(&self.peer, self.arguments.peer);
+    if (why != NULL)
+      fail(1, "cannot load %s: %s", self.arguments.peer, why);
   }
-  if (i >= argc)
-    usage("no script", "");
-  self.script = i;
 }
 
 int main(int argc, char **argv)
 {
   self.start = now_ns();
-  parse(argc, argv);
+  arguments_parse(&self.arguments, argc, argv);
+  if (self.arguments.version) {
+    printf("%s\nebbtide %s\n", RUNTIME, ebb_version());
+    return 0;
+  }
+  load_peer();
   run_script();
   return 0;
 }

@@ -1,4 +1,4 @@
--- Counts every sequence of so many letters in a random strand of DNA: a table
+-- Counts every sequence of one length in a random strand of DNA: a table
 -- of short strings that fills up, for lengths with few and with many of them.
 local length = tonumber(arg[1] or 400000)
 local LENGTHS = { 1, 2, 3, 4, 6, 12, 18 }

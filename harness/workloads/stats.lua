@@ -1,6 +1,6 @@
--- How long allocator.stats() takes on a heap of 400 MB: makes one, then prints
--- microseconds of CPU time, those of the fastest of twenty times so many calls
--- as the first argument says.
+-- How long allocator.stats() takes on a heap of 400 MB. The first argument is
+-- the number of calls in a round. Prints the CPU time of the fastest of twenty
+-- rounds, in microseconds.
 local allocator = require "ebbtide"
 local calls = tonumber(arg[1])
 local rows, count = {}, 0

@@ -21,7 +21,7 @@ local wait_until = wait_until or function(seconds) return seconds end
 math.randomseed(7)
 
 local SESSIONS_MAX = 4096
--- Requests arrive so many at a time, for to wait costs time too.
+-- Requests arrive BURST at a time, because a wait costs time, too.
 local BURST = 100
 local LAG_MAX_S = 1
 local sessions = {}

@@ -138,7 +138,7 @@ ngx_http_ebbtide_json_totals(u_char *p, ngx_http_ebbtide_stats_t *stats)
 {
     p = ngx_sprintf(p, "\"limit_soft\":%uL,\"limit_hard\":%uL,"
                        "\"pressure\":%uL,\"thrashing_vms\":%uL,"
-                       "\"trend\":\"%s\",\"breath\":\"%s\",",
+                       "\"trend\":\"%s\",\"phase\":\"%s\",",
                     stats->limit_soft, stats->limit_hard,
                     stats->pressure,
                     ngx_http_ebbtide_json_total(stats, thrashing),

@@ -145,8 +145,8 @@ static size_t mappings_allowed(void)
   return count;
 }
 
-/* Allocates so many blocks and frees them again. How many mappings the process
- * had with all of them. */
+/* Allocates `count` blocks and frees them again. Returns the number of mappings
+ * that the process had with all of them. */
 static size_t mappings_with(size_t count, size_t size)
 {
   static void *large[LARGE];

@@ -1,4 +1,4 @@
-/* Heaps that come and go: one is kept for the next (see src/heap/lifecycle/cached_heap.rs). Over
+/* Heaps that come and go: one is kept for the next (see src/heap/lifecycle/heap_cache.rs). Over
  * random programs, options, forks, and refusals of the kernel, a heap holds no
  * page that it does not count, nor does one that was made from the heap before.
  *

@@ -19,7 +19,7 @@
 #include <lualib.h>
 #include <luajit.h>
 
-/* A program may take so many allocations. */
+/* The most allocations of a program. */
 #define ALLOCATIONS_MAX 20000
 
 struct program {

@@ -5,12 +5,11 @@
  *
  *   syscall_faults [silent]
  *
- * With `silent` refused calls say that they were done, as if the library did not
- * look: each kind must then be found out. Prints one line for each kind: calls,
- * refusals, and how many of these ended badly. */
+ * With `silent` a refused call returns success: the program must notice each
+ * kind. Prints a line for each kind: calls, refusals, and those that ended badly.
+ */
 
-#include "check.h"
-#include "syscall_faults.h"
+#include "faulty_calls.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -20,12 +19,6 @@
 #define BLOCKS 200
 
 static struct block blocks[BLOCKS];
-
-/* The calls that were made before the kernel became kind. */
-static uint64_t counted[CALL_COUNT];
-
-/* A limit may leave no room, though nothing was refused. */
-static int limited;
 
 /* One refusal to try. */
 struct trial {
@@ -57,124 +50,6 @@ static const char *const names[CALL_COUNT] = {
   "mmap",   "munmap",  "mprotect", "madvise", "process_madvise",
   "mremap", "mincore", "open",     "read",    "getrlimit"
 };
-
-/* From here on nothing is refused. */
-static void be_kind(void)
-{
-  memcpy(counted, faults.calls, sizeof counted);
-  faults.at = 0;
-}
-
-/* Calls that may fail only when the kernel refused something in them. */
-static uint64_t refusals(void)
-{
-  uint64_t sum = 0;
-  int call;
-
-  for (call = 0; call < CALL_COUNT; call++) {
-    sum += faults.refused[call];
-  }
-  return sum;
-}
-
-#define CALLING(call) (errno = ERRNO_MARK, faults_enter(), (call))
-#define CALLED() (faults_leave(), check_errno())
-
-static ebb_heap *make(const ebb_options *options)
-{
-  uint64_t before = refusals();
-  ebb_heap *heap = CALLING(ebb_heap_new(options));
-
-  CALLED();
-  CHECK(heap != NULL || refusals() > before);
-  if (heap == NULL) {
-    /* It was refused once. Where all are, the kernel comes round. */
-    faults.lasting = 0;
-    heap = CALLING(ebb_heap_new(options));
-    CALLED();
-  }
-  REQUIRE(heap != NULL);
-  return heap;
-}
-
-static void *faulty_alloc(void *heap, void *ptr, size_t osize, size_t nsize)
-{
-  uint64_t before = refusals();
-  void *got = CALLING(ebb_alloc(heap, ptr, osize, nsize));
-
-  CALLED();
-  CHECK(got != NULL || nsize == 0 || refusals() > before
-        || faults.lasting || limited);
-  return got;
-}
-
-static void resize(ebb_heap *heap, struct block *block, size_t size)
-{
-  unsigned char *at;
-  size_t kept;
-
-  if (block->at == NULL) {
-    block->size = 0;
-  }
-  kept = size < block->size ? size : block->size;
-  at = (unsigned char *)faulty_alloc(heap, block->at, block->size, size);
-  if (at == NULL && size != 0) {
-    CHECK(size > block->size);
-    CHECK(block_kept(block, block->at, block->size));
-    return;
-  }
-  CHECK(size == 0 || block_kept(block, at, kept));
-  block->at = at;
-  block->size = size;
-  if (size != 0) {
-    block_fill(block, (uintptr_t)at ^ size);
-  }
-}
-
-/* A result that says that the kernel refused must be true. */
-static void judge(int result)
-{
-  CHECK(result == EBB_OK || result == EBB_MORE
-        || (result < 0 && refusals() > 0));
-}
-
-static void pause_and_tick(ebb_heap *heap, uint64_t ms)
-{
-  faults.now_us += ms * 1000;
-  CHECK(CALLING(ebb_next_tick(heap)) >= 0);
-  judge(ebb_tick(heap, 0));
-  CALLED();
-}
-
-static void reclaim(ebb_heap *heap, uint32_t budget_us)
-{
-  ebb_reclaim_options options = { sizeof options, budget_us };
-
-  judge(CALLING(ebb_reclaim(heap, &options, NULL)));
-  CALLED();
-}
-
-static void change(ebb_heap *heap, const char *name, int64_t value)
-{
-  judge(CALLING(ebb_set(heap, name, value)));
-  CALLED();
-}
-
-/* The account against the kernel, which must not have been refused for that. */
-static void is_true(ebb_heap *heap)
-{
-  ebb_stats stats;
-
-  memset(&stats, 0, sizeof stats);
-  stats.size = sizeof stats;
-  stats.flags = EBB_STATS_KERNEL;
-  judge(CALLING(ebb_stats_read(heap, &stats)));
-  CALLED();
-  CHECK_EQ(stats.live + stats.waste + stats.free_resident + stats.returned
-             + stats.never_touched + stats.metadata,
-           stats.committed);
-  CHECK(stats.kernel_resident <= stats.resident);
-}
 
 static void grow_and_shrink(ebb_heap *heap)
 {
@@ -248,7 +123,7 @@ static void life(void)
     CHECK(block_kept(&blocks[i], blocks[i].at, blocks[i].size));
   }
   /* The heap can all it could before. */
-  be_kind();
+  stop_refusing();
   change(heap, "limit_hard", 0);
   limited = 0;
   for (i = 0; i < BLOCKS; i++) {
@@ -284,7 +159,7 @@ static void births(void)
     CALLING(ebb_heap_delete(heap));
     CALLED();
   }
-  be_kind();
+  stop_refusing();
 }
 
 static const char *const script =
@@ -334,7 +209,7 @@ static void lua(void)
   CHECK_EQ(stats_of(heap, 0).blocks, 0);
   CALLING(ebb_heap_delete(heap));
   CALLED();
-  be_kind();
+  stop_refusing();
 }
 
 /* A VM on LuaJIT's own allocator: reclaimed in place, then changed over. */
@@ -362,7 +237,7 @@ static void attached(void)
   faults_enter();
   lua_close(L);
   faults_leave();
-  be_kind();
+  stop_refusing();
 }
 
 static void (*const workloads[])(void) = { life, births, lua, attached };
@@ -375,7 +250,7 @@ struct tally {
 
 static struct tally *tally;
 
-static void kind_kernel(void)
+static void without_refusals(void)
 {
   memset(&faults, 0, sizeof faults);
   faults.frozen = 1;
@@ -388,7 +263,7 @@ static void count_calls(const void *argument)
 {
   size_t which = *(const size_t *)argument;
 
-  kind_kernel();
+  without_refusals();
   workloads[which]();
   memcpy(tally->calls[which], counted, sizeof counted);
 }
@@ -410,7 +285,7 @@ static void refuse(const void *argument)
       _exit(3);
     }
   }
-  kind_kernel();
+  without_refusals();
   faults.victim = refusal->trial.call;
   faults.error = refusal->trial.error;
   faults.way = refusal->trial.way;

@@ -1,5 +1,5 @@
-/* Allocates and frees blocks of one size, so many times, in a ring of 16, few
- * enough for any word of a span: what hot_path.rs counts the instructions of.
+/* Allocates and frees COUNT blocks of SIZE bytes, in a ring of 16, few enough
+ * for any word of a span: what hot_path.rs counts the instructions of.
  * Usage: alloc_free_loop SIZE COUNT */
 
 #include <ebbtide.h>

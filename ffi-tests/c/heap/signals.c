@@ -220,7 +220,7 @@ static void is_intruded(const void *argument)
   work(intruded);
 }
 
-static void a_handler_that_comes_into_a_checked_heap_is_told_of(void)
+static void a_handler_in_a_checked_heap_is_reported(void)
 {
   static const char what[] = "by a signal handler of the same thread";
   char report[4096];
@@ -241,6 +241,6 @@ int main(void)
 {
   RUN(a_heap_is_not_disturbed_by_signals);
   RUN(nor_is_one_that_is_checked);
-  RUN(a_handler_that_comes_into_a_checked_heap_is_told_of);
+  RUN(a_handler_in_a_checked_heap_is_reported);
   return check_status();
 }

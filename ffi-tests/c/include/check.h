@@ -146,7 +146,7 @@ static inline ebb_heap *heap_from(const ebb_options *options)
   return heap;
 }
 
-/* A heap of so many bytes of address space; 0: the default. */
+/* A heap of `reserve` bytes of address space; 0: the default. */
 static inline ebb_heap *heap_of(int64_t reserve)
 {
   ebb_options options;

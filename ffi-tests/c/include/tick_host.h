@@ -99,7 +99,7 @@ static inline void stays_settled(ebb_heap *heap, uint64_t ms)
   CHECK_EQ(stats_of(heap, 0).returned_total, returned);
 }
 
-/* Free memory of so many bytes that was written. */
+/* Leaves `bytes` of free memory that was written. */
 static inline void leave_free(ebb_heap *heap, size_t bytes)
 {
   /* In blocks that do not go back when they are freed, as those of 128 KiB do. */

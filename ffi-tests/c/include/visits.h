@@ -117,6 +117,17 @@ static inline void is_there(pid_t *named)
   }
 }
 
+/* A heap with the thread, which has nothing to do for ten minutes, so that it is
+ * there however late anybody looks. */
+static inline ebb_heap *heap_with_thread(pid_t *named)
+{
+  ebb_heap *heap = heap_of_decay(600000);
+
+  leave_blocks_free(heap);
+  is_there(named);
+  return heap;
+}
+
 static inline void is_alone_in_the_end(void)
 {
   uint64_t start = now_ms();

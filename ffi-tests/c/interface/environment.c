@@ -122,7 +122,7 @@ static void with_log(const void *argument)
   CHECK_EQ(strncmp(small, told->text, strlen(small)), 0);
 }
 
-static void variables_without_effect_are_told_once(void)
+static void variables_without_effect_are_reported_once(void)
 {
   size_t i;
 
@@ -351,7 +351,7 @@ static void a_hard_limit_for_no_vm_is_refused(void)
 
 int main(void)
 {
-  RUN(variables_without_effect_are_told_once);
+  RUN(variables_without_effect_are_reported_once);
   RUN(other_files_are_left_alone);
   RUN(a_line_has_an_end);
   RUN(bad_values_are_found_before_a_heap_is_made);

@@ -216,7 +216,7 @@ static void holes_make_room_at_the_limit(void)
 }
 
 /* The old size is a hint for the statistics only. */
-static void holes_are_found_whatever_old_sizes_were_told(void)
+static void holes_are_found_whatever_old_sizes_were_given(void)
 {
   static const size_t osizes[] = { 0, 1, 6000, SIZE_MAX };
   size_t i, count;
@@ -382,7 +382,7 @@ int main(void)
   RUN(refusals_are_cheap_though_a_little_is_freed_each_time);
   RUN(history_needs_room_below_the_limit);
   RUN(holes_make_room_at_the_limit);
-  RUN(holes_are_found_whatever_old_sizes_were_told);
+  RUN(holes_are_found_whatever_old_sizes_were_given);
   RUN(holes_are_found_though_there_were_none_once);
   RUN(one_class_makes_room_for_another);
   RUN(a_block_may_grow_up_to_the_limit);

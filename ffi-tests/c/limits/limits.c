@@ -133,7 +133,7 @@ static void up_to_the_limit(const void *argument)
   heap_ends_empty(heap);
 }
 
-static void a_limit_that_binds_is_told(void)
+static void a_limit_that_binds_is_reported(void)
 {
   CHECK_EQ(in_child(up_to_the_limit, NULL), 0);
 }
@@ -282,7 +282,7 @@ static void no_room_at_all_has_a_reason(void)
   CHECK_EQ(in_child(with_next_to_none, NULL), 0);
 }
 
-/* A process may have only so many mappings. At that limit the kernel moves no
+/* The mappings of a process are limited. At that limit the kernel moves no
  * pages and renews none, and a block that must move is copied. */
 static void at_the_limit_of_mappings(const void *unused)
 {
@@ -316,7 +316,7 @@ static void moving_needs_no_mapping(void)
 int main(void)
 {
   RUN(a_heap_takes_what_it_uses);
-  RUN(a_limit_that_binds_is_told);
+  RUN(a_limit_that_binds_is_reported);
   RUN(a_child_extends_its_own);
   RUN(heaps_live_within_two_gib);
   RUN(heaps_shrink_to_what_there_is);

@@ -53,7 +53,7 @@ static void note_end(void *context)
   ending->returned = stats_of(ending->heap, 0).returned_total;
 }
 
-static void the_end_of_a_vm_is_told_once(void)
+static void the_end_of_a_vm_is_reported_once(void)
 {
   int attached;
 
@@ -75,7 +75,7 @@ static void the_end_of_a_vm_is_told_once(void)
   }
 }
 
-static void nobody_is_told_who_has_asked_not_to_be(void)
+static void no_end_is_reported_after_an_unregistration(void)
 {
   lua_State *L = vm(0);
   struct ending ending = { ebb_heap_of(L), 0, 0 };
@@ -250,8 +250,8 @@ static void a_child_goes_on_with_a_shared_heap(void)
 
 int main(void)
 {
-  RUN(the_end_of_a_vm_is_told_once);
-  RUN(nobody_is_told_who_has_asked_not_to_be);
+  RUN(the_end_of_a_vm_is_reported_once);
+  RUN(no_end_is_reported_after_an_unregistration);
   RUN(a_heap_without_a_vm_is_refused);
   RUN(two_threads_take_turns_in_a_heap);
   RUN(a_kernel_that_orders_no_threads_is_enough);

@@ -88,7 +88,7 @@ static void actions_at_the_start_are_defaults(void)
   CHECK_EQ(now.sa_flags & (SA_RESTART | SA_ONSTACK | SA_SIGINFO), 0);
 }
 
-static void handlers_are_called_and_told(void)
+static void handlers_are_called_and_reported(void)
 {
   static const int signals[] = { SIGTERM, SIGUSR2, SIGUSR1 };
   struct sigaction mine, old;
@@ -424,7 +424,7 @@ int main(int argc, char **argv)
     }
   }
   RUN(actions_at_the_start_are_defaults);
-  RUN(handlers_are_called_and_told);
+  RUN(handlers_are_called_and_reported);
   RUN(a_handler_for_once_is_called_once);
   RUN(sets_of_signals_are_as_ever);
   RUN(other_names_do_the_same);

@@ -55,7 +55,7 @@ static void sample_is_of(const ebb_sample *sample, const ebb_stats *stats)
   CHECK_EQ(sample->trend, stats->trend);
 }
 
-/* Changes the heap from second to second, until there are so many samples;
+/* Changes the heap from second to second, until there are `count` samples;
  * notes what there was at each. */
 static void take_samples(ebb_heap *heap, ebb_stats *stats, size_t count)
 {

@@ -1,13 +1,15 @@
 //! Load comes and goes: what each worker holds afterwards, with no further request.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::clock::{DOWN_WITHIN, OwnClock};
+use crate::config::{Config, Modules};
 use crate::load::Load;
-use crate::server::{Config, Modules, Nginx, alone, target};
+use crate::server::{Nginx, alone, target};
 
 ebbtide_ffi_tests::long! {
     workers_breathe_out_after_load_and_those_of_stock_nginx_do_not
@@ -103,7 +105,7 @@ fn workers_breathe_out_after_load_and_those_of_stock_nginx_do_not() {
     drop(nginx);
     let nginx = Nginx::start(&Config::new(Modules::First));
     let with = breathe(&nginx, 16);
-    fs::write(target().join("nginx/breathing.svg"), drawn(&stock, &with)).expect("it is there");
+    write_curves([("stock", &stock), ("with the module", &with)]);
     for worker in 0..2 {
         let (stock_is, with_is) = (stock.describe(worker), with.describe(worker));
         assert!(stock.last_percent(worker) > 50, "stock: {stock_is}");
@@ -126,59 +128,21 @@ fn idle_workers_sleep(nginx: &Nginx) {
     assert!(rests.any(|(before, after)| before == after), "idle workers wake up");
 }
 
-const WIDE: f64 = 900.0;
-const HIGH: f64 = 360.0;
-const LEFT: f64 = 60.0;
-const TOP: f64 = 50.0;
-const BOTTOM: f64 = 40.0;
-
-/// Both curves over one axis: grey is stock nginx, blue the module, a line for each worker.
-fn drawn(stock: &Curve, with: &Curve) -> String {
-    let curves = [(stock, "#888888"), (with, "#1565c0")];
-    let last = |curve: &Curve| curve.points.last().expect("there are points").0;
-    let seconds = last(stock).max(last(with));
-    let highest = |curve: &Curve| curve.peak_kb(0).max(curve.peak_kb(1));
-    let top_mb = (highest(stock).max(highest(with)) / 1024 / 20 + 1) * 20;
-    let x = |time: f64| LEFT + (WIDE - LEFT - 20.0) * time / seconds;
-    let y = |mb: f64| HIGH - BOTTOM - (HIGH - BOTTOM - TOP) * mb / top_mb as f64;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDE} {HIGH}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"{LEFT}\" y=\"20\" font-size=\"14\">Memory of each nginx worker (anonymous PSS), \
-         {CONNECTIONS} requests in flight for {LOAD_SECONDS} s, then none</text>\n\
-         <text x=\"{LEFT}\" y=\"38\" fill=\"#888888\">stock</text>\n\
-         <text x=\"{}\" y=\"38\" fill=\"#1565c0\">with the module</text>\n",
-        LEFT + 50.0
-    );
-    let mut add = |line: String| writeln!(svg, "{line}").expect("a string takes it");
-    for mb in (0..=top_mb).step_by(20) {
-        let at = y(mb as f64);
-        add(format!("<path d=\"M{LEFT} {at:.1}H{}\" stroke=\"#dddddd\"/>", WIDE - 20.0));
-        let text_at = at + 4.0;
-        add(format!("<text x=\"8\" y=\"{text_at:.1}\">{mb} MB</text>"));
-    }
-    for second in 0..=seconds as u32 {
-        let at = x(f64::from(second));
-        add(format!("<text x=\"{at:.1}\" y=\"{}\">{second} s</text>", HIGH - 15.0));
-    }
-    for (curve, colour) in curves {
-        for worker in 0..2 {
-            let point = |(time, kb): &(f64, Vec<u64>)| {
-                format!("{:.1},{:.1}", x(*time), y(kb[worker] as f64 / 1024.0))
-            };
-            let points: Vec<String> = curve.points.iter().map(point).collect();
-            let points = points.join(" ");
-            add(format!(
-                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" \
-                 stroke-width=\"2\"/>"
-            ));
-        }
-        let at = x(curve.quiet_from);
-        let to = HIGH - BOTTOM;
-        add(format!(
-            "<path d=\"M{at:.1} {TOP}V{to}\" stroke=\"{colour}\" stroke-dasharray=\"4 4\"/>"
-        ));
-    }
-    svg + "</svg>\n"
+/// Writes the memory of all workers over time, in MB, as JSON that `plot.py` of the benches draws.
+fn write_curves(curves: [(&str, &Curve); 2]) {
+    let curves = curves.map(|(name, curve)| {
+        let point = |(time, kb): &(f64, Vec<u64>)| (*time, kb.iter().sum::<u64>() as f64 / 1024.0);
+        let points: Vec<(f64, f64)> = curve.points.iter().map(point).collect();
+        json!({ "name": name, "points": points })
+    });
+    let picture = json!({
+        "title": "Memory of two nginx workers",
+        "subtitle": format!("{CONNECTIONS} requests in flight for {LOAD_SECONDS} s, then none"),
+        "footnotes": ["Anonymous PSS of both workers."],
+        "curves": curves,
+        "bands": [],
+        "notes": [],
+    });
+    let file = target().join("nginx/after_load.json");
+    fs::write(file, picture.to_string()).expect("the target directory can be written");
 }

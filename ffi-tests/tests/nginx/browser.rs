@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ebbtide_ffi_tests::clean;
 use serde_json::{Value, json};
 
-use crate::server::Folder;
+use crate::config::Folder;
 
 /// The protocol's pipes are file descriptors 3 and 4.
 const START: &str = "exec \"$@\" 3<&0 4>&1";

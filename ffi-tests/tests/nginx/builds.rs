@@ -12,10 +12,10 @@ use ebbtide_ffi_tests::{clean, make, scratch, text_of};
 use ebbtide_runtimes::repository;
 
 use crate::clock::comes_down;
+use crate::config::{Config, Modules, material};
 use crate::ports::free_port;
-use crate::server::{
-    Config, Modules, Nginx, alone, beside, children_of, find, material, module, target, title,
-};
+use crate::server::{Nginx, alone, beside, find, module, target};
+use crate::workers::{children_of, title};
 
 ebbtide_ffi_tests::long! {
     stock_nginx_with_lua_compiled_in_serves

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use crate::server::{Config, Modules, Nginx, beside, target};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, beside, target};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,7 +51,7 @@ fn config(modules: Modules) -> Config {
 }
 
 /// The worker ends with these words in the log, and another one serves.
-fn is_told(nginx: &Nginx, bug: &str, words: &[&str]) {
+fn is_reported(nginx: &Nginx, bug: &str, words: &[&str]) {
     let worker = nginx.running();
     assert_eq!(nginx.ask("GET", &format!("/code?bug={bug}"), &[]).status, 0);
     nginx.wait_until("another worker runs", PATIENCE, |nginx| {
@@ -81,26 +82,26 @@ fn is_quiet(nginx: &Nginx) {
 }
 
 #[test]
-fn bugs_in_a_vm_that_was_made_on_a_heap_are_told() {
+fn bugs_in_a_vm_that_was_made_on_a_heap_are_reported() {
     let _beside = beside();
     let nginx = Nginx::start(&config(Modules::First));
     is_quiet(&nginx);
-    is_told(&nginx, "overflow", &OVERFLOW);
-    is_told(&nginx, "large", &LARGE);
+    is_reported(&nginx, "overflow", &OVERFLOW);
+    is_reported(&nginx, "large", &LARGE);
 }
 
 #[test]
-fn bugs_in_a_vm_that_was_changed_over_are_told() {
+fn bugs_in_a_vm_that_was_changed_over_are_reported() {
     let _beside = beside();
     let nginx = Nginx::start(&config(Modules::Last));
     is_quiet(&nginx);
-    is_told(&nginx, "overflow", &OVERFLOW);
+    is_reported(&nginx, "overflow", &OVERFLOW);
 }
 
 /// The command's own library makes the VM, with the module and without. nginx's error log has become
 /// its standard error by the time that the report is written.
 #[test]
-fn bugs_in_an_nginx_that_the_command_started_are_told() {
+fn bugs_in_an_nginx_that_the_command_started_are_reported() {
     let _beside = beside();
     for modules in [Modules::Stock, Modules::First] {
         let mut config = config(modules);
@@ -113,8 +114,8 @@ fn bugs_in_an_nginx_that_the_command_started_are_told() {
             [command.as_os_str(), "run".as_ref(), "--checked=on".as_ref()].map(Into::into).into();
         let nginx = Nginx::start(&config);
         is_quiet(&nginx);
-        is_told(&nginx, "overflow", &OVERFLOW);
-        is_told(&nginx, "large", &LARGE);
+        is_reported(&nginx, "overflow", &OVERFLOW);
+        is_reported(&nginx, "large", &LARGE);
         let log = nginx.log();
         assert_eq!(log.matches(OVERFLOW[0]).count(), 1, "{modules:?}: {log}");
     }
@@ -122,14 +123,14 @@ fn bugs_in_an_nginx_that_the_command_started_are_told() {
 
 /// Workers make these VMs, and know of the variable what the configuration hands on.
 #[test]
-fn bugs_in_vms_that_workers_make_are_told() {
+fn bugs_in_vms_that_workers_make_are_reported() {
     let _beside = beside();
     let each = config(Modules::First).http("lua_code_cache off;");
     let nginx = Nginx::start(&each);
     assert_eq!(nginx.get("/code?bug=overflow"), "no bug\n");
     let nginx = Nginx::start(&each.top("env EBBTIDE_CHECKED;"));
     is_quiet(&nginx);
-    is_told(&nginx, "overflow", &OVERFLOW);
+    is_reported(&nginx, "overflow", &OVERFLOW);
 }
 
 #[test]

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use ebbtide_ffi_tests::finish;
 
-use crate::server::{Config, Modules, Nginx, Worker, alone};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, alone};
+use crate::workers::Worker;
 
 /// From the end of the load on.
 pub const DOWN_WITHIN: Duration = Duration::from_secs(5);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::server::{Config, Modules, Nginx, alone, beside};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, alone, beside};
 use crate::status::{json, number, vms};
 
 ebbtide_ffi_tests::long! {
@@ -21,11 +22,11 @@ fn live(nginx: &Nginx) -> u64 {
 
 fn settles(nginx: &Nginx, live_max: u64) {
     nginx.wait_until("all is collected and returned", PATIENCE, |nginx| {
-        json(nginx)[0]["breath"] == "settled" && live(nginx) < live_max
+        json(nginx)[0]["phase"] == "settled" && live(nginx) < live_max
     });
 }
 
-/// Holds so many thousand tables.
+/// Holds `thousands` thousand tables.
 fn hold(thousands: u32) -> String {
     format!(
         "package.kept = {{}}
@@ -48,7 +49,7 @@ fn longest_slice(config: &Config, request: &str) -> u64 {
         nginx.get(request);
         nginx.wait_until("all is collected and returned", PATIENCE, |nginx| {
             let worker = &json(nginx)[0];
-            worker["breath"] == "settled" && number(&worker["steps"], "count") > 100
+            worker["phase"] == "settled" && number(&worker["steps"], "count") > 100
         });
         assert_eq!(nginx.errors(), Vec::<String>::new());
         best = best.min(number(&json(&nginx)[0]["steps"], "max_us"));
@@ -108,7 +109,7 @@ fn phases_are_logged(nginx: &Nginx) {
 }
 
 #[test]
-fn a_finalizer_that_throws_is_told_once_and_the_rest_is_collected() {
+fn a_finalizer_that_throws_is_reported_once_and_the_rest_is_collected() {
     let _beside = beside();
     let code = "for i = 1, 50 do
             local proxy = newproxy(true)

@@ -5,9 +5,10 @@ use std::fs;
 use ebbtide_ffi_tests::pages::blocks;
 use ebbtide_ffi_tests::{clean, scratch};
 
+use crate::config::{Config, Folder, Modules};
 use crate::ports::free_port;
 use crate::preloaded::under_run;
-use crate::server::{Config, Folder, Modules, Nginx, beside, find, module, text};
+use crate::server::{Nginx, beside, find, module, text};
 
 /// What `nginx -t` says of a configuration, and whether it takes it.
 pub fn tested(config: &Config) -> (bool, String) {
@@ -232,7 +233,7 @@ pub fn says(said: &str, level: &str, text: &str) -> bool {
 }
 
 #[test]
-fn settings_without_effect_are_told() {
+fn settings_without_effect_are_reported() {
     let _beside = beside();
     let given = "\"ebbtide_idle\", \"ebbtide_limit_soft\", \"ebbtide_zone\"";
     let directives = "ebbtide_zone 2m; ebbtide_limit_soft 100m; ebbtide_idle 2s;";
@@ -274,7 +275,7 @@ fn settings_without_effect_are_told() {
 
 /// Whether the machine has a limit for this test's cgroup is not this test's to say.
 #[test]
-fn without_a_limit_of_the_cgroup_what_depends_on_it_is_off_and_told() {
+fn without_a_limit_of_the_cgroup_what_depends_on_it_is_off_and_reported() {
     let _beside = beside();
     let none = "is a share of the memory limit of the cgroup, and the cgroup of nginx has none";
     let until = "\"ebbtide_limit_soft\" is off until the cgroup of nginx has a memory limit";
@@ -394,7 +395,7 @@ fn a_variable_that_contradicts_a_directive_stops_it_with_the_true_reason() {
 }
 
 #[test]
-fn a_variable_without_effect_is_told_once() {
+fn a_variable_without_effect_is_reported_once() {
     let _beside = beside();
     let config = in_http("").environment("EBBTIDE_CHEKED", "1").environment("EBBTIDE_AUTO", "");
     let config = config.workers(2).environment("EBBTIDE_RETAIN", "1m");
@@ -418,7 +419,7 @@ fn a_variable_without_effect_is_told_once() {
 }
 
 #[test]
-fn variables_of_heaps_without_effect_are_told_while_it_is_off() {
+fn variables_of_heaps_without_effect_are_reported_while_it_is_off() {
     let _beside = beside();
     let off = || in_http("ebbtide off;");
     let config = off().environment("EBBTIDE_CHECKED", "1").environment("EBBTIDE_LIMIT_HARD", "64m");
@@ -453,7 +454,7 @@ fn variables_of_heaps_without_effect_are_told_while_it_is_off() {
 }
 
 #[test]
-fn variables_of_the_preload_library_are_told_without_it() {
+fn variables_of_the_preload_library_are_reported_without_it() {
     let _beside = beside();
     let set = |config: Config| {
         let config = config.environment("EBBTIDE_VERBOSE", "1");

@@ -5,7 +5,8 @@ use std::time::Duration;
 use ebbtide_ffi_tests::{PREFIX, installed, make, scratch};
 
 use crate::clock::comes_down;
-use crate::server::{Config, Modules, Nginx, alone, beside, module, modules_path, target};
+use crate::config::{Config, Modules, modules_path};
+use crate::server::{Nginx, alone, beside, module, target};
 
 const LITTER: &str = "/litter?megabytes=40";
 
@@ -26,7 +27,7 @@ fn lines_with(nginx: &Nginx, part: &str) -> Vec<String> {
 }
 
 /// How the log tells of the way, once, at the level notice.
-fn is_told_once(nginx: &Nginx, way: &str) {
+fn is_reported_once(nginx: &Nginx, way: &str) {
     let told = lines_with(nginx, "ebbtide");
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains("[notice]") && told[0].contains(way), "{told:?}");
@@ -53,7 +54,7 @@ const STATS: &str = "local s = require('resty.ebbtide').stats()
 fn loaded_before_the_lua_module_it_makes_the_vm_on_a_heap() {
     let _alone = alone();
     let nginx = Nginx::start(&Config::new(Modules::First).workers(1).lua("stats", STATS));
-    is_told_once(&nginx, "the Lua VM was made on a heap");
+    is_reported_once(&nginx, "the Lua VM was made on a heap");
     assert_eq!(nginx.get("/stats"), "ebbtide false\n");
     exhales(&nginx);
 }
@@ -62,7 +63,7 @@ fn loaded_before_the_lua_module_it_makes_the_vm_on_a_heap() {
 fn loaded_after_the_lua_module_it_makes_the_vm_on_a_heap_too() {
     let _alone = alone();
     let nginx = Nginx::start(&Config::new(Modules::Last).workers(1).lua("stats", STATS));
-    is_told_once(&nginx, "the Lua VM was made on a heap");
+    is_reported_once(&nginx, "the Lua VM was made on a heap");
     assert_eq!(nginx.get("/stats"), "ebbtide false\n");
     exhales(&nginx);
     for _ in 0..3 {
@@ -90,7 +91,7 @@ fn without_a_lua_module_it_warns_and_nginx_serves() {
 }
 
 #[test]
-fn a_lua_module_that_nothing_uses_is_told_too() {
+fn a_lua_module_that_nothing_uses_is_reported_too() {
     let _beside = beside();
     let mut config = Config::new(Modules::First).http("lua_package_path ';;';");
     config.server = "location / { return 200 'here'; }\n".into();
@@ -137,7 +138,7 @@ fn plain_require_reclaims_in_place_in_stock_nginx() {
     let _alone = alone();
     let lua = installed().lib().join("../share/lua/5.1/?.lua");
     let c = installed().lib().join("lua/5.1/?.so");
-    let ours = crate::server::material().join("?.lua");
+    let ours = crate::config::material().join("?.lua");
     let path = format!("{};{};/usr/share/lua/5.1/?.lua", ours.display(), lua.display());
     let config = Config::new(Modules::Stock)
         .workers(1)

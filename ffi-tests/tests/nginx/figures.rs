@@ -6,7 +6,8 @@ use std::time::Duration;
 use ebbtide_runtimes::repository;
 use serde_json::Value;
 
-use crate::server::{Config, Modules, Nginx, beside};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, beside};
 use crate::status::{json, number, page, parsed, vms};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -99,7 +100,7 @@ fn json_and_prometheus_agree() {
     let nginx = Nginx::start(&config);
     nginx.get("/litter?megabytes=20&clean=1");
     nginx.wait_until("garbage is returned", PATIENCE, |nginx| {
-        number(&json(nginx)[0], "returned_total") > 0 && json(nginx)[0]["breath"] == "settled"
+        number(&json(nginx)[0], "returned_total") > 0 && json(nginx)[0]["phase"] == "settled"
     });
     let disagree = |nginx: &Nginx| -> Vec<String> {
         let worker = json(nginx)[0].clone();

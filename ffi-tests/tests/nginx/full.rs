@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use crate::builds::WAYS;
 use crate::clock::OwnClock;
+use crate::config::Modules;
 use crate::load::Load;
 use crate::long::tides;
 use crate::preloaded::started_by;
-use crate::server::{Modules, Nginx, Worker, alone};
+use crate::server::{Nginx, alone};
+use crate::workers::Worker;
 
 #[test]
 #[ignore = "several minutes: make test-full"]

@@ -7,9 +7,11 @@ use serde_json::Value;
 
 use crate::browser::Browser;
 use crate::builds::Build;
+use crate::config::{Config, Modules};
 use crate::processes::with_early_vm;
-use crate::server::{Config, Modules, Nginx, Reply, beside, children_of, kill, title};
+use crate::server::{Nginx, Reply, beside};
 use crate::status::{json, number, running_pids};
+use crate::workers::{children_of, kill, title};
 
 ebbtide_ffi_tests::long! {
     the_privileged_agent_has_a_name_of_its_own

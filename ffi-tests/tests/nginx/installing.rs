@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use ebbtide_ffi_tests::{PREFIX, clean, make, scratch, text_of};
 use ebbtide_runtimes::repository;
 
+use crate::config::{Config, Folder, Modules, modules_path};
 use crate::ports::free_port;
-use crate::server::{Config, Folder, Modules, Nginx, beside, module, modules_path, text};
+use crate::server::{Nginx, beside, module, text};
 
 /// Folders of a system, empty but for the lines that load Debian's Lua modules.
 struct System {

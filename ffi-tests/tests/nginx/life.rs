@@ -5,9 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clock::comes_down;
+use crate::config::{Config, Modules};
 use crate::load::Load;
-use crate::server::{Config, Modules, Nginx, alone, beside, is_running, kill, workers_of};
+use crate::server::{Nginx, alone, beside};
 use crate::status::{json, number, pids, running_pids};
+use crate::workers::{is_running, kill, workers_of};
 
 ebbtide_ffi_tests::long! {
     no_request_fails_and_no_slot_is_lost_while_nginx_reloads

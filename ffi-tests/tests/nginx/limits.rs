@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use ebbtide_ffi_tests::scratch;
 
+use crate::config::{Config, Modules};
 use crate::processes::with_early_vm_of;
-use crate::server::{Config, Modules, Nginx, alone, beside};
+use crate::server::{Nginx, alone, beside};
 use crate::status::{json, number, pids, running_pids, vms};
 
 const PATIENCE: Duration = Duration::from_secs(20);

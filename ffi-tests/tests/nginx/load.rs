@@ -2,7 +2,8 @@
 
 use std::process::{Child, Command, Stdio};
 
-use crate::server::{Nginx, kill};
+use crate::server::Nginx;
+use crate::workers::kill;
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ impl Outcome {
 pub struct Load(Option<Child>);
 
 impl Load {
-    /// Keeps so many requests for `path` in flight. `close`: each has a connection of its own.
+    /// Keeps `connections` requests for `path` in flight. `close`: each has a connection of its own.
     pub fn start(nginx: &Nginx, path: &str, connections: u32, seconds: u32, close: bool) -> Load {
         let mut command = Command::new("wrk");
         command.args(["-t", "2", "-c", &connections.to_string(), "-d", &format!("{seconds}s")]);

@@ -11,9 +11,10 @@ use ebbtide_ffi_tests::installed;
 
 use crate::builds::{Build, WAYS, linked_luajit, stream_block};
 use crate::clock::comes_down;
+use crate::config::{Config, Folder, Modules, material};
 use crate::load::Load;
 use crate::ports::free_port;
-use crate::server::{Config, Folder, Modules, Nginx, alone, beside, material, text};
+use crate::server::{Nginx, alone, beside, text};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::server::{Config, Modules, Nginx, alone, beside};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, alone, beside};
 use crate::status::{litter, running_pids};
 
 const NOT_INSTALLED: &str = "assert(not package.searchpath('ebbtide', package.path))

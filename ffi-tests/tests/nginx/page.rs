@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::browser::Browser;
+use crate::config::{Config, Modules};
 use crate::load::Load;
-use crate::server::{Config, Modules, Nginx, alone, beside, kill};
+use crate::server::{Nginx, alone, beside};
+use crate::workers::kill;
 
 /// A page reads its figures every two seconds, on a machine that has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(60);

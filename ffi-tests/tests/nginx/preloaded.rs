@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use ebbtide_ffi_tests::installed;
 
-use crate::server::{Config, Modules, Nginx, Worker, alone, beside, target};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, alone, beside, target};
+use crate::workers::Worker;
 
 ebbtide_ffi_tests::long! {
     idle_workers_collect_their_garbage_also_after_a_reload

@@ -9,11 +9,11 @@ use std::time::Duration;
 use ebbtide_ffi_tests::{finish, scratch};
 
 use crate::clock::comes_down;
+use crate::config::{Config, Modules, material};
 use crate::load::Load;
-use crate::server::{
-    Config, Modules, Nginx, Worker, alone, beside, children_of, material, target, title,
-};
+use crate::server::{Nginx, alone, beside, target};
 use crate::status::{json, number, pids, running_pids, vms};
+use crate::workers::{Worker, children_of, title};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -1,22 +1,19 @@
-//! An nginx of a test's own: its configuration, its processes, and how to talk to it.
+//! An nginx of a test's own: how to start it, talk to it, wait for it and stop it.
 
-use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::Output;
 use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use ebbtide_ffi_tests::{clean, finish, make, scratch};
-use ebbtide_runtimes::repository;
+use ebbtide_ffi_tests::{finish, make, scratch};
 
-use crate::builds::Build;
+use crate::config::{Config, Folder};
 use crate::ports::free_port;
+use crate::workers::{Worker, is_running, kill, workers_of};
 
 /// For processes to start, and for an answer, on a machine that is busy with other things.
 const START: Duration = Duration::from_secs(60);
@@ -61,252 +58,6 @@ pub fn find(tool: &str) -> Option<PathBuf> {
 /// The module under test.
 pub fn module() -> PathBuf {
     target().join("nginx/ngx_http_ebbtide_module.so")
-}
-
-/// A folder of the repository's, with Lua code for the servers.
-pub fn material() -> PathBuf {
-    repository().join("ffi-tests/nginx")
-}
-
-/// Where Debian's own modules are, as nginx was configured.
-pub fn modules_path() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let said = Command::new("nginx").arg("-V").output().expect("nginx is there").stderr;
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let path = said.split_whitespace().find_map(|word| word.strip_prefix("--modules-path="));
-        path.expect("nginx has dynamic modules").into()
-    })
-}
-
-/// In which order nginx loads its modules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Modules {
-    /// The Lua module alone.
-    Stock,
-    /// The module of this repository, then the Lua module.
-    First,
-    /// The Lua module, then that of this repository.
-    Last,
-    /// The module of this repository alone.
-    Alone,
-    /// What the files load that the configuration includes at the top.
-    Included,
-}
-
-/// What a server is started with.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub build: Build,
-    pub modules: Modules,
-    pub workers: u32,
-    /// Whether the number of workers stands behind `http`.
-    pub workers_last: bool,
-    /// At the top level.
-    pub top: String,
-    /// At the top level, after `http`.
-    pub bottom: String,
-    /// In the block `http`.
-    pub http: String,
-    /// In the block `server`.
-    pub server: String,
-    /// In the environment of the processes.
-    pub environment: Vec<(&'static str, PathBuf)>,
-    /// A command and its arguments, which starts nginx; none if nginx is started as it is.
-    pub launcher: Vec<OsString>,
-}
-
-impl Config {
-    /// Two workers of the service, with the status page where the module is loaded.
-    pub fn new(modules: Modules) -> Config {
-        let mut server = String::new();
-        if modules != Modules::Alone {
-            for name in ["heavy", "light", "slow", "wait", "litter"] {
-                server += &location(name, &format!("require('service').{name}()"));
-            }
-        }
-        if modules != Modules::Stock {
-            server += "location /status { ebbtide_status; }\n";
-            server += "location /open { ebbtide_status; ebbtide_status_reclaim on; }\n";
-        }
-        Config {
-            build: Build::Debian,
-            modules,
-            workers: 2,
-            workers_last: false,
-            top: String::new(),
-            bottom: String::new(),
-            http: String::new(),
-            server,
-            environment: Vec::new(),
-            launcher: Vec::new(),
-        }
-    }
-
-    /// None: the only process does everything (with `master_process off`).
-    pub fn workers(mut self, workers: u32) -> Config {
-        self.workers = workers;
-        self
-    }
-
-    pub fn on(mut self, build: Build) -> Config {
-        self.build = build;
-        self
-    }
-
-    pub fn bottom(mut self, text: &str) -> Config {
-        self.bottom += &format!("{text}\n");
-        self
-    }
-
-    pub fn top(mut self, text: &str) -> Config {
-        self.top += &format!("{text}\n");
-        self
-    }
-
-    pub fn http(mut self, text: &str) -> Config {
-        self.http += &format!("{text}\n");
-        self
-    }
-
-    /// A location that runs this Lua code.
-    pub fn lua(mut self, name: &str, code: &str) -> Config {
-        self.server += &location(name, code);
-        self
-    }
-
-    pub fn environment(mut self, name: &'static str, value: impl Into<PathBuf>) -> Config {
-        self.environment.push((name, value.into()));
-        self
-    }
-
-    /// The text of the configuration file.
-    pub fn text(&self, port: u16) -> String {
-        let ours = self.build.module();
-        let debian = |name: &str| modules_path().join(name);
-        let lua = [debian("ndk_http_module.so"), debian("ngx_http_lua_module.so")];
-        let mut modules: Vec<PathBuf> = Vec::new();
-        modules.extend(ours.clone().filter(|_| self.modules == Modules::First));
-        let without = matches!(self.modules, Modules::Alone | Modules::Included);
-        let loads_lua = !without && self.build.loads_lua();
-        modules.extend(loads_lua.then_some(lua).into_iter().flatten());
-        let last = matches!(self.modules, Modules::Last | Modules::Alone);
-        modules.extend(ours.filter(|_| last));
-        let mut top = String::new();
-        for module in modules {
-            writeln!(top, "load_module {};", module.display()).expect("a string takes it");
-        }
-        let mut http = self.http.clone();
-        if self.modules != Modules::Alone && !http.contains("lua_package_path") {
-            let folder = material();
-            let path = format!("{}/?.lua;/usr/share/lua/5.1/?.lua", folder.display());
-            http += &format!("lua_package_path '{path}';\n");
-        }
-        let base = fs::read_to_string(material().join("base.conf")).expect("base.conf");
-        let number = "worker_processes @WORKERS@;\n";
-        let (first, last) = if self.workers_last { ("", number) } else { (number, "") };
-        base.replace(number, first)
-            .replace("@BOTTOM@", &format!("@BOTTOM@\n{last}"))
-            .replace("@TOP@", &(top + &self.top))
-            .replace("@WORKERS@", &self.workers.max(1).to_string())
-            .replace("@HTTP@", &http)
-            .replace("@PORT@", &port.to_string())
-            .replace("@SERVER@", &self.server)
-            .replace("@BOTTOM@", &self.bottom)
-    }
-}
-
-fn location(name: &str, code: &str) -> String {
-    format!("location /{name} {{ content_by_lua_block {{ {code} }} }}\n")
-}
-
-/// A folder of the temporary ones, for nginx to run in, removed in the end.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    pub fn new() -> Folder {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ebbtide-nginx-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir_all(&folder).expect("temporary files can be written");
-        Folder(folder)
-    }
-
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// `nginx` with its configuration in this folder.
-    pub fn nginx(&self, config: &Config, port: u16) -> Command {
-        fs::write(self.file("nginx.conf"), config.text(port)).expect("it can be written");
-        // By its path, for it starts that anew in a binary upgrade.
-        let program = config.build.program();
-        let mut words = config.launcher.iter().cloned().chain([program.into()]);
-        let mut command = clean(words.next().expect("the program at least"));
-        command.args(words);
-        command.arg("-p").arg(&self.0).arg("-c").arg(self.file("nginx.conf"));
-        command.arg("-e").arg(self.file("error.log"));
-        for (name, value) in &config.environment {
-            command.env(name, value);
-        }
-        command
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A worker process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Worker {
-    pub pid: u32,
-    pub exiting: bool,
-}
-
-impl Worker {
-    fn field(&self, file: &str, name: &str) -> Option<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid)).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse().ok()
-    }
-
-    /// Its share of memory without files, in KB: its share of those grows when other servers end.
-    pub fn pss_anon_kb(&self) -> u64 {
-        self.field("smaps_rollup", "Pss_Anon:").expect("it runs")
-    }
-
-    /// What it holds once `fill` has filled its memory. On a busy machine it may have breathed out
-    /// again before it is looked at, so that it has to be filled once more.
-    pub fn filled_kb(&self, least_kb: u64, fill: impl Fn()) -> u64 {
-        let filled = || {
-            fill();
-            self.pss_anon_kb()
-        };
-        let mut tries = (0..10).map(|_| filled());
-        tries.find(|kb| *kb > least_kb).expect("that is no load")
-    }
-
-    /// All that it holds, in KB, by the same account.
-    pub fn resident_kb(&self) -> u64 {
-        self.field("smaps_rollup", "Rss:").expect("it runs")
-    }
-
-    pub fn rss_kb(&self) -> u64 {
-        self.field("status", "VmRSS:").expect("it runs")
-    }
-
-    /// How many times it has gone to sleep.
-    pub fn sleeps(&self) -> u64 {
-        self.field("status", "voluntary_ctxt_switches:").expect("it runs")
-    }
-
-    pub fn mappings(&self) -> usize {
-        fs::read_to_string(format!("/proc/{}/maps", self.pid)).expect("it runs").lines().count()
-    }
 }
 
 /// A running nginx. It is stopped when this goes out of scope.
@@ -503,45 +254,6 @@ impl Reply {
         let mut found = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));
         found.next().map(|(_, value)| value)
     }
-}
-
-/// The workers of a master.
-pub fn workers_of(master: u32) -> Vec<Worker> {
-    let mut workers: Vec<Worker> = children_of(master).filter_map(worker).collect();
-    workers.sort();
-    workers
-}
-
-/// The processes that a master has started.
-pub fn children_of(master: u32) -> impl Iterator<Item = u32> {
-    let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children"));
-    let children = children.unwrap_or_default();
-    let pids: Vec<u32> = children.split(' ').filter_map(|pid| pid.parse().ok()).collect();
-    pids.into_iter()
-}
-
-/// What a process calls itself; nothing when it has ended.
-pub fn title(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()
-}
-
-fn worker(pid: u32) -> Option<Worker> {
-    let title = title(pid);
-    title.starts_with("nginx: worker process").then_some(())?;
-    Some(Worker { pid, exiting: title.contains("shutting down") })
-}
-
-/// Whether there is such a process that has not ended.
-pub fn is_running(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = status.rsplit(") ").next().and_then(|rest| rest.chars().next());
-    state.is_some_and(|state| state != 'Z' && state != 'X')
-}
-
-/// Sends a signal to a process that this program has started.
-pub fn kill(signal: &str, pid: u32) {
-    let command = format!("kill -{signal} {pid}");
-    let _ = Command::new("sh").args(["-c", &command]).output();
 }
 
 /// All that a command said.

@@ -1,8 +1,9 @@
 //! What is said of settings without effect.
 
+use crate::config::{Config, Modules};
 use crate::directives::{in_http, says, tested};
 use crate::preloaded::under_run;
-use crate::server::{Config, Modules, Nginx, beside};
+use crate::server::{Nginx, beside};
 
 const UNKNOWN: &str = "unknown option EBBTIDE_CHEKED; did you mean EBBTIDE_CHECKED?";
 
@@ -27,7 +28,7 @@ fn a_switch_of_the_preload_library_that_is_off_asks_for_nothing() {
 }
 
 #[test]
-fn a_misspelt_variable_is_told_as_such_while_it_is_off() {
+fn a_misspelt_variable_is_reported_as_such_while_it_is_off() {
     let _beside = beside();
     let off = || in_http("ebbtide off;");
     let (own, env) =
@@ -60,7 +61,7 @@ fn a_misspelt_variable_is_told_as_such_while_it_is_off() {
 }
 
 #[test]
-fn variables_of_heaps_without_effect_are_told_where_no_lua_is() {
+fn variables_of_heaps_without_effect_are_reported_where_no_lua_is() {
     let _beside = beside();
     let reason = "the Lua module is not loaded, so these have no effect: ";
     let (own, env) =

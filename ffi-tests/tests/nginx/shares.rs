@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::config::{Config, Folder, Modules};
 use crate::limits::{PROGRAM, early_limits, new_script};
 use crate::ports::free_port;
 use crate::processes::with_early_vm_of;
-use crate::server::{Config, Folder, Modules, Nginx, beside, text};
+use crate::server::{Nginx, beside, text};
 use crate::status::{json, number};
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::server::{Config, Modules, Nginx, alone, beside, text};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, alone, beside, text};
 
 ebbtide_ffi_tests::long! {
     readers_of_the_page_leave_its_history_alone
@@ -103,7 +104,7 @@ fn json_has_each_worker_with_its_figures() {
             ["steady", "growing", "shrinking"].contains(&worker["trend"].as_str().expect("it"))
         );
         let phases = ["busy", "collecting", "returning", "settled"];
-        assert!(phases.contains(&worker["breath"].as_str().expect("it")));
+        assert!(phases.contains(&worker["phase"].as_str().expect("it")));
         for name in ["count", "p50_us", "p99_us", "max_us"] {
             number(&worker["steps"], name);
         }
@@ -313,7 +314,7 @@ fn asked_to_reclaim_all_workers_do() {
         nginx.running().iter().zip(&held).all(|(worker, before)| worker.pss_anon_kb() < before / 3)
     });
     nginx.wait_until("all settle", PATIENCE, |nginx| {
-        json(nginx).iter().all(|worker| worker["breath"] == "settled" || worker["breath"] == "busy")
+        json(nginx).iter().all(|worker| worker["phase"] == "settled" || worker["phase"] == "busy")
     });
     // A body is read and thrown away.
     let body = "x".repeat(3000);

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use crate::builds::Build;
+use crate::config::{Config, Folder, Modules, modules_path};
 use crate::ports::free_port;
-use crate::server::{Config, Folder, Modules, Nginx, beside, module, modules_path};
+use crate::server::{Nginx, beside, module};
 use crate::status::{json, vms};
 
 ebbtide_ffi_tests::long! {

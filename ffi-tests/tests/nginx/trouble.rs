@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use crate::browser::Browser;
+use crate::config::{Config, Modules};
 use crate::limits::{GREEDY, new_script};
 use crate::processes::with_early_vm_of;
-use crate::server::{Config, Modules, Nginx, alone, beside, kill};
+use crate::server::{Nginx, alone, beside};
 use crate::status::{json, number, pids, running_pids, vms};
+use crate::workers::kill;
 
 ebbtide_ffi_tests::long! {
-    that_the_address_space_is_used_up_is_told
+    a_used_up_address_space_is_reported
     thrashing_at_a_limit_is_seen
-    that_the_kernel_takes_nothing_back_is_told
+    a_kernel_that_takes_nothing_back_is_reported
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -138,7 +140,7 @@ fn refused_allocations_are_counted() {
 }
 
 /// A worker in 1 GiB of address space lives, as it does without ebbtide, and says what it lacks.
-fn that_the_address_space_is_used_up_is_told() {
+fn a_used_up_address_space_is_reported() {
     let _alone = alone();
     let rows = "local rows, count = {}, 0
         local ok, why = pcall(function()
@@ -183,7 +185,7 @@ fn that_the_address_space_is_used_up_is_told() {
 }
 
 /// Locked memory is what the kernel takes nothing of.
-fn that_the_kernel_takes_nothing_back_is_told() {
+fn a_kernel_that_takes_nothing_back_is_reported() {
     let _alone = alone();
     let lock = "local ffi = require('ffi')
         ffi.cdef('int mlockall(int flags);')
@@ -233,7 +235,7 @@ const DAMAGE: &str = "require('resty.ebbtide').attach()
 
 /// Everywhere: the page, JSON, metrics, Lua, and the log of each worker once.
 #[test]
-fn damage_of_the_previous_allocator_is_told() {
+fn damage_of_the_previous_allocator_is_reported() {
     let _alone = alone();
     let script = new_script();
     std::fs::write(&script, DAMAGE).expect("it can be written");
@@ -263,7 +265,7 @@ fn damage_of_the_previous_allocator_is_told() {
         assert_eq!(nginx.ask("POST", "/open/reclaim", &[]).status, 202);
         nginx.get("/litter?megabytes=20&clean=1");
         nginx.wait_until("garbage is returned", PATIENCE, |nginx| {
-            json(nginx)[0]["breath"] == "settled"
+            json(nginx)[0]["phase"] == "settled"
         });
         assert_eq!(lines(&nginx, told) as u64, count, "{}", nginx.log());
         assert_eq!(nginx.errors(), Vec::<String>::new());

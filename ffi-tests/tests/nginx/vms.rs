@@ -3,7 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::server::{Config, Modules, Nginx, alone, beside};
+use crate::config::{Config, Modules};
+use crate::server::{Nginx, alone, beside};
 use crate::status::{json, vms};
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -154,7 +154,7 @@ fn verbose_line(command: &mut Command, name: &str) -> String {
 }
 
 #[test]
-fn a_shared_luajit_is_taken_over_and_told() {
+fn a_shared_luajit_is_taken_over_and_reported() {
     let line =
         verbose_line(run(&[]).arg(program("allocators")).args(["option", "auto"]), "allocators");
     assert!(line.starts_with("taken over: the VMs of /"), "{line}");
@@ -205,7 +205,7 @@ fn a_luajit_that_only_some_see_is_taken_over_beside_another_lua() {
 }
 
 #[test]
-fn a_loaded_luajit_without_a_vm_is_told() {
+fn a_loaded_luajit_without_a_vm_is_reported() {
     let code = format!("import ctypes; ctypes.CDLL('{LUAJIT_SONAME}')");
     let mut command = preloaded(python(), &installed().lib());
     let (status, _, said) = outcome(command.env("EBBTIDE_VERBOSE", "1").args(["-c", &code]));
@@ -228,7 +228,7 @@ fn without_the_library_luajit_keeps_its_own_allocator() {
 }
 
 #[test]
-fn a_refused_heap_is_told_and_luajit_keeps_its_own_allocator() {
+fn a_refused_heap_is_reported_and_luajit_keeps_its_own_allocator() {
     let with_bad_option = || {
         let mut command = preloaded(program("allocators"), &installed().lib());
         command.env("EBBTIDE_RETAIN", "banana").args(["option", "retain"]);

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use super::*;
 
 ebbtide_ffi_tests::long! {
-    luajit_2_0_is_told
+    luajit_2_0_is_reported
 }
 
 const ATTACH: &str = "call require 'ebbtide'.attach() in its Lua code";
@@ -24,7 +24,7 @@ fn one_line(command: &mut Command) -> String {
 }
 
 #[test]
-fn a_static_program_is_told() {
+fn a_static_program_is_reported() {
     let folder = scratch("preload");
     let plain = folder.join("static");
     build(RUN, &plain, &["-static-pie", "-isystem", LUAJIT.include_dir, LUAJIT.library, "-lm"]);
@@ -48,7 +48,7 @@ fn a_static_program_is_told() {
 }
 
 #[test]
-fn a_luajit_inside_the_program_is_told_before_it_starts() {
+fn a_luajit_inside_the_program_is_reported_before_it_starts() {
     for (name, instead) in
         [("run-exported", ATTACH), ("run-inside", "build it with ebbtide inside")]
     {
@@ -77,7 +77,7 @@ fn a_luajit_inside_the_program_is_told_before_it_starts() {
 
 /// Rights that a program gets beyond its caller's: the kernel tells whether it does.
 #[test]
-fn a_program_that_gets_more_rights_is_told() {
+fn a_program_that_gets_more_rights_is_reported() {
     let Some(is_root) = is_root() else { return };
     let user = |mut command: Command, is_other: bool| {
         if is_root && is_other {
@@ -143,7 +143,7 @@ fn is_root() -> Option<bool> {
     Some(user.trim() == "0")
 }
 
-fn luajit_2_0_is_told() {
+fn luajit_2_0_is_reported() {
     // Before the start, where the program is linked with it.
     let folder = scratch("preload-luajit20");
     let library = folder.join("libluajit20.so");
@@ -173,7 +173,7 @@ fn luajit_2_0_is_told() {
 }
 
 #[test]
-fn a_luajit_that_calls_itself_is_told() {
+fn a_luajit_that_calls_itself_is_reported() {
     let code = format!(
         "import ctypes, os\n\
          lua = ctypes.CDLL('{LUAJIT_SONAME}', mode=os.RTLD_DEEPBIND)\n\
@@ -186,7 +186,7 @@ fn a_luajit_that_calls_itself_is_told() {
 }
 
 #[test]
-fn a_luajit_that_was_closed_again_is_told() {
+fn a_luajit_that_was_closed_again_is_reported() {
     let code = format!(
         "import ctypes, _ctypes\n\
          _ctypes.dlclose(ctypes.CDLL('{LUAJIT_SONAME}')._handle)\n\
@@ -198,7 +198,7 @@ fn a_luajit_that_was_closed_again_is_told() {
 }
 
 #[test]
-fn heaps_of_another_ebbtide_are_told() {
+fn heaps_of_another_ebbtide_are_reported() {
     let folder = scratch("preload");
     let host = folder.join("heap");
     let include = format!("-isystem{}", LUAJIT.include_dir);
@@ -219,7 +219,7 @@ fn heaps_of_another_ebbtide_are_told() {
 
 /// A program that was linked as docs/embedding.md says takes the options by itself.
 #[test]
-fn ebbtide_inside_the_program_is_told() {
+fn ebbtide_inside_the_program_is_reported() {
     let host = scratch("preload").join("run-linked");
     let include = format!("-isystem{}", LUAJIT.include_dir);
     let archive = installed().archive();

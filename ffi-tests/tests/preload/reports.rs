@@ -49,7 +49,7 @@ impl Reporter {
         fs::read_to_string(&self.log).expect("a log")
     }
 
-    /// Waits until so many lines were said.
+    /// Waits until the log has `count` lines, and returns the log.
     fn says(&self, count: usize) -> String {
         let start = Instant::now();
         while self.said().lines().count() < count {

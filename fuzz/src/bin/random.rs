@@ -5,7 +5,7 @@
 //!        [--write FILE] [program files or folders...]
 //! ```
 //!
-//! With files it runs these instead. What failed is told by its seed and number: with the same
+//! With files it runs these instead. What failed is named by its seed and number: with the same
 //! `--seed`, `--first NUMBER --programs 1` runs it again, and `--write FILE` writes it down.
 
 use std::fs;
@@ -64,8 +64,8 @@ fn read_orders() -> Result<Orders, String> {
     Ok(orders)
 }
 
-/// Says which program it was when the library stops the process.
-extern "C" fn told_by_signal(signal: libc::c_int) {
+/// Prints the program's number and seed when a signal ends the process.
+extern "C" fn report_signal(signal: libc::c_int) {
     let (seed, number) = (SEED.load(Relaxed), NUMBER.load(Relaxed));
     let mut text = [0u8; 128];
     let mut rest = &mut text[..];
@@ -80,10 +80,10 @@ extern "C" fn told_by_signal(signal: libc::c_int) {
     }
 }
 
-fn tell_of_ends() {
+fn report_ends() {
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT, libc::SIGILL] {
         // SAFETY: the handler does only what handlers may.
-        unsafe { libc::signal(signal, told_by_signal as *const () as libc::sighandler_t) };
+        unsafe { libc::signal(signal, report_signal as *const () as libc::sighandler_t) };
     }
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -129,13 +129,13 @@ fn write_program(file: &Path, orders: &Orders) {
 
 fn run_random(orders: &Orders, start: Instant) -> (u64, u64) {
     let (mut programs, mut operations) = (0, 0);
-    let mut told = start;
+    let mut reported = start;
     while programs < orders.programs && start.elapsed() < Duration::from_secs(orders.seconds) {
         NUMBER.store(orders.first + programs, Relaxed);
         operations += run(&mut program(orders.first + programs, orders.bytes));
         programs += 1;
-        if told.elapsed() > Duration::from_secs(60) {
-            told = Instant::now();
+        if reported.elapsed() > Duration::from_secs(60) {
+            reported = Instant::now();
             println!("{programs} programs, {operations} operations so far");
         }
     }
@@ -150,7 +150,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tell_of_ends();
+    report_ends();
     if let Some(file) = &orders.write {
         write_program(file, &orders);
         return ExitCode::SUCCESS;

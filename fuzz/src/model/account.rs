@@ -211,7 +211,7 @@ fn largest_slot() -> usize {
 fn mappings_near(heap: usize) -> String {
     let text = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     let mut near = false;
-    let told = text.lines().filter(|line| {
+    let near_heap = text.lines().filter(|line| {
         if let Some((start, _)) = line.split_once(' ').and_then(|(range, _)| range.split_once('-'))
         {
             let start = usize::from_str_radix(start, 16).unwrap_or(0);
@@ -219,5 +219,5 @@ fn mappings_near(heap: usize) -> String {
         }
         near && ["-", "Rss:", "AnonHuge", "VmFlags"].iter().any(|word| line.contains(word))
     });
-    told.collect::<Vec<_>>().join("\n")
+    near_heap.collect::<Vec<_>>().join("\n")
 }

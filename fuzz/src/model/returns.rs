@@ -25,7 +25,7 @@ impl Model {
             EBB_OK => {}
             EBB_MORE => assert!(budget_us > 0, "more to do without a budget"),
             EBB_ERR_SYSTEM => {
-                // What was refused before is told at the end of the pass.
+                // What was refused before is reported at the end of the pass.
                 assert!(kernel::refused() > 0 || refused > 0, "refused by nobody");
             }
             code => panic!("reclaim or tick says {code}"),

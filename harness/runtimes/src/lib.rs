@@ -40,7 +40,7 @@ pub const C_FLAGS: &[&str] =
 pub const EBBTIDE_LINK_FLAGS: &[&str] = &["-lgcc_s", "-lpthread", "-lm", "-ldl"];
 
 /// The host program, in `harness/host`.
-const HOST_SOURCES: &[&str] = &["host.c", "blocks.c", "peer.c"];
+const HOST_SOURCES: &[&str] = &["host.c", "arguments.c", "blocks.c", "peer.c"];
 
 /// The name by which the loader looks for `libebbtide.so`.
 pub const SONAME: &str = "libebbtide.so.0";

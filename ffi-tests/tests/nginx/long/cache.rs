@@ -8,8 +8,10 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use crate::builds::{Build, WAYS};
-use crate::server::{Config, Folder, Modules, Nginx, children_of, title};
+use crate::config::{Config, Folder, Modules};
+use crate::server::Nginx;
 use crate::status::{pids, running_pids};
+use crate::workers::{children_of, title};
 
 /// The loader sleeps for 50 ms after each.
 const FILES: usize = 300;

@@ -8,9 +8,10 @@ use ebbtide_ffi_tests::{finish, installed};
 
 use crate::builds::{Build, WAYS, linked_luajit, stream_block};
 use crate::clock::comes_down;
+use crate::config::{Config, Folder, Modules, material};
 use crate::load::Load;
 use crate::ports::free_port;
-use crate::server::{Config, Folder, Modules, Nginx, alone, material, target, text};
+use crate::server::{Nginx, alone, target, text};
 use crate::status::{json, number, vms};
 
 /// The VMs of the configuration are on the page, and their worker breathes.

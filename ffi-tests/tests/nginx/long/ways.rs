@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use crate::builds::{Build, WAYS, stream_block};
 use crate::clock::comes_down;
+use crate::config::{Config, Modules};
 use crate::load::Load;
 use crate::ports::free_port;
-use crate::server::{Config, Modules, Nginx, alone, beside, children_of, kill, title};
+use crate::server::{Nginx, alone, beside};
 use crate::status::{json, vms};
+use crate::workers::{children_of, kill, title};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -188,7 +190,7 @@ fn the_vm_of_a_stream_is_on_the_page_and_breathes() {
 /// Where no call can be hooked the log says what keeps LuaJIT's allocator; the others breathe.
 #[test]
 #[ignore = "a minute: make test-long"]
-fn a_program_with_luajit_inside_is_told_which_vms_have_heaps() {
+fn a_program_with_luajit_inside_reports_which_vms_have_heaps() {
     let _alone = alone();
     let port = free_port();
     let config = config((Build::LuaInside, Modules::Last)).workers(1);

@@ -1,10 +1,10 @@
--- A world of live data of every kind that LuaJIT allocates, made from numbers
--- so that it can be checked at any moment: world.new(seed), then world:live(n)
--- to let it change, world:check() and world:drop(share).
+-- Live objects of every kind that LuaJIT allocates, made from numbers so that
+-- they can be checked at any moment: objects.new(seed), then objects:live(n) to
+-- change some, objects:check() and objects:drop(share).
 local has_ffi, ffi = pcall(require, "ffi")
 
-local world = {}
-world.__index = world
+local objects = {}
+objects.__index = objects
 
 local kinds = {}
 
@@ -96,7 +96,7 @@ kinds.closure = {
   end,
 }
 
--- A coroutine so many calls deep. Each call has a number of its own on the
+-- A coroutine `size` calls deep. Each call has a number of its own on the
 -- stack; resumed with a depth, it goes down or up to there.
 kinds.coroutine = {
   make = function(seed, size)
@@ -163,18 +163,18 @@ for name in pairs(kinds) do
 end
 table.sort(names)
 
-function world.new(seed)
-  return setmetatable({ state = seed, slots = {}, count = 0 }, world)
+function objects.new(seed)
+  return setmetatable({ state = seed, slots = {}, count = 0 }, objects)
 end
 
 -- Park and Miller's generator, exact in doubles.
-function world:below(limit)
+function objects:below(limit)
   self.state = self.state * 16807 % 2147483647
   return self.state % limit
 end
 
 -- Mostly small; one in a hundred is large enough to be mapped apart.
-function world:size(name)
+function objects:size(name)
   local kind = self:below(100)
   if kind == 0 and name ~= "closure" and name ~= "coroutine" and name ~= "hash" then
     return 20000 + self:below(40000)
@@ -182,7 +182,7 @@ function world:size(name)
   return kind < 10 and self:below(2000) or self:below(60)
 end
 
-function world:make(index)
+function objects:make(index)
   local name, seed = names[1 + self:below(#names)], 1 + self:below(1000000)
   local size = self:size(name)
   if name == "coroutine" or name == "closure" then
@@ -191,7 +191,7 @@ function world:make(index)
   self.slots[index] = { kinds[name].make(seed, size), seed, size, name }
 end
 
-function world:resize(slot)
+function objects:resize(slot)
   local kind, wanted = kinds[slot[4]], self:size(slot[4])
   if slot[4] == "coroutine" or slot[4] == "closure" then
     wanted = wanted % 150
@@ -211,7 +211,7 @@ local function check_slot(slot)
 end
 
 -- So many steps: something is made, resized, checked or dropped.
-function world:live(steps)
+function objects:live(steps)
   for _ = 1, steps do
     local what, index = self:below(8), 1 + self:below(self.count + 1)
     local slot = self.slots[index]
@@ -231,7 +231,7 @@ function world:live(steps)
   end
 end
 
-function world:check()
+function objects:check()
   for index = 1, self.count do
     if self.slots[index] then
       check_slot(self.slots[index])
@@ -240,7 +240,7 @@ function world:check()
 end
 
 -- Drops about that share of everything, here and there.
-function world:drop(share)
+function objects:drop(share)
   for index = 1, self.count do
     if self:below(1000) < share * 1000 then
       self.slots[index] = false
@@ -248,4 +248,4 @@ function world:drop(share)
   end
 end
 
-return world
+return objects

@@ -3,9 +3,9 @@
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::Watch;
+use crate::heap::pages::batch::vanishes;
 use crate::heap::pages::claim::Claimable;
 use crate::heap::pages::runs::CHUNK_PAGES;
-use crate::heap::pages::batch::vanishes;
 use crate::heap::pages::sheet::{self, Sheet};
 use crate::os::{MemoryRange, Purged};
 use crate::units::{PageIndex, PageRange, Pages};

@@ -102,8 +102,8 @@ impl Watch {
     ///
     /// # Safety
     ///
-    /// As for [`Watch::return_dirty`]; [`Watch::can_return_holes`]; and `purge` has all threads of the process come to where the
-    /// others see all that they did before.
+    /// As for [`Watch::return_dirty`]; [`Watch::can_return_holes`] says so; and `purge` has all
+    /// threads of the process come to where the others see all that they did before.
     pub(crate) unsafe fn return_holes(
         &self,
         purge: &dyn Fn(&[MemoryRange]) -> Purged,

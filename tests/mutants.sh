@@ -245,6 +245,9 @@ a span that was searched rests again|src/heap/pages/batch.rs|s/        if !self.
 a span of several holes is released once|src/heap/pages/batch.rs|s/                    note(claim, \*range);/                    note(claim, *range); claim.end();/
 a span of several holes is released once, in a race|src/heap/pages/batch.rs|s/                    note(claim, \*range);/                    note(claim, *range); claim.end();/
 what it returned is counted|src/heap/pages/watch/returning.rs|s/            done.pages.fetch_add(range.count().0, Relaxed);//
+claims of sheets end|src/heap/pages/watch/sheets.rs|s/        if !vanishes() {/        if false \&\& !vanishes() {/
+claims of runs end|src/heap/pages/watch/closing.rs|s/        if !vanishes() {/        if false \&\& !vanishes() {/
+larger kernel pages are not searched|src/reclaim/background.rs|s/        if !self.watch().can_return_holes() {/        if false {/
 what the kernel refused stays dirty|src/heap/pages/batch.rs|s/            self.word.put_back(self.stays);//
 the end of dirty pages is above those|src/heap/pages/runs/dirty.rs|s/if is_sure { end }/if true { end }/
 a host that ticks is left alone|src/reclaim/visit.rs|s/    if now_us < forecast.not_before_us {/    if false {/
@@ -301,6 +304,8 @@ and not earlier|src/reclaim/visit.rs|s/    if now_us < watch.again_us() {/    if
 a heap that ends gives back where munmap is refused|src/os/kernel.rs|s/ \&\& !map_over(start, bytes) {/ \&\& false {/
 functions of a LuaJIT are looked up once|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if false {/
 a VM has the functions of its own LuaJIT|src/vm/emergency.rs|s/if known.setallocf == setallocf as usize {/if true {/
+the background thread does not spin where futex is refused|src/os/background.rs|s/        if is_refused \&\& /        if false \&\& /
+where nanosleep is, too|src/os/background.rs|s/        if libc::nanosleep(\&nap, ptr::null_mut()) != 0 {/        if libc::nanosleep(\&nap, ptr::null_mut()) > 0 {/
 the background thread does not outlive the program|src/os/background.rs|s/            if is_last() {/            if false {/
 TABLE
 }

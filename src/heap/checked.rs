@@ -184,8 +184,8 @@ impl<O: Os, R: ReclaimHooks> Heap<O, R> {
         unsafe {
             // A tool finds what a page would.
             let reservation = (self.range_start().addr(), self.layout.bytes);
-            let is_registered =
-                fault_registry::add(&raw mut (*state).registered, self.base, reservation);
+            let registered = &raw mut (*state).registered;
+            let is_registered = fault_registry::add(&self.os, registered, self.base, reservation);
             (*state).may_guard = is_registered && !sanitizer::is_there();
             (*state).next_sample();
         }

@@ -73,7 +73,8 @@ static LIST: Part = Part {
 };
 
 /// The thread is woken when it is due earlier than it would wake by itself, by more than this. It
-/// saves wake-ups when each of many heaps has news.
+/// saves wake-ups when each of many heaps has news. A thread that cannot be woken looks at the bell
+/// as often.
 const SLACK_US: u64 = 100_000;
 /// The thread looks every 5 s whether it is the last of the process. It does not wake for that
 /// alone where it wakes twice as often anyway.
@@ -335,13 +336,39 @@ fn sleep_until(at_us: u64, bell: &AtomicU32, heard: u32, looked_us: &mut u64) ->
             return true;
         }
         let nap_us = (at_us - now_us).min((*looked_us + LOOK_AROUND_US).saturating_sub(now_us));
-        let nap = libc::timespec {
-            tv_sec: (nap_us / 1_000_000) as libc::time_t,
-            tv_nsec: (nap_us % 1_000_000 * 1000) as _,
-        };
+        let nap = timespec(nap_us);
         let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-        // SAFETY: the word and the time are readable.
-        unsafe { libc::syscall(libc::SYS_futex, bell.as_ptr(), flags, heard, &raw const nap) };
+        // SAFETY: the word and the time are readable, and errno's location is this thread's own.
+        let errno = unsafe {
+            match libc::syscall(libc::SYS_futex, bell.as_ptr(), flags, heard, &raw const nap) {
+                0 => 0,
+                _ => *libc::__errno_location(),
+            }
+        };
+        let is_refused = !matches!(errno, 0 | libc::EINTR | libc::ETIMEDOUT);
+        // The kernel says EAGAIN, too, when the bell has rung just before.
+        if is_refused && bell.load(SeqCst) == heard {
+            sleep_without_bell(nap_us.min(SLACK_US));
+        }
+    }
+}
+
+/// Sleeps for some microseconds where a sandbox refuses the futex, by one of two other calls. The
+/// bell does not end this sleep.
+fn sleep_without_bell(us: u64) {
+    let nap = timespec(us);
+    // SAFETY: the time is readable; `poll` reads nothing of an empty list.
+    unsafe {
+        if libc::nanosleep(&nap, ptr::null_mut()) != 0 {
+            libc::poll(ptr::null_mut(), 0, us.div_ceil(1000) as libc::c_int);
+        }
+    }
+}
+
+fn timespec(us: u64) -> libc::timespec {
+    libc::timespec {
+        tv_sec: (us / 1_000_000) as libc::time_t,
+        tv_nsec: (us % 1_000_000 * 1000) as _,
     }
 }
 

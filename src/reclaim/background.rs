@@ -173,7 +173,10 @@ impl<O: Os> Heap<O, Reclaim> {
         ] {
             *time = if *time == u64::MAX { *time } else { to_shown(*time) };
         }
-        if forecast.search_us < u64::MAX {
+        if !self.watch().can_return_holes() {
+            // The heap's own thread searches when it looks next.
+            forecast.search_us = u64::MAX;
+        } else if forecast.search_us < u64::MAX {
             forecast.search_us = forecast.search_us.min(forecast.ends_us() + SEARCH_WITHIN_US);
         }
         if self.options.get(Key::Background) == AUTO {

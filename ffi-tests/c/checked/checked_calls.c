@@ -2,6 +2,7 @@
  * limits of every kind, children; and what the end of a heap finds. */
 
 #include "check.h"
+#include "refuse_call.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -420,10 +421,30 @@ static void faults_of_others(void)
   CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
 }
 
+/* The first block with inaccessible pages of the process. */
+static void is_large(const void *nothing)
+{
+  ebb_heap *heap = checked_heap(1);
+  void *block;
+
+  (void)nothing;
+  kill_who_opens();
+  block = ebb_alloc(heap, NULL, 0, LARGE);
+  REQUIRE(block != NULL);
+  memset(block, 1, LARGE);
+  ebb_alloc(heap, block, LARGE, 0);
+}
+
+static void files_are_opened_when_a_heap_is_made(void)
+{
+  CHECK_EQ(in_child(is_large, NULL), 0);
+}
+
 int main(void)
 {
-  /* First, while the process has no handler yet. */
+  /* First, while the process has no handler yet, and no checked heap. */
   RUN(faults_of_others);
+  RUN(files_are_opened_when_a_heap_is_made);
   RUN(random_programs_run_as_on_any_heap);
   RUN(the_function_turns_checking_on);
   RUN(the_next_heap_is_none);

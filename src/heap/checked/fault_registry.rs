@@ -76,16 +76,20 @@ static REGISTRY: [RegistryEntry; HEAPS] = [const {
 }; HEAPS];
 /// Mappings that inaccessible pages take, in all heaps.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
-/// How many they may. 0: not asked yet.
+/// How many they may, read when the first heap is added: a sandbox may forbid to open files later.
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
 /// Puts a heap whose reservation lies there into the registry, until it is [forgotten](forget).
 /// False: there is no room.
 pub(super) fn add(
+    os: &impl Os,
     registered: *mut RegisteredHeap,
     heap: *mut u8,
     reservation: (usize, usize),
 ) -> bool {
+    if MOST.load(Ordering::Relaxed) == 0 {
+        MOST.store(most(os), Ordering::Relaxed);
+    }
     fault::install(report_fault);
     backtrace::prepare();
     let empty = |entry: &&RegistryEntry| {
@@ -138,11 +142,9 @@ pub(super) fn heap_around(address: usize) -> Option<usize> {
     Some(entry.heap.load(Ordering::Relaxed))
 }
 
-/// Takes `count` mappings of the process's share. False: it has no more to give.
-pub(super) fn take_mappings(os: &impl Os, count: usize) -> bool {
-    if MOST.load(Ordering::Relaxed) == 0 {
-        MOST.store(most(os), Ordering::Relaxed);
-    }
+/// Takes `count` mappings of the process's share, for a heap that was added. False: it has no more
+/// to give.
+pub(super) fn take_mappings(count: usize) -> bool {
     let fits = TAKEN.fetch_add(count, Ordering::Relaxed) + count <= MOST.load(Ordering::Relaxed);
     if !fits {
         give_mappings(count);

@@ -118,7 +118,7 @@ impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
     /// Makes the first and the last page inaccessible. False: not.
     fn guard(&mut self, page: PageIndex, count: Pages) -> bool {
         let may = self.state.may_guard && self.heap.kernel_page == PAGE;
-        if !may || !fault_registry::take_mappings(&self.heap.os, MAPPINGS) {
+        if !may || !fault_registry::take_mappings(MAPPINGS) {
             return false;
         }
         let (first, last) = (self.heap.address(page), self.heap.address(page + (count - Pages(1))));

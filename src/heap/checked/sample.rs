@@ -61,7 +61,7 @@ impl<O: Os, R: ReclaimHooks> Checking<'_, O, R> {
             && start_us >= state.next_us
             && self.heap.may_grow(page);
         self.heap.denied_pages = Pages::ZERO;
-        if !may || !fault_registry::take_mappings(&self.heap.os, 2) {
+        if !may || !fault_registry::take_mappings(2) {
             return ptr::null_mut();
         }
         if state.pool.slots.is_empty() {

@@ -97,13 +97,15 @@ impl<'heap> Claim<'heap> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        // In tests a thread that panics is one that vanishes: its claims stand.
-        #[cfg(test)]
-        if std::thread::panicking() {
-            return;
+        if !vanishes() {
+            self.end();
         }
-        self.end();
     }
+}
+
+/// Whether the thread is one that vanishes, and its claims stand: one that panics, in tests.
+pub(super) fn vanishes() -> bool {
+    cfg!(test) && std::thread::panicking()
 }
 
 /// Claims, and the ranges of their pages.

@@ -15,7 +15,12 @@ const SECOND: u64 = 1_000_000;
 
 /// A heap with blocks of a few hundred bytes, of which the first of every `keep_one_in` stays.
 pub(super) fn emptied(size: usize, count: usize, keep_one_in: usize) -> Tested {
-    let mut tested = Tested::new(FakeOs::new(4096), 64 << 20);
+    emptied_on(4096, size, count, keep_one_in)
+}
+
+/// The same where the kernel's pages have this size.
+fn emptied_on(kernel_page: usize, size: usize, count: usize, keep_one_in: usize) -> Tested {
+    let mut tested = Tested::new(FakeOs::new(kernel_page), 64 << 20);
     tested.os.state().tick_us = 1;
     (0..count).for_each(|_| assert!(tested.allocate(size)));
     tested.heap().tick(1000);
@@ -129,6 +134,19 @@ fn what_was_returned_in_error_is_known_to_the_policy() {
     tested.heap().check();
     let refaults = &tested.heap().runs.refaults;
     assert!(refaults.premature_total() > 1000, "{refaults:?}");
+}
+
+#[test]
+fn where_kernel_pages_are_larger_it_counts_no_search() {
+    for (kernel_page, is_searched) in [(4 << 10, true), (16 << 10, false), (64 << 10, false)] {
+        let mut tested = emptied_on(kernel_page, 400, 20_000, 100);
+        wait(&mut tested);
+        tested.heap().note_background_returns();
+        let searches = tested.heap().runs.background.searches;
+        assert_eq!(searches > 0, is_searched, "{searches} on pages of {kernel_page} bytes");
+        tested.heap().check();
+        tested.free_all();
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The descriptors of free pages go back, and come again when the pages are used.
 
 use super::*;
-use crate::heap::pages::refaults::PurgeReason;
-use crate::os::{Kernel, MemoryRange};
+use crate::heap::pages::refaults::{PurgeReason, PurgeStamp};
+use crate::os::{Kernel, MemoryRange, Os};
 use crate::reclaim::Sweep;
 use crate::units::{PageIndex, PageRange, Pages};
 
@@ -450,6 +450,25 @@ fn a_refused_opening_is_a_refused_growth() {
     tested.os.state().commit_limit = None;
     (1..2000).for_each(|_| assert!(tested.allocate(BLOCK)));
     tested.check_contents();
+    tested.free_all();
+}
+
+#[test]
+fn claims_that_are_dropped_end() {
+    let mut tested = emptied(4096);
+    tested.heap().set_option(Key::Thp, 1).expect("nothing is closed");
+    tested.heap().watch().pretend();
+    let watch = tested.heap().watch();
+    let stamp = PurgeStamp::new(0, PurgeReason::Idle);
+    // SAFETY: pages that are claimed hold nothing of value.
+    let purge = |ranges: &[MemoryRange]| unsafe { Kernel.purge(ranges) };
+    // SAFETY: the heap lives, and no other thread looks at it.
+    unsafe { watch.return_dirty(Pages(u32::MAX), &purge, &|| true, stamp) };
+    let claims_sheets = || !watch.claim_sheets(&mut watch.all_sheets()).is_empty();
+    assert!(claims_sheets() && claims_sheets());
+    watch.return_sheets(&purge, &|| true);
+    let claims_run = || watch.claim_run(&mut watch.all_sheets()).is_some();
+    assert!(claims_run() && claims_run());
     tested.free_all();
 }
 

@@ -39,6 +39,10 @@ pub(crate) fn idle(budget_us: u64) -> Option<u64> {
     if !LIST.try_lock() {
         return Some(LOOK_US);
     }
+    // The list stays locked while what is due is done, for the budget and one step of a heap more.
+    // VMs that other threads make or close wait for that, and so does a fork. A child must not find
+    // a heap in the midst of a tick: to the program nobody uses a VM whose thread waits, so the
+    // child may use the VM. The share of [`LOOK_SHARE`] bounds how often the others wait.
     let mut next_us: Option<u64> = None;
     let mut turns = Turns::after(LAST_STEP.get());
     each(|vm_heap| {

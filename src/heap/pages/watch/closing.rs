@@ -6,6 +6,7 @@
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::Watch;
+use crate::heap::pages::batch::vanishes;
 use crate::heap::pages::sheet::{self, Sheet};
 use crate::os::MemoryRange;
 use crate::units::{PAGE, PageRange, Pages};
@@ -18,7 +19,7 @@ const LEAST_BESIDE: usize = LEAST / 4;
 /// Most bytes that are closed in one call, which frees 512 KiB of the kernel's tables.
 const MOST: usize = 256 << 20;
 
-/// A run of sheets that was claimed, to be closed by one call.
+/// A run of sheets that was claimed, to be closed by one call. The claims end when this is dropped.
 pub(crate) struct ClaimedRun<'heap> {
     watch: &'heap Watch,
     pages: PageRange,
@@ -68,7 +69,6 @@ impl Watch {
                 within.end = run.pages.start;
                 return Some(run);
             }
-            run.release();
         }
         None
     }
@@ -126,7 +126,7 @@ impl Watch {
 }
 
 impl ClaimedRun<'_> {
-    /// Closes all, and releases it. How many sheets; 0: the kernel refused.
+    /// Closes all, and ends the claims. How many sheets; 0: the kernel refused.
     pub(crate) fn close(self, decommit: &dyn Fn(MemoryRange) -> bool) -> u32 {
         // First: a child of a fork knows of it then, whatever the kernel has done.
         self.sheets().for_each(|sheet| sheet.set_closed(true));
@@ -138,17 +138,19 @@ impl ClaimedRun<'_> {
         if !is_closed {
             self.sheets().for_each(|sheet| sheet.set_closed(false));
         }
-        let count = self.sheets().count() as u32;
-        self.release();
-        if is_closed { count } else { 0 }
-    }
-
-    fn release(self) {
-        self.sheets().for_each(|sheet| sheet.release());
+        if is_closed { self.sheets().count() as u32 } else { 0 }
     }
 
     fn sheets(&self) -> impl Iterator<Item = Sheet<'_>> {
         let pages = sheet::sheets_of(self.pages, self.watch.sheet_pages());
         pages.map(|pages| self.watch.sheet(pages.start))
+    }
+}
+
+impl Drop for ClaimedRun<'_> {
+    fn drop(&mut self) {
+        if !vanishes() {
+            self.sheets().for_each(|sheet| sheet.release());
+        }
     }
 }

@@ -91,14 +91,19 @@ impl Watch {
         ((self.kernel_page / PAGE) as u32).min(64)
     }
 
+    /// Whether the background thread can return holes: the kernel's pages are no larger than the
+    /// heap's.
+    pub(crate) fn can_return_holes(&self) -> bool {
+        self.kernel_page <= PAGE
+    }
+
     /// Searches all resting spans for pages without a live slot, and returns these, by calls of
-    /// `purge`, as long as `goes_on`. False: the kernel refused some. Where its pages are larger
-    /// than the heap's nothing is done.
+    /// `purge`, as long as `goes_on`. False: the kernel refused some.
     ///
     /// # Safety
     ///
-    /// As for [`Watch::return_dirty`]; and `purge` has all threads of the process come to where the
-    /// others see all that they did before.
+    /// As for [`Watch::return_dirty`]; [`Watch::can_return_holes`] says so; and `purge` has all
+    /// threads of the process come to where the others see all that they did before.
     pub(crate) unsafe fn return_holes(
         &self,
         purge: &dyn Fn(&[MemoryRange]) -> Purged,
@@ -106,9 +111,7 @@ impl Watch {
         stamp: PurgeStamp,
     ) -> bool {
         let (mut batch, mut is_whole) = (ReturnCall::new(self, stamp), true);
-        if self.kernel_page > PAGE {
-            return true;
-        }
+        debug_assert!(self.can_return_holes());
         for first in self.words() {
             if !goes_on() {
                 break;

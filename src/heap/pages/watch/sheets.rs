@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::Watch;
+use crate::heap::pages::batch::vanishes;
 use crate::heap::pages::claim::Claimable;
 use crate::heap::pages::runs::CHUNK_PAGES;
 use crate::heap::pages::sheet::{self, Sheet};
@@ -14,7 +15,7 @@ const CALL: usize = 1 << 20;
 /// Most ranges that do.
 const RANGES: usize = 64;
 
-/// Sheets that were claimed, to go back by one call.
+/// Sheets that were claimed, to go back by one call. The claims end when this is dropped.
 pub(crate) struct ClaimedSheets<'heap> {
     watch: &'heap Watch,
     /// Their pages, the highest first.
@@ -151,7 +152,7 @@ impl ClaimedSheets<'_> {
         self.count += 1;
     }
 
-    /// Returns all, and releases it.
+    /// Returns all, and ends the claims.
     pub(crate) fn give_back(self, purge: &dyn Fn(&[MemoryRange]) -> Purged) -> ReturnedSheets {
         let memory = self.ranges.map(|pages| self.watch.descriptors(pages));
         let (mut returned, mut index) = (ReturnedSheets::default(), 0);
@@ -170,7 +171,6 @@ impl ClaimedSheets<'_> {
                 index += 1;
             }
         }
-        self.sheets(0, self.count).for_each(|sheet| sheet.release());
         returned
     }
 
@@ -178,6 +178,14 @@ impl ClaimedSheets<'_> {
         let watch = self.watch;
         let in_range = move |range: &PageRange| sheet::sheets_of(*range, watch.sheet_pages());
         self.ranges[from..end].iter().flat_map(in_range).map(|pages| watch.sheet(pages.start))
+    }
+}
+
+impl Drop for ClaimedSheets<'_> {
+    fn drop(&mut self) {
+        if !vanishes() {
+            self.sheets(0, self.count).for_each(|sheet| sheet.release());
+        }
     }
 }
 

@@ -223,9 +223,13 @@ a damaged record leads to what is still mapped|src/builtin/known.rs|s/(answer !=
 records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
 a heap that has grown is recognised anew|src/builtin/known.rs|s/may_read_list => HeapView::read(os, self.state)/may_read_list => Err(Error::Unknown)/
 growth is told from damage|src/builtin/segments.rs|s/            .inspect_err(|_| mappings.note_way_out())?/            .inspect_err(|_| ())?/
-the end of a heap believes notes|src/builtin/segment_records.rs|s/find_in(noted, at, bytes).is_some() =>/find_in(noted, at, bytes).is_some() \&\& bytes == 0 =>/
-the end of a heap believes nothing else|src/builtin/segment_records.rs|s/find_in(noted, at, bytes).is_some() =>/find_in(noted, at, bytes).is_some() || bytes > 0 =>/
-a refused question is no damage|src/builtin/segment_records.rs|s/Err(libc::ENOMEM) => return Ok(false)/Err(_) if bytes > 0 => return Ok(false)/
+the end of a heap believes notes|src/builtin/segment_records.rs|s/find_in(self.noted, at, bytes).is_some() =>/find_in(self.noted, at, bytes).is_some() \&\& bytes == 0 =>/
+the end of a heap believes nothing else|src/builtin/segment_records.rs|s/find_in(self.noted, at, bytes).is_some() =>/find_in(self.noted, at, bytes).is_some() || bytes > 0 =>/
+a refused question is no damage|src/builtin/segment_records.rs|s/Err(libc::ENOMEM) => return false/Err(_) if bytes > 0 => return false/
+the end of a heap opens no file|src/builtin/known.rs|s/let (released, kept) = match view {/let (released, kept) = match view.or_else(|_| HeapView::read(os, self.state)) {/
+the newest segment ends with the top|src/builtin/segment_records.rs|s/1 => state.check_top(&segment),/1 => Ok(()),/
+the other segments end with fenceposts|src/builtin/segment_records.rs|s/2..=CAPACITY => segment.check_end(),/2..=CAPACITY => Ok(()),/
+a record is read where memory is accessible|src/builtin/segment_records.rs|s/ != Err(libc::EFAULT)/ != Err(libc::EFAULT) || at > 0/
 a pass by itself opens no file|src/builtin/known.rs|s/ leads_out \&\& may_read_list => HeapView/ leads_out => HeapView/
 notes are believed where the kernel does not answer|src/builtin/known.rs|s/answer != Err(libc::ENOMEM)/told.is_ok()/
 nothing from outside goes before it is due|src/reclaim/foreign.rs|s/self.foreign_next_us() == Some(0)/self.foreign_next_us().is_some()/

@@ -230,6 +230,7 @@ the end of a heap opens no file|src/builtin/known.rs|s/let (released, kept) = ma
 the newest segment ends with the top|src/builtin/segment_records.rs|s/1 => state.check_top(&segment),/1 => Ok(()),/
 the other segments end with fenceposts|src/builtin/segment_records.rs|s/2..=CAPACITY => segment.check_end(),/2..=CAPACITY => Ok(()),/
 a record is read where memory is accessible|src/builtin/segment_records.rs|s/ != Err(libc::EFAULT)/ != Err(libc::EFAULT) || at > 0/
+what cannot be read is known|src/os/kernel.rs|s/                errno => Err(errno),/                _ => Ok(()),/
 a pass by itself opens no file|src/builtin/known.rs|s/ leads_out \&\& may_read_list => HeapView/ leads_out => HeapView/
 notes are believed where the kernel does not answer|src/builtin/known.rs|s/answer != Err(libc::ENOMEM)/told.is_ok()/
 nothing from outside goes before it is due|src/reclaim/foreign.rs|s/self.foreign_next_us() == Some(0)/self.foreign_next_us().is_some()/

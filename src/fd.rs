@@ -1,8 +1,8 @@
 //! Descriptors that lines go to: which file one leads to, and a write that waits for its reader.
 //!
-//! A process that ends has time: where a pipe is full, its last lines wait until somebody reads.
-//! All of them together wait for at most [`PATIENCE_NS`], so that it does end. Shared with the
-//! preload library. Signal handlers may call everything here.
+//! Where a pipe is full, a line waits until somebody reads, and is dropped when its
+//! [`ReaderPatience`] ends. A process that ends has time, and its last lines have 5 s together, so
+//! that it does end. Shared with the preload library. Signal handlers may call everything here.
 
 use core::ffi::c_int;
 use core::mem::MaybeUninit;
@@ -14,12 +14,30 @@ use crate::sigpipe;
 /// A file by its device and inode.
 pub(crate) type File = (u64, u64);
 
-/// How long the last lines wait, together.
-const PATIENCE_NS: u64 = 5_000_000_000;
-/// What a write that failed counts as, though poll promised that it would not: 5,000 are enough.
+/// How long lines wait for readers, all lines of one kind together.
+pub(crate) struct ReaderPatience {
+    most_ns: u64,
+    waited_ns: AtomicU64,
+}
+
+/// That of the last lines.
+static LAST_LINES: ReaderPatience = ReaderPatience::of_ms(5000);
+/// What a write that failed counts as, though poll promised that it would not.
 const FAILURE_NS: u64 = 1_000_000;
-/// How long they have waited.
-static WAITED_NS: AtomicU64 = AtomicU64::new(0);
+
+impl ReaderPatience {
+    pub(crate) const fn of_ms(most_ms: u64) -> ReaderPatience {
+        ReaderPatience { most_ns: most_ms * 1_000_000, waited_ns: AtomicU64::new(0) }
+    }
+
+    fn left_ns(&self) -> u64 {
+        self.most_ns.saturating_sub(self.waited_ns.load(Ordering::Relaxed))
+    }
+
+    fn spend(&self, waited_ns: u64) {
+        self.waited_ns.fetch_add(waited_ns, Ordering::Relaxed);
+    }
+}
 
 /// Which file a descriptor leads to; `None`: it is closed.
 pub(crate) fn file_of(descriptor: c_int) -> Option<File> {
@@ -63,15 +81,30 @@ fn stat_of(descriptor: c_int) -> Option<libc::stat> {
     }
 }
 
-/// Writes one of the last lines of a process in one piece, when its reader has made room. Raises
-/// no SIGPIPE. Whether it was written.
+/// Writes one of the last lines of a process, as [`write_in_time`] does.
 ///
 /// # Safety
 ///
 /// The parts are as long as they say.
 pub(crate) unsafe fn write_last(descriptor: c_int, parts: &[libc::iovec]) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { write_in_time(descriptor, parts, &LAST_LINES) }
+}
+
+/// Writes a line in one piece, when its reader has made room. Raises no SIGPIPE and keeps `errno`.
+/// Whether it was written. (The write itself waits only if another writer fills the pipe after the
+/// kernel has said that there is room.)
+///
+/// # Safety
+///
+/// The parts are as long as they say.
+pub(crate) unsafe fn write_in_time(
+    descriptor: c_int,
+    parts: &[libc::iovec],
+    patience: &ReaderPatience,
+) -> bool {
     sigpipe::held_back(|| {
-        while takes_in_time(descriptor) {
+        while takes_in_time(descriptor, patience) {
             // SAFETY: the caller's promise; the parts are only read; errno is this thread's own.
             let error = unsafe {
                 if libc::writev(descriptor, parts.as_ptr(), parts.len() as c_int) >= 0 {
@@ -83,7 +116,7 @@ pub(crate) unsafe fn write_last(descriptor: c_int, parts: &[libc::iovec]) -> boo
                 return false;
             }
             // Another writer was faster, or a signal came.
-            WAITED_NS.fetch_add(FAILURE_NS, Ordering::Relaxed);
+            patience.spend(FAILURE_NS);
         }
         false
     })
@@ -91,18 +124,18 @@ pub(crate) unsafe fn write_last(descriptor: c_int, parts: &[libc::iovec]) -> boo
 
 /// Waits until a write would not, as long as there is patience. Whether it would not, or fails at
 /// once: the write then tells.
-fn takes_in_time(descriptor: c_int) -> bool {
-    let mut patience_ns = 0;
+fn takes_in_time(descriptor: c_int, patience: &ReaderPatience) -> bool {
+    let mut wait_ns = 0;
     loop {
         let start = now_ns();
-        let ready = poll(descriptor, patience_ns);
-        WAITED_NS.fetch_add(now_ns().saturating_sub(start), Ordering::Relaxed);
+        let ready = poll(descriptor, wait_ns);
+        patience.spend(now_ns().saturating_sub(start));
         // A sandbox may refuse the question.
         if ready.is_ok_and(|count| count > 0) || ready.is_err_and(|error| error != libc::EINTR) {
             return true;
         }
-        patience_ns = PATIENCE_NS.saturating_sub(WAITED_NS.load(Ordering::Relaxed));
-        if patience_ns == 0 {
+        wait_ns = patience.left_ns();
+        if wait_ns == 0 {
             return false;
         }
     }

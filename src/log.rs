@@ -18,8 +18,10 @@
 //! - else to the system's log, as a daemon's lines do. Where nobody listens to `/dev/log`, as in
 //!   most containers, they are dropped, and the core file alone tells what happened.
 //!
-//! A line to a pipe that nobody reads raises no SIGPIPE, and the last lines wait for the reader of
-//! a full pipe no longer than `fd` says. Signal handlers may call everything here.
+//! A line to a pipe that nobody reads raises no SIGPIPE. A line comes from within allocations, with
+//! locks held: all lines together wait for the reader of a full pipe for at most [`PATIENCE`], and
+//! are dropped then. The last lines wait as long as `fd` says. Signal handlers may call everything
+//! here.
 
 use core::ffi::{CStr, c_char, c_int};
 use core::fmt;
@@ -27,9 +29,10 @@ use core::mem::{MaybeUninit, size_of, transmute};
 use core::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::OnceLock;
 
-use crate::fd::{File, file_of, flags_of, is_log, is_of_kind, write_last};
+use crate::fd::{
+    File, ReaderPatience, file_of, flags_of, is_log, is_of_kind, write_in_time, write_last,
+};
 use crate::fixed_str::FixedStr;
-use crate::sigpipe;
 
 /// Takes the text of one line, without an end and without `ebbtide: ` before it, its bytes, and
 /// whether it is one of the last lines. Returns 0 where the line was dropped. Signal handlers may
@@ -43,6 +46,9 @@ static SINK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// to what is no standard error.
 static STDERR: OnceLock<Option<File>> = OnceLock::new();
 
+/// How long the lines of a process that goes on wait for readers, together.
+static PATIENCE: ReaderPatience = ReaderPatience::of_ms(100);
+
 /// Where the system's log takes lines.
 const SYSTEM_LOG: &CStr = c"/dev/log";
 
@@ -51,18 +57,13 @@ pub(crate) fn through(sink: Sink) {
     SINK.store(sink as *mut (), Ordering::Release);
 }
 
-/// Tells a line.
+/// Tells a line, or drops it where its reader is too slow.
 #[cold]
 pub(crate) fn line(message: fmt::Arguments<'_>) {
     let line = FixedStr::new(message);
     if through_sink(&line, false).is_none() && leads_to_stderr() {
-        let parts = parts(&line);
-        // SAFETY: the parts are as long as they say, and are only read; errno is this thread's own.
-        sigpipe::held_back(|| unsafe {
-            while libc::writev(libc::STDERR_FILENO, parts.as_ptr(), parts.len() as c_int) < 0
-                && *libc::__errno_location() == libc::EINTR
-            {}
-        });
+        // SAFETY: the parts are as long as they say.
+        unsafe { write_in_time(libc::STDERR_FILENO, &parts(&line), &PATIENCE) };
     }
 }
 

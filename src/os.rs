@@ -175,6 +175,10 @@ pub(crate) trait Os {
     /// mean nothing.
     fn residency(&self, start: *mut u8, flags: &mut [u8]) -> Result<(), i32>;
 
+    /// Whether the word at an address can be read, which is a multiple of 8. `EFAULT`: it cannot;
+    /// another `errno`: the kernel will not say.
+    fn probe_read(&self, word: *const u8) -> Result<(), i32>;
+
     /// Reads a file into `buffer`, as much of it as fits; how many bytes that were. `None` when it
     /// cannot be opened or read.
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize>;

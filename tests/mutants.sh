@@ -203,6 +203,8 @@ two threads are reported|src/heap/checked/call.rs|s/            if now != this {
 faults find their heap|src/heap/checked/fault_registry.rs|s/unsafe { (registered.report_fault)(registered.heap, address, access) };//
 the last lines go to a log|src/log.rs|s/ || is_log(libc::STDERR_FILENO))/)/
 the last lines go to no other file|src/log.rs|s/is_log(libc::STDERR_FILENO))/true)/
+lines do not wait for ever|src/log.rs|s/Patience::of_ms(100)/Patience::of_ms(1_000_000)/
+patience ends|src/fd.rs|s/self.most_ns.saturating_sub(self.waited_ns.load(Ordering::Relaxed))/self.most_ns/
 a database of before the first use has no lines|src/log.rs|s/file.filter(|_| !may_be_database())/file/
 pages that cannot come back are mapped over|src/os/discard.rs|s/map_over(moved.cast(), bytes) \&\& is_whole/is_whole \&\& (true || map_over(moved.cast(), bytes))/
 shared VMs: calls wait for their turn|src/vm/lock.rs|s/        while self.is_inside.load(Acquire) {/        while false {/
@@ -221,9 +223,14 @@ a damaged record leads to what is still mapped|src/builtin/known.rs|s/(answer !=
 records that go around end|src/builtin/known.rs|s/        self.segments.len()$/        1 << 16/
 a heap that has grown is recognised anew|src/builtin/known.rs|s/may_read_list => HeapView::read(os, self.state)/may_read_list => Err(Error::Unknown)/
 growth is told from damage|src/builtin/segments.rs|s/            .inspect_err(|_| mappings.note_way_out())?/            .inspect_err(|_| ())?/
-the end of a heap believes notes|src/builtin/segment_records.rs|s/find_in(noted, at, bytes).is_some() =>/find_in(noted, at, bytes).is_some() \&\& bytes == 0 =>/
-the end of a heap believes nothing else|src/builtin/segment_records.rs|s/find_in(noted, at, bytes).is_some() =>/find_in(noted, at, bytes).is_some() || bytes > 0 =>/
-a refused question is no damage|src/builtin/segment_records.rs|s/Err(libc::ENOMEM) => return Ok(false)/Err(_) if bytes > 0 => return Ok(false)/
+the end of a heap believes notes|src/builtin/segment_records.rs|s/find_in(self.noted, at, bytes).is_some() =>/find_in(self.noted, at, bytes).is_some() \&\& bytes == 0 =>/
+the end of a heap believes nothing else|src/builtin/segment_records.rs|s/find_in(self.noted, at, bytes).is_some() =>/find_in(self.noted, at, bytes).is_some() || bytes > 0 =>/
+a refused question is no damage|src/builtin/segment_records.rs|s/Err(libc::ENOMEM) => return false/Err(_) if bytes > 0 => return false/
+the end of a heap opens no file|src/builtin/known.rs|s/let (released, kept) = match view {/let (released, kept) = match view.or_else(|_| HeapView::read(os, self.state)) {/
+the newest segment ends with the top|src/builtin/segment_records.rs|s/1 => state.check_top(&segment),/1 => Ok(()),/
+the other segments end with fenceposts|src/builtin/segment_records.rs|s/2..=CAPACITY => segment.check_end(),/2..=CAPACITY => Ok(()),/
+a record is read where memory is accessible|src/builtin/segment_records.rs|s/ != Err(libc::EFAULT)/ != Err(libc::EFAULT) || at > 0/
+what cannot be read is known|src/os/kernel.rs|s/                errno => Err(errno),/                _ => Ok(()),/
 a pass by itself opens no file|src/builtin/known.rs|s/ leads_out \&\& may_read_list => HeapView/ leads_out => HeapView/
 notes are believed where the kernel does not answer|src/builtin/known.rs|s/answer != Err(libc::ENOMEM)/told.is_ok()/
 nothing from outside goes before it is due|src/reclaim/foreign.rs|s/self.foreign_next_us() == Some(0)/self.foreign_next_us().is_some()/
@@ -326,7 +333,7 @@ run_tests() {
     src/os/background.rs:*) tests="--package ebbtide-ffi-tests --test programs background -- --include-ignored" ;;
     *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs purge_refused -- --include-ignored" ;;
     *:pages\ that\ cannot\ come\ back*) tests="--package ebbtide-ffi-tests --test failures memory_that_was_moved" ;;
-    src/log.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error -- --include-ignored" ;;
+    src/log.rs:* | src/fd.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error -- --include-ignored" ;;
     *:*in\ a\ race) tests="--package ebbtide-models" ;;
     src/heap/pages/claim.rs:* | src/vm/lock.rs:*) tests="--package ebbtide-models" ;;
     src/heap/checked* | src/os/fault.rs:*) tests="--package ebbtide-ffi-tests --test checked -- --include-ignored" ;;

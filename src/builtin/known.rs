@@ -9,10 +9,11 @@
 //! page is mapped there; it does not tell whose memory that is, if LuaJIT has unmapped the end and
 //! another owner has mapped it since. Where the kernel refuses to answer, the notes are believed.
 //!
-//! Where the list of segments leads elsewhere only the list of mappings can decide: the heap has
-//! grown, for a C module still allocates there, or it is damaged. The list of mappings is read when
-//! the host asks and at the end of the VM, and not by itself. Whatever else does not add up is
-//! damage for certain.
+//! Where the list of segments leads elsewhere the heap has grown, for a C module still allocates
+//! there, or it is damaged. A pass needs the list of mappings to decide that, which is read when
+//! the host asks, and not by itself. The end of the VM opens no file: memory that the kernel says
+//! to be mapped is unmapped if it ends as segments do ([`segment_records`]). Whatever else does not
+//! add up is damage for certain.
 
 use core::cell::Cell;
 use core::ptr;
@@ -106,13 +107,14 @@ impl KnownHeap {
         }
     }
 
-    /// Unmaps every segment; returns how many bytes that were. A process that has no file
-    /// descriptor left, no `/proc`, no memory for notes, or no leave to ask what is mapped, gets
-    /// rid of them all the same. Blocks that are mapped apart are in no segment: LuaJIT unmaps
-    /// each when it is freed.
+    /// Unmaps every segment, without opening a file; returns how many bytes that were. A process
+    /// that has no memory for notes, or no leave to ask what is mapped, gets rid of those that were
+    /// noted all the same. Blocks that are mapped apart are in no segment: LuaJIT unmaps each when
+    /// it is freed.
     ///
-    /// Errors: [`Error::Unknown`], the heap is damaged, and [`Error::System`], the kernel does not
-    /// answer, with nothing unmapped; [`Error::System`], too, if the kernel refused to unmap some.
+    /// Errors: [`Error::Unknown`], the heap is damaged, and [`Error::System`], the heap has grown
+    /// and the kernel does not say what is mapped, with nothing unmapped; [`Error::System`], too,
+    /// if the kernel refused to unmap some.
     ///
     /// # Safety
     ///
@@ -122,14 +124,10 @@ impl KnownHeap {
     pub(crate) unsafe fn release<S: Os>(&self, os: &S) -> Result<u64, Error> {
         // SAFETY: the caller's first promise.
         let (view, leads_out) = unsafe { self.view_and_way(os) };
-        let view = match view {
-            Err(Error::Unknown) if leads_out => HeapView::read(os, self.state),
-            view => view,
-        };
         let (released, kept) = match view {
             // SAFETY: the caller's promises.
             Ok(view) => unsafe { unmap_segments(&view) },
-            Err(Error::Unknown) => return Err(Error::Unknown),
+            Err(Error::Unknown) if !leads_out => return Err(Error::Unknown),
             // SAFETY: the caller's promises; `recognise` has seen that the state is LuaJIT's.
             Err(_) => unsafe { segment_records::unmap_all(os, self.state, &self.segments)? },
         };

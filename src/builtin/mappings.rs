@@ -19,6 +19,13 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// Memory that the kernel has said to be mapped and readable, where a heap's records lead to.
+    /// `None`: no bytes, or beyond the end of addresses.
+    pub(super) fn told_of(start: usize, bytes: usize) -> Option<Memory> {
+        let end = start.checked_add(bytes)?;
+        (bytes > 0).then_some(Memory { start, end })
+    }
+
     pub(super) fn start(&self) -> usize {
         self.start
     }
@@ -46,10 +53,11 @@ impl Memory {
         if !self.holds(at, WORD) || !at.is_multiple_of(WORD) {
             return None;
         }
-        // SAFETY: the word is aligned and lies in memory that the kernel lists as readable, or that
-        // it listed when the heap was recognised and that LuaJIT alone could unmap since, which it
-        // did not, as its records and the kernel say (`known`). It belongs to LuaJIT, whose
-        // pointers are exposed to all; the VM does not run meanwhile.
+        // SAFETY: the word is aligned and lies in memory that the kernel lists as readable, or says
+        // to be readable where records lead to (`segment_records`), or that it listed when the heap
+        // was recognised and that LuaJIT alone could unmap since, which it did not, as its records
+        // and the kernel say (`known`). It belongs to LuaJIT, whose pointers are exposed to all;
+        // the VM does not run meanwhile.
         Some(unsafe { ptr::with_exposed_provenance::<usize>(at).read() })
     }
 }

@@ -1,18 +1,24 @@
 //! The records of the segments, followed as LuaJIT follows them at the end of its own heap.
 //!
-//! For a heap that was recognised before and has been LuaJIT's alone since, to unmap it where the
-//! kernel's list of mappings is not to be had: no file can be opened, or none is there. No list is
-//! made: the newest segment's record is in the state, which lies in the oldest segment, and every
-//! other one lies in the segment that it describes. So code that reads each record before unmapping
-//! the memory that the record describes, reads all records.
+//! For a heap that was recognised before and has been LuaJIT's alone since, to unmap it where its
+//! list of segments leads out of what was noted, or there is no memory for a list. No file is
+//! opened, and no list is made: the newest segment's record is in the state, which lies in the
+//! oldest segment, and every other one lies in the segment that it describes. So code that reads
+//! each record before unmapping the memory that the record describes, reads all records.
+//!
+//! The kernel says what is mapped and readable, and not whose it is. The ends of the segments say
+//! that: the top ends the newest, at the place and with the size that the state has, and fenceposts
+//! end the others. Segments that were noted may have grown since, at both ends.
 
+use core::cell::Cell;
 use core::iter::successors;
 use core::ptr;
 
 use super::layout::*;
 use super::mapped_vec::CAPACITY;
-use super::mappings::{Memory, find_in};
-use super::{refuse, unmap};
+use super::mappings::{Memory, MemoryMap, find_in};
+use super::segments::{State, follow, too_many};
+use super::unmap;
 use crate::error::Error;
 use crate::os::Os;
 use crate::units::round_down;
@@ -38,42 +44,59 @@ impl Record {
         // SAFETY: the caller's promise; LuaJIT's records are these three words, aligned to words.
         unsafe { ptr::with_exposed_provenance::<Record>(at).read() }
     }
+}
 
-    fn holds(&self, at: usize, bytes: usize) -> bool {
-        at >= self.base && at - self.base + bytes <= self.size
+/// What is mapped, by the kernel's word and no file.
+struct MappedByKernel<'a, S: Os> {
+    os: &'a S,
+    noted: &'a [Memory],
+    /// With which `errno` the kernel refused to say what of other memory is mapped; 0: with none.
+    refusal: Cell<i32>,
+}
+
+impl<S: Os> MemoryMap for MappedByKernel<'_, S> {
+    fn find(&self, at: usize, bytes: usize) -> Option<Memory> {
+        let memory = Memory::told_of(at, bytes)?;
+        let ends = [at, at + bytes - 1];
+        let is_found =
+            ends.into_iter().all(|end| self.is_readable(end)) && self.is_mapped(at, bytes);
+        is_found.then_some(memory)
     }
 
-    /// Whether a segment like that can be, and is mapped.
-    fn can_be<S: Os>(&self, os: &S, noted: &[Memory]) -> Result<bool, Error> {
-        let Record { base, size, .. } = *self;
-        let fits = base.is_multiple_of(os.page_size())
-            && (1..SEGMENT_LIMIT).contains(&size)
-            && size.is_multiple_of(GRANULARITY);
-        Ok(fits && is_mapped(os, noted, base, size)?)
+    fn segments_max(&self) -> usize {
+        CAPACITY
     }
 }
 
-/// Whether whole pages are mapped, by the kernel's word. Where the kernel does not answer, what was
-/// noted is: a sandbox refuses the question, or the kernel is short of memory for the answer. Of
-/// other memory nothing is known then, which is an error.
-fn is_mapped<S: Os>(os: &S, noted: &[Memory], at: usize, bytes: usize) -> Result<bool, Error> {
-    let page = os.page_size();
-    let mut flags = [0; WINDOW];
-    for offset in (0..bytes).step_by(WINDOW * page) {
-        let pages = ((bytes - offset) / page).min(WINDOW);
-        let start = ptr::without_provenance_mut(at.wrapping_add(offset));
-        match os.residency(start, &mut flags[..pages]) {
-            Ok(()) => {}
-            Err(libc::ENOMEM) => return Ok(false),
-            Err(_) if find_in(noted, at, bytes).is_some() => return Ok(true),
-            Err(errno) => {
-                return Err(Error::System.because(format_args!(
-                    "the kernel refused mincore at {at:#x}: errno {errno}"
-                )));
+impl<S: Os> MappedByKernel<'_, S> {
+    /// Whether all pages of a range are mapped. Where the kernel does not answer, what was noted
+    /// is: a sandbox refuses the question, or the kernel is short of memory for the answer. Of
+    /// other memory nothing is known then.
+    fn is_mapped(&self, at: usize, bytes: usize) -> bool {
+        let page = self.os.page_size();
+        let (start, last) = (round_down(at, page), round_down(at + bytes - 1, page));
+        let mut flags = [0; WINDOW];
+        for window in (start..=last).step_by(WINDOW * page) {
+            let pages = ((last - window) / page + 1).min(WINDOW);
+            match self.os.residency(ptr::without_provenance_mut(window), &mut flags[..pages]) {
+                Ok(()) => {}
+                Err(libc::ENOMEM) => return false,
+                Err(_) if find_in(self.noted, at, bytes).is_some() => return true,
+                Err(errno) => {
+                    self.refusal.set(errno);
+                    return false;
+                }
             }
         }
+        true
     }
-    Ok(true)
+
+    /// Whether the word can be read: mapped memory may be inaccessible. Where the kernel does not
+    /// answer, the word is taken to be readable.
+    fn is_readable(&self, at: usize) -> bool {
+        let word = round_down(at, WORD);
+        self.os.probe_read(ptr::without_provenance(word)) != Err(libc::EFAULT)
+    }
 }
 
 /// The records, from the newest on. Each next one is read before one is handed out.
@@ -104,8 +127,7 @@ pub(super) unsafe fn unmap_all<S: Os>(
     state: usize,
     noted: &[Memory],
 ) -> Result<(u64, u64), Error> {
-    // SAFETY: the caller's first promise.
-    unsafe { check(os, state, noted)? };
+    check(os, state, noted)?;
     let (mut released, mut kept) = (0, 0);
     // SAFETY: the caller's promises. What is unmapped holds no record that is still to be read.
     unsafe {
@@ -117,33 +139,29 @@ pub(super) unsafe fn unmap_all<S: Os>(
     Ok((released, kept))
 }
 
-/// Checks every record before it is believed, and that the list ends where the state lies.
-///
-/// # Safety
-///
-/// `state` is that of LuaJIT's allocator.
-unsafe fn check<S: Os>(os: &S, state: usize, noted: &[Memory]) -> Result<(), Error> {
-    let page = os.page_size();
-    let mut at = state.wrapping_add(NEWEST);
-    for count in 0..CAPACITY {
-        // A record is at the end of a segment, or within the first page: it is in one page.
-        let fits = at.is_multiple_of(WORD) && at % page + RECORD_BYTES <= page;
-        if !fits || !is_mapped(os, noted, round_down(at, page), page)? {
-            return Err(refuse(format_args!("{at:#x}: no segment's record")));
+/// Checks every record before it is believed: that the list ends where the state lies, and each
+/// segment as LuaJIT's allocator ends it.
+fn check<S: Os>(os: &S, state: usize, noted: &[Memory]) -> Result<(), Error> {
+    let mapped = MappedByKernel { os, noted, refusal: Cell::new(0) };
+    let checked = check_in(&mapped, os.page_size(), state);
+    match mapped.refusal.get() {
+        0 => checked,
+        errno => {
+            Err(Error::System.because(format_args!("the kernel refused mincore: errno {errno}")))
         }
-        // SAFETY: the page is mapped, and the caller's promise: LuaJIT can read its own heap.
-        let record = unsafe { Record::read(at) };
-        let is_in_place = count == 0 || record.holds(at, RECORD_BYTES);
-        if !is_in_place || !record.can_be(os, noted)? {
-            return Err(refuse(format_args!("{at:#x}: its segment cannot be")));
-        }
-        if record.next == 0 {
-            return match record.holds(state.wrapping_sub(CONTENTS), STATE_CHUNKS[0]) {
-                true => Ok(()),
-                false => Err(refuse(format_args!("the state is not in the oldest segment"))),
-            };
-        }
-        at = record.next;
     }
-    Err(refuse(format_args!("too many segments")))
+}
+
+fn check_in(mappings: &impl MemoryMap, page: usize, at: usize) -> Result<(), Error> {
+    let state = State::read(at, State::find(mappings, page, at)?)?;
+    let mut count = 0;
+    let oldest = follow(mappings, page, at + NEWEST, |segment| {
+        count += 1;
+        match count {
+            1 => state.check_top(&segment),
+            2..=CAPACITY => segment.check_end(),
+            _ => Err(too_many()),
+        }
+    })?;
+    state.check_oldest(&oldest)
 }

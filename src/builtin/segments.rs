@@ -66,7 +66,7 @@ impl Segment {
     }
 
     /// Checks the end of a segment that is not the newest: the record's chunk, then fenceposts.
-    fn check_end(&self) -> Result<(), Error> {
+    pub(super) fn check_end(&self) -> Result<(), Error> {
         let (chunk, end) = (self.record_chunk(), self.memory.end());
         let head = self.word(chunk + HEAD);
         if head.map(|head| head & !PREVIOUS_IN_USE) != Some(RECORD_CHUNK | IN_USE) {
@@ -86,7 +86,16 @@ impl State {
         read(&self.memory, self.at + offset)
     }
 
-    fn read(at: usize, memory: Memory) -> Result<State, Error> {
+    /// The memory of the state at an address.
+    pub(super) fn find(mappings: &impl MemoryMap, page: usize, at: usize) -> Result<Memory, Error> {
+        // A new heap begins with the chunk of its state.
+        let chunk = at.wrapping_sub(CONTENTS);
+        let memory = mappings.find(chunk, STATE_CHUNKS[0]);
+        let memory = memory.filter(|_| chunk.is_multiple_of(page));
+        memory.ok_or_else(|| refuse(format_args!("{at:#x} cannot be its state")))
+    }
+
+    pub(super) fn read(at: usize, memory: Memory) -> Result<State, Error> {
         let word = |offset| read(&memory, at + offset);
         let top = Chunk { at: word(TOP)?, size: word(TOP_SIZE)? };
         let victim = Chunk { at: word(VICTIM)?, size: word(VICTIM_SIZE)? };
@@ -125,6 +134,29 @@ impl State {
     pub(super) fn has_chunks(&self, bin: usize) -> bool {
         self.map >> bin & 1 == 1
     }
+
+    /// Checks that the oldest segment holds the state.
+    pub(super) fn check_oldest(&self, oldest: &Segment) -> Result<(), Error> {
+        match oldest.memory.holds(self.at - CONTENTS, STATE_CHUNKS[0]) {
+            true => Ok(()),
+            false => Err(refuse(format_args!("the state is not in the oldest segment"))),
+        }
+    }
+
+    /// Checks that the top is the end of the newest segment. Words of the segment are read only
+    /// when the state says so, too: what lies behind its end is not LuaJIT's.
+    pub(super) fn check_top(&self, newest: &Segment) -> Result<(), Error> {
+        let (Chunk { at, size }, memory) = (self.top, &newest.memory);
+        let fits = memory.holds(at, size) && memory.end() - at - size == END_BYTES && size > 0;
+        let ends = || {
+            newest.word(at + HEAD) == Some(size | PREVIOUS_IN_USE)
+                && newest.word(at + size + HEAD) == Some(END_BYTES)
+        };
+        match fits && ends() {
+            true => Ok(()),
+            false => Err(refuse(format_args!("the top at {at:#x} does not end a segment"))),
+        }
+    }
 }
 
 impl<'a, S: Os> HeapView<'a, S> {
@@ -140,15 +172,7 @@ impl<'a, S: Os> HeapView<'a, S> {
         state: usize,
     ) -> Result<HeapView<'a, S>, Error> {
         let page = os.page_size();
-        let chunk = state.wrapping_sub(CONTENTS);
-        // A new heap begins with the chunk of its state.
-        let memory = match mappings.find(chunk, STATE_CHUNKS[0]) {
-            Some(memory) if chunk.is_multiple_of(page) => memory,
-            _ => {
-                mappings.note_way_out();
-                return Err(refuse(format_args!("{state:#x} cannot be its state")));
-            }
-        };
+        let memory = State::find(mappings, page, state).inspect_err(|_| mappings.note_way_out())?;
         let mut segments = MappedVec::with_capacity(os, mappings.segments_max())?;
         let (newest, oldest) = collect(mappings, page, state + NEWEST, &mut segments)
             .inspect_err(|_| mappings.note_way_out())?;
@@ -156,7 +180,8 @@ impl<'a, S: Os> HeapView<'a, S> {
         let newest = sort(segments.values_mut(), newest);
         let view = HeapView { os, page, state, segments, newest, oldest };
         view.check_segments()?;
-        view.check_top()?;
+        view.state.check_oldest(&view.oldest)?;
+        view.state.check_top(&view.newest)?;
         Ok(view)
     }
 
@@ -198,22 +223,6 @@ impl<'a, S: Os> HeapView<'a, S> {
                 segment.check_end()?;
             }
         }
-        if !self.oldest.memory.holds(self.state.at - CONTENTS, STATE_CHUNKS[0]) {
-            return Err(refuse(format_args!("the state is not in the oldest segment")));
-        }
-        Ok(())
-    }
-
-    /// Checks that the top is the end of the newest segment.
-    fn check_top(&self) -> Result<(), Error> {
-        let Chunk { at, size } = self.state.top;
-        let memory = &self.newest.memory;
-        let fits = memory.holds(at, size) && memory.end() - at - size == END_BYTES && size > 0;
-        let head = self.newest.word(at.wrapping_add(HEAD));
-        let foot = self.newest.word(memory.end() - END_BYTES + HEAD);
-        if !fits || head != Some(size | PREVIOUS_IN_USE) || foot != Some(END_BYTES) {
-            return Err(refuse(format_args!("the top at {at:#x} does not end a segment")));
-        }
         Ok(())
     }
 
@@ -246,14 +255,30 @@ fn sort(segments: &mut [Segment], mut wanted: Segment) -> Segment {
     wanted
 }
 
-/// Follows the records from the newest on, and returns the newest and the oldest segment.
+/// Collects the segments, and returns the newest and the oldest.
 fn collect<S: Os>(
     mappings: &impl MemoryMap,
     page: usize,
     first: usize,
     segments: &mut MappedVec<'_, S, Segment>,
 ) -> Result<(Segment, Segment), Error> {
-    let (mut newest, mut record) = (None, first);
+    let mut newest = None;
+    let oldest = follow(mappings, page, first, |segment| {
+        newest.get_or_insert(segment);
+        segments.push(segment).then_some(()).ok_or_else(too_many)
+    })?;
+    Ok((newest.unwrap_or(oldest), oldest))
+}
+
+/// Follows the records from the newest on, and shows each segment before it reads the next record.
+/// Returns the oldest segment. Records may go around: the visitor ends that.
+pub(super) fn follow(
+    mappings: &impl MemoryMap,
+    page: usize,
+    first: usize,
+    mut visit: impl FnMut(Segment) -> Result<(), Error>,
+) -> Result<Segment, Error> {
+    let mut record = first;
     loop {
         let Some(memory) = mappings.find(record, RECORD_BYTES) else {
             return Err(refuse(format_args!("{record:#x}: no segment's record")));
@@ -267,16 +292,17 @@ fn collect<S: Os>(
         let Some(segment) = segment else {
             return Err(refuse(format_args!("{record:#x}: its segment cannot be")));
         };
-        if !segments.push(segment) {
-            return Err(refuse(format_args!("too many segments")));
-        }
-        let newest = *newest.get_or_insert(segment);
+        visit(segment)?;
         match next {
-            Some(0) => return Ok((newest, segment)),
+            Some(0) => return Ok(segment),
             // Of words that are not aligned there is none.
             _ => record = next.unwrap_or(0),
         }
     }
+}
+
+pub(super) fn too_many() -> Error {
+    refuse(format_args!("too many segments"))
 }
 
 /// The segment that a record describes, if that is possible.

@@ -384,6 +384,15 @@ impl Os for FakeOs {
         Ok(())
     }
 
+    fn probe_read(&self, word: *const u8) -> Result<(), i32> {
+        assert_eq!(word.addr() % 8, 0, "{word:p} is not aligned");
+        let page = self.page_size();
+        let start = word.map_addr(|at| at / page * page).cast_mut();
+        let is_readable = self.is_mapped(start, page)
+            && self.state().is_committed(start.addr()..start.addr() + page);
+        if is_readable { Ok(()) } else { Err(libc::EFAULT) }
+    }
+
     fn read_in_parts(&self, path: &CStr, visit: &mut dyn FnMut(&[u8])) -> Result<(), i32> {
         let state = self.state();
         let text = state.files.get(path).ok_or(libc::ENOENT)?;

@@ -229,6 +229,24 @@ impl Os for Kernel {
         flag_resident(start, flags)
     }
 
+    fn probe_read(&self, word: *const u8) -> Result<(), i32> {
+        // The kernel reads the new mask before it refuses to do with it what no number names.
+        const HOW: libc::c_int = -1;
+        const MASK_BYTES: usize = 8;
+        preserve_errno(|| {
+            let none = ptr::null_mut::<u8>();
+            // SAFETY: the call fails in any case, and changes nothing; errno is this thread's own.
+            let errno = unsafe {
+                libc::syscall(libc::SYS_rt_sigprocmask, HOW, word, none, MASK_BYTES);
+                *libc::__errno_location()
+            };
+            match errno {
+                libc::EINVAL => Ok(()),
+                errno => Err(errno),
+            }
+        })
+    }
+
     fn read_file(&self, path: &CStr, buffer: &mut [u8]) -> Option<usize> {
         file::read(path, buffer).ok()
     }

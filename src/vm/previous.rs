@@ -13,9 +13,9 @@
 //!
 //! - The heap is damaged: its records contradict each other. The same is said at the end of the VM,
 //!   if it is found only then.
-//! - The heap has grown or is damaged: its list of segments leads to memory that is not known. Only
-//!   the list of mappings decides that, and a pass by itself opens no file. A pass that the host
-//!   asks for and the end of the VM do.
+//! - The heap has grown or is damaged: its list of segments leads to memory that is not known. For
+//!   a pass only the list of mappings decides that, and a pass by itself opens no file. A pass that
+//!   the host asks for does.
 //!
 //! Passes by themselves and the ends of VMs say each reason once in a process, for a host may have
 //! a VM for each request. A pass that the host asks for says it once of each VM.

@@ -289,6 +289,36 @@ static void a_line_raises_no_sigpipe(void)
   CHECK_EQ(in_child(line_without_reader, ""), 0);
 }
 
+/* With a pipe whose reader does not read, a line of a process that goes on is
+ * dropped. */
+static void line_to_full_pipe(const void *argument)
+{
+  (void)argument;
+  alarm(60);
+  setenv("EBBTIDE_BANANA", "1", 1);
+  becomes_full();
+  errno = ERRNO_MARK;
+  ebb_heap_delete(heap_of(0));
+  check_errno();
+}
+
+static void a_line_does_not_wait_for_ever(void)
+{
+  static char text[64 * 4096];
+  ssize_t length;
+  int ends[2], is_told = 0;
+
+  REQUIRE(pipe(ends) == 0);
+  full_pipe = ends[1];
+  CHECK_EQ(in_child(line_to_full_pipe, NULL), 0);
+  close(ends[1]);
+  while ((length = read(ends[0], text, sizeof text)) > 0) {
+    is_told |= memmem(text, (size_t)length, "BANANA", 6) != NULL;
+  }
+  close(ends[0]);
+  CHECK(!is_told);
+}
+
 int main(void)
 {
   RUN(a_database_of_before_the_first_use_stays_as_it_is);
@@ -298,5 +328,6 @@ int main(void)
   RUN(the_last_lines_wait_for_a_reader);
   RUN(the_last_lines_do_not_wait_for_ever);
   RUN(a_line_raises_no_sigpipe);
+  RUN(a_line_does_not_wait_for_ever);
   return check_status();
 }

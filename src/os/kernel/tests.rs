@@ -170,11 +170,35 @@ fn failing_calls_leave_errno_alone() {
         assert_eq!(Kernel.read_file(c"/proc", &mut [0]), None);
         assert_eq!(Kernel.read_file(c"/missing", &mut [0]), None);
         assert!(Kernel.residency(nowhere, &mut [0]).is_err());
+        assert_eq!(Kernel.probe_read(nowhere), Err(libc::EFAULT));
         assert!(!Kernel.unmap(ptr::without_provenance_mut(1), 4096));
         assert!(!Kernel.map(nowhere, usize::MAX / 4096 * 4096));
         assert!(Kernel.read_in_parts(c"/missing", &mut |_| ()).is_err());
     }
     assert_eq!(errno(), 77);
+}
+
+#[test]
+fn what_is_mapped_and_inaccessible_cannot_be_read() {
+    let pages = TestPages::new();
+    let last_word = pages.page(1).wrapping_sub(8);
+    let was_blocked = is_blocked(libc::SIGHUP);
+    assert_eq!(Kernel.probe_read(last_word), Ok(()));
+    // SAFETY: a page that is not looked at.
+    unsafe { assert!(Kernel.decommit(pages.page(0), Kernel.page_size())) };
+    assert_eq!(Kernel.probe_read(last_word), Err(libc::EFAULT));
+    assert_eq!(Kernel.probe_read(pages.page(1)), Ok(()));
+    // The page is full of ones: as a mask it has SIGHUP.
+    assert_eq!(is_blocked(libc::SIGHUP), was_blocked);
+}
+
+fn is_blocked(signal: i32) -> bool {
+    let mut mask = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is writable, and all-zero bytes are a valid one.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), mask.as_mut_ptr());
+        libc::sigismember(mask.as_ptr(), signal) == 1
+    }
 }
 
 #[test]

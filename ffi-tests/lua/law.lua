@@ -192,7 +192,7 @@ end
 
 -- A large table that is filled again and again.
 function kinds.swings()
-  for _ = 1, 12 do
+  for _ = 1, count or 12 do
     phase "fill"
     local array = {}
     for i = 1, 2.5e6 do
@@ -204,6 +204,14 @@ function kinds.swings()
     work(300)
   end
   collect()
+end
+
+-- The same after small blocks that the program had once.
+function kinds.before()
+  rows(360000, nil, function(i)
+    return ("x"):rep(1000) .. i
+  end)
+  kinds.swings()
 end
 
 local tenth = ffi.new("struct timespec", 0, 100000000)

@@ -27,7 +27,7 @@ int clock_gettime(int, struct timespec *);
 
 local C = ffi.C
 local kind, wait, door = arg[1], arg[2], arg[3]
-local name, count = kind:match "^(%l+):?(%d*)$"
+local name, count = kind:match "^([%l_]+):?(%d*)$"
 count = tonumber(count)
 local REST_S = 4
 
@@ -192,7 +192,7 @@ end
 
 -- A large table that is filled again and again.
 function kinds.swings()
-  for _ = 1, count or 12 do
+  for _ = 1, 12 do
     phase "fill"
     local array = {}
     for i = 1, 2.5e6 do
@@ -206,11 +206,19 @@ function kinds.swings()
   collect()
 end
 
--- The same after small blocks that the program had once.
-function kinds.before()
-  rows(360000, nil, function(i)
-    return ("x"):rep(1000) .. i
-  end)
+-- The same after small blocks of 150 MB have come and gone. They lie close
+-- together, without garbage among them, so stock LuaJIT keeps none of them.
+function kinds.strings_then_swings()
+  phase "fill"
+  collectgarbage "stop"
+  local all, text = require "table.new"(150000, 0), ("x"):rep(970)
+  for i = 1, 150000 do
+    all[i] = text .. i
+    turn(i, 150000)
+  end
+  all = nil
+  collectgarbage "restart"
+  collect()
   kinds.swings()
 end
 

@@ -202,6 +202,49 @@ mod tests {
         assert_eq!(credit.most(Pages(500 * MB), u64::MAX), Pages(u32::MAX));
     }
 
+    /// Credit after small blocks of 340 MB have come and gone at time 0, beside 10 MB that stay.
+    fn small_left() -> Credit {
+        let mut credit = Credit::default();
+        credit.note(Pages::ZERO, &seen(0, Pages(350 * MB), Pages::ZERO, Pages::ZERO));
+        credit.note(Pages::ZERO, &seen(0, Pages(10 * MB), Pages::ZERO, Pages(340 * MB)));
+        credit
+    }
+
+    /// What may be free anyway once large blocks of 64 MB have come and gone within a millisecond,
+    /// and left `dirty`.
+    fn free_anyway_after_large(mut credit: Credit, at_us: u64, dirty: Pages) -> Pages {
+        let large = Pages(64 * MB);
+        let used = Pages(74 * MB);
+        credit.note(Pages::ZERO, &seen(at_us, used, large, dirty.saturating_sub(large)));
+        credit.note(Pages::ZERO, &seen(at_us + 1000, Pages(10 * MB), Pages::ZERO, dirty));
+        credit.free_anyway
+    }
+
+    #[test]
+    fn what_small_blocks_left_and_went_back_is_forgotten() {
+        let (mut credit, some) = (small_left(), Pages(4 * MB));
+        credit.note_returned(Pages::ZERO);
+        assert_eq!(free_anyway_after_large(credit, 1000, Pages(64 * MB)), Pages(340 * MB));
+        credit.note_returned(Pages(336 * MB));
+        credit.note(Pages::ZERO, &seen(1000, Pages(10 * MB), Pages::ZERO, some));
+        assert_eq!((credit.free_anyway, credit.allowance), (some, ALLOWANCE_MIN));
+        assert_eq!(free_anyway_after_large(credit, 1000, Pages(64 * MB)), Pages::ZERO);
+        // Small blocks that have as much again may leave it again.
+        credit.note(Pages::ZERO, &seen(1000, Pages(100 * MB), Pages::ZERO, Pages::ZERO));
+        assert_eq!(free_anyway_after_large(credit, 1000, Pages(90 * MB)), Pages(90 * MB));
+    }
+
+    #[test]
+    fn what_small_blocks_left_is_not_theirs_for_long_while_large_blocks_have_it() {
+        let all = Pages(340 * MB);
+        let after = |at_us| free_anyway_after_large(small_left(), at_us, all);
+        assert_eq!([KEPT_US - 1, KEPT_US].map(after), [all, Pages(276 * MB)]);
+        // What is not needed stays theirs.
+        let mut credit = small_left();
+        credit.note(Pages::ZERO, &seen(100 * KEPT_US, Pages(10 * MB), Pages::ZERO, all));
+        assert_eq!(credit.free_anyway, all);
+    }
+
     #[test]
     fn a_large_heap_may_keep_more() {
         let mut credit = Credit::default();

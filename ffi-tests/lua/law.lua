@@ -206,15 +206,15 @@ function kinds.swings()
   collect()
 end
 
--- The same after small blocks of 150 MB have come and gone. They lie close
+-- The same after small blocks of 360 MB have come and gone. They lie close
 -- together, without garbage among them, so stock LuaJIT keeps none of them.
 function kinds.strings_then_swings()
   phase "fill"
   collectgarbage "stop"
-  local all, text = require "table.new"(150000, 0), ("x"):rep(970)
-  for i = 1, 150000 do
+  local all, text = require "table.new"(360000, 0), ("x"):rep(970)
+  for i = 1, 360000 do
     all[i] = text .. i
-    turn(i, 150000)
+    turn(i, 360000)
   end
   all = nil
   collectgarbage "restart"

@@ -53,8 +53,8 @@ fn a_busy_heap_is_searched_more_rarely_when_that_is_premature() {
     assert_eq!(searched(true, &results)[1..], [5.0, 10.0]);
 }
 
-/// What is needed again too early after it was not returned by it. In a heap so small that no search
-/// is fruitless.
+/// What was needed again too early was returned by an earlier search. The heap is so small that no
+/// search is fruitless.
 #[test]
 fn a_search_that_returned_nothing_was_not_premature() {
     let small = Observation { used: Pages(60), sparse: Pages(50), premature: Pages(1), ..LOAD };

@@ -164,8 +164,8 @@ impl Driven {
     }
 }
 
-/// What LuaJIT's own allocator would hold: the large blocks, and all that small blocks needed in the
-/// last two seconds, or have left free since. What went back is no longer there.
+/// What LuaJIT's own allocator would hold: the large blocks, and all that small blocks needed in
+/// the last two seconds, or have left free since. What went back is no longer there.
 #[derive(Default)]
 struct Stock {
     small_most: Pages,

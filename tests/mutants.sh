@@ -153,6 +153,10 @@ the end of the credit wakes the host|src/reclaim/policy.rs|s/idle_us, spent_us\]
 what is extra for too long is remembered|src/reclaim/policy/credit.rs|s/^const SPENT_MAX: u64 = 4 /const SPENT_MAX: u64 = 1 /
 what may be retained spends no credit|src/reclaim/policy/credit.rs|s/saturating_sub(small).max(retain)/saturating_sub(small)/
 what was returned spends no credit|src/reclaim/policy.rs|s/        self.state.credit.note_returned(pages);//
+what small blocks left and went back is forgotten|src/reclaim/policy/credit.rs|s/            self.small_until_us = 0;//
+what small blocks needed long ago is forgotten|src/reclaim/policy/credit.rs|s/        } else if now_us < self.small_until_us {/        } else if self.small_until_us > 0 {/
+small blocks may swing while large ones have their pages|src/reclaim/policy/credit.rs|s/        } else if now_us < self.small_until_us {/        } else if false {/
+a search that returned nothing was not premature|src/reclaim/policy/holes.rs|s/ \&\& self.returned > Pages::ZERO;/;/
 a large block is seen between two looks|src/reclaim/pace.rs|s/            self.hooks.policy.note_large(&self.settings(), &observation);/            let _ = observation;/
 what is needed again has credit, too|src/reclaim/emptied.rs|s/        needed.min(self.hooks.policy.most(.*/        needed/
 a new cap holds for the next large block|src/reclaim/emptied.rs|s/kept.max(retain).min(retain_max)/kept.max(retain)/

@@ -169,6 +169,13 @@ mod full {
         all_keep([("swings", "work")], &DOORS);
     }
 
+    /// Small blocks that the program had once allow large ones no more memory.
+    #[test]
+    #[ignore = "takes longer"]
+    fn what_small_blocks_needed_once_is_forgotten() {
+        all_keep([("strings_then_swings", "work")], &DOORS);
+    }
+
     /// Nor do its pages count against what the machine has promised.
     #[test]
     #[ignore = "changes the machine's overcommit for seconds"]

@@ -1,8 +1,13 @@
 //! How much may be held beyond what LuaJIT's own allocator would hold, and for how long.
 //!
-//! LuaJIT's own allocator keeps what small blocks needed once, and unmaps each block of 128 KiB and
-//! more when it is freed. So free memory costs nothing beside it, as far as small blocks left it,
-//! nor as far as the option `retain` lets it stay. The rest is *extra*: large blocks left it.
+//! LuaJIT's own allocator mostly keeps what small blocks needed a short while ago, and unmaps each
+//! block of 128 KiB and more when it is freed. So free memory costs nothing beside it, as far as
+//! small blocks left it, nor as far as the option `retain` lets it stay. The rest is *extra*: large
+//! blocks left it.
+//!
+//! Large blocks may take what small ones left, and leave it again: that counts as left by small
+//! blocks for [`KEPT_US`], for these may swing. Later, or when memory has gone back, no more counts
+//! so than is free. An early peak of small blocks is soon forgotten.
 //!
 //! Extra memory has a credit of size times time, a leaky bucket. It spends [`CREDIT`] beyond an
 //! allowance: 3 MB, or a sixteenth of what LuaJIT would hold. When the credit is spent, half of the
@@ -24,13 +29,19 @@ const SPENT_MAX: u64 = 4 * CREDIT;
 /// Pages that may always be extra: 3 MiB, or one part in 16 of what LuaJIT would hold.
 const ALLOWANCE_MIN: Pages = Pages(768);
 const ALLOWANCE_SHARE: u32 = 16;
+/// How long what small blocks left counts as theirs while large blocks have it: two seconds since
+/// small blocks had most, if nothing went back.
+const KEPT_US: u64 = 2_000_000;
 
 /// What the extra memory has cost so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Credit {
     now_us: u64,
-    /// The most pages that were in use at a moment, of small blocks and of large ones.
+    /// The most pages of small blocks that were in use at a moment and are remembered, and until
+    /// when they are, though large blocks take some of what was left.
     small_most: Pages,
+    small_until_us: u64,
+    /// The most pages of large blocks that were in use at a moment.
     large_most: Pages,
     /// Pages that may be free anyway: as many as small blocks have left since they had most, or
     /// `retain`.
@@ -54,11 +65,13 @@ impl Credit {
         let spent = self.spent_at(now_us, self.extra);
         let is_spent = spent >= if self.is_spent { CREDIT / 2 } else { CREDIT };
         let small = used.saturating_sub(large);
-        let (small_most, large_most) = (self.small_most.max(small), self.large_most.max(large));
+        let (small_most, small_until_us) = self.small_most(now_us, small, dirty);
+        let large_most = self.large_most.max(large);
         let stock = small_most.saturating_add(large);
         let mut next = Credit {
             now_us,
             small_most,
+            small_until_us,
             large_most,
             free_anyway: small_most.saturating_sub(small).max(retain),
             large_left: large_most.saturating_sub(large),
@@ -71,8 +84,23 @@ impl Credit {
         *self = next;
     }
 
-    /// Takes note that free pages were returned.
+    /// The most pages that small blocks had, and until when that is remembered, as far as it goes
+    /// beyond what small blocks have and what is free.
+    fn small_most(&self, now_us: u64, small: Pages, dirty: Pages) -> (Pages, u64) {
+        if small >= self.small_most {
+            (small, now_us.saturating_add(KEPT_US))
+        } else if now_us < self.small_until_us {
+            (self.small_most, self.small_until_us)
+        } else {
+            (self.small_most.min(small.saturating_add(dirty)), self.small_until_us)
+        }
+    }
+
+    /// Takes note that free pages were returned. Small blocks have left no more than what is free.
     pub(super) fn note_returned(&mut self, pages: Pages) {
+        if pages > Pages::ZERO {
+            self.small_until_us = 0;
+        }
         self.extra = self.extra.saturating_sub(pages);
     }
 
@@ -172,6 +200,49 @@ mod tests {
         assert_eq!((credit.spent, credit.ends_us(Pages(80 * MB))), (0, None));
         // More is free than was seen to be in use: nobody looked at the peak.
         assert_eq!(credit.most(Pages(500 * MB), u64::MAX), Pages(u32::MAX));
+    }
+
+    /// Credit after small blocks of 340 MB have come and gone at time 0, beside 10 MB that stay.
+    fn small_left() -> Credit {
+        let mut credit = Credit::default();
+        credit.note(Pages::ZERO, &seen(0, Pages(350 * MB), Pages::ZERO, Pages::ZERO));
+        credit.note(Pages::ZERO, &seen(0, Pages(10 * MB), Pages::ZERO, Pages(340 * MB)));
+        credit
+    }
+
+    /// What may be free anyway once large blocks of 64 MB have come and gone within a millisecond,
+    /// and left `dirty`.
+    fn free_anyway_after_large(mut credit: Credit, at_us: u64, dirty: Pages) -> Pages {
+        let large = Pages(64 * MB);
+        let used = Pages(74 * MB);
+        credit.note(Pages::ZERO, &seen(at_us, used, large, dirty.saturating_sub(large)));
+        credit.note(Pages::ZERO, &seen(at_us + 1000, Pages(10 * MB), Pages::ZERO, dirty));
+        credit.free_anyway
+    }
+
+    #[test]
+    fn what_small_blocks_left_and_went_back_is_forgotten() {
+        let (mut credit, some) = (small_left(), Pages(4 * MB));
+        credit.note_returned(Pages::ZERO);
+        assert_eq!(free_anyway_after_large(credit, 1000, Pages(64 * MB)), Pages(340 * MB));
+        credit.note_returned(Pages(336 * MB));
+        credit.note(Pages::ZERO, &seen(1000, Pages(10 * MB), Pages::ZERO, some));
+        assert_eq!((credit.free_anyway, credit.allowance), (some, ALLOWANCE_MIN));
+        assert_eq!(free_anyway_after_large(credit, 1000, Pages(64 * MB)), Pages::ZERO);
+        // Small blocks that have as much again may leave it again.
+        credit.note(Pages::ZERO, &seen(1000, Pages(100 * MB), Pages::ZERO, Pages::ZERO));
+        assert_eq!(free_anyway_after_large(credit, 1000, Pages(90 * MB)), Pages(90 * MB));
+    }
+
+    #[test]
+    fn what_small_blocks_left_is_not_theirs_for_long_while_large_blocks_have_it() {
+        let all = Pages(340 * MB);
+        let after = |at_us| free_anyway_after_large(small_left(), at_us, all);
+        assert_eq!([KEPT_US - 1, KEPT_US].map(after), [all, Pages(276 * MB)]);
+        // What is not needed stays theirs.
+        let mut credit = small_left();
+        credit.note(Pages::ZERO, &seen(100 * KEPT_US, Pages(10 * MB), Pages::ZERO, all));
+        assert_eq!(credit.free_anyway, all);
     }
 
     #[test]

@@ -53,6 +53,23 @@ fn a_busy_heap_is_searched_more_rarely_when_that_is_premature() {
     assert_eq!(searched(true, &results)[1..], [5.0, 10.0]);
 }
 
+/// What was needed again too early was returned by an earlier search. The heap is so small that no
+/// search is fruitless.
+#[test]
+fn a_search_that_returned_nothing_was_not_premature() {
+    let small = Observation { used: Pages(60), sparse: Pages(50), premature: Pages(1), ..LOAD };
+    let again_us = |returned| {
+        let mut holes = Holes::default();
+        for _ in 0..3 {
+            holes.note_search_begins();
+            holes.note_search(&small, false, returned);
+            holes.note(&small);
+        }
+        holes.next(SECOND_US, &small, u64::MAX / 2).map(|at_us| at_us - small.now_us)
+    };
+    assert_eq!([Pages::ZERO, Pages(1)].map(again_us), [5, 20].map(|s| Some(s * SECOND_US)));
+}
+
 #[test]
 fn an_idle_heap_is_searched_at_once_but_no_more_often_than_is_affordable() {
     let at_once = 1.0;

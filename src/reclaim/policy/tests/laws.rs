@@ -145,15 +145,17 @@ impl Driven {
         self.policy.note_holes(&self.settings, returned);
     }
 
-    /// What was asked for happens.
-    fn obey(&mut self, kernel_refuses: bool) {
+    /// What was asked for happens. Says whether memory went back.
+    fn obey(&mut self, kernel_refuses: bool) -> bool {
         let due = self.observation.dirty.saturating_sub(self.decision.keep);
-        if !kernel_refuses && due > Pages::ZERO {
+        let returns = !kernel_refuses && due > Pages::ZERO;
+        if returns {
             self.give_back(due);
         }
         if self.decision.holes {
             self.note_search(self.observation.sparse);
         }
+        returns
     }
 
     fn see_nothing_new(&mut self, now_us: u64) {
@@ -162,10 +164,13 @@ impl Driven {
     }
 }
 
-/// What LuaJIT's own allocator would hold: all that small blocks needed once, and the large blocks.
+/// What LuaJIT's own allocator would hold: the large blocks, and all that small blocks needed in
+/// the last two seconds, or have left free since. What went back is no longer there.
 #[derive(Default)]
 struct Stock {
     small_most: Pages,
+    small_most_us: u64,
+    has_returned: bool,
     large_most: Pages,
     /// Since when; a time; and how many pages the heap and the allowance were beyond that.
     steps: Vec<(u64, u64, u64, u64)>,
@@ -176,7 +181,11 @@ impl Stock {
     fn note(&mut self, held: &Observation, until_us: u64) {
         let Observation { now_us, used, large, dirty, .. } = *held;
         let small = used.saturating_sub(large);
-        self.small_most = self.small_most.max(small);
+        if small >= self.small_most {
+            (self.small_most, self.small_most_us, self.has_returned) = (small, now_us, false);
+        } else if self.has_returned || now_us - self.small_most_us >= 2 * SECOND_US {
+            self.small_most = self.small_most.min(small.saturating_add(dirty));
+        }
         self.large_most = self.large_most.max(large);
         let beyond = used.saturating_add(dirty).saturating_sub(self.small_most + large);
         let beyond = beyond.min(self.large_most - large);
@@ -315,13 +324,13 @@ proptest! {
             while let Some(next_us) = driven.decision.next_us.filter(|at_us| *at_us < now_us) {
                 stock.note(&driven.observation, next_us);
                 driven.see_nothing_new(next_us);
-                driven.obey(false);
+                stock.has_returned |= driven.obey(false);
             }
             stock.note(&driven.observation, now_us);
             let (beyond, most) = stock.in_window(now_us);
             prop_assert!(beyond <= most, "{} of {most}", beyond);
             driven.see(Observation { now_us, ..observation });
-            driven.obey(false);
+            stock.has_returned |= driven.obey(false);
         }
     }
 }

@@ -208,7 +208,6 @@ faults find their heap|src/heap/checked/fault_registry.rs|s/unsafe { (registered
 the last lines go to a log|src/log.rs|s/ || is_log(libc::STDERR_FILENO))/)/
 the last lines go to no other file|src/log.rs|s/is_log(libc::STDERR_FILENO))/true)/
 lines do not wait for ever|src/log.rs|s/Patience::of_ms(100)/Patience::of_ms(1_000_000)/
-patience ends|src/fd.rs|s/self.most_ns.saturating_sub(self.waited_ns.load(Ordering::Relaxed))/self.most_ns/
 a database of before the first use has no lines|src/log.rs|s/file.filter(|_| !may_be_database())/file/
 pages that cannot come back are mapped over|src/os/discard.rs|s/map_over(moved.cast(), bytes) \&\& is_whole/is_whole \&\& (true || map_over(moved.cast(), bytes))/
 shared VMs: calls wait for their turn|src/vm/lock.rs|s/        while self.is_inside.load(Acquire) {/        while false {/
@@ -337,7 +336,7 @@ run_tests() {
     src/os/background.rs:*) tests="--package ebbtide-ffi-tests --test programs background -- --include-ignored" ;;
     *:*where\ munmap\ is\ refused) tests="--package ebbtide-ffi-tests --test programs purge_refused -- --include-ignored" ;;
     *:pages\ that\ cannot\ come\ back*) tests="--package ebbtide-ffi-tests --test failures memory_that_was_moved" ;;
-    src/log.rs:* | src/fd.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error -- --include-ignored" ;;
+    src/log.rs:*) tests="--package ebbtide-ffi-tests --test programs standard_error -- --include-ignored" ;;
     *:*in\ a\ race) tests="--package ebbtide-models" ;;
     src/heap/pages/claim.rs:* | src/vm/lock.rs:*) tests="--package ebbtide-models" ;;
     src/heap/checked* | src/os/fault.rs:*) tests="--package ebbtide-ffi-tests --test checked -- --include-ignored" ;;
